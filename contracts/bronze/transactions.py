@@ -1,0 +1,31 @@
+"""`bronze.transactions`: purchases at the till, as they landed."""
+
+from datetime import timedelta
+
+from contracts.bronze import AUDIT_COLUMNS
+from contracts.model import DOUBLE, LONG, TIMESTAMP, Column, Layer, Pii, Rule, Table
+
+transactions = Table(
+    layer=Layer.BRONZE,
+    name="transactions",
+    doc="Purchases at the till, as they landed",
+    grain="one row per basket and product, once per file",
+    owner="data-platform",
+    freshness=timedelta(days=1),
+    time_column="transaction_timestamp",
+    columns=(
+        Column("household_id", LONG, "Household that shops", required=True, pii=Pii.PSEUDONYM),
+        Column("store_id", LONG, "Store", required=True),
+        Column("basket_id", LONG, "Shopping trip", required=True),
+        Column("product_id", LONG, "Product", required=True),
+        Column("quantity", LONG, "Units bought", required=True),
+        Column("sales_value", DOUBLE, "What the retailer received", required=True, unit="USD"),
+        Column("retail_disc", DOUBLE, "Discount from the loyalty card", required=True, unit="USD"),
+        Column("coupon_disc", DOUBLE, "Discount from a manufacturer's coupon", required=True, unit="USD"),
+        Column("coupon_match_disc", DOUBLE, "Retailer's match of the coupon", required=True, unit="USD"),
+        Column("week", LONG, "Week of the study, from 1", required=True),
+        Column("transaction_timestamp", TIMESTAMP, "When the basket was paid, UTC", required=True),
+        *AUDIT_COLUMNS,
+    ),
+    rules=(Rule("not_after_landing", "CAST(transaction_timestamp AS DATE) <= _landed_date", "the transaction lies after the day its file landed"),),
+)

@@ -1,0 +1,53 @@
+"""All contracts, found by their path: `contracts/<layer>/<name>.py` declares the table `<layer>.<name>` in a variable `<name>`."""
+
+import difflib
+import importlib
+import pkgutil
+from functools import cache
+
+from contracts.model import ContractError, Layer, Table
+
+LAYERS = (Layer.BRONZE, Layer.SILVER, Layer.GOLD)
+
+
+@cache
+def tables(layer: Layer | None = None) -> tuple[Table, ...]:
+    """Every table of a layer, or of all, in the order in which they can be built: a table comes after its inputs and references."""
+    layers = (layer,) if layer else LAYERS
+    return tuple(table for one in layers for table in _in_order(_declared(one)))
+
+
+def table(qualified: str) -> Table:
+    """The contract of `layer.name`, or an error that offers the nearest name."""
+    known = {one.qualified: one for one in tables()}
+    if qualified not in known:
+        near = difflib.get_close_matches(qualified, known, 1)
+        hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}."
+        raise ContractError(f"there is no table {qualified!r}.{hint}")
+    return known[qualified]
+
+
+def _declared(layer: Layer) -> list[Table]:
+    package = importlib.import_module(f"contracts.{layer}")
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return [_load(layer, name) for name in names]
+
+
+def _load(layer: Layer, name: str) -> Table:
+    found = getattr(importlib.import_module(f"contracts.{layer}.{name}"), name, None)
+    if not isinstance(found, Table) or (found.layer, found.name) != (layer, name):
+        raise ContractError(f"contracts/{layer}/{name}.py must declare `{name} = Table(layer=Layer.{layer.upper()}, name={name!r}, ...)`")
+    return found
+
+
+def _in_order(unsorted: list[Table]) -> list[Table]:
+    ordered: list[Table] = []
+    waiting = list(unsorted)
+    while waiting:
+        names = {one.qualified for one in waiting}
+        ready = [one for one in waiting if not names & ({*one.inputs, *(r.to for r in one.references)} - {one.qualified})]
+        if not ready:
+            raise ContractError(f"these tables need each other in a circle: {', '.join(sorted(names))}")
+        ordered += ready
+        waiting = [one for one in waiting if one not in ready]
+    return ordered

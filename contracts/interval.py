@@ -1,0 +1,79 @@
+"""The interval [start, end) of whole days, in UTC, that a run carries through every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+DAY = timedelta(days=1)
+
+
+class IntervalError(ValueError):
+    """`start` or `end` cannot be used; the message says what to give instead."""
+
+
+@dataclass(frozen=True, order=True)
+class Interval:
+    """Days from `start` up to, but not including, `end`."""
+
+    start: date
+    end: date
+
+    def __post_init__(self) -> None:
+        if self.end <= self.start:
+            raise IntervalError(f"end {self.end} is not after start {self.start}. end is exclusive: one day is start={self.start}, end={self.start + DAY}")
+
+    @classmethod
+    def parse(cls, start: str | None, end: str | None) -> Interval:
+        """An interval from two ISO dates, such as 2017-01-01 and 2018-01-02."""
+        return cls(_day("start", start), _day("end", end))
+
+    @property
+    def days(self) -> int:
+        """Number of days."""
+        return (self.end - self.start).days
+
+    def __str__(self) -> str:
+        return f"[{self.start}, {self.end})"
+
+    def __contains__(self, day: date) -> bool:
+        return self.start <= day < self.end
+
+    def widened(self, *, before: int = 0, after: int = 0) -> Interval:
+        """The interval with that many days more at each side."""
+        return Interval(self.start - before * DAY, self.end + after * DAY)
+
+    def clipped(self, end: date) -> Interval | None:
+        """What lies before `end`; None when nothing does."""
+        return Interval(self.start, min(self.end, end)) if self.start < end else None
+
+
+def _day(name: str, text: str | None) -> date:
+    if not text:
+        raise IntervalError(f'{name} is missing. Give both as ISO dates, end exclusive, such as {{"start": "2017-01-01", "end": "2018-01-02"}}')
+    try:
+        return date.fromisoformat(text)
+    except (ValueError, TypeError):
+        raise IntervalError(f"{name} is {text!r}, which is not an ISO date such as 2017-01-31") from None
+
+
+def merged(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
+    """The same days in as few intervals as possible, in order; those that touch become one."""
+    result: list[Interval] = []
+    for one in sorted(intervals):
+        if result and one.start <= result[-1].end:
+            result[-1] = Interval(result[-1].start, max(result[-1].end, one.end))
+        else:
+            result.append(one)
+    return tuple(result)
+
+
+def days_of(days: Iterable[date]) -> tuple[Interval, ...]:
+    """Intervals that cover exactly these days."""
+    return merged(Interval(day, day + DAY) for day in set(days))
+
+
+def midnight(day: date) -> datetime:
+    """The instant at which `day` begins, UTC."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)

@@ -1,0 +1,236 @@
+"""The vocabulary of a contract: `Table`, `Column`, `Reference`, `Rule` and the types they use.
+
+What a table promises is written with these words; how a promise is kept (Spark, Great Expectations, Delta, Feast) is not known here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal as Number
+from enum import StrEnum
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class ContractError(ValueError):
+    """A contract that contradicts itself; raised at import, so it never reaches a run."""
+
+
+class Layer(StrEnum):
+    """Where a table lives, in the order in which rows pass."""
+
+    BRONZE = "bronze"
+    SILVER = "silver"
+    GOLD = "gold"
+    QUARANTINE = "quarantine"
+
+
+class Severity(StrEnum):
+    """What a broken check does: a critical row goes to quarantine and a critical table check stops the run; a warning is reported."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+
+
+class Pii(StrEnum):
+    """How a column relates to a person."""
+
+    NONE = "none"
+    PSEUDONYM = "pseudonym"
+    """Identifies a person to whoever holds the key table."""
+    QUASI = "quasi-identifier"
+    """Narrows a person down together with other columns."""
+
+
+class Load(StrEnum):
+    """How landed files add up to a table."""
+
+    EVENTS = "events"
+    """A folder holds what happened in that period; the table is the sum of all folders."""
+    SNAPSHOT = "snapshot"
+    """A folder holds the whole state on that date; the newest row of each key counts."""
+
+
+@dataclass(frozen=True)
+class Type:
+    """A column type, named as Spark SQL names it."""
+
+    spark: str
+
+
+@dataclass(frozen=True)
+class DecimalType(Type):
+    """An exact number with `scale` digits after the point."""
+
+    precision: int = 12
+    scale: int = 2
+
+
+LONG = Type("bigint")
+STRING = Type("string")
+DOUBLE = Type("double")
+BOOLEAN = Type("boolean")
+DATE = Type("date")
+TIMESTAMP = Type("timestamp")
+"""An instant, microseconds, UTC."""
+
+
+def decimal(precision: int, scale: int) -> DecimalType:
+    """DECIMAL(precision, scale)."""
+    return DecimalType(f"decimal({precision},{scale})", precision, scale)
+
+
+MONEY = decimal(12, 2)
+MONEY_SUM = decimal(18, 2)
+
+Bound = int | float | Number
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column and what each of its cells promises.
+
+    `required` cells are never NULL; `minimum`, `maximum` (both inclusive), `allowed` and `pattern` (the whole text) bind the cells that are not NULL.
+    """
+
+    name: str
+    type: Type
+    doc: str
+    required: bool = False
+    minimum: Bound | None = None
+    maximum: Bound | None = None
+    allowed: tuple[str, ...] = ()
+    pattern: str | None = None
+    unit: str | None = None
+    pii: Pii = Pii.NONE
+    severity: Severity = Severity.CRITICAL
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name.lstrip("_")):
+            raise ContractError(f"column {self.name!r}: a name is lower case letters, digits and underscores, such as sales_value")
+        if not self.doc:
+            raise ContractError(f"column {self.name}: say in `doc` what a cell means")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ContractError(f"column {self.name}: minimum {self.minimum} is above maximum {self.maximum}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Each value of `columns` exists among `to_columns` of table `to` (layer.name)."""
+
+    columns: tuple[str, ...]
+    to: str
+    to_columns: tuple[str, ...]
+    severity: Severity = Severity.WARNING
+
+    @property
+    def name(self) -> str:
+        """The check's name, such as `product_id_in_silver_products`."""
+        return f"{'_'.join(self.columns)}_in_{self.to.replace('.', '_')}"
+
+    @property
+    def reason(self) -> str:
+        """The sentence that a quarantined row and a report carry."""
+        return f"{', '.join(self.columns)} is not in {self.to}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A promise that binds several columns of a row: `sql` is true, in the SQL that Spark and DuckDB share. NULL counts as kept."""
+
+    name: str
+    sql: str
+    reason: str
+    severity: Severity = Severity.CRITICAL
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row-level promise, however it was declared: kept where `sql` is not false."""
+
+    name: str
+    columns: tuple[str, ...]
+    sql: str
+    reason: str
+    severity: Severity
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Delta table at `<lake>/<layer>/<name>` and all that it promises.
+
+    `key` is unique over the table. `time_column` orders the table in time: its date decides which interval a row belongs to.
+    `max_quarantine_share` is the share of bad rows above which nothing is published, because the fault is then in the file, not in the rows.
+    """
+
+    layer: Layer
+    name: str
+    doc: str
+    grain: str
+    owner: str
+    freshness: timedelta
+    columns: tuple[Column, ...]
+    key: tuple[str, ...] = ()
+    time_column: str | None = None
+    load: Load = Load.EVENTS
+    references: tuple[Reference, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    inputs: tuple[str, ...] = ()
+    max_quarantine_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        names = [column.name for column in self.columns]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ContractError(f"{self.qualified}: columns declared twice: {', '.join(doubled)}")
+        used = (*self.key, *((self.time_column,) if self.time_column else ()), *(c for r in self.references for c in r.columns))
+        unknown = sorted(set(used) - set(names))
+        if unknown:
+            raise ContractError(f"{self.qualified}: key, time_column or references name columns that are not declared: {', '.join(unknown)}")
+
+    @property
+    def qualified(self) -> str:
+        """`layer.name`, as reports and errors write it."""
+        return f"{self.layer}.{self.name}"
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The names in table order."""
+        return tuple(column.name for column in self.columns)
+
+    def column(self, name: str) -> Column:
+        """The column of that name, or KeyError."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(f"{self.qualified} has no column {name}; it has {', '.join(self.column_names)}")
+
+    def checks(self) -> tuple[Check, ...]:
+        """Every row-level promise except references, in the order of the columns."""
+        return (*self._column_checks(), *(_rule_check(rule) for rule in self.rules))
+
+    def _column_checks(self) -> Iterator[Check]:
+        for column in self.columns:
+            yield from _checks_of(column)
+
+
+def _checks_of(column: Column) -> Iterator[Check]:
+    name = column.name
+    if column.required:
+        yield Check(f"{name}_present", (name,), f"{name} IS NOT NULL", f"{name} is missing", Severity.CRITICAL)
+    if column.minimum is not None:
+        yield Check(f"{name}_minimum", (name,), f"{name} >= {column.minimum}", f"{name} is below {column.minimum}", column.severity)
+    if column.maximum is not None:
+        yield Check(f"{name}_maximum", (name,), f"{name} <= {column.maximum}", f"{name} is above {column.maximum}", column.severity)
+    if column.allowed:
+        values = ", ".join("'" + value.replace("'", "''") + "'" for value in column.allowed)
+        yield Check(f"{name}_allowed", (name,), f"{name} IN ({values})", f"{name} is not one of {', '.join(column.allowed)}", column.severity)
+    if column.pattern:
+        yield Check(f"{name}_pattern", (name,), f"{name} RLIKE '^(?:{column.pattern})$'", f"{name} does not look like {column.pattern}", column.severity)
+
+
+def _rule_check(rule: Rule) -> Check:
+    return Check(rule.name, (), rule.sql, rule.reason, rule.severity)

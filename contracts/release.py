@@ -1,0 +1,71 @@
+"""A release: the table -> Delta version map that features are read from. Written once per run that changed something, never altered.
+
+Files are `<lake>/_releases/<number>.json`. Readers name a release by its number; `latest()` is for those who are about to pin one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from contracts import settings
+
+
+class ReleaseError(LookupError):
+    """The release that was asked for does not exist."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """`tables` maps `gold.customer_activity` and its peers to the Delta version that belongs to this release."""
+
+    number: int
+    created_at: str
+    horizon: str
+    """Date (exclusive end of the newest interval) up to which features are known."""
+    tables: dict[str, int]
+
+
+def folder() -> Path:
+    """Where releases lie."""
+    return settings.lake() / "_releases"
+
+
+def numbers() -> list[int]:
+    """All release numbers, oldest first."""
+    return sorted(int(path.stem) for path in folder().glob("*.json") if path.stem.isdigit())
+
+
+def read(number: int | None = None) -> Release:
+    """The release of that number, or the newest one."""
+    known = numbers()
+    if not known:
+        raise ReleaseError(f"there is no release below {folder()}. Run the DAG `millrace` (or `make demo`) first")
+    wanted = known[-1] if number is None else number
+    if wanted not in known:
+        raise ReleaseError(f"there is no release {wanted}. Known: {known[0]} to {known[-1]}")
+    return Release(**json.loads((folder() / f"{wanted}.json").read_text()))
+
+
+def write(tables: dict[str, int], horizon: str) -> Release:
+    """Number and keep this map, unless the newest release says the same: then that one is returned.
+
+    The caller holds the lake's lock. The file appears complete or not at all.
+    """
+    known = numbers()
+    if known:
+        newest = read()
+        if (newest.tables, newest.horizon) == (tables, horizon):
+            return newest
+    release = Release(known[-1] + 1 if known else 1, datetime.now(UTC).isoformat(timespec="seconds"), horizon, dict(sorted(tables.items())))
+    folder().mkdir(parents=True, exist_ok=True)
+    unfinished = folder() / f".{release.number}.{os.getpid()}"
+    with unfinished.open("w") as file:
+        json.dump(asdict(release), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(folder() / f"{release.number}.json")
+    return release

@@ -1,0 +1,83 @@
+"""What a run says about one table: the row account, the checks, the version. Reports, XComs, asset events, commit metadata and lineage carry it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from contracts.model import Severity
+
+PUBLISHED = "published"
+UNCHANGED = "unchanged"
+
+
+class AccountError(RuntimeError):
+    """Rows were lost or invented: rows in is not published + quarantined + duplicates."""
+
+
+@dataclass(frozen=True)
+class RowAccount:
+    """Where each row that came in went to."""
+
+    rows_in: int
+    published: int
+    quarantined: int
+    duplicates: int
+
+    def verify(self, table: str) -> None:
+        """Raise AccountError unless rows in = published + quarantined + duplicates."""
+        out = self.published + self.quarantined + self.duplicates
+        if out != self.rows_in:
+            raise AccountError(
+                f"{table}: {self.rows_in:,} rows in, but {self.published:,} to publish + {self.quarantined:,} quarantined + {self.duplicates:,} duplicates = {out:,}."
+                " Nothing was published. This is a defect in the table's transform: please report it"
+            )
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One expectation and how it went. `failed` counts rows, and is None for a check of the whole table."""
+
+    check: str
+    column: str | None
+    severity: Severity
+    success: bool
+    reason: str
+    failed: int | None = None
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """One table in one run.
+
+    `version` is the Delta version that holds the result; `seconds` has a figure for each of stage, audit and publish; `inputs` maps each table that was read to its
+    version; `quarantine_version` is the version of `quarantine.<name>` that holds the rejected rows.
+    """
+
+    table: str
+    status: str
+    version: int
+    account: RowAccount
+    seconds: dict[str, float] = field(default_factory=dict)
+    checks: tuple[CheckResult, ...] = ()
+    inputs: dict[str, int] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    quarantine_version: int | None = None
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
+    total_rows: int | None = None
+    total_bytes: int | None = None
+
+    @property
+    def warnings(self) -> tuple[CheckResult, ...]:
+        """Checks that failed without stopping the run."""
+        return tuple(check for check in self.checks if not check.success)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> TableReport:
+        """The inverse of `to_dict`."""
+        checks = tuple(CheckResult(**{**check, "severity": Severity(check["severity"])}) for check in plain["checks"])
+        return cls(**{**plain, "account": RowAccount(**plain["account"]), "checks": checks, "files": tuple(plain["files"])})

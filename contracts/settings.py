@@ -1,0 +1,39 @@
+"""Where things are: the home of all state, the landing zone, the lake, the lineage. Read from the environment on each call, never at import."""
+
+import os
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+LAKE_FORMAT = 1
+"""Version of the lake's own files (format marker, commit metadata, releases). A lake with a higher one is refused."""
+
+
+def home() -> Path:
+    """`MILLRACE_HOME`, or `.millrace` in the checkout: everything that a run writes lies below it."""
+    return Path(os.environ.get("MILLRACE_HOME") or CHECKOUT / ".millrace").expanduser().resolve()
+
+
+def lake() -> Path:
+    """`MILLRACE_LAKE`, or `lake` in the home: the root of all Delta tables."""
+    return Path(os.environ.get("MILLRACE_LAKE") or home() / "lake").expanduser().resolve()
+
+
+def landing() -> Path:
+    """`MILLRACE_LANDING`, or `landing` in the home: where the shop's systems drop their files."""
+    return Path(os.environ.get("MILLRACE_LANDING") or home() / "landing").expanduser().resolve()
+
+
+def lineage() -> Path:
+    """Folder of the OpenLineage events, one JSON a line."""
+    return home() / "lineage"
+
+
+def engine() -> str:
+    """`MILLRACE_ENGINE`: `sail` (default), or a Spark Connect URL `sc://host:port`."""
+    return os.environ.get("MILLRACE_ENGINE") or "sail"
+
+
+def table_path(qualified: str) -> Path:
+    """`silver.transactions` -> `<lake>/silver/transactions`."""
+    layer, name = qualified.split(".")
+    return lake() / layer / name
