@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -43,6 +43,14 @@ class Interval:
     def widened(self, *, before: int = 0, after: int = 0) -> Interval:
         """The interval with that many days more at each side."""
         return Interval(self.start - before * DAY, self.end + after * DAY)
+
+    def months(self) -> Iterator[Interval]:
+        """The interval cut at the first of each month."""
+        start = self.start
+        while start < self.end:
+            following = (start.replace(day=1) + 32 * DAY).replace(day=1)
+            yield Interval(start, min(following, self.end))
+            start = following
 
     def clipped(self, end: date) -> Interval | None:
         """What lies before `end`; None when nothing does."""

@@ -29,7 +29,9 @@ product_popularity = Table(
     ),
     rules=(
         AT_MIDNIGHT,
-        Rule("windows_nest", "units_7d <= units_28d AND buyers_7d <= buyers_28d AND revenue_7d <= revenue_28d", "a shorter window holds more than a longer one"),
+        Rule(
+            "windows_nest", "units_7d <= units_28d AND buyers_7d <= buyers_28d AND revenue_7d <= revenue_28d", "a shorter window holds more than a longer one"
+        ),
     ),
     references=(Reference(("product_id",), "silver.products", ("product_id",)),),
 )

@@ -1,0 +1,203 @@
+"""The steps of a run, composed from the rooms: one table from plan to published version; a release; features into the online store.
+
+Airflow's tasks and the command line call the same functions. Heavy imports stay inside, so that parsing a DAG file costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from contracts import catalog, release
+from contracts.interval import DAY, Interval, IntervalError
+from contracts.model import Layer, Load, Table
+from contracts.report import PUBLISHED, UNCHANGED, CheckResult, RowAccount, TableReport
+
+if TYPE_CHECKING:
+    from etl.stage import Plan, Staged
+    from expectations.audit import Audit
+    from lineage.record import Parent
+
+LONGEST_WINDOW_DAYS = 90
+"""After so many days without a purchase every window is empty, and no row of any feature changes any more."""
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each of the named phases."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what happens inside."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - started, 3)
+
+
+def check_interval(start: str | None, end: str | None, *, scheduled: bool = False) -> Interval:
+    """The interval, if a run over it makes sense: the lake is ours to write, files have landed, and it does not lie outside of them.
+
+    A scheduled run may lie after the newest file: days without purchases count, and windows decay.
+    """
+    from etl import delta
+    from etl.sources import landing
+
+    interval = Interval.parse(start, end)
+    delta.check_format()
+    landed = landing.coverage(catalog.tables(Layer.BRONZE))
+    last = landed.end + (LONGEST_WINDOW_DAYS + 1) * DAY
+    if not scheduled and (interval.start < landed.start or interval.start >= last or interval.end > last):
+        raise IntervalError(
+            f"{interval} lies outside the data: files have landed for {landed}, and windows are empty from {last} on. Give start and end within [{landed.start}, {last})"
+        )
+    return interval
+
+
+def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None = None) -> TableReport:
+    """Carry the interval into one table: plan, stage, audit, publish, each recorded as lineage. Nothing to do is a result, not an error."""
+    from etl import engine
+    from etl.publishing import locked
+    from etl.stage import plan
+    from lineage.record import Engine, recorded
+
+    table, clock = catalog.table(name), Clock()
+    with locked(name):
+        planned = plan(table, interval)
+        if planned.nothing_to_do:
+            return _unchanged(planned)
+        with recorded(table, interval, planned.inputs, parent=parent, engine=Engine(*engine.describe())) as recording:
+            report = _carry(planned, run_id, clock, on_checks=lambda checks: setattr(recording, "checks", checks))
+            recording.report = report
+            return report
+
+
+def _carry(planned: Plan, run_id: str, clock: Clock, on_checks: Callable[[tuple[CheckResult, ...]], None]) -> TableReport:
+    from etl import quarantine
+    from etl.stage import stage
+
+    with clock.phase("stage"):
+        staged = stage(planned)
+    try:
+        if planned.table.layer == Layer.BRONZE and not staged.files and planned.base is not None:
+            return _unchanged(planned)
+        with clock.phase("audit"):
+            verdict = _audit(staged, run_id)
+            on_checks(verdict.checks)
+            verdict.stop_if_critical(staged.rows, len(staged.rejected))
+        with clock.phase("publish"):
+            quarantine_version, quarantined = quarantine.replace(staged, verdict.bad, run_id)
+            if verdict.good is not None:
+                staged.keep(verdict.good)
+            account = RowAccount(staged.rows_in, staged.rows, quarantined, staged.duplicates)
+            account.verify(planned.table.qualified)
+            version = _publish(staged, account, run_id)
+        return _report(staged, verdict, account, version, quarantine_version, clock)
+    finally:
+        staged.discard()
+
+
+def _audit(staged: Staged, run_id: str) -> Audit:
+    from expectations import docs
+    from expectations.audit import audit
+    from expectations.suite import Facts
+
+    table = staged.table
+    references = {one.name: _published(one.to) for one in table.references}
+    facts = Facts(staged.distinct_keys, staged.rows_in - staged.duplicates - len(staged.rejected))
+    verdict = audit(table, staged.frame(), references, facts)
+    docs.keep(verdict, run_id)
+    return verdict
+
+
+def _published(name: str):  # type: ignore[no-untyped-def]
+    from etl import delta
+    from etl.stage import StageError
+
+    version = delta.version_of(name)
+    if version is None:
+        raise StageError(f"{name} is referred to and was never published. Run the DAG from the bronze layer on, or look why {name} failed")
+    return delta.read(name, version)
+
+
+def _publish(staged: Staged, account: RowAccount, run_id: str) -> int:
+    from dataclasses import asdict
+
+    from etl import stage
+    from etl.delta import State
+    from etl.publishing import publish
+
+    planned = staged.plan
+    code = "" if planned.table.layer == Layer.BRONZE else stage.code_of(planned.table)
+    state = State(run_id, planned.inputs, staged.touched, planned.horizon, code, asdict(account))
+    whole = planned.whole or (planned.table.layer != Layer.BRONZE and planned.table.load == Load.SNAPSHOT)
+    replace = () if planned.table.layer == Layer.BRONZE else planned.days
+    return publish(planned.table, staged.paths(), state, base=planned.base, replace=replace, whole=whole)
+
+
+def _unchanged(planned: Plan) -> TableReport:
+    """What the table says about itself when this run has nothing to add: the account of the commit that made it."""
+    account = RowAccount(**planned.last.account) if planned.last and planned.last.account else RowAccount(0, 0, 0, 0)
+    rows, size = _size(planned.table)
+    return TableReport(planned.table.qualified, UNCHANGED, planned.base or 0, account, inputs=planned.inputs, total_rows=rows, total_bytes=size)
+
+
+def _report(staged: Staged, verdict: Audit, account: RowAccount, version: int, quarantine_version: int | None, clock: Clock) -> TableReport:
+    rows, size = _size(staged.table)
+    return TableReport(
+        table=staged.table.qualified,
+        status=PUBLISHED,
+        version=version,
+        account=account,
+        seconds=clock.seconds,
+        checks=verdict.checks,
+        inputs=staged.plan.inputs,
+        files=tuple(staged.files),
+        quarantine_version=quarantine_version,
+        total_rows=rows,
+        total_bytes=size,
+    )
+
+
+def _size(table: Table) -> tuple[int, int]:
+    """Rows and bytes of the whole table, from the log."""
+    import pyarrow as pa
+
+    from etl import delta
+
+    found = delta.open_table(table.qualified)
+    actions = pa.table(found.get_add_actions(flatten=True)).to_pylist() if found else []
+    return sum(one["num_records"] for one in actions), sum(one["size_bytes"] for one in actions)
+
+
+def make_release(interval: Interval) -> release.Release:
+    """Pin the versions that all gold tables have now, and silver beneath them, as a release."""
+    from etl import delta
+    from etl.publishing import locked
+    from etl.stage import StageError
+
+    with locked("release"):
+        versions = {one.qualified: delta.version_of(one.qualified) for layer in (Layer.SILVER, Layer.GOLD) for one in catalog.tables(layer)}
+        missing = sorted(name for name, version in versions.items() if version is None)
+        if missing:
+            raise StageError(f"no release: {', '.join(missing)} never published. Run the DAG and look why they failed")
+        horizons = [str(interval.end), *([release.read().horizon] if release.numbers() else [])]
+        return release.write({name: version for name, version in versions.items() if version is not None}, max(horizons))
+
+
+def run_all(start: str | None, end: str | None, run_id: str, say: Callable[[Any], None] = lambda _: None) -> list[TableReport]:
+    """The whole run in this process: what the DAG does, without Airflow. `say` gets each report as it comes."""
+    interval = check_interval(start, end)
+    reports = []
+    for table in catalog.tables():
+        report = run_table(table.qualified, interval, run_id)
+        reports.append(report)
+        say(report)
+    say(make_release(interval))
+    return reports

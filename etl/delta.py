@@ -1,0 +1,168 @@
+"""Delta tables as they lie in the lake: open them, read what earlier commits recorded, find what changed since a version.
+
+Writing is in `etl.publishing`. Each commit of ours carries a `State` in its metadata, so what a table was built from is known from the table alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contracts import settings
+from contracts.interval import Interval, merged
+from contracts.model import Table
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+    from pyspark.sql import DataFrame
+
+METADATA_KEY = "millrace"
+
+
+class LakeError(RuntimeError):
+    """The lake cannot be read safely; the message names the table and what to do."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What one commit did: the versions it was built from, the days whose rows it replaced, the code that did it.
+
+    `horizon` is the exclusive end of the days that the table covers, for tables that must speak about idle days.
+    """
+
+    run_id: str
+    inputs: dict[str, int] = field(default_factory=dict)
+    touched: tuple[Interval, ...] = ()
+    horizon: date | None = None
+    code: str = ""
+    account: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The commit's metadata value."""
+        plain = asdict(self)
+        plain["format"] = settings.LAKE_FORMAT
+        plain["touched"] = [[str(one.start), str(one.end)] for one in self.touched]
+        plain["horizon"] = str(self.horizon) if self.horizon else None
+        return json.dumps(plain)
+
+    @classmethod
+    def from_json(cls, text: str) -> State:
+        """The inverse of `to_json`."""
+        plain = json.loads(text)
+        plain.pop("format")
+        plain["touched"] = tuple(Interval(date.fromisoformat(a), date.fromisoformat(b)) for a, b in plain["touched"])
+        plain["horizon"] = date.fromisoformat(plain["horizon"]) if plain["horizon"] else None
+        return cls(**plain)
+
+
+def open_table(qualified: str, version: int | None = None) -> DeltaTable | None:
+    """The table, at a version or the newest one; None when it was never published."""
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError, TableNotFoundError
+
+    path = settings.table_path(qualified)
+    _refuse_torn_log(qualified, path)
+    try:
+        return DeltaTable(str(path), version=version)
+    except TableNotFoundError:
+        return None
+    except DeltaError as error:
+        raise LakeError(
+            f"{qualified}: the Delta table at {path} cannot be read: {error}. Restore its _delta_log from a copy, or move the folder away and run again"
+        ) from error
+
+
+def _refuse_torn_log(qualified: str, path: Path) -> None:
+    commits = sorted((path / "_delta_log").glob("[0-9]*.json"))
+    if commits and commits[-1].stat().st_size == 0:
+        raise LakeError(
+            f"{qualified}: the newest commit {commits[-1].name} is empty, as after a power cut. Remove that file to return to the version before it, then run again"
+        )
+
+
+def version_of(qualified: str) -> int | None:
+    """The newest version, or None."""
+    table = open_table(qualified)
+    return table.version() if table else None
+
+
+def read(qualified: str, version: int) -> DataFrame:
+    """The table at that version, as the engine reads it."""
+    from etl.engine import session
+
+    return session().read.format("delta").option("versionAsOf", version).load(str(settings.table_path(qualified)))
+
+
+def states(table: DeltaTable, *, since: int = -1) -> list[State | None]:
+    """The recorded state of each commit after version `since`, newest first; None for a commit that is not ours.
+
+    The commit that creates a table carries no rows and is left out.
+    """
+    newer = table.history(max(table.version() - since, 0)) if since >= 0 else table.history()
+    return [_state_of(commit) for commit in newer if commit["version"] > since and commit.get("operation") != "CREATE TABLE"]
+
+
+def _state_of(commit: dict[str, Any]) -> State | None:
+    text = commit.get(METADATA_KEY)
+    return State.from_json(text) if text else None
+
+
+def last_state(table: DeltaTable | None) -> State | None:
+    """The newest recorded state; None when the table is new or was last written by someone else."""
+    if table is None:
+        return None
+    recorded = states(table, since=table.version() - 1)
+    return recorded[0] if recorded else None
+
+
+def changed_since(table: DeltaTable, version: int) -> tuple[Interval, ...] | None:
+    """The days whose rows changed after `version`; None when that is unknown, because a foreign commit came in between or the log was cleaned."""
+    recorded = states(table, since=version)
+    if None in recorded or len(recorded) < table.version() - version:
+        return None
+    return merged(one for state in recorded if state for one in state.touched)
+
+
+def extent(table: DeltaTable, contract: Table) -> Interval | None:
+    """The days between the oldest and the newest row, from the files' statistics; None when the table is empty."""
+    ranges = [(low, high) for _, low, high, rows in file_days(table, contract) if rows]
+    if not ranges:
+        return None
+    return Interval(min(low for low, _ in ranges), max(high for _, high in ranges) + timedelta(days=1))
+
+
+def file_days(table: DeltaTable, contract: Table) -> list[tuple[dict[str, Any], date, date, int]]:
+    """Each data file of the version with the first and last day of `time_column` in it, and its row count."""
+    import pyarrow as pa
+
+    actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+    column = contract.time_column
+    return [(one, _day(one.get(f"min.{column}")), _day(one.get(f"max.{column}")), one["num_records"]) for one in actions]
+
+
+def _day(value: Any) -> date:
+    if value is None:
+        raise LakeError(
+            "a data file carries no statistics on its time column, so an interval cannot be replaced safely. Rewrite the table, or drop it and run again"
+        )
+    day = value.date() if hasattr(value, "date") else value
+    return day if isinstance(day, date) else date.fromisoformat(str(day)[:10])
+
+
+def check_format() -> None:
+    """Refuse a lake that a newer Millrace wrote; mark a new one with the format that this code writes."""
+    marker = settings.lake() / "_millrace.json"
+    if not marker.exists():
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = marker.with_suffix(".tmp")
+        unfinished.write_text(json.dumps({"format": settings.LAKE_FORMAT}))
+        unfinished.rename(marker)
+        return
+    found = json.loads(marker.read_text()).get("format")
+    if not isinstance(found, int) or found > settings.LAKE_FORMAT:
+        raise LakeError(
+            f"the lake at {settings.lake()} has format {found}, and this Millrace reads up to {settings.LAKE_FORMAT}. Update Millrace, or point MILLRACE_LAKE elsewhere. Nothing was written"
+        )

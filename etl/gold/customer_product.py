@@ -1,0 +1,28 @@
+"""`gold.customer_product`: how many baskets of a customer held a product over 90 days, and when the last one was."""
+
+from collections.abc import Sequence
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from contracts.gold.customer_product import WINDOW
+from contracts.interval import Interval
+from etl.gold import windows
+
+LONGEST = WINDOW
+KEY = ("customer_id", "product_id")
+
+
+def features(midnights: Sequence[Interval], transactions: DataFrame) -> DataFrame:
+    """One row per customer, product and midnight at which the window changes. `transactions` must reach back LONGEST + 1 days before the first midnight.
+
+    A basket holds a product in one row (the key of silver.transactions), so rows count distinct baskets.
+    """
+    daily = transactions.groupBy(*KEY, windows.day_of("transaction_at")).agg(
+        F.count(F.lit(1)).alias("purchases"), F.max("transaction_at").alias("last_purchased_at")
+    )
+    purchases = {"purchases": (WINDOW,)}
+    changed = windows.changes(daily, KEY, purchases, {}, newest="last_purchased_at")
+    totals = windows.totals(changed, KEY, purchases, newest="last_purchased_at")
+    rows = totals.select(*KEY, windows.event_timestamp(), F.col(f"purchases_{WINDOW}d").cast("bigint").alias(f"purchases_{WINDOW}d"), "last_purchased_at")
+    return windows.at_midnights(rows, midnights)

@@ -1,0 +1,118 @@
+"""Sliding windows that are exact at every midnight, computed from what enters and what leaves instead of from every window.
+
+A purchase on day d is knowable at midnight d+1; it enters every window there and leaves a window of w days at midnight d+1+w. Sums are then running sums over
+these changes. Distinct counts work alike once the days of one member (a basket, a buyer) are merged into spells of presence: +1 where a spell begins, -1 where it ends.
+
+Every engine pays per window partition, and there are a million (customer, product) pairs. So rows are windowed in BUCKETS of keys, ordered by key and time, and nothing
+crosses from one key to the next: all that enters leaves again, so a key's changes add up to 0, and the first row of a key is always an entry. Measured on Sail with 870,000
+keys: 0.6 s instead of 2.5 s for a running sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame, Window, WindowSpec
+from pyspark.sql import functions as F
+
+from contracts.interval import DAY, Interval, midnight
+
+BUCKETS = 16
+ENTERED = 0
+"""Pseudo window: the change is an entry into all windows."""
+
+
+def history_for(midnights: Interval, longest: int) -> Interval:
+    """The days of purchases that decide the rows at these midnights, for windows of up to `longest` days."""
+    return Interval(midnights.start - (longest + 1) * DAY, midnights.end - DAY)
+
+
+def midnights_changed_by(purchases: Interval, longest: int) -> Interval:
+    """The midnights whose rows can change when purchases of these days change."""
+    return Interval(purchases.start + DAY, purchases.end + (longest + 1) * DAY)
+
+
+def at_midnights(rows: DataFrame, midnights: Sequence[Interval]) -> DataFrame:
+    """Only the rows whose `event_timestamp` lies in one of the intervals."""
+    inside = [(F.col("event_timestamp") >= F.lit(midnight(one.start))) & (F.col("event_timestamp") < F.lit(midnight(one.end))) for one in midnights]
+    return rows.filter(reduce(lambda a, b: a | b, inside))
+
+
+def day_of(instant: str) -> Column:
+    """The day of an instant, UTC."""
+    return F.to_date(F.col(instant)).alias("day")
+
+
+def event_timestamp(day: str = "t") -> Column:
+    """The midnight at which a day begins."""
+    return F.col(day).cast("timestamp").alias("event_timestamp")
+
+
+Sums = Mapping[str, Sequence[int]]
+"""Column -> the windows (days) over which it is summed or counted."""
+
+
+def changes(daily: DataFrame, keys: Sequence[str], sums: Sums, counts: Sums, newest: str | None = None) -> DataFrame:
+    """What enters and leaves: `daily` has a row per key and `day`; the result one per key and midnight `t`.
+
+    For each sum and count and each of its windows, `<name>_<w>d` is the change of that window's value at t. A count's entries and exits are columns
+    `<name>_in_<w>` and `<name>_out_<w>` of `daily` (see `with_presence`). `newest` names an instant whose latest value `totals` shall carry along; it
+    becomes steps in microseconds from one entry to the next, across keys too, so that a running sum of the steps is the newest instant.
+    """
+    longer = sorted({w for windows in (*sums.values(), *counts.values()) for w in windows})
+    if newest:
+        micros = F.unix_micros(newest)
+        daily = daily.withColumn(newest, micros - F.coalesce(F.lag(micros).over(_in_buckets(keys, "day")), F.lit(0)))
+    moved = daily.withColumn("w", F.explode(F.array(*(F.lit(w) for w in (ENTERED, *longer))))).withColumn("t", F.expr("date_add(day, w + 1)"))
+    changed = [_change(name, name, w).alias(f"{name}_{w}d") for name, windows in sums.items() for w in windows]
+    changed += [_change(f"{name}_in_{w}", f"{name}_out_{w}", w).alias(f"{name}_{w}d") for name, windows in counts.items() for w in windows]
+    steps = [F.sum(F.when(F.col("w") == ENTERED, F.col(newest)).otherwise(0)).alias(newest)] if newest else []
+    return moved.groupBy(*keys, "t").agg(*changed, *steps)
+
+
+def _change(enters: str, leaves: str, window: int) -> Column:
+    return F.sum(F.when(F.col("w") == ENTERED, F.col(enters)).when(F.col("w") == window, -F.col(leaves)).otherwise(0))
+
+
+def totals(changed: DataFrame, keys: Sequence[str], sums: Sums, newest: str | None = None) -> DataFrame:
+    """The content of each window at each midnight, from what `changes` gave: the same columns, now running."""
+    until = _in_buckets(keys, "t").rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    running = [F.sum(f"{name}_{w}d").over(until).alias(f"{name}_{w}d") for name, windows in sums.items() for w in windows]
+    last = [F.timestamp_micros(F.sum(newest).over(until)).alias(newest)] if newest else []
+    return changed.select(*keys, "t", *running, *last)
+
+
+def _in_buckets(keys: Sequence[str], *then: str) -> WindowSpec:
+    return Window.partitionBy(F.col(keys[0]) % BUCKETS).orderBy(*keys, *then)
+
+
+def with_presence(days: DataFrame, keys: Sequence[str], member: str, windows: Sequence[int], name: str) -> DataFrame:
+    """Mark where the spells of a member begin and end: `days` has a row per key, member and `day` on which the member was there.
+
+    Adds `<name>_in_<w>` (1 when the member was in no window of w days before) and `<name>_out_<w>` (1 when it will have left after w days), both bigint.
+    """
+    same = (*keys, member)
+    ordered = _in_buckets(keys, member, "day")
+    near = days.withColumns({f"{side}_{name}": shift(name).over(ordered) for side, shift in (("before", F.lag), ("after", F.lead)) for name in (*same, "day")})
+    first = reduce(lambda a, b: a | b, (~F.col(f"before_{name}").eqNullSafe(F.col(name)) for name in same))
+    last = reduce(lambda a, b: a | b, (~F.col(f"after_{name}").eqNullSafe(F.col(name)) for name in same))
+    marks = {}
+    for w in windows:
+        marks[f"{name}_in_{w}"] = _flag(first | (F.date_add("before_day", w) < F.col("day")))
+        marks[f"{name}_out_{w}"] = _flag(last | (F.date_add("day", w) < F.col("after_day")))
+    return near.select(*days.columns, *(mark.alias(column) for column, mark in marks.items()))
+
+
+def _flag(condition: Column) -> Column:
+    return F.when(condition, 1).otherwise(0).cast("bigint")
+
+
+def presence(name: str, windows: Sequence[int]) -> list[Column]:
+    """The sums of the marks of `with_presence`, for the step from members to days."""
+    return [F.sum(f"{name}_{way}_{w}").alias(f"{name}_{way}_{w}") for w in windows for way in ("in", "out")]
+
+
+def share(part: Column, whole: Column) -> Column:
+    """part / whole as a double, 0 where whole is 0. Both are exact, so every engine rounds the one division alike."""
+    return F.when(whole == 0, F.lit(0.0)).otherwise(part.cast("double") / whole.cast("double"))

@@ -1,0 +1,243 @@
+"""Publishing: staged parquet files become part of a Delta table in one commit, or not at all.
+
+The staged files themselves are moved under the table and committed, so rows are written once. Replacing days removes the files that hold them and rewrites what
+else those files held, in the same commit. One writer per table at a time, and a commit names the version it was based on: if the table has moved, it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contracts import settings
+from contracts.interval import Interval
+from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, DecimalType, Table, Type
+from etl import delta
+from etl.delta import METADATA_KEY, State
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from deltalake import DeltaTable
+
+LOCK_SECONDS = 600
+
+
+class PublishError(RuntimeError):
+    """The commit was refused; the table is as it was."""
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold the lock of a table (or another name) among all processes that share this home."""
+    from filelock import FileLock, Timeout
+
+    folder = settings.home() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / f"{name}.lock", timeout=LOCK_SECONDS):
+            yield
+    except Timeout:
+        raise PublishError(
+            f"{name}: another process has held the lock for {LOCK_SECONDS} s. Wait for the other run to end, or end it, then run again"
+        ) from None
+
+
+def arrow_type(kind: Type) -> pa.DataType:
+    """The Arrow type of a contract's type."""
+    import pyarrow as pa
+
+    if isinstance(kind, DecimalType):
+        return pa.decimal128(kind.precision, kind.scale)
+    plain = {LONG: pa.int64(), STRING: pa.string(), DOUBLE: pa.float64(), BOOLEAN: pa.bool_(), DATE: pa.date32(), TIMESTAMP: pa.timestamp("us", tz="UTC")}
+    return plain[kind]
+
+
+def arrow_schema(contract: Table) -> pa.Schema:
+    """The table's columns, required ones not nullable, comments and PII as field metadata that Delta keeps."""
+    import pyarrow as pa
+
+    return pa.schema([pa.field(c.name, arrow_type(c.type), nullable=not c.required, metadata=_comment(c.doc, c.unit, c.pii)) for c in contract.columns])
+
+
+def _comment(doc: str, unit: str | None, pii: str) -> dict[str, str]:
+    return {"comment": f"{doc} [{unit}]" if unit else doc, "pii": str(pii)}
+
+
+def open_or_create(contract: Table) -> DeltaTable:
+    """The table, created empty with the contract's schema and comments when it is new. A schema that differs is refused."""
+    from deltalake import DeltaTable
+
+    found = delta.open_table(contract.qualified)
+    if found is not None:
+        _refuse_other_schema(contract, found)
+        return found
+    path = settings.table_path(contract.qualified)
+    path.mkdir(parents=True, exist_ok=True)
+    return DeltaTable.create(
+        str(path),
+        schema=arrow_schema(contract),
+        name=contract.qualified,
+        description=f"{contract.doc}; {contract.grain}. Owner: {contract.owner}",
+        configuration={"delta.logRetentionDuration": "interval 3650 days"},
+    )
+
+
+def _refuse_other_schema(contract: Table, found: DeltaTable) -> None:
+    import pyarrow as pa
+
+    got = {field.name: str(field.type) for field in pa.schema(found.schema().to_arrow())}
+    expected = {field.name: str(field.type) for field in arrow_schema(contract)}
+    if got != expected:
+        odd = sorted(set(got.items()) ^ set(expected.items()))
+        raise PublishError(
+            f"{contract.qualified}: the published table and contracts/{contract.layer}/{contract.name}.py differ in {', '.join(f'{n} {t}' for n, t in odd)}."
+            " Drop the table (it is rebuilt from the layer before it) or change the contract back"
+        )
+
+
+def publish(contract: Table, staged: Sequence[Path], state: State, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False) -> int:
+    """Commit the staged files and return the version that holds them.
+
+    `replace` names the days whose rows go as the new ones come; `whole` replaces all rows; neither appends. `base` is the version that the work was
+    based on (None for a new table): when the table has moved on since, nothing is written. The caller holds the table's lock.
+    """
+    known = delta.version_of(contract.qualified)
+    if known != base:
+        raise PublishError(
+            f"{contract.qualified}: the table moved from version {base} to {known} while this run worked. Nothing was written; run the interval again"
+        )
+    table = open_or_create(contract)
+    adds = [_move_under(contract, path) for path in staged]
+    removes = _superseded(table, contract, replace, whole)
+    kept = [file for file, partly in removes if partly]
+    if kept:
+        adds += _remainder(contract, kept, replace)
+    _commit(table, contract, adds, [file for file, _ in removes], state)
+    table.update_incremental()
+    newest = table.version()
+    _sync(settings.table_path(contract.qualified) / "_delta_log" / f"{newest:020}.json")
+    return newest
+
+
+def _superseded(table: DeltaTable, contract: Table, replace: Sequence[Interval], whole: bool) -> list[tuple[dict[str, Any], bool]]:
+    """The files whose rows must go, each with whether it also holds rows that must stay."""
+    if not whole and not replace:
+        return []
+    if whole:
+        import pyarrow as pa
+
+        return [(one, False) for one in pa.table(table.get_add_actions(flatten=True)).to_pylist()]
+    found = []
+    for file, low, high, _ in delta.file_days(table, contract):
+        if any(low < one.end and high >= one.start for one in replace):
+            found.append((file, not any(one.start <= low and high < one.end for one in replace)))
+    return found
+
+
+def _remainder(contract: Table, files: list[dict[str, Any]], replace: Sequence[Interval]) -> list[Any]:
+    """What the partly replaced files hold besides the replaced days, written anew."""
+    import duckdb
+    import pyarrow.parquet as pq
+
+    root = settings.table_path(contract.qualified)
+    adds = []
+    with duckdb.connect() as con:
+        con.execute("SET TimeZone='UTC'")
+        for file in files:
+            names = ", ".join(contract.column_names)
+            rows = con.sql(f"SELECT {names} FROM read_parquet(?) WHERE NOT ({days_sql(contract, replace)})", params=[str(root / file["path"])]).to_arrow_table()
+            if rows.num_rows:
+                target = root / f"part-{uuid.uuid4()}.zst.parquet"
+                pq.write_table(rows.cast(_nullable(contract)), target, compression="zstd")
+                adds.append(_add_action(contract, target))
+    return adds
+
+
+def _nullable(contract: Table) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([pa.field(c.name, arrow_type(c.type)) for c in contract.columns])
+
+
+def days_sql(contract: Table, days: Sequence[Interval]) -> str:
+    """A condition, in the SQL that DuckDB and Spark share, that a row's time lies in one of the intervals. The session's time zone must be UTC."""
+    column = contract.time_column
+    return " OR ".join(f"({column} >= {_literal(contract, one.start)} AND {column} < {_literal(contract, one.end)})" for one in days) or "false"
+
+
+def _literal(contract: Table, day: date) -> str:
+    kind = contract.column(contract.time_column or "").type
+    return f"DATE '{day}'" if kind == DATE else f"TIMESTAMP '{day} 00:00:00'"
+
+
+def _move_under(contract: Table, staged: Path) -> Any:
+    target = settings.table_path(contract.qualified) / f"part-{uuid.uuid4()}.zst.parquet"
+    _sync(staged)
+    staged.rename(target)
+    return _add_action(contract, target)
+
+
+def _sync(path: Path) -> None:
+    """Make the file survive a power cut; Delta writers do not."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _add_action(contract: Table, path: Path) -> Any:
+    from deltalake.transaction import AddAction
+
+    return AddAction(path.name, path.stat().st_size, {}, int(time.time() * 1000), True, json.dumps(_statistics(contract, path)))
+
+
+def _statistics(contract: Table, path: Path) -> dict[str, Any]:
+    """Row count, and per column minimum, maximum and NULLs, as the Delta log wants them, from the parquet footer."""
+    import pyarrow.parquet as pq
+
+    footer = pq.read_metadata(path)
+    position = {footer.schema.column(i).name: i for i in range(footer.num_columns)}
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    result: dict[str, Any] = {"numRecords": footer.num_rows, "minValues": {}, "maxValues": {}, "nullCount": {}}
+    for column in contract.columns:
+        found = [group.column(position[column.name]).statistics for group in groups if group.num_rows]
+        if not found or any(one is None or not one.has_null_count for one in found):
+            continue
+        result["nullCount"][column.name] = sum(one.null_count for one in found)
+        ranged = [one for one in found if one.has_min_max]
+        if ranged and column.type not in (STRING, DOUBLE, BOOLEAN):
+            result["minValues"][column.name] = _plain(min(one.min for one in ranged))
+            result["maxValues"][column.name] = _plain(max(one.max for one in ranged))
+    return result
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if isinstance(value, date):
+        return value.isoformat()
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def _commit(table: DeltaTable, contract: Table, adds: list[Any], removes: list[dict[str, Any]], state: State) -> None:
+    from deltalake import CommitProperties, Transaction
+    from deltalake.exceptions import CommitFailedError
+    from deltalake.transaction import RemoveAction
+
+    gone = [RemoveAction(one["path"], deletion_timestamp=int(time.time() * 1000), data_change=True, size=one["size_bytes"]) for one in removes]
+    app_id = f"millrace/{state.run_id}"
+    repeat = (table.transaction_version(app_id) or 0) + 1
+    properties = CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=[Transaction(app_id, repeat)], max_commit_retries=0)
+    try:
+        table.create_write_transaction([*adds, *gone], "append", table.schema(), commit_properties=properties)
+    except CommitFailedError as error:
+        raise PublishError(f"{contract.qualified}: another writer committed at the same time ({error}). Nothing was written; run the interval again") from error

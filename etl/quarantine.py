@@ -1,0 +1,121 @@
+"""Quarantine: rows that were rejected, as JSON with their reasons, in `<lake>/quarantine/<name>`. Replaced together with the days they belong to.
+
+Written before the table itself is published: a kill in between leaves rows in quarantine that the rerun replaces, never rows in neither place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from contracts import settings
+from contracts.model import Layer
+from etl import delta
+from etl.publishing import locked
+from etl.stage import Plan, Staged
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("layer", pa.string(), metadata={"comment": "Layer that rejected the row"}),
+            pa.field("day", pa.date32(), metadata={"comment": "Day the row belongs to; the day of landing in bronze"}),
+            pa.field("file", pa.string(), metadata={"comment": "Landed file, where the layer is bronze"}),
+            pa.field("reasons", pa.list_(pa.string()), metadata={"comment": "Every check that the row breaks"}),
+            pa.field("row", pa.string(), metadata={"comment": "The row as JSON"}),
+            pa.field("run_id", pa.string(), metadata={"comment": "Run that rejected the row"}),
+            pa.field("quarantined_at", pa.timestamp("us", tz="UTC"), metadata={"comment": "When it was rejected"}),
+        ]
+    )
+
+
+def replace(staged: Staged, bad: DataFrame | None, run_id: str) -> tuple[int | None, int]:
+    """Put the rows that this run rejected in the place of those that earlier runs rejected for the same files or days.
+
+    Returns the version of the quarantine table (None when there is none) and how many rows this run rejected.
+    """
+    from deltalake import CommitProperties, write_deltalake
+
+    name = f"{Layer.QUARANTINE}.{staged.table.name}"
+    rows = [*_rejected(staged), *_bad(staged, bad)]
+    with locked(name):
+        if not rows and delta.open_table(name) is None:
+            return None, 0
+        mine = _predicate(staged)
+        if not rows and not _holds(name, mine):
+            return delta.version_of(name), 0
+        now = datetime.now(UTC)
+        table = _table([{**row, "layer": str(staged.table.layer), "run_id": run_id, "quarantined_at": now} for row in rows])
+        path = settings.table_path(name)
+        path.mkdir(parents=True, exist_ok=True)
+        exists = delta.open_table(name) is not None
+        write_deltalake(
+            str(path),
+            table,
+            mode="overwrite" if exists else "append",
+            predicate=mine if exists else None,
+            name=name,
+            description=f"Rows of {staged.table.name} that broke a critical check, with the reasons",
+            configuration={"delta.logRetentionDuration": "interval 3650 days"},
+            commit_properties=CommitProperties(custom_metadata={"run_id": run_id}),
+        )
+        return delta.version_of(name), len(rows)
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows, schema=_schema())
+
+
+def _predicate(staged: Staged) -> str:
+    """Which rows of the quarantine this run speaks for."""
+    layer = f"layer = '{staged.table.layer}'"
+    if staged.table.layer == Layer.BRONZE:
+        names = ", ".join("'" + name.replace("'", "''") + "'" for name in staged.files)
+        return f"{layer} AND file IN ({names or chr(39) * 2})"
+    if staged.plan.whole or not staged.table.time_column:
+        return layer
+    days = " OR ".join(f"(day >= DATE '{one.start}' AND day < DATE '{one.end}')" for one in staged.plan.days)
+    return f"{layer} AND ({days or 'false'})"
+
+
+def _holds(name: str, predicate: str) -> bool:
+    import duckdb
+
+    table = delta.open_table(name)
+    if table is None:
+        return False
+    files = table.file_uris()
+    if not files:
+        return False
+    with duckdb.connect() as con:
+        return bool(con.execute(f"SELECT count(*) > 0 FROM read_parquet(?) WHERE {predicate}", [files]).fetchall()[0][0])
+
+
+def _rejected(staged: Staged) -> list[dict[str, Any]]:
+    return [{"day": one.day, "file": one.file, "reasons": list(one.reasons), "row": one.row} for one in staged.rejected]
+
+
+def _bad(staged: Staged, bad: DataFrame | None) -> Sequence[dict[str, Any]]:
+    if bad is None:
+        return []
+    found = []
+    for row in bad.toArrow().to_pylist():
+        reasons = row.pop("reasons")
+        found.append({"day": _day(staged.plan, row), "file": row.get("_file"), "reasons": reasons, "row": json.dumps(row, default=str)})
+    return found
+
+
+def _day(plan: Plan, row: dict[str, Any]) -> Any:
+    column = "_landed_date" if plan.table.layer == Layer.BRONZE else plan.table.time_column
+    value = row.get(column) if column else None
+    return value.date() if isinstance(value, datetime) else value

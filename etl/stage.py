@@ -1,0 +1,330 @@
+"""Stage: find out what a table still lacks, compute it, and write it aside. Nothing here is visible to readers.
+
+`plan` compares what the table's newest commit was built from with what its inputs hold now, so a run does what is left to do: after a late file, after a kill,
+after a change of the code, or nothing at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from contracts import catalog, settings
+from contracts.interval import DAY, Interval, merged
+from contracts.model import DATE, Layer, Load, Severity, Table
+from etl import delta
+from etl.bronze.load import Loaded, load
+from etl.delta import State
+from etl.gold import windows
+from etl.publishing import days_sql
+from etl.sources.landing import Rejected
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+DEDUPLICATE_BY = ("_landed_date", "_loaded_at", "_file")
+"""Of two rows with one key, the newest delivery wins."""
+
+
+class StageError(RuntimeError):
+    """A table cannot be computed; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be computed: for which days of the table (`days`), or for all of it (`whole`), from which versions of the inputs.
+
+    `base` is the table's version at this moment, and `horizon` the exclusive end of the days it will then cover.
+    """
+
+    table: Table
+    interval: Interval
+    base: int | None
+    inputs: dict[str, int]
+    days: tuple[Interval, ...] = ()
+    whole: bool = False
+    horizon: date | None = None
+    last: State | None = None
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether the published table is already what this run would make of it."""
+        return self.table.layer != Layer.BRONZE and not self.whole and not self.days and self.last is not None
+
+
+@dataclass
+class Staged:
+    """Rows written aside under `folder`, which stay invisible until they are published.
+
+    `rows_in` is counted before anything is dropped; `rejected` are rows that never fitted the columns.
+    """
+
+    plan: Plan
+    folder: Path
+    rows_in: int
+    rows: int
+    duplicates: int
+    distinct_keys: int | None = None
+    rejected: list[Rejected] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    touched: tuple[Interval, ...] = ()
+
+    @property
+    def table(self) -> Table:
+        """The contract."""
+        return self.plan.table
+
+    def frame(self) -> DataFrame:
+        """The staged rows, in the contract's columns."""
+        return _frame(self.table, self.folder)
+
+    def paths(self) -> list[Path]:
+        """The parquet files to publish; files without rows are left out."""
+        return parquet_files(self.folder)
+
+    def keep(self, good: DataFrame) -> None:
+        """Stage only these rows from now on. They are computed from the old stage, which goes once they are written."""
+        folder = self.folder.parent / uuid.uuid4().hex
+        _write(self.table, good, folder)
+        shutil.rmtree(self.folder)
+        self.folder, self.rows = folder, _rows_in(folder)
+
+    def discard(self) -> None:
+        """Take what was written aside away."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The files under a stage that hold rows."""
+    import pyarrow.parquet as pq
+
+    return [path for path in sorted(folder.rglob("*.parquet")) if pq.read_metadata(path).num_rows]
+
+
+def _frame(table: Table, folder: Path) -> DataFrame:
+    from etl import engine
+
+    found = parquet_files(folder)
+    if not found:
+        return engine.empty(", ".join(f"{c.name} {c.type.spark}" for c in table.columns))
+    return engine.session().read.parquet(*(str(path) for path in found)).select(*table.column_names)
+
+
+def new_folder(table: Table) -> Path:
+    """A fresh stage on the table's own file system, so that publishing can move files instead of copying them."""
+    root = settings.table_path(table.qualified) / "_stage"
+    shutil.rmtree(root, ignore_errors=True)
+    return root / uuid.uuid4().hex
+
+
+# --- plan
+
+
+def plan(table: Table, interval: Interval) -> Plan:
+    """What this table lacks, given its inputs as they are now. The caller holds the table's lock until it has published."""
+    mine = delta.open_table(table.qualified)
+    base, last = (mine.version() if mine else None), delta.last_state(mine)
+    if table.layer == Layer.BRONZE:
+        return Plan(table, interval, base, {}, last=last)
+    sources = {name: _input(table, name) for name in table.inputs}
+    versions = {name: source.version() for name, source in sources.items()}
+    fresh = last is None or last.code != code_of(table) or set(last.inputs) != set(versions)
+    changed = {name: None if fresh or last is None else delta.changed_since(source, last.inputs[name]) for name, source in sources.items()}
+    everything = any(days is None for days in changed.values())
+    common = Plan(table, interval, base, versions, whole=everything, last=last)
+    if table.load == Load.SNAPSHOT:
+        return _replaced(common, whole=everything or any(changed.values()))
+    if table.layer == Layer.SILVER:
+        days = _all_days(sources) if everything else merged(one for days in changed.values() for one in days or ())
+        return _replaced(common, days=days)
+    return _plan_gold(common, sources, changed)
+
+
+def _replaced(before: Plan, **changes: object) -> Plan:
+    from dataclasses import replace
+
+    return replace(before, **changes)  # type: ignore[arg-type]
+
+
+def _input(table: Table, name: str):  # type: ignore[no-untyped-def]
+    found = delta.open_table(name)
+    if found is None:
+        raise StageError(f"{table.qualified} needs {name}, which was never published. Run the DAG from the bronze layer on, or look why {name} failed")
+    return found
+
+
+def _all_days(sources: dict) -> tuple[Interval, ...]:
+    return merged(days for name, source in sources.items() if (days := delta.extent(source, catalog.table(name))))
+
+
+def _plan_gold(common: Plan, sources: dict, changed: dict[str, tuple[Interval, ...] | None]) -> Plan:
+    """Which midnights a change of the purchases concerns: up to the longest window after it, but none beyond the horizon."""
+    longest = transform(common.table).LONGEST
+    horizon = max(common.interval.end, common.last.horizon) if common.last and common.last.horizon else common.interval.end
+    if common.whole:
+        days = _all_days({"silver.transactions": sources["silver.transactions"]})
+        bought = [Interval(days[0].start, max(days[-1].end, horizon))] if days else []
+        midnights = [Interval(one.start + DAY, one.end + DAY) for one in bought]
+    else:
+        midnights = [windows.midnights_changed_by(one, longest) for one in _purchase_days(common, changed)]
+        if common.last and common.last.horizon and horizon > common.last.horizon:
+            midnights.append(Interval(common.last.horizon + DAY, horizon + DAY))
+    clipped = [kept for one in midnights if (kept := one.clipped(horizon + DAY))]
+    return _replaced(common, days=merged(clipped), horizon=horizon)
+
+
+def _purchase_days(common: Plan, changed: dict[str, tuple[Interval, ...] | None]) -> list[Interval]:
+    """The days of purchases that the inputs' changes concern; a promotion concerns the purchases of its weeks."""
+    days = list(changed.get("silver.transactions") or ())
+    promoted = changed.get("silver.promotions")
+    if promoted:
+        days += _days_of_promoted_weeks(common, promoted)
+    return days
+
+
+def _days_of_promoted_weeks(common: Plan, landed: Sequence[Interval]) -> list[Interval]:
+    from pyspark.sql import functions as F
+
+    promotions = delta.read("silver.promotions", common.inputs["silver.promotions"])
+    weeks = promotions.filter(days_sql(catalog.table("silver.promotions"), landed)).select("week").distinct()
+    bought = delta.read("silver.transactions", common.inputs["silver.transactions"]).join(weeks, "week", "left_semi")
+    row = bought.agg(F.min("transaction_at").alias("low"), F.max("transaction_at").alias("high")).collect()[0]
+    return [Interval(row.low.date(), row.high.date() + DAY)] if row.low else []
+
+
+def transform(table: Table) -> ModuleType:
+    """The module that computes the table: its path is the table's name."""
+    return importlib.import_module(f"etl.{table.layer}.{table.name}")
+
+
+def code_of(table: Table) -> str:
+    """A fingerprint of what decides the table's content: the transform, what the layer shares, and the contract's columns, key and checks."""
+    shared = [importlib.import_module(f"etl.{table.layer}")] + ([windows] if table.layer == Layer.GOLD else [])
+    facts = repr([(c.name, c.type.spark) for c in table.columns]) + repr(table.key) + repr([(c.name, c.sql, c.severity) for c in table.checks()])
+    text = "".join(inspect.getsource(module) for module in (transform(table), *shared)) + facts
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# --- stage
+
+
+def stage(planned: Plan) -> Staged:
+    """Compute what the plan names and write it aside."""
+    folder = new_folder(planned.table)
+    if planned.table.layer == Layer.BRONZE:
+        return _stage_bronze(planned, folder)
+    if planned.table.layer == Layer.SILVER:
+        return _stage_silver(planned, folder)
+    return _stage_gold(planned, folder)
+
+
+def _stage_bronze(planned: Plan, folder: Path) -> Staged:
+    loaded: Loaded = load(planned.table, planned.interval, folder)
+    return Staged(planned, folder, loaded.rows_in, loaded.staged, loaded.duplicates, rejected=loaded.rejected, files=loaded.files, touched=loaded.touched)
+
+
+def _stage_silver(planned: Plan, folder: Path) -> Staged:
+    table = planned.table
+    source = catalog.table(table.inputs[0])
+    incoming = delta.read(source.qualified, planned.inputs[source.qualified])
+    if not planned.whole:
+        incoming = incoming.filter(days_sql(source, planned.days))
+    others = [delta.read(name, planned.inputs[name]) for name in table.inputs[1:]]
+    rows_in = incoming.count()
+    cleaned = transform(table).clean(incoming, *others)
+    unique = _all_distinct(table, cleaned, rows_in)
+    once = cleaned if unique else _without_duplicates(table, cleaned)
+    if planned.base is not None and planned.days:
+        once = once.join(_published_elsewhere(planned), list(table.key), "left_anti")
+    if unique and table.time_column:
+        _write_by_month(table, once, planned.days, folder)
+    else:
+        _write(table, once.select(*table.column_names), folder)
+    rows = _rows_in(folder)
+    return Staged(planned, folder, rows_in, rows, rows_in - rows, distinct_keys=rows, touched=planned.days)
+
+
+def _published_elsewhere(planned: Plan) -> DataFrame:
+    """The keys that the table holds under other days: a row that comes again under another day is a duplicate of them."""
+    table = planned.table
+    return delta.read(table.qualified, planned.base or 0).filter(f"NOT ({days_sql(table, planned.days)})").select(*table.key)
+
+
+def _stage_gold(planned: Plan, folder: Path) -> Staged:
+    table = planned.table
+    if table.load == Load.SNAPSHOT:
+        rows = transform(table).features(*(delta.read(name, version) for name, version in planned.inputs.items()))
+    else:
+        rows = transform(table).features(planned.days, *(_history(planned, name, version) for name, version in planned.inputs.items()))
+    if planned.whole or planned.days:
+        _write(table, rows.select(*table.column_names), folder)
+    count = _rows_in(folder)
+    return Staged(planned, folder, count, count, 0, touched=planned.days)
+
+
+def _history(planned: Plan, name: str, version: int) -> DataFrame:
+    """The rows of an input that the planned midnights look back on."""
+    frame = delta.read(name, version)
+    source = catalog.table(name)
+    if source.name != "transactions" or planned.whole:
+        return frame
+    longest = transform(planned.table).LONGEST
+    return frame.filter(days_sql(source, merged(windows.history_for(one, longest) for one in planned.days)))
+
+
+def _all_distinct(table: Table, cleaned: DataFrame, rows_in: int) -> bool:
+    """Whether no key comes twice. Hashes that are all distinct prove keys that are all distinct; hashes that collide only cost time."""
+    from pyspark.sql import functions as F
+
+    return bool(cleaned.select(F.xxhash64(*table.key)).distinct().count() == rows_in)
+
+
+def _without_duplicates(table: Table, cleaned: DataFrame) -> DataFrame:
+    """One row per key: one that keeps its contract wins over one that does not, then the earliest day, then the newest delivery.
+
+    Rows with a NULL in their key are all kept, for the audit to judge.
+    """
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    critical = [f"coalesce(({check.sql}), true)" for check in table.checks() if check.severity == Severity.CRITICAL]
+    ranked = cleaned.withColumn("_kept", F.expr(" AND ".join(critical) or "true"))
+    days = [F.to_date(table.time_column)] if table.time_column else []
+    order = [F.col("_kept").desc(), *days, *(F.col(name).desc() for name in DEDUPLICATE_BY), *(F.col(name) for name in table.column_names)]
+    ranked = ranked.withColumn("_nth", F.row_number().over(Window.partitionBy(*table.key).orderBy(*order)))
+    whole_key = " AND ".join(f"{name} IS NOT NULL" for name in table.key)
+    return ranked.filter(f"_nth = 1 OR NOT ({whole_key})")
+
+
+def _write(table: Table, rows: DataFrame, folder: Path) -> None:
+    """Files apart by month of the time column, so that replacing a day later rewrites one month at most."""
+    from pyspark.sql import functions as F
+
+    writer = rows
+    if table.time_column:
+        day = F.col(table.time_column) if table.column(table.time_column).type == DATE else F.to_date(table.time_column)
+        writer = rows.withColumn("part", F.date_format(day, "yyyy-MM"))
+        writer.write.partitionBy("part").mode("overwrite").parquet(str(folder))
+    else:
+        writer.write.mode("overwrite").parquet(str(folder))
+
+
+def _write_by_month(table: Table, rows: DataFrame, days: Sequence[Interval], folder: Path) -> None:
+    """The same, a job per month: where rows are only read, filtered and written, that is cheaper than sorting each row into its month."""
+    for month in (part for one in days for part in one.months()):
+        rows.filter(days_sql(table, [month])).select(*table.column_names).write.mode("overwrite").parquet(str(folder / f"part={month.start:%Y-%m-%d}"))
+
+
+def _rows_in(folder: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(path).num_rows for path in folder.rglob("*.parquet"))

@@ -1,0 +1,172 @@
+"""Run a table's suite on its staged rows and tell good rows from bad ones.
+
+One pass asks Great Expectations for true or false only, which bundles all checks into a few aggregates (0.07 s for a day, 0.3 s for a year of transactions).
+Only what failed is asked again for counts and examples.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from contracts.model import Severity, Table
+from contracts.report import CheckResult
+from expectations.suite import Facts, expectations_of, reference_column, rule_column
+
+if TYPE_CHECKING:
+    from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
+    from pyspark.sql import DataFrame
+
+EXAMPLES = 5
+FEW = 10
+"""So many bad rows are never too many: a single bad row in a file of ten is no reason to stop."""
+
+
+class AuditError(RuntimeError):
+    """A critical check of the whole table failed, or too many rows are bad: nothing may be published."""
+
+
+@dataclass
+class Audit:
+    """The verdict. `bad` has the table's columns and `reasons`, one row per row that broke a critical row-level check; None when there is none."""
+
+    table: Table
+    checks: tuple[CheckResult, ...]
+    result: ExpectationSuiteValidationResult
+    good: DataFrame | None = None
+    bad: DataFrame | None = None
+    bad_rows: int = 0
+    row_level: frozenset[str] = field(default_factory=frozenset)
+
+    def stop_if_critical(self, rows: int, rejected: int = 0) -> None:
+        """Raise AuditError when the table as a whole must not be published.
+
+        `rows` is how many rows were audited, `rejected` how many did not even fit the columns.
+        """
+        broken = [check for check in self.checks if not check.success and check.severity == Severity.CRITICAL and check.check not in self.row_level]
+        if broken:
+            told = "; ".join(check.reason for check in broken)
+            raise AuditError(f"{self.table.qualified}: {told}. Nothing was published. Look at the Data Docs, mend the input, and run the interval again")
+        bad, total, allowed = self.bad_rows + rejected, rows + rejected, self.table.max_quarantine_share
+        if total and bad / total > allowed and bad > FEW:
+            raise AuditError(
+                f"{self.table.qualified}: {bad:,} of {total:,} rows ({bad / total:.1%}) must go to quarantine ({self._reasons(rejected)}), and at most {allowed:.0%} may."
+                f" Nothing was published. Mend the landed files, or raise max_quarantine_share in contracts/{self.table.layer}/{self.table.name}.py"
+            )
+
+    def _reasons(self, rejected: int) -> str:
+        told = [f"{check.reason}: {check.failed:,}" for check in self.checks if not check.success and check.failed and check.severity == Severity.CRITICAL]
+        return ", ".join([*told, *([f"a cell does not fit its column: {rejected:,}"] if rejected else [])])
+
+
+def audit(table: Table, staged: DataFrame, references: Mapping[str, DataFrame], facts: Facts) -> Audit:
+    """Validate `staged` (the table's columns). `references` maps each reference's name to the distinct values it may take."""
+    frame = _with_flags(table, staged, references)
+    pairs = expectations_of(table, facts)
+    result = _validate(frame, [one for one, _ in pairs], table.qualified)
+    checks = tuple(_check(table, name, one.column if hasattr(one, "column") else None, found) for (one, name), found in zip(pairs, result.results, strict=True))
+    row_level = frozenset(check.name for check in table.checks()) | {one.name for one in table.references}
+    verdict = Audit(table, checks, result, row_level=row_level)
+    if any(not check.success and check.severity == Severity.CRITICAL and check.check in row_level for check in checks):
+        _split(verdict, frame)
+    return verdict
+
+
+def _with_flags(table: Table, staged: DataFrame, references: Mapping[str, DataFrame]) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    frame = staged
+    for reference in table.references:
+        known = references[reference.name].select(*(F.col(there).alias(here) for here, there in zip(reference.columns, reference.to_columns, strict=True)))
+        frame = frame.join(known.distinct().withColumn("_known", F.lit(True)), list(reference.columns), "left")
+        frame = frame.withColumn(reference_column(reference), F.coalesce("_known", _any_null(reference.columns))).drop("_known")
+    for rule in table.rules:
+        frame = frame.withColumn(rule_column(rule), F.coalesce(F.expr(rule.sql), F.lit(True)))
+    return frame
+
+
+def _any_null(columns: tuple[str, ...]) -> Any:
+    """A NULL refers to nothing, so it breaks no reference."""
+    from pyspark.sql import functions as F
+
+    return F.expr(" OR ".join(f"{name} IS NULL" for name in columns))
+
+
+def _validate(frame: DataFrame, wanted: list[Any], name: str) -> ExpectationSuiteValidationResult:
+    """The results in the order of `wanted`; those that failed carry counts and examples."""
+    import great_expectations as gx
+
+    batch = _batches().get_batch(batch_parameters={"dataframe": frame})
+    suite = gx.ExpectationSuite(name=name, expectations=[one.model_copy() if hasattr(one, "model_copy") else one.copy() for one in wanted])
+    result = batch.validate(suite, result_format="BOOLEAN_ONLY")
+    failed = [position for position, one in enumerate(result.results) if not one.success]
+    if failed:
+        again = gx.ExpectationSuite(name=name, expectations=[wanted[position].copy() for position in failed])
+        detailed = batch.validate(again, result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES})
+        for position, one in zip(failed, detailed.results, strict=True):
+            result.results[position] = one
+    return result
+
+
+@cache
+def _batches() -> Any:
+    """One ephemeral context a process; no file, no network, no progress bars."""
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    import great_expectations as gx
+
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    source = context.data_sources.add_spark("engine", persist=False)
+    return source.add_dataframe_asset("staged").add_batch_definition_whole_dataframe("staged")
+
+
+def _check(table: Table, name: str, column: str | None, found: Any) -> CheckResult:
+    if found.exception_info and found.exception_info.get("raised_exception"):
+        raise AuditError(f"{table.qualified}: the check {name} could not be run: {found.exception_info.get('exception_message')}")
+    severity = Severity(
+        str(found.expectation_config.severity.value if hasattr(found.expectation_config.severity, "value") else found.expectation_config.severity)
+    )
+    failed = found.result.get("unexpected_count") if found.result else None
+    if not found.success and not isinstance(failed, int):
+        failed = None
+    return CheckResult(name, column, severity, bool(found.success), _reason(table, name, found), 0 if found.success and column else failed)
+
+
+def _reason(table: Table, name: str, found: Any) -> str:
+    for check in (*table.checks(), *table.references):
+        if check.name == name:
+            return check.reason
+    observed = found.result.get("observed_value") if found.result else None
+    told = {
+        "columns": "the columns are not those of the contract",
+        "row_count": "no row is left although rows came in",
+        "key_unique": f"{', '.join(table.key)} is not unique",
+    }
+    return told[name] + (f" (found {observed})" if observed is not None and not found.success else "")
+
+
+def _split(verdict: Audit, frame: DataFrame) -> None:
+    """Rows that break a critical check, each with its reasons, and the others."""
+    from pyspark.sql import functions as F
+
+    table = verdict.table
+    critical = [(check.sql, check.reason) for check in table.checks() if check.severity == Severity.CRITICAL]
+    critical += [(reference_column(one), one.reason) for one in table.references if one.severity == Severity.CRITICAL]
+    reasons = F.array_compact(F.array(*(F.when(~F.expr(f"coalesce(({sql}), true)"), F.lit(reason)) for sql, reason in critical)))
+    judged = frame.withColumn("reasons", reasons)
+    verdict.bad = judged.filter(F.size("reasons") > 0).select(*table.column_names, "reasons")
+    verdict.good = judged.filter(F.size("reasons") == 0).select(*table.column_names)
+    verdict.bad_rows = verdict.bad.count()
+
+
+def to_json(audit_: Audit, run_id: str) -> str:
+    """The validation result as Great Expectations writes it, for the Data Docs."""
+    plain = audit_.result.to_json_dict()
+    plain["meta"] = {**plain.get("meta", {}), "run_id": run_id, "table": audit_.table.qualified}
+    return json.dumps(plain)

@@ -1,0 +1,102 @@
+"""Deliver an event: append it to a file as one line, or send it to the server at `OPENLINEAGE_URL`.
+
+Delivery never fails or stalls a run. A server that does not answer is named in a warning, its event goes to the file, and it is left alone for a while.
+`OPENLINEAGE_DISABLED=true` turns both off, as for every OpenLineage client.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from openlineage.client.serde import Serde
+
+from contracts import settings
+
+FILE = "millrace"
+"""Stem of the file that takes our events."""
+
+TIMEOUT = 3.0
+"""Seconds for the server to accept a connection, and again to answer."""
+
+PAUSE = 60.0
+"""Seconds for which a server that failed is not asked again by this process."""
+
+log = logging.getLogger(__name__)
+_asked_again_at: dict[str, float] = {}
+
+
+def emit(event: Any, file: str = FILE) -> None:
+    """Send a `RunEvent`, `JobEvent` or `DatasetEvent`, or append it to `<home>/lineage/<file>.ndjson`."""
+    if os.environ.get("OPENLINEAGE_DISABLED", "").strip().lower() == "true":
+        return
+    url = os.environ.get("OPENLINEAGE_URL", "").strip()
+    if url and _sent(event, url):
+        return
+    path = settings.lineage() / f"{file}.ndjson"
+    try:
+        append(path, Serde.to_json(event))
+    except OSError as error:
+        log.warning("A lineage event is lost: %s cannot be written (%s)", path, error)
+
+
+def append(path: Path, line: str) -> None:
+    """Add one line, whole, also when several processes write at once or one of them was killed in the middle of its own line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _write(descriptor, f"{_closing(descriptor)}{line}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def _closing(descriptor: int) -> str:
+    """A line end, if the last line lacks one."""
+    size = os.fstat(descriptor).st_size
+    return "\n" if size and os.pread(descriptor, 1, size - 1) != b"\n" else ""
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _sent(event: Any, url: str) -> bool:
+    if time.monotonic() < _asked_again_at.get(url, 0.0):
+        return False
+    try:
+        _post(event, url)
+    except Exception as error:  # whatever goes wrong on the way, the run goes on
+        _asked_again_at[url] = time.monotonic() + PAUSE
+        reason = str(error).replace(url, _shown(url)) if url != _shown(url) else error
+        log.warning("The lineage server at %s took no event (%s). Events go to %s; it is asked again in %.0f s", _shown(url), reason, settings.lineage(), PAUSE)
+        return False
+    return True
+
+
+def _post(event: Any, url: str) -> None:
+    """One attempt: the client's own five retries would hold a run for half a minute."""
+    from openlineage.client.transport.http import HttpConfig, HttpTransport
+
+    config = {"url": url, "timeout": TIMEOUT, "retry": {"total": 0, "connect": 0, "read": 0}}
+    if endpoint := os.environ.get("OPENLINEAGE_ENDPOINT"):
+        config["endpoint"] = endpoint
+    if key := os.environ.get("OPENLINEAGE_API_KEY"):
+        config["auth"] = {"type": "api_key", "apiKey": key}
+    transport = HttpTransport(HttpConfig.from_dict(config))
+    try:
+        transport.emit(event)
+    finally:
+        transport.close()
+
+
+def _shown(url: str) -> str:
+    """The URL without user name and password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,0 +1,306 @@
+"""Contract and report -> the facets of OpenLineage events. Pure: nothing is read, nothing is sent.
+
+Every facet names our producer explicitly. The client's `set_producer` is global to the process, and in an Airflow task the Airflow provider has already
+set it to itself.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import attr
+from openlineage.client.facet_v2 import (
+    base_subset_dataset,
+    data_quality_assertions_dataset,
+    data_quality_metrics_dataset,
+    data_quality_metrics_input_dataset,
+    dataset_type_dataset,
+    dataset_version_dataset,
+    datasource_dataset,
+    documentation_dataset,
+    documentation_job,
+    error_message_run,
+    input_statistics_input_dataset,
+    job_type_job,
+    lifecycle_state_change_dataset,
+    nominal_time_run,
+    output_statistics_output_dataset,
+    ownership_dataset,
+    ownership_job,
+    parent_run,
+    processing_engine_run,
+    schema_dataset,
+    storage_dataset,
+    symlinks_dataset,
+    tags_dataset,
+    tags_run,
+    test_run,
+)
+from openlineage.client.generated.base import OutputDatasetFacet
+
+from contracts.interval import Interval, midnight
+from contracts.model import Column, Pii, Severity, Table
+from contracts.report import CheckResult, RowAccount, TableReport
+from lineage import naming
+from lineage.naming import Name
+
+PRODUCER = "urn:millrace:lineage:1"
+"""Who says it. A URN, because the project has no address of its own yet; a URL of the source at a tag may take its place."""
+
+ROW_ACCOUNT_SCHEMA = "urn:millrace:facets:1-0-0:MillraceRowAccountOutputDatasetFacet.json#/$defs/MillraceRowAccountOutputDatasetFacet"
+"""`$id` and pointer of the schema that lies beside this file."""
+
+SEVERITIES = {Severity.CRITICAL: "error", Severity.WARNING: "warn"}
+"""Ours -> the words that the spec suggests: an error stops rows or the run, a warning does not."""
+
+KINDS = {"present": "not_null", "minimum": "minimum", "maximum": "maximum", "allowed": "accepted_values", "pattern": "regex"}
+"""Suffix of a column check's name -> classification of the test. Other checks are classified by their own name."""
+
+COLUMN_METRICS = {"nulls": "nullCount", "distinct": "distinctCount", "count": "count", "sum": "sum", "min": "min", "max": "max"}
+"""Keys of `TableReport.columns[...]` that lineage passes on (numbers only) -> their names in the spec. Others are left out."""
+
+LONGEST_TEXT = 16_000
+"""Characters of an error message or stack trace that are kept."""
+
+F = TypeVar("F")
+
+
+@attr.define
+class MillraceRowAccountOutputDatasetFacet(OutputDatasetFacet):
+    """Where each row that came in went to: rowsIn = published + quarantined + duplicates."""
+
+    rowsIn: int  # noqa: N815
+    published: int
+    quarantined: int
+    duplicates: int
+    status: str
+    quarantineVersion: int | None = attr.field(default=None)  # noqa: N815
+
+    @staticmethod
+    def _get_schema() -> str:
+        return ROW_ACCOUNT_SCHEMA
+
+
+def _facet(kind: type[F], **values: Any) -> F:
+    return kind(**values, producer=PRODUCER)  # type: ignore[call-arg]
+
+
+# --- of a dataset
+
+
+def of_table(table: Table, version: int | None = None) -> dict[str, Any]:
+    """What a Delta table is: schema, place, owner, meaning, PII, and the version, when it is known."""
+    facets = {
+        "schema": schema(table.columns),
+        "documentation": _facet(documentation_dataset.DocumentationDatasetFacet, description=meaning(table), contentType="text/plain"),
+        "ownership": _facet(ownership_dataset.OwnershipDatasetFacet, owners=[ownership_dataset.Owner(f"team:{table.owner}", "OWNER")]),
+        **_pii(table),
+    }
+    return {**of_delta(table.qualified, version), **facets}
+
+
+def of_delta(qualified: str, version: int | None = None) -> dict[str, Any]:
+    """What is known of a Delta table without its contract."""
+    short = naming.short(qualified)
+    facets = {
+        "storage": _facet(storage_dataset.StorageDatasetFacet, storageLayer="delta", fileFormat="parquet"),
+        "datasetType": _facet(dataset_type_dataset.DatasetTypeDatasetFacet, datasetType="TABLE"),
+        "dataSource": source(naming.of_table(qualified)),
+        "symlinks": symlink(short),
+    }
+    return facets if version is None else {**facets, "version": dataset_version(version)}
+
+
+def of_view(table: Table) -> dict[str, Any]:
+    """What an online store serves from a gold table: the newest row of each entity. Physical type and place are the store's affair."""
+    kept = of_table(table)
+    return {name: kept[name] for name in ("schema", "documentation", "ownership", "tags") if name in kept}
+
+
+def of_files(place: Name) -> dict[str, Any]:
+    """What is known of a folder of landed files."""
+    return {"dataSource": source(place), "datasetType": _facet(dataset_type_dataset.DatasetTypeDatasetFacet, datasetType="FILE")}
+
+
+def schema(columns: Iterable[Column]) -> schema_dataset.SchemaDatasetFacet:
+    """Fields in table order, typed as Spark SQL names them."""
+    fields = [
+        schema_dataset.SchemaDatasetFacetFields(column.name, column.type.spark, _described(column), position, fields=None)
+        for position, column in enumerate(columns, 1)
+    ]
+    return _facet(schema_dataset.SchemaDatasetFacet, fields=fields)
+
+
+def source(place: Name) -> datasource_dataset.DatasourceDatasetFacet:
+    """The store a dataset lies in; its name is the dataset's namespace."""
+    uri = f"file://{quote(place.name)}" if place.namespace == "file" else f"{place.namespace}/{quote(place.name)}"
+    return _facet(datasource_dataset.DatasourceDatasetFacet, name=place.namespace, uri=uri)
+
+
+def symlink(other: Name) -> symlinks_dataset.SymlinksDatasetFacet:
+    """Another name of the same dataset."""
+    return _facet(symlinks_dataset.SymlinksDatasetFacet, identifiers=[symlinks_dataset.Identifier(other.namespace, other.name, "TABLE")])
+
+
+def dataset_version(version: int | str) -> dataset_version_dataset.DatasetVersionDatasetFacet:
+    """The Delta version, or the generation of an online store."""
+    return _facet(dataset_version_dataset.DatasetVersionDatasetFacet, datasetVersion=str(version))
+
+
+def created() -> lifecycle_state_change_dataset.LifecycleStateChangeDatasetFacet:
+    """The run brought the table into being. Later commits replace days or merge keys, for which the spec has no word."""
+    change = lifecycle_state_change_dataset.LifecycleStateChange.CREATE
+    return _facet(lifecycle_state_change_dataset.LifecycleStateChangeDatasetFacet, lifecycleStateChange=change)
+
+
+def whole_table(report: TableReport) -> data_quality_metrics_dataset.DataQualityMetricsDatasetFacet:
+    """Rows and bytes of the table as a whole at this version, as opposed to what the run wrote."""
+    return _facet(data_quality_metrics_dataset.DataQualityMetricsDatasetFacet, columnMetrics={}, rowCount=report.total_rows, bytes=report.total_bytes)
+
+
+def _described(column: Column) -> str:
+    return f"{column.doc} ({column.unit})" if column.unit else column.doc
+
+
+def _pii(table: Table) -> dict[str, Any]:
+    found = [column for column in table.columns if column.pii is not Pii.NONE]
+    tags = [tags_dataset.TagsDatasetFacetFields("pii", column.pii.value, "MILLRACE", column.name) for column in found]
+    return {"tags": _facet(tags_dataset.TagsDatasetFacet, tags=tags)} if tags else {}
+
+
+# --- of what a run read, checked and wrote
+
+
+def files_read(files: Iterable[str], rows: int) -> dict[str, Any]:
+    """Input facets: which landed files were read, and how many rows came out of them."""
+    names = list(files)
+    statistics = _facet(input_statistics_input_dataset.InputStatisticsInputDatasetFacet, rowCount=rows, fileCount=len(names))
+    if not names:
+        return {"inputStatistics": statistics}
+    condition = base_subset_dataset.LocationSubsetCondition(locations=names)
+    return {"inputStatistics": statistics, "subset": _facet(base_subset_dataset.InputSubsetInputDatasetFacet, inputCondition=condition)}
+
+
+def quality(table: Table, report: TableReport) -> dict[str, Any]:
+    """Input facets of an audit: each check with its outcome, and the figures of the rows that were looked at."""
+    evaluated = report.account.rows_in - report.account.duplicates
+    metrics = data_quality_metrics_input_dataset.DataQualityMetricsInputDatasetFacet
+    return {
+        "dataQualityAssertions": _facet(
+            data_quality_assertions_dataset.DataQualityAssertionsDatasetFacet, assertions=[_assertion(table, check) for check in report.checks]
+        ),
+        "dataQualityMetrics": _facet(metrics, rowCount=evaluated, columnMetrics={name: _metrics(found) for name, found in report.columns.items()}),
+    }
+
+
+def statistics(rows: int) -> output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet:
+    """Rows that the run wrote."""
+    return _facet(output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet, rowCount=rows)
+
+
+def row_account(report: TableReport) -> MillraceRowAccountOutputDatasetFacet:
+    """The account of the run's rows."""
+    account: RowAccount = report.account
+    return _facet(
+        MillraceRowAccountOutputDatasetFacet,
+        rowsIn=account.rows_in,
+        published=account.published,
+        quarantined=account.quarantined,
+        duplicates=account.duplicates,
+        status=report.status,
+        quarantineVersion=report.quarantine_version,
+    )
+
+
+def _assertion(table: Table, check: CheckResult) -> data_quality_assertions_dataset.Assertion:
+    return data_quality_assertions_dataset.Assertion(
+        assertion=kind_of(check), success=check.success, column=check.column, severity=SEVERITIES[check.severity], name=check.check, **_details(table, check)
+    )
+
+
+def _details(table: Table, check: CheckResult) -> dict[str, Any]:
+    declared = {one.name: one.sql for one in table.checks()}
+    details: dict[str, Any] = {"description": check.reason, "params": None}
+    if check.failed is not None:
+        details |= {"expected": "0", "actual": str(check.failed)}
+    if check.check in declared:
+        details |= {"content": declared[check.check], "contentType": "sql"}
+    return details
+
+
+def kind_of(check: CheckResult) -> str:
+    """Classification of the test: `customer_id_present` is a `not_null`."""
+    suffix = check.check.removeprefix(f"{check.column}_") if check.column else check.check
+    return KINDS.get(suffix, check.check)
+
+
+def _metrics(found: Mapping[str, Any]) -> data_quality_metrics_input_dataset.ColumnMetrics:
+    numbers = {COLUMN_METRICS[key]: value for key, value in found.items() if key in COLUMN_METRICS and _is_number(value)}
+    return data_quality_metrics_input_dataset.ColumnMetrics(**numbers, quantiles=None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# --- of a job
+
+
+def of_job(table: Table, kind: str) -> dict[str, Any]:
+    """What a job makes and who answers for it."""
+    return {
+        "documentation": _facet(documentation_job.DocumentationJobFacet, description=meaning(table), contentType="text/plain"),
+        "ownership": _facet(ownership_job.OwnershipJobFacet, owners=[ownership_job.Owner(f"team:{table.owner}", "OWNER")]),
+        "jobType": _facet(job_type_job.JobTypeJobFacet, processingType="BATCH", integration="MILLRACE", jobType=kind),
+    }
+
+
+def meaning(table: Table) -> str:
+    """The contract's sentence and grain."""
+    return f"{table.doc}: {table.grain}"
+
+
+# --- of a run
+
+
+def nominal_time(interval: Interval) -> nominal_time_run.NominalTimeRunFacet:
+    """The days that the run is about."""
+    start, end = midnight(interval.start).isoformat(), midnight(interval.end).isoformat()
+    return _facet(nominal_time_run.NominalTimeRunFacet, nominalStartTime=start, nominalEndTime=end)
+
+
+def engine(name: str, version: str) -> processing_engine_run.ProcessingEngineRunFacet:
+    """What computed the rows."""
+    return _facet(processing_engine_run.ProcessingEngineRunFacet, name=name, version=version)
+
+
+def parent(job: Name, run_id: str, root: tuple[Name, str] | None) -> parent_run.ParentRunFacet:
+    """The run that started this one, and the run that everything goes back to."""
+    top = parent_run.Root(parent_run.RootRun(root[1], facets=None), parent_run.RootJob(*root[0], facets=None)) if root else None
+    return _facet(parent_run.ParentRunFacet, run=parent_run.Run(run_id, facets=None), job=parent_run.Job(*job, facets=None), root=top)
+
+
+def tests(table: Table, checks: Iterable[CheckResult]) -> test_run.TestRunFacet:
+    """Each check as a test of the run, whether or not anything was published."""
+    results = [
+        test_run.TestExecution(
+            name=check.check, status="pass" if check.success else "fail", severity=SEVERITIES[check.severity], type=kind_of(check), **_details(table, check)
+        )
+        for check in checks
+    ]
+    return _facet(test_run.TestRunFacet, tests=results)
+
+
+def run_tags(tags: Mapping[str, str]) -> tags_run.TagsRunFacet:
+    """Short facts about a run."""
+    return _facet(tags_run.TagsRunFacet, tags=[tags_run.TagsRunFacetFields(key, value, "MILLRACE") for key, value in tags.items()])
+
+
+def error(problem: BaseException) -> error_message_run.ErrorMessageRunFacet:
+    """Why a run failed."""
+    trace = "".join(traceback.format_exception(problem))
+    message = f"{type(problem).__name__}: {problem}"
+    return _facet(error_message_run.ErrorMessageRunFacet, message=message[:LONGEST_TEXT], programmingLanguage="PYTHON", stackTrace=trace[-LONGEST_TEXT:])

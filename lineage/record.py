@@ -1,0 +1,77 @@
+"""What a task calls: record the run of a table or feature view as events, from start to end.
+
+    with recorded(table, interval, parent=parent, engine=Engine("sail", "0.7.2")) as run:
+        run.report = publish(...)
+
+START is emitted on entering; COMPLETE on leaving, or FAIL with the error, which goes on to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from contracts.interval import Interval
+from contracts.model import Table
+from contracts.report import CheckResult, TableReport
+from lineage import events
+from lineage.emit import emit
+from lineage.events import Engine, Parent, Served, Step, Versions
+
+__all__ = ["Engine", "Parent", "Served", "TableRun", "ViewRun", "recorded", "recorded_view"]
+
+
+@dataclass
+class TableRun:
+    """A run under way. Set `report` when the table is published, and `checks` when an audit stops it."""
+
+    step: Step
+    report: TableReport | None = None
+    checks: tuple[CheckResult, ...] = ()
+
+
+@dataclass
+class ViewRun:
+    """A materialization under way. Set `served` when the view is live, and `checks` when they keep it from going live."""
+
+    step: Step
+    served: Served | None = None
+    checks: tuple[CheckResult, ...] = ()
+
+
+@contextmanager
+def recorded(
+    table: Table, interval: Interval | None = None, inputs: Versions | None = None, *, parent: Parent | None = None, engine: Engine | None = None
+) -> Iterator[TableRun]:
+    """Record one run of a table. `inputs` gives versions of the tables that are read, as far as known at the start; the report has the last word."""
+    run = TableRun(events.table_step(table, interval, parent, engine))
+    emit(events.table_started(run.step, inputs))
+    try:
+        yield run
+    except BaseException as problem:
+        emit(events.table_failed(run.step, problem, inputs, run.checks))
+        raise
+    for event in events.table_completed(run.step, run.report):
+        emit(event)
+
+
+@contextmanager
+def recorded_view(
+    table: Table,
+    version: int | None = None,
+    *,
+    view: str | None = None,
+    release: int | None = None,
+    parent: Parent | None = None,
+    engine: Engine | None = None,
+) -> Iterator[ViewRun]:
+    """Record the materialization of a feature view from its gold table at `version`, as `release` names it."""
+    run = ViewRun(events.view_step(table, view, release, parent, engine))
+    emit(events.view_started(run.step, version))
+    try:
+        yield run
+    except BaseException as problem:
+        emit(events.view_failed(run.step, problem, version, run.checks))
+        raise
+    emit(events.view_completed(run.step, version, run.served))

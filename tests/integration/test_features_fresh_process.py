@@ -1,0 +1,79 @@
+"""Feast in other processes: any working directory, a real kill, and a reader that lives through a materialization."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contracts import release, settings
+from features import generation, materialize, registry
+from tests.unit.features.conftest import VIEWS, Lake, activity, shop  # noqa: F401 (a fixture)
+from tests.unit.features.conftest import lake as lake
+
+READ = f"""
+import json, sys
+from feast import FeatureStore
+store = FeatureStore({str(settings.CHECKOUT / "features" / "feast_repo")!r})
+for line in sys.stdin:
+    answer = store.get_online_features(features=["customer_activity:spend_7d", "customer_recency:days_since_last_basket"], entity_rows=[{{"customer_id": int(line)}}])
+    print(json.dumps(answer.to_dict()["spend_7d"]), flush=True)
+"""
+DIE = """
+import os
+from contracts import release
+from features.materialize import materialize
+materialize(release.read(), lambda view, rows: os._exit(9) if view == "customer_product" else None)
+"""
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}
+
+
+def test_a_reader_elsewhere_lives_through_a_materialization(shop: Lake, tmp_path: Path) -> None:  # noqa: F811
+    materialize.materialize(release.read())
+    with subprocess.Popen(
+        [sys.executable, "-c", READ], cwd=tmp_path, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdin
+        assert reader.stdout
+
+        def ask(customer: int) -> list[float | None]:
+            print(customer, file=reader.stdin, flush=True)
+            answer: list[float | None] = json.loads(reader.stdout.readline())
+            return answer
+
+        assert ask(2) == [7.77]
+        shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
+        shop.release(*VIEWS)
+        materialize.materialize(release.read())
+        assert ask(2) == [8.0]
+        assert ask(1) == [None]
+        reader.stdin.close()
+        assert reader.wait() == 0
+
+
+def test_a_killed_materialization_leaves_the_former_generation(shop: Lake) -> None:  # noqa: F811
+    materialize.materialize(release.read())
+    before = generation.current()
+    shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
+    shop.release(*VIEWS)
+    assert subprocess.run([sys.executable, "-c", DIE], env=environment(), check=False).returncode == 9
+    assert len(list(generation.folder().glob("*.sqlite"))) == 2
+    assert generation.current() == before
+    materialize.materialize(release.read())
+    served = registry.open_store().get_online_features(["customer_activity:spend_7d"], [{"customer_id": 2}]).to_dict()
+    assert served["spend_7d"] == [8.0]
+    assert len(list(generation.folder().glob("*.sqlite"))) == 2
+
+
+def test_the_feast_command_line_works(shop: Lake) -> None:  # noqa: F811
+    registry.apply()
+    feast = Path(sys.executable).with_name("feast")
+    if not feast.exists():
+        pytest.skip("the feast command is not installed beside this Python")
+    done = subprocess.run([feast, "-c", "features/feast_repo", "apply"], cwd=settings.CHECKOUT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

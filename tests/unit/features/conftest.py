@@ -1,0 +1,107 @@
+"""A tiny lake: tables written by delta-rs in a temporary home, with rows given inline."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from contracts import catalog, release, settings
+from contracts.model import BOOLEAN, DOUBLE, LONG, STRING, TIMESTAMP, DecimalType, Type
+from features.offline_store import ReleaseOfflineStore
+
+INSTANT = pa.timestamp("us", tz="UTC")
+ARROW = {LONG: pa.int64(), STRING: pa.string(), DOUBLE: pa.float64(), BOOLEAN: pa.bool_(), TIMESTAMP: INSTANT}
+
+
+def at(text: str) -> datetime:
+    """`at("2017-01-05")` or `at("2017-01-05 12:00")`, UTC."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def arrow(type_: Type) -> pa.DataType:
+    return pa.decimal128(type_.precision, type_.scale) if isinstance(type_, DecimalType) else ARROW[type_]
+
+
+class Lake:
+    """Writes tables and releases."""
+
+    def write(self, name: str, rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> int:
+        """Replace gold.<name>; returns the Delta version."""
+        path = settings.table_path(f"gold.{name}")
+        path.mkdir(parents=True, exist_ok=True)
+        write_deltalake(path, pa.Table.from_pylist(rows, schema or self.schema(name)), mode="overwrite", schema_mode="overwrite")
+        return DeltaTable(str(path)).version()
+
+    def schema(self, name: str) -> pa.Schema:
+        return pa.schema([(column.name, arrow(column.type)) for column in catalog.table(f"gold.{name}").columns])
+
+    def release(self, *names: str, horizon: str = "2017-02-01") -> release.Release:
+        """Pin the present versions."""
+        return release.write({f"gold.{name}": DeltaTable(str(settings.table_path(f"gold.{name}"))).version() for name in names}, horizon)
+
+
+VIEWS = ("customer_activity", "customer_product", "customer_profile", "product_popularity")
+
+
+def activity(customer: int, when: str, spend: str = "1.00", last: str = "2017-01-01 09:30:15", **more: Any) -> dict[str, Any]:
+    """A row of gold.customer_activity."""
+    windows = {f"{what}_{days}d": 1 for what in ("items", "baskets") for days in (7, 30, 90)}
+    money = {f"spend_{days}d": pa.scalar(spend).cast(pa.decimal128(18, 2)).as_py() for days in (7, 30, 90)}
+    return {"customer_id": customer, "event_timestamp": at(when), **money, **windows, "discount_share_30d": 0.25, "last_basket_at": at(last), **more}
+
+
+def popularity(product: int, when: str, units: int = 1) -> dict[str, Any]:
+    """A row of gold.product_popularity."""
+    counts = {f"{what}_{days}d": units for what in ("units", "buyers") for days in (7, 28)}
+    money = {f"revenue_{days}d": pa.scalar("2.50").cast(pa.decimal128(18, 2)).as_py() for days in (7, 28)}
+    return {"product_id": product, "event_timestamp": at(when), **counts, **money, "promoted_share_28d": 0.5}
+
+
+def pair(customer: int, product: int, when: str, purchases: int = 1, last: str = "2017-01-01 09:30:15") -> dict[str, Any]:
+    """A row of gold.customer_product."""
+    return {"customer_id": customer, "product_id": product, "event_timestamp": at(when), "purchases_90d": purchases, "last_purchased_at": at(last)}
+
+
+def profile(customer: int, when: str, age: str | None) -> dict[str, Any]:
+    """A row of gold.customer_profile."""
+    return {"customer_id": customer, "event_timestamp": at(when), "age": age, "income": "35-49K", "household_size": "2", "kids_count": None}
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
+    for name in ("MILLRACE_LAKE", "MILLRACE_RELEASE"):
+        monkeypatch.delenv(name, raising=False)
+    return Lake()
+
+
+@pytest.fixture
+def shop(lake: Lake) -> Lake:
+    """Two customers, two products, a few days; customer 2 has no profile, and pairs (12, 3) and (1, 23) exist."""
+    lake.write(
+        "customer_activity",
+        [activity(1, "2017-01-02", "10.00"), activity(1, "2017-01-09", "0.05"), activity(2, "2017-01-05", "7.77"), activity(1, "2017-02-03", "99.00")],
+    )
+    lake.write("product_popularity", [popularity(3, "2017-01-02", 5), popularity(23, "2017-01-03", 6), popularity(3, "2017-01-20", 0)])
+    lake.write("customer_product", [pair(12, 3, "2017-01-02", 7), pair(1, 23, "2017-01-02", 9), pair(1, 3, "2017-01-06", 2, "2017-01-05 23:59:59")])
+    lake.write("customer_profile", [profile(1, "2017-01-01", "25-34"), profile(12, "2017-01-01", None)])
+    lake.release(*VIEWS)
+    return lake
+
+
+@pytest.fixture
+def join() -> Callable[..., pd.DataFrame]:
+    """`get_historical_features` of views that no registry knows."""
+
+    def run(views: list[Any], refs: list[str], labels: Any, full_names: bool = False) -> pd.DataFrame:
+        config = SimpleNamespace(offline_store=SimpleNamespace(release=None))
+        registry = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
+        return ReleaseOfflineStore.get_historical_features(config, views, refs, labels, registry, "test", full_names).to_df()
+
+    return run

@@ -1,0 +1,179 @@
+"""What a training set looks like: names, types, order, aliases, SQL labels, pins, and errors that finish the sentence."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from feast import Entity, FeatureView, Field
+from feast.errors import RequestDataNotFoundInEntityDfException
+from feast.types import Float64, Int64, String
+from feast.value_type import ValueType
+
+from contracts.release import ReleaseError
+from features import registry
+from features.feast_repo import definitions
+from features.labels import LabelError
+from features.lake_reader import SourceError
+from features.source import GoldTable
+from tests.unit.features.conftest import INSTANT, VIEWS, Lake, activity, at
+
+Join = Callable[..., pd.DataFrame]
+ACTIVITY, PROFILE, POPULARITY = definitions.customer_activity, definitions.customer_profile, definitions.product_popularity
+
+
+def labels(customers: list[Any], times: list[str], **more: Any) -> pd.DataFrame:
+    return pd.DataFrame({"customer_id": customers, "event_timestamp": pd.to_datetime(times, format="ISO8601"), **more})
+
+
+def test_three_rows_in_three_rows_out(shop: Lake, join: Join) -> None:
+    given = labels([2, 1, 1], ["2017-01-31", "2017-01-08 23:59:59", "2017-01-09"])
+    result = join([ACTIVITY, PROFILE], ["customer_activity:spend_7d", "customer_profile:age", "customer_activity:items_7d"], given)
+    assert list(result.columns) == ["customer_id", "event_timestamp", "spend_7d", "items_7d", "age"]
+    assert result.spend_7d.to_list() == [7.77, 10.0, 0.05]
+    assert result.age.to_list() == [None, "25-34", "25-34"]
+    assert result.spend_7d.dtype == "float64"
+
+
+def test_repeated_labels_stay(shop: Lake, join: Join) -> None:
+    result = join([ACTIVITY], ["customer_activity:spend_7d"], labels([1, 1, 1], ["2017-01-03"] * 3))
+    assert result.spend_7d.to_list() == [10.0] * 3
+
+
+def test_null_key_and_null_time_give_null(shop: Lake, join: Join) -> None:
+    given = pd.DataFrame({"customer_id": [1.0, None, 1.0], "event_timestamp": pd.to_datetime(["2017-01-03", "2017-01-03", None])})
+    assert join([ACTIVITY], ["customer_activity:spend_7d"], given).spend_7d.fillna(-1).to_list() == [10.0, -1, -1]
+
+
+def test_zones_are_converted(shop: Lake, join: Join) -> None:
+    east = datetime.fromisoformat("2017-01-09T05:29:59+05:30")
+    mixed = pd.DataFrame({"customer_id": [1, 1, 1], "event_timestamp": pd.Series([east, east + timedelta(seconds=1), datetime(2017, 1, 9)], dtype=object)})
+    assert join([ACTIVITY], ["customer_activity:spend_7d"], mixed).spend_7d.to_list() == [10.0, 0.05, 0.05]
+
+
+def test_full_names_and_aliases(shop: Lake, join: Join) -> None:
+    friend = ACTIVITY.with_name("friend").with_join_key_map({"customer_id": "friend_id"})
+    result = join([ACTIVITY, friend], ["customer_activity:spend_7d", "friend:spend_7d"], labels([1], ["2017-01-05"], friend_id=[2]), full_names=True)
+    assert result.filter(like="__").iloc[0].to_dict() == {"customer_activity__spend_7d": 10.0, "friend__spend_7d": 7.77}
+
+
+def test_sql_labels_may_name_the_tables(shop: Lake, join: Join) -> None:
+    sql = "SELECT customer_id, DATE '2017-01-31' AS event_timestamp FROM gold.customer_profile ORDER BY customer_id DESC"
+    result = join([ACTIVITY], ["customer_activity:spend_30d"], sql)
+    assert result.customer_id.to_list() == [12, 1]
+    assert result.spend_30d.fillna(-1).to_list() == [-1, 0.05]
+    assert str(result.event_timestamp.dtype) == "datetime64[us, UTC]"
+
+
+def test_field_mapping_and_text_keys(lake: Lake, join: Join) -> None:
+    schema = pa.schema([("shop", pa.string()), ("at", INSTANT), ("amt", pa.decimal128(12, 2))])
+    lake.write("takings", [{"shop": "a'b", "at": at("2017-01-02"), "amt": 5}], schema)
+    lake.release("takings")
+    source = GoldTable(table="gold.takings", timestamp_field="at", field_mapping={"amt": "amount", "shop": "shop_name"})
+    entity = Entity(name="shop_name", join_keys=["shop_name"], value_type=ValueType.STRING)
+    view = FeatureView(name="takings", entities=[entity], schema=[Field(name="shop_name", dtype=String), Field(name="amount", dtype=Float64)], source=source)
+    result = join([view], ["takings:amount"], pd.DataFrame({"shop_name": ["a'b", "ab"], "event_timestamp": pd.to_datetime(["2017-01-02"] * 2)}))
+    assert result.amount.fillna(-1).to_list() == [5.0, -1]
+
+
+def test_a_pinned_release_stays_what_it_was(shop: Lake, join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.write("customer_activity", [activity(1, "2017-01-02", "55.00")])
+    shop.release(*VIEWS)
+    given, refs = labels([1], ["2017-01-03"]), ["customer_activity:spend_7d"]
+    assert join([ACTIVITY], refs, given).spend_7d.to_list() == [55.0]
+    monkeypatch.setenv("MILLRACE_RELEASE", "1")
+    assert join([ACTIVITY], refs, given).spend_7d.to_list() == [10.0]
+    monkeypatch.setenv("MILLRACE_RELEASE", "newest")
+    with pytest.raises(ReleaseError, match="Set it to the number of a release"):
+        join([ACTIVITY], refs, given)
+
+
+def test_service_with_on_demand_features(shop: Lake) -> None:
+    registry.apply()
+    store = registry.open_store()
+    given = labels([1, 2], ["2017-01-07", "2017-01-07"], product_id=[3, 3])
+    service = store.get_feature_service("recommendation_v1")
+    with pytest.raises(RequestDataNotFoundInEntityDfException, match="request_time"):
+        store.get_historical_features(given, service)
+    result = store.get_historical_features(given.assign(request_time=given.event_timestamp), service).to_df()
+    assert result.days_since_last_basket.to_list() == [(6 * 86_400 - 34_215) / 86_400] * 2
+    assert result.days_since_last_purchase.fillna(-1).to_list() == [86_401 / 86_400, -1]
+    assert result.columns.is_unique
+    full = store.get_historical_features(given.assign(request_time=given.event_timestamp), service, full_feature_names=True).to_df()
+    assert full.customer_recency__days_since_last_basket.equals(result.days_since_last_basket)
+    assert full.columns.is_unique
+
+
+def test_on_demand_feature_that_is_null_everywhere_is_still_a_double(shop: Lake) -> None:
+    registry.apply()
+    given = labels([404], ["2017-01-07"], request_time=pd.to_datetime(["2017-01-07"]))
+    result = registry.open_store().get_historical_features(given, ["customer_recency:days_since_last_basket"]).to_arrow()
+    assert result.schema.field("days_since_last_basket").type == pa.float64()
+    assert result["days_since_last_basket"].to_pylist() == [None]
+
+
+def test_pull_latest_and_all(shop: Lake) -> None:
+    registry.apply()
+    store = registry.open_store()
+    offline, source = store._get_provider().offline_store, ACTIVITY.batch_source
+    columns = (["customer_id"], ["spend_7d"], "event_timestamp")
+    latest = offline.pull_latest_from_table_or_query(store.config, source, *columns, None, at("2017-01-01"), at("2017-01-08")).to_df()
+    assert sorted(zip(latest.customer_id, latest.spend_7d, strict=True)) == [(1, 10.0), (2, 7.77)]
+    everything = offline.pull_all_from_table_or_query(store.config, source, *columns, start_date=datetime(2017, 1, 5), end_date=datetime(2017, 1, 9)).to_df()
+    assert sorted(everything.spend_7d) == [0.05, 7.77]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (pd.DataFrame({"customer_id": [1]}), "no column event_timestamp. Got: customer_id"),
+        (pd.DataFrame({"event_timestamp": [datetime(2017, 1, 1)]}), "no column customer_id"),
+        (labels(["1"], ["2017-01-01"]), r"customer_id is .*string in entity_df, but the entity's keys are Int64. Convert it: .*astype\('Int64'\)"),
+        (labels([1.5], ["2017-01-01"]), "customer_id has a value that is no Int64"),
+        (pd.DataFrame({"customer_id": [1], "event_timestamp": ["2017-01-01"]}), "is text, such as '2017-01-01'"),
+        (pd.DataFrame({"customer_id": [1], "event_timestamp": [20170101]}), "event_timestamp is int64, not an instant"),
+        (labels([1], ["2017-01-01"], spend_7d=[0.5]), "entity_df already has spend_7d"),
+        (None, "entity_df is NoneType. Give a pandas DataFrame or the text of a DuckDB query"),
+    ],
+)
+def test_labels_that_cannot_be_joined(shop: Lake, join: Join, given: Any, said: str) -> None:
+    with pytest.raises(LabelError, match=said):
+        join([ACTIVITY], ["customer_activity:spend_7d"], given)
+
+
+def test_no_release_no_table_no_column(lake: Lake, join: Join) -> None:
+    given, refs = labels([1], ["2017-01-01"]), ["customer_activity:spend_7d"]
+    with pytest.raises(ReleaseError, match=r"there is no release below .* Run the DAG"):
+        join([ACTIVITY], refs, given)
+    lake.write("customer_profile", [])
+    lake.release("customer_profile")
+    with pytest.raises(SourceError, match=r"release 1 has no table gold.customer_activity. It has gold.customer_profile"):
+        join([ACTIVITY], refs, given)
+    lake.write("customer_activity", [{"customer_id": 1, "event_timestamp": datetime(2017, 1, 1, tzinfo=UTC)}], lake.schema("customer_activity").remove(2))
+    lake.release("customer_activity")
+    with pytest.raises(SourceError, match=r"gold.customer_activity has no column spend_7d in release 2 \(Delta version 0\)"):
+        join([ACTIVITY], refs, given)
+
+
+def test_an_empty_table_gives_null(lake: Lake, join: Join) -> None:
+    lake.write("customer_profile", [])
+    lake.release("customer_profile")
+    assert join([PROFILE], ["customer_profile:age"], labels([1], ["2017-01-01"])).age.to_list() == [None]
+
+
+def test_writing_is_refused(shop: Lake) -> None:
+    registry.apply()
+    store = registry.open_store()
+    with pytest.raises(NotImplementedError, match="published only by the DAG `millrace`"):
+        store._get_provider().offline_store.offline_write_batch(store.config, ACTIVITY, pa.table({}), None)
+    job = store.get_historical_features(labels([1], ["2017-01-03"]), ["customer_activity:spend_7d"])
+    with pytest.raises(NotImplementedError, match="read-only"):
+        job.persist(None)
+
+
+def test_types_in_the_view_are_the_contracts(shop: Lake) -> None:
+    types = {field.name: str(field.dtype) for field in ACTIVITY.schema}
+    assert (types["spend_7d"], types["items_7d"], types["last_basket_at"]) == (str(Float64), str(Int64), "UnixTimestamp")
+    assert [key.name for key in definitions.customer_product.entity_columns] == ["customer_id", "product_id"]

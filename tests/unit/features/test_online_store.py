@@ -1,0 +1,196 @@
+"""Serving: the online answer equals the offline one, older events never win, and no kill takes the former generation offline."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from contracts import release
+from features import generation, materialize, registry
+from features.feast_repo import definitions
+from features.generation import OnlineStoreEmptyError
+from tests.unit.features.conftest import VIEWS, Lake, activity, at
+
+PUSHED = {f"{what}_{days}d": [1] for what in ("spend", "items", "baskets") for days in (7, 30, 90)} | {"discount_share_30d": [0.0]}
+
+
+def online(store: Any, feature: str, **keys: Any) -> Any:
+    name = feature.split(":")[1]
+    return store.get_online_features(features=[feature], entity_rows=[keys]).to_dict()[name][0]
+
+
+def push(store: Any, customer: int, when: datetime, spend: float) -> None:
+    row = {**PUSHED, "customer_id": [customer], "event_timestamp": [when], "last_basket_at": [at("2017-01-01")], "spend_7d": [spend]}
+    store.write_to_online_store("customer_activity", pd.DataFrame(row))
+
+
+def test_online_is_offline_at_the_horizon(shop: Lake) -> None:
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    service = store.get_feature_service("recommendation_v1")
+    entities = [(customer, product) for customer in (1, 2, 12, 404) for product in (3, 23, 405)]
+    labels = pd.DataFrame(entities, columns=["customer_id", "product_id"]).assign(event_timestamp=at("2017-02-01"), request_time=at("2017-02-01 06:00"))
+    rows = [{"customer_id": customer, "product_id": product, "request_time": at("2017-02-01 06:00")} for customer, product in entities]
+
+    trained = store.get_historical_features(labels, service).to_arrow().to_pydict()
+    served = store.get_online_features(features=service, entity_rows=rows).to_dict()
+
+    assert len(served) == 28
+    assert {name: trained[name] for name in served} == served
+    assert served["spend_7d"][:3] == [0.05] * 3
+    assert served["units_7d"][0] == 0
+
+
+def test_rows_after_the_horizon_wait(shop: Lake) -> None:
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05
+    shop.release(*VIEWS, horizon="2999-01-01")
+    materialize.materialize(release.read())
+    assert online(store, "customer_activity:spend_7d", customer_id=1) == 99.0
+
+
+def test_the_same_release_is_no_work_until_the_store_is_deleted(shop: Lake) -> None:
+    first = materialize.materialize(release.read())
+    again = materialize.materialize(release.read())
+    assert [(one.view, one.rows, one.generation) for one in again] == [(one.view, one.rows, one.generation) for one in first]
+    assert {one.status for one in again} == {"unchanged"}
+    for path in generation.folder().glob("*.sqlite"):
+        path.unlink()
+    assert materialize.online_release() is None
+    assert {one.status for one in materialize.materialize(release.read())} == {"published"}
+
+
+def test_the_report_counts_entities(shop: Lake) -> None:
+    seen: list[tuple[str, int]] = []
+    reports = materialize.materialize(release.read(), lambda view, rows: seen.append((view, rows)))
+    assert {one.view: one.rows for one in reports} == {"customer_activity": 2, "customer_product": 3, "customer_profile": 2, "product_popularity": 2}
+    assert sorted(seen) == sorted((one.view, one.rows) for one in reports)
+    about = materialize.online_release()
+    assert about is not None
+    assert (about.release, about.horizon, about.tables) == (1, "2017-02-01", release.read().tables)
+
+
+def test_an_open_store_sees_the_next_generation(shop: Lake) -> None:
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    assert online(store, "customer_activity:spend_7d", customer_id=2) == 7.77
+    for spend in ("8.00", "9.00", "10.00"):
+        shop.write("customer_activity", [activity(2, "2017-01-05", spend)])
+        shop.release(*VIEWS)
+        materialize.materialize(release.read())
+        assert online(store, "customer_activity:spend_7d", customer_id=2) == float(spend)
+        assert online(store, "customer_activity:spend_7d", customer_id=1) is None
+    assert len(list(generation.folder().glob("*.sqlite"))) == 2
+
+
+@pytest.mark.parametrize("step", ["_load_view", "LakeReader"])
+def test_a_failure_while_filling_leaves_the_former_generation(shop: Lake, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    _fails_and_recovers(shop, monkeypatch, materialize, step)
+
+
+@pytest.mark.parametrize("step", ["sync", "_point_to", "write_whole"])
+def test_a_failure_while_publishing_leaves_the_former_generation(shop: Lake, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    _fails_and_recovers(shop, monkeypatch, generation, step)
+
+
+def _fails_and_recovers(shop: Lake, monkeypatch: pytest.MonkeyPatch, module: Any, step: str) -> None:
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    before = generation.current()
+    shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
+    shop.release(*VIEWS)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            materialize.materialize(release.read())
+    assert generation.current() == before
+    assert online(store, "customer_activity:spend_7d", customer_id=2) == 7.77
+    assert {one.status for one in materialize.materialize(release.read())} == {"published"}
+    assert online(store, "customer_activity:spend_7d", customer_id=2) == 8.0
+
+
+def test_an_older_event_does_not_overwrite(shop: Lake) -> None:
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    push(store, 1, at("2017-01-08"), 1.0)
+    assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05
+    push(store, 1, at("2017-01-09"), 2.0)
+    assert online(store, "customer_activity:spend_7d", customer_id=1) == 2.0
+    push(store, 1, datetime(2017, 1, 10), 3.0)
+    push(store, 1, at("2017-01-09 12:00"), 4.0)
+    assert online(store, "customer_activity:spend_7d", customer_id=1) == 3.0
+
+
+def test_of_equal_events_the_later_created_wins(shop: Lake) -> None:
+    registry.apply()
+    store = registry.open_store()
+    view, online_store = definitions.customer_profile, store._get_provider().online_store
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    key = EntityKey(join_keys=["customer_id"], entity_values=[Value(int64_val=7)])
+    when, noon = at("2017-01-01"), at("2017-01-01 12:00")
+    for age, created in (("65+", noon), ("19-24", noon - timedelta(hours=1)), ("25-34", noon), ("45-54", None)):
+        online_store.online_write_batch(store.config, view, [(key, {"age": Value(string_val=age)}, when, created)], None)
+        [(found, values)] = online_store.online_read(store.config, view, [key], ["age", "income"])
+        assert found == when
+        assert values["age"].string_val == {"65+": "65+", "19-24": "65+", "25-34": "25-34", "45-54": "45-54"}[age]
+        assert values["income"] == Value()
+
+
+def test_a_push_comes_online_without_a_materialization(shop: Lake) -> None:
+    registry.apply()
+    store = registry.open_store()
+    with pytest.raises(OnlineStoreEmptyError, match=r"no features are online below .* Run the DAG"):
+        online(store, "customer_activity:spend_7d", customer_id=1)
+    push(store, 1, at("2017-01-08"), 1.5)
+    assert online(store, "customer_activity:spend_7d", customer_id=1) == 1.5
+    assert online(store, "customer_profile:age", customer_id=1) is None
+    assert {one.status for one in materialize.materialize(release.read())} == {"published"}
+
+
+def test_feasts_own_materialize_gives_the_same(shop: Lake) -> None:
+    registry.apply()
+    store = registry.open_store()
+    store.materialize(at("2016-01-01"), at("2017-02-01"))
+    entities = {"customer_id": [1, 2, 12], "product_id": [3, 23, 3], "request_time": [at("2017-02-01")] * 3}
+    service = store.get_feature_service("recommendation_v1")
+    feasts = store.get_online_features(features=service, entity_rows=entities).to_dict()
+    materialize.materialize(release.read())
+    assert store.get_online_features(features=service, entity_rows=entities).to_dict() == feasts
+
+
+def test_the_request_is_now_unless_given(shop: Lake) -> None:
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    expected = (datetime.now(UTC) - at("2017-01-01 09:30:15")) / timedelta(days=1)
+    assert online(store, "customer_recency:days_since_last_basket", customer_id=1) == pytest.approx(expected, abs=0.01)
+    assert online(store, "customer_recency:days_since_last_basket", customer_id=404) is None
+    full = store.get_online_features(["customer_recency:days_since_last_basket"], [{"customer_id": 1, "request_time": at("2017-01-02 09:30:15")}], True)
+    assert full.to_dict()["customer_recency__days_since_last_basket"] == [1.0]
+
+
+def test_value_service_needs_a_customer_only(shop: Lake) -> None:
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    answer = store.get_online_features(store.get_feature_service("customer_value_v1"), [{"customer_id": 1}]).to_dict()
+    assert (answer["spend_7d"], answer["age"], len(answer)) == ([0.05], ["25-34"], 16)
+
+
+def test_dropped_views_and_teardown(shop: Lake) -> None:
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    online_store = store._get_provider().online_store
+    online_store.update(store.config, [definitions.customer_profile], [], [], [], partial=False)
+    fresh = registry.open_store()
+    assert online(fresh, "customer_profile:age", customer_id=1) is None
+    assert online(fresh, "customer_activity:spend_7d", customer_id=1) == 0.05
+    online_store.teardown(store.config, [], [])
+    with pytest.raises(OnlineStoreEmptyError):
+        online(fresh, "customer_activity:spend_7d", customer_id=1)

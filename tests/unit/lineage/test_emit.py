@@ -1,0 +1,170 @@
+"""Events arrive: one whole line each, or at the server, and never at the price of a run."""
+
+import json
+import logging
+import multiprocessing
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from openlineage.client import OpenLineageClient
+
+from contracts import catalog
+from lineage import emit, events, read
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    monkeypatch.setattr(emit, "_asked_again_at", {})
+
+
+@pytest.fixture
+def event():
+    return events.table_started(events.table_step(catalog.table("gold.customer_activity")))
+
+
+class Server:
+    """Keeps what it is sent; answers with `status`, after `delay` seconds."""
+
+    def __init__(self, status=201, delay=0.0):
+        self.received = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                outer.received.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+                time.sleep(delay)
+                self.send_response(status)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def test_an_event_is_one_line(event, home):
+    emit.emit(event)
+    emit.emit(event)
+
+    lines = (home / "lineage" / "millrace.ndjson").read_text().splitlines()
+    assert [json.loads(line)["run"]["runId"] for line in lines] == [event.run.runId] * 2
+
+
+def _write_many(path, number):
+    for turn in range(20):
+        emit.append(path, json.dumps({"from": number, "turn": turn, "text": str(number) * 100_000}))
+
+
+def test_processes_do_not_tear_each_others_lines(tmp_path):
+    path = tmp_path / "events.ndjson"
+    fork = multiprocessing.get_context("fork")
+    writers = [fork.Process(target=_write_many, args=(path, number)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {(one["from"], one["turn"]) for one in found} == {(number, turn) for number in range(4) for turn in range(20)}
+    assert all(one["text"] == str(one["from"]) * 100_000 for one in found)
+
+
+def test_a_line_that_a_killed_process_left_torn_spoils_no_other(event, home, caplog):
+    emit.emit(event)
+    path = home / "lineage" / "millrace.ndjson"
+    with path.open("a") as file:
+        file.write('{"eventType": "COMP')
+    emit.emit(event)
+
+    assert len(list(read.events())) == 2
+    assert "line 2 is not JSON" in caplog.text
+
+
+def test_a_server_gets_the_event_and_the_file_does_not(event, home, monkeypatch):
+    with Server() as server:
+        monkeypatch.setenv("OPENLINEAGE_URL", server.url)
+        emit.emit(event)
+
+    ((path, received),) = server.received
+    assert path == "/api/v1/lineage"
+    assert received["run"]["runId"] == event.run.runId
+    assert not (home / "lineage").exists()
+
+
+def test_a_dead_server_costs_a_warning_and_the_file_keeps_the_events(event, monkeypatch, caplog):
+    with Server() as server:
+        pass
+    monkeypatch.setenv("OPENLINEAGE_URL", server.url.replace("//", "//user:secret@"))
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        emit.emit(event)
+        emit.emit(event)
+
+    assert time.monotonic() - began < 2
+    assert len(list(read.events())) == 2
+    assert caplog.text.count(f"The lineage server at {server.url} took no event") == 1
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("status", [400, 503])
+def test_a_refusal_keeps_the_event_in_the_file(status, event, monkeypatch):
+    with Server(status) as server:
+        monkeypatch.setenv("OPENLINEAGE_URL", server.url)
+        emit.emit(event)
+
+    assert len(server.received) == 1
+    assert len(list(read.events())) == 1
+
+
+def test_a_silent_server_stalls_once_and_briefly(event, monkeypatch):
+    monkeypatch.setattr(emit, "TIMEOUT", 0.2)
+    with Server(delay=2) as server:
+        monkeypatch.setenv("OPENLINEAGE_URL", server.url)
+        began = time.monotonic()
+        for _ in range(5):
+            emit.emit(event)
+        took = time.monotonic() - began
+
+    assert took < 1
+    assert len(list(read.events())) == 5
+
+
+def test_a_url_that_is_none_is_no_reason_to_fail(event, monkeypatch, caplog):
+    monkeypatch.setenv("OPENLINEAGE_URL", "localhost")
+    emit.emit(event)
+
+    assert "The lineage server at localhost took no event" in caplog.text
+    assert len(list(read.events())) == 1
+
+
+def test_a_file_that_cannot_be_written_is_no_reason_to_fail(event, home, caplog):
+    (home / "lineage").write_text("in the way")
+    emit.emit(event)
+
+    assert "A lineage event is lost" in caplog.text
+
+
+def test_disabled_means_disabled(event, home, monkeypatch):
+    monkeypatch.setenv("OPENLINEAGE_DISABLED", "true")
+    emit.emit(event)
+
+    assert not (home / "lineage").exists()
+
+
+def test_the_openlineage_client_delivers_through_us(event):
+    client = OpenLineageClient(config={"transport": {"type": "lineage.transport.FileOrServer", "file": "airflow"}})
+    client.emit(event)
+
+    assert [one["run"]["runId"] for one in read.events("airflow")] == [event.run.runId]

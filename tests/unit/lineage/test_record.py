@@ -1,0 +1,75 @@
+"""A recorded run leaves its events behind, however it ends."""
+
+import pytest
+
+from contracts import catalog
+from lineage import read
+from lineage.record import Served, recorded, recorded_view
+from tests.openlineage_schema import validate
+from tests.unit.lineage import samples
+
+TABLE = catalog.table("silver.transactions")
+
+
+def _told():
+    return [(event["job"]["name"].removeprefix("millrace."), event["eventType"]) for event in read.events()]
+
+
+def test_a_run_that_ends_well():
+    with recorded(TABLE, samples.INTERVAL, parent=samples.PARENT, engine=samples.ENGINE) as run:
+        run.report = samples.SILVER
+
+    assert _told() == [
+        ("silver.transactions", "START"),
+        ("silver.transactions", "COMPLETE"),
+        ("silver.transactions.audit", "START"),
+        ("silver.transactions.audit", "COMPLETE"),
+    ]
+    for event in read.events():
+        validate(event)
+
+
+def test_a_run_that_fails_passes_its_error_on():
+    def torn(run):
+        run.checks = samples.CHECKS
+        raise ValueError("torn file")
+
+    with pytest.raises(ValueError, match="torn file"), recorded(TABLE, samples.INTERVAL, {"bronze.transactions": 2}) as run:
+        torn(run)
+
+    start, failed = read.last_run("silver.transactions")
+    assert (start["eventType"], failed["eventType"]) == ("START", "FAIL")
+    assert failed["inputs"][0]["facets"]["version"]["datasetVersion"] == "2"
+    assert len(failed["run"]["facets"]["test"]["tests"]) == len(samples.CHECKS)
+    validate(failed)
+
+
+def test_a_run_without_report_still_completes():
+    with recorded(TABLE):
+        pass
+
+    assert _told() == [("silver.transactions", "START"), ("silver.transactions", "COMPLETE")]
+
+
+def test_a_view_that_goes_live():
+    with recorded_view(catalog.table("gold.customer_activity"), 9, release=7) as run:
+        run.served = Served("7", 2469)
+
+    assert _told() == [("features.customer_activity", "START"), ("features.customer_activity", "COMPLETE")]
+    assert read.last_run("features.customer_activity")[1]["outputs"][0]["facets"]["version"]["datasetVersion"] == "7"
+
+
+def test_a_view_that_does_not():
+    with pytest.raises(RuntimeError), recorded_view(catalog.table("gold.customer_activity"), 9):
+        raise RuntimeError("3 mismatches")
+
+    assert _told() == [("features.customer_activity", "START"), ("features.customer_activity", "FAIL")]
+
+
+def test_the_last_run_is_the_newest():
+    for report in (None, samples.SILVER):
+        with recorded(TABLE) as run:
+            run.report = report
+
+    assert read.last_run("silver.transactions")[1]["outputs"][0]["facets"]["version"]["datasetVersion"] == "4"
+    assert read.last_run("silver.nothing") == []
