@@ -201,3 +201,37 @@ def run_all(start: str | None, end: str | None, run_id: str, say: Callable[[Any]
         say(report)
     say(make_release(interval))
     return reports
+
+
+def serve(parent: Parent | None = None) -> dict[str, Any]:
+    """Load the newest release into the online store, each feature view recorded as lineage. Readers see all of it at once, or the former one."""
+    from contextlib import ExitStack
+
+    from features.materialize import materialize
+    from lineage.record import Engine, Served, recorded_view
+
+    newest = release.read()
+    with ExitStack() as stack:
+        recordings = {
+            one.name: stack.enter_context(
+                recorded_view(one, version=newest.tables[one.qualified], release=newest.number, parent=parent, engine=Engine(*_duckdb()))
+            )
+            for one in catalog.tables(Layer.GOLD)
+        }
+        views = materialize(newest)
+        for view in views:
+            recordings[view.view].served = Served(generation=view.generation, rows=view.rows)
+    return {"release": newest.number, "horizon": newest.horizon, "views": [view.to_dict() for view in views]}
+
+
+def _duckdb() -> tuple[str, str]:
+    from importlib.metadata import version
+
+    return "duckdb", version("duckdb")
+
+
+def published_size(table: Table) -> tuple[int | None, int, int]:
+    """Version, rows and bytes of a published table; the version is None when there is none."""
+    from etl import delta
+
+    return delta.version_of(table.qualified), *_size(table)

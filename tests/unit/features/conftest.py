@@ -89,8 +89,8 @@ def shop(lake: Lake) -> Lake:
         [activity(1, "2017-01-02", "10.00"), activity(1, "2017-01-09", "0.05"), activity(2, "2017-01-05", "7.77"), activity(1, "2017-02-03", "99.00")],
     )
     lake.write("product_popularity", [popularity(3, "2017-01-02", 5), popularity(23, "2017-01-03", 6), popularity(3, "2017-01-20", 0)])
-    lake.write("customer_product", [pair(12, 3, "2017-01-02", 7), pair(1, 23, "2017-01-02", 9), pair(1, 3, "2017-01-06", 2, "2017-01-05 23:59:59")])
-    lake.write("customer_profile", [profile(1, "2017-01-01", "25-34"), profile(12, "2017-01-01", None)])
+    lake.write("customer_product", [pair(12, 3, "2017-01-02", 7), pair(1, 23, "2017-01-02", 9), pair(1, 3, "2017-01-06", 2, "2017-01-05 23:59:59.75")])
+    lake.write("customer_profile", [profile(1, "2017-01-01", "25-34"), profile(12, "2017-01-01", "65+"), profile(12, "2017-01-09", None)])
     lake.release(*VIEWS)
     return lake
 

@@ -60,7 +60,7 @@ def test_full_names_and_aliases(shop: Lake, join: Join) -> None:
 
 
 def test_sql_labels_may_name_the_tables(shop: Lake, join: Join) -> None:
-    sql = "SELECT customer_id, DATE '2017-01-31' AS event_timestamp FROM gold.customer_profile ORDER BY customer_id DESC"
+    sql = "SELECT DISTINCT customer_id, DATE '2017-01-31' AS event_timestamp FROM gold.customer_profile ORDER BY customer_id DESC"
     result = join([ACTIVITY], ["customer_activity:spend_30d"], sql)
     assert result.customer_id.to_list() == [12, 1]
     assert result.spend_30d.fillna(-1).to_list() == [-1, 0.05]

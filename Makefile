@@ -1,0 +1,56 @@
+# The front door of Millrace. `make help` lists what it opens.
+SHELL := bash
+.DEFAULT_GOAL := help
+MILLRACE_HOME ?= $(CURDIR)/.millrace
+export MILLRACE_HOME
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python -W ignore -m
+VENV := .venv/.complete
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV) ## The main job on the real sample, from landed files to served features; services stay up
+	@$(RUN) dags.demo
+
+up: $(VENV) ## Start Airflow (port 8080, or MILLRACE_PORT)
+	@$(RUN) dags.services up
+
+down: ## Stop everything that `make up` or `make demo` started
+	@if [ -x $(BIN)/python ]; then $(RUN) dags.services down; else echo "Nothing runs: there is no .venv"; fi
+
+status: $(VENV) ## Say what is running
+	@$(RUN) dags.services status
+
+sample: $(VENV) ## Land the sample without running anything
+	@$(RUN) dags sample
+
+test: $(VENV) ## Lint, types, then all tests: unit, integration, end to end
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/python -m pytest
+
+unit: $(VENV) ## Unit tests only, in seconds
+	@$(BIN)/python -m pytest tests/unit
+
+check: $(VENV) ## Lint, types and import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache > .venv/lint-imports.log || (cat .venv/lint-imports.log; exit 1)
+
+format: $(VENV) ## Put the code in shape
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV) ## Time the main job against a hand-written DuckDB script
+	@$(RUN) bench
+
+lock: ## Compile requirements.txt from requirements.in
+	uv pip compile --quiet --upgrade --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header requirements.in -o requirements.txt
+
+$(VENV): requirements.txt scripts/venv.sh
+	@PYTHON=$(PYTHON) bash scripts/venv.sh
+	@touch $@
+
+.PHONY: help demo up down status sample test unit check format bench lock

@@ -1,0 +1,91 @@
+"""The command line: land the sample, run an interval without Airflow, serve a release, show what is published.
+
+It composes the same steps as the DAG. Starting and stopping Airflow is in `dags.services`, the demo in `dags.demo`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from contracts import catalog, settings
+from contracts.release import Release
+from contracts.report import TableReport
+from dags import show, steps
+
+HELP = """Carry an e-commerce lake from landed files to served features.
+
+State lies in .millrace (MILLRACE_HOME), tables in its lake (MILLRACE_LAKE), landed files in its landing (MILLRACE_LANDING).
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when it did what it says, 1 with a message when it could not, 2 for a wrong command line."""
+    options = _parser().parse_args(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        options.command(options, console)
+    except (RuntimeError, ValueError, LookupError) as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"{type(error).__name__}: {error}", style="red", markup=False)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dags", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add(commands, "sample", _sample, "land the sample (The Complete Journey) in the landing zone")
+    run = _add(commands, "run", _run, "carry the days [start, end) through every layer, in this process")
+    run.add_argument("--start", required=True, help="first day, such as 2017-01-01")
+    run.add_argument("--end", required=True, help="day after the last one, such as 2018-01-02")
+    _add(commands, "serve", _serve, "load the newest release into the online store")
+    _add(commands, "tables", _tables, "list the published tables: version, rows, size")
+    return parser
+
+
+def _add(commands: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:])
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _sample(_options: argparse.Namespace, console: Console) -> None:
+    from etl.sources import sample
+
+    if sample.is_landed():
+        console.print(f"The sample has landed already at {settings.landing()}", markup=False)
+        return
+    sample.land(lambda name: console.print(f"Landing {name}", markup=False))
+    console.print(f"Landed at {settings.landing()}", markup=False)
+
+
+def _run(options: argparse.Namespace, console: Console) -> None:
+    run_id = f"cli__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
+    reports = steps.run_all(options.start, options.end, run_id, lambda said: console.print(_line(said), markup=False))
+    console.print(show.accounts(reports))
+    from expectations import docs
+
+    console.print(f"Data Docs: {docs.render()}", markup=False)
+
+
+def _line(said: TableReport | Release) -> str:
+    if isinstance(said, Release):
+        return f"release {said.number}: features are known up to {said.horizon}"
+    return show.line(said)
+
+
+def _serve(_options: argparse.Namespace, console: Console) -> None:
+    console.print(show.views(steps.serve()))
+
+
+def _tables(_options: argparse.Namespace, console: Console) -> None:
+    sizes = [(table.qualified, *steps.published_size(table)) for table in catalog.tables()]
+    console.print(show.sizes([one for one in sizes if one[1] is not None]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""The demo: land the sample, start Airflow, trigger the DAG over REST, watch it, then read what it made as a user would.
+
+`python -m dags.demo`, or `make demo`. Exits 0 only if every step worked. A second demo finds everything up to date and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from contracts import catalog, settings
+from contracts.report import TableReport
+from dags import services, show
+from dags.services import ApiError, Services
+
+DAG = "millrace"
+ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
+EXAMPLE_CUSTOMER = 1
+POLL_SECONDS = 0.5
+
+
+class DemoError(RuntimeError):
+    """A step of the demo did not work; the message says which and where to look."""
+
+
+def main() -> int:
+    """Run the demo; 0 if all of it worked."""
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 140)
+    started = time.monotonic()
+    try:
+        _demo(console, started)
+    except (DemoError, services.ServicesError, RuntimeError, LookupError) as error:
+        console.print(f"\n{error}", style="red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("\nStopped. A run that was triggered goes on; `make down` ends Airflow.", markup=False)
+        return 130
+    return 0
+
+
+def _demo(console: Console, started: float) -> None:
+    from etl.sources.sample import WHOLE_YEAR
+
+    airflow = _prepare(console)
+    conf = {"start": str(WHOLE_YEAR.start), "end": str(WHOLE_YEAR.end)}
+    with _timed(console, f"Run of {WHOLE_YEAR} over REST"):
+        run = Run.trigger(airflow, conf)
+        _watch(console, run)
+    results = run.results()
+    reports = [TableReport.from_dict(results[table.qualified]) for table in catalog.tables()]
+    console.print(show.accounts(reports))
+    if any(report.warnings for report in reports):
+        console.print(show.warnings(reports))
+    console.print(_release(results["serve.release"]), markup=False)
+    console.print(show.views(results["serve.materialize"]))
+    _read_features(console)
+    _where_next(console, airflow, reports, time.monotonic() - started, run.airflow_share(reports, results["serve.materialize"]))
+
+
+@contextmanager
+def _timed(console: Console, what: str) -> Iterator[None]:
+    started = time.monotonic()
+    console.print(f"[bold]{what}[/bold]")
+    yield
+    console.print(f"[dim]{what}: {time.monotonic() - started:.1f} s[/dim]")
+
+
+def _prepare(console: Console) -> Services:
+    """The sample lands while Airflow starts."""
+    from etl.sources import sample
+
+    with _timed(console, "Landing the sample, starting Airflow"), ThreadPoolExecutor(1) as pool:
+        landing = pool.submit(sample.land, lambda name: console.print(f"  landing {name}", markup=False))
+        airflow = services.up(lambda message: console.print(f"  {message}", markup=False))
+        landing.result()
+    return airflow
+
+
+@dataclass
+class Run:
+    """A DAG run seen through the REST API."""
+
+    airflow: Services
+    id: str
+    seen: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def trigger(cls, airflow: Services, conf: dict[str, str]) -> Run:
+        """Start a run; a refusal of the API says what is wrong with the params."""
+        made = airflow.api("POST", f"/api/v2/dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})
+        return cls(airflow, made["dag_run_id"])
+
+    @property
+    def _path(self) -> str:
+        from urllib.parse import quote
+
+        return f"/api/v2/dags/{DAG}/dagRuns/{quote(self.id, safe='')}"
+
+    def state(self) -> str:
+        """queued, running, success or failed."""
+        return str(self.airflow.api("GET", self._path)["state"])
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Every task instance by its id."""
+        found = self.airflow.api("GET", f"{self._path}/taskInstances?limit=100")["task_instances"]
+        return {one["task_id"]: one for one in found}
+
+    def result(self, task: str) -> Any:
+        """What a task returned."""
+        return self.airflow.api("GET", f"{self._path}/taskInstances/{task}/xcomEntries/return_value?stringify=false")["value"]
+
+    def results(self) -> dict[str, Any]:
+        """What every task returned, by task."""
+        wanted = [table.qualified for table in catalog.tables()] + ["serve.release", "serve.materialize"]
+        return {task: self.result(task) for task in wanted}
+
+    def airflow_share(self, reports: list[TableReport], served: dict[str, Any]) -> str:
+        """How much of the run's wall time no task was at work."""
+        run = self.airflow.api("GET", self._path)
+        wall = _seconds_between(run["start_date"], run["end_date"])
+        work = sum(sum(report.seconds.values()) for report in reports) + sum(view["seconds"] for view in served["views"])
+        busy = _union([(one["start_date"], one["end_date"]) for one in self.tasks().values() if one["start_date"] and one["end_date"]])
+        return f"{wall:.0f} s wall, {work:.0f} s of work in the tasks (several at a time), {wall - busy:.0f} s in which no task ran"
+
+    def error(self) -> str:
+        """The first failed task with the last error of its log."""
+        failed = [one for one in self.tasks().values() if one["state"] == "failed"]
+        if not failed:
+            return f"the run {self.id} failed"
+        first = min(failed, key=lambda one: one["end_date"] or "")
+        return f"{first['task_id']} failed: {self._last_error(first)}"
+
+    def _last_error(self, instance: dict[str, Any]) -> str:
+        try:
+            log = self.airflow.api("GET", f"{self._path}/taskInstances/{instance['task_id']}/logs/{instance['try_number']}")
+        except ApiError as error:
+            return str(error)
+        events = [line for line in log.get("content", []) if isinstance(line, dict) and line.get("error_detail")]
+        if not events:
+            return "see its log in the Airflow UI"
+        details = events[-1]["error_detail"]
+        return "; ".join(str(one.get("exc_value")) for one in details[:1])
+
+
+def _seconds_between(start: str, end: str) -> float:
+    from datetime import datetime
+
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+
+
+def _union(spans: list[tuple[str, str]]) -> float:
+    """Seconds covered by at least one span."""
+    total, until = 0.0, ""
+    for start, end in sorted(spans):
+        if end > until:
+            total += _seconds_between(max(start, until) if until else start, end)
+            until = end
+    return total
+
+
+def _watch(console: Console, run: Run) -> None:
+    """Show each task as it ends, and a bar while a terminal looks on."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("waiting for Airflow", total=len(run.tasks()))
+        while True:
+            state = run.state()
+            tasks = run.tasks()
+            _tell_news(console, run, tasks)
+            running = sorted(name for name, one in tasks.items() if one["state"] == "running")
+            ended = sum(one["state"] in ENDED for one in tasks.values())
+            progress.update(bar, completed=ended, total=len(tasks), description=", ".join(running) or "waiting for Airflow")
+            if state in ("success", "failed"):
+                break
+            time.sleep(POLL_SECONDS)
+    if state == "failed":
+        raise DemoError(f"The run failed. {run.error()}\nLook at {run.airflow.url}/dags/{DAG}/runs/{run.id} (user {run.airflow.username})")
+
+
+def _tell_news(console: Console, run: Run, tasks: dict[str, dict[str, Any]]) -> None:
+    for name, one in sorted(tasks.items(), key=lambda item: item[1]["end_date"] or ""):
+        if one["state"] in ENDED and run.seen.get(name) != one["state"]:
+            run.seen[name] = one["state"]
+            console.print(f"  {_news(run, name, one)}", markup=False)
+
+
+def _news(run: Run, name: str, instance: dict[str, Any]) -> str:
+    if instance["state"] != "success":
+        return f"{name:<29} {instance['state']}"
+    if name.split(".")[0] in catalog.LAYERS:
+        return show.line(TableReport.from_dict(run.result(name)))
+    return f"{name:<29} done in {instance['duration'] or 0:.1f} s"
+
+
+def _release(made: dict[str, Any]) -> str:
+    tables = ", ".join(f"{name} v{version}" for name, version in made["tables"].items())
+    return f"Release {made['number']}, features known up to {made['horizon']}: {tables}\n"
+
+
+def _read_features(console: Console) -> None:
+    """One customer's online features and the head of a training set, through the Feast SDK."""
+    from dags.reading import features_of_customer, training_set
+
+    console.print(show.pairs(f"Online features of customer {EXAMPLE_CUSTOMER} (recommendation_v1)", features_of_customer(EXAMPLE_CUSTOMER)))
+    head = training_set()
+    console.print("[bold]Head of a training set (recommendation_v1)[/bold]")
+    console.print(head.to_string(index=False), markup=False)
+    console.print()
+
+
+def _where_next(console: Console, airflow: Services, reports: list[TableReport], seconds: float, share: str) -> None:
+    from expectations import docs
+
+    rows = sum(report.account.rows_in for report in reports)
+    console.print("[bold]Where to look next[/bold]")
+    shown = {
+        "Airflow": f"{airflow.url}  (user {airflow.username}, password {airflow.password})",
+        "Data Docs": docs.index().as_uri(),
+        "Lineage": f"{settings.lineage()}{os.sep}*.ndjson",
+        "Tables": f"{settings.lake()}  (python -m dags tables)",
+        "Stop": "make down",
+    }
+    for name, text in shown.items():
+        console.print(f"  {name:<10} {text}", markup=False, soft_wrap=True)
+    console.print(f"\nAirflow's run: {share}", markup=False)
+    console.print(f"All of it worked: {rows:,} rows accounted for in {len(reports)} tables, {seconds:.0f} s from start to here.", style="green", markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

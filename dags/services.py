@@ -1,0 +1,500 @@
+"""Start and stop Airflow on this machine, and talk to its REST API: `python -m dags.services up|down|status`.
+
+What runs is one process tree, rooted in `dags.host`; this module prepares its environment and secrets, and finds it again later by a
+token in its environment, so that a stale pid file can never hit a stranger. What the DAGs do does not belong here.
+"""
+
+import argparse
+import base64
+import json as jsonlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock
+
+from dags.host import tail
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+LOOPBACK = "127.0.0.1"
+USERNAME = "admin"
+TOKEN = "MILLRACE_SERVICES_TOKEN"
+START_SECONDS = 120.0
+STOP_SECONDS = 10.0
+COMPONENTS = ("metadatabase", "scheduler", "dag_processor")
+
+Progress = Callable[[str], None]
+
+
+class ServicesError(Exception):
+    """Airflow could not be started, found or stopped; the message says what to do."""
+
+
+class ApiError(ServicesError):
+    """The REST API answered with an error status."""
+
+    def __init__(self, method: str, path: str, status: int, body: str) -> None:
+        super().__init__(f"{method} {path} answered {status}: {body}")
+        self.status = status
+        self.body = body
+
+
+@dataclass(frozen=True)
+class Services:
+    """Running Airflow services: where they are, and a client for their REST API."""
+
+    url: str
+    username: str
+    password: str = field(repr=False)
+    _bearer: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def api(self, method: str, path: str, json: Any = None, timeout: float = 60) -> Any:
+        """Call `/api/v2/...` and return the decoded answer; raise ApiError for a status of 400 and above."""
+        headers = self._bearer or self._login()
+        try:
+            return _request(method, self.url, path, json, headers, timeout)
+        except ApiError as error:
+            if error.status != 401:
+                raise
+        return _request(method, self.url, path, json, self._login(), timeout)
+
+    def _login(self) -> dict[str, str]:
+        credentials = {"username": self.username, "password": self.password}
+        answer = _request("POST", self.url, "/auth/token", credentials, {}, 60)
+        self._bearer["Authorization"] = f"Bearer {answer['access_token']}"
+        return self._bearer
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the pid file says about the running host."""
+
+    pid: int
+    port: int
+    token: str
+    started_at: str
+
+
+def up(progress: Progress | None = None) -> Services:
+    """Start the services, or find them running, and return once they are healthy and every DAG is parsed."""
+    say = progress or _silence
+    port = configured_port()
+    with _locked():
+        record, host = _read_record(), None
+        if record and _processes(record):
+            _refuse_other_port(record, port)
+        else:
+            _refuse_foreign_port(port)
+            record, host = _start(port)
+        services = _services(record)
+        _wait_until_ready(services, record, host, say)
+    return services
+
+
+def down(progress: Progress | None = None) -> bool:
+    """End every process of the services; False if none was running."""
+    say = progress or _silence
+    with _locked():
+        record = _read_record()
+        processes = _processes(record) if record else []
+        if record and processes:
+            say(f"Stopping Airflow on port {record.port}")
+            _end(record)
+        _record_path().unlink(missing_ok=True)
+    return bool(processes)
+
+
+def status() -> dict[str, str]:
+    """The health of each component by name; `{"host": "stopped"}` when nothing runs."""
+    record = _read_record()
+    if not record or not _processes(record):
+        return {"host": "stopped"}
+    services = _services(record)
+    health = _health(services)
+    return {"host": "running", "url": services.url, **{name: health.get(name, {}).get("status") or "starting" for name in COMPONENTS}}
+
+
+def home() -> Path:
+    """The folder of all state: `MILLRACE_HOME`, or `.millrace` in the checkout."""
+    return Path(os.environ.get("MILLRACE_HOME") or CHECKOUT / ".millrace").resolve()
+
+
+def configured_port() -> int:
+    """The port that `MILLRACE_PORT` asks for."""
+    text = os.environ.get("MILLRACE_PORT") or "8080"
+    if text.isdecimal() and 0 < int(text) < 65536:
+        return int(text)
+    raise ServicesError(f"MILLRACE_PORT must be a port from 1 to 65535. Got: {text}. Unset it to use 8080.")
+
+
+def environment(port: int, caller: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the services: the caller's, completed; what the caller says about Airflow wins, but for port and home."""
+    base, state = f"http://{LOOPBACK}:{port}", home()
+    ours = {
+        "MILLRACE_HOME": str(state),
+        "MILLRACE_LOGS": str(state / "logs"),
+        "MILLRACE_PORT": str(port),
+        "AIRFLOW_HOME": str(state / "airflow"),
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__HOST": LOOPBACK,
+        "AIRFLOW__API__BASE_URL": base,
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{base}/execution/",
+        "PYTHONPATH": _joined(str(CHECKOUT), caller.get("PYTHONPATH")),
+        "PATH": _joined(str(Path(sys.executable).parent), caller.get("PATH")),
+        "SPT_NOENV": "1",  # else setproctitle overwrites the environment that /proc shows, and the token in it
+        "NO_PROXY": _joined(LOOPBACK, "localhost", caller.get("NO_PROXY"), separator=","),
+        "no_proxy": _joined(LOOPBACK, "localhost", caller.get("no_proxy"), separator=","),
+    }
+    inherited = {name: value for name, value in caller.items() if name != "PYTHONDONTWRITEBYTECODE"}  # it triples every start
+    return {**_defaults(state), **_lineage(state, caller), **inherited, **ours}
+
+
+def _defaults(state: Path) -> dict[str, str]:
+    return {
+        "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "8",
+        "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "4",
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # a worker may notice its task's end only at the next heartbeat
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__MP_START_METHOD": "fork",  # so that tasks inherit what the scheduler preloads, on Python 3.14 as well
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USERNAME}:admin",
+        "AIRFLOW__DATABASE__CHECK_MIGRATIONS": "False",  # the host migrates once, before any component asks
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
+        "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(state / "logs" / "tasks"),
+        "AIRFLOW__OPENLINEAGE__NAMESPACE": "millrace",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "RUST_LOG": "warn",  # Sail logs to stderr, which Airflow shows as errors
+        "GX_ANALYTICS_ENABLED": "False",
+        "FEAST_USAGE": "False",
+    }
+
+
+def _lineage(state: Path, caller: Mapping[str, str]) -> dict[str, str]:
+    """Where lineage events go; with `OPENLINEAGE_URL`, the OpenLineage client configures itself from the environment."""
+    if caller.get("OPENLINEAGE_URL"):
+        return {}
+    transport = {"type": "file", "log_file_path": str(state / "lineage" / "airflow.ndjson"), "append": True}
+    return {"AIRFLOW__OPENLINEAGE__TRANSPORT": jsonlib.dumps(transport)}
+
+
+def _joined(*parts: str | None, separator: str = os.pathsep) -> str:
+    return separator.join(part for part in parts if part)
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ secrets
+
+
+def _secrets(folder: Path) -> dict[str, str]:
+    """Airflow's keys, made once and kept, so that sessions and encrypted connections survive a restart."""
+    return _kept(
+        folder / "secrets.json",
+        lambda: {
+            "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(48),
+            "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(48),
+        },
+    )
+
+
+def _password(folder: Path) -> str:
+    """The password of the UI and the API, in the file that SimpleAuthManager reads."""
+    path = folder / "simple_auth_manager_passwords.json.generated"
+    return _kept(path, lambda: {USERNAME: secrets.token_urlsafe(12)})[USERNAME]
+
+
+def _kept(path: Path, make: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """Read a private file of secrets, or make it: whole or not at all, and for this user only."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(jsonlib.dumps(make()) + "\n")
+        draft.replace(path)
+    kept: dict[str, str] = jsonlib.loads(path.read_text())
+    return kept
+
+
+# --------------------------------------------------------------------------------------------------------------------- start and stop
+
+
+def _start(port: int) -> tuple[Record, "subprocess.Popen[bytes]"]:
+    state = home()
+    for folder in ("airflow", "logs", "run", "lineage"):
+        (state / folder).mkdir(parents=True, exist_ok=True)
+    (state / "airflow").chmod(0o700)
+    _password(state / "airflow")
+    _set_logs_aside(state / "logs")
+    token = uuid.uuid4().hex
+    started_at = datetime.now(UTC).isoformat()
+    variables = {**environment(port, os.environ), TOKEN: token}
+    variables = {**_secrets(state / "airflow"), **variables}
+    with (state / "logs" / "host.log").open("wb") as log:
+        host = subprocess.Popen(  # it outlives this process: a session of its own, and no inherited streams
+            [sys.executable, "-m", "dags.host"],
+            cwd=CHECKOUT,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    record = Record(host.pid, port, token, started_at)
+    draft = _record_path().with_suffix(".draft")
+    draft.write_text(jsonlib.dumps(asdict(record)) + "\n")
+    draft.replace(_record_path())
+    return record, host
+
+
+def _set_logs_aside(logs: Path) -> None:
+    """Keep the logs of the last start beside the new ones."""
+    for log in logs.glob("*.log"):
+        log.replace(log.with_suffix(".log.1"))
+
+
+def _wait_until_ready(services: Services, record: Record, host: "subprocess.Popen[bytes] | None", say: Progress) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    pending = None
+    while (now_pending := _pending(services, record)) and time.monotonic() < deadline:
+        if now_pending != pending:
+            pending = now_pending
+            say(f"Waiting for {pending}")
+        _refuse_dead_host(record, host)
+        time.sleep(0.1)
+    _refuse_broken_dags(services)
+    if now_pending:
+        raise ServicesError(
+            f"Airflow was not ready after {START_SECONDS:.0f} s: still waiting for {now_pending}. "
+            f"Look into {home() / 'logs'}, then run `make down` and try again."
+        )
+    say(f"Airflow is ready at {services.url}")
+
+
+def _pending(services: Services, record: Record) -> str | None:
+    """The first thing that is not ready yet, in words; None when all is."""
+    health = _health(services)
+    if not health:
+        return "the API server"
+    for name in COMPONENTS:
+        state = health.get(name) or {}
+        heartbeat = state.get(f"latest_{name}_heartbeat") or record.started_at
+        if state.get("status") != "healthy" or heartbeat < record.started_at:
+            return f"the {name.replace('_', ' ')}"
+    if not _answers(services, "/execution/health"):
+        return "the API for tasks"
+    return _pending_dags(services, record)
+
+
+def _answers(services: Services, path: str) -> bool:
+    """True once a path answers; Airflow builds the routes that tasks call at the first request, which takes seconds."""
+    with suppress(ApiError, OSError):
+        _request("GET", services.url, path, None, {}, 30)
+        return True
+    return False
+
+
+def _pending_dags(services: Services, record: Record) -> str | None:
+    with suppress(ApiError, OSError):
+        dags = services.api("GET", "/api/v2/dags?limit=100")["dags"]
+        present = [dag for dag in dags if Path(dag["fileloc"]).exists()]
+        old = [dag["dag_id"] for dag in present if (dag["last_parsed_time"] or "") < record.started_at]
+        if present and not old:
+            return None
+        if services.api("GET", "/api/v2/importErrors")["total_entries"]:
+            return None
+    return "the first DAG to be parsed"
+
+
+def _refuse_broken_dags(services: Services) -> None:
+    with suppress(OSError):
+        errors = services.api("GET", "/api/v2/importErrors")["import_errors"]
+        if errors:
+            details = "\n".join(f"{error['filename']}:\n{error['stack_trace'].strip()}" for error in errors)
+            raise ServicesError(f"Airflow runs, but {len(errors)} DAG file(s) cannot be imported. Correct them, Airflow reads them again:\n{details}")
+
+
+def _refuse_dead_host(record: Record, host: "subprocess.Popen[bytes] | None") -> None:
+    if host.poll() is None if host else psutil.pid_exists(record.pid):
+        return
+    _end(record)
+    _record_path().unlink(missing_ok=True)
+    log = home() / "logs" / "host.log"
+    raise ServicesError(f"Airflow ended while it started. The end of {log}:\n{tail(log, 25)}")
+
+
+def _refuse_other_port(record: Record, port: int) -> None:
+    if record.port != port:
+        raise ServicesError(
+            f"Airflow already runs on port {record.port}, and MILLRACE_PORT asks for {port}. Run `make down` first, or set MILLRACE_PORT={record.port}."
+        )
+
+
+def _refuse_foreign_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        if probe.connect_ex((LOOPBACK, port)) == 0:
+            raise ServicesError(
+                f"Port {port} is in use by {_holder(port)}, which Millrace did not start. Stop it, or choose another port: MILLRACE_PORT={port + 1}."
+            )
+
+
+def _holder(port: int) -> str:
+    """The process that listens on a port, in words, as far as this user may know."""
+    with suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    return "another process"
+
+
+def _end(record: Record) -> None:
+    """End the host first, which ends its components in order, then whatever is left; wait for all of them."""
+    for signum_name, seconds in (("terminate", STOP_SECONDS), ("kill", STOP_SECONDS)):
+        processes = _processes(record)
+        first = [process for process in processes if process.pid == record.pid] if signum_name == "terminate" else processes
+        for process in first or processes:
+            with suppress(psutil.Error):
+                getattr(process, signum_name)()
+        psutil.wait_procs(processes, timeout=seconds)
+    if left := _processes(record):
+        raise ServicesError(
+            f"{len(left)} process(es) of Airflow did not end: {', '.join(str(p.pid) for p in left)}. End them by hand, then run `make down` again."
+        )
+
+
+def _processes(record: Record) -> list[psutil.Process]:
+    """Every living process of these services: those that carry the token, their session, and their descendants.
+
+    Airflow hides the environment of a process that runs tasks, so the session stands in for it; a session counts only if a process in it
+    carries the token, which a stranger that got a recycled pid does not.
+    """
+    everyone = [process for process in psutil.process_iter() if process.pid != os.getpid()]
+    ours = {process for process in everyone if _carries(process, record.token)}
+    if any(_session(process) == record.pid for process in ours):
+        ours.update(process for process in everyone if _session(process) == record.pid)
+    for process in list(ours):
+        with suppress(psutil.Error):
+            ours.update(child for child in process.children(recursive=True) if child.pid != os.getpid())
+    return [process for process in ours if _is_alive(process)]
+
+
+def _carries(process: psutil.Process, token: str) -> bool:
+    try:
+        return process.environ().get(TOKEN) == token
+    except (psutil.Error, OSError):
+        return False
+
+
+def _session(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except OSError:
+        return None
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+# ------------------------------------------------------------------------------------------------------------------------ small helpers
+
+
+def _services(record: Record) -> Services:
+    return Services(f"http://{LOOPBACK}:{record.port}", USERNAME, _password(home() / "airflow"))
+
+
+def _record_path() -> Path:
+    return home() / "run" / "services.json"
+
+
+def _read_record() -> Record | None:
+    try:
+        return Record(**jsonlib.loads(_record_path().read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Let one `up` or `down` at a time change the services of this home."""
+    folder = home() / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "services.lock"):
+        yield
+
+
+def _health(services: Services) -> dict[str, Any]:
+    """What the monitor says; empty while the API server does not answer."""
+    try:
+        health: dict[str, Any] = _request("GET", services.url, "/api/v2/monitor/health", None, {}, 5)
+    except (ApiError, OSError):
+        return {}
+    return health
+
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Loopback is never reached through a proxy, whatever the environment says."""
+
+
+def _request(method: str, url: str, path: str, json: Any, headers: Mapping[str, str], timeout: float) -> Any:
+    body = None if json is None else jsonlib.dumps(json).encode()
+    request = urllib.request.Request(url + path, body, {"Content-Type": "application/json", **headers}, method=method)
+    try:
+        with _DIRECT.open(request, timeout=timeout) as response:
+            answer = response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            raise ApiError(method, path, error.code, error.read().decode(errors="replace")) from None
+    return jsonlib.loads(answer) if answer else None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `up`, `down` or `status` from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m dags.services", description="Start and stop Airflow on this machine.")
+    parser.add_argument("command", choices=("up", "down", "status"))
+    command = parser.parse_args(arguments).command
+    try:
+        if command == "up":
+            services = up(_print)
+            _print(f"Sign in as {services.username} with the password {services.password}")
+        elif command == "down":
+            _print("Airflow is stopped" if down(_print) else "Airflow was not running")
+        else:
+            for name, value in status().items():
+                _print(f"{name}: {value}")
+    except ServicesError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _print(message: str) -> None:
+    print(message, flush=True)
+
+
+def _silence(_message: str) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""How runs look in a terminal: one line a table while it runs, and the tables of a summary. Plain text when piped, as rich does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table as Grid
+
+from contracts.report import UNCHANGED, TableReport
+
+
+def line(report: TableReport) -> str:
+    """One table in one line."""
+    if report.status == UNCHANGED:
+        return f"{report.table:<29} unchanged at version {report.version}"
+    return f"{report.table:<29} {report.account.published:>12,} rows published as version {report.version} in {_seconds(report):.1f} s{_notes(report)}"
+
+
+def _notes(report: TableReport) -> str:
+    account = report.account
+    notes = [f"{account.quarantined:,} quarantined"] * bool(account.quarantined) + [f"{account.duplicates:,} duplicates"] * bool(account.duplicates)
+    notes += [f"{check.failed:,} with {check.reason}" for check in report.warnings if check.failed and check.severity == "warning"]
+    return "; " + ", ".join(notes) if notes else ""
+
+
+def _seconds(report: TableReport) -> float:
+    return sum(report.seconds.values())
+
+
+def accounts(reports: Sequence[TableReport]) -> Grid:
+    """The row account, time and speed of each table."""
+    grid = _grid("Rows: in = published + quarantined + duplicates", "table")
+    for name in ("rows in", "published", "quarantined", "duplicates", "version", "stage s", "audit s", "publish s", "rows/s"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for one in reports:
+        grid.add_row(one.table, *(f"{n:,}" for n in _counts(one)), str(one.version), *_times(one))
+    changed = [one for one in reports if one.status != UNCHANGED]
+    if len(changed) < len(reports):
+        grid.caption = f"{len(reports) - len(changed)} of {len(reports)} tables were up to date: their account is that of the run that published them"
+    return grid
+
+
+def _counts(report: TableReport) -> tuple[int, int, int, int]:
+    account = report.account
+    return account.rows_in, account.published, account.quarantined, account.duplicates
+
+
+def _times(report: TableReport) -> tuple[str, ...]:
+    if report.status == UNCHANGED:
+        return "", "", "", "unchanged"
+    total = _seconds(report)
+    speed = f"{report.account.rows_in / total:,.0f}" if total else ""
+    return *(f"{report.seconds.get(phase, 0):.2f}" for phase in ("stage", "audit", "publish")), speed
+
+
+def warnings(reports: Sequence[TableReport]) -> Grid:
+    """Checks that failed without stopping anything."""
+    grid = _grid("Warnings: published, and worth a look", "table", "reason")
+    grid.add_column("rows", justify="right")
+    for report in reports:
+        for check in report.warnings:
+            grid.add_row(report.table, check.reason, f"{check.failed:,}" if check.failed is not None else "")
+    return grid
+
+
+def views(served: dict[str, Any]) -> Grid:
+    """What was loaded into the online store."""
+    grid = _grid(f"Feast: release {served['release']}, known up to {served['horizon']}", "feature view")
+    for name in ("entities", "s", "entities/s"):
+        grid.add_column(name, justify="right")
+    for view in served["views"]:
+        seconds = view["seconds"]
+        speed = f"{view['rows'] / seconds:,.0f}" if seconds else view["status"]
+        grid.add_row(view["view"], f"{view['rows']:,}", f"{seconds:.2f}" if seconds else "", speed)
+    return grid
+
+
+def sizes(rows: Sequence[tuple]) -> Grid:
+    """Version, rows and size of each table."""
+    grid = _grid("Published tables", "table")
+    for name in ("version", "rows", "MB"):
+        grid.add_column(name, justify="right")
+    for name, version, count, size in rows:
+        grid.add_row(name, str(version), f"{count:,}", f"{size / 1e6:.1f}")
+    return grid
+
+
+def pairs(title: str, values: dict[str, Any]) -> Grid:
+    """Names and values."""
+    grid = _grid(title, "feature", "value")
+    for name, value in values.items():
+        grid.add_row(name, "" if value is None else str(value))
+    return grid
+
+
+def _grid(title: str, *left: str) -> Grid:
+    grid = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, caption_justify="left", pad_edge=False)
+    for name in left:
+        grid.add_column(name, no_wrap=name != "reason")
+    return grid

@@ -1,0 +1,44 @@
+"""Entities, feature views and services, derived from the gold contracts."""
+
+from feast import FeatureService
+
+from contracts.gold.customer_activity import customer_activity as activity
+from contracts.gold.customer_product import customer_product as pair
+from contracts.gold.customer_profile import customer_profile as profile
+from contracts.gold.product_popularity import product_popularity as popularity
+from contracts.silver import CUSTOMER_ID, PRODUCT_ID
+from features import recency, views
+
+customer = views.entity(CUSTOMER_ID)
+product = views.entity(PRODUCT_ID)
+
+customer_activity = views.feature_view(activity, [customer])
+customer_profile = views.feature_view(profile, [customer])
+product_popularity = views.feature_view(popularity, [product])
+customer_product = views.feature_view(pair, [customer, product])
+
+customer_recency = views.on_demand_view(
+    "customer_recency",
+    recency.days_since_last_basket,
+    customer_activity[["last_basket_at"]],
+    "Days from the customer's last basket to request_time, fractional",
+)
+customer_product_recency = views.on_demand_view(
+    "customer_product_recency",
+    recency.days_since_last_purchase,
+    customer_product[["last_purchased_at"]],
+    "Days from the customer's last purchase of the product to request_time, fractional",
+)
+
+recommendation_v1 = FeatureService(
+    name="recommendation_v1",
+    features=[customer_activity, product_popularity, customer_product, customer_profile, customer_recency, customer_product_recency],
+    description="What will this customer want of this product? All features",
+    owner="ml-platform",
+)
+customer_value_v1 = FeatureService(
+    name="customer_value_v1",
+    features=[customer_activity, customer_profile],
+    description="What is this customer worth? Activity and profile",
+    owner="ml-platform",
+)

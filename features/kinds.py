@@ -1,0 +1,75 @@
+"""Kinds: how one type looks in a contract, in Feast, in DuckDB, in sqlite and in the protobuf that is served.
+
+Feast's UnixTimestamp holds whole seconds. Both stores therefore round instants down to the second, so that what is trained on is what is served.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+from feast.types import Bool, Bytes, FeastType, Float32, Float64, Int32, Int64, String, UnixTimestamp
+
+from contracts.model import BOOLEAN, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Type
+
+
+class KindError(TypeError):
+    """A type that the feature stores cannot hold."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One scalar Feast type.
+
+    `arrow` is the type in a training set; `offline` and `online` are DuckDB expressions over `{}`, for a training set and for the online store's file; `sqlite` is the type there, and
+    `proto` the field of Feast's `Value` message.
+    """
+
+    dtype: FeastType
+    arrow: pa.DataType
+    proto: str
+    offline: str
+    online: str
+    sqlite: str
+
+
+INSTANT = pa.timestamp("us", tz="UTC")
+
+
+def _plain(dtype: FeastType, arrow: pa.DataType, proto: str, duckdb: str, sqlite: str) -> Kind:
+    cast = f"CAST({{}} AS {duckdb})"
+    return Kind(dtype, arrow, proto, cast, cast, sqlite)
+
+
+KINDS = {
+    kind.dtype: kind
+    for kind in (
+        _plain(Int64, pa.int64(), "int64_val", "BIGINT", "INTEGER"),
+        _plain(Int32, pa.int32(), "int32_val", "INTEGER", "INTEGER"),
+        _plain(Float64, pa.float64(), "double_val", "DOUBLE", "REAL"),
+        _plain(Float32, pa.float32(), "float_val", "FLOAT", "REAL"),
+        _plain(Bool, pa.bool_(), "bool_val", "BOOLEAN", "INTEGER"),
+        _plain(String, pa.string(), "string_val", "VARCHAR", "TEXT"),
+        _plain(Bytes, pa.binary(), "bytes_val", "BLOB", "BLOB"),
+        Kind(UnixTimestamp, INSTANT, "unix_timestamp_val", "date_trunc('second', CAST({} AS TIMESTAMPTZ))", "epoch_us({}) // 1000000", "INTEGER"),
+    )
+}
+
+FROM_CONTRACT: dict[Type, FeastType] = {LONG: Int64, STRING: String, DOUBLE: Float64, BOOLEAN: Bool, TIMESTAMP: UnixTimestamp}
+
+
+def of(dtype: FeastType, name: str) -> Kind:
+    """The kind of a Feast type; `name` says whose it is, for the error."""
+    if dtype not in KINDS:
+        raise KindError(f"{name} has the Feast type {dtype}, which the stores cannot hold. Use one of {', '.join(str(known) for known in KINDS)}")
+    return KINDS[dtype]
+
+
+def dtype_of(column: Column) -> FeastType:
+    """The Feast type that serves a contract's column. Money is exact until here and becomes a double."""
+    if isinstance(column.type, DecimalType):
+        return Float64
+    if column.type not in FROM_CONTRACT:
+        known = ", ".join(known.spark for known in FROM_CONTRACT)
+        raise KindError(f"column {column.name} is {column.type.spark}, which Feast cannot serve. Use decimal or one of {known} in the gold contract")
+    return FROM_CONTRACT[column.type]

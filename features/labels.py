@@ -1,0 +1,108 @@
+"""Labels: the rows for which features are wanted, checked and typed before they are joined. One row in is one row out, in the same order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast.types import Float32, Float64, Int32, Int64, String
+
+from features import kinds
+from features.kinds import INSTANT
+
+EVENT_TIMESTAMP = "event_timestamp"
+
+
+class LabelError(ValueError):
+    """The entity_df cannot be joined; the message says which column and what to do."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """`table` is what the caller gave; `joinable` has `__row`, `__at` (microseconds, UTC) and each join key in the type of its entity."""
+
+    table: pa.Table
+    joinable: pa.Table
+
+    @property
+    def span(self) -> tuple[datetime | None, datetime | None]:
+        """First and last instant."""
+        found = pc.min_max(self.table[EVENT_TIMESTAMP])
+        return found["min"].as_py(), found["max"].as_py()
+
+
+def from_frame(frame: pd.DataFrame) -> pa.Table:
+    """An Arrow table of a pandas entity_df; columns of Python datetimes become instants."""
+    if EVENT_TIMESTAMP in frame and frame[EVENT_TIMESTAMP].dtype == object:
+        frame = frame.assign(**{EVENT_TIMESTAMP: _instants(frame[EVENT_TIMESTAMP])})
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise LabelError(
+            f"entity_df has a column of mixed types: {'; '.join(map(str, error.args))}. Give each column one type, with frame.astype(...)"
+        ) from error
+
+
+def check(table: pa.Table, join_keys: dict[str, Any]) -> Labels:
+    """Labels whose event_timestamp is an instant and whose keys (name -> Feast type) are typed, or LabelError."""
+    missing = [name for name in (EVENT_TIMESTAMP, *join_keys) if name not in table.column_names]
+    if missing:
+        raise LabelError(
+            f"entity_df has no column {', '.join(missing)}. Got: {', '.join(table.column_names)}."
+            f" These features need {', '.join(join_keys)} and {EVENT_TIMESTAMP}, the instant as of which a row's features are read"
+        )
+    instants = _as_instants(table[EVENT_TIMESTAMP])
+    table = table.set_column(table.column_names.index(EVENT_TIMESTAMP), EVENT_TIMESTAMP, instants)
+    keys = {name: _as_key(name, table[name], dtype) for name, dtype in join_keys.items()}
+    at = pc.floor_temporal(instants, unit="microsecond").cast(INSTANT, safe=False).cast(pa.int64())
+    return Labels(table, pa.table({"__row": pa.array(range(table.num_rows), pa.int64()), "__at": at, **keys}))
+
+
+def _instants(column: pd.Series) -> pd.Series:
+    texts = [value for value in column if isinstance(value, str)]
+    if texts:
+        raise LabelError(f"{EVENT_TIMESTAMP} is text, such as {texts[0]!r}, not instants. Convert it: pd.to_datetime(entity_df.{EVENT_TIMESTAMP}, utc=True)")
+    return pd.to_datetime(column, utc=True)
+
+
+def _as_instants(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_date(column.type) or pa.types.is_null(column.type):
+        return column.cast(pa.timestamp("us")).cast(INSTANT)
+    if not pa.types.is_timestamp(column.type):
+        raise LabelError(f"{EVENT_TIMESTAMP} is {column.type}, not an instant. Convert it: pd.to_datetime(entity_df.{EVENT_TIMESTAMP}, utc=True)")
+    return column.cast(pa.timestamp(column.type.unit, tz="UTC"))
+
+
+def _as_key(name: str, column: pa.ChunkedArray, dtype: Any) -> pa.ChunkedArray:
+    wanted = kinds.of(dtype, name).arrow
+    if pa.types.is_null(column.type):
+        return column.cast(wanted)
+    if not _alike(column.type, dtype):
+        raise LabelError(f"{name} is {column.type} in entity_df, but the entity's keys are {dtype}. Convert it: entity_df.{name}.astype({_example(dtype)!r})")
+    try:
+        return _without_nan(column).cast(wanted)
+    except pa.ArrowInvalid as error:
+        raise LabelError(f"{name} has a value that is no {dtype}: {error}. Keys are compared as {dtype}: correct or drop such rows") from error
+
+
+def _alike(type_: pa.DataType, dtype: Any) -> bool:
+    """Whether a column can hold such keys. Floats pass as integers, because pandas turns whole numbers with a NULL into them; a fraction is refused later."""
+    is_text: bool = pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_dictionary(type_)
+    is_number: bool = pa.types.is_integer(type_) or pa.types.is_floating(type_)
+    if dtype in (Int64, Int32, Float64, Float32):
+        return is_number
+    return is_text if dtype == String else bool(type_ == kinds.of(dtype, "key").arrow)
+
+
+def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not pa.types.is_floating(column.type):
+        return column
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+
+
+def _example(dtype: Any) -> str:
+    return {Int64: "Int64", Int32: "Int32", String: "string"}.get(dtype, str(dtype).lower())

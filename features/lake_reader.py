@@ -1,0 +1,87 @@
+"""Reading the tables of a release with DuckDB: exactly the files of the pinned Delta version, and none that came later."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+
+import duckdb
+from deltalake import DeltaTable
+
+from contracts import release, settings
+from contracts.release import Release
+from features.queries import identifier
+
+PIN = "MILLRACE_RELEASE"
+
+
+class SourceError(LookupError):
+    """A feature view asks for a table or a column that the release does not have."""
+
+
+def pinned(number: int | None = None) -> Release:
+    """The release of that number, else the one that `MILLRACE_RELEASE` names, else the newest."""
+    named = os.environ.get(PIN)
+    if number is None and named:
+        if not named.isdigit():
+            raise release.ReleaseError(f"{PIN} is {named!r}. Set it to the number of a release, such as 3, or unset it to read the newest one")
+        number = int(named)
+    return release.read(number)
+
+
+class LakeReader:
+    """A DuckDB connection that knows the tables of one release."""
+
+    def __init__(self, release: Release) -> None:
+        self.release = release
+        self._relations: dict[str, dict[str, str]] = {}
+
+    @cached_property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """In memory, UTC, and blind to Python variables."""
+        connection = duckdb.connect()
+        connection.execute("SET TimeZone = 'UTC'; SET python_enable_replacements = false; SET preserve_insertion_order = false")
+        return connection
+
+    def table(self, qualified: str) -> str:
+        """The name of a DuckDB view over the pinned version of `layer.name`."""
+        self.columns(qualified)
+        return identifier(qualified)
+
+    def columns(self, qualified: str) -> dict[str, str]:
+        """Column name -> DuckDB type."""
+        if qualified not in self._relations:
+            self._open(qualified)
+            described = self.connection.execute(f"DESCRIBE {identifier(qualified)}").fetchall()
+            self._relations[qualified] = {row[0]: row[1] for row in described}
+        return self._relations[qualified]
+
+    def require(self, qualified: str, names: list[str]) -> None:
+        """Raise SourceError unless the table has all these columns."""
+        present = self.columns(qualified)
+        missing = [name for name in names if name not in present]
+        if missing:
+            raise SourceError(
+                f"{qualified} has no column {', '.join(missing)} in release {self.release.number} (Delta version {self.release.tables[qualified]})."
+                f" It has {', '.join(present)}. Build the table again for the new contract, or read an older release's features"
+            )
+
+    def offer(self, sql: str) -> None:
+        """Make the release's tables that `sql` mentions readable under their own names, such as gold.customer_product."""
+        for qualified in self.release.tables:
+            if qualified in sql:
+                layer = qualified.split(".")[0]
+                self.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {layer}")
+                self.connection.execute(f"CREATE OR REPLACE VIEW {qualified} AS FROM {self.table(qualified)}")
+
+    def _open(self, qualified: str) -> None:
+        if qualified not in self.release.tables:
+            raise SourceError(f"release {self.release.number} has no table {qualified}. It has {', '.join(self.release.tables)}. Run the DAG `millrace` for it")
+        delta = DeltaTable(str(settings.table_path(qualified)), version=self.release.tables[qualified])
+        uris = delta.file_uris()
+        view = identifier(qualified)
+        if uris and not delta.metadata().partition_columns and not delta.protocol().reader_features:
+            files = ", ".join("'" + uri.replace("'", "''") + "'" for uri in uris)
+            self.connection.execute(f"CREATE VIEW {view} AS FROM read_parquet([{files}], union_by_name = true)")
+        else:  # empty, partitioned, or with a feature that plain Parquet readers do not know: slower, and never wrong
+            self.connection.register(qualified, delta.to_pyarrow_dataset())
