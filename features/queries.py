@@ -60,7 +60,7 @@ def as_of(table: str, source: GoldTable, view: FeatureView, features: Sequence[s
     alive = f"f.moment >= l.__at - {view.ttl // timedelta(microseconds=1)}" if view.ttl else "true"
     kind = {field.name: kinds.of(field.dtype, f"{view.name}:{field.name}") for field in view.features}
     picked = ", ".join(f"CASE WHEN {alive} THEN {kind[name].offline.format(f'f.f{i}')} END AS {identifier(name)}" for i, name in enumerate(features))
-    return f"WITH f AS ({known}) SELECT {picked} FROM labels l ASOF LEFT JOIN f ON {on} AND l.__at > f.moment ORDER BY l.__row"
+    return f"WITH f AS ({known}) SELECT {picked} FROM labels l ASOF LEFT JOIN f ON {on} AND l.__at >= f.moment ORDER BY l.__row"
 
 
 def _instant(column: str) -> str:

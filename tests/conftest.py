@@ -1,0 +1,63 @@
+"""Fixtures that every part of the suite shares: a home of its own for each test, and the whole year computed once."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contracts import settings
+from tests.landing import Shop
+
+START, END = "2017-01-01", "2018-01-02"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home; nothing of the caller's environment leaks in."""
+    for name in ("MILLRACE_LAKE", "MILLRACE_LANDING", "MILLRACE_ENGINE", "MILLRACE_RELEASE", "OPENLINEAGE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def shop(home: Path) -> Shop:
+    """A small landing zone with a valid file of each table on 2017-03-01, to which tests add and in which they break things."""
+    return Shop.open(home / "landing")
+
+
+def command(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """Run `python -m dags ...` as a user would, in a process of its own."""
+    environment = {**os.environ, "MILLRACE_HOME": str(home)}
+    return subprocess.run([sys.executable, "-W", "ignore", "-m", "dags", *arguments], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def year_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which the whole sample has been carried through every layer. Read it, do not write to it."""
+    path = tmp_path_factory.mktemp("year")
+    for arguments in (("sample",), ("run", "--start", START, "--end", END), ("serve",)):
+        done = command(*arguments, home=path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return path
+
+
+@pytest.fixture
+def year(year_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The whole year as this test's home."""
+    monkeypatch.setenv("MILLRACE_HOME", str(year_home))
+    return year_home
+
+
+@pytest.fixture
+def run(home: Path) -> Callable:
+    """Carry an interval through the lake in this process and return the reports by table."""
+    from dags import steps
+
+    def carry(start: str, end: str, run_id: str = "test") -> dict:
+        return {report.table: report for report in steps.run_all(start, end, run_id)}
+
+    return carry
