@@ -221,15 +221,27 @@ def _checks_of(column: Column) -> Iterator[Check]:
     name = column.name
     if column.required:
         yield Check(f"{name}_present", (name,), f"{name} IS NOT NULL", f"{name} is missing", Severity.CRITICAL)
-    if column.minimum is not None:
-        yield Check(f"{name}_minimum", (name,), f"{name} >= {column.minimum}", f"{name} is below {column.minimum}", column.severity)
-    if column.maximum is not None:
-        yield Check(f"{name}_maximum", (name,), f"{name} <= {column.maximum}", f"{name} is above {column.maximum}", column.severity)
+    if column.minimum is not None or column.maximum is not None:
+        yield Check(f"{name}_range", (name,), _range_sql(column), _range_reason(column), column.severity)
     if column.allowed:
         values = ", ".join("'" + value.replace("'", "''") + "'" for value in column.allowed)
         yield Check(f"{name}_allowed", (name,), f"{name} IN ({values})", f"{name} is not one of {', '.join(column.allowed)}", column.severity)
     if column.pattern:
         yield Check(f"{name}_pattern", (name,), f"{name} RLIKE '^(?:{column.pattern})$'", f"{name} does not look like {column.pattern}", column.severity)
+
+
+def _range_sql(column: Column) -> str:
+    low = f"{column.name} >= {column.minimum}" if column.minimum is not None else ""
+    high = f"{column.name} <= {column.maximum}" if column.maximum is not None else ""
+    return " AND ".join(part for part in (low, high) if part)
+
+
+def _range_reason(column: Column) -> str:
+    if column.maximum is None:
+        return f"{column.name} is below {column.minimum}"
+    if column.minimum is None:
+        return f"{column.name} is above {column.maximum}"
+    return f"{column.name} is not between {column.minimum} and {column.maximum}"
 
 
 def _rule_check(rule: Rule) -> Check:

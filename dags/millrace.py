@@ -28,7 +28,7 @@ from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TaskGroup, task
 
 from contracts import catalog
 from contracts.model import Layer
-from dags import tasks
+from dags import steps, tasks
 
 SCHEDULED = os.environ.get("MILLRACE_SCHEDULE") == "on"
 DATE = ["null", "string"]
@@ -81,7 +81,7 @@ with DAG(
         with TaskGroup(str(layer), tooltip=f"{layer} tables"):
             for table in catalog.tables(layer):
                 step = run_table.override(task_id=table.name, outlets=[tasks.asset(table.qualified)], doc_md=tasks.describe(table))(table.qualified, interval)
-                for needed in tasks.needs(table):
+                for needed in steps.needs(table):
                     published[needed] >> step
                 published[table.qualified] = step
 

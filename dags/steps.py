@@ -6,7 +6,8 @@ Airflow's tasks and the command line call the same functions. Heavy imports stay
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from expectations.audit import Audit
     from lineage.record import Parent
 
+WORKERS = 2
+"""Tables at a time in one process."""
 LONGEST_WINDOW_DAYS = 90
 """After so many days without a purchase every window is empty, and no row of any feature changes any more."""
 
@@ -192,15 +195,36 @@ def make_release(interval: Interval) -> release.Release:
 
 
 def run_all(start: str | None, end: str | None, run_id: str, say: Callable[[Any], None] = lambda _: None) -> list[TableReport]:
-    """The whole run in this process: what the DAG does, without Airflow. `say` gets each report as it comes."""
+    """The whole run in this process: what the DAG does, without Airflow. `say` gets each report as it comes, then the release.
+
+    Two tables at a time, as soon as those that they need are published; the first error stops what has not begun.
+    """
     interval = check_interval(start, end)
-    reports = []
-    for table in catalog.tables():
-        report = run_table(table.qualified, interval, run_id)
-        reports.append(report)
-        say(report)
+    waiting, running, reports = list(catalog.tables()), {}, {}
+    with ThreadPoolExecutor(WORKERS) as pool:
+        while waiting or running:
+            for table in [one for one in waiting if set(needs(one)) <= set(reports)]:
+                waiting.remove(table)
+                running[pool.submit(run_table, table.qualified, interval, run_id)] = table.qualified
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                reports[running.pop(future)] = _result(future, running)
+                say(reports[future.result().table])
     say(make_release(interval))
-    return reports
+    return [reports[table.qualified] for table in catalog.tables()]
+
+
+def _result(future: Future[TableReport], others: Iterable[Future[TableReport]]) -> TableReport:
+    """The report, or the error after the tables that have not begun were called off."""
+    if future.exception():
+        for one in others:
+            one.cancel()
+    return future.result()
+
+
+def needs(table: Table) -> tuple[str, ...]:
+    """The tables that must be published before this one."""
+    return tuple(sorted({*table.inputs, *(one.to for one in table.references)}))
 
 
 def serve(parent: Parent | None = None) -> dict[str, Any]:

@@ -109,11 +109,6 @@ def render_docs() -> str:
     return str(docs.render())
 
 
-def needs(table: Table) -> tuple[str, ...]:
-    """The tables that must be published before this one."""
-    return tuple(sorted({*table.inputs, *(one.to for one in table.references)}))
-
-
 def describe(table: Table) -> str:
     """A task's own page: what the contract says about its table."""
     columns = "\n".join(f"| `{c.name}` | {c.type.spark} | {c.doc} |" for c in table.columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,14 @@ class EngineError(RuntimeError):
     """The engine cannot be used as configured."""
 
 
-@cache
 def session() -> SparkSession:
     """The session of this process, started on first use; instants are UTC whatever the machine's zone."""
+    with _starting:
+        return _session()
+
+
+@cache
+def _session() -> SparkSession:
     from pyspark.sql import SparkSession
 
     spark = SparkSession.builder.remote(_url(settings.engine())).getOrCreate()
@@ -47,6 +53,7 @@ def _embedded_sail() -> str:
     return f"sc://127.0.0.1:{port}"
 
 
+_starting = threading.Lock()
 _servers: list[object] = []
 """Keeps the embedded server alive as long as the process."""
 

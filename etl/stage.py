@@ -274,11 +274,22 @@ def _stage_gold(planned: Plan, folder: Path) -> Staged:
 def _history(planned: Plan, name: str, version: int) -> DataFrame:
     """The rows of an input that the planned midnights look back on."""
     frame = delta.read(name, version)
-    source = catalog.table(name)
-    if source.name != "transactions" or planned.whole:
+    if planned.whole:
         return frame
-    longest = transform(planned.table).LONGEST
-    return frame.filter(days_sql(source, merged(windows.history_for(one, longest) for one in planned.days)))
+    bought = days_sql(catalog.table("silver.transactions"), merged(windows.history_for(one, transform(planned.table).LONGEST) for one in planned.days))
+    if name == "silver.promotions":
+        low, high = _weeks(planned, bought)
+        return frame.filter(f"week BETWEEN {low} AND {high}")
+    return frame.filter(bought)
+
+
+def _weeks(planned: Plan, bought: str) -> tuple[int, int]:
+    """The first and last week of these purchases, so that the promotions of other weeks need not be read."""
+    from pyspark.sql import functions as F
+
+    purchases = delta.read("silver.transactions", planned.inputs["silver.transactions"]).filter(bought)
+    row = purchases.agg(F.min("week").alias("low"), F.max("week").alias("high")).collect()[0]
+    return (row.low, row.high) if row.low is not None else (0, 0)
 
 
 def _all_distinct(table: Table, cleaned: DataFrame, rows_in: int) -> bool:

@@ -1,7 +1,7 @@
 """Run a table's suite on its staged rows and tell good rows from bad ones.
 
 One pass asks Great Expectations for true or false only, which bundles all checks into a few aggregates (0.07 s for a day, 0.3 s for a year of transactions).
-Only what failed is asked again for counts and examples.
+Only what failed is counted, in one more pass.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from contracts.model import Severity, Table
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
     from pyspark.sql import DataFrame
 
-EXAMPLES = 5
 FEW = 10
 """So many bad rows are never too many: a single bad row in a file of ten is no reason to stop."""
 
 
 class AuditError(RuntimeError):
     """A critical check of the whole table failed, or too many rows are bad: nothing may be published."""
+
+
+_local = threading.local()
 
 
 @dataclass
@@ -69,6 +71,11 @@ def audit(table: Table, staged: DataFrame, references: Mapping[str, DataFrame], 
     frame = _with_flags(table, staged, references)
     pairs = expectations_of(table, facts)
     result = _validate(frame, [one for one, _ in pairs], table.qualified)
+    failed = [name for (_, name), found in zip(pairs, result.results, strict=True) if not found.success and not _raised(found)]
+    counts = _count_broken(table, frame, failed)
+    for (_, name), found in zip(pairs, result.results, strict=True):
+        if name in counts and not found.success:
+            _tell_counts(found, counts[name], counts["rows"])
     checks = tuple(_check(table, name, one.column if hasattr(one, "column") else None, found) for (one, name), found in zip(pairs, result.results, strict=True))
     row_level = frozenset(check.name for check in table.checks()) | {one.name for one in table.references}
     verdict = Audit(table, checks, result, row_level=row_level)
@@ -98,24 +105,46 @@ def _any_null(columns: tuple[str, ...]) -> Any:
 
 
 def _validate(frame: DataFrame, wanted: list[Any], name: str) -> ExpectationSuiteValidationResult:
-    """The results in the order of `wanted`; those that failed carry counts and examples."""
+    """The results in the order of `wanted`, true or false only."""
     import great_expectations as gx
 
     batch = _batches().get_batch(batch_parameters={"dataframe": frame})
-    suite = gx.ExpectationSuite(name=name, expectations=[one.model_copy() if hasattr(one, "model_copy") else one.copy() for one in wanted])
-    result = batch.validate(suite, result_format="BOOLEAN_ONLY")
-    failed = [position for position, one in enumerate(result.results) if not one.success]
-    if failed:
-        again = gx.ExpectationSuite(name=name, expectations=[wanted[position].copy() for position in failed])
-        detailed = batch.validate(again, result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES})
-        for position, one in zip(failed, detailed.results, strict=True):
-            result.results[position] = one
-    return result
+    suite = gx.ExpectationSuite(name=name, expectations=wanted)
+    return batch.validate(suite, result_format="BOOLEAN_ONLY")
 
 
-@cache
+def _count_broken(table: Table, frame: DataFrame, names: list[str]) -> dict[str, int]:
+    """Rows that break each of these checks, in one pass; asking Great Expectations again would take three jobs a check. Adds `rows`, their total."""
+    from pyspark.sql import functions as F
+
+    kept = {check.name: check.sql for check in table.checks()} | {one.name: reference_column(one) for one in table.references}
+    broken = [F.coalesce(F.sum(F.when(~F.expr(kept[name]), 1)), F.lit(0)).alias(name) for name in names if name in kept]
+    if not broken:
+        return {}
+    row = frame.agg(F.count(F.lit(1)).alias("rows"), *broken).collect()[0]
+    return {name: int(count) for name, count in row.asDict().items()}
+
+
+def _tell_counts(found: Any, broken: int, rows: int) -> None:
+    """Put the counts where Great Expectations and its Data Docs have them."""
+    share = 100 * broken / rows if rows else 0.0
+    found.result = {
+        "element_count": rows,
+        "unexpected_count": broken,
+        "unexpected_percent": share,
+        "unexpected_percent_total": share,
+        "partial_unexpected_list": [],
+    }
+
+
 def _batches() -> Any:
-    """One ephemeral context a process; no file, no network, no progress bars."""
+    """An ephemeral context for each thread; no file, no network, no progress bars."""
+    if not hasattr(_local, "batches"):
+        _local.batches = _make_batches()
+    return _local.batches
+
+
+def _make_batches() -> Any:
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
 
@@ -126,8 +155,12 @@ def _batches() -> Any:
     return source.add_dataframe_asset("staged").add_batch_definition_whole_dataframe("staged")
 
 
+def _raised(found: Any) -> bool:
+    return bool(found.exception_info and found.exception_info.get("raised_exception"))
+
+
 def _check(table: Table, name: str, column: str | None, found: Any) -> CheckResult:
-    if found.exception_info and found.exception_info.get("raised_exception"):
+    if _raised(found):
         raise AuditError(f"{table.qualified}: the check {name} could not be run: {found.exception_info.get('exception_message')}")
     severity = Severity(
         str(found.expectation_config.severity.value if hasattr(found.expectation_config.severity, "value") else found.expectation_config.severity)

@@ -52,10 +52,8 @@ def _column(column: Column) -> list[tuple[Expectation, str]]:
     found: list[tuple[Expectation, str]] = []
     if column.required:
         found.append((gxe.ExpectColumnValuesToNotBeNull(**{**common, "severity": "critical"}), f"{name}_present"))
-    if column.minimum is not None:
-        found.append((gxe.ExpectColumnValuesToBeBetween(**common, min_value=column.minimum), f"{name}_minimum"))
-    if column.maximum is not None:
-        found.append((gxe.ExpectColumnValuesToBeBetween(**common, max_value=column.maximum), f"{name}_maximum"))
+    if column.minimum is not None or column.maximum is not None:
+        found.append((gxe.ExpectColumnValuesToBeBetween(**common, min_value=column.minimum, max_value=column.maximum), f"{name}_range"))
     if column.allowed:
         found.append((gxe.ExpectColumnValuesToBeInSet(**common, value_set=list(column.allowed)), f"{name}_allowed"))
     if column.pattern:

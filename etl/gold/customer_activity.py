@@ -18,7 +18,8 @@ KEY = ("customer_id",)
 
 def features(midnights: Sequence[Interval], transactions: DataFrame) -> DataFrame:
     """One row per customer and midnight at which a window changes. `transactions` must reach back LONGEST + 1 days before the first midnight."""
-    changed = windows.changes(_daily(transactions), KEY, SUMS, COUNTS, newest="last_basket_at")
+    concerned = windows.concerned(transactions, KEY, midnights, WINDOWS)
+    changed = windows.changes(_daily(concerned), KEY, SUMS, COUNTS, newest="last_basket_at")
     totals = windows.totals(changed, KEY, {**SUMS, **COUNTS}, newest="last_basket_at")
     discount, spend = F.col("discount_30d"), F.col("spend_30d")
     return windows.at_midnights(

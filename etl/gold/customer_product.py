@@ -18,7 +18,8 @@ def features(midnights: Sequence[Interval], transactions: DataFrame) -> DataFram
 
     A basket holds a product in one row (the key of silver.transactions), so rows count distinct baskets.
     """
-    daily = transactions.groupBy(*KEY, windows.day_of("transaction_at")).agg(
+    concerned = windows.concerned(transactions, KEY, midnights, (WINDOW,))
+    daily = concerned.groupBy(*KEY, windows.day_of("transaction_at")).agg(
         F.count(F.lit(1)).alias("purchases"), F.max("transaction_at").alias("last_purchased_at")
     )
     purchases = {"purchases": (WINDOW,)}

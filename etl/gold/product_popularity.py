@@ -20,7 +20,8 @@ PLACE = ("product_id", "store_id", "week")
 
 def features(midnights: Sequence[Interval], transactions: DataFrame, promotions: DataFrame) -> DataFrame:
     """One row per product and midnight at which a window changes. `transactions` must reach back LONGEST + 1 days before the first midnight."""
-    changed = windows.changes(_daily(_with_promoted(transactions, promotions)), KEY, SUMS, COUNTS)
+    concerned = windows.concerned(transactions, KEY, midnights, WINDOWS)
+    changed = windows.changes(_daily(_with_promoted(concerned, promotions)), KEY, SUMS, COUNTS)
     totals = windows.totals(changed, KEY, {**SUMS, **COUNTS})
     return windows.at_midnights(
         totals.select(

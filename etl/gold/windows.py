@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from operator import or_
 
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
-from contracts.interval import DAY, Interval, midnight
+from contracts.interval import DAY, Interval, merged, midnight
 
 BUCKETS = 16
+FEW_MIDNIGHTS = 3
 ENTERED = 0
 """Pseudo window: the change is an entry into all windows."""
 
@@ -36,7 +38,19 @@ def midnights_changed_by(purchases: Interval, longest: int) -> Interval:
 def at_midnights(rows: DataFrame, midnights: Sequence[Interval]) -> DataFrame:
     """Only the rows whose `event_timestamp` lies in one of the intervals."""
     inside = [(F.col("event_timestamp") >= F.lit(midnight(one.start))) & (F.col("event_timestamp") < F.lit(midnight(one.end))) for one in midnights]
-    return rows.filter(reduce(lambda a, b: a | b, inside))
+    return rows.filter(reduce(or_, inside))
+
+
+def concerned(transactions: DataFrame, keys: Sequence[str], midnights: Sequence[Interval], windows: Sequence[int]) -> DataFrame:
+    """Only the purchases of keys that have a row at one of a few midnights: those that buy something on the day before, or lose something from a window.
+
+    For many midnights that is nearly every key, and finding them would cost more than it saves.
+    """
+    if sum(one.days for one in midnights) > FEW_MIDNIGHTS:
+        return transactions
+    days = merged(Interval(one.start - (w + 1) * DAY, one.end - (w + 1) * DAY) for one in midnights for w in (ENTERED, *windows))
+    moved = [(F.col("transaction_at") >= F.lit(midnight(one.start))) & (F.col("transaction_at") < F.lit(midnight(one.end))) for one in days]
+    return transactions.join(transactions.filter(reduce(or_, moved)).select(*keys).distinct(), list(keys), "left_semi")
 
 
 def day_of(instant: str) -> Column:
@@ -95,8 +109,8 @@ def with_presence(days: DataFrame, keys: Sequence[str], member: str, windows: Se
     same = (*keys, member)
     ordered = _in_buckets(keys, member, "day")
     near = days.withColumns({f"{side}_{name}": shift(name).over(ordered) for side, shift in (("before", F.lag), ("after", F.lead)) for name in (*same, "day")})
-    first = reduce(lambda a, b: a | b, (~F.col(f"before_{name}").eqNullSafe(F.col(name)) for name in same))
-    last = reduce(lambda a, b: a | b, (~F.col(f"after_{name}").eqNullSafe(F.col(name)) for name in same))
+    first = reduce(or_, (~F.col(f"before_{name}").eqNullSafe(F.col(name)) for name in same))
+    last = reduce(or_, (~F.col(f"after_{name}").eqNullSafe(F.col(name)) for name in same))
     marks = {}
     for w in windows:
         marks[f"{name}_in_{w}"] = _flag(first | (F.date_add("before_day", w) < F.col("day")))
