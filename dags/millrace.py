@@ -23,6 +23,7 @@ of the audits are in `$MILLRACE_HOME/data_docs`, the lineage events in `$MILLRAC
 
 import os
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TaskGroup, task
 
@@ -51,32 +52,32 @@ with DAG(
 ) as dag:
 
     @task
-    def check_interval(params=None, dag_run=None):
+    def check_interval(params: Any = None, dag_run: Any = None) -> dict[str, str]:
         """Refuse an interval that makes no sense before anything is written."""
         return tasks.check_interval(params, dag_run)
 
     @task
-    def run_table(qualified, interval, outlet_events=None, **context):
+    def run_table(qualified: str, interval: Any, outlet_events: Any = None, **context: Any) -> dict[str, Any]:
         """Plan, stage, audit and publish one table."""
         return tasks.run_table(qualified, interval, context, outlet_events)
 
     @task
-    def release(interval):
+    def release(interval: Any) -> dict[str, Any]:
         """Pin the versions of all tables, for training and serving."""
         return tasks.make_release(interval)
 
     @task
-    def materialize(ti=None):
+    def materialize(ti: Any = None) -> dict[str, Any]:
         """Load the release into the online store, visible all at once."""
         return tasks.serve(ti)
 
     @task(trigger_rule="all_done")
-    def data_docs():
+    def data_docs() -> str:
         """Render the audits of this run as pages, also when a table failed."""
         return tasks.render_docs()
 
     interval = check_interval()
-    published = {}
+    published: dict[str, Any] = {}
     for layer in catalog.LAYERS:
         with TaskGroup(str(layer), tooltip=f"{layer} tables"):
             for table in catalog.tables(layer):

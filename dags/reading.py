@@ -52,7 +52,7 @@ def training_set(rows: int = 6) -> pd.DataFrame:
     entity_df = pd.DataFrame(labels, columns=["customer_id", "product_id", "event_timestamp"])
     entity_df["request_time"] = entity_df["event_timestamp"]
     store = _store()
-    frame = store.get_historical_features(entity_df, store.get_feature_service(SERVICE)).to_df()
+    frame: pd.DataFrame = store.get_historical_features(entity_df, store.get_feature_service(SERVICE)).to_df()
     shown = [
         "customer_id",
         "product_id",
@@ -65,7 +65,7 @@ def training_set(rows: int = 6) -> pd.DataFrame:
         "days_since_last_purchase",
         "age",
     ]
-    return frame[[name for name in shown if name in frame.columns]]
+    return frame.loc[:, [name for name in shown if name in frame.columns]]
 
 
 def _bought(where: str, rows: int) -> list[tuple[int, int]]:
@@ -79,4 +79,5 @@ def _bought(where: str, rows: int) -> list[tuple[int, int]]:
         SELECT customer_id, max_by(product_id, (purchases_90d, product_id)) FROM read_parquet(?) WHERE {where}
         GROUP BY customer_id ORDER BY max(purchases_90d) DESC, customer_id LIMIT {rows}"""
     with duckdb.connect() as con:
-        return con.execute(query, [table.file_uris()]).fetchall()
+        pairs: list[tuple[int, int]] = con.execute(query, [table.file_uris()]).fetchall()
+    return pairs

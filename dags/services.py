@@ -86,6 +86,7 @@ class Record:
     port: int
     token: str
     started_at: str
+    dags_folder: str
 
 
 def up(progress: Progress | None = None) -> Services:
@@ -256,7 +257,7 @@ def _start(port: int) -> tuple[Record, "subprocess.Popen[bytes]"]:
             stderr=log,
             start_new_session=True,
         )
-    record = Record(host.pid, port, token, started_at)
+    record = Record(host.pid, port, token, started_at, variables["AIRFLOW__CORE__DAGS_FOLDER"])
     draft = _record_path().with_suffix(".draft")
     draft.write_text(jsonlib.dumps(asdict(record)) + "\n")
     draft.replace(_record_path())
@@ -278,12 +279,12 @@ def _wait_until_ready(services: Services, record: Record, host: "subprocess.Pope
             say(f"Waiting for {pending}")
         _refuse_dead_host(record, host)
         time.sleep(0.1)
-    _refuse_broken_dags(services)
     if now_pending:
         raise ServicesError(
             f"Airflow was not ready after {START_SECONDS:.0f} s: still waiting for {now_pending}. "
             f"Look into {home() / 'logs'}, then run `make down` and try again."
         )
+    _refuse_broken_dags(services, record)
     say(f"Airflow is ready at {services.url}")
 
 
@@ -294,12 +295,14 @@ def _pending(services: Services, record: Record) -> str | None:
         return "the API server"
     for name in COMPONENTS:
         state = health.get(name) or {}
-        heartbeat = state.get(f"latest_{name}_heartbeat") or record.started_at
-        if state.get("status") != "healthy" or heartbeat < record.started_at:
+        heartbeat = state.get(f"latest_{name}_heartbeat")
+        if state.get("status") != "healthy" or (heartbeat and _time(heartbeat) < _time(record.started_at)):
             return f"the {name.replace('_', ' ')}"
     if not _answers(services, "/execution/health"):
         return "the API for tasks"
-    return _pending_dags(services, record)
+    with suppress(ApiError, OSError):
+        return _pending_dags(services, record)
+    return "the API server"
 
 
 def _answers(services: Services, path: str) -> bool:
@@ -311,23 +314,36 @@ def _answers(services: Services, path: str) -> bool:
 
 
 def _pending_dags(services: Services, record: Record) -> str | None:
-    with suppress(ApiError, OSError):
-        dags = services.api("GET", "/api/v2/dags?limit=100")["dags"]
-        present = [dag for dag in dags if Path(dag["fileloc"]).exists()]
-        old = [dag["dag_id"] for dag in present if (dag["last_parsed_time"] or "") < record.started_at]
-        if present and not old:
-            return None
-        if services.api("GET", "/api/v2/importErrors")["total_entries"]:
-            return None
-    return "the first DAG to be parsed"
+    """The first DAG file whose present content has not been parsed since the start."""
+    parsed = {dag["fileloc"]: dag["last_parsed_time"] for dag in services.api("GET", "/api/v2/dags?limit=100")["dags"]}
+    refused = {_broken_file(error, record): error["timestamp"] for error in _import_errors(services)}
+    present = {path: at for path, at in {**parsed, **refused}.items() if Path(path).exists()}
+    if not present:
+        return f"the first DAG in {record.dags_folder}"
+    for path, at in sorted(present.items()):
+        if not at or _time(at) < max(_time(record.started_at), datetime.fromtimestamp(Path(path).stat().st_mtime, UTC)):
+            return f"{Path(path).name} to be parsed"
+    return None
 
 
-def _refuse_broken_dags(services: Services) -> None:
-    with suppress(OSError):
-        errors = services.api("GET", "/api/v2/importErrors")["import_errors"]
-        if errors:
-            details = "\n".join(f"{error['filename']}:\n{error['stack_trace'].strip()}" for error in errors)
-            raise ServicesError(f"Airflow runs, but {len(errors)} DAG file(s) cannot be imported. Correct them, Airflow reads them again:\n{details}")
+def _import_errors(services: Services) -> list[dict[str, str]]:
+    errors: list[dict[str, str]] = services.api("GET", "/api/v2/importErrors")["import_errors"]
+    return errors
+
+
+def _broken_file(error: dict[str, str], record: Record) -> str:
+    return str(Path(record.dags_folder) / error["filename"])
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _refuse_broken_dags(services: Services, record: Record) -> None:
+    errors = [error for error in _import_errors(services) if Path(_broken_file(error, record)).exists()]
+    if errors:
+        details = "\n".join(f"{error['filename']}:\n{error['stack_trace'].strip()}" for error in errors)
+        raise ServicesError(f"Airflow runs, but {len(errors)} DAG file(s) cannot be imported. Correct them, Airflow reads them again:\n{details}")
 
 
 def _refuse_dead_host(record: Record, host: "subprocess.Popen[bytes] | None") -> None:
@@ -359,7 +375,7 @@ def _holder(port: int) -> str:
     """The process that listens on a port, in words, as far as this user may know."""
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port and connection.pid:
                 return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
     return "another process"
 
@@ -411,7 +427,8 @@ def _session(process: psutil.Process) -> int | None:
 
 def _is_alive(process: psutil.Process) -> bool:
     try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        alive: bool = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return alive
     except psutil.Error:
         return False
 

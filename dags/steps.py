@@ -200,7 +200,9 @@ def run_all(start: str | None, end: str | None, run_id: str, say: Callable[[Any]
     Two tables at a time, as soon as those that they need are published; the first error stops what has not begun.
     """
     interval = check_interval(start, end)
-    waiting, running, reports = list(catalog.tables()), {}, {}
+    waiting = list(catalog.tables())
+    running: dict[Future[TableReport], str] = {}
+    reports: dict[str, TableReport] = {}
     with ThreadPoolExecutor(WORKERS) as pool:
         while waiting or running:
             for table in [one for one in waiting if set(needs(one)) <= set(reports)]:

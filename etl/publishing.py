@@ -122,7 +122,7 @@ def publish(contract: Table, staged: Sequence[Path], state: State, *, base: int 
         adds += _remainder(contract, kept, replace)
     _commit(table, contract, adds, [file for file, _ in removes], state)
     table.update_incremental()
-    newest = table.version()
+    newest: int = table.version()
     _sync(settings.table_path(contract.qualified) / "_delta_log" / f"{newest:020}.json")
     return newest
 

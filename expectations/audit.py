@@ -172,9 +172,9 @@ def _check(table: Table, name: str, column: str | None, found: Any) -> CheckResu
 
 
 def _reason(table: Table, name: str, found: Any) -> str:
-    for check in (*table.checks(), *table.references):
-        if check.name == name:
-            return check.reason
+    reasons = {check.name: check.reason for check in table.checks()} | {one.name: one.reason for one in table.references}
+    if name in reasons:
+        return reasons[name]
     observed = found.result.get("observed_value") if found.result else None
     told = {
         "columns": "the columns are not those of the contract",

@@ -63,7 +63,7 @@ def load(table: Table, interval: Interval, stage: Path) -> Loaded:
     now = datetime.now(UTC)
     with ThreadPoolExecutor(READERS) as pool:
         groups = list(landing.months([file for file, _ in fresh]))
-        for staged, touched, contents in pool.map(lambda group: _stage_month(table, *group, digests, now, stage), groups):
+        for staged, touched, contents in pool.map(lambda group: _stage_month(table, group[0], group[1], digests, now, stage), groups):
             result.staged += staged
             days |= touched
             result.rows_in += sum(content.total for content in contents)

@@ -1,0 +1,65 @@
+"""Time the main job in this process, without Airflow: a year at once, or a year and one day more. Prints seconds as JSON.
+
+`python -m bench.main_job --mode year|day`, with MILLRACE_HOME set to a home whose landing zone holds the sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from typing import Any
+
+from contracts import settings
+from contracts.report import TableReport
+from dags import steps
+
+YEAR = ("2017-01-01", "2018-01-02")
+DAY_BEFORE, DAY_AFTER = ("2017-01-01", "2018-01-01"), ("2018-01-01", "2018-01-02")
+
+
+def main() -> int:
+    """Run one mode on an empty lake."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mode", choices=("year", "day"), default="year")
+    mode = parser.parse_args().mode
+    shutil.rmtree(settings.lake(), ignore_errors=True)
+    started = time.perf_counter()
+    imports()
+    result: dict[str, Any] = {"imports_s": time.perf_counter() - started}
+    if mode == "year":
+        result["year"] = timed(*YEAR)
+    else:
+        result["year"], result["day"] = timed(*DAY_BEFORE), timed(*DAY_AFTER)
+    json.dump(result, sys.stdout)
+    return 0
+
+
+def imports() -> None:
+    """What a task inherits from Airflow's scheduler: modules imported, an engine at hand."""
+    import deltalake
+    import great_expectations
+
+    from etl import engine
+
+    engine.session().range(1).count()
+    del deltalake, great_expectations
+
+
+def timed(start: str, end: str) -> dict[str, Any]:
+    """Wall and CPU seconds of one run, and how its phases share the work."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    reports = steps.run_all(start, end, f"bench-{time.time()}")
+    return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, **shares(reports)}
+
+
+def shares(reports: list[TableReport]) -> dict[str, Any]:
+    """Seconds per phase, summed over tables (two run at a time), and per table."""
+    phases = {phase: sum(report.seconds.get(phase, 0.0) for report in reports) for phase in ("stage", "audit", "publish")}
+    return {"phases": phases, "tables": {report.table: report.seconds for report in reports}, "rows_in": sum(report.account.rows_in for report in reports)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""The Airflow services without Airflow: ports, environment, secrets, and whose processes `down` may end."""
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
+
+import psutil
+import pytest
+
+from dags import services
+from dags.services import ApiError, Record, Services, ServicesError
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MILLRACE_PORT", raising=False)
+
+
+def write_record(**changes: Any) -> Record:
+    record = Record(**{"pid": 1, "port": 1, "token": "ours", "started_at": "2026-01-01T00:00:00+00:00", "dags_folder": "dags", **changes})
+    path = services.home() / "run" / "services.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(vars(record)))
+    return record
+
+
+@pytest.fixture
+def sleeper() -> Iterator[Any]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(token: str | None, code: str = "import time; time.sleep(60)") -> subprocess.Popen[bytes]:
+        environment = {**os.environ, **({services.TOKEN: token} if token else {})}
+        process = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+class TestEnvironment:
+    def test_one_port_moves_every_address(self) -> None:
+        variables = services.environment(9090, {})
+        assert variables["AIRFLOW__API__PORT"] == "9090"
+        assert variables["AIRFLOW__API__BASE_URL"] == "http://127.0.0.1:9090"
+        assert variables["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:9090/execution/"
+
+    def test_binds_to_loopback_only_whatever_the_caller_says(self) -> None:
+        assert services.environment(8080, {"AIRFLOW__API__HOST": "0.0.0.0"})["AIRFLOW__API__HOST"] == "127.0.0.1"
+
+    def test_the_callers_dags_folder_wins(self) -> None:
+        assert services.environment(8080, {"AIRFLOW__CORE__DAGS_FOLDER": "/elsewhere"})["AIRFLOW__CORE__DAGS_FOLDER"] == "/elsewhere"
+
+    def test_the_callers_airflow_home_does_not(self) -> None:
+        assert services.environment(8080, {"AIRFLOW_HOME": "/elsewhere"})["AIRFLOW_HOME"] == str(services.home() / "airflow")
+
+    def test_our_code_and_our_commands_come_first(self) -> None:
+        variables = services.environment(8080, {"PYTHONPATH": "/theirs", "PATH": "/usr/bin"})
+        assert variables["PYTHONPATH"].split(os.pathsep) == [str(services.CHECKOUT), "/theirs"]
+        assert variables["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]
+
+    def test_compiled_bytecode_is_kept(self) -> None:
+        assert "PYTHONDONTWRITEBYTECODE" not in services.environment(8080, {"PYTHONDONTWRITEBYTECODE": "1"})
+
+    def test_lineage_goes_to_one_file_of_lines(self) -> None:
+        transport = json.loads(services.environment(8080, {})["AIRFLOW__OPENLINEAGE__TRANSPORT"])
+        assert transport == {"type": "file", "log_file_path": str(services.home() / "lineage" / "airflow.ndjson"), "append": True}
+
+    def test_lineage_goes_to_a_server_that_is_named(self) -> None:
+        variables = services.environment(8080, {"OPENLINEAGE_URL": "http://marquez:5000"})
+        assert "AIRFLOW__OPENLINEAGE__TRANSPORT" not in variables
+        assert variables["OPENLINEAGE_URL"] == "http://marquez:5000"
+
+
+class TestPort:
+    def test_default(self) -> None:
+        assert services.configured_port() == 8080
+
+    @pytest.mark.parametrize("text", ["0", "65536", "http", "-1", "80.5"])
+    def test_refuses_what_is_no_port(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MILLRACE_PORT", text)
+        with pytest.raises(ServicesError, match=rf"MILLRACE_PORT must be a port.*Got: {text}"):
+            services.configured_port()
+
+    def test_a_port_held_by_a_stranger_is_named_with_the_remedy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as stranger:
+            port = stranger.getsockname()[1]
+            monkeypatch.setenv("MILLRACE_PORT", str(port))
+            with pytest.raises(ServicesError, match=rf"Port {port} is in use.*MILLRACE_PORT={port + 1}"):
+                services.up()
+        assert not (services.home() / "run" / "services.json").exists()
+
+    def test_running_services_do_not_move_silently(self, sleeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_record(pid=sleeper("ours").pid, port=4711)
+        monkeypatch.setenv("MILLRACE_PORT", "4712")
+        with pytest.raises(ServicesError, match="already runs on port 4711, and MILLRACE_PORT asks for 4712"):
+            services.up()
+
+
+class TestSecrets:
+    def test_only_this_user_may_read_them(self) -> None:
+        folder = services.home() / "airflow"
+        services._secrets(folder)
+        services._password(folder)
+        assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {
+            "secrets.json": 0o600,
+            "simple_auth_manager_passwords.json.generated": 0o600,
+        }
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+    def test_they_stay_the_same(self) -> None:
+        folder = services.home() / "airflow"
+        assert services._secrets(folder) == services._secrets(folder)
+        assert services._password(folder) == services._password(folder)
+
+    def test_every_home_has_its_own(self, tmp_path: Path) -> None:
+        assert services._secrets(tmp_path / "a") != services._secrets(tmp_path / "b")
+
+    def test_the_password_is_not_printed_by_accident(self) -> None:
+        assert "hush" not in repr(Services("http://127.0.0.1:1", "admin", "hush"))
+
+
+class TestDown:
+    def test_nothing_runs(self) -> None:
+        assert services.down() is False
+        assert services.status() == {"host": "stopped"}
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
+    def test_a_damaged_pid_file_is_no_reason_to_fail(self, text: str) -> None:
+        write_record()
+        (services.home() / "run" / "services.json").write_text(text)
+        assert services.down() is False
+
+    def test_a_recycled_pid_is_spared(self, sleeper: Any) -> None:
+        stranger = sleeper(None)
+        write_record(pid=stranger.pid)
+        assert services.down() is False
+        assert stranger.poll() is None
+
+    def test_services_of_another_home_are_spared(self, sleeper: Any) -> None:
+        other = sleeper("theirs")
+        write_record(pid=other.pid)
+        assert services.down() is False
+        assert other.poll() is None
+
+    def test_ends_the_whole_session_and_forgets_it(self, sleeper: Any) -> None:
+        child = "import os, subprocess, sys, time\nprint(subprocess.Popen(['sleep', '60'], env={}).pid, flush=True)\ntime.sleep(60)"
+        host = sleeper("ours", child)
+        write_record(pid=host.pid)
+        time.sleep(0.5)
+        assert services.down() is True
+        assert host.poll() is not None
+        assert services.down() is False
+        assert not [process for process in psutil.process_iter() if services._session(process) == host.pid]
+
+    def test_ends_what_outlived_the_host(self, sleeper: Any) -> None:
+        survivor = sleeper("ours")
+        write_record(pid=2**22)
+        assert services.down() is True
+        assert survivor.poll() is not None
+
+
+class _Api(BaseHTTPRequestHandler):
+    tokens: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.tokens.append(f"token-{len(self.tokens)}")
+        self._answer(201, {"access_token": self.tokens[-1]})
+
+    def do_GET(self) -> None:
+        if self.path == "/missing":
+            self._answer(404, {"detail": "no such DAG"})
+        elif self.headers["Authorization"] != "Bearer token-1":
+            self._answer(401, {"detail": "expired"})
+        else:
+            self._answer(200, {"path": self.path})
+
+    def _answer(self, status: int, body: dict[str, str]) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    monkeypatch.setattr(_Api, "tokens", [])
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    server = HTTPServer(("127.0.0.1", 0), _Api)
+    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield Services(f"http://127.0.0.1:{server.server_port}", "admin", "secret")
+    server.shutdown()
+    server.server_close()
+
+
+class TestApi:
+    def test_signs_in_again_when_the_token_has_expired(self, api: Services) -> None:
+        assert api.api("GET", "/api/v2/dags") == {"path": "/api/v2/dags"}
+        assert _Api.tokens == ["token-0", "token-1"]
+
+    def test_an_error_says_what_was_asked_and_answered(self, api: Services) -> None:
+        with pytest.raises(ApiError, match=r"GET /missing answered 404: .*no such DAG") as caught:
+            api.api("GET", "/missing")
+        assert caught.value.status == 404
