@@ -3,6 +3,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MILLRACE_HOME ?= $(CURDIR)/.millrace
 export MILLRACE_HOME
+# Without bytecode every start of Airflow takes three times as long.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -W ignore -m

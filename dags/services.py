@@ -95,9 +95,11 @@ def up(progress: Progress | None = None) -> Services:
     port = configured_port()
     with _locked():
         record, host = _read_record(), None
-        if record and _processes(record):
+        if record and _host_lives(record):
             _refuse_other_port(record, port)
         else:
+            if record:
+                _end(record)  # components that outlived their host, which nobody would start again
             _refuse_foreign_port(port)
             record, host = _start(port)
         services = _services(record)
@@ -119,13 +121,17 @@ def down(progress: Progress | None = None) -> bool:
 
 
 def status() -> dict[str, str]:
-    """The health of each component by name; `{"host": "stopped"}` when nothing runs."""
+    """The health of each component by name; `{"host": "stopped"}` when nothing runs, a dead host when only it is gone."""
     record = _read_record()
     if not record or not _processes(record):
         return {"host": "stopped"}
     services = _services(record)
     health = _health(services)
-    return {"host": "running", "url": services.url, **{name: health.get(name, {}).get("status") or "starting" for name in COMPONENTS}}
+    return {
+        "host": "running" if _host_lives(record) else "dead",
+        "url": services.url,
+        **{name: health.get(name, {}).get("status") or "starting" for name in COMPONENTS},
+    }
 
 
 def home() -> Path:
@@ -160,7 +166,7 @@ def environment(port: int, caller: Mapping[str, str]) -> dict[str, str]:
         "no_proxy": _joined(LOOPBACK, "localhost", caller.get("no_proxy"), separator=","),
     }
     inherited = {name: value for name, value in caller.items() if name != "PYTHONDONTWRITEBYTECODE"}  # it triples every start
-    return {**_defaults(state), **_lineage(state, caller), **inherited, **ours}
+    return {**_defaults(state), **inherited, **ours}
 
 
 def _defaults(state: Path) -> dict[str, str]:
@@ -176,24 +182,17 @@ def _defaults(state: Path) -> dict[str, str]:
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USERNAME}:admin",
         "AIRFLOW__DATABASE__CHECK_MIGRATIONS": "False",  # the host migrates once, before any component asks
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
-        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(state / "logs" / "tasks"),
-        "AIRFLOW__OPENLINEAGE__NAMESPACE": "millrace",
+        "AIRFLOW__OPENLINEAGE__NAMESPACE": "airflow",  # our own jobs are in `millrace`: a task must not be named as the table it makes
+        "AIRFLOW__OPENLINEAGE__TRANSPORT": jsonlib.dumps({"type": "lineage.transport.FileOrServer", "file": "airflow"}),
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "RUST_LOG": "warn",  # Sail logs to stderr, which Airflow shows as errors
         "GX_ANALYTICS_ENABLED": "False",
         "FEAST_USAGE": "False",
     }
-
-
-def _lineage(state: Path, caller: Mapping[str, str]) -> dict[str, str]:
-    """Where lineage events go; with `OPENLINEAGE_URL`, the OpenLineage client configures itself from the environment."""
-    if caller.get("OPENLINEAGE_URL"):
-        return {}
-    transport = {"type": "file", "log_file_path": str(state / "lineage" / "airflow.ndjson"), "append": True}
-    return {"AIRFLOW__OPENLINEAGE__TRANSPORT": jsonlib.dumps(transport)}
 
 
 def _joined(*parts: str | None, separator: str = os.pathsep) -> str:
@@ -347,7 +346,7 @@ def _refuse_broken_dags(services: Services, record: Record) -> None:
 
 
 def _refuse_dead_host(record: Record, host: "subprocess.Popen[bytes] | None") -> None:
-    if host.poll() is None if host else psutil.pid_exists(record.pid):
+    if host.poll() is None if host else _host_lives(record):
         return
     _end(record)
     _record_path().unlink(missing_ok=True)
@@ -362,13 +361,20 @@ def _refuse_other_port(record: Record, port: int) -> None:
         )
 
 
-def _refuse_foreign_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        if probe.connect_ex((LOOPBACK, port)) == 0:
+def _refuse_foreign_port(port: int, patience: float = 2.0) -> None:
+    deadline = time.monotonic() + patience  # a process that was killed a moment ago may still hold it
+    while _is_open(port):
+        if time.monotonic() > deadline:
             raise ServicesError(
                 f"Port {port} is in use by {_holder(port)}, which Millrace did not start. Stop it, or choose another port: MILLRACE_PORT={port + 1}."
             )
+        time.sleep(0.1)
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((LOOPBACK, port)) == 0
 
 
 def _holder(port: int) -> str:
@@ -381,18 +387,19 @@ def _holder(port: int) -> str:
 
 
 def _end(record: Record) -> None:
-    """End the host first, which ends its components in order, then whatever is left; wait for all of them."""
-    for signum_name, seconds in (("terminate", STOP_SECONDS), ("kill", STOP_SECONDS)):
-        processes = _processes(record)
-        first = [process for process in processes if process.pid == record.pid] if signum_name == "terminate" else processes
-        for process in first or processes:
+    """End the host, which ends its components in order, then whatever is left; wait for all of them."""
+    found = set(_processes(record))
+    host = {process for process in found if process.pid == record.pid}
+    for signalled, how in ((host, "terminate"), (found, "terminate"), (found, "kill")):
+        for process in filter(_is_alive, signalled):
             with suppress(psutil.Error):
-                getattr(process, signum_name)()
-        psutil.wait_procs(processes, timeout=seconds)
-    if left := _processes(record):
-        raise ServicesError(
-            f"{len(left)} process(es) of Airflow did not end: {', '.join(str(p.pid) for p in left)}. End them by hand, then run `make down` again."
-        )
+                getattr(process, how)()
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(map(_is_alive, signalled)) and time.monotonic() < deadline:
+            found.update(_processes(record))  # a task may have started since
+            psutil.wait_procs(list(signalled), timeout=0.1)
+    if left := [str(process.pid) for process in found if _is_alive(process)]:
+        raise ServicesError(f"{len(left)} process(es) of Airflow did not end: {', '.join(left)}. End them by hand, then run `make down` again.")
 
 
 def _processes(record: Record) -> list[psutil.Process]:
@@ -409,6 +416,10 @@ def _processes(record: Record) -> list[psutil.Process]:
         with suppress(psutil.Error):
             ours.update(child for child in process.children(recursive=True) if child.pid != os.getpid())
     return [process for process in ours if _is_alive(process)]
+
+
+def _host_lives(record: Record) -> bool:
+    return any(process.pid == record.pid for process in _processes(record))
 
 
 def _carries(process: psutil.Process, token: str) -> bool:

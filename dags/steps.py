@@ -5,6 +5,7 @@ Airflow's tasks and the command line call the same functions. Heavy imports stay
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from contracts import catalog, release
+from contracts import catalog, release, settings
 from contracts.interval import DAY, Interval, IntervalError
 from contracts.model import Layer, Load, Table
 from contracts.report import PUBLISHED, UNCHANGED, CheckResult, RowAccount, TableReport
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
     from expectations.audit import Audit
     from lineage.record import Parent
 
+class RunError(RuntimeError):
+    """A step failed for a reason outside of Millrace: the engine, the file system, a file that is gone. The published table is whole."""
+
+
 WORKERS = 2
 """Tables at a time in one process."""
+OURS = ("contracts", "etl", "expectations", "lineage", "features", "dags")
 LONGEST_WINDOW_DAYS = 90
 """After so many days without a purchase every window is empty, and no row of any feature changes any more."""
 
@@ -71,7 +77,7 @@ def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None 
     from lineage.record import Engine, recorded
 
     table, clock = catalog.table(name), Clock()
-    with locked(name):
+    with _in_a_sentence(name), locked(name):
         planned = plan(table, interval)
         if planned.nothing_to_do:
             return _unchanged(planned)
@@ -79,6 +85,20 @@ def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None 
             report = _carry(planned, run_id, clock, on_checks=lambda checks: setattr(recording, "checks", checks))
             recording.report = report
             return report
+
+
+@contextmanager
+def _in_a_sentence(name: str) -> Iterator[None]:
+    """Our own errors say what to do; any other one is told in a sentence, with itself as the cause."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.split(".")[0] in OURS:
+            raise
+        told = next(iter(str(error).splitlines()), "").rstrip(".")
+        full = isinstance(error, OSError) or any(f"os error {number})" in told for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+        remedy = f"See that {settings.lake()} has room and can be written" if full else "Mend the cause"
+        raise RunError(f"{name}: the run broke off ({type(error).__name__}: {told}). What was published is whole. {remedy}, then run the interval again") from error
 
 
 def _carry(planned: Plan, run_id: str, clock: Clock, on_checks: Callable[[tuple[CheckResult, ...]], None]) -> TableReport:
@@ -95,15 +115,22 @@ def _carry(planned: Plan, run_id: str, clock: Clock, on_checks: Callable[[tuple[
             on_checks(verdict.checks)
             verdict.stop_if_critical(staged.rows, len(staged.rejected))
         with clock.phase("publish"):
+            expected = RowAccount(staged.rows_in, staged.rows - verdict.bad_rows, verdict.bad_rows + len(staged.rejected), staged.duplicates)
+            expected.verify(planned.table.qualified)
             quarantine_version, quarantined = quarantine.replace(staged, verdict.bad, run_id)
             if verdict.good is not None:
                 staged.keep(verdict.good)
             account = RowAccount(staged.rows_in, staged.rows, quarantined, staged.duplicates)
             account.verify(planned.table.qualified)
-            version = _publish(staged, account, run_id)
+            version = _publish(staged, account, run_id) if _changes(staged) else planned.base or 0
         return _report(staged, verdict, account, version, quarantine_version, clock)
     finally:
         staged.discard()
+
+
+def _changes(staged: Staged) -> bool:
+    """Whether there is something to commit: files that add no row to bronze (copies, empty ones) leave the table at its version, however often they are met."""
+    return staged.plan.base is None or staged.table.layer != Layer.BRONZE or staged.rows > 0
 
 
 def _audit(staged: Staged, run_id: str) -> Audit:
@@ -155,7 +182,7 @@ def _report(staged: Staged, verdict: Audit, account: RowAccount, version: int, q
     rows, size = _size(staged.table)
     return TableReport(
         table=staged.table.qualified,
-        status=PUBLISHED,
+        status=UNCHANGED if version == staged.plan.base and not account.rows_in else PUBLISHED,
         version=version,
         account=account,
         seconds=clock.seconds,
@@ -185,7 +212,7 @@ def make_release(interval: Interval) -> release.Release:
     from etl.publishing import locked
     from etl.stage import StageError
 
-    with locked("release"):
+    with _in_a_sentence("the release"), locked("release"):
         versions = {one.qualified: delta.version_of(one.qualified) for layer in (Layer.SILVER, Layer.GOLD) for one in catalog.tables(layer)}
         missing = sorted(name for name, version in versions.items() if version is None)
         if missing:

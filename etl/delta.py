@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 METADATA_KEY = "millrace"
+FEATURES = {"appendOnly", "invariants", "timestampNtz"}
+"""Delta table features that leave what we rely on as it is: a data file holds its table's rows, all of them, under their own column names."""
 
 
 class LakeError(RuntimeError):
@@ -66,21 +68,52 @@ def open_table(qualified: str, version: int | None = None) -> DeltaTable | None:
     path = settings.table_path(qualified)
     _refuse_torn_log(qualified, path)
     try:
-        return DeltaTable(str(path), version=version)
+        found = DeltaTable(str(path), version=version)
     except TableNotFoundError:
         return None
     except DeltaError as error:
-        raise LakeError(
-            f"{qualified}: the Delta table at {path} cannot be read: {error}. Restore its _delta_log from a copy, or move the folder away and run again"
-        ) from error
+        _refuse_torn_log(qualified, path, thorough=True)
+        told = str(error).splitlines()[0].rstrip(".")
+        remedy = "Restore its _delta_log from a copy, or move the folder away and run again"
+        if "nsupported" in told or "not supported" in told:
+            remedy = "Something newer wrote it: update Millrace, or restore the table to a version that this Millrace wrote"
+        raise LakeError(f"{qualified}: the Delta table at {path} cannot be read: {told}. {remedy}") from error
+    _refuse_newer_protocol(qualified, found)
+    return found
 
 
-def _refuse_torn_log(qualified: str, path: Path) -> None:
+def _refuse_newer_protocol(qualified: str, table: DeltaTable) -> None:
+    protocol = table.protocol()
+    features = {*(protocol.reader_features or ()), *(protocol.writer_features or ())}
+    by_version = (protocol.min_reader_version, protocol.min_writer_version)
+    if features <= FEATURES and by_version in ((1, 1), (1, 2), (1, 7), (3, 7)):
+        return
+    odd = f"the features {', '.join(sorted(features - FEATURES))}" if features - FEATURES else f"reader version {by_version[0]} and writer version {by_version[1]}"
+    raise LakeError(
+        f"{qualified}: the table asks for {odd}, which this Millrace does not know how to keep. Update Millrace, or restore the table to a version that this Millrace wrote."
+        " Nothing of this table was written"
+    )
+
+
+def _refuse_torn_log(qualified: str, path: Path, *, thorough: bool = False) -> None:
+    """An empty newest commit reads as no commit at all, so it is looked for each time; one that is cut short only when Delta cannot read the table."""
     commits = sorted((path / "_delta_log").glob("[0-9]*.json"))
-    if commits and commits[-1].stat().st_size == 0:
+    if not commits:
+        return
+    state = "empty" if commits[-1].stat().st_size == 0 else "cut short" if thorough and _is_cut_short(commits[-1]) else ""
+    if state:
         raise LakeError(
-            f"{qualified}: the newest commit {commits[-1].name} is empty, as after a power cut. Remove that file to return to the version before it, then run again"
+            f"{qualified}: the newest commit {commits[-1].name} is {state}, as after a power cut. Remove that file to return to the version before it, then run again"
         )
+
+
+def _is_cut_short(commit: Path) -> bool:
+    try:
+        for line in commit.read_text().splitlines():
+            json.loads(line)
+    except ValueError:
+        return True
+    return False
 
 
 def version_of(qualified: str) -> int | None:
@@ -119,7 +152,9 @@ def last_state(table: DeltaTable | None) -> State | None:
 
 
 def changed_since(table: DeltaTable, version: int) -> tuple[Interval, ...] | None:
-    """The days whose rows changed after `version`; None when that is unknown, because a foreign commit came in between or the log was cleaned."""
+    """The days whose rows changed after `version`; None when that is unknown: a foreign commit came in between, the log was cleaned, or the table was made anew."""
+    if table.version() < version:
+        return None
     recorded = states(table, since=version)
     if None in recorded or len(recorded) < table.version() - version:
         return None
@@ -161,7 +196,10 @@ def check_format() -> None:
         unfinished.write_text(json.dumps({"format": settings.LAKE_FORMAT}))
         unfinished.rename(marker)
         return
-    found = json.loads(marker.read_text()).get("format")
+    try:
+        found = json.loads(marker.read_text())["format"]
+    except (ValueError, TypeError, KeyError):
+        raise LakeError(f'{marker} does not name the lake\'s format. Write {{"format": {settings.LAKE_FORMAT}}} into it if this Millrace made the lake') from None
     if not isinstance(found, int) or found > settings.LAKE_FORMAT:
         raise LakeError(
             f"the lake at {settings.lake()} has format {found}, and this Millrace reads up to {settings.LAKE_FORMAT}. Update Millrace, or point MILLRACE_LAKE elsewhere. Nothing was written"

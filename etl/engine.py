@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -30,6 +31,7 @@ def _session() -> SparkSession:
 
     spark = SparkSession.builder.remote(_url(settings.engine())).getOrCreate()
     spark.conf.set("spark.sql.session.timeZone", "UTC")
+    atexit.unregister(spark.client._cleanup_ml_cache)  # Sail has no such cache: the farewell fails, and where logging is on a traceback closes every process
     return spark
 
 

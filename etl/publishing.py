@@ -99,8 +99,12 @@ def _refuse_other_schema(contract: Table, found: DeltaTable) -> None:
         odd = sorted(set(got.items()) ^ set(expected.items()))
         raise PublishError(
             f"{contract.qualified}: the published table and contracts/{contract.layer}/{contract.name}.py differ in {', '.join(f'{n} {t}' for n, t in odd)}."
-            " Drop the table (it is rebuilt from the layer before it) or change the contract back"
+            f" Remove {settings.table_path(contract.qualified)} (it is rebuilt from {_before(contract)}) or change the contract back"
         )
+
+
+def _before(contract: Table) -> str:
+    return ", ".join(contract.inputs) or f"the landing zone by a run over all of its days, {settings.landing() / contract.name}"
 
 
 def publish(contract: Table, staged: Sequence[Path], state: State, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False) -> int:
@@ -222,7 +226,7 @@ def _statistics(contract: Table, path: Path) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return f"{value.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
     if isinstance(value, date):
         return value.isoformat()
     return float(value) if isinstance(value, Decimal) else value

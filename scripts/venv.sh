@@ -16,7 +16,7 @@ if ! command -v uv >/dev/null; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
   PATH="$PWD/.venv/bin:$PATH"
 fi
-uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.txt
+uv pip install --quiet --python .venv/bin/python --compile-bytecode --require-hashes -r requirements.txt
 # The checkout's rooms (contracts, features, ...) are importable from any process of this .venv.
 .venv/bin/python - <<'PY'
 import pathlib, sysconfig

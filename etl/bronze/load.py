@@ -45,14 +45,15 @@ class Loaded:
 def load(table: Table, interval: Interval, stage: Path) -> Loaded:
     """Stage the new files under `stage`, a parquet file per month of landing.
 
-    A file whose content is in the table already is passed over: in silence under its own name, as duplicates under another.
+    A file whose content the table holds under the same day already is passed over: in silence under its own name, as duplicates under another. Under another
+    day it is loaded: an unchanged snapshot is a snapshot of that day too, and events that come again are duplicates to silver, however the days are cut into runs.
     """
     known = _known_files(table, interval)
     result, fresh = Loaded(), []
     for file in landing.files(table, interval):
         digest = file.digest()
-        if (known_as := known.get(digest)) is None:
-            known[digest] = file.name
+        if (known_as := known.get((digest, file.day))) is None:
+            known[digest, file.day] = file.name
             fresh.append((file, digest))
         elif known_as != file.name:
             result.duplicates += landing.read(table, file).total
@@ -73,8 +74,8 @@ def load(table: Table, interval: Interval, stage: Path) -> Loaded:
     return result
 
 
-def _known_files(table: Table, interval: Interval) -> dict[str, str]:
-    """Content hash -> name of the files already loaded from folders of the interval."""
+def _known_files(table: Table, interval: Interval) -> dict[tuple[str, date], str]:
+    """Content hash and day -> name of the files already loaded from folders of the interval."""
     import duckdb
 
     found = delta.open_table(table.qualified)
@@ -84,9 +85,9 @@ def _known_files(table: Table, interval: Interval) -> dict[str, str]:
     files = [str(root / one["path"]) for one in _overlapping(found, interval)]
     if not files:
         return {}
-    query = "SELECT DISTINCT _file_hash, _file FROM read_parquet(?) WHERE _landed_date >= ? AND _landed_date < ?"
+    query = "SELECT DISTINCT _file_hash, _landed_date, _file FROM read_parquet(?) WHERE _landed_date >= ? AND _landed_date < ?"
     with duckdb.connect() as con:
-        return dict(con.execute(query, [files, interval.start, interval.end]).fetchall())
+        return {(digest, day): name for digest, day, name in con.execute(query, [files, interval.start, interval.end]).fetchall()}
 
 
 def _overlapping(found: Any, interval: Interval) -> list[dict[str, Any]]:

@@ -22,5 +22,5 @@ def clean(transactions: DataFrame) -> DataFrame:
 
 
 def _money(name: str) -> Column:
-    """Cents, half away from zero."""
-    return F.col(name).cast("decimal(12,2)").alias(name)
+    """Cents, half away from zero; NULL, for the audit to find, where ten digits before the point are too few."""
+    return F.col(name).try_cast("decimal(12,2)").alias(name)

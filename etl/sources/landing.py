@@ -9,15 +9,16 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contracts import settings
 from contracts.bronze import AUDIT_COLUMNS
 from contracts.interval import DAY, Interval
-from contracts.model import Column, Table
+from contracts.model import DOUBLE, Column, Table
 from etl.publishing import arrow_type
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 FORMATS = (".parquet", ".csv")
 AUDIT_NAMES = tuple(column.name for column in AUDIT_COLUMNS)
+YEARS = (1900, 2199)
+"""First and last year of a folder and of a table's time column. A date outside is a placeholder (0001-01-01, 9999-12-31) or a unit mistaken, and days are computed from it."""
 
 
 class LandingError(RuntimeError):
@@ -86,11 +89,15 @@ def files(table: Table, interval: Interval | None = None) -> list[LandedFile]:
         if interval is None or day in interval:
             found += [LandedFile(path, str(path.relative_to(root)), day) for path in sorted(day_folder.iterdir()) if _visible(path)]
     for file in found:
-        if file.path.suffix not in FORMATS:
-            raise LandingError(
-                f"{table.qualified}: {file.name} is neither .parquet nor .csv. Land it in one of these formats, or move it out of the landing zone"
-            )
+        _refuse_other_formats(table, file)
     return found
+
+
+def _refuse_other_formats(table: Table, file: LandedFile) -> None:
+    if not file.path.is_file():
+        raise LandingError(f"{table.qualified}: {file.name} is not a file. Land files at {table.name}/{file.day}/<file>, or move it out of the landing zone")
+    if file.path.suffix not in FORMATS:
+        raise LandingError(f"{table.qualified}: {file.name} is neither .parquet nor .csv. Land it in one of these formats, or move it out of the landing zone")
 
 
 def _visible(path: Path) -> bool:
@@ -98,12 +105,16 @@ def _visible(path: Path) -> bool:
 
 
 def _folder_day(table: Table, folder: Path) -> date:
+    name = f"{table.name}/{folder.name}"
+    if not folder.is_dir():
+        raise LandingError(f"{table.qualified}: {name} lies outside of any day. Move it to the folder of its day, such as {table.name}/2017-01-31/{folder.name}")
     try:
-        return date.fromisoformat(folder.name)
+        day = date.fromisoformat(folder.name)
     except ValueError:
-        raise LandingError(
-            f"{table.qualified}: the folder {table.name}/{folder.name} is not a date such as {table.name}/2017-01-31. Rename it or move it away"
-        ) from None
+        raise LandingError(f"{table.qualified}: the folder {name} is not a date such as {table.name}/2017-01-31. Rename it or move it away") from None
+    if not YEARS[0] <= day.year <= YEARS[1]:
+        raise LandingError(f"{table.qualified}: the folder {name} is not a date between {YEARS[0]} and {YEARS[1]}. Rename it or move it away")
+    return day
 
 
 def coverage(tables: tuple[Table, ...]) -> Interval:
@@ -121,6 +132,7 @@ def read(table: Table, file: LandedFile) -> Content:
     raw, unreadable, total = _read_csv(table, file) if file.path.suffix == ".csv" else _read_parquet(table, file)
     columns = [column for column in table.columns if column.name not in AUDIT_NAMES]
     _refuse_missing(table, file, columns, raw.column_names)
+    _refuse_doubled(table, file, columns, raw.column_names)
     return _typed(table, file, raw.select([column.name for column in columns]), columns, unreadable, total)
 
 
@@ -151,28 +163,41 @@ def _read_csv(table: Table, file: LandedFile) -> tuple[pa.Table, list[Rejected],
     convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False)
     try:
         rows = csv.read_csv(file.path, convert_options=convert, parse_options=csv.ParseOptions(invalid_row_handler=keep, newlines_in_values=True))
+        _ = rows.column_names  # decoded on access
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(table, file, "CSV", error) from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(table, file, "CSV", f"it is not UTF-8: {error}") from error
     return rows, ragged, rows.num_rows + len(ragged)
 
 
-def _unreadable(table: Table, file: LandedFile, kind: str, error: Exception) -> LandingError:
-    return LandingError(
-        f"{table.qualified}: {file.name} cannot be read as {kind} ({str(error).rstrip('.')}). Land the file again; nothing of this table was published"
-    )
+def _unreadable(table: Table, file: LandedFile, kind: str, error: Exception | str) -> LandingError:
+    told = " ".join(str(error).split()).rstrip(".")
+    return LandingError(f"{table.qualified}: {file.name} cannot be read as {kind} ({told}). Land the file again; nothing of this table was published")
 
 
 def _refuse_missing(table: Table, file: LandedFile, columns: list[Column], got: list[str]) -> None:
     missing = [column.name for column in columns if column.name not in got]
     if not missing:
         return
-    extra = [name for name in got if name not in table.column_names]
-    guesses = [f"{near[0]} instead of {name}" for name in missing if (near := difflib.get_close_matches(name, extra, 1, 0.5))]
+    extra = {name.strip().lower(): name for name in got if name not in table.column_names}
+    guesses = [f"{extra[near[0]]} instead of {name}" for name in missing if (near := difflib.get_close_matches(name, extra, 1, 0.5))]
     hint = f" Renamed? It has {', '.join(guesses)}." if guesses else ""
+    if len(got) == 1 and len(columns) > 1 and file.path.suffix == ".csv":
+        hint = " Separated by something else? A comma is expected."
     raise LandingError(
         f"{table.qualified}: {file.name} lacks {len(missing)} column{'s' * (len(missing) > 1)}: {', '.join(missing)}. Got: {', '.join(got)}.{hint}"
         f" Land the file again with the columns of contracts/bronze/{table.name}.py; nothing of this table was published"
     )
+
+
+def _refuse_doubled(table: Table, file: LandedFile, columns: list[Column], got: list[str]) -> None:
+    doubled = [column.name for column in columns if got.count(column.name) > 1]
+    if doubled:
+        raise LandingError(
+            f"{table.qualified}: {file.name} has {', '.join(doubled)} more than once. Got: {', '.join(got)}."
+            f" Land the file again with the columns of contracts/bronze/{table.name}.py; nothing of this table was published"
+        )
 
 
 def _typed(table: Table, file: LandedFile, raw: pa.Table, columns: list[Column], unreadable: list[Rejected], total: int) -> Content:
@@ -183,8 +208,8 @@ def _typed(table: Table, file: LandedFile, raw: pa.Table, columns: list[Column],
     for column in columns:
         values, bad = _cast(table, file, raw.column(column.name), column)
         arrays.append(values)
-        for row, text in bad:
-            reasons.setdefault(row, []).append(f"{column.name} is {text!r}, not a {column.type.spark}")
+        for row, value in bad:
+            reasons.setdefault(row, []).append(f"{column.name} is {_shown(value)}, not a {_expected(table, column)}")
     rows = pa.table(arrays, names=[column.name for column in columns])
     if not reasons:
         return Content(rows, tuple(unreadable), total)
@@ -198,13 +223,48 @@ def _cast(table: Table, file: LandedFile, values: pa.ChunkedArray, column: Colum
     import pyarrow as pa
 
     try:
-        return _cast_all(values, column), []
+        parts, bad = _cast_parts(table, values, column)
     except pa.ArrowNotImplementedError as error:
         raise LandingError(
             f"{table.qualified}: {file.name} has {column.name} as {values.type}, and a {column.type.spark} is expected. Land the file again with that type; nothing of this table was published"
         ) from error
+    return pa.chunked_array([chunk for part in parts for chunk in part.chunks], type=arrow_type(column.type)), bad
+
+
+def _cast_parts(table: Table, values: pa.ChunkedArray, column: Column, first: int = 0) -> tuple[list[pa.ChunkedArray], list[tuple[int, Any]]]:
+    """Halve what does not fit until the cells are found: one bad cell among a million costs twenty casts, not a million."""
+    import pyarrow as pa
+
+    try:
+        return [_fitting(table, _cast_all(values, column), column)], []
     except pa.ArrowInvalid:
-        return _cast_each(values, column)
+        if len(values) == 1:
+            return [pa.chunked_array([pa.nulls(1, arrow_type(column.type))])], [(first, _plain(values[0]))]
+        half = len(values) // 2
+        left, right = _cast_parts(table, values[:half], column, first), _cast_parts(table, values[half:], column, first + half)
+        return left[0] + right[0], left[1] + right[1]
+
+
+def _fitting(table: Table, values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
+    """The values, if they are finite numbers, and dates that days can be computed from."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    fits = None
+    if column.type == DOUBLE:
+        fits = pc.is_finite(values)
+    elif column.name == table.time_column:
+        low, high = (pa.scalar(datetime(year, 1, 1, tzinfo=UTC), values.type) for year in (YEARS[0], YEARS[1] + 1))
+        fits = pc.and_(pc.greater_equal(values, low), pc.less(values, high))
+    if fits is not None and not pc.all(fits, min_count=0).as_py():
+        raise pa.ArrowInvalid(f"not a {_expected(table, column)}")
+    return values
+
+
+def _expected(table: Table, column: Column) -> str:
+    if column.name == table.time_column:
+        return f"{column.type.spark} between {YEARS[0]} and {YEARS[1]}"
+    return f"{column.type.spark} that is finite" if column.type == DOUBLE else column.type.spark
 
 
 def _cast_all(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
@@ -214,8 +274,8 @@ def _cast_all(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
     wanted = arrow_type(column.type)
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    if pa.types.is_boolean(values.type) and not pa.types.is_boolean(wanted):
-        raise pa.ArrowNotImplementedError(f"boolean is not {wanted}")
+    if _means_something_else(values.type, wanted):
+        raise pa.ArrowNotImplementedError(f"{values.type} is not {wanted}")
     if not pa.types.is_timestamp(wanted):
         return values.cast(wanted)
     if not pa.types.is_timestamp(values.type):
@@ -225,31 +285,43 @@ def _cast_all(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
     return values.cast(wanted, safe=False)
 
 
+def _means_something_else(got: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether Arrow would cast, and yet the value would not mean what it did: true is not 1, a duration no number, and a number no instant in a unit we know."""
+    from pyarrow import types
+
+    if types.is_boolean(got):
+        return not types.is_boolean(wanted)
+    number = types.is_integer, types.is_floating, types.is_decimal
+    if types.is_temporal(wanted):
+        return any(one(got) for one in number)
+    return types.is_temporal(got) and any(one(wanted) for one in number)
+
+
 def _instants(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """ISO dates or timestamps as text, with up to nine digits of a second."""
+    """ISO dates or timestamps as text, with or without a zone, with up to nine digits of a second."""
     import pyarrow as pa
 
+    for zone in (None, "UTC"):
+        for unit in ("us", "ns"):
+            with suppress(pa.ArrowInvalid):
+                return values.cast(pa.timestamp(unit, zone)).cast(pa.timestamp("us", zone), safe=False)
+    raise pa.ArrowInvalid("not a timestamp")
+
+
+def _plain(cell: pa.Scalar) -> Any:
+    """The cell in Python; as text where Python has no such date."""
     try:
-        return values.cast(pa.timestamp("us"))
-    except pa.ArrowInvalid:
-        return values.cast(pa.timestamp("ns")).cast(pa.timestamp("us"), safe=False)
+        return cell.as_py()
+    except (ValueError, OverflowError):
+        return str(cell)
 
 
-def _cast_each(values: pa.ChunkedArray, column: Column) -> tuple[pa.ChunkedArray, list[tuple[int, Any]]]:
-    import pyarrow as pa
-
-    cells, bad = [], []
-    for row, cell in enumerate(values):
-        try:
-            cells.append(_cast_all(pa.chunked_array([[cell.as_py()]], type=values.type), column)[0].as_py())
-        except pa.ArrowInvalid:
-            cells.append(None)
-            bad.append((row, cell.as_py()))
-    return pa.chunked_array([pa.array(cells, type=arrow_type(column.type))]), bad
+def _shown(value: Any) -> str:
+    return repr(str(value) if isinstance(value, date) else value)
 
 
 def _as_json(row: pa.Table) -> str:
-    return json.dumps(row.to_pylist()[0], default=str)
+    return json.dumps({name: _plain(row.column(name)[0]) for name in row.column_names}, default=str)
 
 
 def months(found: list[LandedFile]) -> Iterator[tuple[str, list[LandedFile]]]:

@@ -1,0 +1,192 @@
+"""The main job as a user runs it: over REST against a running Airflow, then read through the Feast SDK."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from contracts import catalog, settings
+from contracts.report import TableReport
+from dags import demo
+from dags.services import ApiError, Services
+from tests import openlineage_schema, oracle
+from tests.landing import rows, versions
+
+YEAR = {"start": "2017-01-01", "end": "2018-01-02"}
+
+
+def trigger(airflow: Services, conf: dict[str, Any], seconds: float = 300) -> demo.Run:
+    """Trigger and wait for the end."""
+    run = demo.Run.trigger(airflow, conf)
+    deadline = time.monotonic() + seconds
+    while run.state() not in ("success", "failed"):
+        assert time.monotonic() < deadline, f"{run.id} is still {run.state()} after {seconds} s"
+        time.sleep(0.5)
+    return run
+
+
+@pytest.fixture(scope="module")
+def year(airflow: Services) -> str:
+    """What `make demo` prints for the whole year."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "dags.demo"], cwd=settings.CHECKOUT, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def year_run(airflow: Services, year: str) -> demo.Run:
+    """The DAG run that the demo triggered."""
+    (run,) = airflow.api("GET", "/api/v2/dags/millrace/dagRuns?limit=1")["dag_runs"]
+    return demo.Run(airflow, run["dag_run_id"])
+
+
+def test_the_demo_shows_accounts_release_features_and_where_to_look(year: str) -> None:
+    for expected in ("1,469,307", "20,940,529", "rows/s", "Release 1", "spend_30d", "days_since_last_purchase", "Data Docs", "ndjson", "All of it worked"):
+        assert expected in year
+    assert "\x1b" not in year, "piped output is plain"
+
+
+def test_every_task_reports_an_exact_row_account(year_run: demo.Run) -> None:
+    for table in catalog.tables():
+        report = TableReport.from_dict(year_run.result(table.qualified))
+        report.account.verify(report.table)
+        assert report.account.rows_in > 0
+
+
+def test_each_published_table_is_an_asset_event_with_version_and_rows(airflow: Services, year_run: demo.Run) -> None:
+    events = airflow.api("GET", "/api/v2/assets/events?limit=100")["asset_events"]
+    latest = {event["name"]: event["extra"] for event in events if event["source_run_id"] == year_run.id}
+    assert set(latest) == {table.qualified for table in catalog.tables()}
+    assert latest["silver.transactions"]["published"] == 1_469_307
+    assert latest["gold.customer_activity"]["version"] == versions()["gold.customer_activity"]
+
+
+def test_features_read_through_the_sdk_in_a_fresh_process_equal_the_oracle(year: str, e2e_home: Path, tmp_path: Path) -> None:
+    script = """
+import json, sys
+from datetime import UTC, datetime
+from feast import FeatureStore
+store = FeatureStore(sys.argv[1])
+customers = json.loads(sys.argv[2])
+names = ["customer_activity:spend_30d", "customer_activity:items_90d", "customer_activity:baskets_7d"]
+answer = store.get_online_features(names, [{"customer_id": one} for one in customers]).to_dict()
+print(json.dumps(answer))
+"""
+    asked = oracle.sample("customer_activity", 40, seed=7)
+    customers = [int(one) for one in dict.fromkeys(asked["customer_id"])]
+    repo = str(settings.CHECKOUT / "features" / "feast_repo")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, repo, json.dumps(customers)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    pairs = pd.DataFrame({"customer_id": customers, "event_timestamp": pd.Timestamp("2018-01-02", tz="UTC")})
+    expected = oracle.customer_activity(pairs).set_index("customer_id")
+    for position, customer in enumerate(answer["customer_id"]):
+        if customer not in expected.index:
+            assert answer["spend_30d"][position] is None
+            continue
+        assert answer["spend_30d"][position] == float(expected.loc[customer, "spend_30d"])
+        assert answer["items_90d"][position] == expected.loc[customer, "items_90d"]
+        assert answer["baskets_7d"][position] == expected.loc[customer, "baskets_7d"]
+
+
+def test_lineage_of_our_tables_hangs_below_the_airflow_tasks_and_keeps_the_schema(year_run: demo.Run, e2e_home: Path) -> None:
+    files = sorted((e2e_home / "lineage").glob("*.ndjson"))
+    events = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    for event in events:
+        openlineage_schema.validate(event)
+    ours = [event for event in events if event["job"]["namespace"] == "millrace"]
+    theirs = {event["run"]["runId"]: event["job"]["name"] for event in events if event["job"]["namespace"] != "millrace"}
+    jobs = {event["job"]["name"] for event in ours if event["eventType"] == "COMPLETE"}
+    for table in catalog.tables():
+        assert f"millrace.{table.qualified}" in jobs
+    for view in ("customer_activity", "product_popularity", "customer_product", "customer_profile"):
+        assert f"millrace.features.{view}" in jobs
+    top = [event for event in ours if event["job"]["name"] == "millrace.silver.transactions"]
+    assert {theirs.get(event["run"]["facets"]["parent"]["run"]["runId"]) for event in top} == {"millrace.silver.transactions"}
+
+
+def test_a_second_run_over_the_year_changes_no_table(airflow: Services, year_run: demo.Run) -> None:
+    before = versions()
+    again = trigger(airflow, YEAR)
+    assert again.state() == "success"
+    assert versions() == before
+    assert {again.result(table.qualified)["status"] for table in catalog.tables()} == {"unchanged"}
+
+
+def test_two_runs_triggered_at_once_both_succeed_and_change_nothing(airflow: Services, year_run: demo.Run) -> None:
+    before = versions()
+    runs = [demo.Run.trigger(airflow, YEAR) for _ in range(2)]
+    deadline = time.monotonic() + 300
+    while any(run.state() not in ("success", "failed") for run in runs) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert [run.state() for run in runs] == ["success", "success"]
+    assert versions() == before
+
+
+@pytest.mark.parametrize(
+    ("conf", "told"),
+    [
+        ({"start": "2017-02-01", "end": "2017-01-01"}, "is not after start"),
+        ({"start": "2017-02-01", "end": "2017-02-01"}, "is not after start"),
+        ({"start": "1999-01-01", "end": "1999-01-02"}, "lies outside the data"),
+        ({"start": "2030-01-01", "end": "2030-01-02"}, "lies outside the data"),
+        ({"strat": "2017-01-01", "end": "2017-01-02"}, "Did you mean start?"),
+        ({}, "start is missing"),
+    ],
+)
+def test_a_run_that_makes_no_sense_fails_with_a_sentence_and_writes_nothing(airflow: Services, year_run: demo.Run, conf: dict[str, str], told: str) -> None:
+    before = versions()
+    run = trigger(airflow, conf)
+    assert run.state() == "failed"
+    assert told in run.error()
+    assert versions() == before
+
+
+def test_a_malformed_date_is_refused_with_what_was_expected(airflow: Services, year_run: demo.Run) -> None:
+    before = versions()
+    with pytest.raises(ApiError, match="start"):
+        trigger(airflow, {"start": "yesterday", "end": "2017-01-02"})
+    assert versions() == before
+
+
+def test_airflows_own_backfill_runs_each_day_with_its_interval(airflow: Services, year_run: demo.Run) -> None:
+    before = versions()
+    body = {"dag_id": "millrace", "from_date": "2017-05-01T00:00:00Z", "to_date": "2017-05-02T00:00:00Z", "max_active_runs": 1}
+    backfill = airflow.api("POST", "/api/v2/backfills", {**body, "reprocess_behavior": "none", "dag_run_conf": {}, "run_backwards": False})
+    deadline = time.monotonic() + 300
+    found: list[dict[str, Any]] = []
+    while time.monotonic() < deadline:
+        found = airflow.api("GET", "/api/v2/dags/millrace/dagRuns?run_type=backfill&limit=20")["dag_runs"]
+        if len(found) == 2 and all(one["state"] in ("success", "failed") for one in found):
+            break
+        time.sleep(1)
+    assert [one["state"] for one in found] == ["success", "success"], (backfill, found)
+    intervals = {demo.Run(airflow, one["dag_run_id"]).result("check_interval")["start"] for one in found}
+    assert intervals == {"2017-05-01", "2017-05-02"}
+    assert versions() == before
+
+
+def test_no_run_is_scheduled_while_the_schedule_is_off(airflow: Services, year_run: demo.Run) -> None:
+    assert airflow.api("GET", "/api/v2/dags/millrace/dagRuns?run_type=scheduled")["dag_runs"] == []
+
+
+def test_a_late_file_for_a_past_day_is_picked_up_by_the_next_run_over_that_day(airflow: Services, year_run: demo.Run) -> None:
+    landed = settings.landing() / "transactions" / "2017-06-01" / "transactions.parquet"
+    late = pq.read_table(landed).slice(0, 1)
+    column = late.schema.get_field_index("basket_id")
+    late = late.set_column(column, "basket_id", pa.array([99_999_999_999]))
+    pq.write_table(late, landed.with_name("late.parquet"))
+    before = versions()
+    run = trigger(airflow, {"start": "2017-06-01", "end": "2017-06-02"})
+    assert run.state() == "success", run.error()
+    moved = {name for name, version in versions().items() if before.get(name) != version}
+    assert moved == {"bronze.transactions", "silver.transactions", "gold.customer_activity", "gold.customer_product", "gold.product_popularity"}
+    assert len(rows("silver.transactions", order="1", where="basket_id = 99999999999")) == 1

@@ -1,0 +1,69 @@
+"""A lake that was published and is then fed with bad input: what must not change is photographed before and after."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from contracts import settings
+from tests.landing import Shop
+
+DAY, NEXT, END = "2017-03-01", "2017-03-02", "2017-03-03"
+
+
+@pytest.fixture(scope="session")
+def published_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small shop, its first day published. Copy it, do not write to it."""
+    from dags import steps
+
+    path = tmp_path_factory.mktemp("published")
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("MILLRACE_LAKE", "MILLRACE_LANDING", "MILLRACE_ENGINE", "OPENLINEAGE_URL"):
+            environment.delenv(name, raising=False)
+        environment.setenv("MILLRACE_HOME", str(path))
+        Shop.open(path / "landing")
+        steps.run_all(DAY, NEXT, "first")
+    return path
+
+
+@pytest.fixture
+def stocked(home: Path, published_home: Path) -> Shop:
+    """The small shop whose first day is published."""
+    shutil.copytree(published_home, home, dirs_exist_ok=True)
+    return Shop(home / "landing")
+
+
+def _photograph(tables: tuple[str, ...]) -> dict[str, str]:
+    """Every file of these tables, or of the whole lake, with a hash of its bytes; what was only staged is invisible and does not count."""
+    roots = [settings.table_path(name) for name in tables] or [settings.lake()]
+    files = [file for root in roots for file in root.rglob("*") if file.is_file() and "_stage" not in file.parts]
+    return {str(file.relative_to(settings.lake())): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.fixture
+def untouched(home: Path) -> Callable[..., AbstractContextManager[None]]:
+    """What happens inside leaves the named tables, or the whole lake, byte for byte as they were."""
+
+    @contextmanager
+    def watch(*tables: str) -> Iterator[None]:
+        before = _photograph(tables)
+        yield
+        assert _photograph(tables) == before
+
+    return watch
+
+
+@pytest.fixture
+def refused(run: Callable, untouched: Callable) -> Callable[..., None]:
+    """The run over both days fails with an error whose message holds these texts, and the lake stays as it was."""
+
+    def refuse(error: type[Exception], *told: str, start: str = DAY, end: str = END) -> None:
+        with untouched(), pytest.raises(error) as caught:
+            run(start, end)
+        for text in told:
+            assert text in str(caught.value)
+
+    return refuse
