@@ -216,9 +216,9 @@ SELECT customer_id, product_id, CAST(midnight AS TIMESTAMPTZ) AS event_timestamp
 FROM windows WHERE next_midnight IS DISTINCT FROM midnight
 """
 
-# One row per customer and snapshot; a snapshot of day d, like everything else of day d, is known at midnight d + 1.
+# One row per customer and snapshot; a snapshot of day d is the state at midnight d, and known from then on.
 CUSTOMER_PROFILE = """
-SELECT customer_id, CAST(snapshot_date + 1 AS TIMESTAMPTZ) AS event_timestamp,
+SELECT customer_id, CAST(snapshot_date AS TIMESTAMPTZ) AS event_timestamp,
     age, income, household_size, kids_count
 FROM demographics
 """

@@ -21,7 +21,7 @@ def line(report: TableReport) -> str:
 def _notes(report: TableReport) -> str:
     account = report.account
     notes = [f"{account.quarantined:,} quarantined"] * bool(account.quarantined) + [f"{account.duplicates:,} duplicates"] * bool(account.duplicates)
-    notes += [f"{check.failed:,} with {check.reason}" for check in report.warnings if check.failed and check.severity == "warning"]
+    notes += [f"{check.reason}: {check.failed:,} rows" for check in report.warnings if check.failed and check.severity == "warning"]
     return "; " + ", ".join(notes) if notes else ""
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from expectations.audit import Audit
     from lineage.record import Parent
 
+
 class RunError(RuntimeError):
     """A step failed for a reason outside of Millrace: the engine, the file system, a file that is gone. The published table is whole."""
 
@@ -98,7 +99,9 @@ def _in_a_sentence(name: str) -> Iterator[None]:
         told = next(iter(str(error).splitlines()), "").rstrip(".")
         full = isinstance(error, OSError) or any(f"os error {number})" in told for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
         remedy = f"See that {settings.lake()} has room and can be written" if full else "Mend the cause"
-        raise RunError(f"{name}: the run broke off ({type(error).__name__}: {told}). What was published is whole. {remedy}, then run the interval again") from error
+        raise RunError(
+            f"{name}: the run broke off ({type(error).__name__}: {told}). What was published is whole. {remedy}, then run the interval again"
+        ) from error
 
 
 def _carry(planned: Plan, run_id: str, clock: Clock, on_checks: Callable[[tuple[CheckResult, ...]], None]) -> TableReport:

@@ -88,7 +88,11 @@ def _refuse_newer_protocol(qualified: str, table: DeltaTable) -> None:
     by_version = (protocol.min_reader_version, protocol.min_writer_version)
     if features <= FEATURES and by_version in ((1, 1), (1, 2), (1, 7), (3, 7)):
         return
-    odd = f"the features {', '.join(sorted(features - FEATURES))}" if features - FEATURES else f"reader version {by_version[0]} and writer version {by_version[1]}"
+    odd = (
+        f"the features {', '.join(sorted(features - FEATURES))}"
+        if features - FEATURES
+        else f"reader version {by_version[0]} and writer version {by_version[1]}"
+    )
     raise LakeError(
         f"{qualified}: the table asks for {odd}, which this Millrace does not know how to keep. Update Millrace, or restore the table to a version that this Millrace wrote."
         " Nothing of this table was written"
@@ -199,7 +203,9 @@ def check_format() -> None:
     try:
         found = json.loads(marker.read_text())["format"]
     except (ValueError, TypeError, KeyError):
-        raise LakeError(f'{marker} does not name the lake\'s format. Write {{"format": {settings.LAKE_FORMAT}}} into it if this Millrace made the lake') from None
+        raise LakeError(
+            f'{marker} does not name the lake\'s format. Write {{"format": {settings.LAKE_FORMAT}}} into it if this Millrace made the lake'
+        ) from None
     if not isinstance(found, int) or found > settings.LAKE_FORMAT:
         raise LakeError(
             f"the lake at {settings.lake()} has format {found}, and this Millrace reads up to {settings.LAKE_FORMAT}. Update Millrace, or point MILLRACE_LAKE elsewhere. Nothing was written"

