@@ -168,7 +168,7 @@ def _publish(staged: Staged, account: RowAccount, run_id: str) -> int:
 
     planned = staged.plan
     code = "" if planned.table.layer == Layer.BRONZE else stage.code_of(planned.table)
-    state = State(run_id, planned.inputs, staged.touched, planned.horizon, code, asdict(account))
+    state = State(run_id, planned.inputs, staged.touched, planned.horizon, code, asdict(account), planned.ids)
     whole = planned.whole or (planned.table.layer != Layer.BRONZE and planned.table.load == Load.SNAPSHOT)
     replace = () if planned.table.layer == Layer.BRONZE else planned.days
     return publish(planned.table, staged.paths(), state, base=planned.base, replace=replace, whole=whole)

@@ -32,7 +32,7 @@ class LakeError(RuntimeError):
 class State:
     """What one commit did: the versions it was built from, the days whose rows it replaced, the code that did it.
 
-    `horizon` is the exclusive end of the days that the table covers, for tables that must speak about idle days.
+    `ids` are the inputs' own identities: a table that was removed and made anew counts its versions from 0 again. `horizon` is the exclusive end of the days that the table covers, for tables that must speak about idle days.
     """
 
     run_id: str
@@ -41,6 +41,7 @@ class State:
     horizon: date | None = None
     code: str = ""
     account: dict[str, int] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The commit's metadata value."""

@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +126,9 @@ def publish(contract: Table, staged: Sequence[Path], state: State, *, base: int 
     _commit(table, contract, adds, [file for file, _ in removes], state)
     table.update_incremental()
     newest: int = table.version()
-    _sync(settings.table_path(contract.qualified) / "_delta_log" / f"{newest:020}.json")
+    root = settings.table_path(contract.qualified)
+    for path in (root, root / "_delta_log" / f"{newest:020}.json", root / "_delta_log"):
+        _sync(path)
     return newest
 
 
@@ -205,7 +206,10 @@ def _add_action(contract: Table, path: Path) -> Any:
 
 
 def _statistics(contract: Table, path: Path) -> dict[str, Any]:
-    """Row count, and per column minimum, maximum and NULLs, as the Delta log wants them, from the parquet footer."""
+    """Row count, and per column NULLs, minimum and maximum, as the Delta log wants them, from the parquet footer.
+
+    Text has no bounds, as readers compare it differently, nor have doubles and decimals, which JSON may round.
+    """
     import pyarrow.parquet as pq
 
     footer = pq.read_metadata(path)
@@ -218,7 +222,7 @@ def _statistics(contract: Table, path: Path) -> dict[str, Any]:
             continue
         result["nullCount"][column.name] = sum(one.null_count for one in found)
         ranged = [one for one in found if one.has_min_max]
-        if ranged and column.type not in (STRING, DOUBLE, BOOLEAN):
+        if ranged and column.type not in (STRING, DOUBLE, BOOLEAN) and not isinstance(column.type, DecimalType):
             result["minValues"][column.name] = _plain(min(one.min for one in ranged))
             result["maxValues"][column.name] = _plain(max(one.max for one in ranged))
     return result
@@ -229,7 +233,7 @@ def _plain(value: Any) -> Any:
         return f"{value.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
     if isinstance(value, date):
         return value.isoformat()
-    return float(value) if isinstance(value, Decimal) else value
+    return value
 
 
 def _commit(table: DeltaTable, contract: Table, adds: list[Any], removes: list[dict[str, Any]], state: State) -> None:

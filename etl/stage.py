@@ -56,6 +56,7 @@ class Plan:
     whole: bool = False
     horizon: date | None = None
     last: State | None = None
+    ids: dict[str, str] = field(default_factory=dict)
 
     @property
     def nothing_to_do(self) -> bool:
@@ -139,10 +140,11 @@ def plan(table: Table, interval: Interval) -> Plan:
         return Plan(table, interval, base, {}, last=last)
     sources = {name: _input(table, name) for name in table.inputs}
     versions = {name: source.version() for name, source in sources.items()}
-    fresh = last is None or last.code != code_of(table) or set(last.inputs) != set(versions)
+    ids = {name: str(source.metadata().id) for name, source in sources.items()}
+    fresh = last is None or last.code != code_of(table) or last.ids != ids
     changed = {name: None if fresh or last is None else delta.changed_since(source, last.inputs[name]) for name, source in sources.items()}
     everything = any(days is None for days in changed.values())
-    common = Plan(table, interval, base, versions, whole=everything, last=last)
+    common = Plan(table, interval, base, versions, whole=everything, last=last, ids=ids)
     if table.load == Load.SNAPSHOT:
         return _replaced(common, whole=fresh or last is None or versions != last.inputs)  # a snapshot is replaced whole, so its commits name no days
     if table.layer == Layer.SILVER:

@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from contracts import settings
+from contracts import catalog, settings
 from tests.landing import Shop, versions
 from tests.oracle import DATA
 
@@ -28,7 +28,9 @@ def land(root: Path) -> Shop:
     """Fill a landing zone: transactions and redemptions by day, promotions by week, the rest as snapshots of the first day."""
     shop = Shop(root)
     with duckdb.connect() as con:
-        con.execute(f"CREATE TABLE bought AS FROM {_file('transactions')} WHERE household_id < {CUSTOMERS} AND transaction_timestamp >= '{START}' AND transaction_timestamp < '{END}'")
+        con.execute(
+            f"CREATE TABLE bought AS FROM {_file('transactions')} WHERE household_id < {CUSTOMERS} AND transaction_timestamp >= '{START}' AND transaction_timestamp < '{END}'"
+        )
         for day, rows in _by(con, "FROM bought", "CAST(transaction_timestamp AS DATE)"):
             shop.land("transactions", rows, day)
         redeemed = f"FROM {_file('coupon_redemptions')} WHERE household_id < {CUSTOMERS} AND redemption_date >= '{START}' AND redemption_date < '{END}'"
@@ -62,7 +64,8 @@ def rows(qualified: str, version: int | None = None) -> Counter:
     files = DeltaTable(str(settings.table_path(qualified)), version=version).file_uris()
     if not files:
         return Counter()
-    columns = "* EXCLUDE (_loaded_at)" if qualified.startswith("bronze.") else "*"
+    layer, _ = qualified.split(".")
+    columns = "* EXCLUDE (_loaded_at)" if layer == "bronze" else "*"
     with duckdb.connect() as con:
         con.execute("SET TimeZone = 'UTC'")
         return Counter(con.execute(f"SELECT {columns} FROM read_parquet(?)", [files]).fetchall())
@@ -76,6 +79,13 @@ def differences(one: Contents, other: Contents) -> dict[str, Any]:
         if left != right:
             found[name] = {"rows": (left.total(), right.total()), "only left": [*(left - right)][:3], "only right": [*(right - left)][:3]}
     return found
+
+
+def changed(qualified: str, before: Contents, after: Contents) -> list[dict[str, Any]]:
+    """The rows of a table that came, went or have another value, as dicts."""
+    names = [name for name in catalog.table(qualified).column_names if name != "_loaded_at"]
+    moved = (after[qualified] - before[qualified]) + (before[qualified] - after[qualified])
+    return [dict(zip(names, row, strict=True)) for row in moved]
 
 
 def _file(name: str) -> str:

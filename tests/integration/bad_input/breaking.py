@@ -18,7 +18,16 @@ from dags import cli
 from etl import publishing, quarantine, stage
 
 INTERVAL = ("run", "--start", "2017-03-01", "--end", "2017-03-03")
-HEAVY = ("deltalake", "duckdb", "great_expectations.expectations", "lineage.record", "pyarrow.compute", "pyarrow.csv", "pysail.spark", "pyspark.sql.connect.functions")
+HEAVY = (
+    "deltalake",
+    "duckdb",
+    "great_expectations.expectations",
+    "lineage.record",
+    "pyarrow.compute",
+    "pyarrow.csv",
+    "pysail.spark",
+    "pyspark.sql.connect.functions",
+)
 """Imported before the forks, and started after them: threads do not survive a fork."""
 
 

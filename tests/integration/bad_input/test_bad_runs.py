@@ -142,7 +142,10 @@ def test_a_manual_run_needs_a_whole_interval(check_interval: Callable, params: d
 
 
 def test_a_scheduled_run_takes_its_interval_from_the_schedule_even_after_the_data(check_interval: Callable) -> None:
-    assert check_interval({"start": None, "end": None}, dag_run("scheduled", start="2018-05-01", end="2018-05-02")) == {"start": "2018-05-01", "end": "2018-05-02"}
+    assert check_interval({"start": None, "end": None}, dag_run("scheduled", start="2018-05-01", end="2018-05-02")) == {
+        "start": "2018-05-01",
+        "end": "2018-05-02",
+    }
 
 
 # --- a lake that is not as it was left
@@ -168,9 +171,15 @@ def test_a_lake_whose_format_cannot_be_read_is_refused(stocked: Shop, refused: C
     [
         ({"minReaderVersion": 1, "minWriterVersion": 99}, "the table asks for reader version 1 and writer version 99"),
         ({"minReaderVersion": 99, "minWriterVersion": 99}, "Something newer wrote it: update Millrace"),
-        ({"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["tomorrow"], "writerFeatures": ["tomorrow"]}, "Something newer wrote it: update Millrace"),
+        (
+            {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["tomorrow"], "writerFeatures": ["tomorrow"]},
+            "Something newer wrote it: update Millrace",
+        ),
         ({"minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["tomorrow"]}, "the table asks for the features tomorrow"),
-        ({"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"]}, "the features deletionVectors"),
+        (
+            {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"]},
+            "the features deletionVectors",
+        ),
     ],
 )
 def test_a_table_of_a_newer_delta_protocol_is_refused(stocked: Shop, run: Callable, untouched: Callable, protocol: dict, told: str) -> None:
@@ -192,7 +201,9 @@ def test_a_table_of_a_newer_delta_protocol_is_refused(stocked: Shop, run: Callab
         ("silver.transactions", bytes(100), "cut short"),
     ],
 )
-def test_a_torn_log_is_refused_until_the_torn_commit_is_removed(stocked: Shop, run: Callable, untouched: Callable, table: str, content: bytes, state: str) -> None:
+def test_a_torn_log_is_refused_until_the_torn_commit_is_removed(
+    stocked: Shop, run: Callable, untouched: Callable, table: str, content: bytes, state: str
+) -> None:
     land_second_day(stocked)
     torn = commit(table, 2)
     torn.write_bytes(content)
@@ -235,6 +246,43 @@ def test_a_table_that_was_removed_is_rebuilt_and_what_follows_sees_it(stocked: S
     assert everything() == undisturbed
 
 
+@pytest.mark.parametrize("end", [NEXT, END])
+def test_a_table_that_was_made_anew_is_not_mistaken_for_the_old_one(stocked: Shop, run: Callable, end: str) -> None:
+    stocked.land("transactions", [purchase(5, at=MORNING)], NEXT)
+    run(DAY, end)
+    shutil.rmtree(settings.table_path("bronze.transactions"))
+    stocked.land("transactions", [purchase(3)])
+    stocked.path("transactions", NEXT).unlink()
+    run(DAY, NEXT)
+    assert [row["basket_id"] for row in rows("silver.transactions")] == [3]
+    assert [row["customer_id"] for row in rows("gold.customer_activity", where="event_timestamp = '2017-03-02'")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("moment", "told"), [("stage", "the table moved from version 1 to 2 while this run worked"), ("publish", "another writer committed at the same time")]
+)
+def test_a_foreign_commit_during_the_run_is_not_overwritten(stocked: Shop, run: Callable, monkeypatch: pytest.MonkeyPatch, moment: str, told: str) -> None:
+    from etl import publishing, stage
+
+    module, name = (stage, "stage") if moment == "stage" else (publishing, "_superseded")
+    whole, path = getattr(module, name), str(settings.table_path("silver.transactions"))
+
+    def meanwhile(*arguments: Any) -> Any:
+        result = whole(*arguments)
+        if "silver.transactions" in (getattr(one, "qualified", None) or getattr(getattr(one, "table", None), "qualified", None) for one in arguments):
+            write_deltalake(path, DeltaTable(path).to_pyarrow_table(), mode="overwrite")
+        return result
+
+    monkeypatch.setattr(module, name, meanwhile)
+    stocked.land("transactions", [purchase(5, at=MORNING)], NEXT)
+    with pytest.raises(PublishError) as caught:
+        run(DAY, END)
+    assert f"silver.transactions: {told}" in str(caught.value)
+    assert versions()["silver.transactions"] == 2
+    assert [row["basket_id"] for row in rows("silver.transactions")] == [1, 2]
+    monkeypatch.undo()
+
+
 # --- rows that a transform loses or makes up
 
 
@@ -255,7 +303,10 @@ def test_a_transform_that_loses_or_doubles_rows_publishes_nothing(
     whole = transactions.clean
     monkeypatch.setattr(transactions, "clean", lambda frame: defect(whole(frame)))
     stocked.land("transactions", [purchase(basket, at=MORNING) for basket in (5, 5, 6, 7, 8, 9)], NEXT)
-    with untouched("silver.transactions", *GOLD), pytest.raises(AccountError, match=rf"silver\.transactions: 6 rows in, but {given} to publish .* Nothing was published"):
+    with (
+        untouched("silver.transactions", *GOLD),
+        pytest.raises(AccountError, match=rf"silver\.transactions: 6 rows in, but {given} to publish .* Nothing was published"),
+    ):
         run(DAY, END)
     assert "quarantine.transactions" not in versions()
 
