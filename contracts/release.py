@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +27,8 @@ class Release:
     horizon: str
     """Date (exclusive end of the newest interval) up to which features are known."""
     tables: dict[str, int]
+    ids: dict[str, str] = field(default_factory=dict)
+    """The Delta table's own id behind each name: a table that was removed and made anew counts its versions from 0 again."""
 
 
 def folder() -> Path:
@@ -50,7 +52,7 @@ def read(number: int | None = None) -> Release:
     return Release(**json.loads((folder() / f"{wanted}.json").read_text()))
 
 
-def write(tables: dict[str, int], horizon: str) -> Release:
+def write(tables: dict[str, int], horizon: str, ids: dict[str, str] | None = None) -> Release:
     """Number and keep this map, unless the newest release says the same: then that one is returned.
 
     The caller holds the lake's lock. The file appears complete or not at all.
@@ -58,9 +60,9 @@ def write(tables: dict[str, int], horizon: str) -> Release:
     known = numbers()
     if known:
         newest = read()
-        if (newest.tables, newest.horizon) == (tables, horizon):
+        if (newest.tables, newest.horizon, newest.ids) == (tables, horizon, ids or {}):
             return newest
-    release = Release(known[-1] + 1 if known else 1, datetime.now(UTC).isoformat(timespec="seconds"), horizon, dict(sorted(tables.items())))
+    release = Release(known[-1] + 1 if known else 1, datetime.now(UTC).isoformat(timespec="seconds"), horizon, dict(sorted(tables.items())), ids or {})
     folder().mkdir(parents=True, exist_ok=True)
     unfinished = folder() / f".{release.number}.{os.getpid()}"
     with unfinished.open("w") as file:

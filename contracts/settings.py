@@ -15,7 +15,10 @@ def home() -> Path:
 
 def lake() -> Path:
     """`MILLRACE_LAKE`, or `lake` in the home: the root of all Delta tables."""
-    return Path(os.environ.get("MILLRACE_LAKE") or home() / "lake").expanduser().resolve()
+    root = os.environ.get("MILLRACE_LAKE") or str(home() / "lake")
+    if "://" in root:
+        raise ValueError(f"MILLRACE_LAKE is {root}, and this version of Millrace keeps its lake on a file system only. Set it to a folder")
+    return Path(root).expanduser().resolve()
 
 
 def landing() -> Path:

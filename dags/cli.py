@@ -26,7 +26,7 @@ State lies in .millrace (MILLRACE_HOME), tables in its lake (MILLRACE_LAKE), lan
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it did what it says, 1 with a message when it could not, 2 for a wrong command line."""
     options = _parser().parse_args(arguments)
-    console = Console(highlight=False, soft_wrap=True)
+    console = show.console()
     try:
         options.command(options, console)
     except (RuntimeError, ValueError, LookupError) as error:
@@ -42,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     run = _add(commands, "run", _run, "carry the days [start, end) through every layer, in this process")
     run.add_argument("--start", required=True, help="first day, such as 2017-01-01")
     run.add_argument("--end", required=True, help="day after the last one, such as 2018-01-02")
-    _add(commands, "serve", _serve, "load the newest release into the online store")
+    serve = _add(commands, "serve", _serve, "load a release into the online store: the newest one, or an older one to go back")
+    serve.add_argument("--release", type=int, help="number of the release (default: the newest)")
     _add(commands, "tables", _tables, "list the published tables: version, rows, size")
     return parser
 
@@ -78,8 +79,8 @@ def _line(said: TableReport | Release) -> str:
     return show.line(said)
 
 
-def _serve(_options: argparse.Namespace, console: Console) -> None:
-    console.print(show.views(steps.serve()))
+def _serve(options: argparse.Namespace, console: Console) -> None:
+    console.print(show.views(steps.serve(options.release)))
 
 
 def _tables(_options: argparse.Namespace, console: Console) -> None:

@@ -34,7 +34,7 @@ class DemoError(RuntimeError):
 
 def main() -> int:
     """Run the demo; 0 if all of it worked."""
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 140)
+    console = show.console()
     started = time.monotonic()
     try:
         _demo(console, started)

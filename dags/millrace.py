@@ -62,9 +62,9 @@ with DAG(
         return tasks.run_table(qualified, interval, context, outlet_events)
 
     @task
-    def release(interval: Any) -> dict[str, Any]:
+    def release(interval: Any, **context: Any) -> dict[str, Any]:
         """Pin the versions of all tables, for training and serving."""
-        return tasks.make_release(interval)
+        return tasks.make_release(interval, context)
 
     @task
     def materialize(ti: Any = None) -> dict[str, Any]:

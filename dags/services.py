@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
+from contracts import settings
 from dags.host import tail
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -134,11 +135,6 @@ def status() -> dict[str, str]:
     }
 
 
-def home() -> Path:
-    """The folder of all state: `MILLRACE_HOME`, or `.millrace` in the checkout."""
-    return Path(os.environ.get("MILLRACE_HOME") or CHECKOUT / ".millrace").resolve()
-
-
 def configured_port() -> int:
     """The port that `MILLRACE_PORT` asks for."""
     text = os.environ.get("MILLRACE_PORT") or "8080"
@@ -149,7 +145,7 @@ def configured_port() -> int:
 
 def environment(port: int, caller: Mapping[str, str]) -> dict[str, str]:
     """The environment of the services: the caller's, completed; what the caller says about Airflow wins, but for port and home."""
-    base, state = f"http://{LOOPBACK}:{port}", home()
+    base, state = f"http://{LOOPBACK}:{port}", settings.home()
     ours = {
         "MILLRACE_HOME": str(state),
         "MILLRACE_LOGS": str(state / "logs"),
@@ -236,7 +232,7 @@ def _kept(path: Path, make: Callable[[], dict[str, str]]) -> dict[str, str]:
 
 
 def _start(port: int) -> tuple[Record, "subprocess.Popen[bytes]"]:
-    state = home()
+    state = settings.home()
     for folder in ("airflow", "logs", "run", "lineage"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     (state / "airflow").chmod(0o700)
@@ -281,7 +277,7 @@ def _wait_until_ready(services: Services, record: Record, host: "subprocess.Pope
     if now_pending:
         raise ServicesError(
             f"Airflow was not ready after {START_SECONDS:.0f} s: still waiting for {now_pending}. "
-            f"Look into {home() / 'logs'}, then run `make down` and try again."
+            f"Look into {settings.home() / 'logs'}, then run `make down` and try again."
         )
     _refuse_broken_dags(services, record)
     say(f"Airflow is ready at {services.url}")
@@ -350,7 +346,7 @@ def _refuse_dead_host(record: Record, host: "subprocess.Popen[bytes] | None") ->
         return
     _end(record)
     _record_path().unlink(missing_ok=True)
-    log = home() / "logs" / "host.log"
+    log = settings.home() / "logs" / "host.log"
     raise ServicesError(f"Airflow ended while it started. The end of {log}:\n{tail(log, 25)}")
 
 
@@ -448,11 +444,11 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _services(record: Record) -> Services:
-    return Services(f"http://{LOOPBACK}:{record.port}", USERNAME, _password(home() / "airflow"))
+    return Services(f"http://{LOOPBACK}:{record.port}", USERNAME, _password(settings.home() / "airflow"))
 
 
 def _record_path() -> Path:
-    return home() / "run" / "services.json"
+    return settings.home() / "run" / "services.json"
 
 
 def _read_record() -> Record | None:
@@ -465,7 +461,7 @@ def _read_record() -> Record | None:
 @contextmanager
 def _locked() -> Iterator[None]:
     """Let one `up` or `down` at a time change the services of this home."""
-    folder = home() / "run"
+    folder = settings.home() / "run"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "services.lock"):
         yield

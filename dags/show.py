@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table as Grid
 
 from contracts.report import UNCHANGED, TableReport
+
+PIPE_WIDTH = 140
+
+
+def console() -> Console:
+    """A terminal as wide as it is; a pipe wide enough for the row account."""
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, soft_wrap=True, width=PIPE_WIDTH)
 
 
 def line(report: TableReport) -> str:

@@ -28,11 +28,16 @@ class RunError(RuntimeError):
     """A step failed for a reason outside of Millrace: the engine, the file system, a file that is gone. The published table is whole."""
 
 
+RELEASE_ROUNDS = 5
 WORKERS = 2
 """Tables at a time in one process."""
 OURS = ("contracts", "etl", "expectations", "lineage", "features", "dags")
 LONGEST_WINDOW_DAYS = 90
 """After so many days without a purchase every window is empty, and no row of any feature changes any more."""
+
+
+class ReleaseBusyError(RuntimeError):
+    """No moment was found at which all tables fit together."""
 
 
 @dataclass
@@ -209,19 +214,45 @@ def _size(table: Table) -> tuple[int, int]:
     return sum(one["num_records"] for one in actions), sum(one["size_bytes"] for one in actions)
 
 
-def make_release(interval: Interval) -> release.Release:
-    """Pin the versions that all gold tables have now, and silver beneath them, as a release."""
-    from etl import delta
-    from etl.publishing import locked
-    from etl.stage import StageError
+def make_release(interval: Interval, run_id: str, parent: Parent | None = None) -> release.Release:
+    """Pin the versions that the silver and gold tables have now, as a release, once they fit together.
 
-    with _in_a_sentence("the release"), locked("release"):
-        versions = {one.qualified: delta.version_of(one.qualified) for layer in (Layer.SILVER, Layer.GOLD) for one in catalog.tables(layer)}
-        missing = sorted(name for name, version in versions.items() if version is None)
-        if missing:
-            raise StageError(f"no release: {', '.join(missing)} never published. Run the DAG and look why they failed")
-        horizons = [str(interval.end), *([release.read().horizon] if release.numbers() else [])]
-        return release.write({name: version for name, version in versions.items() if version is not None}, max(horizons))
+    Another run may have published a table in the meantime. Then those that are built from it are brought up first, so that no release mixes two states.
+    """
+    from etl.publishing import locked
+
+    with locked("release"):
+        for _ in range(RELEASE_ROUNDS):
+            plans = [_planned(table, interval) for layer in (Layer.SILVER, Layer.GOLD) for table in catalog.tables(layer)]
+            behind = [one.table for one in plans if not one.nothing_to_do]
+            if not behind and _fit(plans):
+                return _pin(plans, interval)
+            for table in behind:
+                run_table(table.qualified, interval, run_id, parent)
+    raise ReleaseBusyError("other runs keep publishing tables while this one tries to make a release. Run the interval again when they have ended")
+
+
+def _planned(table: Table, interval: Interval) -> Plan:
+    from etl.stage import StageError, plan
+
+    found = plan(table, interval)
+    if found.base is None:
+        raise StageError(f"no release: {table.qualified} was never published. Run the DAG and look why it failed")
+    return found
+
+
+def _fit(plans: list[Plan]) -> bool:
+    """Whether every table was planned against the versions of the others that are about to be pinned."""
+    versions = {one.table.qualified: one.base for one in plans}
+    return all(versions.get(name, version) == version for one in plans for name, version in one.inputs.items())
+
+
+def _pin(plans: list[Plan], interval: Interval) -> release.Release:
+    from etl import delta
+
+    horizons = [str(interval.end), *([release.read().horizon] if release.numbers() else [])]
+    versions = {one.table.qualified: one.base or 0 for one in plans}
+    return release.write(versions, max(horizons), {name: delta.id_of(name) for name in sorted(versions)})
 
 
 def run_all(start: str | None, end: str | None, run_id: str, say: Callable[[Any], None] = lambda _: None) -> list[TableReport]:
@@ -242,7 +273,7 @@ def run_all(start: str | None, end: str | None, run_id: str, say: Callable[[Any]
             for future in done:
                 reports[running.pop(future)] = _result(future, running)
                 say(reports[future.result().table])
-    say(make_release(interval))
+    say(make_release(interval, run_id))
     return [reports[table.qualified] for table in catalog.tables()]
 
 
@@ -259,14 +290,14 @@ def needs(table: Table) -> tuple[str, ...]:
     return tuple(sorted({*table.inputs, *(one.to for one in table.references)}))
 
 
-def serve(parent: Parent | None = None) -> dict[str, Any]:
-    """Load the newest release into the online store, each feature view recorded as lineage. Readers see all of it at once, or the former one."""
+def serve(number: int | None = None, parent: Parent | None = None) -> dict[str, Any]:
+    """Load a release (the newest one by default) into the online store, each feature view recorded as lineage. Readers see all of it at once, or the former one."""
     from contextlib import ExitStack
 
     from features.materialize import materialize
     from lineage.record import Engine, Served, recorded_view
 
-    newest = release.read()
+    newest = release.read(number)
     with ExitStack() as stack:
         recordings = {
             one.name: stack.enter_context(

@@ -81,13 +81,13 @@ def parent(ti: Any) -> Any:
     )
 
 
-def make_release(interval: dict[str, str]) -> dict[str, Any]:
+def make_release(interval: dict[str, str], context: Any) -> dict[str, Any]:
     """Pin what is published now; the release number and its versions go into XCom."""
     from dataclasses import asdict
 
     from dags import steps
 
-    made = asdict(steps.make_release(Interval.parse(**interval)))
+    made = asdict(steps.make_release(Interval.parse(**interval), context["dag_run"].run_id, parent(context["ti"])))
     print(f"Release {made['number']} pins {len(made['tables'])} tables; features are known up to {made['horizon']}")
     return made
 
@@ -96,7 +96,7 @@ def serve(ti: Any) -> dict[str, Any]:
     """Serve the newest release."""
     from dags import steps
 
-    served = steps.serve(parent(ti))
+    served = steps.serve(parent=parent(ti))
     for view in served["views"]:
         print(f"{view['view']}: {view['status']}, {view['rows']:,} entities in {view['seconds']:.1f} s")
     return served

@@ -127,6 +127,12 @@ def version_of(qualified: str) -> int | None:
     return table.version() if table else None
 
 
+def id_of(qualified: str) -> str:
+    """The Delta table's own id, which a table built anew does not share; empty when there is no table."""
+    table = open_table(qualified)
+    return str(table.metadata().id) if table else ""
+
+
 def read(qualified: str, version: int) -> DataFrame:
     """The table at that version, as the engine reads it."""
     from etl.engine import session

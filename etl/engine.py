@@ -40,7 +40,9 @@ def _url(engine: str) -> str:
         return _embedded_sail()
     if engine.startswith("sc://"):
         return engine
-    raise EngineError(f"MILLRACE_ENGINE is {engine!r}. Use `sail` (the default, in-process) or a Spark Connect URL such as sc://localhost:15002")
+    raise EngineError(
+        f"MILLRACE_ENGINE is {engine!r}. Use `sail` (the default, in-process). A Spark Connect URL such as sc://localhost:15002 is taken too, but is not part of the tests yet; a local Spark is not started yet"
+    )
 
 
 def _embedded_sail() -> str:

@@ -35,10 +35,10 @@ class PublishError(RuntimeError):
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold the lock of a table (or another name) among all processes that share this home."""
+    """Hold the lock of a table (or another name) among all processes that share this lake."""
     from filelock import FileLock, Timeout
 
-    folder = settings.home() / "locks"
+    folder = settings.lake() / "_locks"
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / f"{name}.lock", timeout=LOCK_SECONDS):
@@ -76,7 +76,7 @@ def open_or_create(contract: Table) -> DeltaTable:
 
     found = delta.open_table(contract.qualified)
     if found is not None:
-        _refuse_other_schema(contract, found)
+        refuse_other_schema(contract, found)
         return found
     path = settings.table_path(contract.qualified)
     path.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,8 @@ def open_or_create(contract: Table) -> DeltaTable:
     )
 
 
-def _refuse_other_schema(contract: Table, found: DeltaTable) -> None:
+def refuse_other_schema(contract: Table, found: DeltaTable) -> None:
+    """Raise PublishError unless the published table has the contract's columns and types."""
     import pyarrow as pa
 
     got = {field.name: str(field.type) for field in pa.schema(found.schema().to_arrow())}

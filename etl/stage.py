@@ -26,7 +26,7 @@ from etl import delta
 from etl.bronze.load import Loaded, load
 from etl.delta import State
 from etl.gold import windows
-from etl.publishing import days_sql
+from etl.publishing import days_sql, refuse_other_schema
 from etl.sources.landing import Rejected
 
 if TYPE_CHECKING:
@@ -135,6 +135,8 @@ def new_folder(table: Table) -> Path:
 def plan(table: Table, interval: Interval) -> Plan:
     """What this table lacks, given its inputs as they are now. The caller holds the table's lock until it has published."""
     mine = delta.open_table(table.qualified)
+    if mine is not None:
+        refuse_other_schema(table, mine)
     base, last = (mine.version() if mine else None), delta.last_state(mine)
     if table.layer == Layer.BRONZE:
         return Plan(table, interval, base, {}, last=last)
@@ -213,7 +215,12 @@ def transform(table: Table) -> ModuleType:
 def code_of(table: Table) -> str:
     """A fingerprint of what decides the table's content: the transform, what the layer shares, and the contract's columns, key and checks."""
     shared = [importlib.import_module(f"etl.{table.layer}")] + ([windows] if table.layer == Layer.GOLD else [])
-    facts = repr([(c.name, c.type.spark) for c in table.columns]) + repr(table.key) + repr([(c.name, c.sql, c.severity) for c in table.checks()])
+    facts = (
+        repr([(c.name, c.type.spark) for c in table.columns])
+        + repr(table.key)
+        + repr([(c.name, c.sql, c.severity) for c in table.checks()])
+        + repr(table.references)
+    )
     text = "".join(inspect.getsource(module) for module in (transform(table), *shared)) + facts
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

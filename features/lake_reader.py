@@ -74,10 +74,18 @@ class LakeReader:
                 self.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {layer}")
                 self.connection.execute(f"CREATE OR REPLACE VIEW {qualified} AS FROM {self.table(qualified)}")
 
+    def _refuse_another(self, qualified: str, found: str) -> None:
+        if self.release.ids.get(qualified, found) != found:
+            raise SourceError(
+                f"release {self.release.number} pins version {self.release.tables[qualified]} of a table {qualified} that was removed and built anew since."
+                " Its rows are gone; read the newest release"
+            )
+
     def _open(self, qualified: str) -> None:
         if qualified not in self.release.tables:
             raise SourceError(f"release {self.release.number} has no table {qualified}. It has {', '.join(self.release.tables)}. Run the DAG `millrace` for it")
         delta = DeltaTable(str(settings.table_path(qualified)), version=self.release.tables[qualified])
+        self._refuse_another(qualified, str(delta.metadata().id))
         uris = delta.file_uris()
         view = identifier(qualified)
         if uris and not delta.metadata().partition_columns and not delta.protocol().reader_features:

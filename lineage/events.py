@@ -162,7 +162,7 @@ def _written(table: Table, report: TableReport) -> list[OutputDataset]:
     about: dict[str, Any] = {**(dataset.facets or {})}
     if report.total_rows is not None or report.total_bytes is not None:
         about["dataQualityMetrics"] = facets.whole_table(report)
-    if report.status == PUBLISHED and report.version == 0:
+    if report.status == PUBLISHED and report.version <= 1:  # version 0 creates the table empty
         about["lifecycleStateChange"] = facets.created()
     dataset.facets = about
     return [dataset, *_quarantined(table, report)]

@@ -56,7 +56,7 @@ ROW_ACCOUNT_SCHEMA = "urn:millrace:facets:1-0-0:MillraceRowAccountOutputDatasetF
 SEVERITIES = {Severity.CRITICAL: "error", Severity.WARNING: "warn"}
 """Ours -> the words that the spec suggests: an error stops rows or the run, a warning does not."""
 
-KINDS = {"present": "not_null", "minimum": "minimum", "maximum": "maximum", "allowed": "accepted_values", "pattern": "regex"}
+KINDS = {"present": "not_null", "range": "range", "allowed": "accepted_values", "pattern": "regex"}
 """Suffix of a column check's name -> classification of the test. Other checks are classified by their own name."""
 
 COLUMN_METRICS = {"nulls": "nullCount", "distinct": "distinctCount", "count": "count", "sum": "sum", "min": "min", "max": "max"}

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 
+from contracts import settings
 from dags import services
 from dags.services import ApiError, Record, Services, ServicesError
 
@@ -28,7 +29,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write_record(**changes: Any) -> Record:
     record = Record(**{"pid": 1, "port": 1, "token": "ours", "started_at": "2026-01-01T00:00:00+00:00", "dags_folder": "dags", **changes})
-    path = services.home() / "run" / "services.json"
+    path = settings.home() / "run" / "services.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(vars(record)))
     return record
@@ -64,7 +65,7 @@ class TestEnvironment:
         assert services.environment(8080, {"AIRFLOW__CORE__DAGS_FOLDER": "/elsewhere"})["AIRFLOW__CORE__DAGS_FOLDER"] == "/elsewhere"
 
     def test_the_callers_airflow_home_does_not(self) -> None:
-        assert services.environment(8080, {"AIRFLOW_HOME": "/elsewhere"})["AIRFLOW_HOME"] == str(services.home() / "airflow")
+        assert services.environment(8080, {"AIRFLOW_HOME": "/elsewhere"})["AIRFLOW_HOME"] == str(settings.home() / "airflow")
 
     def test_our_code_and_our_commands_come_first(self) -> None:
         variables = services.environment(8080, {"PYTHONPATH": "/theirs", "PATH": "/usr/bin"})
@@ -97,7 +98,7 @@ class TestPort:
             monkeypatch.setenv("MILLRACE_PORT", str(port))
             with pytest.raises(ServicesError, match=rf"Port {port} is in use.*MILLRACE_PORT={port + 1}"):
                 services.up()
-        assert not (services.home() / "run" / "services.json").exists()
+        assert not (settings.home() / "run" / "services.json").exists()
 
     def test_running_services_do_not_move_silently(self, sleeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         write_record(pid=sleeper("ours").pid, port=4711)
@@ -108,7 +109,7 @@ class TestPort:
 
 class TestSecrets:
     def test_only_this_user_may_read_them(self) -> None:
-        folder = services.home() / "airflow"
+        folder = settings.home() / "airflow"
         services._secrets(folder)
         services._password(folder)
         assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {
@@ -118,7 +119,7 @@ class TestSecrets:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
     def test_they_stay_the_same(self) -> None:
-        folder = services.home() / "airflow"
+        folder = settings.home() / "airflow"
         assert services._secrets(folder) == services._secrets(folder)
         assert services._password(folder) == services._password(folder)
 
@@ -137,7 +138,7 @@ class TestDown:
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
     def test_a_damaged_pid_file_is_no_reason_to_fail(self, text: str) -> None:
         write_record()
-        (services.home() / "run" / "services.json").write_text(text)
+        (settings.home() / "run" / "services.json").write_text(text)
         assert services.down() is False
 
     def test_a_recycled_pid_is_spared(self, sleeper: Any) -> None:

@@ -280,7 +280,6 @@ def test_a_foreign_commit_during_the_run_is_not_overwritten(stocked: Shop, run: 
     assert f"silver.transactions: {told}" in str(caught.value)
     assert versions()["silver.transactions"] == 2
     assert [row["basket_id"] for row in rows("silver.transactions")] == [1, 2]
-    monkeypatch.undo()
 
 
 # --- rows that a transform loses or makes up

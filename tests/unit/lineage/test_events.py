@@ -94,7 +94,7 @@ def test_checks_are_assertions_about_the_published_table(silver, home):
         "content": "basket_id IS NOT NULL",
         "contentType": "sql",
     }
-    assert (second["assertion"], second["success"], second["actual"]) == ("minimum", False, "3")
+    assert (second["assertion"], second["success"], second["actual"]) == ("range", False, "3")
     assert (third["assertion"], third["severity"]) == ("quantity_positive", "warn")
     assert "column" not in third
     metrics = audited["inputFacets"]["dataQualityMetrics"]
