@@ -99,4 +99,4 @@ def _table(con: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
 def _by(con: duckdb.DuckDBPyConnection, sql: str, key: str) -> Iterator[tuple[Any, pa.Table]]:
     con.execute(f"CREATE OR REPLACE TABLE cut AS SELECT *, {key} AS cut_by {sql}")
     for (value,) in con.execute("SELECT DISTINCT cut_by FROM cut ORDER BY ALL").fetchall():
-        yield value, con.execute("SELECT * EXCLUDE (cut_by) FROM cut WHERE cut_by = ? ORDER BY ALL", [value]).to_arrow_table()
+        yield value, _table(con, f"EXCLUDE (cut_by) FROM cut WHERE cut_by = '{value}'")

@@ -19,7 +19,7 @@ PARENT = Parent("airflow", "millrace.silver", TASK_RUN, "airflow", "millrace", D
 ENGINE = Engine("sail", "0.7.2")
 CHECKS = (
     CheckResult("basket_id_present", "basket_id", Severity.CRITICAL, True, "basket_id is missing", 0),
-    CheckResult("sales_value_minimum", "sales_value", Severity.CRITICAL, False, "sales_value is below 0", 3),
+    CheckResult("sales_value_range", "sales_value", Severity.CRITICAL, False, "sales_value is below 0", 3),
     CheckResult("quantity_positive", None, Severity.WARNING, False, "quantity is 0", 5),
     CheckResult("rows_expected", None, Severity.WARNING, True, "there are far fewer rows than usual"),
 )

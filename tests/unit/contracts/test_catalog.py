@@ -1,0 +1,85 @@
+"""The catalogue finds every contract by its path, in an order in which the tables can be built."""
+
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from contracts import catalog, settings
+from contracts.model import LONG, Column, ContractError, Layer, Reference, Table
+
+
+def table(name: str, *inputs: str, refers_to: str = "") -> Table:
+    """A silver table that needs these."""
+    return Table(
+        layer=Layer.SILVER, name=name, doc=name, grain="one row", owner="me", freshness=timedelta(days=1), columns=(Column("id", LONG, "Id"),), inputs=inputs,
+        references=(Reference(("id",), refers_to, ("id",)),) if refers_to else (),
+    )  # fmt: skip
+
+
+def files() -> set[tuple[str, str]]:
+    """Layer and name of every contract, from the folder alone."""
+    return {(path.parent.name, path.stem) for path in (settings.CHECKOUT / "contracts").glob("*/*.py") if path.stem != "__init__"}
+
+
+def test_every_file_declares_its_table() -> None:
+    assert {(one.layer, one.name) for one in catalog.tables()} == files()
+    assert len(catalog.tables()) == len(files()) > 15
+
+
+@pytest.mark.parametrize("layer", catalog.LAYERS)
+def test_a_layer_holds_its_own_tables_only(layer: Layer) -> None:
+    assert {(layer, one.name) for one in catalog.tables(layer)} == {one for one in files() if one[0] == layer}
+
+
+def test_a_table_comes_after_its_inputs_and_what_it_refers_to() -> None:
+    seen: set[str] = set()
+    for one in catalog.tables():
+        needed = {*one.inputs, *(reference.to for reference in one.references)}
+        assert needed <= seen, one.qualified
+        seen.add(one.qualified)
+
+
+def test_every_key_and_reference_finds_its_columns_in_the_other_table() -> None:
+    for one in catalog.tables():
+        for reference in one.references:
+            other = catalog.table(reference.to)
+            assert {*reference.to_columns} <= {*other.column_names}, one.qualified
+            assert [one.column(name).type for name in reference.columns] == [other.column(name).type for name in reference.to_columns], one.qualified
+
+
+def test_a_needed_table_comes_first_whatever_the_alphabet_says() -> None:
+    unsorted = [table("apples", refers_to="silver.pears"), table("baskets", "silver.apples"), table("pears")]
+    assert [one.name for one in catalog._in_order(unsorted)] == ["pears", "apples", "baskets"]
+
+
+def test_a_table_may_refer_to_itself() -> None:
+    assert [one.name for one in catalog._in_order([table("staff", refers_to="silver.staff")])] == ["staff"]
+
+
+def test_tables_that_need_each_other_are_named() -> None:
+    with pytest.raises(ContractError, match=r"^these tables need each other in a circle: silver\.apples, silver\.pears$"):
+        catalog._in_order([table("apples", "silver.pears"), table("pears", "silver.apples"), table("plums")])
+
+
+@pytest.mark.parametrize(("asked", "near"), [("silver.transaction", "silver.transactions"), ("gold.costumer_activity", "gold.customer_activity")])
+def test_an_unknown_table_is_answered_with_the_nearest(asked: str, near: str) -> None:
+    with pytest.raises(ContractError, match=rf"^there is no table '{asked}'\. Did you mean {near}\?$"):
+        catalog.table(asked)
+
+
+def test_a_name_that_is_near_to_none_is_answered_with_all() -> None:
+    with pytest.raises(ContractError, match=r"Known: bronze\.campaign_descriptions, .*gold\.product_popularity\.$"):
+        catalog.table("xyz")
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [{}, {"orders": 5}, {"orders": table("sales")}, {"order": table("orders")}],
+    ids=["nothing", "no table", "another name", "another variable"],
+)
+def test_a_file_that_declares_something_else_is_told_what_it_must_declare(monkeypatch: pytest.MonkeyPatch, declared: dict) -> None:
+    monkeypatch.setattr(catalog.importlib, "import_module", lambda _: SimpleNamespace(**declared))
+    with pytest.raises(ContractError) as caught:
+        catalog._load(Layer.SILVER, "orders")
+    assert str(caught.value) == "contracts/silver/orders.py must declare `orders = Table(layer=Layer.SILVER, name='orders', ...)`"
