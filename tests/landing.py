@@ -107,7 +107,7 @@ def rows(qualified: str, order: str = "ALL", version: int | None = None, where: 
         return []
     with duckdb.connect() as con:
         con.execute("SET TimeZone='UTC'")
-        return con.execute(f"SELECT * FROM read_parquet(?) WHERE {where} ORDER BY {order}", [files]).to_arrow_table().to_pylist()
+        return con.sql(f"SELECT * FROM read_parquet(?) WHERE {where} ORDER BY {order}", params=[files]).to_arrow_table().to_pylist()
 
 
 def versions() -> dict[str, int]:

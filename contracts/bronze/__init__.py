@@ -4,7 +4,7 @@ from contracts.model import DATE, STRING, TIMESTAMP, Column
 
 AUDIT_COLUMNS = (
     Column("_file", STRING, "Landed file the row came from, relative to the landing zone", required=True),
-    Column("_file_hash", STRING, "SHA-256 of the file's bytes: the same content is never loaded twice", required=True),
+    Column("_file_hash", STRING, "SHA-256 of the file's bytes: the same content is loaded once a day of landing", required=True),
     Column("_landed_date", DATE, "Folder date under which the file landed", required=True),
     Column("_loaded_at", TIMESTAMP, "When the row was loaded", required=True),
 )

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from contracts.bronze import AUDIT_COLUMNS
-from contracts.model import LONG, TIMESTAMP, Column, Layer, Pii, Table
+from contracts.model import LONG, TIMESTAMP, Column, Layer, Pii, Rule, Table
 
 redemptions = Table(
     layer=Layer.BRONZE,
@@ -20,4 +20,5 @@ redemptions = Table(
         Column("redemption_date", TIMESTAMP, "Day of the redemption", required=True),
         *AUDIT_COLUMNS,
     ),
+    rules=(Rule("not_after_landing", "CAST(redemption_date AS DATE) <= _landed_date", "the redemption lies after the day its file landed"),),
 )

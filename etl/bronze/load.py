@@ -75,7 +75,7 @@ def load(table: Table, interval: Interval, stage: Path) -> Loaded:
 
 
 def _known_files(table: Table, interval: Interval) -> dict[tuple[str, date], str]:
-    """Content hash and day -> name of the files already loaded from folders of the interval."""
+    """Content hash and day -> name, of each file's newest load from folders of the interval. A file that was corrected and then put back is new again."""
     import duckdb
 
     found = delta.open_table(table.qualified)
@@ -85,7 +85,7 @@ def _known_files(table: Table, interval: Interval) -> dict[tuple[str, date], str
     files = [str(root / one["path"]) for one in _overlapping(found, interval)]
     if not files:
         return {}
-    query = "SELECT DISTINCT _file_hash, _landed_date, _file FROM read_parquet(?) WHERE _landed_date >= ? AND _landed_date < ?"
+    query = "SELECT max_by(_file_hash, _loaded_at), _landed_date, _file FROM read_parquet(?) WHERE _landed_date >= ? AND _landed_date < ? GROUP BY ALL"
     with duckdb.connect() as con:
         return {(digest, day): name for digest, day, name in con.execute(query, [files, interval.start, interval.end]).fetchall()}
 

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -188,3 +189,16 @@ def test_a_file_that_is_still_being_written_is_passed_over(stocked: Shop, run: C
     stocked.path("transactions").with_name(name).write_bytes(b"x")
     with untouched():
         run(DAY, NEXT)
+
+
+def test_a_file_that_was_corrected_and_then_put_back_counts_as_it_is_now(shop: Shop, run: Callable) -> None:
+    for value in (3.0, 4.0, 3.0):
+        shop.land("transactions", [purchase(1, sales_value=value)])
+        run("2017-03-01", "2017-03-02")
+    assert [row["sales_value"] for row in rows("silver.transactions", where="basket_id = 1")] == [Decimal("3.00")]
+
+
+def test_a_folder_that_is_no_table_is_refused_with_the_name_it_may_have_meant(shop: Shop, run: Callable) -> None:
+    shop.path("transactions").parent.parent.rename(shop.root / "transaction")
+    with pytest.raises(LandingError, match=r"transaction, which is the name of no table\. Rename it to transactions"):
+        run("2017-03-01", "2017-03-02")

@@ -1,0 +1,149 @@
+"""What a table says about its own past: the days that changed, or that it cannot tell."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts import settings
+from etl import delta
+from etl.delta import LakeError, State
+from tests.unit.etl.visits import SCHEMA, VISITS, of, publish, visit
+
+pytestmark = pytest.mark.usefixtures("home")
+NAME = "silver.visits"
+FIRST, SECOND, FOURTH = (of(f"2017-03-0{n}", f"2017-03-0{n + 1}") for n in (1, 2, 4))
+
+
+def table() -> DeltaTable:
+    return DeltaTable(str(settings.table_path(NAME)))
+
+
+def foreign() -> None:
+    """A commit that somebody else makes."""
+    write_deltalake(str(settings.table_path(NAME)), pa.Table.from_pylist([visit(99)], schema=SCHEMA), mode="append")
+
+
+def log(version: int) -> Path:
+    return settings.table_path(NAME) / "_delta_log" / f"{version:020}.json"
+
+
+# --- changed_since
+
+
+def test_the_days_of_the_commits_after_a_version_are_those_that_changed() -> None:
+    for days in (FIRST, SECOND, FOURTH):
+        publish(visit(1, str(days.start)), days=(days,))
+    assert delta.changed_since(table(), 1) == (SECOND, FOURTH)
+    assert delta.changed_since(table(), 0) == (of("2017-03-01", "2017-03-03"), FOURTH)
+    assert delta.changed_since(table(), 2) == (FOURTH,)
+
+
+def test_nothing_changed_since_the_newest_version() -> None:
+    publish(visit(1), days=(FIRST,))
+    assert delta.changed_since(table(), 1) == ()
+
+
+def test_a_foreign_commit_since_makes_it_unknown() -> None:
+    publish(visit(1), days=(FIRST,))
+    foreign()
+    publish(visit(2), days=(SECOND,))
+    assert delta.changed_since(table(), 1) is None
+    assert delta.changed_since(table(), 2) == (SECOND,)
+
+
+def test_a_version_that_the_table_does_not_have_makes_it_unknown() -> None:
+    publish(visit(1), days=(FIRST,))
+    assert delta.changed_since(table(), 5) is None
+
+
+def test_a_log_that_was_cleaned_makes_it_unknown() -> None:
+    for days in (FIRST, SECOND, FOURTH):
+        publish(visit(1, str(days.start)), days=(days,))
+    table().create_checkpoint()
+    for version in (0, 1, 2):
+        log(version).unlink()
+    assert delta.changed_since(table(), 1) is None
+    assert delta.changed_since(table(), 3) == ()
+
+
+def test_optimizing_is_a_commit_that_is_not_ours() -> None:
+    for number in (1, 2):
+        publish(visit(number))
+    table().optimize.compact()
+    assert table().version() == 3
+    assert delta.changed_since(table(), 2) is None
+
+
+# --- states
+
+
+def test_the_last_state_is_unknown_after_a_foreign_commit() -> None:
+    publish(visit(1), state=State("ours"))
+    foreign()
+    assert delta.last_state(table()) is None
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["no table", "no row yet"])
+def test_a_new_table_has_no_state(new: bool) -> None:
+    from etl import publishing
+
+    assert delta.last_state(None if new else publishing.open_or_create(VISITS)) is None
+
+
+def test_the_states_come_newest_first_and_the_creation_is_none_of_them() -> None:
+    for run in ("first", "second", "third"):
+        publish(visit(1), state=State(run))
+    assert [state.run_id for state in delta.states(table()) if state] == ["third", "second", "first"]
+    assert [state.run_id for state in delta.states(table(), since=1) if state] == ["third", "second"]
+
+
+DAYS = st.dates().filter(lambda day: day.year < 9999)
+STATES = st.builds(
+    State,
+    run_id=st.text(),
+    inputs=st.dictionaries(st.text(), st.integers(0, 2**53)),
+    touched=st.lists(DAYS.map(lambda day: of(str(day), str(day + timedelta(days=1)))), max_size=3).map(tuple),
+    horizon=st.none() | DAYS,
+    code=st.text(),
+    account=st.dictionaries(st.text(), st.integers(0, 2**53)),
+    ids=st.dictionaries(st.text(), st.text()),
+)
+
+
+@given(STATES)
+def test_a_state_comes_back_from_its_json(state: State) -> None:
+    assert State.from_json(state.to_json()) == state
+    assert json.loads(state.to_json())["format"] == settings.LAKE_FORMAT
+
+
+# --- extent
+
+
+def test_the_extent_runs_from_the_oldest_row_to_the_day_after_the_newest() -> None:
+    publish(visit(1, "2017-03-05 10:00"), visit(2, "2017-03-01 23:59:59.999999"))
+    publish(visit(3, "2017-03-09 00:00"))
+    assert delta.extent(table(), VISITS) == of("2017-03-01", "2017-03-10")
+
+
+def test_an_empty_table_has_no_extent() -> None:
+    publish()
+    assert delta.extent(table(), VISITS) is None
+
+
+def test_a_file_without_statistics_on_its_time_is_refused() -> None:
+    path = settings.table_path(NAME)
+    path.mkdir(parents=True)
+    write_deltalake(str(path), pa.Table.from_pylist([visit(1)], schema=SCHEMA), configuration={"delta.dataSkippingNumIndexedCols": "1"})
+    with pytest.raises(LakeError, match="a data file carries no statistics on its time column"):
+        delta.extent(table(), VISITS)
+
+
+def test_a_table_that_was_never_published_is_none() -> None:
+    assert delta.open_table(NAME) is None
+    assert delta.version_of(NAME) is None
