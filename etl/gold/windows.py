@@ -36,9 +36,9 @@ def midnights_changed_by(purchases: Interval, longest: int) -> Interval:
 
 
 def at_midnights(rows: DataFrame, midnights: Sequence[Interval]) -> DataFrame:
-    """Only the rows whose `event_timestamp` lies in one of the intervals."""
+    """Only the rows whose `event_timestamp` lies in one of the intervals; none when there is no interval, as before the first purchase."""
     inside = [(F.col("event_timestamp") >= F.lit(midnight(one.start))) & (F.col("event_timestamp") < F.lit(midnight(one.end))) for one in midnights]
-    return rows.filter(reduce(or_, inside))
+    return rows.filter(reduce(or_, inside, F.lit(False)))
 
 
 def concerned(transactions: DataFrame, keys: Sequence[str], midnights: Sequence[Interval], windows: Sequence[int]) -> DataFrame:
@@ -50,7 +50,7 @@ def concerned(transactions: DataFrame, keys: Sequence[str], midnights: Sequence[
         return transactions
     days = merged(Interval(one.start - (w + 1) * DAY, one.end - (w + 1) * DAY) for one in midnights for w in (ENTERED, *windows))
     moved = [(F.col("transaction_at") >= F.lit(midnight(one.start))) & (F.col("transaction_at") < F.lit(midnight(one.end))) for one in days]
-    return transactions.join(transactions.filter(reduce(or_, moved)).select(*keys).distinct(), list(keys), "left_semi")
+    return transactions.join(transactions.filter(reduce(or_, moved, F.lit(False))).select(*keys).distinct(), list(keys), "left_semi")
 
 
 def day_of(instant: str) -> Column:

@@ -135,6 +135,17 @@ def test_a_gap_is_days_without_purchases(lakes: Lakes) -> None:
     assert with_gap["gold.customer_activity"].total() == oracle.expected_row_counts(_may(3), _may(9), _bought(shop))["customer_activity"]
 
 
+def test_a_first_run_may_find_no_purchase(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables are there, empty, and the purchases that come later are right on the days that ran before, too."""
+    run("2017-03-05", "2017-03-06")
+    assert all(rows(name) == [] for name in WINDOWED)
+    run("2017-03-01", "2017-03-02")
+    later = may.contents()
+    monkeypatch.setenv("MILLRACE_LAKE", str(shop.root.parent / "straight"))
+    run("2017-03-01", "2017-03-06")
+    assert may.differences(may.contents(), later) == {}
+
+
 @pytest.mark.parametrize(("first", "second"), [(5, 3), (3, 5)])
 def test_the_earliest_of_two_days_with_one_key_wins_in_any_order(shop: Shop, first: int, second: int) -> None:
     """A basket and product that come under two days: the later one is a duplicate, whichever was loaded first."""

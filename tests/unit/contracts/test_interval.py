@@ -1,6 +1,7 @@
 """Days are neither lost nor invented by parsing, cutting and merging intervals."""
 
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -79,7 +80,9 @@ def test_an_interval_that_ends_with_a_month_has_no_empty_month_after_it() -> Non
     assert [*of("2017-01-31", "2017-02-01").months()] == [of("2017-01-31", "2017-02-01")]
 
 
-@pytest.mark.parametrize(("end", "kept"), [("2017-01-04", "2017-01-04"), ("2017-01-09", "2017-01-05"), ("2017-01-05", "2017-01-05"), ("2017-01-02", "2017-01-02")])
+@pytest.mark.parametrize(
+    ("end", "kept"), [("2017-01-04", "2017-01-04"), ("2017-01-09", "2017-01-05"), ("2017-01-05", "2017-01-05"), ("2017-01-02", "2017-01-02")]
+)
 def test_clipping_keeps_what_lies_before(end: str, kept: str) -> None:
     assert of("2017-01-01", "2017-01-05").clipped(date.fromisoformat(end)) == of("2017-01-01", kept)
 
@@ -101,7 +104,7 @@ def test_midnight_is_in_utc() -> None:
 def test_merged_intervals_cover_the_same_days_in_order_with_gaps_between_them(some: list[Interval]) -> None:
     result = merged(some)
     assert days(*result) == days(*some)
-    assert all(one.end < other.start for one, other in zip(result, result[1:], strict=False))
+    assert all(one.end < other.start for one, other in pairwise(result))
 
 
 @given(st.lists(DAYS, max_size=30))

@@ -16,7 +16,14 @@ AMOUNT = Column("amount", decimal(12, 2), "What was paid", minimum=0, maximum=10
 def orders(*columns: Column, **other: Any) -> Table:
     """A valid table, but for what the test gives."""
     return Table(
-        layer=Layer.SILVER, name="orders", doc="Orders", grain="one row per order", owner="shop", freshness=timedelta(days=1), columns=columns or (KEY, AMOUNT), **other
+        layer=Layer.SILVER,
+        name="orders",
+        doc="Orders",
+        grain="one row per order",
+        owner="shop",
+        freshness=timedelta(days=1),
+        columns=columns or (KEY, AMOUNT),
+        **other,
     )
 
 
@@ -92,7 +99,11 @@ def test_what_a_column_declares_becomes_a_check_with_a_reason() -> None:
 
 @pytest.mark.parametrize(
     ("bounds", "sql", "reason"),
-    [({"minimum": 0}, "n >= 0", "n is below 0"), ({"maximum": 9}, "n <= 9", "n is above 9"), ({"minimum": 1, "maximum": 2}, "n >= 1 AND n <= 2", "n is not between 1 and 2")],
+    [
+        ({"minimum": 0}, "n >= 0", "n is below 0"),
+        ({"maximum": 9}, "n <= 9", "n is above 9"),
+        ({"minimum": 1, "maximum": 2}, "n >= 1 AND n <= 2", "n is not between 1 and 2"),
+    ],
 )
 def test_a_bound_of_0_is_a_bound_and_none_is_not(bounds: dict[str, int], sql: str, reason: str) -> None:
     (check,) = orders(Column("n", LONG, "Number", **bounds)).checks()
@@ -125,5 +136,3 @@ def test_every_check_is_sql_that_duckdb_understands_and_keeps_null(table: Table)
 def test_no_two_checks_of_a_table_share_a_name(table: Table) -> None:
     names = [one.name for one in (*table.checks(), *table.references)]
     assert len(names) == len({*names})
-
-

@@ -45,6 +45,19 @@ def test_a_new_horizon_is_a_new_release(home: Path) -> None:
     assert [release.read(number).horizon for number in (1, 2)] == ["2017-03-02", "2017-03-03"]
 
 
+def test_a_table_made_anew_at_the_same_version_is_a_new_release(home: Path) -> None:
+    for identity in ("first", "second", "second"):
+        release.write(GOLD, "2017-03-02", {"gold.customer_activity": identity})
+    assert [release.read(number).ids["gold.customer_activity"] for number in release.numbers()] == ["first", "second"]
+
+
+def test_a_release_of_before_there_were_ids_is_read(home: Path) -> None:
+    release.write(GOLD, "2017-03-02")
+    path = release.folder() / "1.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "ids"}))
+    assert (release.read().tables, release.read().ids) == (GOLD, {})
+
+
 def test_a_map_that_comes_back_is_a_release_of_its_own(home: Path) -> None:
     for version in (3, 4, 3):
         release.write({"gold.customer_activity": version}, "2017-03-02")
@@ -79,9 +92,10 @@ def test_a_write_that_breaks_off_leaves_no_release(home: Path, monkeypatch: pyte
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as torn, pytest.raises(OSError, match="No space"):
+    with monkeypatch.context() as torn:
         torn.setattr(release.os, "fsync", full)
-        release.write({"gold.customer_activity": 2}, "2017-03-02")
+        with pytest.raises(OSError, match="No space"):
+            release.write({"gold.customer_activity": 2}, "2017-03-02")
     assert release.read().tables == {"gold.customer_activity": 1}
     assert release.write({"gold.customer_activity": 2}, "2017-03-02").number == 2
     assert [name for name in files(home) if name.endswith(".json")] == ["1.json", "2.json"]

@@ -39,7 +39,9 @@ def cell(file: str, row: str = '{"quantity": "two"}') -> Rejected:
 
 
 def held(name: str = "visits") -> list[tuple]:
-    return [(row["layer"], str(row["day"]), json.loads(row["row"]).get("visit_id"), row["run_id"]) for row in rows(f"quarantine.{name}", order="layer, day, row")]
+    return [
+        (row["layer"], str(row["day"]), json.loads(row["row"]).get("visit_id"), row["run_id"]) for row in rows(f"quarantine.{name}", order="layer, day, row")
+    ]
 
 
 def test_no_bad_row_makes_no_table() -> None:
@@ -47,7 +49,7 @@ def test_no_bad_row_makes_no_table() -> None:
 
 
 def test_a_row_is_kept_whole_with_its_reasons_and_its_day() -> None:
-    hostile = visit(1, "2017-03-01 23:59:59.999999", visitor="O'Brien \"ÿ\"\n", paid=None)
+    hostile = visit(1, "2017-03-01 23:59:59.999999", visitor='O\'Brien "ÿ"\n', paid=None)
     assert quarantine.replace(staged(VISITS, FIRST), bad(hostile), "run-1") == (0, 1)
     (row,) = rows("quarantine.visits")
     assert (row["layer"], row["day"], row["reasons"], row["run_id"]) == ("silver", date(2017, 3, 1), ["weight is below 0"], "run-1")

@@ -82,7 +82,9 @@ def test_a_campaign_takes_its_days_from_its_newest_description() -> None:
         {"campaign_id": 1, "campaign_type": "Type B", "start_date": datetime(2017, 3, 2, 23, tzinfo=UTC), "end_date": None, **FRESH},
         {"campaign_id": 1, "campaign_type": "Type A", "start_date": datetime(2017, 3, 1, tzinfo=UTC), "end_date": datetime(2017, 3, 9, tzinfo=UTC)},
     )
-    assert out(campaigns.clean(addressed, described)) == [{"campaign_id": 1, "customer_id": 7, "campaign_type": "Type B", "start_date": date(2017, 3, 2), "end_date": None}]
+    assert out(campaigns.clean(addressed, described)) == [
+        {"campaign_id": 1, "customer_id": 7, "campaign_type": "Type B", "start_date": date(2017, 3, 2), "end_date": None}
+    ]
 
 
 def test_a_campaign_without_a_description_keeps_its_customers() -> None:
@@ -109,7 +111,11 @@ def test_snapshots_and_deliveries_carry_the_date_of_their_folder() -> None:
 @pytest.mark.parametrize("table", catalog.tables(catalog.Layer.SILVER), ids=lambda one: one.name)
 def test_a_clean_frame_has_the_columns_and_types_of_its_contract(table: Any) -> None:
     frame = stage.transform(table).clean(*(bronze(name.partition(".")[2], {}) for name in table.inputs))
-    assert dict(frame.dtypes) == {column.name: column.type.spark for column in table.columns} | {"_landed_date": "date", "_loaded_at": "timestamp", "_file": "string"}
+    assert dict(frame.dtypes) == {column.name: column.type.spark for column in table.columns} | {
+        "_landed_date": "date",
+        "_loaded_at": "timestamp",
+        "_file": "string",
+    }
 
 
 # --- duplicates

@@ -45,7 +45,15 @@ def at(text: str) -> datetime:
 
 def visit(number: int, when: str = "2017-03-01 10:00", **other: Any) -> dict[str, Any]:
     """A valid row."""
-    row = {"visit_id": number, "visited_at": at(when), "booked_date": date(2017, 2, 1), "paid": Decimal("1.50"), "weight": 0.5, "is_member": True, "visitor": "ada"}
+    row = {
+        "visit_id": number,
+        "visited_at": at(when),
+        "booked_date": date(2017, 2, 1),
+        "paid": Decimal("1.50"),
+        "weight": 0.5,
+        "is_member": True,
+        "visitor": "ada",
+    }
     return {**row, **other}
 
 

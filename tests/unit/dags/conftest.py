@@ -1,0 +1,25 @@
+"""The DAG as Airflow sees it: imported in this process, with an Airflow home of its own, and parsed in fresh ones."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Airflow writes its configuration where it is first imported; that shall not be the caller's home."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
+        environment.delenv("MILLRACE_SCHEDULE", raising=False)
+        import dags.millrace  # noqa: F401
+
+        yield
+
+
+@pytest.fixture
+def dag(airflow: None) -> Any:
+    """The DAG."""
+    from dags.millrace import dag
+
+    return dag

@@ -1,0 +1,97 @@
+"""The command line: 0 when it did what it says, 1 and a sentence when it could not, 2 for a wrong command."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contracts import release
+from dags import cli
+from tests.landing import Shop
+
+pytestmark = pytest.mark.usefixtures("home")
+Out = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["fly"], [], ["run"], ["run", "--start", "2017-01-01"], ["run", "--strat", "2017-01-01"], ["serve", "--release", "newest"], ["tables", "extra"]],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_2_with_the_usage(arguments: list[str], capsys: Out) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: python -m dags")
+
+
+def test_help_lists_every_command(capsys: Out) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert all(f"\n    {name} " in out for name in ("sample", "run", "serve", "tables"))
+
+
+@pytest.fixture
+def sentence(capsys: Out) -> Callable[..., str]:
+    """What the command said on standard error as it gave up."""
+
+    def failed(*arguments: str) -> str:
+        assert cli.main([*arguments]) == 1
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert "Traceback" not in told.err
+        assert "\x1b" not in told.err
+        (line,) = told.err.splitlines()
+        return line
+
+    return failed
+
+
+def test_an_interval_that_ends_before_it_starts(sentence: Callable) -> None:
+    assert sentence("run", "--start", "2017-03-05", "--end", "2017-03-01").startswith("IntervalError: end 2017-03-01 is not after start 2017-03-05.")
+
+
+def test_an_interval_outside_of_the_data(sentence: Callable, shop: Shop) -> None:
+    assert "[2016-01-01, 2016-01-02) lies outside the data" in sentence("run", "--start", "2016-01-01", "--end", "2016-01-02")
+
+
+def test_no_landing_zone(sentence: Callable, home: Path) -> None:
+    told = sentence("run", "--start", "2017-03-01", "--end", "2017-03-02")
+    assert told.startswith(f"LandingError: there is no landing zone at {home / 'landing'}. Run `make sample`")
+
+
+def test_serving_before_there_is_a_release(sentence: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.steps, "serve", release.read)  # what it does first, without the seconds that Feast takes to import
+    assert sentence("serve").startswith("ReleaseError: there is no release below")
+    assert sentence("serve", "--release", "7").startswith("ReleaseError: there is no release below")
+
+
+def test_square_brackets_of_an_error_are_text_and_not_markup(sentence: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("[bold]a [/] b[2017-01-01, 2017-01-02)")
+
+    monkeypatch.setattr(cli.steps, "run_all", fail)
+    assert sentence("run", "--start", "2017-03-01", "--end", "2017-03-02") == "RuntimeError: [bold]a [/] b[2017-01-01, 2017-01-02)"
+
+
+@pytest.mark.xfail(strict=True, reason="dags/cli.py, main: OSError is not among the errors that are told in a sentence")
+def test_a_home_that_cannot_be_a_folder(sentence: Callable, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    (home / "file").write_text("x")
+    monkeypatch.setenv("MILLRACE_HOME", str(home / "file"))
+    assert "Error: " in sentence("run", "--start", "2017-03-01", "--end", "2017-03-02")
+
+
+def test_no_table_is_an_empty_list(capsys: Out) -> None:
+    assert cli.main(["tables"]) == 0
+    assert capsys.readouterr().out.startswith("Published tables")
+
+
+def test_what_a_defect_raises_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AttributeError("a defect")
+
+    monkeypatch.setattr(cli.steps, "run_all", fail)
+    with pytest.raises(AttributeError, match="a defect"):
+        cli.main(["run", "--start", "2017-03-01", "--end", "2017-03-02"])

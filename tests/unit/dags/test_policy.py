@@ -1,0 +1,164 @@
+"""What every DAG here must be: one, cheap to parse, with a task and an asset for each table, and told how it is run."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts import catalog, settings
+from contracts.model import Table
+from lineage.naming import asset_uri
+
+HEAVY = ("pyspark", "pysail", "great_expectations", "feast", "deltalake", "duckdb", "pandas", "pyarrow")
+PARSE = f"""
+import json, sys
+sockets = []
+sys.addaudithook(lambda event, arguments: sockets.append(event) if event.startswith("socket.") else None)
+from dags.millrace import dag
+told = {{"heavy": [name for name in {HEAVY} if name in sys.modules], "sockets": [*sockets], "end_date": str(dag.end_date)}}
+if sys.argv[1] == "all":
+    from airflow.dag_processing.dagbag import DagBag
+    bag = DagBag(sys.argv[2])
+    told |= {{"dags": [*bag.dag_ids], "errors": bag.import_errors}}
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """What two fresh processes found, side by side: one as a user starts it, one with the schedule on."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW") and name != "MILLRACE_SCHEDULE"}
+    home = tmp_path_factory.mktemp("parsed")
+    started = {}
+    for name, more, what in (("off", {}, "all"), ("on", {"MILLRACE_SCHEDULE": "on"}, "dag")):
+        environment = {**plain, **more, "AIRFLOW_HOME": str(home / name), "MILLRACE_HOME": str(home), "PYTHONPATH": str(settings.CHECKOUT)}
+        command = [sys.executable, "-W", "ignore", "-c", PARSE, what, str(settings.CHECKOUT / "dags")]
+        started[name] = subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    found: dict[str, Any] = {}
+
+    def result(name: str) -> dict[str, Any]:
+        if name not in found:
+            out, err = started[name].communicate(timeout=120)
+            assert started[name].returncode == 0, err
+            found[name] = json.loads(out.splitlines()[-1])
+        return found[name] | {"home": home}
+
+    yield result
+    for one in started.values():
+        one.kill()
+        one.wait()
+
+
+# --- parsing
+
+
+def test_parsing_imports_nothing_heavy_and_opens_no_socket(parsed: Any) -> None:
+    assert (parsed("off")["heavy"], parsed("off")["sockets"]) == ([], [])
+
+
+def test_parsing_writes_nothing_of_ours(parsed: Any) -> None:
+    home: Path = parsed("off")["home"]
+    assert {path.name for path in home.iterdir()} <= {"off", "on"}
+
+
+def test_the_folder_gives_one_dag_and_no_import_error(parsed: Any) -> None:
+    assert (parsed("off")["dags"], parsed("off")["errors"]) == (["millrace"], {})
+
+
+# --- schedule and params
+
+
+def test_the_schedule_ends_with_the_sample_unless_it_is_switched_on(parsed: Any) -> None:
+    assert parsed("off")["end_date"] == "2018-01-01 00:00:00+00:00"
+    assert parsed("on")["end_date"] == "None"
+
+
+def test_a_run_is_a_day_in_utc(dag: Any) -> None:
+    from airflow.sdk import CronDataIntervalTimetable
+
+    assert dag.timetable == CronDataIntervalTimetable("0 0 * * *", timezone="UTC")
+    assert dag.start_date == datetime(2017, 1, 1, tzinfo=UTC)
+
+
+def test_days_that_passed_are_not_caught_up_with_and_runs_do_not_overlap(dag: Any) -> None:
+    assert (dag.catchup, dag.max_active_runs) == (False, 1)
+
+
+@pytest.mark.parametrize("name", ["start", "end"])
+def test_a_param_is_a_date_that_need_not_be_given(dag: Any, name: str) -> None:
+    param = dag.params.get_param(name)
+    assert param.value is None
+    assert (param.schema["type"], param.schema["format"]) == (["null", "string"], "date")
+    assert param.resolve("2017-01-31") == "2017-01-31"
+    with pytest.raises(ValueError, match="date"):
+        param.resolve("31/01/2017")
+
+
+def test_there_are_no_other_params(dag: Any) -> None:
+    assert [*dag.params] == ["start", "end"]
+
+
+def test_the_page_of_the_dag_tells_how_it_is_triggered(dag: Any) -> None:
+    for told in ("`start`", "`end`", "exclusive", "ISO dates", "MILLRACE_SCHEDULE", '{"start": "2017-01-01", "end": "2018-01-02"}'):
+        assert told in dag.doc_md
+
+
+# --- tasks
+
+
+def task(dag: Any, table: Table) -> Any:
+    return dag.task_dict[table.qualified]
+
+
+def test_every_table_has_exactly_one_task_and_no_other_task_has_an_asset(dag: Any) -> None:
+    with_asset = sorted(one.task_id for one in dag.tasks if one.outlets)
+    assert with_asset == sorted(table.qualified for table in catalog.tables())
+
+
+@pytest.mark.parametrize("table", catalog.tables(), ids=lambda one: one.qualified)
+def test_a_table_is_one_asset_named_as_in_lineage(dag: Any, table: Table) -> None:
+    (asset,) = task(dag, table).outlets
+    assert (asset.name, asset.group, asset.uri) == (table.qualified, str(table.layer), asset_uri(table.qualified))
+
+
+def test_no_two_tables_share_an_asset(dag: Any) -> None:
+    assert len({one.outlets[0].uri for one in dag.tasks if one.outlets}) == len(catalog.tables())
+
+
+@pytest.mark.parametrize("table", catalog.tables(), ids=lambda one: one.qualified)
+def test_a_table_waits_for_the_interval_its_inputs_and_what_it_refers_to(dag: Any, table: Table) -> None:
+    assert task(dag, table).upstream_task_ids == {"check_interval", *table.inputs, *(reference.to for reference in table.references)}
+
+
+def test_the_release_waits_for_silver_and_gold_and_serving_for_the_release(dag: Any) -> None:
+    published = {table.qualified for layer in ("silver", "gold") for table in catalog.tables(layer)}
+    assert published <= dag.task_dict["serve.release"].upstream_task_ids
+    assert dag.task_dict["serve.materialize"].upstream_task_ids == {"serve.release"}
+
+
+def test_the_audits_are_rendered_also_when_a_table_failed(dag: Any) -> None:
+    docs = dag.task_dict["data_docs"]
+    assert str(getattr(docs.trigger_rule, "value", docs.trigger_rule)) == "all_done"
+    assert docs.upstream_task_ids == {table.qualified for table in catalog.tables()}
+
+
+def test_every_task_has_an_owner_a_time_limit_and_a_page(dag: Any) -> None:
+    for one in dag.tasks:
+        assert one.owner
+        assert one.owner != "airflow", one.task_id
+        assert one.execution_timeout, one.task_id
+        assert one.doc_md, one.task_id
+
+
+@pytest.mark.parametrize("table", catalog.tables(), ids=lambda one: one.qualified)
+def test_the_page_of_a_task_shows_the_contract(dag: Any, table: Table) -> None:
+    page = task(dag, table).doc_md
+    assert page.startswith(f"**{table.doc}**: {table.grain}. Owner: {table.owner}.")
+    for column in table.columns:
+        assert f"| `{column.name}` | {column.type.spark} | {column.doc} |" in page
