@@ -1,6 +1,6 @@
 """Which interval a run carries: the params of who triggers it, the schedule's own day, or a refusal before anything is written."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,13 +11,12 @@ from tests.landing import Shop
 pytestmark = pytest.mark.usefixtures("airflow", "shop")
 
 
-def checked(run_type: str = "manual", conf: dict | None = None, day: int = 1, **params: Any) -> dict[str, str]:
-    """The interval of a run whose schedule says that day of March 2017."""
+def checked(run_type: str = "manual", conf: dict | None = None, day: str = "2017-03-01", **params: Any) -> dict[str, str]:
+    """The interval of a run whose schedule says that day."""
     from dags import tasks
 
-    run = SimpleNamespace(
-        conf=conf, run_type=run_type, data_interval_start=datetime(2017, 3, day, tzinfo=UTC), data_interval_end=datetime(2017, 3, day + 1, tzinfo=UTC)
-    )
+    begins = datetime.fromisoformat(day).replace(tzinfo=UTC)
+    run = SimpleNamespace(conf=conf, run_type=run_type, data_interval_start=begins, data_interval_end=begins + timedelta(days=1))
     return tasks.check_interval({"start": None, "end": None, **params}, run)
 
 
@@ -35,15 +34,15 @@ def test_who_triggers_a_run_says_which_days() -> None:
 
 @pytest.mark.parametrize("run_type", ["scheduled", "backfill"])
 def test_a_scheduled_run_and_a_backfill_carry_their_own_day(run_type: str) -> None:
-    assert checked(run_type, day=1) == {"start": "2017-03-01", "end": "2017-03-02"}
+    assert checked(run_type) == {"start": "2017-03-01", "end": "2017-03-02"}
 
 
 def test_a_scheduled_run_may_lie_after_the_newest_file() -> None:
-    assert checked("scheduled", day=30) == {"start": "2017-03-30", "end": "2017-03-31"}
+    assert checked("scheduled", day="2017-07-30") == {"start": "2017-07-30", "end": "2017-07-31"}
 
 
 def test_params_win_over_the_schedule() -> None:
-    assert checked("scheduled", day=9, start="2017-03-01", end="2017-03-03") == {"start": "2017-03-01", "end": "2017-03-03"}
+    assert checked("scheduled", day="2017-03-09", start="2017-03-01", end="2017-03-03") == {"start": "2017-03-01", "end": "2017-03-03"}
 
 
 def test_a_manual_run_without_days_is_told_how_to_give_them() -> None:
