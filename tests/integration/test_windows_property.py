@@ -110,7 +110,7 @@ def shops(draw: st.DrawFn) -> Shop:
     """Few ids and few days, so that keys, baskets and days meet; gaps of a window's length, one more and one less."""
     day = draw(st.sampled_from(FIRST_DAYS))
     days = [day := day + gap * DAY for gap in draw(st.lists(st.sampled_from(GAPS), min_size=1, max_size=6))]
-    ids = draw(st.lists(st.sampled_from(IDS), min_size=1, max_size=4, unique=True))
+    ids = draw(st.lists(st.sampled_from(IDS), min_size=1, max_size=3, unique=True))
     line = st.builds(
         Line,
         basket_id=st.integers(1, 5),
@@ -155,6 +155,22 @@ SPANNING = Shop((_line(1, LEAP + DAY - timedelta(seconds=1)), _line(1, LEAP + DA
 """One basket, paid before and after a midnight: it counts once, and leaves when its later day does."""
 EXACTLY = Shop(tuple(_line(n, LEAP + n * 90 * DAY) for n in range(3)), (Promotion(1, 10, 1, "0", "A"),), ((91, True), (182, True)))
 """One purchase enters at the midnight at which another leaves."""
+RETURNS = Shop(
+    tuple(
+        _line(1000 * half + n, LEAP + half * gap * DAY, product_id=n, customer_id=n, sales_value=Decimal(n))
+        for n, gap in enumerate((6, 7, 8, 27, 28, 29), 1)
+        for half in (0, 1)
+    ),
+    (),
+    ((7, True), (8, True), (9, True)),
+)
+"""A buyer who comes back just before it leaves a window, as it leaves, and just after: present all along, or counted anew."""
+LONG_BASKETS = Shop(
+    tuple(_line(n, LEAP + half * gap * DAY, product_id=half, customer_id=n) for n, gap in enumerate((6, 7, 8, 29, 30, 31, 89, 90, 91), 1) for half in (0, 1)),
+    (),
+    ((30, True), (31, True), (32, True)),
+)
+"""The same for a basket, paid in two halves."""
 FREE = Shop((_line(1, LEAP, quantity=0, sales_value=Decimal("0.00")),), (Promotion(1, 10, 1, "5", "0"),), ())
 
 
@@ -271,6 +287,8 @@ class TestAView:
     @example(shop=NOTHING)
     @example(shop=SPANNING)
     @example(shop=EXACTLY)
+    @example(shop=RETURNS)
+    @example(shop=LONG_BASKETS)
     @example(shop=FREE)
     def test_is_right_at_every_midnight(self, view: View, shop: Shop) -> None:
         found = by_key(view, features(view, shop, [whole(shop)]))
@@ -289,6 +307,8 @@ class TestAView:
     @example(shop=NOTHING)
     @example(shop=SPANNING)
     @example(shop=EXACTLY)
+    @example(shop=RETURNS)
+    @example(shop=LONG_BASKETS)
     def test_is_the_same_however_it_is_cut_into_runs(self, view: View, shop: Shop) -> None:
         parts = [features(view, shop, run, _known(view, shop, run)) for run in runs(shop)]
         assert by_key(view, reduce(DataFrame.unionAll, parts)) == by_key(view, features(view, shop, [whole(shop)]))
