@@ -121,7 +121,7 @@ def _folder_day(table: Table, folder: Path) -> date:
 
 def coverage(tables: tuple[Table, ...]) -> Interval:
     """The days from the first folder of any of these tables to the last, so that a run outside of them can be refused."""
-    _refuse_unknown_tables(tables)
+    _refuse_misspelt_tables(tables)
     days = [file.day for table in tables for file in files(table)]
     if not days:
         raise LandingError(
@@ -130,14 +130,13 @@ def coverage(tables: tuple[Table, ...]) -> Interval:
     return Interval(min(days), max(days) + DAY)
 
 
-def _refuse_unknown_tables(tables: tuple[Table, ...]) -> None:
-    """A folder under a name that is no table's would never be loaded, and nobody would notice."""
+def _refuse_misspelt_tables(tables: tuple[Table, ...]) -> None:
+    """A folder under nearly a table's name would never be loaded, and nobody would notice. Other folders are none of our business."""
     names = [table.name for table in tables]
     for folder in sorted(require().iterdir()):
-        if _visible(folder) and folder.name not in names:
-            near = difflib.get_close_matches(folder.name, names, 1)
-            hint = f"Rename it to {near[0]}" if near else f"Move it away; the tables are {', '.join(names)}"
-            raise LandingError(f"the landing zone has {folder.name}, which is the name of no table. {hint}, then run again")
+        near = difflib.get_close_matches(folder.name, names, 1, 0.8)
+        if _visible(folder) and near and folder.name not in names:
+            raise LandingError(f"the landing zone has {folder.name}, which is the name of no table. Rename it to {near[0]}, or move it away, then run again")
 
 
 def read(table: Table, file: LandedFile) -> Content:

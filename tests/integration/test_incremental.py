@@ -84,7 +84,7 @@ class Lakes:
 
     def own_landing(self, name: str) -> Shop:
         """A copy of the landing zone that a test may change."""
-        return Shop(Path(shutil.copytree(self.landing, self.root / name)))
+        return Shop(Path(shutil.copytree(self.landing, self.root / f"landing of {name}")))
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ LATE = {
 
 @pytest.mark.parametrize("case", LATE.values(), ids=LATE.keys())
 def test_a_late_file_is_picked_up_and_changes_only_what_it_must(lakes: Lakes, case: Late) -> None:
-    shop = lakes.own_landing("landing")
+    shop = lakes.own_landing("late")
     path = case.hold(shop)
     late = pq.read_table(path).to_pylist() if path.suffix == ".parquet" else []
     lakes.fresh("all", shop.root)

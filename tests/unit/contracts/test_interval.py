@@ -4,11 +4,12 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.interval import Interval, IntervalError, days_of, merged, midnight
 
+unhurried = settings(deadline=None)
 DAYS = st.dates(date(2016, 12, 1), date(2018, 3, 1))
 
 
@@ -100,6 +101,7 @@ def test_midnight_is_in_utc() -> None:
     assert midnight(date(2017, 3, 26)) == datetime(2017, 3, 26, tzinfo=UTC)
 
 
+@unhurried
 @given(st.lists(intervals(), max_size=8))
 def test_merged_intervals_cover_the_same_days_in_order_with_gaps_between_them(some: list[Interval]) -> None:
     result = merged(some)
@@ -107,6 +109,7 @@ def test_merged_intervals_cover_the_same_days_in_order_with_gaps_between_them(so
     assert all(one.end < other.start for one, other in pairwise(result))
 
 
+@unhurried
 @given(st.lists(DAYS, max_size=30))
 def test_the_intervals_of_some_days_hold_these_days_and_no_other(some: list[date]) -> None:
     result = days_of(some)
@@ -114,6 +117,7 @@ def test_the_intervals_of_some_days_hold_these_days_and_no_other(some: list[date
     assert merged(result) == result
 
 
+@unhurried
 @given(intervals())
 def test_the_months_cover_the_interval_each_within_a_calendar_month(one: Interval) -> None:
     months = [*one.months()]
@@ -122,6 +126,7 @@ def test_the_months_cover_the_interval_each_within_a_calendar_month(one: Interva
     assert len(months) == len({(day.year, day.month) for day in days(one)})
 
 
+@unhurried
 @given(intervals(), DAYS)
 def test_clipping_drops_exactly_the_days_from_the_end_on(one: Interval, end: date) -> None:
     kept = one.clipped(end)

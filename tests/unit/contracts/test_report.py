@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.model import Severity
@@ -54,9 +54,11 @@ def test_an_account_that_does_not_add_up_says_both_sums() -> None:
     )
 
 
+unhurried = settings(deadline=None)
 COUNTS = st.integers(0, 10**9)
 
 
+@unhurried
 @given(COUNTS, COUNTS, COUNTS, st.sampled_from([-1, 0, 1]))
 def test_an_account_is_right_only_if_no_row_is_lost_or_invented(published: int, quarantined: int, duplicates: int, off: int) -> None:
     account = RowAccount(published + quarantined + duplicates + off, published, quarantined, duplicates)

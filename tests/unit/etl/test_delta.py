@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from contracts import settings
@@ -116,6 +117,7 @@ STATES = st.builds(
 )
 
 
+@hypothesis(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(STATES)
 def test_a_state_comes_back_from_its_json(state: State) -> None:
     assert State.from_json(state.to_json()) == state

@@ -186,7 +186,7 @@ def test_a_type_that_means_something_else_stops_the_file(tmp_path: Path, values:
         read_parquet(tmp_path, values, kind)
 
 
-@hypothesis(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(-(2**70), 2**70) | st.none() | st.sampled_from(["x", "1.5", "-"]), min_size=1, max_size=40))
 def test_no_cell_is_lost_or_invented_however_good_and_bad_ones_lie(tmp_path: Path, cells_: list[Any]) -> None:
     content = read_parquet(tmp_path, pa.array([None if one is None else str(one) for one in cells_], pa.string()), LONG)
