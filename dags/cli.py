@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = show.console()
     try:
         options.command(options, console)
-    except (RuntimeError, ValueError, LookupError) as error:
+    except (RuntimeError, ValueError, LookupError, OSError) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"{type(error).__name__}: {error}", style="red", markup=False)
         return 1
     return 0

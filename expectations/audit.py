@@ -156,12 +156,21 @@ def _make_batches() -> Any:
 
 
 def _raised(found: Any) -> bool:
-    return bool(found.exception_info and found.exception_info.get("raised_exception"))
+    return bool(_exception(found))
+
+
+def _exception(found: Any) -> str:
+    """What went wrong inside Great Expectations, which tells it at the top or once a metric; empty when nothing did."""
+    info = found.exception_info or {}
+    for one in (info, *(value for value in info.values() if isinstance(value, dict))):
+        if one.get("raised_exception"):
+            return str(one.get("exception_message") or "unknown error")
+    return ""
 
 
 def _check(table: Table, name: str, column: str | None, found: Any) -> CheckResult:
     if _raised(found):
-        raise AuditError(f"{table.qualified}: the check {name} could not be run: {found.exception_info.get('exception_message')}")
+        raise AuditError(f"{table.qualified}: the check {name} could not be run: {_exception(found)}")
     severity = Severity(
         str(found.expectation_config.severity.value if hasattr(found.expectation_config.severity, "value") else found.expectation_config.severity)
     )

@@ -76,7 +76,6 @@ def test_square_brackets_of_an_error_are_text_and_not_markup(sentence: Callable,
     assert sentence("run", "--start", "2017-03-01", "--end", "2017-03-02") == "RuntimeError: [bold]a [/] b[2017-01-01, 2017-01-02)"
 
 
-@pytest.mark.xfail(strict=True, reason="dags/cli.py, main: OSError is not among the errors that are told in a sentence")
 def test_a_home_that_cannot_be_a_folder(sentence: Callable, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     (home / "file").write_text("x")
     monkeypatch.setenv("MILLRACE_HOME", str(home / "file"))

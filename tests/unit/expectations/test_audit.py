@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from contracts import catalog
@@ -23,7 +23,7 @@ from expectations.audit import Audit, AuditError, audit
 from expectations.suite import Facts
 
 Row = dict[str, Any]
-FEW_BATCHES = settings(max_examples=4, deadline=None, database=None, suppress_health_check=[*HealthCheck])
+FEW_BATCHES = settings(max_examples=4, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=[*HealthCheck])
 MIDNIGHT = datetime(2017, 3, 2, tzinfo=UTC)
 
 # One contract of each layer, between them with every kind of check; a reference is critical nowhere in the shop, so the test makes some.
@@ -220,6 +220,11 @@ def test_a_reference_with_a_null_in_it_refers_to_nothing_and_breaks_nothing() ->
     assert [one.check for one in verdict.checks if not one.success] == ["customer_id_present", "coupon_upc_present"]
 
 
+def test_a_rule_over_a_null_is_kept() -> None:
+    verdict = judged(CAMPAIGNS, [valid(CAMPAIGNS) | {"start_date": None}, valid(CAMPAIGNS) | {"end_date": None}])
+    assert [one.check for one in verdict.checks if not one.success] == []
+
+
 def test_a_row_is_not_doubled_by_a_table_that_lists_its_reference_twice() -> None:
     verdict = judged(PROMOTIONS, [valid(PROMOTIONS) | {"product_id": 2}, valid(PROMOTIONS) | {"product_id": None}])
     assert (verdict.good.count(), verdict.bad.count()) == (1, 1)
@@ -256,7 +261,6 @@ def test_another_set_of_columns_stops_the_table() -> None:
         audit(CAMPAIGNS, frame(schema, [valid(CAMPAIGNS)]), {}, Facts(1, 1)).stop_if_critical(1)
 
 
-@pytest.mark.xfail(strict=True, reason="expectations/audit.py, _raised: Great Expectations 1.24 tells exceptions by metric, a level deeper than is looked")
 def test_a_check_that_cannot_be_run_is_told_not_passed() -> None:
     by_text = replace(CAMPAIGNS.column("campaign_type"), allowed=(), minimum=1)
     typo = replace(CAMPAIGNS, columns=(by_text,), key=(), rules=())
