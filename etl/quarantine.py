@@ -118,4 +118,6 @@ def _bad(staged: Staged, bad: DataFrame | None) -> Sequence[dict[str, Any]]:
 def _day(plan: Plan, row: dict[str, Any]) -> Any:
     column = "_landed_date" if plan.table.layer == Layer.BRONZE else plan.table.time_column
     value = row.get(column) if column else None
+    if value is None and plan.days:
+        return plan.days[0].start  # a row without a time goes with the run that rejected it
     return value.date() if isinstance(value, datetime) else value
