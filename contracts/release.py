@@ -6,12 +6,12 @@ Files are `<lake>/_releases/<number>.json`. Readers name a release by its number
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from contracts import settings
+from contracts.files import write_whole
 
 
 class ReleaseError(LookupError):
@@ -63,11 +63,5 @@ def write(tables: dict[str, int], horizon: str, ids: dict[str, str] | None = Non
         if (newest.tables, newest.horizon, newest.ids) == (tables, horizon, ids or {}):
             return newest
     release = Release(known[-1] + 1 if known else 1, datetime.now(UTC).isoformat(timespec="seconds"), horizon, dict(sorted(tables.items())), ids or {})
-    folder().mkdir(parents=True, exist_ok=True)
-    unfinished = folder() / f".{release.number}.{os.getpid()}"
-    with unfinished.open("w") as file:
-        json.dump(asdict(release), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(folder() / f"{release.number}.json")
+    write_whole(folder() / f"{release.number}.json", json.dumps(asdict(release), indent=1).encode())
     return release

@@ -205,13 +205,11 @@ def _report(staged: Staged, verdict: Audit, account: RowAccount, version: int, q
 
 def _size(table: Table) -> tuple[int, int]:
     """Rows and bytes of the whole table, from the log."""
-    import pyarrow as pa
-
     from etl import delta
 
     found = delta.open_table(table.qualified)
-    actions = pa.table(found.get_add_actions(flatten=True)).to_pylist() if found else []
-    return sum(one["num_records"] for one in actions), sum(one["size_bytes"] for one in actions)
+    files = delta.data_files(found) if found else []
+    return sum(one["num_records"] for one in files), sum(one["size_bytes"] for one in files)
 
 
 def make_release(interval: Interval, run_id: str, parent: Parent | None = None) -> release.Release:

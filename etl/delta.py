@@ -180,13 +180,18 @@ def extent(table: DeltaTable, contract: Table) -> Interval | None:
     return Interval(min(low for low, _ in ranges), max(high for _, high in ranges) + timedelta(days=1))
 
 
-def file_days(table: DeltaTable, contract: Table) -> list[tuple[dict[str, Any], date, date, int]]:
-    """Each data file of the version with the first and last day of `time_column` in it, and its row count."""
+def data_files(table: DeltaTable) -> list[dict[str, Any]]:
+    """What the log says of each data file of the version: path, size_bytes, num_records, and min, max and null_count of the columns."""
     import pyarrow as pa
 
-    actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+    found: list[dict[str, Any]] = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+    return found
+
+
+def file_days(table: DeltaTable, contract: Table) -> list[tuple[dict[str, Any], date, date, int]]:
+    """Each data file of the version with the first and last day of `time_column` in it, and its row count."""
     column = contract.time_column
-    return [(one, _day(one.get(f"min.{column}")), _day(one.get(f"max.{column}")), one["num_records"]) for one in actions]
+    return [(one, _day(one.get(f"min.{column}")), _day(one.get(f"max.{column}")), one["num_records"]) for one in data_files(table)]
 
 
 def _day(value: Any) -> date:

@@ -7,7 +7,6 @@ else those files held, in the same commit. One writer per table at a time, and a
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contracts import settings
+from contracts.files import sync
 from contracts.interval import Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, DecimalType, Table, Type
 from etl import delta
@@ -129,7 +129,7 @@ def publish(contract: Table, staged: Sequence[Path], state: State, *, base: int 
     newest: int = table.version()
     root = settings.table_path(contract.qualified)
     for path in (root, root / "_delta_log" / f"{newest:020}.json", root / "_delta_log"):
-        _sync(path)
+        sync(path)  # Delta writers do not
     return newest
 
 
@@ -138,9 +138,7 @@ def _superseded(table: DeltaTable, contract: Table, replace: Sequence[Interval],
     if not whole and not replace:
         return []
     if whole:
-        import pyarrow as pa
-
-        return [(one, False) for one in pa.table(table.get_add_actions(flatten=True)).to_pylist()]
+        return [(one, False) for one in delta.data_files(table)]
     found = []
     for file, low, high, _ in delta.file_days(table, contract):
         if any(low < one.end and high >= one.start for one in replace):
@@ -186,18 +184,9 @@ def _literal(contract: Table, day: date) -> str:
 
 def _move_under(contract: Table, staged: Path) -> Any:
     target = settings.table_path(contract.qualified) / f"part-{uuid.uuid4()}.zst.parquet"
-    _sync(staged)
+    sync(staged)
     staged.rename(target)
     return _add_action(contract, target)
-
-
-def _sync(path: Path) -> None:
-    """Make the file survive a power cut; Delta writers do not."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _add_action(contract: Table, path: Path) -> Any:

@@ -47,7 +47,8 @@ def replace(staged: Staged, bad: DataFrame | None, run_id: str) -> tuple[int | N
     name = f"{Layer.QUARANTINE}.{staged.table.name}"
     rows = [*_rejected(staged), *_bad(staged, bad)]
     with locked(name):
-        if not rows and delta.open_table(name) is None:
+        exists = delta.open_table(name) is not None
+        if not rows and not exists:
             return None, 0
         mine = _predicate(staged)
         if not rows and not _holds(name, mine):
@@ -56,7 +57,6 @@ def replace(staged: Staged, bad: DataFrame | None, run_id: str) -> tuple[int | N
         table = _table([{**row, "layer": str(staged.table.layer), "run_id": run_id, "quarantined_at": now} for row in rows])
         path = settings.table_path(name)
         path.mkdir(parents=True, exist_ok=True)
-        exists = delta.open_table(name) is not None
         write_deltalake(
             str(path),
             table,

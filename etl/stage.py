@@ -27,14 +27,13 @@ from etl.bronze.load import Loaded, load
 from etl.delta import State
 from etl.gold import windows
 from etl.publishing import days_sql, refuse_other_schema
+from etl.silver import PROVENANCE
 from etl.sources.landing import Rejected
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 MANY_MONTHS = 240
-DEDUPLICATE_BY = ("_landed_date", "_loaded_at", "_file")
-"""Of two rows with one key, the newest delivery wins."""
 
 
 class StageError(RuntimeError):
@@ -368,7 +367,7 @@ def _without_duplicates(table: Table, cleaned: DataFrame) -> DataFrame:
 
     ranked = cleaned.withColumn("_kept", F.expr(_kept_sql(table)))
     days = [F.to_date(table.time_column)] if table.time_column else []
-    order = [F.col("_kept").desc(), *days, *(F.col(name).desc() for name in DEDUPLICATE_BY), *(F.col(name) for name in table.column_names)]
+    order = [F.col("_kept").desc(), *days, *(F.col(name).desc() for name in PROVENANCE), *(F.col(name) for name in table.column_names)]
     ranked = ranked.withColumn("_nth", F.row_number().over(Window.partitionBy(*table.key).orderBy(*order)))
     whole_key = " AND ".join(f"{name} IS NOT NULL" for name in table.key)
     return ranked.filter(f"_nth = 1 OR NOT ({whole_key})")

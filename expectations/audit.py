@@ -171,26 +171,20 @@ def _exception(found: Any) -> str:
 def _check(table: Table, name: str, column: str | None, found: Any) -> CheckResult:
     if _raised(found):
         raise AuditError(f"{table.qualified}: the check {name} could not be run: {_exception(found)}")
-    severity = Severity(
-        str(found.expectation_config.severity.value if hasattr(found.expectation_config.severity, "value") else found.expectation_config.severity)
-    )
+    severity = Severity(found.expectation_config.severity)
     failed = found.result.get("unexpected_count") if found.result else None
-    if not found.success and not isinstance(failed, int):
-        failed = None
-    return CheckResult(name, column, severity, bool(found.success), _reason(table, name, found), 0 if found.success and column else failed)
+    return CheckResult(name, column, severity, bool(found.success), _reason(table, name), 0 if found.success and column else failed)
 
 
-def _reason(table: Table, name: str, found: Any) -> str:
+def _reason(table: Table, name: str) -> str:
     reasons = {check.name: check.reason for check in table.checks()} | {one.name: one.reason for one in table.references}
     if name in reasons:
         return reasons[name]
-    observed = found.result.get("observed_value") if found.result else None
-    told = {
+    return {
         "columns": "the columns are not those of the contract",
         "row_count": "no row is left although rows came in",
         "key_unique": f"{', '.join(table.key)} is not unique",
-    }
-    return told[name] + (f" (found {observed})" if observed is not None and not found.success else "")
+    }[name]
 
 
 def _split(verdict: Audit, frame: DataFrame) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts import settings
-from features.files import locked, sync, write_whole
+from contracts.files import locked, sync, write_whole
 from features.kinds import Kind
 from features.queries import identifier
 

@@ -18,7 +18,7 @@ from feast.repo_config import RegistryConfig
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped,unused-ignore]
 
 from contracts import settings
-from features.files import locked, write_whole
+from contracts.files import locked, write_whole
 
 REPO = Path(__file__).parent / "feast_repo"
 FINGERPRINT = "definitions"

@@ -93,7 +93,7 @@ def test_a_write_that_breaks_off_leaves_no_release(home: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as torn:
-        torn.setattr(release.os, "fsync", full)
+        torn.setattr("os.fsync", full)
         with pytest.raises(OSError, match="No space"):
             release.write({"gold.customer_activity": 2}, "2017-03-02")
     assert release.read().tables == {"gold.customer_activity": 1}
