@@ -115,6 +115,10 @@ class Column:
             raise ContractError(f"column {self.name}: say in `doc` what a cell means")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ContractError(f"column {self.name}: minimum {self.minimum} is above maximum {self.maximum}")
+        if (self.minimum is not None or self.maximum is not None) and self.type not in (LONG, DOUBLE) and not isinstance(self.type, DecimalType):
+            raise ContractError(f"column {self.name}: minimum and maximum bind numbers, and {self.type.spark} is none")
+        if (self.allowed or self.pattern) and self.type != STRING:
+            raise ContractError(f"column {self.name}: allowed and pattern bind text, and {self.type.spark} is none")
 
 
 @dataclass(frozen=True)

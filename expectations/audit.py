@@ -1,36 +1,28 @@
 """Run a table's suite on its staged rows and tell good rows from bad ones.
 
-One pass asks Great Expectations for true or false only, which bundles all checks into a few aggregates (0.07 s for a day, 0.3 s for a year of transactions).
-Only what failed is counted, in one more pass.
+One pass over the rows measures what the whole suite asks for (`expectations.judge`). Only rows that break a critical check cost a second one.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from contracts.model import Severity, Table
 from contracts.report import CheckResult
+from expectations.judge import AuditError, judge, measure, sql_of_checks
 from expectations.suite import Facts, expectations_of, reference_column, rule_column
 
 if TYPE_CHECKING:
     from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
     from pyspark.sql import DataFrame
 
+__all__ = ["Audit", "AuditError", "audit", "to_json"]
+
 FEW = 10
 """So many bad rows are never too many: a single bad row in a file of ten is no reason to stop."""
-
-
-class AuditError(RuntimeError):
-    """A critical check of the whole table failed, or too many rows are bad: nothing may be published."""
-
-
-_local = threading.local()
 
 
 @dataclass
@@ -69,15 +61,11 @@ class Audit:
 def audit(table: Table, staged: DataFrame, references: Mapping[str, DataFrame], facts: Facts) -> Audit:
     """Validate `staged` (the table's columns). `references` maps each reference's name to the distinct values it may take."""
     frame = _with_flags(table, staged, references)
+    numbers = measure(table, frame)
     pairs = expectations_of(table, facts)
-    result = _validate(frame, [one for one, _ in pairs], table.qualified)
-    failed = [name for (_, name), found in zip(pairs, result.results, strict=True) if not found.success and not _raised(found)]
-    counts = _count_broken(table, frame, failed)
-    for (_, name), found in zip(pairs, result.results, strict=True):
-        if name in counts and not found.success:
-            _tell_counts(found, counts[name], counts["rows"])
-    checks = tuple(_check(table, name, one.column if hasattr(one, "column") else None, found) for (one, name), found in zip(pairs, result.results, strict=True))
-    row_level = frozenset(check.name for check in table.checks()) | {one.name for one in table.references}
+    result = judge(table.qualified, pairs, numbers)
+    checks = tuple(_check(table, name, found) for (_, name), found in zip(pairs, result.results, strict=True))
+    row_level = frozenset(sql_of_checks(table))
     verdict = Audit(table, checks, result, row_level=row_level)
     if any(not check.success and check.severity == Severity.CRITICAL and check.check in row_level for check in checks):
         _split(verdict, frame)
@@ -104,76 +92,9 @@ def _any_null(columns: tuple[str, ...]) -> Any:
     return F.expr(" OR ".join(f"{name} IS NULL" for name in columns))
 
 
-def _validate(frame: DataFrame, wanted: list[Any], name: str) -> ExpectationSuiteValidationResult:
-    """The results in the order of `wanted`, true or false only."""
-    import great_expectations as gx
-
-    batch = _batches().get_batch(batch_parameters={"dataframe": frame})
-    suite = gx.ExpectationSuite(name=name, expectations=wanted)
-    return batch.validate(suite, result_format="BOOLEAN_ONLY")
-
-
-def _count_broken(table: Table, frame: DataFrame, names: list[str]) -> dict[str, int]:
-    """Rows that break each of these checks, in one pass; asking Great Expectations again would take three jobs a check. Adds `rows`, their total."""
-    from pyspark.sql import functions as F
-
-    kept = {check.name: check.sql for check in table.checks()} | {one.name: reference_column(one) for one in table.references}
-    broken = [F.coalesce(F.sum(F.when(~F.expr(kept[name]), 1)), F.lit(0)).alias(name) for name in names if name in kept]
-    if not broken:
-        return {}
-    row = frame.agg(F.count(F.lit(1)).alias("rows"), *broken).collect()[0]
-    return {name: int(count) for name, count in row.asDict().items()}
-
-
-def _tell_counts(found: Any, broken: int, rows: int) -> None:
-    """Put the counts where Great Expectations and its Data Docs have them."""
-    share = 100 * broken / rows if rows else 0.0
-    found.result = {
-        "element_count": rows,
-        "unexpected_count": broken,
-        "unexpected_percent": share,
-        "unexpected_percent_total": share,
-        "partial_unexpected_list": [],
-    }
-
-
-def _batches() -> Any:
-    """An ephemeral context for each thread; no file, no network, no progress bars."""
-    if not hasattr(_local, "batches"):
-        _local.batches = _make_batches()
-    return _local.batches
-
-
-def _make_batches() -> Any:
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    import great_expectations as gx
-
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-    source = context.data_sources.add_spark("engine", persist=False)
-    return source.add_dataframe_asset("staged").add_batch_definition_whole_dataframe("staged")
-
-
-def _raised(found: Any) -> bool:
-    return bool(_exception(found))
-
-
-def _exception(found: Any) -> str:
-    """What went wrong inside Great Expectations, which tells it at the top or once a metric; empty when nothing did."""
-    info = found.exception_info or {}
-    for one in (info, *(value for value in info.values() if isinstance(value, dict))):
-        if one.get("raised_exception"):
-            return str(one.get("exception_message") or "unknown error")
-    return ""
-
-
-def _check(table: Table, name: str, column: str | None, found: Any) -> CheckResult:
-    if _raised(found):
-        raise AuditError(f"{table.qualified}: the check {name} could not be run: {_exception(found)}")
-    severity = Severity(found.expectation_config.severity)
-    failed = found.result.get("unexpected_count") if found.result else None
-    return CheckResult(name, column, severity, bool(found.success), _reason(table, name), 0 if found.success and column else failed)
+def _check(table: Table, name: str, found: Any) -> CheckResult:
+    config, failed = found.expectation_config, found.result.get("unexpected_count")
+    return CheckResult(name, config.kwargs.get("column"), Severity(config.severity), bool(found.success), _reason(table, name), failed)
 
 
 def _reason(table: Table, name: str) -> str:

@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from contracts import catalog
-from contracts.model import LONG, STRING, Column, ContractError, Layer, Reference, Rule, Severity, Table, decimal
+from contracts.model import DATE, LONG, MONEY, STRING, Column, ContractError, Layer, Reference, Rule, Severity, Table, Type, decimal
 
 KEY = Column("order_id", LONG, "Order", required=True)
 AMOUNT = Column("amount", decimal(12, 2), "What was paid", minimum=0, maximum=100)
@@ -53,6 +53,20 @@ def test_a_column_without_a_meaning() -> None:
 def test_a_minimum_above_the_maximum() -> None:
     with pytest.raises(ContractError, match="column amount: minimum 3 is above maximum 2"):
         Column("amount", LONG, "Paid", minimum=3, maximum=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "promise", "told"),
+    [
+        (STRING, {"minimum": 1}, "minimum and maximum bind numbers, and string is none"),
+        (DATE, {"maximum": 1}, "minimum and maximum bind numbers, and date is none"),
+        (LONG, {"allowed": ("1",)}, "allowed and pattern bind text, and bigint is none"),
+        (MONEY, {"pattern": "[0-9]"}, r"allowed and pattern bind text, and decimal\(12,2\) is none"),
+    ],
+)
+def test_a_promise_that_a_columns_type_cannot_keep(kind: Type, promise: dict[str, Any], told: str) -> None:
+    with pytest.raises(ContractError, match=f"^column amount: {told}$"):
+        Column("amount", kind, "Paid", **promise)
 
 
 def test_a_minimum_that_is_the_maximum_is_one_value() -> None:

@@ -262,10 +262,12 @@ def test_another_set_of_columns_stops_the_table() -> None:
 
 
 def test_a_check_that_cannot_be_run_is_told_not_passed() -> None:
-    by_text = replace(CAMPAIGNS.column("campaign_type"), allowed=(), minimum=1)
-    typo = replace(CAMPAIGNS, columns=(by_text,), key=(), rules=())
-    with pytest.raises(AuditError, match=r"^silver\.campaigns: the check campaign_type_range could not be run"):
-        audit(typo, frame(pa.schema([("campaign_type", pa.string())]), [{"campaign_type": "5"}]), {}, Facts(1, 1))
+    column = replace(CAMPAIGNS.column("campaign_type"), allowed=(), pattern="[")
+    typo = replace(CAMPAIGNS, columns=(CAMPAIGNS.column("campaign_id"), column), key=(), rules=())
+    with pytest.raises(AuditError, match=r"^silver\.campaigns: the check campaign_type_pattern could not be run: .+"):
+        audit(
+            typo, frame(pa.schema([("campaign_id", pa.int64()), ("campaign_type", pa.string())]), [{"campaign_id": 1, "campaign_type": "5"}]), {}, Facts(1, 1)
+        )
 
 
 # --- too many bad rows
