@@ -6,6 +6,7 @@ Writing is in `etl.publishing`. Each commit of ours carries a `State` in its met
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -62,18 +63,41 @@ class State:
 
 
 def open_table(qualified: str, version: int | None = None) -> DeltaTable | None:
-    """The table, at a version or the newest one; None when it was never published."""
+    """The table, at a version or the newest one; None when it was never published. It is shared with other callers: only read it."""
+    path = settings.table_path(qualified)
+    newest = _newest_commit(path)
+    _refuse_torn_log(qualified, newest)
+    mark = (newest.name, newest.inode(), newest.stat().st_size, newest.stat().st_mtime_ns) if newest else None
+    known = _opened.get(path)
+    if known and known[0] == mark and version in (None, known[1].version()):
+        return known[1]
+    found = _open(qualified, path, version)
+    if found and mark and version is None:
+        _opened[path] = (mark, found)
+    return found
+
+
+_opened: dict[Path, tuple[tuple[str, int, int, int], DeltaTable]] = {}
+"""Tables as they were read last, with the commit that was their newest: a log that has not moved is not read again, which takes 2 ms and more with its length."""
+
+
+def open_to_write(qualified: str) -> DeltaTable | None:
+    """The newest version, for a caller of its own that goes on to commit and update it."""
+    path = settings.table_path(qualified)
+    _refuse_torn_log(qualified, _newest_commit(path))
+    return _open(qualified, path, None)
+
+
+def _open(qualified: str, path: Path, version: int | None) -> DeltaTable | None:
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError, TableNotFoundError
 
-    path = settings.table_path(qualified)
-    _refuse_torn_log(qualified, path)
     try:
         found = DeltaTable(str(path), version=version)
     except TableNotFoundError:
         return None
     except DeltaError as error:
-        _refuse_torn_log(qualified, path, thorough=True)
+        _refuse_torn_log(qualified, _newest_commit(path), thorough=True)
         told = str(error).splitlines()[0].rstrip(".")
         remedy = "Restore its _delta_log from a copy, or move the folder away and run again"
         if "nsupported" in told or "not supported" in told:
@@ -81,6 +105,15 @@ def open_table(qualified: str, version: int | None = None) -> DeltaTable | None:
         raise LakeError(f"{qualified}: the Delta table at {path} cannot be read: {told}. {remedy}") from error
     _refuse_newer_protocol(qualified, found)
     return found
+
+
+def _newest_commit(path: Path) -> os.DirEntry[str] | None:
+    """The last of the log's commit files, which are numbered with leading zeros."""
+    try:
+        with os.scandir(path / "_delta_log") as entries:
+            return max((one for one in entries if one.name[0].isdigit() and one.name.endswith(".json")), key=lambda one: one.name, default=None)
+    except FileNotFoundError:
+        return None
 
 
 def _refuse_newer_protocol(qualified: str, table: DeltaTable) -> None:
@@ -100,15 +133,14 @@ def _refuse_newer_protocol(qualified: str, table: DeltaTable) -> None:
     )
 
 
-def _refuse_torn_log(qualified: str, path: Path, *, thorough: bool = False) -> None:
+def _refuse_torn_log(qualified: str, newest: os.DirEntry[str] | None, *, thorough: bool = False) -> None:
     """An empty newest commit reads as no commit at all, so it is looked for each time; one that is cut short only when Delta cannot read the table."""
-    commits = sorted((path / "_delta_log").glob("[0-9]*.json"))
-    if not commits:
+    if newest is None:
         return
-    state = "empty" if commits[-1].stat().st_size == 0 else "cut short" if thorough and _is_cut_short(commits[-1]) else ""
+    state = "empty" if newest.stat().st_size == 0 else "cut short" if thorough and _is_cut_short(Path(newest.path)) else ""
     if state:
         raise LakeError(
-            f"{qualified}: the newest commit {commits[-1].name} is {state}, as after a power cut. Remove that file to return to the version before it, then run again"
+            f"{qualified}: the newest commit {newest.name} is {state}, as after a power cut. Remove that file to return to the version before it, then run again"
         )
 
 

@@ -74,7 +74,7 @@ def open_or_create(contract: Table) -> DeltaTable:
     """The table, created empty with the contract's schema and comments when it is new. A schema that differs is refused."""
     from deltalake import DeltaTable
 
-    found = delta.open_table(contract.qualified)
+    found = delta.open_to_write(contract.qualified)
     if found is not None:
         refuse_other_schema(contract, found)
         return found

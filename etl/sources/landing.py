@@ -8,10 +8,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,17 +82,22 @@ def require() -> Path:
 def files(table: Table, interval: Interval | None = None) -> list[LandedFile]:
     """The files of a table that landed under a date of the interval (or any), oldest folder first. Hidden and half-written files (.x, _x, x.tmp) are passed over."""
     root = require()
-    folder = root / table.name
     found = []
-    for day_folder in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not _visible(day_folder):
-            continue
-        day = _folder_day(table, day_folder)
+    for day, folder in _days(root, table):
         if interval is None or day in interval:
-            found += [LandedFile(path, str(path.relative_to(root)), day) for path in sorted(day_folder.iterdir()) if _visible(path)]
+            found += [LandedFile(path, str(path.relative_to(root)), day) for path in sorted(folder.iterdir()) if _visible(path.name)]
     for file in found:
         _refuse_other_formats(table, file)
     return found
+
+
+def _days(root: Path, table: Table) -> list[tuple[date, Path]]:
+    """The day folders of a table, oldest first."""
+    try:
+        with os.scandir(root / table.name) as entries:
+            return sorted((_folder_day(table, one), Path(one.path)) for one in entries if _visible(one.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _refuse_other_formats(table: Table, file: LandedFile) -> None:
@@ -100,11 +107,11 @@ def _refuse_other_formats(table: Table, file: LandedFile) -> None:
         raise LandingError(f"{table.qualified}: {file.name} is neither .parquet nor .csv. Land it in one of these formats, or move it out of the landing zone")
 
 
-def _visible(path: Path) -> bool:
-    return not path.name.startswith((".", "_")) and path.suffix != ".tmp"
+def _visible(name: str) -> bool:
+    return not name.startswith((".", "_")) and not name.endswith(".tmp")
 
 
-def _folder_day(table: Table, folder: Path) -> date:
+def _folder_day(table: Table, folder: os.DirEntry[str]) -> date:
     name = f"{table.name}/{folder.name}"
     if not folder.is_dir():
         raise LandingError(
@@ -122,12 +129,19 @@ def _folder_day(table: Table, folder: Path) -> date:
 def coverage(tables: tuple[Table, ...]) -> Interval:
     """The days from the first folder of any of these tables to the last, so that a run outside of them can be refused."""
     _refuse_misspelt_tables(tables)
-    days = [file.day for table in tables for file in files(table)]
-    if not days:
+    ends = [day for table in tables for day in _ends(table)]
+    if not ends:
         raise LandingError(
             f"the landing zone at {settings.landing()} is empty. Run `make sample` to land the sample, or drop files at <table>/<YYYY-MM-DD>/<file>"
         )
-    return Interval(min(days), max(days) + DAY)
+    return Interval(min(ends), max(ends) + DAY)
+
+
+def _ends(table: Table) -> Iterator[date]:
+    """The first and the last day under which a file of the table lies; other folders are not looked into."""
+    days = _days(require(), table)
+    for towards_the_middle in (days, reversed(days)):
+        yield from islice((day for day, folder in towards_the_middle if any(_visible(file.name) for file in folder.iterdir())), 1)
 
 
 def _refuse_misspelt_tables(tables: tuple[Table, ...]) -> None:
@@ -135,7 +149,7 @@ def _refuse_misspelt_tables(tables: tuple[Table, ...]) -> None:
     names = [table.name for table in tables]
     for folder in sorted(require().iterdir()):
         near = difflib.get_close_matches(folder.name, names, 1, 0.8)
-        if _visible(folder) and near and folder.name not in names:
+        if _visible(folder.name) and near and folder.name not in names:
             raise LandingError(f"the landing zone has {folder.name}, which is the name of no table. Rename it to {near[0]}, or move it away, then run again")
 
 
