@@ -19,11 +19,6 @@ def features(midnights: Sequence[Interval], transactions: DataFrame) -> DataFram
     A basket holds a product in one row (the key of silver.transactions), so rows count distinct baskets.
     """
     concerned = windows.concerned(transactions, KEY, midnights, (WINDOW,))
-    daily = concerned.groupBy(*KEY, windows.day_of("transaction_at")).agg(
-        F.count(F.lit(1)).alias("purchases"), F.max("transaction_at").alias("last_purchased_at")
-    )
-    purchases = {"purchases": (WINDOW,)}
-    changed = windows.changes(daily, KEY, purchases, {}, newest="last_purchased_at")
-    totals = windows.totals(changed, KEY, purchases, newest="last_purchased_at")
-    rows = totals.select(*KEY, windows.event_timestamp(), F.col(f"purchases_{WINDOW}d").cast("bigint").alias(f"purchases_{WINDOW}d"), "last_purchased_at")
-    return windows.at_midnights(rows, midnights)
+    lines = concerned.select(*KEY, "transaction_at", F.lit(1).cast("bigint").alias("purchases"))
+    held = windows.contents(lines, midnights, KEY, {"purchases": (WINDOW,)}, newest="last_purchased_at")
+    return held.select(*KEY, "event_timestamp", F.col(f"purchases_{WINDOW}d").cast("bigint").alias(f"purchases_{WINDOW}d"), "last_purchased_at")

@@ -12,7 +12,8 @@ from etl.gold import windows
 
 LONGEST = max(WINDOWS)
 SUMS = {"units": WINDOWS, "revenue": WINDOWS, "promoted": (28,)}
-COUNTS = {"buyers": WINDOWS}
+BUYERS = windows.Distinct("buyers", "customer_id", WINDOWS)
+"""A customer counts once in a window however often it buys."""
 KEY = ("product_id",)
 PLACE = ("product_id", "store_id", "week")
 """What a promotion and a transaction share."""
@@ -20,19 +21,23 @@ PLACE = ("product_id", "store_id", "week")
 
 def features(midnights: Sequence[Interval], transactions: DataFrame, promotions: DataFrame) -> DataFrame:
     """One row per product and midnight at which a window changes. `transactions` must reach back LONGEST + 1 days before the first midnight."""
-    concerned = windows.concerned(transactions, KEY, midnights, WINDOWS)
-    changed = windows.changes(_daily(_with_promoted(concerned, promotions)), KEY, SUMS, COUNTS)
-    totals = windows.totals(changed, KEY, {**SUMS, **COUNTS})
-    return windows.at_midnights(
-        totals.select(
-            *KEY,
-            windows.event_timestamp(),
-            *(F.col(f"units_{w}d").cast("bigint").alias(f"units_{w}d") for w in WINDOWS),
-            *(F.col(f"buyers_{w}d").cast("bigint").alias(f"buyers_{w}d") for w in WINDOWS),
-            *(F.col(f"revenue_{w}d").cast(MONEY_SUM.spark).alias(f"revenue_{w}d") for w in WINDOWS),
-            windows.share(F.col("promoted_28d"), F.col("units_28d")).alias("promoted_share_28d"),
-        ),
-        midnights,
+    concerned = _with_promoted(windows.concerned(transactions, KEY, midnights, WINDOWS), promotions)
+    lines = concerned.select(
+        *KEY,
+        "customer_id",
+        "transaction_at",
+        F.col("quantity").alias("units"),
+        F.col("sales_value").alias("revenue"),
+        F.when(F.col("is_promoted"), F.col("quantity")).otherwise(0).alias("promoted"),
+    )
+    held = windows.contents(lines, midnights, KEY, SUMS, distinct=BUYERS)
+    return held.select(
+        *KEY,
+        "event_timestamp",
+        *(F.col(f"units_{w}d").cast("bigint").alias(f"units_{w}d") for w in WINDOWS),
+        *(F.col(f"buyers_{w}d").cast("bigint").alias(f"buyers_{w}d") for w in WINDOWS),
+        *(F.col(f"revenue_{w}d").cast(MONEY_SUM.spark).alias(f"revenue_{w}d") for w in WINDOWS),
+        windows.share(F.col("promoted_28d"), F.col("units_28d")).alias("promoted_share_28d"),
     )
 
 
@@ -41,14 +46,3 @@ def _with_promoted(transactions: DataFrame, promotions: DataFrame) -> DataFrame:
     shown = promotions.filter("display_location <> '0' OR mailer_location <> '0'").select(*PLACE)
     promoted = transactions.select(*PLACE).distinct().join(shown, list(PLACE), "left_semi").withColumn("is_promoted", F.lit(True))
     return transactions.join(promoted, list(PLACE), "left")
-
-
-def _daily(transactions: DataFrame) -> DataFrame:
-    """One row per product and day; a customer counts once in a window however often it buys."""
-    buyers = transactions.groupBy(*KEY, "customer_id", windows.day_of("transaction_at")).agg(
-        F.sum("quantity").alias("units"),
-        F.sum("sales_value").alias("revenue"),
-        F.sum(F.when(F.col("is_promoted"), F.col("quantity")).otherwise(0)).alias("promoted"),
-    )
-    marked = windows.with_presence(buyers, KEY, "customer_id", WINDOWS, "buyers")
-    return marked.groupBy(*KEY, "day").agg(*(F.sum(name).alias(name) for name in SUMS), *windows.presence("buyers", WINDOWS))

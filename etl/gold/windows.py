@@ -1,7 +1,12 @@
-"""Sliding windows that are exact at every midnight, computed from what enters and what leaves instead of from every window.
+"""Sliding windows that are exact at every midnight.
 
-A purchase on day d is knowable at midnight d+1; it enters every window there and leaves a window of w days at midnight d+1+w. Sums are then running sums over
-these changes. Distinct counts work alike once the days of one member (a basket, a buyer) are merged into spells of presence: +1 where a spell begins, -1 where it ends.
+A purchase on day d is knowable at midnight d+1; it enters every window there and leaves a window of w days at midnight d+1+w. `contents` has two ways to the same rows:
+
+- For many midnights, from what enters and what leaves instead of from every window. Sums are then running sums over these changes. Distinct counts work alike once the days of
+  one member (a basket, a buyer) are merged into spells of presence: +1 where a spell begins, -1 where it ends.
+- For a few midnights, as on any ordinary day, straight from the definition: an aggregate over the purchases of each window. Measured for one midnight of the sample: 0.04 s instead of 0.14 s.
+
+The property tests compare both with a plain loop over the purchases.
 
 Every engine pays per window partition, and there are a million (customer, product) pairs. So rows are windowed in BUCKETS of keys, ordered by key and time, and nothing
 crosses from one key to the next: all that enters leaves again, so a key's changes add up to 0, and the first row of a key is always an entry. Measured on Sail with 870,000
@@ -11,6 +16,8 @@ keys: 0.6 s instead of 2.5 s for a running sum.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
 from functools import reduce
 from operator import or_
 
@@ -35,10 +42,75 @@ def midnights_changed_by(purchases: Interval, longest: int) -> Interval:
     return Interval(purchases.start + DAY, purchases.end + (longest + 1) * DAY)
 
 
-def at_midnights(rows: DataFrame, midnights: Sequence[Interval]) -> DataFrame:
-    """Only the rows whose `event_timestamp` lies in one of the intervals; none when there is no interval, as before the first purchase."""
-    inside = [(F.col("event_timestamp") >= F.lit(midnight(one.start))) & (F.col("event_timestamp") < F.lit(midnight(one.end))) for one in midnights]
-    return rows.filter(reduce(or_, inside, F.lit(False)))
+@dataclass(frozen=True)
+class Distinct:
+    """A distinct count: `name` says how many different `member`s a window holds, for each of `windows` (days)."""
+
+    name: str
+    member: str
+    windows: Sequence[int]
+
+
+Sums = Mapping[str, Sequence[int]]
+"""Column -> the windows (days) over which it is summed or counted."""
+
+
+def contents(
+    lines: DataFrame, midnights: Sequence[Interval], keys: Sequence[str], sums: Sums, *, distinct: Distinct | None = None, newest: str | None = None
+) -> DataFrame:
+    """What the windows hold, a row per key and midnight of `midnights` at which that changes; none when there is no interval, as before the first purchase.
+
+    `lines` has a row per purchase with the keys, the instant `transaction_at`, the columns of `sums` (never NULL) and the member of `distinct`. It must reach back as
+    far as `history_for` says. The result has the keys, `event_timestamp`, `<name>_<w>d` for each name and window, and as `newest` the latest `transaction_at` before the midnight.
+    """
+    days = [one.start + n * DAY for one in midnights for n in range(one.days)] if _are_few(midnights) else []
+    if days:
+        return reduce(DataFrame.unionAll, (_at(lines, day, keys, sums, distinct, newest) for day in days))
+    counts = {distinct.name: distinct.windows} if distinct else {}
+    changed = changes(_daily(lines, keys, sums, distinct, newest), keys, sums, counts, newest)
+    inside = [(F.col("t") >= F.lit(one.start)) & (F.col("t") < F.lit(one.end)) for one in midnights]
+    held = totals(changed, keys, {**sums, **counts}, newest).filter(reduce(or_, inside, F.lit(False)))
+    return held.withColumn("event_timestamp", F.col("t").cast("timestamp")).drop("t")
+
+
+def _are_few(midnights: Sequence[Interval]) -> bool:
+    return sum(one.days for one in midnights) <= FEW_MIDNIGHTS
+
+
+def _at(lines: DataFrame, day: date, keys: Sequence[str], sums: Sums, distinct: Distinct | None, newest: str | None) -> DataFrame:
+    """The rows of one midnight, from the definition of a window: the purchases in [day - w days, day)."""
+    counts = {distinct.name: distinct.windows} if distinct else {}
+    every = sorted({w for windows in (*sums.values(), *counts.values()) for w in windows})
+    known = lines.filter(_on([Interval(day - (every[-1] + 1) * DAY, day)]))
+    moved = F.max(F.when(_on([Interval(gone - DAY, gone) for gone in (day - w * DAY for w in (ENTERED, *every))]), 1).otherwise(0)).alias("moved")
+    since = {w: F.col("transaction_at") >= F.lit(midnight(day - w * DAY)) for w in every}
+    summed = [F.sum(F.when(since[w], F.col(name)).otherwise(0)).alias(f"{name}_{w}d") for name, windows in sums.items() for w in windows]
+    latest = [F.max("transaction_at").alias(newest)] if newest else []
+    if distinct is None:
+        held = known.groupBy(*keys).agg(*summed, *latest, moved)
+    else:
+        there = [F.max(F.when(since[w], 1).otherwise(0)).alias(f"{distinct.name}_{w}d") for w in distinct.windows]
+        members = known.groupBy(*keys, distinct.member).agg(*summed, *there, *latest, moved)
+        again = [F.sum(f"{name}_{w}d").alias(f"{name}_{w}d") for name, windows in {**sums, **counts}.items() for w in windows]
+        held = members.groupBy(*keys).agg(*again, *([F.max(newest).alias(newest)] if newest else []), F.max("moved").alias("moved"))
+    return held.filter("moved = 1").drop("moved").withColumn("event_timestamp", F.lit(midnight(day)))
+
+
+def _daily(lines: DataFrame, keys: Sequence[str], sums: Sums, distinct: Distinct | None, newest: str | None) -> DataFrame:
+    """One row per key and day, with the sums of the day and the marks of the members who come and go."""
+    summed = [F.sum(name).alias(name) for name in sums]
+    latest = [F.max("transaction_at").alias(newest)] if newest else []
+    if distinct is None:
+        return lines.groupBy(*keys, day_of("transaction_at")).agg(*summed, *latest)
+    members = lines.groupBy(*keys, distinct.member, day_of("transaction_at")).agg(*summed, *latest)
+    marked = with_presence(members, keys, distinct.member, distinct.windows, distinct.name)
+    return marked.groupBy(*keys, "day").agg(*summed, *presence(distinct.name, distinct.windows), *([F.max(newest).alias(newest)] if newest else []))
+
+
+def _on(days: Sequence[Interval]) -> Column:
+    """Whether a purchase lies on one of these days."""
+    inside = [(F.col("transaction_at") >= F.lit(midnight(one.start))) & (F.col("transaction_at") < F.lit(midnight(one.end))) for one in days]
+    return reduce(or_, inside, F.lit(False))
 
 
 def concerned(transactions: DataFrame, keys: Sequence[str], midnights: Sequence[Interval], windows: Sequence[int]) -> DataFrame:
@@ -46,25 +118,15 @@ def concerned(transactions: DataFrame, keys: Sequence[str], midnights: Sequence[
 
     For many midnights that is nearly every key, and finding them would cost more than it saves.
     """
-    if sum(one.days for one in midnights) > FEW_MIDNIGHTS:
+    if not _are_few(midnights):
         return transactions
     days = merged(Interval(one.start - (w + 1) * DAY, one.end - (w + 1) * DAY) for one in midnights for w in (ENTERED, *windows))
-    moved = [(F.col("transaction_at") >= F.lit(midnight(one.start))) & (F.col("transaction_at") < F.lit(midnight(one.end))) for one in days]
-    return transactions.join(transactions.filter(reduce(or_, moved, F.lit(False))).select(*keys).distinct(), list(keys), "left_semi")
+    return transactions.join(transactions.filter(_on(days)).select(*keys).distinct(), list(keys), "left_semi")
 
 
 def day_of(instant: str) -> Column:
     """The day of an instant, UTC."""
     return F.to_date(F.col(instant)).alias("day")
-
-
-def event_timestamp(day: str = "t") -> Column:
-    """The midnight at which a day begins."""
-    return F.col(day).cast("timestamp").alias("event_timestamp")
-
-
-Sums = Mapping[str, Sequence[int]]
-"""Column -> the windows (days) over which it is summed or counted."""
 
 
 def changes(daily: DataFrame, keys: Sequence[str], sums: Sums, counts: Sums, newest: str | None = None) -> DataFrame:
