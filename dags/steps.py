@@ -256,15 +256,16 @@ def _pin(plans: list[Plan], interval: Interval) -> release.Release:
 def run_all(start: str | None, end: str | None, run_id: str, say: Callable[[Any], None] = lambda _: None) -> list[TableReport]:
     """The whole run in this process: what the DAG does, without Airflow. `say` gets each report as it comes, then the release.
 
-    Two tables at a time, as soon as those that they need are published; the first error stops what has not begun.
+    WORKERS tables at a time, as soon as those that they need are published; the first error stops what has not begun.
     """
     interval = check_interval(start, end)
-    waiting = list(catalog.tables())
+    waiting = sorted(catalog.tables(), key=lambda one: (-len(_downstream(one)), -len(one.inputs)))
     running: dict[Future[TableReport], str] = {}
     reports: dict[str, TableReport] = {}
     with ThreadPoolExecutor(WORKERS) as pool:
         while waiting or running:
-            for table in [one for one in waiting if set(needs(one)) <= set(reports)]:
+            ready = [one for one in waiting if set(needs(one)) <= set(reports)]
+            for table in ready[: WORKERS - len(running)]:
                 waiting.remove(table)
                 running[pool.submit(run_table, table.qualified, interval, run_id)] = table.qualified
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -281,6 +282,12 @@ def _result(future: Future[TableReport], others: Iterable[Future[TableReport]]) 
         for one in others:
             one.cancel()
     return future.result()
+
+
+def _downstream(table: Table) -> set[str]:
+    """The tables that wait for this one, over any number of steps. Those with the most go first, as in Airflow."""
+    direct = [one for one in catalog.tables() if table.qualified in needs(one)]
+    return {one.qualified for one in direct}.union(*(_downstream(one) for one in direct))
 
 
 def needs(table: Table) -> tuple[str, ...]:

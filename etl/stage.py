@@ -260,7 +260,7 @@ def _stage_silver(planned: Plan, folder: Path) -> Staged:
     rows = _rows_in(folder)
     if rows != rows_in:
         RowAccount(rows_in, cleaned.count(), 0, 0).verify(table.qualified)  # only a row that has a twin is a duplicate, not one that the transform lost
-    keys = rows_in if unique and rows == rows_in else _distinct_keys(table, _frame(table, folder))
+    keys = rows_in if unique and rows == rows_in else _distinct_keys(table, _frame(table, folder), rows)
     return Staged(planned, folder, rows_in, rows, rows_in - rows, distinct_keys=keys, touched=planned.days)
 
 
@@ -304,7 +304,7 @@ def _stage_gold(planned: Plan, folder: Path) -> Staged:
     if planned.whole or planned.days:
         _write(table, rows.select(*table.column_names), folder)
     count = _rows_in(folder)
-    return Staged(planned, folder, count, count, 0, distinct_keys=_distinct_keys(table, _frame(table, folder)), touched=planned.days)
+    return Staged(planned, folder, count, count, 0, distinct_keys=_distinct_keys(table, _frame(table, folder), count), touched=planned.days)
 
 
 def _history(planned: Plan, name: str, version: int) -> DataFrame:
@@ -328,8 +328,8 @@ def _weeks(planned: Plan, bought: str) -> tuple[int, int]:
     return (row.low, row.high) if row.low is not None else (0, 0)
 
 
-def _distinct_keys(table: Table, rows: DataFrame) -> int:
-    """How many keys there are, for the audit to compare with the rows. A row with a NULL in its key counts as one of its own: it goes to quarantine."""
+def _distinct_keys(table: Table, rows: DataFrame, count: int) -> int:
+    """How many keys these `count` rows have, for the audit to compare with the rows. A row with a NULL in its key counts as one of its own: it goes to quarantine."""
     from pyspark.sql import functions as F
 
     whole_key = " AND ".join(f"{name} IS NOT NULL" for name in table.key)
@@ -342,7 +342,7 @@ def _distinct_keys(table: Table, rows: DataFrame) -> int:
         .collect()[0]
     )
     counted = int(found[0]) + int(found[1] or 0)
-    return counted if counted == rows.count() else int(rows.select(*table.key).distinct().count())
+    return counted if counted == count else int(rows.select(*table.key).distinct().count())
 
 
 def _all_distinct(table: Table, cleaned: DataFrame, rows_in: int) -> bool:
