@@ -1,6 +1,7 @@
 """What a table says about its own past: the days that changed, or that it cannot tell."""
 
 import json
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -149,3 +150,52 @@ def test_a_file_without_statistics_on_its_time_is_refused() -> None:
 def test_a_table_that_was_never_published_is_none() -> None:
     assert delta.open_table(NAME) is None
     assert delta.version_of(NAME) is None
+
+
+# --- opened once
+
+
+def test_a_log_that_has_not_moved_is_read_once() -> None:
+    publish(visit(1))
+    assert delta.open_table(NAME) is delta.open_table(NAME)
+    assert delta.open_table(NAME, delta.version_of(NAME)) is delta.open_table(NAME)
+
+
+def test_every_commit_is_seen_whoever_makes_it() -> None:
+    publish(visit(1))
+    before = delta.open_table(NAME)
+    foreign()
+    assert (before.version(), delta.version_of(NAME)) == (1, 2)
+    publish(visit(2))
+    assert delta.version_of(NAME) == 3
+
+
+def test_an_older_version_is_not_the_newest() -> None:
+    publish(visit(1))
+    publish(visit(2))
+    assert (delta.version_of(NAME), delta.open_table(NAME, 1).version(), delta.version_of(NAME)) == (2, 1, 2)
+
+
+def test_a_table_that_was_removed_and_made_anew_is_another() -> None:
+    publish(visit(1))
+    before = delta.id_of(NAME)
+    shutil.rmtree(settings.table_path(NAME))
+    assert delta.id_of(NAME) == ""
+    publish(visit(1))
+    assert delta.id_of(NAME) not in ("", before)
+
+
+def test_a_commit_that_tears_after_the_table_was_read_is_refused() -> None:
+    publish(visit(1))
+    assert delta.version_of(NAME) == 1
+    log(2).touch()
+    with pytest.raises(LakeError, match=r"the newest commit 0*2\.json is empty"):
+        delta.open_table(NAME)
+
+
+def test_publishing_leaves_what_a_reader_holds_as_it_is() -> None:
+    publish(visit(1))
+    held = delta.open_table(NAME)
+    publish(visit(2))
+    assert held.version() == 1
+    assert sum(one["num_records"] for one in delta.data_files(held)) == 1

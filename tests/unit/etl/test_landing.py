@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
+from contracts.interval import Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, Layer, Table, Type, decimal
 from etl.publishing import arrow_type
 from etl.sources import landing
@@ -193,3 +194,47 @@ def test_no_cell_is_lost_or_invented_however_good_and_bad_ones_lie(tmp_path: Pat
     fits = [one is None or (isinstance(one, int) and -(2**63) <= one < 2**63) for one in cells_]
     assert found(content) == [one for one, good in zip(cells_, fits, strict=True) if good]
     assert refused(content) == [str(one) for one, good in zip(cells_, fits, strict=True) if not good]
+
+
+# --- what has landed
+
+
+@pytest.fixture
+def zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MILLRACE_LANDING", str(tmp_path))
+    return tmp_path
+
+
+def land(zone: Path, name: str) -> None:
+    path = zone / "cells" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("cell\n1\n")
+
+
+def test_coverage_runs_from_the_first_folder_with_a_file_to_the_last(zone: Path) -> None:
+    for name in ("2017-03-02/a.csv", "2017-03-05/b.csv", "2017-03-01/.hidden.csv", "2017-03-09/_half.csv", "2017-03-07/c.csv.tmp"):
+        land(zone, name)
+    (zone / "cells" / "2017-01-01").mkdir()
+    assert landing.coverage((cells(LONG),)) == Interval(date(2017, 3, 2), date(2017, 3, 6))
+
+
+@pytest.mark.parametrize("nothing", [(), ("2017-03-01/.hidden.csv",)])
+def test_a_landing_zone_without_a_file_covers_nothing(zone: Path, nothing: tuple[str, ...]) -> None:
+    for name in nothing:
+        land(zone, name)
+    with pytest.raises(LandingError, match="is empty"):
+        landing.coverage((cells(LONG),))
+
+
+def test_a_file_in_place_of_a_tables_folder_is_no_day(zone: Path) -> None:
+    (zone / "cells").touch()
+    assert landing.files(cells(LONG)) == []
+
+
+def test_only_files_of_the_interval_are_judged(zone: Path) -> None:
+    for name in ("2017-03-01/a.csv", "2017-03-02/b.xlsx"):
+        land(zone, name)
+    first = Interval(date(2017, 3, 1), date(2017, 3, 2))
+    assert [one.name for one in landing.files(cells(LONG), first)] == ["cells/2017-03-01/a.csv"]
+    with pytest.raises(LandingError, match=r"cells/2017-03-02/b\.xlsx is neither"):
+        landing.files(cells(LONG))

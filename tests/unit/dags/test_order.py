@@ -1,0 +1,42 @@
+"""Which tables go first when several may: those that the most others wait for."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from contracts import catalog
+from contracts.interval import Interval
+from dags import steps
+
+
+def test_downstream_follows_inputs_and_references_over_any_number_of_steps() -> None:
+    gold = {"gold.customer_activity", "gold.customer_product", "gold.product_popularity"}
+    assert steps._downstream(catalog.table("silver.transactions")) == gold
+    assert steps._downstream(catalog.table("bronze.transactions")) == gold | {"silver.transactions"}
+    assert {"silver.products", "silver.transactions", "silver.promotions", *gold} <= steps._downstream(catalog.table("bronze.products"))
+    assert steps._downstream(catalog.table("gold.customer_profile")) == set()
+
+
+def test_no_more_tables_run_than_there_are_workers_and_each_after_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    running: set[str] = set()
+    most, done, lock = [0], [], threading.Lock()
+
+    def run_table(name: str, *_: object) -> SimpleNamespace:
+        with lock:
+            assert set(steps.needs(catalog.table(name))) <= set(done)
+            running.add(name)
+            most[0] = max(most[0], len(running))
+        threading.Event().wait(0.002)
+        with lock:
+            running.remove(name)
+            done.append(name)
+        return SimpleNamespace(table=name)
+
+    monkeypatch.setattr(steps, "check_interval", lambda start, end: Interval.parse(start, end))
+    monkeypatch.setattr(steps, "run_table", run_table)
+    monkeypatch.setattr(steps, "make_release", lambda *_: None)
+    assert [report.table for report in steps.run_all("2017-01-01", "2017-01-02", "test")] == [one.qualified for one in catalog.tables()]
+    assert most == [steps.WORKERS]
+    assert sorted(done) == sorted(one.qualified for one in catalog.tables())
+    assert done.index("silver.transactions") < done.index("bronze.redemptions")
