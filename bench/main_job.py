@@ -10,42 +10,48 @@ import json
 import shutil
 import sys
 import time
+from datetime import date
 from typing import Any
 
 from contracts import settings
+from contracts.interval import DAY
 from contracts.report import TableReport
 from dags import steps
+from etl import engine
 
-YEAR = ("2017-01-01", "2018-01-02")
-DAY_BEFORE, DAY_AFTER = ("2017-01-01", "2018-01-01"), ("2018-01-01", "2018-01-02")
+START, END = "2017-01-01", "2018-01-02"
 
 
 def main() -> int:
     """Run one mode on an empty lake."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", choices=("year", "day"), default="year")
-    mode = parser.parse_args().mode
+    parser.add_argument("--start", default=START, help="first day")
+    parser.add_argument("--end", default=END, help="day after the last")
+    options = parser.parse_args()
     shutil.rmtree(settings.lake(), ignore_errors=True)
     started = time.perf_counter()
     imports()
     result: dict[str, Any] = {"imports_s": time.perf_counter() - started}
-    if mode == "year":
-        result["year"] = timed(*YEAR)
+    started = time.perf_counter()
+    engine.session().range(1).count()
+    result |= {"session_s": time.perf_counter() - started, "engine": engine.describe()}
+    if options.mode == "year":
+        result["year"] = timed(options.start, options.end)
     else:
-        result["year"], result["day"] = timed(*DAY_BEFORE), timed(*DAY_AFTER)
+        last = str(date.fromisoformat(options.end) - DAY)
+        result["year"], result["day"] = timed(options.start, last), timed(last, options.end)
     json.dump(result, sys.stdout)
     return 0
 
 
 def imports() -> None:
-    """What a task inherits from Airflow's scheduler: modules imported, an engine at hand."""
+    """What a task inherits from Airflow's scheduler."""
     import deltalake
     import great_expectations
+    import pyspark.sql.connect.session
 
-    from etl import engine
-
-    engine.session().range(1).count()
-    del deltalake, great_expectations
+    del deltalake, great_expectations, pyspark
 
 
 def timed(start: str, end: str) -> dict[str, Any]:

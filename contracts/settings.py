@@ -32,7 +32,7 @@ def lineage() -> Path:
 
 
 def engine() -> str:
-    """`MILLRACE_ENGINE`: `sail` (default), or a Spark Connect URL `sc://host:port`."""
+    """`MILLRACE_ENGINE`: `sail` (default), `spark` (a Spark of this machine), or a Spark Connect URL `sc://host:port`."""
     return os.environ.get("MILLRACE_ENGINE") or "sail"
 
 

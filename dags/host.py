@@ -20,6 +20,8 @@ from pathlib import Path
 import psutil
 from setproctitle import setproctitle
 
+from contracts import settings
+
 PRELOAD = (
     "airflow.providers.openlineage.plugins.listener",
     "airflow.providers.standard.operators.python",
@@ -91,8 +93,11 @@ def main() -> int:
         components["api-server"].start()  # the slowest to start, and it needs no table before its first request
         if failure := _run_to_end(Component("database", _prepare_database)):
             return _report(failure)
-        components["scheduler"].start()
-        components["dag-processor"].start()
+        if settings.engine() == "spark":
+            components["spark"] = Component("spark", _spark)
+        for name in ("spark", "scheduler", "dag-processor"):
+            if name in components:
+                components[name].start()
         return _supervise(components)
     finally:
         _end(list(components.values()))
@@ -113,6 +118,16 @@ def _airflow(name: str) -> Callable[[], None]:
         airflow()
 
     return run
+
+
+def _spark() -> None:
+    """Become the Spark Connect server that all tasks share."""
+    from etl.spark import server
+
+    port = server.free_port()
+    arguments = server.command(port)
+    server.record(os.getpid(), port)
+    os.execvpe(arguments[0], arguments, server.environment())
 
 
 def _preload() -> None:

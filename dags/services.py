@@ -28,6 +28,7 @@ from filelock import FileLock
 
 from contracts import settings
 from dags.host import tail
+from etl.spark import server
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 LOOPBACK = "127.0.0.1"
@@ -295,6 +296,8 @@ def _pending(services: Services, record: Record) -> str | None:
             return f"the {name.replace('_', ' ')}"
     if not _answers(services, "/execution/health"):
         return "the API for tasks"
+    if settings.engine() == "spark" and server.running() is None:
+        return "Spark"
     with suppress(ApiError, OSError):
         return _pending_dags(services, record)
     return "the API server"

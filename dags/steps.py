@@ -168,15 +168,15 @@ def _publish(staged: Staged, account: RowAccount, run_id: str) -> int:
     from dataclasses import asdict
 
     from etl import stage
+    from etl.commits import committer
     from etl.delta import State
-    from etl.publishing import publish
 
     planned = staged.plan
     code = "" if planned.table.layer == Layer.BRONZE else stage.code_of(planned.table)
     state = State(run_id, planned.inputs, staged.touched, planned.horizon, code, asdict(account), planned.ids)
     whole = planned.whole or (planned.table.layer != Layer.BRONZE and planned.table.load == Load.SNAPSHOT)
     replace = () if planned.table.layer == Layer.BRONZE else planned.days
-    return publish(planned.table, staged.paths(), state, base=planned.base, replace=replace, whole=whole)
+    return committer().publish(planned.table, staged.paths(), state, base=planned.base, replace=replace, whole=whole)
 
 
 def _unchanged(planned: Plan) -> TableReport:

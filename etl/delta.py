@@ -178,12 +178,16 @@ def states(table: DeltaTable, *, since: int = -1) -> list[State | None]:
     The commit that creates a table carries no rows and is left out.
     """
     newer = table.history(max(table.version() - since, 0)) if since >= 0 else table.history()
-    return [_state_of(commit) for commit in newer if commit["version"] > since and commit.get("operation") != "CREATE TABLE"]
+    return [state_of(commit) for commit in newer if commit["version"] > since and commit.get("operation") != "CREATE TABLE"]
 
 
-def _state_of(commit: dict[str, Any]) -> State | None:
-    text = commit.get(METADATA_KEY)
-    return State.from_json(text) if text else None
+def state_of(commit: dict[str, Any]) -> State | None:
+    """What a commit of the log recorded: under our own key where delta-rs wrote it, as user metadata where delta-spark did."""
+    text = commit.get(METADATA_KEY) or commit.get("userMetadata")
+    try:
+        return State.from_json(text) if text else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def last_state(table: DeltaTable | None) -> State | None:

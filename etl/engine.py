@@ -1,4 +1,4 @@
-"""The engine that computes: a Spark Connect session, on Sail in this process or at a URL. Nothing here knows a table."""
+"""The engine that computes: a Spark Connect session, on Sail in this process, on a Spark of this machine, or at a URL. Nothing here knows a table."""
 
 from __future__ import annotations
 
@@ -7,41 +7,60 @@ import logging
 import os
 import threading
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from contracts import settings
+from etl.spark import SparkError, server
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+DEFAULT_PORT = 15002
+OPTIONS = {
+    "spark.sql.session.timeZone": "UTC",  # else the machine's zone leaks into dates
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # Spark's INT96 carries no statistics, and publishing needs them
+    "spark.sql.parquet.compression.codec": "zstd",
+    "spark.sql.sources.fileCompressionFactor": "20",  # rows take so much more memory than their files; Spark takes 20 million promotions for small, and broadcasts them
+}
+"""What every session is set to, so that engines write alike."""
+
 
 class EngineError(RuntimeError):
-    """The engine cannot be used as configured."""
+    """The engine cannot be used as configured, or is not there."""
 
 
 def session() -> SparkSession:
-    """The session of this process, started on first use; instants are UTC whatever the machine's zone."""
+    """The session of this process with the engine that is configured, started on first use."""
     with _starting:
-        return _session()
+        return _session(settings.engine())
 
 
 @cache
-def _session() -> SparkSession:
+def _session(engine: str) -> SparkSession:
     from pyspark.sql import SparkSession
+    from pyspark.sql.connect.client.retries import DefaultPolicy
 
-    spark = SparkSession.builder.remote(_url(settings.engine())).getOrCreate()
-    spark.conf.set("spark.sql.session.timeZone", "UTC")
+    url = _url(engine)
+    _refuse_silence(url)
+    spark = SparkSession.builder.remote(url).create()
+    spark.client.set_retry_policies([DefaultPolicy(max_retries=5, max_backoff=2000)])  # ten minutes by default, for a server that is dead
     atexit.unregister(spark.client._cleanup_ml_cache)  # Sail has no such cache: the farewell fails, and where logging is on a traceback closes every process
+    _refuse_other_version(url, spark.version)
+    for name, value in OPTIONS.items():
+        spark.conf.set(name, value)
     return spark
 
 
 def _url(engine: str) -> str:
     if engine == "sail":
         return _embedded_sail()
-    if engine.startswith("sc://"):
+    if engine == "spark":
+        return _local_spark()
+    if engine.startswith("sc://") and _host_and_port(engine)[0]:
         return engine
     raise EngineError(
-        f"MILLRACE_ENGINE is {engine!r}. Use `sail` (the default, in-process). A Spark Connect URL such as sc://localhost:15002 is taken too, but is not part of the tests yet; a local Spark is not started yet"
+        f"MILLRACE_ENGINE is {engine!r}. Use `sail` (the default, in-process), `spark` (a Spark of this machine, which needs Java) or a Spark Connect URL such as sc://localhost:{DEFAULT_PORT}"
     )
 
 
@@ -50,16 +69,52 @@ def _embedded_sail() -> str:
     logging.getLogger("sail").setLevel(logging.ERROR)
     from pysail.spark import SparkConnectServer
 
-    server = SparkConnectServer("127.0.0.1", 0)
-    server.start(background=True)
-    _servers.append(server)
-    _, port = server.listening_address
+    one = SparkConnectServer("127.0.0.1", 0)
+    one.start(background=True)
+    _servers.append(one)
+    _, port = one.listening_address
     return f"sc://127.0.0.1:{port}"
 
 
+def _local_spark() -> str:
+    """The server that the services keep, or one that ends with this process."""
+    shared = server.running()
+    if shared:
+        return shared
+    process, port = server.start(settings.home() / "logs" / f"spark-{os.getpid()}.log")
+    _servers.append(process)
+    atexit.register(server.stop, process)
+    return server.url(port)
+
+
 _starting = threading.Lock()
-_servers: list[object] = []
-"""Keeps the embedded server alive as long as the process."""
+_servers: list[Any] = []
+"""Keeps a server of our own alive as long as the process."""
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    parts = urlsplit(url.split(";")[0])
+    try:
+        return parts.hostname or "", parts.port or DEFAULT_PORT
+    except ValueError:
+        return "", 0
+
+
+def _refuse_silence(url: str) -> None:
+    """Ask before the client does: it would try for minutes, and then tell of channels and status codes."""
+    host, port = _host_and_port(url)
+    if not server.listens(port, host):
+        raise EngineError(f"no engine answers at {host}:{port}, which MILLRACE_ENGINE names. Start the Spark Connect server there, or correct the URL")
+
+
+def _refuse_other_version(url: str, theirs: str) -> None:
+    """The protocol and the functions are those of one minor version."""
+    from pyspark import __version__ as ours
+
+    if theirs.split(".")[:2] != ours.split(".")[:2]:
+        raise EngineError(
+            f"the engine at {url.split(';')[0]} is Spark {theirs}, and this Millrace speaks to Spark {'.'.join(ours.split('.')[:2])}. Use a server of that version"
+        )
 
 
 def describe() -> tuple[str, str]:
@@ -74,3 +129,6 @@ def describe() -> tuple[str, str]:
 def empty(ddl: str) -> DataFrame:
     """No rows, with the columns of a Spark DDL string."""
     return session().createDataFrame([], ddl)
+
+
+__all__ = ["EngineError", "SparkError", "describe", "empty", "session"]

@@ -107,30 +107,43 @@ def _before(contract: Table) -> str:
     return ", ".join(contract.inputs) or f"the landing zone by a run over all of its days, {settings.landing() / contract.name}"
 
 
-def publish(contract: Table, staged: Sequence[Path], state: State, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False) -> int:
+def publish(
+    contract: Table, staged: Sequence[Path], state: State, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False, once: str = ""
+) -> int:
     """Commit the staged files and return the version that holds them.
 
     `replace` names the days whose rows go as the new ones come; `whole` replaces all rows; neither appends. `base` is the version that the work was
-    based on (None for a new table): when the table has moved on since, nothing is written. The caller holds the table's lock.
+    based on (None for a new table): when the table has moved on since, nothing is written. `once` names the commit's transaction, which is else the run's.
+    The caller holds the table's lock.
     """
-    known = delta.version_of(contract.qualified)
-    if known != base:
-        raise PublishError(
-            f"{contract.qualified}: the table moved from version {base} to {known} while this run worked. Nothing was written; run the interval again"
-        )
+    refuse_moved(contract, base)
     table = open_or_create(contract)
     adds = [_move_under(contract, path) for path in staged]
     removes = _superseded(table, contract, replace, whole)
     kept = [file for file, partly in removes if partly]
     if kept:
         adds += _remainder(contract, kept, replace)
-    _commit(table, contract, adds, [file for file, _ in removes], state)
+    _commit(table, contract, adds, [file for file, _ in removes], state, once)
     table.update_incremental()
     newest: int = table.version()
-    root = settings.table_path(contract.qualified)
-    for path in (root, root / "_delta_log" / f"{newest:020}.json", root / "_delta_log"):
-        sync(path)  # Delta writers do not
+    sync_log(contract.qualified, newest)
     return newest
+
+
+def refuse_moved(contract: Table, base: int | None) -> None:
+    """Raise PublishError unless the table is at the version that the work was based on."""
+    known = delta.version_of(contract.qualified)
+    if known != base:
+        raise PublishError(
+            f"{contract.qualified}: the table moved from version {base} to {known} while this run worked. Nothing was written; run the interval again"
+        )
+
+
+def sync_log(qualified: str, version: int) -> None:
+    """Have a commit on the disk, which Delta writers do not see to."""
+    root = settings.table_path(qualified)
+    for path in (root, root / "_delta_log" / f"{version:020}.json", root / "_delta_log"):
+        sync(path)
 
 
 def _superseded(table: DeltaTable, contract: Table, replace: Sequence[Interval], whole: bool) -> list[tuple[dict[str, Any], bool]]:
@@ -226,13 +239,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _commit(table: DeltaTable, contract: Table, adds: list[Any], removes: list[dict[str, Any]], state: State) -> None:
+def _commit(table: DeltaTable, contract: Table, adds: list[Any], removes: list[dict[str, Any]], state: State, once: str = "") -> None:
     from deltalake import CommitProperties, Transaction
     from deltalake.exceptions import CommitFailedError
     from deltalake.transaction import RemoveAction
 
     gone = [RemoveAction(one["path"], deletion_timestamp=int(time.time() * 1000), data_change=True, size=one["size_bytes"]) for one in removes]
-    app_id = f"millrace/{state.run_id}"
+    app_id = once or f"millrace/{state.run_id}"
     repeat = (table.transaction_version(app_id) or 0) + 1
     properties = CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=[Transaction(app_id, repeat)], max_commit_retries=0)
     try:

@@ -1,0 +1,231 @@
+"""`make parity`: the whole job on every engine of this machine, every table compared row by row, and a certificate.
+
+    python -m bench.parity --start 2017-01-01 --end 2017-02-01 --engines sail spark --write docs
+
+Each engine gets a lake of its own and the same landing zone. Tables are equal when they have the same columns and the same rows, however often each comes and in
+whatever order they lie: NULLs, decimals, doubles to the last bit, instants to the microsecond. Only `_loaded_at`, the clock's time of a load, may differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from contracts import catalog, settings
+from contracts.model import STRING, TIMESTAMP, Column, Table
+
+CLOCK = ("_loaded_at",)
+"""Columns that tell when something ran; two runs never agree on them."""
+SHOWN = 3
+"""Rows of a difference that the certificate quotes."""
+
+
+@dataclass
+class EngineRun:
+    """What one engine took for the whole job."""
+
+    engine: str
+    version: str
+    session_s: float
+    year_s: float
+    day_s: float
+    peak_memory_mib: int
+
+
+@dataclass
+class TableParity:
+    """One table on all engines: rows and fingerprint by engine; `differences` quotes rows that only one of two engines has."""
+
+    table: str
+    rows: dict[str, int]
+    fingerprint: dict[str, str]
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether every engine has the same rows."""
+        return len(set(self.fingerprint.values())) == 1 and not self.differences
+
+
+def main() -> int:
+    """Run, compare, certify. Exit status 1 when a table differs."""
+    parser = argparse.ArgumentParser(prog="python -m bench.parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--start", default="2017-01-01", help="first day (default 2017-01-01)")
+    parser.add_argument("--end", default="2018-01-02", help="day after the last (default 2018-01-02); the last day is a run of its own")
+    parser.add_argument("--engines", nargs="+", default=["sail", "spark"], help="MILLRACE_ENGINE of each (default: sail spark)")
+    parser.add_argument("--write", type=Path, help="folder that gets parity.json and parity.md (default: the home)")
+    options = parser.parse_args()
+    home = settings.home() / "parity"
+    land(home)
+    runs = [one_run(home, engine, options.start, options.end) for engine in options.engines]
+    tables = [compared(table, {run.engine: lake_of(home, run.engine) for run in runs}) for table in catalog.tables()]
+    certificate = {
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "interval": [options.start, options.end],
+        "machine": {"cpus": os.cpu_count(), "python": platform.python_version()},
+        "equal": all(one.equal for one in tables),
+        "engines": [asdict(run) for run in runs],
+        "tables": [{**asdict(one), "equal": one.equal} for one in tables],
+    }
+    folder = options.write or home
+    (folder / "parity.json").write_text(json.dumps(certificate, indent=1) + "\n")
+    (folder / "parity.md").write_text(page(certificate))
+    print(page(certificate))
+    print(f"Certificate: {folder / 'parity.json'}")
+    return 0 if certificate["equal"] else 1
+
+
+def land(home: Path) -> None:
+    """The sample, once for all engines."""
+    environment = {**os.environ, "MILLRACE_HOME": str(home)}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "dags", "sample"], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"the sample could not be landed:\n{done.stdout}{done.stderr}")
+
+
+def lake_of(home: Path, engine: str) -> Path:
+    """Where an engine's tables lie."""
+    return home / "".join(one if one.isalnum() else "-" for one in engine) / "lake"
+
+
+def one_run(home: Path, engine: str, start: str, end: str) -> EngineRun:
+    """The job on one engine, in a process of its own, watched for its memory."""
+    print(f"{engine}: {start} to {end} ...", end=" ", flush=True)
+    folder = lake_of(home, engine).parent
+    environment = {**os.environ, "MILLRACE_HOME": str(folder), "MILLRACE_LANDING": str(home / "landing"), "MILLRACE_ENGINE": engine}
+    environment.pop("MILLRACE_LAKE", None)
+    command = [sys.executable, "-W", "ignore", "-m", "bench.main_job", "--mode", "day", "--start", start, "--end", end]
+    process = subprocess.Popen(command, cwd=settings.CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, _memory(process.pid))
+        time.sleep(0.2)
+    out, err = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"the job failed on {engine}:\n{out[-2000:]}\n{err[-4000:]}")
+    found = json.loads(out[out.index("{") :])
+    run = EngineRun(engine, found["engine"][1], round(found["session_s"], 2), round(found["year"]["wall_s"], 1), round(found["day"]["wall_s"], 2), peak)
+    print(f"{run.year_s:.1f} s, and one more day {run.day_s:.2f} s", flush=True)
+    return run
+
+
+def _memory(pid: int) -> int:
+    """MiB that the process and all below it hold."""
+    total = 0
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return 0
+    for one in family:
+        try:
+            total += one.memory_info().rss
+        except psutil.Error:
+            continue
+    return total >> 20
+
+
+def compared(table: Table, lakes: dict[str, Path]) -> TableParity:
+    """The table in each lake, by fingerprint; where they differ, the first rows that only one has."""
+    found = {engine: fingerprint(table, lake / table.layer / table.name) for engine, lake in lakes.items()}
+    result = TableParity(table.qualified, {engine: rows for engine, (rows, _) in found.items()}, {engine: print_ for engine, (_, print_) in found.items()})
+    first, *others = lakes
+    for other in others:
+        if found[first] != found[other]:
+            result.differences += differences(table, {name: lakes[name] / table.layer / table.name for name in (first, other)})
+    return result
+
+
+def fingerprint(table: Table, path: Path) -> tuple[int, str]:
+    """How many rows, and a hash of schema and rows that does not depend on their order: the sums of both halves of each row's MD5."""
+    import duckdb
+    from deltalake import DeltaTable
+
+    opened = DeltaTable(str(path))
+    files = opened.file_uris()
+    rows, low, high = 0, 0, 0
+    if files:
+        with duckdb.connect() as con:
+            con.execute("SET TimeZone = 'UTC'")
+            row = f"SELECT {row_text(table)} AS row FROM read_parquet(?)"
+            query = f"SELECT count(*), sum(md5_number_lower(row)), sum(md5_number_upper(row)) FROM ({row})"
+            rows, low, high = con.execute(query, [files]).fetchall()[0]
+    schema = json.dumps(json.loads(opened.schema().to_json()), sort_keys=True)
+    text = f"{schema}|{rows}|{low}|{high}"
+    return rows, hashlib.sha256(text.encode()).hexdigest()
+
+
+def row_text(table: Table) -> str:
+    """SQL for a row as text, so that two rows have the same text only if they are the same."""
+    return f"concat_ws(chr(31), {', '.join(_cell_text(column) for column in table.columns if column.name not in CLOCK)})"
+
+
+def _cell_text(column: Column) -> str:
+    text = f"CAST({column.name} AS VARCHAR)"
+    if column.type == TIMESTAMP:
+        text = f"CAST(epoch_us({column.name}) AS VARCHAR)"
+    if column.type == STRING:
+        text = f"length({column.name}) || ':' || {column.name}"
+    return f"coalesce({text}, chr(1))"
+
+
+def differences(table: Table, paths: dict[str, Path]) -> list[str]:
+    """Sentences about rows that only one of two engines has, and about schemas that differ."""
+    import duckdb
+    from deltalake import DeltaTable
+
+    opened = {name: DeltaTable(str(path)) for name, path in paths.items()}
+    (left, mine), (right, theirs) = opened.items()
+    told = [] if mine.schema() == theirs.schema() else [f"the schemas differ: {mine.schema().to_json()} on {left}, {theirs.schema().to_json()} on {right}"]
+    columns = ", ".join(column.name for column in table.columns if column.name not in CLOCK)
+    with duckdb.connect() as con:
+        con.execute("SET TimeZone = 'UTC'")
+        for one, other in ((left, right), (right, left)):
+            query = f"SELECT {columns} FROM read_parquet(?) EXCEPT ALL SELECT {columns} FROM read_parquet(?) LIMIT {SHOWN}"
+            for row in con.execute(query, [opened[one].file_uris(), opened[other].file_uris()]).fetchall():
+                told.append(f"only {one} has {dict(zip(columns.split(', '), map(str, row), strict=True))}")
+    return told
+
+
+def page(certificate: dict[str, Any]) -> str:
+    """The certificate for people."""
+    engines = [one["engine"] for one in certificate["engines"]]
+    lines = [
+        "# Parity certificate",
+        "",
+        f"Made by `make parity` at {certificate['made_at']} over {certificate['interval'][0]} to {certificate['interval'][1]}, on {certificate['machine']['cpus']} CPUs."
+        " The last day is a run of its own, on top of the others.",
+        "",
+        f"**{'Every table is equal on every engine, row by row.' if certificate['equal'] else 'TABLES DIFFER.'}**",
+        "",
+        "| engine | version | session starts in | all but the last day | one more day | peak memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one['engine']} | {one['version']} | {one['session_s']:.1f} s | {one['year_s']:.1f} s | {one['day_s']:.2f} s | {one['peak_memory_mib']:,} MiB |"
+        for one in certificate["engines"]
+    ]
+    lines += ["", f"| table | rows | equal | fingerprint{'s' * (not certificate['equal'])} |", "|---|---|---|---|"]
+    for one in certificate["tables"]:
+        prints = dict.fromkeys(one["fingerprint"][engine][:16] for engine in engines)
+        rows = dict.fromkeys(f"{one['rows'][engine]:,}" for engine in engines)
+        lines.append(f"| {one['table']} | {' / '.join(rows)} | {'yes' if one['equal'] else 'NO'} | {' / '.join(f'`{each}`' for each in prints)} |")
+    for one in certificate["tables"]:
+        lines += [f"- {one['table']}: {told}" for told in one["differences"]]
+    lines += ["", "A fingerprint is over columns, types, comments and rows, each row with all its cells but `_loaded_at`, in no particular order.", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The jars that Spark needs besides its own: fetched once with Ivy, which Spark brings along, and checked against the sums below.
+
+A machine without network takes them from `<home>/jars`, where they may be put by hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from contracts import settings
+from contracts.files import locked
+from etl.spark import SparkError, java
+
+
+@dataclass(frozen=True)
+class Jar:
+    """A Maven artifact and the SHA-256 of its jar."""
+
+    organisation: str
+    name: str
+    version: str
+    sha256: str
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"{self.name}-{self.version}.jar"
+
+
+DELTA = (
+    Jar("io.delta", "delta-spark_4.1_2.13", "4.1.0", "9b05d7a82196ee1f1073733a45a2faae59161e52b86ae918fe6742fad6eaf036"),
+    Jar("io.delta", "delta-storage", "4.1.0", "6d0520ffcc35b582369f92c23fa24e14a5bb935cf6e31ed7f47c5046ae17cb25"),
+    Jar("io.unitycatalog", "unitycatalog-client", "0.4.0", "deb90c0902379645ee6dca070bd1d4c57e211ca3a9c21f59784b1392abe72802"),
+)
+"""Delta on Spark. Its catalog class refers to the last one."""
+
+
+def spark_home() -> Path:
+    """The Spark that the package `pyspark` contains."""
+    found = importlib.util.find_spec("pyspark")
+    if found is None or found.origin is None:
+        raise SparkError("pyspark is not installed. Run `make` in the checkout, which builds .venv")
+    return Path(found.origin).parent
+
+
+def folder() -> Path:
+    """Where jars lie."""
+    return settings.home() / "jars"
+
+
+def fetched(wanted: Iterable[Jar]) -> list[Path]:
+    """The jars' files, fetched if they are not there yet. One that differs from its sum is refused, wherever it came from."""
+    jars = tuple(wanted)
+    with locked(folder() / ".lock"):
+        missing = [jar for jar in jars if not (folder() / jar.file).exists()]
+        if missing:
+            _fetch(missing)
+        for jar in jars:
+            _check(jar)
+    return [folder() / jar.file for jar in jars]
+
+
+def _check(jar: Jar) -> None:
+    path = folder() / jar.file
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != jar.sha256:
+        raise SparkError(
+            f"{path} is not the jar that Millrace was tested with: SHA-256 {found}, expected {jar.sha256}. Remove it and run again to fetch it anew"
+        )
+
+
+def _fetch(jars: list[Jar]) -> None:
+    """Resolve exactly these, without what they depend on: Spark has that already."""
+    descriptor = folder() / ".ivy.xml"
+    lines = [f'<dependency org="{jar.organisation}" name="{jar.name}" rev="{jar.version}" conf="default->master" transitive="false"/>' for jar in jars]
+    descriptor.write_text(
+        '<ivy-module version="2.0"><info organisation="millrace" module="jars"/><configurations><conf name="default"/></configurations>'
+        f"<dependencies>{''.join(lines)}</dependencies></ivy-module>"
+    )
+    ivy = next((spark_home() / "jars").glob("ivy-*.jar"), None)
+    if ivy is None:
+        raise SparkError(f"there is no Ivy below {spark_home() / 'jars'}. Put {_named(jars)} into {folder()}")
+    pattern = f"{folder()}/[artifact]-[revision].[ext]"
+    arguments = [str(java.find()), "-jar", str(ivy), "-warn", "-ivy", str(descriptor), "-cache", str(folder() / ".ivy"), "-retrieve", pattern, "-types", "jar"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    absent = [jar for jar in jars if not (folder() / jar.file).exists()]
+    if absent:
+        told = next(
+            (line.strip() for line in (done.stdout + done.stderr).splitlines() if "not found" in line or "FAILED" in line or "exception" in line.lower()), ""
+        )
+        raise SparkError(
+            f"{_named(absent)} could not be fetched with Ivy ({told or f'exit status {done.returncode}'}). Look at the network, or put the files into {folder()}"
+        )
+
+
+def _named(jars: list[Jar]) -> str:
+    return ", ".join(jar.file for jar in jars)

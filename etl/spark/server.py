@@ -1,0 +1,148 @@
+"""A Spark Connect server on this machine: one for all tasks while the services run, or one for the life of a process.
+
+`<home>/run/spark.json` says where it is. A server is ours only if the process behind that file still is the one that was started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from contracts import settings
+from contracts.files import write_whole
+from etl.spark import SparkError, jars, java
+
+START_SECONDS = 90.0
+STOP_SECONDS = 10.0
+LOOPBACK = "127.0.0.1"
+CLASS = "org.apache.spark.sql.connect.service.SparkConnectServer"
+
+
+def settings_of(port: int, master: str) -> dict[str, str]:
+    """What the server is started with. `MILLRACE_SPARK_CONF` adds to it, `key=value` separated by commas."""
+    found = {
+        "spark.master": master,
+        "spark.app.name": "millrace",
+        "spark.connect.grpc.binding.address": LOOPBACK,
+        "spark.connect.grpc.binding.port": str(port),
+        "spark.driver.host": LOOPBACK,
+        "spark.driver.memory": os.environ.get("MILLRACE_SPARK_MEMORY") or f"{max(psutil.virtual_memory().total // 4 >> 20, 2048)}m",
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.sql.warehouse.dir": str(settings.home() / "spark" / "warehouse"),
+        "spark.local.dir": str(settings.home() / "spark" / "local"),
+        "spark.jars": ",".join(str(path) for path in jars.fetched(jars.DELTA)),
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": str(2 * (os.cpu_count() or 2)),
+        "spark.databricks.delta.snapshotPartitions": "1",  # 50 by default: a second of tasks for a log of ten entries
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+    }
+    for pair in (os.environ.get("MILLRACE_SPARK_CONF") or "").split(","):
+        if pair.strip():
+            name, separator, value = pair.strip().partition("=")
+            if not separator:
+                raise SparkError(f"MILLRACE_SPARK_CONF has {pair.strip()!r}, which is not key=value")
+            found[name] = value
+    return found
+
+
+def command(port: int) -> list[str]:
+    """The server's command line, for a process that is to become it."""
+    java.find()
+    master = os.environ.get("MILLRACE_SPARK_MASTER") or "local[*]"
+    options = [part for name, value in settings_of(port, master).items() for part in ("--conf", f"{name}={value}")]
+    return [str(jars.spark_home() / "bin" / "spark-submit"), "--class", CLASS, *options, "spark-internal"]
+
+
+def environment() -> dict[str, str]:
+    """What Spark's scripts look at."""
+    return {**os.environ, "SPARK_HOME": str(jars.spark_home()), "JAVA_HOME": str(java.find().resolve().parent.parent), "SPARK_NO_DAEMONIZE": "1"}
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as one:
+        one.bind((LOOPBACK, 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def url(port: int) -> str:
+    """Where clients connect."""
+    return f"sc://{LOOPBACK}:{port}"
+
+
+def record_path() -> Path:
+    """The file that says where the shared server is."""
+    return settings.home() / "run" / "spark.json"
+
+
+def record(pid: int, port: int) -> None:
+    """Tell other processes of this home that this process is, or becomes, their server."""
+    write_whole(record_path(), json.dumps({"pid": pid, "port": port, "started": psutil.Process(pid).create_time()}).encode())
+
+
+def running() -> str | None:
+    """The URL of the shared server, if it lives and listens."""
+    with suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
+        found = json.loads(record_path().read_text())
+        if psutil.Process(found["pid"]).create_time() == found["started"] and listens(found["port"]):
+            return url(found["port"])
+    return None
+
+
+def listens(port: int, host: str = LOOPBACK) -> bool:
+    """Whether somebody takes connections there."""
+    try:
+        with socket.create_connection((host, port), timeout=3):
+            return True
+    except OSError:
+        return False
+
+
+def start(log: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a server and wait until it takes connections. The caller ends it."""
+    port = free_port()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(command(port), env=environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+    wait(port, log, process)
+    return process, port
+
+
+def wait(port: int, log: Path, process: subprocess.Popen[bytes] | None = None) -> None:
+    """Return once the server takes connections; SparkError with the end of its log if it dies or takes too long."""
+    deadline = time.monotonic() + START_SECONDS
+    while not listens(port):
+        died = process is not None and process.poll() is not None
+        if died or time.monotonic() > deadline:
+            if process is not None:
+                stop(process)
+            told = "\n".join(log.read_text(errors="replace").strip().splitlines()[-15:]) if log.exists() else "(nothing was written)"
+            raise SparkError(f"Spark {'ended while it started' if died else f'did not listen after {START_SECONDS:.0f} s'}. The end of {log}:\n{told}")
+        time.sleep(0.1)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server that this process started: the script and the Java below it."""
+    family = []
+    with suppress(psutil.Error):
+        parent = psutil.Process(process.pid)
+        family = [parent, *parent.children(recursive=True)]
+    for one in family:
+        with suppress(psutil.Error):
+            one.terminate()
+    _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
+    for one in alive:
+        with suppress(psutil.Error):
+            one.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=STOP_SECONDS)

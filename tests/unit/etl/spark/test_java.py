@@ -1,0 +1,75 @@
+"""Which Java is taken, and what is said when there is none, or another one."""
+
+from pathlib import Path
+
+import pytest
+
+from etl.spark import SparkError, java
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder on PATH; no JAVA_HOME."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    return folder
+
+
+def install(folder: Path, told: str, status: int = 0) -> Path:
+    """A `java` that only says its version."""
+    one = folder / "java"
+    one.write_text(f"#!/bin/sh\necho '{told}' >&2\nexit {status}\n")
+    one.chmod(0o755)
+    return one
+
+
+@pytest.mark.parametrize("told", ['openjdk version "17.0.15" 2025-04-15', 'java version "21" 2023-09-19', 'openjdk version "21-ea" 2023-09-19'])
+def test_a_java_that_spark_runs_on_is_taken(path: Path, told: str) -> None:
+    wanted = install(path, told)
+    assert java.find() == wanted
+
+
+def test_java_home_comes_before_path(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(path, 'openjdk version "11.0.1"')
+    home = tmp_path / "jdk"
+    (home / "bin").mkdir(parents=True)
+    monkeypatch.setenv("JAVA_HOME", str(home))
+    wanted = install(home / "bin", 'openjdk version "17.0.1"')
+    assert java.find() == wanted
+
+
+def test_no_java_at_all_is_told_with_two_ways_out(path: Path) -> None:
+    with pytest.raises(SparkError) as caught:
+        java.find()
+    assert str(caught.value) == (
+        "MILLRACE_ENGINE=spark needs Java, and there is none on PATH. Install Java 17 or 21 and set JAVA_HOME to it,"
+        " or leave MILLRACE_ENGINE unset: Sail, the default, needs no Java"
+    )
+
+
+def test_a_java_home_without_java_is_told(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "gone"))
+    with pytest.raises(SparkError, match=r"^JAVA_HOME is .*gone, and there is no .*gone/bin/java\. Install Java 17 or 21"):
+        java.find()
+
+
+@pytest.mark.parametrize(("told", "version"), [('java version "1.8.0_402"', 8), ('openjdk version "11.0.22"', 11), ('openjdk version "25.0.1"', 25)])
+def test_a_java_of_another_version_is_told(path: Path, told: str, version: int) -> None:
+    install(path, told)
+    with pytest.raises(SparkError, match=rf"/java is Java {version}, and Spark 4\.1 runs on Java 17 or 21\. Install"):
+        java.find()
+
+
+@pytest.mark.parametrize(("told", "status"), [("no such option", 1), ("", 0)])
+def test_a_java_that_tells_no_version_is_told(path: Path, told: str, status: int) -> None:
+    install(path, told, status)
+    with pytest.raises(SparkError, match="does not tell a version"):
+        java.find()
+
+
+def test_a_java_that_cannot_be_run_is_told(path: Path) -> None:
+    install(path, "").write_text("\0not a program")
+    with pytest.raises(SparkError, match="cannot be run"):
+        java.find()
