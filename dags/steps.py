@@ -102,11 +102,19 @@ def _in_a_sentence(name: str) -> Iterator[None]:
         if type(error).__module__.split(".")[0] in OURS:
             raise
         told = next(iter(str(error).splitlines()), "").rstrip(".")
+        if gone := _engine_lost(error):
+            raise RunError(f"{name}: the run broke off ({gone}). What was published is whole. Start the engine again, then run the interval again") from error
         full = isinstance(error, OSError) or any(f"os error {number})" in told for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
         remedy = f"See that {settings.lake()} has room and can be written" if full else "Mend the cause"
         raise RunError(
             f"{name}: the run broke off ({type(error).__name__}: {told}). What was published is whole. {remedy}, then run the interval again"
         ) from error
+
+
+def _engine_lost(error: Exception) -> str:
+    from etl import engine
+
+    return engine.lost() if type(error).__module__.split(".")[0] in ("pyspark", "grpc") else ""
 
 
 def _carry(planned: Plan, run_id: str, clock: Clock, on_checks: Callable[[tuple[CheckResult, ...]], None]) -> TableReport:

@@ -83,6 +83,7 @@ def _local_spark() -> str:
         return shared
     process, port = server.start(settings.home() / "logs" / f"spark-{os.getpid()}.log")
     _servers.append(process)
+    _ports.append(port)
     atexit.register(server.stop, process)
     return server.url(port)
 
@@ -90,6 +91,8 @@ def _local_spark() -> str:
 _starting = threading.Lock()
 _servers: list[Any] = []
 """Keeps a server of our own alive as long as the process."""
+_ports: list[int] = []
+"""Where a Spark of our own listens."""
 
 
 def _host_and_port(url: str) -> tuple[str, int]:
@@ -105,6 +108,15 @@ def _refuse_silence(url: str) -> None:
     host, port = _host_and_port(url)
     if not server.listens(port, host):
         raise EngineError(f"no engine answers at {host}:{port}, which MILLRACE_ENGINE names. Start the Spark Connect server there, or correct the URL")
+
+
+def lost() -> str:
+    """A sentence about an engine outside of this process that no longer answers; empty while all is well."""
+    url = settings.engine()
+    if url == "spark":
+        url = next((server.url(port) for port in _ports), "") or server.running() or server.url(0)
+    host, port = _host_and_port(url)
+    return f"no engine answers at {host}:{port} any more" if url.startswith("sc://") and not server.listens(port, host) else ""
 
 
 def _refuse_other_version(url: str, theirs: str) -> None:
