@@ -48,6 +48,12 @@ format: $(VENV) ## Put the code in shape
 bench: $(VENV) ## Time the main job against a hand-written DuckDB script
 	@$(RUN) bench
 
+parity: $(VENV) ## Run the whole job on Sail and on Spark (needs Java), compare every table, write docs/parity.md
+	@$(RUN) bench.parity --write docs
+
+gpu-plan: $(VENV) ## Say what of each transform and commit would run on a GPU; needs Java, fetches a gigabyte once
+	@$(RUN) bench.gpu_plan --write docs
+
 lock: ## Compile requirements.txt from requirements.in
 	uv pip compile --quiet --upgrade --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header requirements.in -o requirements.txt
 
@@ -55,4 +61,4 @@ $(VENV): requirements.txt scripts/venv.sh
 	@PYTHON=$(PYTHON) bash scripts/venv.sh
 	@touch $@
 
-.PHONY: help demo up down status sample test unit check format bench lock
+.PHONY: help demo up down status sample test unit check format bench parity gpu-plan lock

@@ -76,9 +76,12 @@ def _check(jar: Jar) -> None:
 
 
 def _fetch(jars: list[Jar]) -> None:
-    """Resolve exactly these, without what they depend on: Spark has that already."""
-    descriptor = folder() / ".ivy.xml"
-    lines = [f'<dependency org="{jar.organisation}" name="{jar.name}" rev="{jar.version}" conf="default->master" transitive="false"/>' for jar in jars]
+    """Resolve exactly these, without what they depend on: Spark has that already. Their poms are not asked, some have a parent that was never published."""
+    descriptor, resolver = folder() / ".ivy.xml", folder() / ".ivysettings.xml"
+    resolver.write_text(
+        '<ivysettings><settings defaultResolver="central"/><resolvers><ibiblio name="central" m2compatible="true" usepoms="false"/></resolvers></ivysettings>'
+    )
+    lines = [f'<dependency org="{jar.organisation}" name="{jar.name}" rev="{jar.version}" conf="default->default" transitive="false"/>' for jar in jars]
     descriptor.write_text(
         '<ivy-module version="2.0"><info organisation="millrace" module="jars"/><configurations><conf name="default"/></configurations>'
         f"<dependencies>{''.join(lines)}</dependencies></ivy-module>"
@@ -87,7 +90,8 @@ def _fetch(jars: list[Jar]) -> None:
     if ivy is None:
         raise SparkError(f"there is no Ivy below {spark_home() / 'jars'}. Put {_named(jars)} into {folder()}")
     pattern = f"{folder()}/[artifact]-[revision].[ext]"
-    arguments = [str(java.find()), "-jar", str(ivy), "-warn", "-ivy", str(descriptor), "-cache", str(folder() / ".ivy"), "-retrieve", pattern, "-types", "jar"]
+    options = {"-settings": resolver, "-ivy": descriptor, "-cache": folder() / ".ivy", "-retrieve": pattern, "-types": "jar"}
+    arguments = [str(java.find()), "-jar", str(ivy), "-warn", *(str(part) for option in options.items() for part in option)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     absent = [jar for jar in jars if not (folder() / jar.file).exists()]
     if absent:

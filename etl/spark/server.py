@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ import psutil
 
 from contracts import settings
 from contracts.files import write_whole
-from etl.spark import SparkError, jars, java
+from etl.spark import SparkError, gpu, jars, java
 
 START_SECONDS = 90.0
 STOP_SECONDS = 10.0
@@ -45,6 +46,7 @@ def settings_of(port: int, master: str) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
+    found |= _profile(os.environ.get("MILLRACE_SPARK_PROFILE") or "cpu", found["spark.jars"])
     for pair in (os.environ.get("MILLRACE_SPARK_CONF") or "").split(","):
         if pair.strip():
             name, separator, value = pair.strip().partition("=")
@@ -52,6 +54,14 @@ def settings_of(port: int, master: str) -> dict[str, str]:
                 raise SparkError(f"MILLRACE_SPARK_CONF has {pair.strip()!r}, which is not key=value")
             found[name] = value
     return found
+
+
+def _profile(name: str, known: str) -> dict[str, str]:
+    if name == "cpu":
+        return {}
+    if name == "gpu":
+        return {**gpu.PROFILE, "spark.jars": ",".join([known, *(str(path) for path in jars.fetched(gpu.RAPIDS))])}
+    raise SparkError(f"MILLRACE_SPARK_PROFILE is {name!r}. Use cpu (the default) or gpu")
 
 
 def command(port: int) -> list[str]:
@@ -109,11 +119,14 @@ def listens(port: int, host: str = LOOPBACK) -> bool:
 
 
 def start(log: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a server and wait until it takes connections. The caller ends it."""
+    """Start a server and wait until it takes connections. The caller ends it, and it ends by itself when the caller is gone."""
     port = free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
+    watched = [sys.executable, "-m", "etl.spark.server", str(os.getpid()), *command(port)]
     with log.open("wb") as output:
-        process = subprocess.Popen(command(port), env=environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            watched, cwd=settings.CHECKOUT, env=environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
     wait(port, log, process)
     return process, port
 
@@ -146,3 +159,19 @@ def stop(process: subprocess.Popen[bytes]) -> None:
             one.kill()
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=STOP_SECONDS)
+
+
+def main() -> int:
+    """`python -m etl.spark.server PID COMMAND...`: run the command until it ends, or until the process PID, which started this one, is gone."""
+    owner = int(sys.argv[1])
+    process = subprocess.Popen(sys.argv[2:])
+    while process.poll() is None:
+        if os.getppid() != owner:
+            stop(process)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+    return process.returncode or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

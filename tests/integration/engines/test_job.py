@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bench.parity import compared
@@ -117,7 +121,8 @@ def test_a_server_that_dies_in_the_middle_costs_the_run_and_nothing_else(
     begun = time.monotonic()
 
     def killed(*arguments: Any) -> Any:
-        process.kill()
+        for one in psutil.Process(process.pid).children(recursive=True):
+            one.kill()
         process.wait()
         return original(*arguments)
 
@@ -135,6 +140,23 @@ def test_a_server_that_dies_in_the_middle_costs_the_run_and_nothing_else(
     carry(monkeypatch, "sail", home / "whole", FIRST)
     assert differing(home / "struck", home / "whole") == []
     assert len(release.numbers()) == 1
+
+
+def test_a_spark_of_a_process_that_is_killed_ends_too(home: Path, spark_url: str) -> None:
+    (home / "jars").symlink_to(settings.CHECKOUT / ".millrace" / "jars")
+    script = "import time; from etl import engine; print(engine._local_spark(), flush=True); time.sleep(600)"
+    owner = subprocess.Popen([sys.executable, "-c", script], cwd=settings.CHECKOUT, env={**os.environ, "PYTHONPATH": "."}, stdout=subprocess.PIPE, text=True)
+    try:
+        url = owner.stdout.readline().strip()
+        port = int(url.rpartition(":")[2])
+        family = psutil.Process(owner.pid).children(recursive=True)
+        assert server.listens(port)
+    finally:
+        owner.kill()
+        owner.wait()
+    gone, alive = psutil.wait_procs(family, timeout=30)
+    assert (len(gone), alive) == (len(family), [])
+    assert not server.listens(port)
 
 
 WRITER = """
