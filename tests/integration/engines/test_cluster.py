@@ -1,0 +1,96 @@
+"""The job on a real Spark standalone cluster: a master, two workers and the Connect server, each a process of its own. A worker is killed in the middle of a stage."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from contracts import settings
+from etl import stage
+from etl.spark import jars, server
+from tests.integration.engines.test_job import FIRST, carry, differing, land
+from tests.landing import Shop
+
+SECONDS = 60
+
+
+@contextmanager
+def running(name: str, home: Path, *arguments: str) -> Iterator[subprocess.Popen]:
+    """One of Spark's own daemons, in the foreground of a process that this test ends."""
+    command = [str(jars.spark_home() / "bin" / "spark-class"), f"org.apache.spark.deploy.{name}", *arguments]
+    with (home / f"{name}-{len(list(home.glob('*.log')))}.log").open("wb") as log:
+        process = subprocess.Popen(command, env={**server.environment(), "SPARK_LOCAL_IP": "127.0.0.1"}, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill it and whatever it started: a worker's executors."""
+    family = []
+    with suppress(psutil.Error):
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in family:
+        with suppress(psutil.Error):
+            one.kill()
+    process.wait()
+
+
+def until(condition: Any, what: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def cluster(home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """The Connect server's URL, and the workers."""
+    (home / "jars").symlink_to(settings.CHECKOUT / ".millrace" / "jars")
+    port = server.free_port()
+    master = f"spark://127.0.0.1:{port}"
+    with ExitStack() as stack:
+        stack.enter_context(running("master.Master", home, "--host", "127.0.0.1", "--port", str(port), "--webui-port", str(server.free_port())))
+        until(lambda: server.listens(port), "the master does not listen")
+        options = ("--host", "127.0.0.1", "--cores", "1", "--memory", "1g", "--work-dir", str(home / "work"))
+        workers = [stack.enter_context(running("worker.Worker", home, *options, "--webui-port", str(server.free_port()), master)) for _ in range(2)]
+        monkeypatch.setenv("MILLRACE_SPARK_MASTER", master)
+        monkeypatch.setenv("MILLRACE_SPARK_MEMORY", "2g")
+        monkeypatch.setenv("MILLRACE_SPARK_CONF", "spark.executor.memory=900m,spark.executor.cores=1")
+        process, connect = server.start(home / "connect.log")
+        until(lambda: len(list((home / "work").glob("*/*"))) == 2, "not both workers have an executor")
+        stack.callback(server.stop, process)
+        yield server.url(connect), workers
+
+
+def test_a_worker_killed_in_the_middle_of_a_stage_does_not_fail_the_run(
+    shop: Shop, home: Path, cluster: tuple[str, list[subprocess.Popen]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, workers = cluster
+    land(shop)
+    struck: list[str] = []
+    original = stage._write
+
+    def write(table: Any, *others: Any) -> None:
+        if table.qualified == "gold.customer_activity" and not struck:
+            struck.append(table.qualified)
+            threading.Timer(0.3, end, [workers[0]]).start()
+        original(table, *others)
+
+    monkeypatch.setattr(stage, "_write", write)
+    carry(monkeypatch, url, home / "cluster", FIRST)
+    assert struck
+    assert workers[0].poll() is not None
+    assert workers[1].poll() is None
+    monkeypatch.setattr(stage, "_write", original)
+    carry(monkeypatch, "sail", home / "sail", FIRST)
+    assert differing(home / "cluster", home / "sail") == []
