@@ -28,7 +28,7 @@ from filelock import FileLock
 
 from contracts import settings
 from dags.host import tail
-from etl.spark import server
+from etl.spark import SparkError, jars, java, server
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 LOOPBACK = "127.0.0.1"
@@ -103,10 +103,23 @@ def up(progress: Progress | None = None) -> Services:
             if record:
                 _end(record)  # components that outlived their host, which nobody would start again
             _refuse_foreign_port(port)
+            _prepare_engine(say)
             record, host = _start(port)
         services = _services(record)
         _wait_until_ready(services, record, host, say)
     return services
+
+
+def _prepare_engine(say: Progress) -> None:
+    """Have what Spark needs, or say what is missing, before anything is started."""
+    if settings.engine() != "spark":
+        return
+    say("Looking for Java and for Spark's jars")
+    try:
+        java.find()
+        jars.fetched(jars.DELTA)
+    except SparkError as error:
+        raise ServicesError(str(error)) from error
 
 
 def down(progress: Progress | None = None) -> bool:

@@ -214,3 +214,16 @@ class TestApi:
         with pytest.raises(ApiError, match=r"GET /missing answered 404: .*no such DAG") as caught:
             api.api("GET", "/missing")
         assert caught.value.status == 404
+
+
+def test_spark_without_java_is_told_before_anything_starts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MILLRACE_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MILLRACE_ENGINE", "spark")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    with pytest.raises(ServicesError, match=r"^MILLRACE_ENGINE=spark needs Java, and there is none on PATH\. Install Java 17 or 21"):
+        services.up()
+    assert not (home / "run" / "services.json").exists()
+    assert services.status() == {"host": "stopped"}
