@@ -15,14 +15,12 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from bench import watch
 from contracts import catalog, settings
 from contracts.model import STRING, TIMESTAMP, Column, Table
 
@@ -104,36 +102,12 @@ def one_run(home: Path, engine: str, start: str, end: str) -> EngineRun:
     """The job on one engine, in a process of its own, watched for its memory."""
     print(f"{engine}: {start} to {end} ...", end=" ", flush=True)
     folder = lake_of(home, engine).parent
-    environment = {**os.environ, "MILLRACE_HOME": str(folder), "MILLRACE_LANDING": str(home / "landing"), "MILLRACE_ENGINE": engine}
-    environment.pop("MILLRACE_LAKE", None)
+    environment = {"MILLRACE_HOME": str(folder), "MILLRACE_LAKE": str(folder / "lake"), "MILLRACE_LANDING": str(home / "landing"), "MILLRACE_ENGINE": engine}
     command = [sys.executable, "-W", "ignore", "-m", "bench.main_job", "--mode", "day", "--start", start, "--end", end]
-    process = subprocess.Popen(command, cwd=settings.CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    peak = 0
-    while process.poll() is None:
-        peak = max(peak, _memory(process.pid))
-        time.sleep(0.2)
-    out, err = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"the job failed on {engine}:\n{out[-2000:]}\n{err[-4000:]}")
-    found = json.loads(out[out.index("{") :])
+    found, peak = watch.run(command, environment)
     run = EngineRun(engine, found["engine"][1], round(found["session_s"], 2), round(found["year"]["wall_s"], 1), round(found["day"]["wall_s"], 2), peak)
     print(f"{run.year_s:.1f} s, and one more day {run.day_s:.2f} s", flush=True)
     return run
-
-
-def _memory(pid: int) -> int:
-    """MiB that the process and all below it hold."""
-    total = 0
-    try:
-        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.Error:
-        return 0
-    for one in family:
-        try:
-            total += one.memory_info().rss
-        except psutil.Error:
-            continue
-    return total >> 20
 
 
 def compared(table: Table, lakes: dict[str, Path]) -> TableParity:

@@ -114,7 +114,7 @@ def lost() -> str:
     """A sentence about an engine outside of this process that no longer answers; empty while all is well."""
     url = settings.engine()
     if url == "spark":
-        url = next((server.url(port) for port in _ports), "") or server.running() or server.url(0)
+        url = server.url(_ports[0] if _ports else server.recorded_port())
     host, port = _host_and_port(url)
     return f"no engine answers at {host}:{port} any more" if url.startswith("sc://") and not server.listens(port, host) else ""
 

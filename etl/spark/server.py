@@ -109,6 +109,13 @@ def running() -> str | None:
     return None
 
 
+def recorded_port() -> int:
+    """The port of the shared server, dead or alive; 0 when there was none."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return int(json.loads(record_path().read_text())["port"])
+    return 0
+
+
 def listens(port: int, host: str = LOOPBACK) -> bool:
     """Whether somebody takes connections there."""
     try:

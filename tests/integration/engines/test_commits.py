@@ -42,6 +42,20 @@ def test_each_engine_has_its_own_committer(engine: str) -> None:
     assert type(committer()) is {"sail": DeltaRs, "spark": DeltaSpark}[engine]
 
 
+def test_a_sail_at_a_url_is_committed_to_by_delta_rs(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pysail.spark import SparkConnectServer
+
+    sail = SparkConnectServer("127.0.0.1", 0)
+    sail.start(background=True)
+    try:
+        monkeypatch.setenv("MILLRACE_ENGINE", f"sc://127.0.0.1:{sail.listening_address[1]}")
+        assert type(committer()) is DeltaRs
+        assert append(visit(1)) == 1
+        assert ids() == [1]
+    finally:
+        sail.stop()
+
+
 # --- publish
 
 

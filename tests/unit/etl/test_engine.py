@@ -42,3 +42,33 @@ def test_a_server_of_another_version_is_refused(theirs: str) -> None:
 
 def test_a_server_of_another_patch_is_taken() -> None:
     engine._refuse_other_version("sc://far:15002", "4.1.9")
+
+
+def test_a_shared_spark_that_died_is_told_with_its_port(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    from etl.spark import server
+
+    port = server.free_port()
+    server.record(os.getpid(), port)
+    monkeypatch.setenv("MILLRACE_ENGINE", "spark")
+    monkeypatch.setattr(engine, "_ports", [])
+    assert server.running() is None
+    assert engine.lost() == f"no engine answers at 127.0.0.1:{port} any more"
+
+
+def test_an_engine_in_this_process_is_never_lost(home: Path) -> None:
+    assert engine.lost() == ""
+
+
+def test_a_record_of_another_process_is_no_server(home: Path) -> None:
+    from etl.spark import server
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        server.record_path().parent.mkdir(parents=True)
+        for text in (f'{{"pid": 1, "port": {port}, "started": 0.5}}', "{", "[]", ""):
+            server.record_path().write_text(text)
+            assert server.running() is None

@@ -1,0 +1,131 @@
+"""`python -m bench.scale`: the main job over a longer and longer past, against the DuckDB script: time, peak memory, and what one more day costs.
+
+The past is the sample again and again, each year 364 days before the next, under its own baskets and weeks. So N years have N times the rows of one, and the last day is
+the same in all of them: what it costs more with a longer past is overhead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+from bench import watch
+from bench.__main__ import land, machine
+from contracts import settings
+
+YEAR = timedelta(days=364)
+"""Whole weeks, so that a Monday stays a Monday."""
+WEEKS, BASKETS = 53, 10**12
+FIRST, END = date(2017, 1, 1), date(2018, 1, 2)
+
+
+@dataclass
+class Scale:
+    """What N years took: seconds and MiB."""
+
+    years: int
+    engine: str
+    duckdb_s: float
+    duckdb_mib: int
+    past_s: float
+    day_s: float
+    mib: int
+    rows_in: int
+
+
+def main() -> int:
+    """Measure each size and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--years", type=int, nargs="+", default=[1, 4, 16], help="lengths of the past (default: 1 4 16)")
+    parser.add_argument("--engine", default="sail", help="MILLRACE_ENGINE (default: sail)")
+    options = parser.parse_args()
+    home = settings.home() / "bench"
+    land(home)
+    found = [measured(home, years, options.engine) for years in options.years]
+    (home / "scale.json").write_text(json.dumps({"machine": machine(), "scales": [asdict(one) for one in found]}, indent=1))
+    print(table(found))
+    print(f"All figures: {home / 'scale.json'}")
+    return 0
+
+
+def measured(home: Path, years: int, engine: str) -> Scale:
+    """Both contestants on a landing zone of so many years, one after the other."""
+    print(f"{years} years: landing ...", end=" ", flush=True)
+    folder = home / "scale"
+    shutil.rmtree(folder, ignore_errors=True)
+    multiply(home / "landing", folder / "landing", years)
+    print("DuckDB script ...", end=" ", flush=True)
+    duckdb, duckdb_mib = watch.run(
+        [sys.executable, "-m", "bench.duckdb_baseline", "--landing", str(folder / "landing"), "--lake", str(folder / "duckdb")], {"MILLRACE_HOME": str(folder)}
+    )
+    shutil.rmtree(folder / "duckdb")
+    print(f"{duckdb['total_s']:.1f} s; main job ...", end=" ", flush=True)
+    start = FIRST - (years - 1) * YEAR
+    command = [sys.executable, "-W", "ignore", "-m", "bench.main_job", "--mode", "day", "--start", str(start), "--end", str(END)]
+    job, mib = watch.run(command, {"MILLRACE_HOME": str(folder), "MILLRACE_ENGINE": engine})
+    print(f"{job['year']['wall_s']:.1f} s, and one more day {job['day']['wall_s']:.2f} s", flush=True)
+    shutil.rmtree(folder)
+    return Scale(years, engine, duckdb["total_s"], duckdb_mib, job["year"]["wall_s"], job["day"]["wall_s"], mib, job["year"]["rows_in"])
+
+
+def multiply(source: Path, target: Path, years: int) -> None:
+    """A landing zone in which the sample is the last year of several. Snapshots land once, on the first day of all."""
+    import duckdb
+
+    first = FIRST - (years - 1) * YEAR
+    with duckdb.connect() as con:
+        for file in sorted(path for path in source.glob("*/*/*") if not path.name.startswith(".")):
+            table, day = file.parent.parent.name, date.fromisoformat(file.parent.name)
+            if table not in ("transactions", "promotions", "redemptions"):
+                _copy(file, target / table / str(first) / file.name)
+                continue
+            for back in range(years):
+                moved = target / table / str(day - back * YEAR) / f"{back}-{file.name}"
+                if back == 0 and table == "redemptions":
+                    _copy(file, moved)
+                else:
+                    _shift(con, table, file, moved, back, years)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _shift(con, table: str, source: Path, target: Path, back: int, years: int) -> None:  # type: ignore[no-untyped-def]
+    """The file `back` years earlier: its days, and baskets and weeks of their own."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    earlier = f"- INTERVAL {back * YEAR.days} DAY"
+    week = f"week + {WEEKS * (years - 1 - back)} AS week"
+    changed = {
+        "transactions": f"basket_id + {back * BASKETS} AS basket_id, {week}, (transaction_timestamp {earlier})::TIMESTAMP AS transaction_timestamp",
+        "promotions": week,
+        "redemptions": f"(redemption_date::DATE {earlier})::DATE AS redemption_date",
+    }[table]
+    read = "read_csv" if source.suffix == ".csv" else "read_parquet"
+    kind = "CSV" if source.suffix == ".csv" else "PARQUET, COMPRESSION zstd"
+    con.execute(f"COPY (SELECT * REPLACE ({changed}) FROM {read}('{source}')) TO '{target}' (FORMAT {kind})")
+
+
+def table(found: list[Scale]) -> str:
+    """The figures, and what a day costs against the shortest past."""
+    lines = [
+        "",
+        "| years | rows in | main job | against DuckDB | peak memory | DuckDB's peak | one more day | against the shortest past |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        lines.append(
+            f"| {one.years} | {one.rows_in / 1e6:.0f} M | {one.past_s:.1f} s | {one.past_s / one.duckdb_s:.2f} | {one.mib:,} MiB | {one.duckdb_mib:,} MiB"
+            f" | {one.day_s:.2f} s | {one.day_s / found[0].day_s:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
