@@ -8,7 +8,7 @@ from functools import cached_property
 import duckdb
 from deltalake import DeltaTable
 
-from contracts import release, settings
+from contracts import release, settings, storage
 from contracts.release import Release
 from features.queries import identifier
 
@@ -39,7 +39,7 @@ class LakeReader:
     @cached_property
     def connection(self) -> duckdb.DuckDBPyConnection:
         """In memory, UTC, and blind to Python variables."""
-        connection = duckdb.connect()
+        connection = storage.readable(duckdb.connect(), settings.lake())
         connection.execute("SET TimeZone = 'UTC'; SET python_enable_replacements = false; SET preserve_insertion_order = false")
         return connection
 
