@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -27,7 +28,11 @@ RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
 
 
 class StorageError(RuntimeError):
-    """The object store cannot be used as configured; the message says what to set."""
+    """The object store cannot be used as configured. `told` is what it answered, `remedy` what to do; the message has both."""
+
+    def __init__(self, message: str, told: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.told, self.remedy = told or message, remedy
 
 
 class LockedError(TimeoutError):
@@ -91,28 +96,39 @@ def located(path: Path) -> tuple[S3Store, str]:
 @contextmanager
 def answering(path: Path | str) -> Iterator[None]:
     """Say what the store answers in a sentence, with what can be done about it. FileNotFoundError of a single object stays as it is."""
-    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+    from obstore.exceptions import BaseError
 
     try:
         yield
     except (BaseError, FileNotFoundError, PermissionError) as error:
-        told = " ".join(str(error).split())
-        if "NoSuchBucket" in told:
-            remedy = "Create the bucket, or point MILLRACE_LAKE to another one"
-        elif isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
             raise
-        elif "169.254." in told:
-            remedy = "There are no credentials in the environment: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        elif isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)):
-            remedy = "See that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right, and that they may list, read and write there"
-        else:
-            remedy = "See that AWS_ENDPOINT_URL is right, or unset for AWS itself, and that the store has room"
-        raise StorageError(f"{path} cannot be used: {_shortened(told)}. {remedy}") from error
+        told, remedy = explained(str(error)) or (" ".join(str(error).split())[:300], SEE_ENDPOINT)
+        raise StorageError(f"{path} cannot be used: {told}. {remedy}", told, remedy) from error
 
 
-def _shortened(told: str) -> str:
-    """The first sentence, without the client's account of its own state."""
-    return told.partition(" Debug source:")[0][:300].rstrip(" .,")
+SEE_CREDENTIALS = "See that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right, and that they may list, read and write there"
+SEE_ENDPOINT = "See that AWS_ENDPOINT_URL is right, or unset for AWS itself, and that the store answers"
+SEE_BUCKET = "Create the bucket, or point MILLRACE_LAKE to another one"
+SEE_STORE = "See that the store has room and takes writes"
+REMEDIES = dict.fromkeys(("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"), SEE_CREDENTIALS)
+REMEDIES["NoSuchBucket"] = SEE_BUCKET
+"""By S3's error codes."""
+
+
+def explained(text: str) -> tuple[str, str] | None:
+    """What went wrong and what can be done, if an S3 client's error says so: those of delta-rs, Sail and obstore, and Hadoop's."""
+    if found := re.search(r"<Code>(.*?)</Code>\s*(?:<Message>(.*?)</Message>)?", text, re.DOTALL):
+        return f"{(found[2] or 'the store refused').rstrip('.')} ({found[1]})", REMEDIES.get(found[1], SEE_STORE)
+    if found := re.search(r"S3Exception: (.*?) \(Service: S3, Status Code: (\d+)", text):
+        return f"{found[1].rstrip('.')} (HTTP {found[2]})", SEE_CREDENTIALS if "denied" in found[1].lower() else SEE_STORE
+    if "169.254." in text or "Unable to load credentials" in text:
+        return "there are no credentials", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    if "403 Forbidden" in text:
+        return "access is denied", SEE_CREDENTIALS
+    if re.search(r"error sending request|[Cc]onnection refused|dns error|Unable to execute HTTP request", text):
+        return f"{environment().get('AWS_ENDPOINT_URL', 'AWS')} does not answer", SEE_ENDPOINT
+    return None
 
 
 class Lease:
@@ -123,6 +139,7 @@ class Lease:
     """
 
     def __init__(self, path: Path, timeout: float) -> None:
+        self._path = path
         self._store, self._key = located(path)
         self._deadline = time.monotonic() + timeout
         self._holder = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}".encode()
@@ -132,7 +149,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         if not self._inside.acquire(timeout=max(self._deadline - time.monotonic(), 0)):
-            raise LockedError(self._key)
+            raise LockedError(str(self._path))
         try:
             self._acquire()
         except BaseException:
@@ -153,12 +170,12 @@ class Lease:
         seen: Any = None
         since = time.monotonic()
         while True:
-            with answering(self._key):
+            with answering(self._path):
                 taken, seen, since = self._try(seen, since)
             if taken:
                 return
             if time.monotonic() > self._deadline:
-                raise LockedError(self._key)
+                raise LockedError(str(self._path))
             time.sleep(POLL_SECONDS)
 
     def _try(self, seen: Any, since: float) -> tuple[bool, Any, float]:

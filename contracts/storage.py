@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contracts import bucket, files
-from contracts.bucket import LockedError
+from contracts.bucket import LockedError, StorageError
 
 if TYPE_CHECKING:
     import duckdb
@@ -94,12 +94,12 @@ def make_folder(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove all below, if there is anything."""
+    """Remove all below, as far as it is there and can be removed."""
     if not is_remote(path):
         shutil.rmtree(path, ignore_errors=True)
         return
     store, key = bucket.located(path)
-    with bucket.answering(path):
+    with suppress(StorageError), bucket.answering(path):
         for page in store.list(f"{key}/"):
             store.delete([one["path"] for one in page])
 
