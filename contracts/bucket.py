@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import socket
@@ -23,6 +24,8 @@ SCHEMES = ("s3", "s3a")
 LEASE_SECONDS = 30.0
 """A lease that was not renewed for so long belongs to a process that is gone."""
 POLL_SECONDS = 0.5
+READ_AHEAD = 1 << 18
+"""Bytes that a small read of an object fetches: page headers and footers lie close together."""
 RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
 """Of requests that a store answers with "try again", or not at all."""
 
@@ -77,7 +80,70 @@ def _register() -> None:
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **{"retry_config": RETRIES, **options})
 
+        def _open(self, path: str, mode: str = "rb", block_size: Any = None, autocommit: Any = True, cache_options: Any = None, **options: Any) -> Any:
+            return ObjectReader(path) if mode == "rb" else super()._open(path, mode, block_size, autocommit, cache_options, **options)
+
     fsspec.register_implementation("s3", S3, clobber=True)
+
+
+class ObjectReader(io.RawIOBase):
+    """An object as a file with a position for each thread.
+
+    DuckDB reads a file by several threads at once through one handle: it seeks, lets go of Python's lock, and reads. With one position for all, a thread reads from where another
+    one wanted to: decompression fails where one is lucky, and where nothing is compressed the rows are wrong.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self._store, self._key = located(path if "://" in path else f"s3://{path}")
+        with answering(self.path):
+            self.size = self._store.head(self._key)["size"]
+        self._positions: dict[int, int] = {}
+        self._ahead: dict[int, tuple[int, bytes]] = {}
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """This thread's position."""
+        return self._positions.get(threading.get_ident(), 0)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Set this thread's position."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self.size}[whence]
+        self._positions[threading.get_ident()] = start + offset
+        return start + offset
+
+    def read(self, length: int | None = -1) -> bytes:
+        """From this thread's position; small reads are cut out of one larger request."""
+        me, start = threading.get_ident(), self.tell()
+        end = self.size if length is None or length < 0 else min(start + length, self.size)
+        if end <= start:
+            return b""
+        first, ahead = self._ahead.get(me, (0, b""))
+        if not first <= start <= end <= first + len(ahead):
+            first = start
+            with answering(self.path):
+                ahead = bytes(self._store.get_range(self._key, start=start, end=min(max(end, start + READ_AHEAD), self.size)))
+            self._ahead[me] = (first, ahead if len(ahead) <= READ_AHEAD else b"")
+        self._positions[me] = end
+        return ahead[start - first : end - first]
+
+    def readall(self) -> bytes:
+        """To the end."""
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill what fits."""
+        found = self.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
 
 
 @cache
@@ -87,7 +153,7 @@ def _store(bucket: str) -> S3Store:
     return S3Store(bucket, retry_config=RETRIES)
 
 
-def located(path: Path) -> tuple[S3Store, str]:
+def located(path: Path | str) -> tuple[S3Store, str]:
     """The bucket of a path, and the key in it."""
     parts = urlsplit(str(path))
     return _store(parts.netloc), parts.path.strip("/")

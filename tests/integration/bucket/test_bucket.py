@@ -96,6 +96,37 @@ def test_parquet_is_read_by_footer_by_arrow_and_by_duckdb() -> None:
         assert con.execute("SELECT sum(n) FROM read_parquet(?)", [[str(path)]]).fetchall() == [(6,)]
 
 
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_many_threads_read_one_file_through_duckdb(home: Path, compression: str) -> None:
+    """Each through the same handle, at a position of its own."""
+    import duckdb
+
+    path, local = settings.lake() / "t" / "one.parquet", home / "one.parquet"
+    numbers = [(7919 * n) % 1_000_003 for n in range(400_000)]
+    pq.write_table(pa.table({"n": numbers, "m": numbers[::-1]}), local, row_group_size=10_000, compression=compression, use_dictionary=False)
+    storage.write_whole(path, local.read_bytes())
+    query = "SELECT count(*), sum(n), sum(m), sum(hash(n, m)) FROM read_parquet(?)"
+    expected = duckdb.execute(query, [[str(local)]]).fetchall()
+    for _ in range(5):
+        with storage.readable(duckdb.connect(config={"threads": 8}), settings.lake()) as con:
+            assert con.execute(query, [[str(path)]]).fetchall() == expected
+
+
+def test_an_object_reads_like_a_file(home: Path) -> None:
+    content = bytes(range(256)) * 4000
+    path = settings.lake() / "t" / "bytes"
+    storage.write_whole(path, content)
+    local = home / "bytes"
+    local.write_bytes(content)
+    with path.open("rb") as one, local.open("rb") as other:
+        for offset, whence, length in ((10, 0, 5), (-3, 1, 300_000), (0, 1, 10), (-7, 2, 100), (5, 2, 10), (0, 0, -1), (1_000_000, 0, 0), (0, 0, None)):
+            assert one.seek(offset, whence) == other.seek(offset, whence)
+            assert one.read(length) == other.read(length)
+            assert one.tell() == other.tell()
+    with pytest.raises(FileNotFoundError):
+        (settings.lake() / "never" / "there").open("rb")
+
+
 # --- the lock
 
 
