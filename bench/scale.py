@@ -42,18 +42,19 @@ def main() -> int:
     """Measure each size and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--years", type=int, nargs="+", default=[1, 4, 16], help="lengths of the past (default: 1 4 16)")
+    parser.add_argument("--run-days", type=int, default=YEAR.days, help="carry the past in runs of so many days (default: of a year)")
     parser.add_argument("--engine", default="sail", help="MILLRACE_ENGINE (default: sail)")
     options = parser.parse_args()
     home = settings.home() / "bench"
     land(home)
-    found = [measured(home, years, options.engine) for years in options.years]
+    found = [measured(home, years, options.engine, options.run_days) for years in options.years]
     (home / "scale.json").write_text(json.dumps({"machine": machine(), "scales": [asdict(one) for one in found]}, indent=1))
     print(table(found))
     print(f"All figures: {home / 'scale.json'}")
     return 0
 
 
-def measured(home: Path, years: int, engine: str) -> Scale:
+def measured(home: Path, years: int, engine: str, run_days: int) -> Scale:
     """Both contestants on a landing zone of so many years, one after the other."""
     print(f"{years} years: landing ...", end=" ", flush=True)
     folder = home / "scale"
@@ -66,7 +67,7 @@ def measured(home: Path, years: int, engine: str) -> Scale:
     shutil.rmtree(folder / "duckdb")
     print(f"{duckdb['total_s']:.1f} s; main job ...", end=" ", flush=True)
     start = FIRST - (years - 1) * YEAR
-    command = [sys.executable, "-W", "ignore", "-m", "bench.main_job", "--mode", "day", "--start", str(start), "--end", str(END)]
+    command = [sys.executable, "-W", "ignore", "-m", "bench.main_job", "--mode", "day", "--start", str(start), "--end", str(END), "--run-days", str(run_days)]
     job, mib = watch.run(command, {"MILLRACE_HOME": str(folder), "MILLRACE_ENGINE": engine})
     print(f"{job['year']['wall_s']:.1f} s, and one more day {job['day']['wall_s']:.2f} s", flush=True)
     shutil.rmtree(folder)
