@@ -36,6 +36,11 @@ def engine() -> str:
     return os.environ.get("MILLRACE_ENGINE") or "sail"
 
 
+def join() -> str:
+    """`MILLRACE_JOIN`: who joins training sets and profiles tables; `auto` (default), `duckdb`, `cudf` (on the GPU) or `pandas`."""
+    return os.environ.get("MILLRACE_JOIN") or "auto"
+
+
 def table_path(qualified: str) -> Path:
     """`silver.transactions` -> `<lake>/silver/transactions`."""
     layer, name = qualified.split(".")
