@@ -22,6 +22,7 @@ from contracts import settings
 
 AUTO, DUCKDB, CUDF, PANDAS = CHOICES = ("auto", "duckdb", "cudf", "pandas")
 EARLIEST, LATEST = -(2**63), 2**63 - 1
+ROWS = "rows"
 INSTANT = pa.timestamp("us", tz="UTC")
 
 
@@ -76,6 +77,13 @@ def from_arrow(frames: Any, table: pa.Table) -> Any:
 def to_arrow(series: Any) -> pa.Array:
     """An Arrow array of a series without NULLs."""
     return series.to_arrow() if hasattr(series, "to_arrow") else pa.array(series.to_numpy())
+
+
+def counted(frames: Any, table: pa.Table) -> pa.Table:
+    """The distinct rows of a table without NULLs, in order, and in the column ROWS how often each occurs."""
+    names = table.column_names
+    groups = from_arrow(frames, table).groupby(names, sort=False, as_index=False).size().sort_values(names, ignore_index=True)
+    return pa.table([to_arrow(groups[name]) for name in (*names, "size")], [*names, ROWS])
 
 
 @dataclass(frozen=True)
