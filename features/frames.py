@@ -81,9 +81,11 @@ def to_arrow(series: Any) -> pa.Array:
 
 def counted(frames: Any, table: pa.Table) -> pa.Table:
     """The distinct rows of a table without NULLs, in order, and in the column ROWS how often each occurs."""
+    if not table.num_rows:
+        return table.append_column(ROWS, pa.array([], pa.int64()))
     names = table.column_names
     groups = from_arrow(frames, table).groupby(names, sort=False, as_index=False).size().sort_values(names, ignore_index=True)
-    return pa.table([to_arrow(groups[name]) for name in (*names, "size")], [*names, ROWS])
+    return pa.table({**{name: to_arrow(groups[name]) for name in names}, ROWS: to_arrow(groups["size"]).cast(pa.int64())})
 
 
 @dataclass(frozen=True)
