@@ -70,13 +70,15 @@ def gpus() -> int:
 
 
 def from_arrow(frames: Any, table: pa.Table) -> Any:
-    """A frame of an Arrow table without NULLs."""
-    return frames.DataFrame.from_arrow(table) if frames.__name__ == CUDF else table.to_pandas()
+    """A frame of an Arrow table without NULLs. In pandas text stays in Arrow, because the hash tables of its own end a text at the first zero byte."""
+    if frames.__name__ == CUDF:
+        return frames.DataFrame.from_arrow(table)
+    return table.to_pandas(types_mapper={pa.string(): frames.ArrowDtype(pa.string())}.get)
 
 
 def to_arrow(series: Any) -> pa.Array:
     """An Arrow array of a series without NULLs."""
-    return series.to_arrow() if hasattr(series, "to_arrow") else pa.array(series.to_numpy())
+    return series.to_arrow() if hasattr(series, "to_arrow") else pa.array(series)
 
 
 def counted(frames: Any, table: pa.Table) -> pa.Table:
