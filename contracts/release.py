@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from contracts import settings
-from contracts.files import write_whole
+from contracts import settings, storage
 
 
 class ReleaseError(LookupError):
@@ -38,7 +37,7 @@ def folder() -> Path:
 
 def numbers() -> list[int]:
     """All release numbers, oldest first."""
-    return sorted(int(path.stem) for path in folder().glob("*.json") if path.stem.isdigit())
+    return sorted(int(path.stem) for path in storage.tree(folder(), ".json") if path.stem.isdigit())
 
 
 def read(number: int | None = None) -> Release:
@@ -49,7 +48,7 @@ def read(number: int | None = None) -> Release:
     wanted = known[-1] if number is None else number
     if wanted not in known:
         raise ReleaseError(f"there is no release {wanted}. Known: {known[0]} to {known[-1]}")
-    return Release(**json.loads((folder() / f"{wanted}.json").read_text()))
+    return Release(**json.loads(storage.read(folder() / f"{wanted}.json") or b""))
 
 
 def write(tables: dict[str, int], horizon: str, ids: dict[str, str] | None = None) -> Release:
@@ -63,5 +62,5 @@ def write(tables: dict[str, int], horizon: str, ids: dict[str, str] | None = Non
         if (newest.tables, newest.horizon, newest.ids) == (tables, horizon, ids or {}):
             return newest
     release = Release(known[-1] + 1 if known else 1, datetime.now(UTC).isoformat(timespec="seconds"), horizon, dict(sorted(tables.items())), ids or {})
-    write_whole(folder() / f"{release.number}.json", json.dumps(asdict(release), indent=1).encode())
+    storage.write_whole(folder() / f"{release.number}.json", json.dumps(asdict(release), indent=1).encode(), new=True)
     return release

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from contracts import storage
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 LAKE_FORMAT = 1
 """Version of the lake's own files (format marker, commit metadata, releases). A lake with a higher one is refused."""
@@ -14,11 +16,8 @@ def home() -> Path:
 
 
 def lake() -> Path:
-    """`MILLRACE_LAKE`, or `lake` in the home: the root of all Delta tables."""
-    root = os.environ.get("MILLRACE_LAKE") or str(home() / "lake")
-    if "://" in root:
-        raise ValueError(f"MILLRACE_LAKE is {root}, and this version of Millrace keeps its lake on a file system only. Set it to a folder")
-    return Path(root).expanduser().resolve()
+    """`MILLRACE_LAKE`, or `lake` in the home: the root of all Delta tables, a folder or `s3://bucket/path`."""
+    return storage.place(os.environ.get("MILLRACE_LAKE") or str(home() / "lake"))
 
 
 def landing() -> Path:

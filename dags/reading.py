@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from contracts import release, settings
+from contracts import release, settings, storage
 from contracts.interval import midnight
 
 if TYPE_CHECKING:
@@ -78,6 +78,6 @@ def _bought(where: str, rows: int) -> list[tuple[int, int]]:
     query = f"""
         SELECT customer_id, max_by(product_id, (purchases_90d, product_id)) FROM read_parquet(?) WHERE {where}
         GROUP BY customer_id ORDER BY max(purchases_90d) DESC, customer_id LIMIT {rows}"""
-    with duckdb.connect() as con:
+    with storage.readable(duckdb.connect(), settings.lake()) as con:
         pairs: list[tuple[int, int]] = con.execute(query, [table.file_uris()]).fetchall()
     return pairs

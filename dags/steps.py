@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from contracts import catalog, release, settings
+from contracts import bucket, catalog, release, settings, storage
+from contracts.bucket import StorageError
 from contracts.interval import DAY, Interval, IntervalError
 from contracts.model import Layer, Load, Table
 from contracts.report import PUBLISHED, UNCHANGED, CheckResult, RowAccount, TableReport
@@ -100,16 +101,24 @@ def _in_a_sentence(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__module__.split(".")[0] in OURS:
+        if type(error).__module__.split(".")[0] in OURS and not isinstance(error, StorageError):
             raise
         told = next(iter(str(error).splitlines()), "").rstrip(".")
         if gone := _engine_lost(error):
             raise RunError(f"{name}: the run broke off ({gone}). What was published is whole. Start the engine again, then run the interval again") from error
+        if known := _told_by_the_store(error):
+            raise RunError(f"{name}: the run broke off ({known[0]}). What was published is whole. {known[1]}, then run the interval again") from error
         full = isinstance(error, OSError) or any(f"os error {number})" in told for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
         remedy = f"See that {settings.lake()} has room and can be written" if full else "Mend the cause"
         raise RunError(
             f"{name}: the run broke off ({type(error).__name__}: {told}). What was published is whole. {remedy}, then run the interval again"
         ) from error
+
+
+def _told_by_the_store(error: Exception) -> tuple[str, str] | None:
+    if isinstance(error, StorageError):
+        return error.told, error.remedy
+    return bucket.explained(str(error)) if storage.is_remote(settings.lake()) else None
 
 
 def _engine_lost(error: Exception) -> str:

@@ -6,15 +6,15 @@ Writing is in `etl.publishing`. Each commit of ours carries a `State` in its met
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contracts import settings
+from contracts import settings, storage
 from contracts.interval import Interval, merged
 from contracts.model import Table
+from contracts.storage import Entry
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -66,25 +66,25 @@ def open_table(qualified: str, version: int | None = None) -> DeltaTable | None:
     """The table, at a version or the newest one; None when it was never published. It is shared with other callers: only read it."""
     path = settings.table_path(qualified)
     newest = _newest_commit(path)
-    _refuse_torn_log(qualified, newest)
-    mark = (newest.name, newest.inode(), newest.stat().st_size, newest.stat().st_mtime_ns) if newest else None
-    known = _opened.get(path)
+    _refuse_torn_log(qualified, path, newest)
+    mark = newest.mark if newest else None
+    known = _opened.get(str(path))
     if known and known[0] == mark and version in (None, known[1].version()):
         return known[1]
     found = _open(qualified, path, version)
     if found and mark and version is None:
-        _opened[path] = (mark, found)
+        _opened[str(path)] = (mark, found)
     return found
 
 
-_opened: dict[Path, tuple[tuple[str, int, int, int], DeltaTable]] = {}
+_opened: dict[str, tuple[tuple[Any, ...], DeltaTable]] = {}
 """Tables as they were read last, with the commit that was their newest: a log that has not moved is not read again, which takes 2 ms and more with its length."""
 
 
 def open_to_write(qualified: str) -> DeltaTable | None:
     """The newest version, for a caller of its own that goes on to commit and update it."""
     path = settings.table_path(qualified)
-    _refuse_torn_log(qualified, _newest_commit(path))
+    _refuse_torn_log(qualified, path, _newest_commit(path))
     return _open(qualified, path, None)
 
 
@@ -97,7 +97,7 @@ def _open(qualified: str, path: Path, version: int | None) -> DeltaTable | None:
     except TableNotFoundError:
         return None
     except DeltaError as error:
-        _refuse_torn_log(qualified, _newest_commit(path), thorough=True)
+        _refuse_torn_log(qualified, path, _newest_commit(path), thorough=True)
         told = str(error).splitlines()[0].rstrip(".")
         remedy = "Restore its _delta_log from a copy, or move the folder away and run again"
         if "nsupported" in told or "not supported" in told:
@@ -107,13 +107,9 @@ def _open(qualified: str, path: Path, version: int | None) -> DeltaTable | None:
     return found
 
 
-def _newest_commit(path: Path) -> os.DirEntry[str] | None:
+def _newest_commit(path: Path) -> Entry | None:
     """The last of the log's commit files, which are numbered with leading zeros."""
-    try:
-        with os.scandir(path / "_delta_log") as entries:
-            return max((one for one in entries if one.name[0].isdigit() and one.name.endswith(".json")), key=lambda one: one.name, default=None)
-    except FileNotFoundError:
-        return None
+    return storage.newest(path / "_delta_log", ".json")
 
 
 def _refuse_newer_protocol(qualified: str, table: DeltaTable) -> None:
@@ -133,11 +129,11 @@ def _refuse_newer_protocol(qualified: str, table: DeltaTable) -> None:
     )
 
 
-def _refuse_torn_log(qualified: str, newest: os.DirEntry[str] | None, *, thorough: bool = False) -> None:
+def _refuse_torn_log(qualified: str, path: Path, newest: Entry | None, *, thorough: bool = False) -> None:
     """An empty newest commit reads as no commit at all, so it is looked for each time; one that is cut short only when Delta cannot read the table."""
     if newest is None:
         return
-    state = "empty" if newest.stat().st_size == 0 else "cut short" if thorough and _is_cut_short(Path(newest.path)) else ""
+    state = "empty" if newest.size == 0 else "cut short" if thorough and _is_cut_short(path / "_delta_log" / newest.name) else ""
     if state:
         raise LakeError(
             f"{qualified}: the newest commit {newest.name} is {state}, as after a power cut. Remove that file to return to the version before it, then run again"
@@ -242,14 +238,12 @@ def _day(value: Any) -> date:
 def check_format() -> None:
     """Refuse a lake that a newer Millrace wrote; mark a new one with the format that this code writes."""
     marker = settings.lake() / "_millrace.json"
-    if not marker.exists():
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = marker.with_suffix(".tmp")
-        unfinished.write_text(json.dumps({"format": settings.LAKE_FORMAT}))
-        unfinished.rename(marker)
+    content = storage.read(marker)
+    if content is None:
+        storage.write_whole(marker, json.dumps({"format": settings.LAKE_FORMAT}).encode())
         return
     try:
-        found = json.loads(marker.read_text())["format"]
+        found = json.loads(content)["format"]
     except (ValueError, TypeError, KeyError):
         raise LakeError(
             f'{marker} does not name the lake\'s format. Write {{"format": {settings.LAKE_FORMAT}}} into it if this Millrace made the lake'

@@ -15,8 +15,8 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contracts import settings
-from contracts.files import sync
+from contracts import settings, storage
+from contracts.bucket import LockedError
 from contracts.interval import Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, DecimalType, Table, Type
 from etl import delta
@@ -36,14 +36,10 @@ class PublishError(RuntimeError):
 @contextmanager
 def locked(name: str) -> Iterator[None]:
     """Hold the lock of a table (or another name) among all processes that share this lake."""
-    from filelock import FileLock, Timeout
-
-    folder = settings.lake() / "_locks"
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / f"{name}.lock", timeout=LOCK_SECONDS):
+        with storage.locked(settings.lake() / "_locks" / f"{name}.lock", LOCK_SECONDS):
             yield
-    except Timeout:
+    except LockedError:
         raise PublishError(
             f"{name}: another process has held the lock for {LOCK_SECONDS} s. Wait for the other run to end, or end it, then run again"
         ) from None
@@ -79,7 +75,7 @@ def open_or_create(contract: Table) -> DeltaTable:
         refuse_other_schema(contract, found)
         return found
     path = settings.table_path(contract.qualified)
-    path.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(path)
     return DeltaTable.create(
         str(path),
         schema=arrow_schema(contract),
@@ -143,7 +139,7 @@ def sync_log(qualified: str, version: int) -> None:
     """Have a commit on the disk, which Delta writers do not see to."""
     root = settings.table_path(qualified)
     for path in (root, root / "_delta_log" / f"{version:020}.json", root / "_delta_log"):
-        sync(path)
+        storage.sync(path)
 
 
 def _superseded(table: DeltaTable, contract: Table, replace: Sequence[Interval], whole: bool) -> list[tuple[dict[str, Any], bool]]:
@@ -166,14 +162,15 @@ def _remainder(contract: Table, files: list[dict[str, Any]], replace: Sequence[I
 
     root = settings.table_path(contract.qualified)
     adds = []
-    with duckdb.connect() as con:
+    with storage.readable(duckdb.connect(), root) as con:
         con.execute("SET TimeZone='UTC'")
         for file in files:
             names = ", ".join(contract.column_names)
             rows = con.sql(f"SELECT {names} FROM read_parquet(?) WHERE NOT ({days_sql(contract, replace)})", params=[str(root / file["path"])]).to_arrow_table()
             if rows.num_rows:
                 target = root / f"part-{uuid.uuid4()}.zst.parquet"
-                pq.write_table(rows.cast(_nullable(contract)), target, compression="zstd")
+                with target.open("wb") as output:
+                    pq.write_table(rows.cast(_nullable(contract)), output, compression="zstd")
                 adds.append(_add_action(contract, target))
     return adds
 
@@ -197,8 +194,7 @@ def _literal(contract: Table, day: date) -> str:
 
 def _move_under(contract: Table, staged: Path) -> Any:
     target = settings.table_path(contract.qualified) / f"part-{uuid.uuid4()}.zst.parquet"
-    sync(staged)
-    staged.rename(target)
+    storage.move(staged, target)
     return _add_action(contract, target)
 
 
@@ -213,9 +209,7 @@ def _statistics(contract: Table, path: Path) -> dict[str, Any]:
 
     Text has no bounds, as readers compare it differently, nor have doubles and decimals, which JSON may round.
     """
-    import pyarrow.parquet as pq
-
-    footer = pq.read_metadata(path)
+    footer = storage.footer(path)
     position = {footer.schema.column(i).name: i for i in range(footer.num_columns)}
     groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
     result: dict[str, Any] = {"numRecords": footer.num_rows, "minValues": {}, "maxValues": {}, "nullCount": {}}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from contracts import settings
+from contracts import settings, storage
 from contracts.model import Layer
 from etl import delta
 from etl.publishing import locked
@@ -56,7 +56,7 @@ def replace(staged: Staged, bad: DataFrame | None, run_id: str) -> tuple[int | N
         now = datetime.now(UTC)
         table = _table([{**row, "layer": str(staged.table.layer), "run_id": run_id, "quarantined_at": now} for row in rows])
         path = settings.table_path(name)
-        path.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(path)
         write_deltalake(
             str(path),
             table,
@@ -97,7 +97,7 @@ def _holds(name: str, predicate: str) -> bool:
     files = table.file_uris()
     if not files:
         return False
-    with duckdb.connect() as con:
+    with storage.readable(duckdb.connect(), settings.lake()) as con:
         return bool(con.execute(f"SELECT count(*) > 0 FROM read_parquet(?) WHERE {predicate}", [files]).fetchall()[0][0])
 
 

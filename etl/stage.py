@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import shutil
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from contracts import catalog, settings
+from contracts import catalog, settings, storage
 from contracts.interval import DAY, Interval, days_of, merged
 from contracts.model import DATE, Layer, Load, Severity, Table
 from contracts.report import RowAccount
@@ -97,19 +96,17 @@ class Staged:
         """Stage only these rows from now on. They are computed from the old stage, which goes once they are written."""
         folder = self.folder.parent / uuid.uuid4().hex
         _write(self.table, good, folder)
-        shutil.rmtree(self.folder)
+        storage.remove_tree(self.folder)
         self.folder, self.rows = folder, _rows_in(folder)
 
     def discard(self) -> None:
         """Take what was written aside away."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        storage.remove_tree(self.folder)
 
 
 def parquet_files(folder: Path) -> list[Path]:
     """The files under a stage that hold rows."""
-    import pyarrow.parquet as pq
-
-    return [path for path in sorted(folder.rglob("*.parquet")) if pq.read_metadata(path).num_rows]
+    return [path for path in storage.tree(folder, ".parquet") if storage.footer(path).num_rows]
 
 
 def _frame(table: Table, folder: Path) -> DataFrame:
@@ -124,7 +121,7 @@ def _frame(table: Table, folder: Path) -> DataFrame:
 def new_folder(table: Table) -> Path:
     """A fresh stage on the table's own file system, so that publishing can move files instead of copying them."""
     root = settings.table_path(table.qualified) / "_stage"
-    shutil.rmtree(root, ignore_errors=True)
+    storage.remove_tree(root)
     return root / uuid.uuid4().hex
 
 
@@ -393,6 +390,4 @@ def _write_by_month(table: Table, rows: DataFrame, days: Sequence[Interval], fol
 
 
 def _rows_in(folder: Path) -> int:
-    import pyarrow.parquet as pq
-
-    return sum(pq.read_metadata(path).num_rows for path in folder.rglob("*.parquet"))
+    return sum(storage.footer(path).num_rows for path in storage.tree(folder, ".parquet"))

@@ -7,8 +7,9 @@ from functools import cached_property
 
 import duckdb
 from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
 
-from contracts import release, settings
+from contracts import release, settings, storage
 from contracts.model import Layer
 from contracts.release import Release
 from features.queries import identifier
@@ -35,9 +36,12 @@ def published(qualified: str, version: int | None = None) -> LakeReader:
     if qualified.split(".")[0] not in [*Layer] or qualified.count(".") != 1:
         raise SourceError(f"{qualified!r} is no table. Name it with its layer, such as silver.transactions")
     path = settings.table_path(qualified)
-    if not DeltaTable.is_deltatable(str(path)):
-        raise SourceError(f"{qualified} was never published: there is no table at {path}. Run the DAG `millrace`, or see what there is: python -m dags tables")
-    newest = DeltaTable(str(path)).version()
+    try:
+        newest = DeltaTable(str(path)).version()
+    except TableNotFoundError as error:
+        raise SourceError(
+            f"{qualified} was never published: there is no table at {path}. Run the DAG `millrace`, or see what there is: python -m dags tables"
+        ) from error
     if version is not None and not 0 <= version <= newest:
         raise SourceError(f"{qualified} has no version {version}: its newest is {newest}")
     return LakeReader(Release(0, "", "", {qualified: newest if version is None else version}))
@@ -53,7 +57,7 @@ class LakeReader:
     @cached_property
     def connection(self) -> duckdb.DuckDBPyConnection:
         """In memory, UTC, and blind to Python variables."""
-        connection = duckdb.connect()
+        connection = storage.readable(duckdb.connect(), settings.lake())
         connection.execute("SET TimeZone = 'UTC'; SET python_enable_replacements = false; SET preserve_insertion_order = false")
         return connection
 

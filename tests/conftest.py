@@ -17,7 +17,8 @@ START, END = "2017-01-01", "2018-01-02"
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home; nothing of the caller's environment leaks in."""
-    for name in ("MILLRACE_LAKE", "MILLRACE_LANDING", "MILLRACE_ENGINE", "MILLRACE_RELEASE", "OPENLINEAGE_URL"):
+    stores = [name for name in os.environ if name.startswith("AWS_")]
+    for name in ("MILLRACE_LAKE", "MILLRACE_LANDING", "MILLRACE_ENGINE", "MILLRACE_RELEASE", "OPENLINEAGE_URL", *stores):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
     return tmp_path

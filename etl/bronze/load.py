@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contracts import settings
+from contracts import settings, storage
 from contracts.interval import Interval, days_of
 from contracts.model import Table
 from etl import delta
@@ -86,7 +86,7 @@ def _known_files(table: Table, interval: Interval) -> dict[tuple[str, date], str
     if not files:
         return {}
     query = "SELECT max_by(_file_hash, _loaded_at), _landed_date, _file FROM read_parquet(?) WHERE _landed_date >= ? AND _landed_date < ? GROUP BY ALL"
-    with duckdb.connect() as con:
+    with storage.readable(duckdb.connect(), root) as con:
         return {(digest, day): name for digest, day, name in con.execute(query, [files, interval.start, interval.end]).fetchall()}
 
 
@@ -110,8 +110,8 @@ def _stage_month(
         batches.append(rows)
         staged += rows.num_rows
     if staged:
-        stage.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(target, batches[0].schema, compression="zstd", store_schema=False) as writer:
+        storage.make_folder(stage)
+        with target.open("wb") as output, pq.ParquetWriter(output, batches[0].schema, compression="zstd", store_schema=False) as writer:
             for rows in _large(batches):
                 writer.write_table(rows, row_group_size=1 << 20)
     return staged, days, contents

@@ -1,7 +1,8 @@
 """Committing: how rows get into a Delta table, the same on every engine, done by delta-rs or by delta-spark.
 
-`committer()` chooses: delta-spark where the engine is a Spark that has Delta, delta-rs everywhere else (Sail ignores some of Delta's write options). Tables written by one
-are read and continued by the other, and each commit carries the same `State`. Callers hold the table's lock.
+`committer()` chooses: delta-spark where the engine is a Spark that has Delta, delta-rs everywhere else (Sail ignores some of Delta's write options), and for a lake in a bucket,
+where delta-spark looks whether a version exists and then writes it, so that of two writers at once the second wins unseen; delta-rs makes the store refuse it. Tables written
+by one are read and continued by the other, and each commit carries the same `State`. Callers hold the table's lock.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from contracts import settings
+from contracts import settings, storage
 from contracts.interval import Interval
 from contracts.model import Table
 from etl.delta import State
@@ -68,7 +69,8 @@ def committer() -> Committer:
     from etl.commits.delta_rs import DeltaRs
     from etl.commits.delta_spark import DeltaSpark
 
-    return DeltaSpark() if settings.engine() != "sail" and _is_spark_with_delta() else DeltaRs()
+    by_spark = settings.engine() != "sail" and not storage.is_remote(settings.lake()) and _is_spark_with_delta()
+    return DeltaSpark() if by_spark else DeltaRs()
 
 
 def _is_spark_with_delta() -> bool:

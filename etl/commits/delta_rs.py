@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contracts import settings, storage
 from contracts.interval import Interval
 from contracts.model import Table
 from etl import delta, publishing
@@ -36,11 +37,9 @@ class DeltaRs:
 
     def merge(self, contract: Table, staged: Sequence[Path], state: State, *, base: int | None) -> int:
         """A file is rewritten if it holds a row that is replaced."""
-        import pyarrow.dataset as ds
-
         refuse_doubled_keys(contract, staged)
         table = _opened(contract, base)
-        rows = ds.dataset([str(path) for path in staged], format="parquet").scanner(columns=list(contract.column_names)).to_reader()
+        rows = storage.dataset(staged).scanner(columns=list(contract.column_names)).to_reader()
         same = " AND ".join(f"target.{name} = source.{name}" for name in contract.key)
         merging = table.merge(rows, same, source_alias="source", target_alias="target", commit_properties=_properties(state))
         merging.when_matched_update_all().when_not_matched_insert_all().execute()
@@ -82,7 +81,7 @@ def refuse_doubled_keys(contract: Table, staged: Sequence[Path]) -> None:
     key = ", ".join(contract.key)
     if not contract.key:
         raise PublishError(f"{contract.qualified} has no key, so nothing can be merged by it. Declare one in the contract, or replace days")
-    with duckdb.connect() as con:
+    with storage.readable(duckdb.connect(), settings.lake()) as con:
         con.execute("SET TimeZone = 'UTC'")
         query = f"SELECT {key}, count(*) FROM read_parquet(?) GROUP BY ALL HAVING count(*) > 1 LIMIT 1"
         found = con.execute(query, [[str(path) for path in staged]]).fetchone()

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contracts import settings
+from contracts import settings, storage
 from contracts.interval import Interval
 from contracts.model import Table
 from etl import delta, publishing
@@ -81,7 +81,7 @@ class DeltaSpark:
     def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = ()) -> int:
         """VACUUM counts in hours only, so all that came after the oldest version to keep stays too."""
         root = settings.table_path(contract.qualified)
-        before = len(list(root.rglob("*.parquet")))
+        before = len(storage.tree(root, ".parquet"))
         spared = [one.at for one in self.history(contract) if keep and one.version > min(keep)]
         oldest = min([datetime.now(UTC) - older_than, *spared])
         hours = math.ceil((datetime.now(UTC) - oldest) / timedelta(hours=1))
@@ -89,7 +89,7 @@ class DeltaSpark:
             spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
             spark.conf.set("spark.sql.sources.parallelPartitionDiscovery.parallelism", LISTERS)
             spark.sql(f"VACUUM {_name(contract)} RETAIN {hours} HOURS").collect()
-        return before - len(list(root.rglob("*.parquet")))
+        return before - len(storage.tree(root, ".parquet"))
 
     def history(self, contract: Table) -> list[Commit]:
         """DESCRIBE HISTORY."""

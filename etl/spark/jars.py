@@ -39,6 +39,12 @@ DELTA = (
 )
 """Delta on Spark. Its catalog class refers to the last one."""
 
+S3 = (
+    Jar("org.apache.hadoop", "hadoop-aws", "3.4.2", "d2d24e6b715b5656b9d238bf13b6682a07e2004dd36aad74a73aeb854319f4d9"),
+    Jar("software.amazon.awssdk", "bundle", "2.29.52", "62638f33045690c6bc5e496b54b0b2e89a9ad38cbedacdf6e017fea6bc85f55c"),
+)
+"""Hadoop's S3 client, of the Hadoop that Spark brings, and the AWS library that it was built with: 600 MB, fetched only for a lake in a bucket."""
+
 
 def spark_home() -> Path:
     """The Spark that the package `pyspark` contains."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from contracts import settings
+from contracts import bucket, settings, storage
 from contracts.files import write_whole
 from etl.spark import SparkError, gpu, jars, java
 
@@ -46,6 +46,9 @@ def settings_of(port: int, master: str) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
+    if storage.is_remote(settings.lake()):
+        found |= s3_settings()
+        found["spark.jars"] += "".join(f",{path}" for path in jars.fetched(jars.S3))
     found |= _profile(os.environ.get("MILLRACE_SPARK_PROFILE") or "cpu", found["spark.jars"])
     for pair in (os.environ.get("MILLRACE_SPARK_CONF") or "").split(","):
         if pair.strip():
@@ -54,6 +57,24 @@ def settings_of(port: int, master: str) -> dict[str, str]:
                 raise SparkError(f"MILLRACE_SPARK_CONF has {pair.strip()!r}, which is not key=value")
             found[name] = value
     return found
+
+
+def s3_settings() -> dict[str, str]:
+    """How Spark reaches `s3://` paths. Credentials are not among them: Hadoop's client finds them where AWS's own tools do, in the environment first."""
+    known = bucket.environment()
+    endpoint = known.get("AWS_ENDPOINT_URL", "")
+    found = {
+        "fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
+        "fs.AbstractFileSystem.s3.impl": "org.apache.hadoop.fs.s3a.S3A",
+        "fs.s3a.endpoint.region": known["AWS_REGION"],
+    }
+    if endpoint:
+        found |= {
+            "fs.s3a.endpoint": endpoint,
+            "fs.s3a.path.style.access": "true",
+            "fs.s3a.connection.ssl.enabled": str(endpoint.startswith("https://")).lower(),
+        }
+    return {f"spark.hadoop.{name}": value for name, value in found.items()}
 
 
 def _profile(name: str, known: str) -> dict[str, str]:

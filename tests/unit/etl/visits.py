@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from contracts import settings
+from contracts import settings, storage
 from contracts.interval import Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, Layer, Pii, Table, decimal
 from etl import delta, publishing
@@ -60,8 +60,9 @@ def visit(number: int, when: str = "2017-03-01 10:00", **other: Any) -> dict[str
 def staged(*rows: dict[str, Any], name: str = "a", group: int = 1 << 20) -> Path:
     """A parquet file with these rows, on the table's file system and outside of its log."""
     path = settings.table_path("silver.visits") / "_stage" / f"{name}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([*rows], schema=SCHEMA), path, row_group_size=group)
+    storage.make_folder(path.parent)
+    with path.open("wb") as file:
+        pq.write_table(pa.Table.from_pylist([*rows], schema=SCHEMA), file, row_group_size=group)
     return path
 
 

@@ -1,0 +1,71 @@
+"""A real S3 server on loopback: the Versity gateway, which serves a folder. Built once into this checkout's home with Go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from contracts import files, settings
+from etl.spark.server import free_port, listens
+
+VERSION = "v1.8.0"
+MODULE = f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"
+BUCKET = "lake"
+KEYS = {"AWS_ACCESS_KEY_ID": "millrace", "AWS_SECRET_ACCESS_KEY": "only-on-loopback"}
+
+
+def binary() -> Path:
+    """The server's program; building it takes about a minute, once."""
+    folder = settings.CHECKOUT / ".millrace" / "bin"
+    found = folder / f"versitygw-{VERSION}"
+    with files.locked(folder / ".lock"):
+        if not found.exists():
+            go = shutil.which("go")
+            assert go, "the tests of lakes in a bucket build an S3 server, which needs Go 1.25 or newer. Install it (apt install golang, or go.dev/dl)"
+            done = subprocess.run([go, "install", MODULE], env={**os.environ, "GOBIN": str(folder)}, capture_output=True, text=True)
+            assert done.returncode == 0, f"go install {MODULE} ended with {done.returncode}: {done.stderr[-2000:]}"
+            (folder / "versitygw").rename(found)
+    return found
+
+
+@dataclass
+class Gateway:
+    """A running server. `folder` holds its buckets as folders, so that a test can look past it."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def start(cls, folder: Path) -> Gateway:
+        """Serve `folder`, with a bucket in it, and wait until the server listens."""
+        (folder / BUCKET).mkdir(parents=True, exist_ok=True)
+        port = free_port()
+        environment = {**os.environ, "ROOT_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"], "ROOT_SECRET_KEY": KEYS["AWS_SECRET_ACCESS_KEY"]}
+        with (folder.parent / "gateway.log").open("wb") as log:
+            process = subprocess.Popen(
+                [str(binary()), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(folder)],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+        deadline = time.monotonic() + 20
+        while not listens(port):
+            died = process.poll() is not None or time.monotonic() > deadline
+            assert not died, (folder.parent / "gateway.log").read_text()
+            time.sleep(0.05)
+        return cls(folder, port, process)
+
+    def environment(self, port: int | None = None) -> dict[str, str]:
+        """What a client needs; with a port, by way of somebody who listens there."""
+        return {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}", "AWS_REGION": "us-east-1"}
+
+    def stop(self) -> None:
+        """End it and wait until it is gone."""
+        self.process.terminate()
+        self.process.wait(timeout=20)

@@ -1,0 +1,50 @@
+"""A real S3 server, started once for all tests of lakes in a bucket."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contracts import bucket, settings
+from etl import engine
+from tests.gateway import BUCKET, Gateway
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """The server, serving a folder."""
+    running = Gateway.start(tmp_path_factory.mktemp("gateway") / "buckets")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def store(gateway: Gateway, home: Path, monkeypatch: pytest.MonkeyPatch) -> Gateway:
+    """The server, with credentials for it in the environment and a lake of the test's own as MILLRACE_LAKE."""
+    use(monkeypatch, gateway.environment(), f"s3://{BUCKET}/{uuid.uuid4().hex}")
+    return gateway
+
+
+def use(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], lake: str) -> None:
+    """Work on this lake with these variables and no others; clients made before, which keep what they were made with, are forgotten."""
+    from obstore.fsspec import FsspecStore
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MILLRACE_LAKE", lake)
+    bucket._store.cache_clear()
+    engine._session.cache_clear()
+    for one in {FsspecStore, *FsspecStore.__subclasses__()}:
+        one.clear_instance_cache()
+    for name, value in bucket.environment().items():  # what `settings.lake()` would set for good
+        monkeypatch.setenv(name, value)
+    settings.lake()
+
+
+def served(gateway: Gateway) -> Path:
+    """The lake in use, as the folder that the server keeps it in: a second way to look at it."""
+    return gateway.folder / str(settings.lake()).removeprefix("s3://")

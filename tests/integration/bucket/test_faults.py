@@ -1,0 +1,97 @@
+"""What goes wrong with a lake in a bucket: each is told in a sentence, nothing published is lost, and the next run ends in the same tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contracts import bucket, release, settings, storage
+from contracts.bucket import StorageError
+from dags import steps
+from dags.steps import RunError
+from etl import delta
+from etl.delta import LakeError
+from etl.spark.server import free_port
+from tests.carrying import FIRST, THEN, carry, differing, land, land_more
+from tests.gateway import BUCKET, KEYS, Gateway
+from tests.integration.bucket.conftest import served, use
+from tests.landing import Shop, versions
+from tests.turnstile import EVERY, Turnstile
+
+
+@pytest.fixture
+def turnstile(store: Gateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[Turnstile]:
+    """The way to the store leads through it."""
+    running = Turnstile(store.port)
+    use(monkeypatch, store.environment(running.port), str(settings.lake()))
+    yield running
+    running.stop()
+
+
+def test_a_store_that_refuses_writes_half_way_costs_the_run_and_nothing_else(
+    shop: Shop, home: Path, store: Gateway, turnstile: Turnstile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "LEASE_SECONDS", 2)  # a lock that cannot be given back runs out
+    lake, folder = str(settings.lake()), served(store)
+    land(shop)
+    carry(monkeypatch, "sail", lake, FIRST)
+    needed, kept = EVERY - turnstile.writes, release.read().number
+    land_more(shop)
+    carry(monkeypatch, "sail", home / "whole", FIRST)
+    carry(monkeypatch, "sail", home / "whole", THEN)
+    stopped = set()
+    for writes in (0, 1, 3, 8, needed // 8, needed // 8):
+        monkeypatch.setenv("MILLRACE_LAKE", str(folder))
+        before = versions()
+        turnstile.writes = writes
+        told = r"^(\w+\.\w+): the run broke off \(The quota of the bucket is used up \(QuotaExceeded\)\)\. What was published is whole\. See that the store has room"
+        with pytest.raises(RunError, match=told) as failure:
+            carry(monkeypatch, "sail", lake, THEN)
+        stopped.add(re.match(told, str(failure.value))[1])
+        turnstile.writes = EVERY
+        monkeypatch.setenv("MILLRACE_LAKE", str(folder))
+        assert all(versions()[name] >= version for name, version in before.items())
+        assert release.read().number == kept
+    assert len(stopped) > 2
+    carry(monkeypatch, "sail", lake, THEN)
+    assert differing(home / "whole", folder) == []
+    assert release.read().number == kept + 1
+
+
+def test_a_bucket_that_is_missing_is_named(shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, store.environment(), "s3://never-made/lake")
+    with pytest.raises(
+        StorageError, match=r"^s3://never-made/lake/\S+ cannot be used: .*NoSuchBucket.*Create the bucket, or point MILLRACE_LAKE to another one$"
+    ):
+        steps.check_interval(*FIRST)
+
+
+def test_wrong_credentials_are_named(shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, {**store.environment(), "AWS_SECRET_ACCESS_KEY": "another"}, f"s3://{BUCKET}/x")
+    with pytest.raises(StorageError, match=r"SignatureDoesNotMatch.*See that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right"):
+        steps.check_interval(*FIRST)
+
+
+def test_an_endpoint_where_nobody_listens_is_named(shop: Shop, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    use(monkeypatch, {**KEYS, "AWS_ENDPOINT_URL": endpoint}, f"s3://{BUCKET}/x")
+    with pytest.raises(StorageError, match=rf"{endpoint} does not answer\. See that AWS_ENDPOINT_URL is right"):
+        steps.check_interval(*FIRST)
+
+
+def test_the_newest_commit_empty_or_torn_is_refused(shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    carry(monkeypatch, "sail", str(settings.lake()), FIRST)
+    log = settings.lake() / "silver" / "products" / "_delta_log" / f"{2:020}.json"
+    for content, state in ((b"", "empty"), (b'{"add": {"path": "x', "cut short")):
+        storage.write_whole(log, content)
+        with pytest.raises(LakeError, match=rf"^silver\.products: the newest commit {2:020}\.json is {state}, as after a power cut\. Remove that file"):
+            delta.open_table("silver.products")
+
+
+def test_a_lake_of_a_newer_millrace_is_refused(shop: Shop, store: Gateway) -> None:
+    storage.write_whole(settings.lake() / "_millrace.json", b'{"format": 99}')
+    with pytest.raises(LakeError, match="has format 99, and this Millrace reads up to"):
+        steps.check_interval(*FIRST)

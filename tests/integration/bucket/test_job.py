@@ -1,0 +1,102 @@
+"""The whole job with its lake in a bucket: the same tables as on a file system, on both engines, and features out of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contracts import settings
+from etl.spark import server
+from tests.carrying import FIRST, THEN, WRITER, carry, differing, land, land_more, quarantined
+from tests.conftest import command
+from tests.gateway import BUCKET, Gateway
+from tests.integration.bucket.conftest import served, use
+from tests.landing import Shop, rows, versions
+from tests.unit.contracts.processes import at_once
+
+
+@pytest.fixture(scope="session")
+def spark_on_s3(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Spark that can read and write the bucket."""
+    jars = settings.CHECKOUT / ".millrace" / "jars"
+    home = tmp_path_factory.mktemp("spark-s3")
+    jars.mkdir(parents=True, exist_ok=True)
+    (home / "jars").symlink_to(jars)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MILLRACE_HOME", str(home))
+        use(patch, gateway.environment(), f"s3://{BUCKET}/spark")
+        process, port = server.start(home / "spark.log")
+    yield server.url(port)
+    server.stop(process)
+
+
+@pytest.fixture(params=["sail", "spark"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """MILLRACE_ENGINE of one of the engines."""
+    return "sail" if request.param == "sail" else str(request.getfixturevalue("spark_on_s3"))
+
+
+def test_tables_accounts_and_quarantine_are_those_of_a_file_system(
+    shop: Shop, home: Path, store: Gateway, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, folder = str(settings.lake()), served(store)
+    land(shop)
+    expected = carry(monkeypatch, "sail", home / "local", FIRST)
+    rejected = quarantined()
+    assert carry(monkeypatch, engine, lake, FIRST) == expected
+    assert differing(home / "local", folder) == []
+    assert not [path for path in folder.glob("*/*/_stage/**/*") if path.is_file()]
+    monkeypatch.setenv("MILLRACE_LAKE", str(folder))
+    assert quarantined() == rejected
+    before = versions()
+    carry(monkeypatch, engine, lake, FIRST)
+    monkeypatch.setenv("MILLRACE_LAKE", str(folder))
+    assert versions() == before
+    land_more(shop)
+    assert carry(monkeypatch, engine, lake, THEN) == carry(monkeypatch, "sail", home / "local", THEN)
+    assert differing(home / "local", folder) == []
+
+
+FEATURES = f"""
+import json, pandas as pd
+from feast import FeatureStore
+store = FeatureStore({str(settings.CHECKOUT / "features" / "feast_repo")!r})
+names = ["customer_activity:spend_7d", "customer_profile:age", "product_popularity:units_28d"]
+online = store.get_online_features(features=names, entity_rows=[{{"customer_id": n, "product_id": n}} for n in (1, 2, 3)]).to_dict()
+asked = pd.DataFrame({{"customer_id": [1, 2], "product_id": [1, 2], "event_timestamp": pd.to_datetime(["2017-03-02 12:00", "2017-03-03 00:00"], utc=True)}})
+offline = store.get_historical_features(asked, names).to_df().astype(str).to_dict("records")
+print(json.dumps([online, offline], default=str))
+"""
+
+
+def test_features_are_served_from_it_by_the_commands_and_by_feast(shop: Shop, home: Path, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    land(shop)
+    bucket, answers = str(settings.lake()), {}
+    for name, lake in (("local", str(home / "tables")), ("bucket", bucket)):
+        monkeypatch.setenv("MILLRACE_LAKE", lake)
+        (home / name).mkdir()
+        (home / name / "landing").symlink_to(home / "landing")
+        for arguments in (("run", "--start", FIRST[0], "--end", FIRST[1]), ("serve",), ("tables",)):
+            done = command(*arguments, home=home / name)
+            assert done.returncode == 0, done.stdout + done.stderr
+        environment = {**os.environ, "MILLRACE_HOME": str(home / name), "PYTHONPATH": str(settings.CHECKOUT)}
+        read = subprocess.run([sys.executable, "-W", "ignore", "-c", FEATURES], env=environment, capture_output=True, text=True, check=False)
+        assert read.returncode == 0, read.stderr
+        answers[name] = json.loads(read.stdout.splitlines()[-1])
+    assert answers["bucket"] == answers["local"]
+    assert answers["local"][0]["spend_7d"][0] is not None
+    assert not (home / "bucket" / "lake").exists()
+
+
+def test_two_processes_commit_at_once_and_lose_no_row(store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    with at_once(WRITER, (0, 5, "one"), (100, 5, "other")):
+        pass
+    monkeypatch.setenv("MILLRACE_LAKE", str(served(store)))
+    assert sorted(row["visit_id"] for row in rows("silver.visits")) == [*range(5), *range(100, 105)]
+    assert versions() == {"silver.visits": 10}
