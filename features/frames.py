@@ -71,9 +71,9 @@ def gpus() -> int:
 
 def from_arrow(frames: Any, table: pa.Table) -> Any:
     """A frame of an Arrow table without NULLs. In pandas text stays in Arrow, because the hash tables of its own end a text at the first zero byte."""
-    if frames.__name__ == CUDF:
-        return frames.DataFrame.from_arrow(table)
-    return table.to_pandas(types_mapper={pa.string(): frames.ArrowDtype(pa.string())}.get)
+    if frames.__name__ == PANDAS:
+        return table.to_pandas(types_mapper={pa.string(): frames.ArrowDtype(pa.string())}.get)
+    return frames.DataFrame.from_arrow(table)
 
 
 def to_arrow(series: Any) -> pa.Array:

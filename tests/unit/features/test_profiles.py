@@ -23,7 +23,7 @@ from features.profiles import by_duckdb, by_frames, of
 from features.profiles.model import PERCENTS, ColumnProfile, Profile
 from tests.unit.features.conftest import INSTANT, Lake, activity
 
-EVERYONE = ["duckdb", *frames.available()]
+EVERYONE = ["duckdb", *frames.available(), "tests.unit.features.cudf_like"]
 MIN, MAX = -(2**63), 2**63 - 1
 wide = st.integers(1 - 10**38, 10**38 - 1)
 
@@ -118,7 +118,7 @@ def assert_same(one: ColumnProfile, other: ColumnProfile) -> None:
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_everyone_counts_as_plain_python_does(name: str, data: st.DataObject) -> None:
     cells, type_ = data.draw(cells_of(name)), COLUMNS[name][0]
