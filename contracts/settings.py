@@ -6,6 +6,7 @@ from pathlib import Path
 from contracts import storage
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+JOINS = ("auto", "duckdb", "cudf", "pandas")
 LAKE_FORMAT = 1
 """Version of the lake's own files (format marker, commit metadata, releases). A lake with a higher one is refused."""
 

@@ -18,7 +18,6 @@ from contracts.release import Release
 from contracts.report import TableReport
 from dags import show, steps
 
-BY = ("auto", "duckdb", "cudf", "pandas")
 HELP = """Carry an e-commerce lake from landed files to served features.
 
 State lies in .millrace (MILLRACE_HOME), tables in its lake (MILLRACE_LAKE), landed files in its landing (MILLRACE_LANDING).
@@ -51,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("table", help="layer and name, such as silver.transactions or quarantine.transactions")
     profile.add_argument("--version", type=int, help="Delta version of the table (default: the newest)")
     profile.add_argument(
-        "--by", choices=BY, help="who counts; the result is the same (default: MILLRACE_JOIN, or else cudf where there is a GPU and duckdb elsewhere)"
+        "--by",
+        choices=settings.JOINS,
+        help="who counts; the result is the same (default: MILLRACE_JOIN, or else cudf where there is a GPU and duckdb elsewhere)",
     )
     profile.add_argument("--json", action="store_true", help="print all figures as JSON")
     return parser

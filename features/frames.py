@@ -8,6 +8,8 @@ a frame. Feature values stay in Arrow and are taken by row number, so no type is
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
@@ -20,7 +22,7 @@ import pyarrow.compute as pc
 
 from contracts import settings
 
-AUTO, DUCKDB, CUDF, PANDAS = CHOICES = ("auto", "duckdb", "cudf", "pandas")
+AUTO, DUCKDB, CUDF, PANDAS = settings.JOINS
 EARLIEST, LATEST = -(2**63), 2**63 - 1
 ROWS = "rows"
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -33,8 +35,8 @@ class FramesError(RuntimeError):
 def chosen(wanted: str | None = None) -> str:
     """`duckdb`, `cudf` or `pandas`: what was asked for, else what `MILLRACE_JOIN` says. `auto` is cudf where it can run, and duckdb elsewhere."""
     asked = wanted or settings.join()
-    if asked not in CHOICES:
-        raise FramesError(f"MILLRACE_JOIN is {asked!r}. Set it to one of {', '.join(CHOICES)}")
+    if asked not in settings.JOINS:
+        raise FramesError(f"MILLRACE_JOIN is {asked!r}. Set it to one of {', '.join(settings.JOINS)}")
     if asked == AUTO:
         return DUCKDB if _lacking() else CUDF
     if asked == CUDF and _lacking():
@@ -81,12 +83,22 @@ def to_arrow(series: Any) -> pa.Array:
     return series.to_arrow() if hasattr(series, "to_arrow") else pa.array(series)
 
 
+@contextmanager
+def _memory(frames: Any, rows: int) -> Iterator[None]:
+    """Say in a sentence that so many rows were too many."""
+    try:
+        yield
+    except MemoryError as error:
+        raise FramesError(f"{rows:,} rows do not fit the memory that {frames.__name__} has. Set MILLRACE_JOIN=duckdb, whose results are the same") from error
+
+
 def counted(frames: Any, table: pa.Table) -> pa.Table:
     """The distinct rows of a table without NULLs, in order, and in the column ROWS how often each occurs."""
     if not table.num_rows:
         return table.append_column(ROWS, pa.array([], pa.int64()))
     names = table.column_names
-    groups = from_arrow(frames, table).groupby(names, sort=False, as_index=False).size().sort_values(names, ignore_index=True)
+    with _memory(frames, table.num_rows):
+        groups = from_arrow(frames, table).groupby(names, sort=False, as_index=False).size().sort_values(names, ignore_index=True)
     return pa.table({**{name: to_arrow(groups[name]) for name in names}, ROWS: to_arrow(groups["size"]).cast(pa.int64())})
 
 
@@ -115,7 +127,8 @@ def as_of(frames: Any, labels: Side, known: Side, ttl: timedelta | None = None) 
     rows = np.full(len(labels.at), -1, np.int64)
     told, asked = known.sortable(labels, EARLIEST, 0), labels.sortable(labels, LATEST, len(known.at))
     if told.num_rows and asked.num_rows:
-        found = _newest(from_arrow(frames, pa.concat_tables([told, asked])), len(known.at), told.column_names[: len(known.keys)], ttl)
+        with _memory(frames, told.num_rows + asked.num_rows):
+            found = _newest(from_arrow(frames, pa.concat_tables([told, asked])), len(known.at), told.column_names[: len(known.keys)], ttl)
         rows[to_arrow(found["label"])] = to_arrow(found["row"])
     return pa.array(rows, mask=rows < 0)
 

@@ -170,6 +170,17 @@ def test_zero_has_no_sign(library: Any) -> None:
     assert str(known.sortable(labels, 0, 0)["key0"].to_pylist()) == "[0.0]"  # whatever the sort of a library makes of -0.0
 
 
+def test_rows_that_do_not_fit_the_memory(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError("std::bad_alloc: out_of_memory")
+
+    monkeypatch.setattr(library.DataFrame, "sort_values", exhausted)
+    with pytest.raises(FramesError, match=r"2 rows do not fit the memory that .* has\. Set MILLRACE_JOIN=duckdb"):
+        joined(library, [(1, "a", 1, None)], [(1, "a", 1)])
+    with pytest.raises(FramesError, match="3 rows do not fit"):
+        frames.counted(library, pa.table({"v": [1, 2, 3]}))
+
+
 class TestChoice:
     @pytest.fixture(autouse=True)
     def _nothing_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
