@@ -9,6 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -W ignore -m
 VENV := .venv/.complete
+COMPILE := uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --no-emit-index-url --no-header
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -54,11 +55,15 @@ parity: $(VENV) ## Run the whole job on Sail and on Spark (needs Java), compare 
 gpu-plan: $(VENV) ## Say what of each transform and commit would run on a GPU; needs Java, fetches a gigabyte once
 	@$(RUN) bench.gpu_plan --write docs
 
-lock: ## Compile requirements.txt from requirements.in
-	uv pip compile --quiet --upgrade --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header requirements.in -o requirements.txt
+gpu: $(VENV) ## Add cuDF to .venv, for as-of joins and profiles on an NVIDIA GPU (3 GB); a rebuilt .venv needs it again
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-gpu.txt
+
+lock: ## Compile requirements.txt, and requirements-gpu.txt so that it fits
+	$(COMPILE) --universal requirements.in -o requirements.txt
+	$(COMPILE) --python-platform x86_64-manylinux_2_28 requirements-gpu.in -o requirements-gpu.txt
 
 $(VENV): requirements.txt scripts/venv.sh
 	@PYTHON=$(PYTHON) bash scripts/venv.sh
 	@touch $@
 
-.PHONY: help demo up down status sample test unit check format bench parity gpu-plan lock
+.PHONY: help demo up down status sample test unit check format bench parity gpu-plan gpu lock

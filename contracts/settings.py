@@ -6,6 +6,7 @@ from pathlib import Path
 from contracts import storage
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+JOINS = ("auto", "duckdb", "cudf", "pandas")
 LAKE_FORMAT = 1
 """Version of the lake's own files (format marker, commit metadata, releases). A lake with a higher one is refused."""
 
@@ -33,6 +34,11 @@ def lineage() -> Path:
 def engine() -> str:
     """`MILLRACE_ENGINE`: `sail` (default), `spark` (a Spark of this machine), or a Spark Connect URL `sc://host:port`."""
     return os.environ.get("MILLRACE_ENGINE") or "sail"
+
+
+def join() -> str:
+    """`MILLRACE_JOIN`: who joins training sets and profiles tables; `auto` (default), `duckdb`, `cudf` (on the GPU) or `pandas`."""
+    return os.environ.get("MILLRACE_JOIN") or "auto"
 
 
 def table_path(qualified: str) -> Path:

@@ -1,4 +1,4 @@
-"""The command line: land the sample, run an interval without Airflow, serve a release, show what is published.
+"""The command line: land the sample, run an interval without Airflow, serve a release, show what is published and what it holds.
 
 It composes the same steps as the DAG. Starting and stopping Airflow is in `dags.services`, the demo in `dags.demo`.
 """
@@ -6,6 +6,7 @@ It composes the same steps as the DAG. Starting and stopping Airflow is in `dags
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -45,6 +46,15 @@ def _parser() -> argparse.ArgumentParser:
     serve = _add(commands, "serve", _serve, "load a release into the online store: the newest one, or an older one to go back")
     serve.add_argument("--release", type=int, help="number of the release (default: the newest)")
     _add(commands, "tables", _tables, "list the published tables: version, rows, size")
+    profile = _add(commands, "profile", _profile, "say what the columns of a published table hold: NULLs, distinct and frequent values, range, quantiles")
+    profile.add_argument("table", help="layer and name, such as silver.transactions or quarantine.transactions")
+    profile.add_argument("--version", type=int, help="Delta version of the table (default: the newest)")
+    profile.add_argument(
+        "--by",
+        choices=settings.JOINS,
+        help="who counts; the result is the same (default: MILLRACE_JOIN, or else cudf where there is a GPU and duckdb elsewhere)",
+    )
+    profile.add_argument("--json", action="store_true", help="print all figures as JSON")
     return parser
 
 
@@ -86,6 +96,16 @@ def _serve(options: argparse.Namespace, console: Console) -> None:
 def _tables(_options: argparse.Namespace, console: Console) -> None:
     sizes = [(table.qualified, *steps.published_size(table)) for table in catalog.tables()]
     console.print(show.sizes([one for one in sizes if one[1] is not None]))
+
+
+def _profile(options: argparse.Namespace, console: Console) -> None:
+    told = steps.profile(options.table, options.version, options.by)
+    if options.json:
+        print(json.dumps(told.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    console.print(f"{told.table}, version {told.version}: {told.profile.rows:,} rows, counted by {told.by}\n", markup=False)
+    for grid in show.profile(told.profile):
+        console.print(grid)
 
 
 if __name__ == "__main__":

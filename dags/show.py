@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
+from rich.text import Text
 
 from contracts.report import UNCHANGED, TableReport
 
+if TYPE_CHECKING:
+    from features.profiles import Profile
+
 PIPE_WIDTH = 140
+CELL = 24
+QUANTILES = (5, 25, 50, 75, 95)
 
 
 def console() -> Console:
@@ -104,6 +111,44 @@ def pairs(title: str, values: dict[str, Any]) -> Grid:
     for name, value in values.items():
         grid.add_row(name, "" if value is None else str(value))
     return grid
+
+
+def profile(told: Profile) -> Iterator[Grid]:
+    """The figures of each column, its quantiles, its most frequent values."""
+    figures = _grid("Columns", "column", "type")
+    for name in ("NULLs", "distinct", "min", "max", "mean", "deviation"):
+        figures.add_column(name, justify="right", no_wrap=True)
+    quantiles = _grid("Quantiles: at least so many percent of the cells are no larger", "column")
+    for percent in QUANTILES:
+        quantiles.add_column(f"{percent} %", justify="right", no_wrap=True)
+    frequent = _grid("Most frequent values, and their rows", "column", "first", "second", "third")
+    for one in told.columns:
+        nulls = f"{one.nulls:,}" + (f" + {one.nans:,} NaN" if one.nans else "")
+        distinct = "" if one.distinct is None else f"{one.distinct:,}"
+        figures.add_row(one.name, _short(one.type), nulls, distinct, *map(_cell, (one.minimum, one.maximum, one.mean, one.deviation)))
+        if one.quantiles:
+            quantiles.add_row(one.name, *(_cell(one.quantile(percent)) for percent in QUANTILES))
+        if one.frequent:
+            frequent.add_row(one.name, *(Text.assemble(_cell(value), f" ({rows:,})") for value, rows in one.frequent[:3]))
+    return iter([figures, quantiles, frequent])
+
+
+def _short(type_: str) -> str:
+    """`decimal128(12, 2)` as `decimal(12,2)`, `timestamp[us, tz=UTC]` as `timestamp`."""
+    return type_.split("[")[0].replace("decimal128", "decimal").replace(", ", ",")
+
+
+def _cell(value: Any) -> Text:
+    """A value in at most 24 characters, never as markup; what cannot be printed is escaped, and midnight is a date."""
+    if isinstance(value, datetime):
+        text = f"{value:%Y-%m-%d %H:%M:%S}".removesuffix(" 00:00:00")
+    elif isinstance(value, float):
+        text = f"{value:,.6g}"
+    elif isinstance(value, str):
+        text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in value) or "''"
+    else:
+        text = "" if value is None else str(value)
+    return Text(text if len(text) <= CELL else text[: CELL - 1] + "…")
 
 
 def _grid(title: str, *left: str) -> Grid:

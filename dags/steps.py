@@ -22,6 +22,7 @@ from contracts.report import PUBLISHED, UNCHANGED, CheckResult, RowAccount, Tabl
 if TYPE_CHECKING:
     from etl.stage import Plan, Staged
     from expectations.audit import Audit
+    from features.profiles import Profile
     from lineage.record import Parent
 
 
@@ -331,6 +332,28 @@ def serve(number: int | None = None, parent: Parent | None = None) -> dict[str, 
         for view in views:
             recordings[view.view].served = Served(generation=view.generation, rows=view.rows)
     return {"release": newest.number, "horizon": newest.horizon, "views": [view.to_dict() for view in views]}
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """The profile of one version of a table, and who counted it: `duckdb`, `cudf` or `pandas`."""
+
+    table: str
+    version: int
+    by: str
+    profile: Profile
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {"table": self.table, "version": self.version, "by": self.by, **self.profile.to_dict()}
+
+
+def profile(name: str, version: int | None = None, by: str | None = None) -> Profiled:
+    """Count what the columns of a published table hold: of its newest version, or of an older one. `by` is who counts, else `MILLRACE_JOIN` says."""
+    from features import frames, lake_reader, profiles
+
+    reader, who = lake_reader.published(name, version), frames.chosen(by)
+    return Profiled(name, reader.release.tables[name], who, profiles.of(reader, name, who))
 
 
 def _duckdb() -> tuple[str, str]:

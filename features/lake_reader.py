@@ -7,8 +7,10 @@ from functools import cached_property
 
 import duckdb
 from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
 
 from contracts import release, settings, storage
+from contracts.model import Layer
 from contracts.release import Release
 from features.queries import identifier
 
@@ -27,6 +29,22 @@ def pinned(number: int | None = None) -> Release:
             raise release.ReleaseError(f"{PIN} is {named!r}. Set it to the number of a release, such as 3, or unset it to read the newest one")
         number = int(named)
     return release.read(number)
+
+
+def published(qualified: str, version: int | None = None) -> LakeReader:
+    """A reader of one table, whether or not a release pins it: at its newest version, or at an older one."""
+    if qualified.split(".")[0] not in [*Layer] or qualified.count(".") != 1:
+        raise SourceError(f"{qualified!r} is no table. Name it with its layer, such as silver.transactions")
+    path = settings.table_path(qualified)
+    try:
+        newest = DeltaTable(str(path)).version()
+    except TableNotFoundError as error:
+        raise SourceError(
+            f"{qualified} was never published: there is no table at {path}. Run the DAG `millrace`, or see what there is: python -m dags tables"
+        ) from error
+    if version is not None and not 0 <= version <= newest:
+        raise SourceError(f"{qualified} has no version {version}: its newest is {newest}")
+    return LakeReader(Release(0, "", "", {qualified: newest if version is None else version}))
 
 
 class LakeReader:

@@ -1,4 +1,4 @@
-"""The offline store: training sets from a release, joined as of each label's instant by DuckDB's ASOF join.
+"""The offline store: training sets from a release, joined as of each label's instant, by DuckDB's ASOF join or by the data frames of `features.frames`.
 
 One label in is one row out, in the same order: labels may repeat, and a label with a NULL key or no earlier feature row gets NULL features.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal, NoReturn
 
 import pandas as pd
@@ -19,7 +20,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
-from features import kinds, labels, queries
+from features import frames, kinds, labels, queries
 from features.labels import LabelError, Labels
 from features.lake_reader import LakeReader, SourceError, pinned
 from features.queries import identifier
@@ -27,10 +28,14 @@ from features.source import GoldTable
 
 
 class ReleaseOfflineStoreConfig(FeastConfigBaseModel):
-    """`release` pins a release by number; without it `MILLRACE_RELEASE` counts, and then the newest."""
+    """`release` pins a release by number; without it `MILLRACE_RELEASE` counts, and then the newest.
+
+    `join` says who joins; without it `MILLRACE_JOIN` counts, and then `auto`: cuDF where there is a GPU, and DuckDB elsewhere. The rows are the same.
+    """
 
     type: Literal["features.offline_store.ReleaseOfflineStore"] = "features.offline_store.ReleaseOfflineStore"
     release: int | None = None
+    join: Literal["auto", "duckdb", "cudf", "pandas"] | None = None
 
 
 class ReleaseRetrievalJob(RetrievalJob):
@@ -90,14 +95,14 @@ class ReleaseOfflineStore(OfflineStore):
         **_: Any,
     ) -> RetrievalJob:
         """Features as of each label's event_timestamp."""
-        reader = LakeReader(pinned(config.offline_store.release))
+        reader, joined = LakeReader(pinned(config.offline_store.release)), _JOINS[frames.chosen(config.offline_store.join)]
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         wanted = _wanted(feature_views, feature_refs)
         given = labels.check(_label_table(reader, entity_df), _join_keys(feature_views))
         _check_request_data(given, on_demand)
         _check_names(given, wanted, full_feature_names)
         return ReleaseRetrievalJob(
-            run=lambda: _join_all(reader, given, wanted, full_feature_names),
+            run=lambda: _join_all(reader, given, wanted, full_feature_names, joined),
             metadata=RetrievalMetadata(feature_refs, [name for name in given.table.column_names if name != labels.EVENT_TIMESTAMP], *given.span),
             on_demand=[NarrowView(view, given.table.column_names) for view in on_demand],
             full_names=full_feature_names,
@@ -228,11 +233,11 @@ def _check_names(given: Labels, wanted: list[_Wanted], full_names: bool) -> None
         raise LabelError(f"entity_df already has {', '.join(clash)}, which is also the name of a feature. Rename it, or ask with full_feature_names=True")
 
 
-def _join_all(reader: LakeReader, given: Labels, wanted: list[_Wanted], full_names: bool) -> pa.Table:
+def _join_all(reader: LakeReader, given: Labels, wanted: list[_Wanted], full_names: bool, join: _Join) -> pa.Table:
     result = given.table
     reader.connection.register("labels", given.joinable)
     for one in wanted:
-        joined = reader.connection.sql(_query(reader, one)).to_arrow_table()
+        joined = join(reader, given, one, _readable(reader, one))
         if joined.num_rows != result.num_rows:
             raise RuntimeError(
                 f"{one.view.name}: {result.num_rows:,} labels gave {joined.num_rows:,} rows. This is a defect in features/offline_store.py: please report it"
@@ -242,11 +247,38 @@ def _join_all(reader: LakeReader, given: Labels, wanted: list[_Wanted], full_nam
     return result
 
 
-def _query(reader: LakeReader, one: _Wanted) -> str:
-    view, source = one.view, _source(one.view.batch_source)
-    names = [*(key.name for key in view.entity_columns), *one.features]
+def _readable(reader: LakeReader, one: _Wanted) -> GoldTable:
+    """The view's source, which has all that is asked of it."""
+    source = _source(one.view.batch_source)
+    names = [*(key.name for key in one.view.entity_columns), *one.features]
     reader.require(source.table, [*map(source.column, names), source.event_column, *([source.created_column] if source.created_column else [])])
-    return queries.as_of(reader.table(source.table), source, view, one.features)
+    return source
+
+
+def _joined_by_duckdb(reader: LakeReader, _given: Labels, one: _Wanted, source: GoldTable) -> pa.Table:
+    return reader.connection.sql(queries.as_of(reader.table(source.table), source, one.view, one.features)).to_arrow_table()
+
+
+def _joined_by_frames(library: str, reader: LakeReader, given: Labels, one: _Wanted, source: GoldTable) -> pa.Table:
+    """DuckDB reads the rows of the labelled keys and casts those that were found; which row belongs to which label is found in data frames."""
+    known = reader.connection.sql(queries.known(reader.table(source.table), source, one.view, one.features)).to_arrow_table()
+    keys = queries.labelled(one.view)
+    rows = frames.as_of(
+        frames.library(library),
+        frames.Side(tuple(given.joinable[key] for key in keys), given.joinable["__at"]),
+        frames.Side(tuple(known[f"__k{i}"] for i in range(len(keys))), known["__at"], known["__created"]),
+        one.view.ttl,
+    )
+    reader.connection.register("taken", known.take(rows).append_column("__row", given.joinable["__row"]))
+    return reader.connection.sql(queries.taken(one.view, one.features)).to_arrow_table()
+
+
+_Join = Callable[[LakeReader, Labels, _Wanted, GoldTable], pa.Table]
+_JOINS: dict[str, _Join] = {
+    frames.DUCKDB: _joined_by_duckdb,
+    frames.CUDF: partial(_joined_by_frames, frames.CUDF),
+    frames.PANDAS: partial(_joined_by_frames, frames.PANDAS),
+}
 
 
 def _as_served(duckdb_type: str, name: str) -> str:

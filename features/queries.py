@@ -48,19 +48,39 @@ def as_of(table: str, source: GoldTable, view: FeatureView, features: Sequence[s
 
     Only rows of keys that have a label are sorted for the join.
     """
-    keys = [identifier(source.column(key.name)) for key in view.entity_columns]
-    labelled = [identifier(view.projection.join_key_map.get(key.name, key.name)) for key in view.entity_columns]
-    known = f"SELECT {_renamed(keys, 'k')}, {_instant(source.event_column)} AS moment, {_renamed([identifier(source.column(name)) for name in features], 'f')}"
-    known += f" FROM {table} WHERE ({', '.join(keys)}) IN (SELECT ({', '.join(labelled)}) FROM labels)"
+    rows = known(table, source, view, features)
     if source.created_column:
-        known += (
-            f" QUALIFY row_number() OVER (PARTITION BY {', '.join(keys)}, {_instant(source.event_column)} ORDER BY {_creation(source.created_column)} DESC) = 1"
-        )
-    on = " AND ".join(f"l.{label} = f.k{i}" for i, label in enumerate(labelled))
-    alive = f"f.moment >= l.__at - {view.ttl // timedelta(microseconds=1)}" if view.ttl else "true"
+        keys = ", ".join(f"__k{i}" for i in range(len(view.entity_columns)))
+        rows += f" QUALIFY row_number() OVER (PARTITION BY {keys}, __at ORDER BY coalesce(__created, {NEVER}) DESC) = 1"
+    on = " AND ".join(f"l.{identifier(label)} = f.__k{i}" for i, label in enumerate(labelled(view)))
+    alive = f"f.__at >= l.__at - {view.ttl // timedelta(microseconds=1)}" if view.ttl else "true"
+    picked = _typed(view, features, f"CASE WHEN {alive} THEN {{}} END")
+    return f"WITH f AS ({rows}) SELECT {picked} FROM labels l ASOF LEFT JOIN f ON {on} AND l.__at >= f.__at ORDER BY l.__row"
+
+
+def known(table: str, source: GoldTable, view: FeatureView, features: Sequence[str]) -> str:
+    """The rows of the keys that `labels` name: keys `__k0`, ..., `__at` and `__created` (microseconds), features `__f0`, ... as the table has them."""
+    keys = [identifier(source.column(key.name)) for key in view.entity_columns]
+    created = _instant(source.created_column) if source.created_column else "NULL::BIGINT"
+    picked = f"{_renamed(keys, '__k')}, {_instant(source.event_column)} AS __at, {created} AS __created"
+    picked += f", {_renamed([identifier(source.column(name)) for name in features], '__f')}"
+    return f"SELECT {picked} FROM {table} WHERE ({', '.join(keys)}) IN (SELECT ({', '.join(map(identifier, labelled(view)))}) FROM labels)"
+
+
+def taken(view: FeatureView, features: Sequence[str]) -> str:
+    """The features of each row of `taken` (`__row` and `__f0`, ...), in the order of `__row`, as a training set has them."""
+    return f"SELECT {_typed(view, features, '{}')} FROM taken f ORDER BY f.__row"
+
+
+def labelled(view: FeatureView) -> list[str]:
+    """What the labels call the view's keys."""
+    return [view.projection.join_key_map.get(key.name, key.name) for key in view.entity_columns]
+
+
+def _typed(view: FeatureView, features: Sequence[str], given: str) -> str:
+    """`f.__f0`, ... under the names of the features, cast to their types after `given`, an expression over `{}`."""
     kind = {field.name: kinds.of(field.dtype, f"{view.name}:{field.name}") for field in view.features}
-    picked = ", ".join(f"CASE WHEN {alive} THEN {kind[name].offline.format(f'f.f{i}')} END AS {identifier(name)}" for i, name in enumerate(features))
-    return f"WITH f AS ({known}) SELECT {picked} FROM labels l ASOF LEFT JOIN f ON {on} AND l.__at >= f.moment ORDER BY l.__row"
+    return ", ".join(f"{kind[name].offline.format(given.format(f'f.__f{i}'))} AS {identifier(name)}" for i, name in enumerate(features))
 
 
 def _instant(column: str) -> str:

@@ -1,8 +1,12 @@
 """The command line: 0 when it did what it says, 1 and a sentence when it could not, 2 for a wrong command."""
 
+import json
 from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from contracts import release
@@ -15,7 +19,17 @@ Out = pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize(
     "arguments",
-    [["fly"], [], ["run"], ["run", "--start", "2017-01-01"], ["run", "--strat", "2017-01-01"], ["serve", "--release", "newest"], ["tables", "extra"]],
+    [
+        ["fly"],
+        [],
+        ["run"],
+        ["run", "--start", "2017-01-01"],
+        ["run", "--strat", "2017-01-01"],
+        ["serve", "--release", "newest"],
+        ["tables", "extra"],
+        ["profile"],
+        ["profile", "silver.products", "--by", "spark"],
+    ],
     ids=" ".join,
 )
 def test_a_wrong_command_line_is_2_with_the_usage(arguments: list[str], capsys: Out) -> None:
@@ -30,7 +44,7 @@ def test_help_lists_every_command(capsys: Out) -> None:
         cli.main(["--help"])
     out = capsys.readouterr().out
     assert caught.value.code == 0
-    assert all(f"\n    {name} " in out for name in ("sample", "run", "serve", "tables"))
+    assert all(f"\n    {name} " in out for name in ("sample", "run", "serve", "tables", "profile"))
 
 
 @pytest.fixture
@@ -85,6 +99,46 @@ def test_a_home_that_cannot_be_a_folder(sentence: Callable, monkeypatch: pytest.
 def test_no_table_is_an_empty_list(capsys: Out) -> None:
     assert cli.main(["tables"]) == 0
     assert capsys.readouterr().out.startswith("Published tables")
+
+
+@pytest.fixture
+def published(home: Path) -> str:
+    """A table of three rows, some of which a terminal had better not take for commands."""
+    from deltalake import write_deltalake
+
+    rows = {"shop": ["[/]b\x1b[31m", "", None], "opened_at": [datetime(2017, 1, 1, tzinfo=UTC), None, datetime(2017, 1, 1, 9, 30, tzinfo=UTC)]}
+    path = home / "lake" / "silver" / "shops"
+    path.mkdir(parents=True)
+    write_deltalake(path, pa.table({**rows, "takings": pa.array([Decimal("-1.50"), Decimal("2.00"), None], pa.decimal128(12, 2))}))
+    return "silver.shops"
+
+
+def test_a_profile_in_a_pipe(published: str, capsys: Out) -> None:
+    assert cli.main(["profile", published, "--by", "duckdb"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert out.startswith("silver.shops, version 0: 3 rows, counted by duckdb\n")
+    lines = [line.split() for line in out.splitlines()]
+    assert ["takings", "decimal(12,2)", "1", "2", "-1.50", "2.00", "0.25", "2.47487"] in lines
+    assert ["opened_at", "timestamp", "1", "2", "2017-01-01", "2017-01-01", "09:30:00"] in lines
+    assert ["shop", "''", "(1)", "[/]b\\x1b[31m", "(1)"] in lines
+
+
+def test_a_profile_is_the_same_whoever_counts(published: str, capsys: Out) -> None:
+    told = []
+    for by in ("duckdb", "pandas"):
+        assert cli.main(["profile", published, "--version", "0", "--by", by, "--json"]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert [one.pop("by") for one in told] == ["duckdb", "pandas"]
+    assert told[0] == told[1]
+    assert told[0]["columns"][2]["frequent"] == [{"value": "-1.50", "rows": 1}, {"value": "2.00", "rows": 1}]
+
+
+def test_a_profile_of_what_is_not_there(sentence: Callable, published: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "SourceError: gold.shops was never published" in sentence("profile", "gold.shops")
+    assert "SourceError: silver.shops has no version 3: its newest is 0" in sentence("profile", published, "--version", "3")
+    monkeypatch.setattr("features.frames.find_spec", lambda _name: None)
+    assert sentence("profile", published, "--by", "cudf").startswith("FramesError: cudf was asked for, and it is not installed. Run `make gpu`")
 
 
 def test_what_a_defect_raises_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

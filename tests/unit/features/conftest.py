@@ -13,6 +13,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from contracts import catalog, release, settings
 from contracts.model import BOOLEAN, DOUBLE, LONG, STRING, TIMESTAMP, DecimalType, Type
+from features import frames
 from features.offline_store import ReleaseOfflineStore
 
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -95,12 +96,12 @@ def shop(lake: Lake) -> Lake:
     return lake
 
 
-@pytest.fixture
-def join() -> Callable[..., pd.DataFrame]:
-    """`get_historical_features` of views that no registry knows."""
+@pytest.fixture(params=["duckdb", *frames.available()])
+def join(request: pytest.FixtureRequest) -> Callable[..., pd.DataFrame]:
+    """`get_historical_features` of views that no registry knows, joined by each that this machine can run."""
 
     def run(views: list[Any], refs: list[str], labels: Any, full_names: bool = False) -> pd.DataFrame:
-        config = SimpleNamespace(offline_store=SimpleNamespace(release=None))
+        config = SimpleNamespace(offline_store=SimpleNamespace(release=None, join=request.param))
         registry = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
         return ReleaseOfflineStore.get_historical_features(config, views, refs, labels, registry, "test", full_names).to_df()
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -9,18 +11,20 @@ import pyarrow as pa
 import pytest
 from feast import Entity, FeatureView, Field
 from feast.errors import RequestDataNotFoundInEntityDfException
-from feast.types import Float64, Int64, String
+from feast.types import Bool, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
 from contracts.release import ReleaseError
-from features import registry
+from features import frames, registry
 from features.feast_repo import definitions
 from features.labels import LabelError
 from features.lake_reader import SourceError
+from features.offline_store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
 from features.source import GoldTable
 from tests.unit.features.conftest import INSTANT, VIEWS, Lake, activity, at
 
 Join = Callable[..., pd.DataFrame]
+NO_VIEWS = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
 ACTIVITY, PROFILE, POPULARITY = definitions.customer_activity, definitions.customer_profile, definitions.product_popularity
 
 
@@ -177,3 +181,68 @@ def test_types_in_the_view_are_the_contracts(shop: Lake) -> None:
     types = {field.name: str(field.dtype) for field in ACTIVITY.schema}
     assert (types["spend_7d"], types["items_7d"], types["last_basket_at"]) == (str(Float64), str(Int64), "UnixTimestamp")
     assert [key.name for key in definitions.customer_product.entity_columns] == ["customer_id", "product_id"]
+
+
+EVERYTHING = {
+    "n": pa.int64(),
+    "money": pa.decimal128(18, 2),
+    "wide": pa.decimal128(38, 10),
+    "x": pa.float64(),
+    "text": pa.string(),
+    "yes": pa.bool_(),
+    "seen": INSTANT,
+}
+"""A column of each type that a feature can have; n is larger than a double can tell apart."""
+
+
+def hostile(
+    shop: str, when: str, n: int | None, money: str | None, wide: str, x: float | None, text: str | None, yes: bool | None, seen: str | None
+) -> dict[str, Any]:
+    numbers = {"n": n, "money": money and Decimal(money), "wide": Decimal(wide), "x": x}
+    return {"shop": shop, "at": at(when), **numbers, "text": text, "yes": yes, "seen": seen and at(seen)}
+
+
+def test_values_are_the_same_whoever_joins(lake: Lake) -> None:
+    wide = "1234567890123456789012345678.0000000001"
+    rows = [
+        hostile("Ærø", "2017-01-02", 2**63 - 1, "-9999999999999999.99", wide, float("inf"), "", True, "1970-01-01 00:00:00.999999"),
+        hostile("Ærø", "2017-01-03", None, None, "-" + wide, float("nan"), "\U0001f600\x00", None, "1969-12-31 23:59:59.5"),
+        hostile("", "2017-01-02", -(2**63), "0.01", "0", -0.0, None, False, None),
+        hostile("日本", "2017-01-02", 2**53 + 1, "0.10", "0.0000000001", None, "é", True, "9999-12-31 23:59:59.999999"),
+    ]
+    lake.write("takings", rows, pa.schema([("shop", pa.string()), ("at", INSTANT), *EVERYTHING.items()]))
+    lake.release("takings")
+    served = {"n": Int64, "money": Float64, "wide": Float64, "x": Float64, "text": String, "yes": Bool, "seen": UnixTimestamp}
+    entity = Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING)
+    fields = [Field(name=name, dtype=dtype) for name, dtype in {"shop": String, **served}.items()]
+    view = FeatureView(name="takings", entities=[entity], schema=fields, source=GoldTable(table="gold.takings", timestamp_field="at"))
+    shops, times = (
+        ["Ærø", "日本", "", "Ærø", "ærø", None, "Ærø"],
+        ["2017-01-02", "2017-02-01", "2017-02-01", "2017-02-01", "2017-02-01", "2017-02-01", "2017-01-01"],
+    )
+    given = pd.DataFrame({"shop": shops, "event_timestamp": pd.to_datetime(times)})
+
+    by_duckdb, *others = (
+        ReleaseOfflineStore.get_historical_features(
+            SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join=who)), [view], [f"takings:{name}" for name in served], given, NO_VIEWS, "test"
+        ).to_arrow()
+        for who in ("duckdb", *frames.available())
+    )
+    assert by_duckdb["n"].to_pylist() == [2**63 - 1, 2**53 + 1, -(2**63), None, None, None, None]
+    assert by_duckdb["seen"].to_pylist()[3] == at("1969-12-31 23:59:59")
+    assert others
+    for other in others:
+        assert other.schema == by_duckdb.schema
+        assert str(other.to_pylist()) == str(by_duckdb.to_pylist())  # as text, in which nan is like nan, and -0.0 is not like 0.0
+
+
+def test_cudf_that_cannot_run_is_told_before_anything_is_joined(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "find_spec", lambda _name: None)
+    config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="cudf"))
+    with pytest.raises(frames.FramesError, match="cudf was asked for"):
+        ReleaseOfflineStore.get_historical_features(config, [ACTIVITY], ["customer_activity:spend_7d"], labels([1], ["2017-01-03"]), NO_VIEWS, "test")
+
+
+def test_a_join_that_is_none_is_refused_with_the_configuration() -> None:
+    with pytest.raises(ValueError, match="Input should be 'auto', 'duckdb', 'cudf' or 'pandas'"):
+        ReleaseOfflineStoreConfig(join="polars")
