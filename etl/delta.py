@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 METADATA_KEY = "millrace"
+COMMIT_KEY = "commit"
+"""A name of the commit's own beside its state, where a statement of another process must not be mistaken for ours."""
 FEATURES = {"appendOnly", "invariants", "timestampNtz"}
 """Delta table features that leave what we rely on as it is: a data file holds its table's rows, all of them, under their own column names."""
 
@@ -57,6 +59,7 @@ class State:
         """The inverse of `to_json`."""
         plain = json.loads(text)
         plain.pop("format")
+        plain.pop(COMMIT_KEY, None)
         plain["touched"] = tuple(Interval(date.fromisoformat(a), date.fromisoformat(b)) for a, b in plain["touched"])
         plain["horizon"] = date.fromisoformat(plain["horizon"]) if plain["horizon"] else None
         return cls(**plain)
@@ -102,6 +105,8 @@ def _open(qualified: str, path: Path, version: int | None) -> DeltaTable | None:
         remedy = "Restore its _delta_log from a copy, or move the folder away and run again"
         if "nsupported" in told or "not supported" in told:
             remedy = "Something newer wrote it: update Millrace, or restore the table to a version that this Millrace wrote"
+        if "CRC file version" in told:
+            remedy = "A commit was removed and its checksum was not: remove all files of that number from its _delta_log, hidden ones too, then run again"
         raise LakeError(f"{qualified}: the Delta table at {path} cannot be read: {told}. {remedy}") from error
     _refuse_newer_protocol(qualified, found)
     return found
@@ -140,7 +145,8 @@ def _refuse_torn_log(qualified: str, newest: os.DirEntry[str] | None, *, thoroug
     state = "empty" if newest.stat().st_size == 0 else "cut short" if thorough and _is_cut_short(Path(newest.path)) else ""
     if state:
         raise LakeError(
-            f"{qualified}: the newest commit {newest.name} is {state}, as after a power cut. Remove that file to return to the version before it, then run again"
+            f"{qualified}: the newest commit {newest.name} is {state}, as after a power cut."
+            f" Remove that file and all others of its number in the table's _delta_log (*{newest.name.removesuffix('.json')}*) to return to the version before it, then run again"
         )
 
 

@@ -39,23 +39,23 @@ class DeltaRs:
         import pyarrow.dataset as ds
 
         refuse_doubled_keys(contract, staged)
-        table = _opened(contract, base)
+        table = publishing.open_at(contract, base)
         rows = ds.dataset([str(path) for path in staged], format="parquet").scanner(columns=list(contract.column_names)).to_reader()
         same = " AND ".join(f"target.{name} = source.{name}" for name in contract.key)
-        merging = table.merge(rows, same, source_alias="source", target_alias="target", commit_properties=_properties(state))
+        merging = table.merge(rows, same, source_alias="source", target_alias="target", commit_properties=_properties(state, table))
         merging.when_matched_update_all().when_not_matched_insert_all().execute()
         return _settled(contract, table)
 
     def delete(self, contract: Table, condition: str, state: State, *, base: int) -> int:
         """A file is rewritten if it holds a row that goes."""
-        table = _opened(contract, base)
-        table.delete(condition, commit_properties=_properties(state))
+        table = publishing.open_at(contract, base)
+        table.delete(condition, commit_properties=_properties(state, table))
         return _settled(contract, table)
 
     def optimize(self, contract: Table) -> int:
         """Compaction; the commit repeats the last state, with no day touched."""
         table = publishing.open_or_create(contract)
-        table.optimize.compact(commit_properties=_properties(untouched(delta.last_state(table))))
+        table.optimize.compact(commit_properties=_properties(untouched(delta.last_state(table)), table))
         return _settled(contract, table)
 
     def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = ()) -> int:
@@ -97,15 +97,10 @@ def untouched(last: State | None) -> State:
     return changed(last, run_id="optimize", touched=()) if last else State("optimize")
 
 
-def _opened(contract: Table, base: int | None) -> DeltaTable:
-    publishing.refuse_moved(contract, base)
-    return publishing.open_or_create(contract)
-
-
-def _properties(state: State) -> CommitProperties:
+def _properties(state: State, table: DeltaTable) -> CommitProperties:
     from deltalake import CommitProperties
 
-    return CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, max_commit_retries=0)
+    return CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=publishing.fenced(table), max_commit_retries=0)
 
 
 def _settled(contract: Table, table: DeltaTable) -> int:
