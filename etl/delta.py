@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 METADATA_KEY = "millrace"
 COMMIT_KEY = "commit"
 """A name of the commit's own beside its state, where a statement of another process must not be mistaken for ours."""
+TIDYING = ("optimize", "vacuum")
+"""The runs of commits that change no row."""
 FEATURES = {"appendOnly", "invariants", "timestampNtz"}
 """Delta table features that leave what we rely on as it is: a data file holds its table's rows, all of them, under their own column names."""
 
@@ -212,6 +214,12 @@ def changed_since(table: DeltaTable, version: int) -> tuple[Interval, ...] | Non
     if None in recorded or len(recorded) < table.version() - version:
         return None
     return merged(one for state in recorded if state for one in state.touched)
+
+
+def rows_changed_since(table: DeltaTable, version: int) -> bool:
+    """Whether a commit after `version` may have changed a row: any, unless it only tidied up."""
+    recorded = states(table, since=version)
+    return table.version() < version or len(recorded) < table.version() - version or any(one is None or one.run_id not in TIDYING for one in recorded)
 
 
 def extent(table: DeltaTable, contract: Table) -> Interval | None:

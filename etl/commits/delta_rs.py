@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace as changed
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contracts import settings
 from contracts.interval import Interval
 from contracts.model import Table
 from etl import delta, publishing
@@ -58,12 +60,18 @@ class DeltaRs:
         table.optimize.compact(commit_properties=_properties(untouched(delta.last_state(table)), table))
         return _settled(contract, table)
 
-    def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = ()) -> int:
-        """Versions in `keep` keep their files, however old."""
+    def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = (), *, delete: bool = True) -> int:
+        """Versions in `keep` keep their files, however old. Two commits frame the deletion; like that of a compaction they repeat the last state."""
         table = publishing.open_or_create(contract)
         hours = int(older_than / timedelta(hours=1))
-        gone = table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False, keep_versions=[*keep, table.version()], full=True)
-        return len(gone)
+        vacuuming = partial(table.vacuum, hours, enforce_retention_duration=False, keep_versions=[*keep, table.version()], full=True)
+        root = settings.table_path(contract.qualified)
+        there = {path.relative_to(root).as_posix() for path in root.rglob("*.parquet")}
+        unneeded = there.intersection(vacuuming(dry_run=True))  # it names files too that went long ago
+        if delete and unneeded:
+            vacuuming(dry_run=False, commit_properties=_properties(untouched(delta.last_state(table), "vacuum")))
+            _settled(contract, table)
+        return len(unneeded)
 
     def history(self, contract: Table) -> list[Commit]:
         """From the log."""
@@ -92,15 +100,16 @@ def refuse_doubled_keys(contract: Table, staged: Sequence[Path]) -> None:
         )
 
 
-def untouched(last: State | None) -> State:
-    """The state of a commit that changes no row."""
-    return changed(last, run_id="optimize", touched=()) if last else State("optimize")
+def untouched(last: State | None, act: str = "optimize") -> State:
+    """The state of a commit that changes no row: that of the one before, by another name."""
+    return changed(last, run_id=act, touched=()) if last else State(act)
 
 
-def _properties(state: State, table: DeltaTable) -> CommitProperties:
+def _properties(state: State, fenced: DeltaTable | None = None) -> CommitProperties:
     from deltalake import CommitProperties
 
-    return CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=publishing.fenced(table), max_commit_retries=0)
+    transactions = publishing.fenced(fenced) if fenced else None
+    return CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=transactions, max_commit_retries=0)
 
 
 def _settled(contract: Table, table: DeltaTable) -> int:

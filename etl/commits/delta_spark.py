@@ -6,12 +6,11 @@ New tables are created by delta-rs on every engine, which alone writes NOT NULL,
 from __future__ import annotations
 
 import json
-import math
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,10 +28,6 @@ if TYPE_CHECKING:
 
 TRANSACTION = "spark.databricks.delta.write"
 METADATA = "spark.databricks.delta.commitInfo.userMetadata"
-VACUUM = {
-    "spark.databricks.delta.retentionDurationCheck.enabled": "false",
-    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "16",  # tasks that list the folder; 10,000 by default, which takes a minute on a laptop
-}
 _one_at_a_time = threading.Lock()
 """What marks a SQL statement's commit is set in the session, which the threads of a process share."""
 
@@ -104,16 +99,11 @@ class DeltaSpark:
             spark.sql(f"OPTIMIZE {_name(contract)}").collect()
         return self._newest(contract)
 
-    def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = ()) -> int:
-        """VACUUM counts in hours only, so all that came after the oldest version to keep stays too."""
-        root = settings.table_path(contract.qualified)
-        before = len(list(root.rglob("*.parquet")))
-        spared = [one.at for one in self.history(contract) if keep and one.version > min(keep)]
-        oldest = min([datetime.now(UTC) - older_than, *spared])
-        hours = math.ceil((datetime.now(UTC) - oldest) / timedelta(hours=1))
-        with self._session({METADATA: State("vacuum").to_json(), **VACUUM}) as spark:
-            spark.sql(f"VACUUM {_name(contract)} RETAIN {hours} HOURS").collect()
-        return before - len(list(root.rglob("*.parquet")))
+    def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = (), *, delete: bool = True) -> int:
+        """By delta-rs: Spark's VACUUM counts in hours only, so to spare an old version it would spare all that came after it."""
+        from etl.commits.delta_rs import DeltaRs
+
+        return DeltaRs().vacuum(contract, older_than, keep, delete=delete)
 
     def history(self, contract: Table) -> list[Commit]:
         """DESCRIBE HISTORY."""

@@ -49,7 +49,8 @@ else:
 
 
 def files() -> set[Path]:
-    return {*settings.table_path(NAME).glob("*.parquet")}
+    """The data files that are written to their end, committed or not."""
+    return {path for path in settings.table_path(NAME).glob("*.parquet") if path.read_bytes()[-4:] == b"PAR1"}
 
 
 def until(condition: Callable[[], Any], what: str) -> None:

@@ -15,7 +15,16 @@ Out = pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize(
     "arguments",
-    [["fly"], [], ["run"], ["run", "--start", "2017-01-01"], ["run", "--strat", "2017-01-01"], ["serve", "--release", "newest"], ["tables", "extra"]],
+    [
+        ["fly"],
+        [],
+        ["run"],
+        ["run", "--start", "2017-01-01"],
+        ["run", "--strat", "2017-01-01"],
+        ["serve", "--release", "newest"],
+        ["tables", "extra"],
+        ["vacuum", "--days", "0"],
+    ],
     ids=" ".join,
 )
 def test_a_wrong_command_line_is_2_with_the_usage(arguments: list[str], capsys: Out) -> None:
@@ -30,7 +39,7 @@ def test_help_lists_every_command(capsys: Out) -> None:
         cli.main(["--help"])
     out = capsys.readouterr().out
     assert caught.value.code == 0
-    assert all(f"\n    {name} " in out for name in ("sample", "run", "serve", "tables"))
+    assert all(f"\n    {name} " in out for name in ("sample", "run", "serve", "tables", "optimize", "vacuum"))
 
 
 @pytest.fixture
