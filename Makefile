@@ -51,7 +51,7 @@ bench: $(VENV) ## Time the main job against a hand-written DuckDB script
 parity: $(VENV) ## Run the whole job on Sail and on Spark (needs Java), compare every table, write docs/parity.md
 	@$(RUN) bench.parity --write docs
 
-gpu-plan: $(VENV) ## Say what of each transform and commit would run on a GPU; needs Java, fetches a gigabyte once
+gpu-plan: $(VENV) ## Say what of each transform and commit would run on a GPU, and run it where there is one; needs Java, fetches a gigabyte once
 	@$(RUN) bench.gpu_plan --write docs
 
 lock: ## Compile requirements.txt from requirements.in

@@ -46,7 +46,7 @@ def settings_of(port: int, master: str) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
-    found |= _profile(os.environ.get("MILLRACE_SPARK_PROFILE") or "cpu", found["spark.jars"])
+    found |= _profile(os.environ.get("MILLRACE_SPARK_PROFILE") or "cpu", found["spark.jars"], master)
     for pair in (os.environ.get("MILLRACE_SPARK_CONF") or "").split(","):
         if pair.strip():
             name, separator, value = pair.strip().partition("=")
@@ -56,11 +56,11 @@ def settings_of(port: int, master: str) -> dict[str, str]:
     return found
 
 
-def _profile(name: str, known: str) -> dict[str, str]:
+def _profile(name: str, known: str, master: str) -> dict[str, str]:
     if name == "cpu":
         return {}
     if name == "gpu":
-        return {**gpu.PROFILE, "spark.jars": ",".join([known, *(str(path) for path in jars.fetched(gpu.RAPIDS))])}
+        return {**gpu.settings_for(master), "spark.jars": ",".join([known, *(str(path) for path in jars.fetched(gpu.RAPIDS))])}
     raise SparkError(f"MILLRACE_SPARK_PROFILE is {name!r}. Use cpu (the default) or gpu")
 
 
