@@ -48,6 +48,9 @@ format: $(VENV) ## Put the code in shape
 bench: $(VENV) ## Time the main job against a hand-written DuckDB script
 	@$(RUN) bench
 
+scale: $(VENV) ## Time the main job over 1, 4 and 16 years, and what one more day then costs; wants a quiet machine
+	@$(RUN) bench.scale
+
 parity: $(VENV) ## Run the whole job on Sail and on Spark (needs Java), compare every table, write docs/parity.md
 	@$(RUN) bench.parity --write docs
 
@@ -61,4 +64,4 @@ $(VENV): requirements.txt scripts/venv.sh
 	@PYTHON=$(PYTHON) bash scripts/venv.sh
 	@touch $@
 
-.PHONY: help demo up down status sample test unit check format bench parity gpu-plan lock
+.PHONY: help demo up down status sample test unit check format bench scale parity gpu-plan lock
