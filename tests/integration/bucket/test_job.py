@@ -7,17 +7,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from contracts import settings
+from contracts import release, settings
+from dags import steps
+from etl import delta
 from etl.spark import server
 from tests.carrying import FIRST, THEN, WRITER, carry, differing, land, land_more, quarantined
 from tests.conftest import command
 from tests.gateway import BUCKET, Gateway
 from tests.integration.bucket.conftest import served, use
-from tests.landing import Shop, rows, versions
+from tests.landing import Shop, purchase, rows, versions
 from tests.unit.contracts.processes import at_once
 
 
@@ -100,3 +103,21 @@ def test_two_processes_commit_at_once_and_lose_no_row(store: Gateway, monkeypatc
     monkeypatch.setenv("MILLRACE_LAKE", str(served(store)))
     assert sorted(row["visit_id"] for row in rows("silver.visits")) == [*range(5), *range(100, 105)]
     assert versions() == {"silver.visits": 10}
+
+
+def test_tables_are_tidied_up_and_released_versions_stay_readable(shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake, name = str(settings.lake()), "silver.transactions"
+    land(shop)
+    carry(monkeypatch, "sail", lake, FIRST)
+    pinned = release.read().tables[name]
+    expected = sorted(delta.read(name, pinned).collect())
+    land_more(shop)
+    carry(monkeypatch, "sail", lake, THEN)
+    (settings.lake() / "_releases" / "2.json").unlink()
+    shop.land("transactions", [purchase(30, at="2017-03-01 09:00")], day="2017-03-04", name="late")
+    carry(monkeypatch, "sail", lake, THEN)
+    steps.optimize(name)
+    (settings.table_path(name) / "part-left-behind.zst.parquet").write_bytes(b"by a killed run")
+    assert steps.vacuum(name, timedelta(0), delete=True).gone >= 2
+    assert steps.vacuum(name, timedelta(0), delete=True).gone == 0
+    assert sorted(delta.read(name, pinned).collect()) == expected
