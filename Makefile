@@ -49,10 +49,13 @@ format: $(VENV) ## Put the code in shape
 bench: $(VENV) ## Time the main job against a hand-written DuckDB script
 	@$(RUN) bench
 
+scale: $(VENV) ## Time the main job over 1, 4 and 16 years, and what one more day then costs; wants a quiet machine
+	@$(RUN) bench.scale
+
 parity: $(VENV) ## Run the whole job on Sail and on Spark (needs Java), compare every table, write docs/parity.md
 	@$(RUN) bench.parity --write docs
 
-gpu-plan: $(VENV) ## Say what of each transform and commit would run on a GPU; needs Java, fetches a gigabyte once
+gpu-plan: $(VENV) ## Say what of each transform and commit would run on a GPU, and run it where there is one; needs Java, fetches a gigabyte once
 	@$(RUN) bench.gpu_plan --write docs
 
 gpu: $(VENV) ## Add cuDF to .venv, for as-of joins and profiles on an NVIDIA GPU (3 GB); a rebuilt .venv needs it again
@@ -66,4 +69,4 @@ $(VENV): requirements.txt scripts/venv.sh
 	@PYTHON=$(PYTHON) bash scripts/venv.sh
 	@touch $@
 
-.PHONY: help demo up down status sample test unit check format bench parity gpu-plan gpu lock
+.PHONY: help demo up down status sample test unit check format bench scale parity gpu-plan gpu lock

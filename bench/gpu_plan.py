@@ -1,6 +1,7 @@
 """`make gpu-plan`: which operators of each transform and each commit RAPIDS would run on a GPU, and why others would not. No GPU is needed.
 
-Plans are made by a Spark of this process over a lake with a row in each table, in RAPIDS' `explainOnly` mode. Writes docs/gpu-plan.md with `--write docs`.
+Plans are made by a Spark of this process over a lake with a row in each table, in RAPIDS' `explainOnly` mode. Where there is a GPU, the job then runs on it (`bench.gpu_run`).
+Writes docs/gpu-plan.md with `--write docs`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench import gpu_run
 from contracts import catalog, settings
 from contracts.interval import Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Layer, Load, Table
@@ -56,7 +58,7 @@ class Verdict:
 
 
 def main() -> int:
-    """Explain everything and print a page."""
+    """Explain everything, run it where there is a GPU, and print a page. Exit status 1 when the GPU's tables differ, or when it took no part."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_plan", description=__doc__)
     parser.add_argument("--write", type=Path, help="folder that gets gpu-plan.md")
     options = parser.parse_args()
@@ -67,12 +69,23 @@ def main() -> int:
     spark, log = classic_session(home)
     os.environ["MILLRACE_LAKE"] = str(home / "lake")
     fill()
-    found = [*transforms(spark), *commits(spark, log)]
-    told = page(found)
-    print(told)
+    told = page([*transforms(spark), *commits(spark, log)])
+    spark.stop()
+    more, problems = run_where_there_is_one(home)
+    print(told + more)
     if options.write:
-        (options.write / "gpu-plan.md").write_text(told)
-    return 0
+        (options.write / "gpu-plan.md").write_text(told + more)
+    return 1 if problems else 0
+
+
+def run_where_there_is_one(home: Path) -> tuple[str, list[str]]:
+    """What the page says of a run on this machine's GPU, and what went wrong in it."""
+    name = gpu_run.gpu()
+    if not name:
+        print("There is no GPU here: nothing was run on one", file=sys.stderr)
+        return "", []
+    found = gpu_run.run(home / "run")
+    return gpu_run.section(name, found), found.problems
 
 
 def classic_session(home: Path) -> tuple[Any, Path]:
@@ -199,7 +212,7 @@ def page(found: list[Verdict]) -> str:
     lines = [
         "# GPU plan",
         "",
-        f"Made by `make gpu-plan` with RAPIDS {gpu.RAPIDS[0].version} in `explainOnly` mode: no GPU took part. A share counts the operators of the physical plan that would run on one."
+        f"Made by `make gpu-plan` with RAPIDS {gpu.RAPIDS[0].version} in `explainOnly` mode, in which no GPU takes part. A share counts the operators of the physical plan that would run on one."
         " Commits count their commands; Delta's small queries of its own log stay on the CPU.",
         "",
         "| plan | operators | on the GPU | share |",

@@ -37,7 +37,7 @@ def main() -> int:
     result: dict[str, Any] = {"imports_s": time.perf_counter() - started}
     started = time.perf_counter()
     engine.session().range(1).count()
-    result |= {"session_s": time.perf_counter() - started, "engine": engine.describe()}
+    result |= {"session_s": time.perf_counter() - started, "engine": engine.describe(), "gpu": plans_for_gpu()}
     if options.mode == "year":
         result["year"] = timed(options.start, options.end)
     else:
@@ -45,6 +45,11 @@ def main() -> int:
         result["year"], result["day"] = timed_in_runs(options.start, last, options.run_days), timed(last, options.end)
     json.dump(result, sys.stdout)
     return 0
+
+
+def plans_for_gpu() -> bool:
+    """Whether the engine's plans name operators of RAPIDS."""
+    return "Gpu" in engine.session().range(10).selectExpr("sum(id)")._explain_string(mode="simple")
 
 
 def imports() -> None:

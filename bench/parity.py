@@ -40,6 +40,7 @@ class EngineRun:
     year_s: float
     day_s: float
     peak_memory_mib: int
+    gpu: bool = False
 
 
 @dataclass
@@ -98,14 +99,22 @@ def lake_of(home: Path, engine: str) -> Path:
     return home / "".join(one if one.isalnum() else "-" for one in engine) / "lake"
 
 
-def one_run(home: Path, engine: str, start: str, end: str) -> EngineRun:
-    """The job on one engine, in a process of its own, watched for its memory."""
+def one_run(home: Path, engine: str, start: str, end: str, more: dict[str, str] | None = None) -> EngineRun:
+    """The job on one engine, in a process of its own, watched for its memory. `more` is environment: what the engine's name does not say."""
     print(f"{engine}: {start} to {end} ...", end=" ", flush=True)
     folder = lake_of(home, engine).parent
-    environment = {"MILLRACE_HOME": str(folder), "MILLRACE_LAKE": str(folder / "lake"), "MILLRACE_LANDING": str(home / "landing"), "MILLRACE_ENGINE": engine}
+    environment = {
+        "MILLRACE_HOME": str(folder),
+        "MILLRACE_LAKE": str(folder / "lake"),
+        "MILLRACE_LANDING": str(home / "landing"),
+        "MILLRACE_ENGINE": engine,
+        **(more or {}),
+    }
     command = [sys.executable, "-W", "ignore", "-m", "bench.main_job", "--mode", "day", "--start", start, "--end", end]
     found, peak = watch.run(command, environment)
-    run = EngineRun(engine, found["engine"][1], round(found["session_s"], 2), round(found["year"]["wall_s"], 1), round(found["day"]["wall_s"], 2), peak)
+    run = EngineRun(
+        engine, found["engine"][1], round(found["session_s"], 2), round(found["year"]["wall_s"], 1), round(found["day"]["wall_s"], 2), peak, found["gpu"]
+    )
     print(f"{run.year_s:.1f} s, and one more day {run.day_s:.2f} s", flush=True)
     return run
 

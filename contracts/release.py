@@ -51,6 +51,12 @@ def read(number: int | None = None) -> Release:
     return Release(**json.loads(storage.read(folder() / f"{wanted}.json") or b""))
 
 
+def pinned_versions(qualified: str, identity: str) -> list[int]:
+    """The versions of a table that any release names. `identity` is the table's own id: releases of a table that was removed since do not count."""
+    found = (read(number) for number in numbers())
+    return sorted({one.tables[qualified] for one in found if qualified in one.tables and one.ids.get(qualified, identity) == identity})
+
+
 def write(tables: dict[str, int], horizon: str, ids: dict[str, str] | None = None) -> Release:
     """Number and keep this map, unless the newest release says the same: then that one is returned.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +18,7 @@ from contracts.release import Release
 from contracts.report import TableReport
 from dags import show, steps
 
+KEPT_DAYS = "7"
 HELP = """Carry an e-commerce lake from landed files to served features.
 
 State lies in .millrace (MILLRACE_HOME), tables in its lake (MILLRACE_LAKE), landed files in its landing (MILLRACE_LANDING).
@@ -55,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
         help="who counts; the result is the same (default: MILLRACE_JOIN, or else cudf where there is a GPU and duckdb elsewhere)",
     )
     profile.add_argument("--json", action="store_true", help="print all figures as JSON")
+    optimize = _add(commands, "optimize", _optimize, "write small files of a table, or of all tables, together")
+    optimize.add_argument("table", nargs="?", help="such as silver.transactions (default: all)")
+    vacuum = _add(commands, "vacuum", _vacuum, "say which files neither a release nor a recent version needs; with --delete, delete them")
+    vacuum.add_argument("table", nargs="?", help="such as silver.transactions (default: all)")
+    vacuum.add_argument("--days", type=_days, default=KEPT_DAYS, help=f"spare what was replaced in the last so many days (default: {KEPT_DAYS})")
+    vacuum.add_argument("--delete", action="store_true", help="delete; without it nothing is changed")
     return parser
 
 
@@ -62,6 +69,13 @@ def _add(commands: Any, name: str, command: Any, text: str) -> argparse.Argument
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:])
     parser.set_defaults(command=command)
     return parser
+
+
+def _days(text: str) -> timedelta:
+    """A statement that a killed client left may still be at work for minutes, and a reader for hours: a day at least."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 1 on")
+    return timedelta(days=int(text))
 
 
 def _sample(_options: argparse.Namespace, console: Console) -> None:
@@ -106,6 +120,19 @@ def _profile(options: argparse.Namespace, console: Console) -> None:
     console.print(f"{told.table}, version {told.version}: {told.profile.rows:,} rows, counted by {told.by}\n", markup=False)
     for grid in show.profile(told.profile):
         console.print(grid)
+
+
+def _optimize(options: argparse.Namespace, console: Console) -> None:
+    done = [steps.optimize(name) for name in steps.published_tables(options.table)]
+    console.print(show.tidied("Tables written together", "fewer", done))
+
+
+def _vacuum(options: argparse.Namespace, console: Console) -> None:
+    done = [steps.vacuum(name, options.days, delete=options.delete) for name in steps.published_tables(options.table)]
+    gone = sum(one.gone for one in done)
+    console.print(show.tidied("Files that neither a release nor a recent version needs", "deleted" if options.delete else "unneeded", done))
+    said = "deleted" if options.delete else "would be deleted. Nothing was changed: give --delete to do it"
+    console.print(f"{gone:,} file{'' if gone == 1 else 's'} {said}", markup=False)
 
 
 if __name__ == "__main__":

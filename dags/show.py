@@ -105,6 +105,16 @@ def sizes(rows: Sequence[tuple]) -> Grid:
     return grid
 
 
+def tidied(title: str, what: str, rows: Sequence[Any]) -> Grid:
+    """Files of each table's newest version, those that went, and how many versions are pinned."""
+    grid = _grid(title, "table")
+    for name in ("version", "data files", what, "pinned versions"):
+        grid.add_column(name, justify="right")
+    for one in rows:
+        grid.add_row(one.table, str(one.version), f"{one.files:,}", f"{one.gone:,}", f"{len(one.pinned):,}")
+    return grid
+
+
 def pairs(title: str, values: dict[str, Any]) -> Grid:
     """Names and values."""
     grid = _grid(title, "feature", "value")

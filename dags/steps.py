@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from contracts import bucket, catalog, release, settings, storage
@@ -360,6 +361,62 @@ def _duckdb() -> tuple[str, str]:
     from importlib.metadata import version
 
     return "duckdb", version("duckdb")
+
+
+@dataclass(frozen=True)
+class Tidied:
+    """What tidying up did to a table, or would do: the data files of its newest version, how many others went, and the versions that releases pin."""
+
+    table: str
+    version: int
+    files: int
+    gone: int
+    pinned: tuple[int, ...]
+
+
+def published_tables(name: str | None = None) -> list[str]:
+    """That table, or all; the published ones. StageError when there is none."""
+    from etl import delta
+    from etl.stage import StageError
+
+    wanted = [catalog.table(name)] if name else catalog.tables()
+    found = [one.qualified for one in wanted if delta.version_of(one.qualified) is not None]
+    if not found:
+        raise StageError(f"{name or 'no table'} was {'never' if name else 'ever'} published. Run the DAG first")
+    return found
+
+
+def optimize(name: str) -> Tidied:
+    """Write a table's small files together. Rows stay, and so do the files that older versions need."""
+    from etl import delta
+    from etl.commits import committer
+    from etl.publishing import locked
+
+    table = catalog.table(name)
+    with _in_a_sentence(name), locked(name):
+        before = _files(name)
+        version = committer().optimize(table)
+        return Tidied(name, version, _files(name), before - _files(name), tuple(release.pinned_versions(name, delta.id_of(name))))
+
+
+def vacuum(name: str, older_than: timedelta, *, delete: bool) -> Tidied:
+    """Delete the files of a table that only versions need that no release pins and that were replaced so long ago, or only count them."""
+    from etl import delta
+    from etl.commits import committer
+    from etl.publishing import locked
+
+    table = catalog.table(name)
+    with _in_a_sentence(name), locked("release"), locked(name):
+        pinned = release.pinned_versions(name, delta.id_of(name))
+        gone = committer().vacuum(table, older_than, pinned, delete=delete)
+        return Tidied(name, delta.version_of(name) or 0, _files(name), gone, tuple(pinned))
+
+
+def _files(name: str) -> int:
+    from etl import delta
+
+    found = delta.open_table(name)
+    return len(delta.data_files(found)) if found else 0
 
 
 def published_size(table: Table) -> tuple[int | None, int, int]:

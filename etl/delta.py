@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 METADATA_KEY = "millrace"
+COMMIT_KEY = "commit"
+"""A name of the commit's own beside its state, where a statement of another process must not be mistaken for ours."""
+TIDYING = ("optimize", "vacuum")
+"""The runs of commits that change no row."""
 FEATURES = {"appendOnly", "invariants", "timestampNtz"}
 """Delta table features that leave what we rely on as it is: a data file holds its table's rows, all of them, under their own column names."""
 
@@ -57,6 +61,7 @@ class State:
         """The inverse of `to_json`."""
         plain = json.loads(text)
         plain.pop("format")
+        plain.pop(COMMIT_KEY, None)
         plain["touched"] = tuple(Interval(date.fromisoformat(a), date.fromisoformat(b)) for a, b in plain["touched"])
         plain["horizon"] = date.fromisoformat(plain["horizon"]) if plain["horizon"] else None
         return cls(**plain)
@@ -102,6 +107,8 @@ def _open(qualified: str, path: Path, version: int | None) -> DeltaTable | None:
         remedy = "Restore its _delta_log from a copy, or move the folder away and run again"
         if "nsupported" in told or "not supported" in told:
             remedy = "Something newer wrote it: update Millrace, or restore the table to a version that this Millrace wrote"
+        if "CRC file version" in told:
+            remedy = "A commit was removed and its checksum was not: remove all files of that number from its _delta_log, hidden ones too, then run again"
         raise LakeError(f"{qualified}: the Delta table at {path} cannot be read: {told}. {remedy}") from error
     _refuse_newer_protocol(qualified, found)
     return found
@@ -136,7 +143,8 @@ def _refuse_torn_log(qualified: str, path: Path, newest: Entry | None, *, thorou
     state = "empty" if newest.size == 0 else "cut short" if thorough and _is_cut_short(path / "_delta_log" / newest.name) else ""
     if state:
         raise LakeError(
-            f"{qualified}: the newest commit {newest.name} is {state}, as after a power cut. Remove that file to return to the version before it, then run again"
+            f"{qualified}: the newest commit {newest.name} is {state}, as after a power cut."
+            f" Remove that file and all others of its number in the table's _delta_log (*{newest.name.removesuffix('.json')}*) to return to the version before it, then run again"
         )
 
 
@@ -202,6 +210,12 @@ def changed_since(table: DeltaTable, version: int) -> tuple[Interval, ...] | Non
     if None in recorded or len(recorded) < table.version() - version:
         return None
     return merged(one for state in recorded if state for one in state.touched)
+
+
+def rows_changed_since(table: DeltaTable, version: int) -> bool:
+    """Whether a commit after `version` may have changed a row: any, unless it only tidied up."""
+    recorded = states(table, since=version)
+    return table.version() < version or len(recorded) < table.version() - version or any(one is None or one.run_id not in TIDYING for one in recorded)
 
 
 def extent(table: DeltaTable, contract: Table) -> Interval | None:

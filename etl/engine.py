@@ -46,7 +46,12 @@ def _session(engine: str) -> SparkSession:
     spark = SparkSession.builder.remote(url).create()
     spark.client.set_retry_policies([DefaultPolicy(max_retries=5, max_backoff=2000)])  # ten minutes by default, for a server that is dead
     atexit.unregister(spark.client._cleanup_ml_cache)  # Sail has no such cache: the farewell fails, and where logging is on a traceback closes every process
-    _refuse_other_version(url, spark.version)
+    try:
+        _refuse_other_version(url, _version(url, spark))
+    except EngineError:
+        spark.release_session_on_close = False  # nothing was begun there
+        spark.stop()  # else it stays the active one of this thread
+        raise
     for name, value in OPTIONS.items():
         spark.conf.set(name, value)
     return spark
@@ -119,13 +124,28 @@ def lost() -> str:
     return f"no engine answers at {host}:{port} any more" if url.startswith("sc://") and not server.listens(port, host) else ""
 
 
+def _version(url: str, spark: SparkSession) -> str:
+    """What the server says of itself: the first question that it is asked."""
+    from pyspark.errors import PySparkException
+
+    try:
+        return str(spark.version)
+    except PySparkException as error:
+        told = next(iter(str(error).splitlines()), "").rstrip(".")
+        raise EngineError(
+            f"what listens at {url.split(';')[0]} did not answer as a Spark Connect server does ({told}). See that it is one, and that the URL's options (token, use_ssl) are right"
+        ) from error
+
+
 def _refuse_other_version(url: str, theirs: str) -> None:
     """The protocol and the functions are those of one minor version."""
     from pyspark import __version__ as ours
 
-    if theirs.split(".")[:2] != ours.split(".")[:2]:
+    minor = ".".join(ours.split(".")[:2])
+    if theirs.split(".")[:2] != minor.split("."):
         raise EngineError(
-            f"the engine at {url.split(';')[0]} is Spark {theirs}, and this Millrace speaks to Spark {'.'.join(ours.split('.')[:2])}. Use a server of that version"
+            f"the engine at {url.split(';')[0]} is Spark {theirs}, and this Millrace speaks to Spark {minor} (its client is {ours})."
+            f" Start a Connect server of Spark {minor} there, or point MILLRACE_ENGINE at one"
         )
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 LOCK_SECONDS = 600
+FENCE = "millrace"
+"""The transaction that each commit of ours names, with the version that it makes. A statement that a killed client left on a Spark finds it taken, and is refused there."""
 
 
 class PublishError(RuntimeError):
@@ -109,11 +111,10 @@ def publish(
     """Commit the staged files and return the version that holds them.
 
     `replace` names the days whose rows go as the new ones come; `whole` replaces all rows; neither appends. `base` is the version that the work was
-    based on (None for a new table): when the table has moved on since, nothing is written. `once` names the commit's transaction, which is else the run's.
+    based on (None for a new table): when the table has moved on since, nothing is written. `once` names a transaction of the commit beside the fence.
     The caller holds the table's lock.
     """
-    refuse_moved(contract, base)
-    table = open_or_create(contract)
+    table = open_at(contract, base)
     adds = [_move_under(contract, path) for path in staged]
     removes = _superseded(table, contract, replace, whole)
     kept = [file for file, partly in removes if partly]
@@ -126,13 +127,27 @@ def publish(
     return newest
 
 
-def refuse_moved(contract: Table, base: int | None) -> None:
+def open_at(contract: Table, base: int | None) -> DeltaTable:
+    """The table at the version that the work was based on, created when that is None; PublishError when it has moved on, be it while it is opened."""
+    refuse_moved(contract, base, delta.version_of(contract.qualified))
+    table = open_or_create(contract)
+    refuse_moved(contract, base or 0, table.version())
+    return table
+
+
+def refuse_moved(contract: Table, base: int | None, known: int | None) -> None:
     """Raise PublishError unless the table is at the version that the work was based on."""
-    known = delta.version_of(contract.qualified)
     if known != base:
         raise PublishError(
             f"{contract.qualified}: the table moved from version {base} to {known} while this run worked. Nothing was written; run the interval again"
         )
+
+
+def fenced(table: DeltaTable, once: str = "") -> list[Any]:
+    """The transactions of the commit that follows the table's version: the fence, and the caller's own."""
+    from deltalake import Transaction
+
+    return [Transaction(FENCE, table.version() + 1), *([Transaction(once, 1)] if once else [])]
 
 
 def sync_log(qualified: str, version: int) -> None:
@@ -234,14 +249,12 @@ def _plain(value: Any) -> Any:
 
 
 def _commit(table: DeltaTable, contract: Table, adds: list[Any], removes: list[dict[str, Any]], state: State, once: str = "") -> None:
-    from deltalake import CommitProperties, Transaction
+    from deltalake import CommitProperties
     from deltalake.exceptions import CommitFailedError
     from deltalake.transaction import RemoveAction
 
     gone = [RemoveAction(one["path"], deletion_timestamp=int(time.time() * 1000), data_change=True, size=one["size_bytes"]) for one in removes]
-    app_id = once or f"millrace/{state.run_id}"
-    repeat = (table.transaction_version(app_id) or 0) + 1
-    properties = CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=[Transaction(app_id, repeat)], max_commit_retries=0)
+    properties = CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=fenced(table, once), max_commit_retries=0)
     try:
         table.create_write_transaction([*adds, *gone], "append", table.schema(), commit_properties=properties)
     except CommitFailedError as error:

@@ -144,7 +144,8 @@ def plan(table: Table, interval: Interval) -> Plan:
     everything = any(days is None for days in changed.values())
     common = Plan(table, interval, base, versions, whole=everything, last=last, ids=ids)
     if table.load == Load.SNAPSHOT:
-        return _replaced(common, whole=fresh or last is None or versions != last.inputs)  # a snapshot is replaced whole, so its commits name no days
+        moved = fresh or last is None or any(delta.rows_changed_since(source, last.inputs[name]) for name, source in sources.items())
+        return _replaced(common, whole=moved)  # a snapshot is replaced whole, so its commits name no days
     if table.layer == Layer.SILVER:
         days = _all_days(sources) if everything else merged(one for days in changed.values() for one in days or ())
         return _replaced(common, days=days)

@@ -54,8 +54,8 @@ class Committer(Protocol):
     def optimize(self, contract: Table) -> int:
         """Write small files together. No row changes, and what was built from the table stays up to date."""
 
-    def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = ()) -> int:
-        """Delete data files that no version needs that is younger than `older_than` or in `keep`. Returns how many went."""
+    def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = (), *, delete: bool = True) -> int:
+        """Delete data files that no version needs that is younger than `older_than` or in `keep`, or only count them. Returns how many. No row changes here either."""
 
     def history(self, contract: Table) -> list[Commit]:
         """The commits that the log still holds, newest first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace as changed
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,31 +39,37 @@ class DeltaRs:
     def merge(self, contract: Table, staged: Sequence[Path], state: State, *, base: int | None) -> int:
         """A file is rewritten if it holds a row that is replaced."""
         refuse_doubled_keys(contract, staged)
-        table = _opened(contract, base)
+        table = publishing.open_at(contract, base)
         rows = storage.dataset(staged).scanner(columns=list(contract.column_names)).to_reader()
         same = " AND ".join(f"target.{name} = source.{name}" for name in contract.key)
-        merging = table.merge(rows, same, source_alias="source", target_alias="target", commit_properties=_properties(state))
+        merging = table.merge(rows, same, source_alias="source", target_alias="target", commit_properties=_properties(state, table))
         merging.when_matched_update_all().when_not_matched_insert_all().execute()
         return _settled(contract, table)
 
     def delete(self, contract: Table, condition: str, state: State, *, base: int) -> int:
         """A file is rewritten if it holds a row that goes."""
-        table = _opened(contract, base)
-        table.delete(condition, commit_properties=_properties(state))
+        table = publishing.open_at(contract, base)
+        table.delete(condition, commit_properties=_properties(state, table))
         return _settled(contract, table)
 
     def optimize(self, contract: Table) -> int:
         """Compaction; the commit repeats the last state, with no day touched."""
         table = publishing.open_or_create(contract)
-        table.optimize.compact(commit_properties=_properties(untouched(delta.last_state(table))))
+        table.optimize.compact(commit_properties=_properties(untouched(delta.last_state(table)), table))
         return _settled(contract, table)
 
-    def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = ()) -> int:
-        """Versions in `keep` keep their files, however old."""
+    def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = (), *, delete: bool = True) -> int:
+        """Versions in `keep` keep their files, however old. Two commits frame the deletion; like that of a compaction they repeat the last state."""
         table = publishing.open_or_create(contract)
         hours = int(older_than / timedelta(hours=1))
-        gone = table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False, keep_versions=[*keep, table.version()], full=True)
-        return len(gone)
+        vacuuming = partial(table.vacuum, hours, enforce_retention_duration=False, keep_versions=[*keep, table.version()], full=True)
+        root = settings.table_path(contract.qualified)
+        there = {path.relative_to(root).as_posix() for path in storage.tree(root, ".parquet")}
+        unneeded = there.intersection(vacuuming(dry_run=True))  # it names files too that went long ago
+        if delete and unneeded:
+            vacuuming(dry_run=False, commit_properties=_properties(untouched(delta.last_state(table), "vacuum")))
+            _settled(contract, table)
+        return len(unneeded)
 
     def history(self, contract: Table) -> list[Commit]:
         """From the log."""
@@ -91,20 +98,16 @@ def refuse_doubled_keys(contract: Table, staged: Sequence[Path]) -> None:
         )
 
 
-def untouched(last: State | None) -> State:
-    """The state of a commit that changes no row."""
-    return changed(last, run_id="optimize", touched=()) if last else State("optimize")
+def untouched(last: State | None, act: str = "optimize") -> State:
+    """The state of a commit that changes no row: that of the one before, by another name."""
+    return changed(last, run_id=act, touched=()) if last else State(act)
 
 
-def _opened(contract: Table, base: int | None) -> DeltaTable:
-    publishing.refuse_moved(contract, base)
-    return publishing.open_or_create(contract)
-
-
-def _properties(state: State) -> CommitProperties:
+def _properties(state: State, fenced: DeltaTable | None = None) -> CommitProperties:
     from deltalake import CommitProperties
 
-    return CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, max_commit_retries=0)
+    transactions = publishing.fenced(fenced) if fenced else None
+    return CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=transactions, max_commit_retries=0)
 
 
 def _settled(contract: Table, table: DeltaTable) -> int:

@@ -5,15 +5,16 @@ New tables are created by delta-rs on every engine, which alone writes NOT NULL,
 
 from __future__ import annotations
 
-import math
+import json
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contracts import settings, storage
+from contracts import settings
 from contracts.interval import Interval
 from contracts.model import Table
 from etl import delta, publishing
@@ -25,71 +26,84 @@ from etl.publishing import PublishError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+TRANSACTION = "spark.databricks.delta.write"
 METADATA = "spark.databricks.delta.commitInfo.userMetadata"
-LISTERS = "16"
-"""Tasks that list a table's folder; Spark starts 10,000 for a vacuum, which takes a minute on a laptop."""
 _one_at_a_time = threading.Lock()
-"""Commit metadata is a setting of the session, which the threads of a process share."""
+"""What marks a SQL statement's commit is set in the session, which the threads of a process share."""
+
+
+class Ours:
+    """How one commit is told from all others: its version as Delta's transaction, its state with a name that nobody else has."""
+
+    def __init__(self, version: int, state: State) -> None:
+        self.version = version
+        self.metadata = json.dumps({**json.loads(state.to_json()), delta.COMMIT_KEY: uuid.uuid4().hex})
+
+    @property
+    def options(self) -> dict[str, str]:
+        """For a frame's writer."""
+        return {"txnAppId": publishing.FENCE, "txnVersion": str(self.version), "userMetadata": self.metadata}
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """For SQL statements."""
+        return {f"{TRANSACTION}.txnAppId": publishing.FENCE, f"{TRANSACTION}.txnVersion": str(self.version), METADATA: self.metadata}
 
 
 class DeltaSpark:
-    """See `etl.commits.Committer`."""
+    """See `etl.commits.Committer`.
+
+    A client that is killed may leave its statement at work on the server. So each statement names the version that it is to make as Delta's transaction: of two, one is refused
+    or passed over there. What the log then says of that version tells which.
+    """
 
     def publish(self, contract: Table, staged: Sequence[Path], state: State, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False) -> int:
         """`replaceWhere` for days, an overwrite for all, an append otherwise."""
-        publishing.refuse_moved(contract, base)
-        table = publishing.open_or_create(contract)
-        app_id = f"millrace/{state.run_id}"
-        options = {"txnAppId": app_id, "txnVersion": str((table.transaction_version(app_id) or 0) + 1), "userMetadata": state.to_json()}
-        if replace and not whole:
-            options["replaceWhere"] = publishing.days_sql(contract, replace)
-        self._write(contract, staged, "overwrite" if whole or replace else "append", options)
-        return self._settled(contract, table.version())
+        publishing.open_at(contract, base)
+        ours = Ours((base or 0) + 1, state)
+        days = {"replaceWhere": publishing.days_sql(contract, replace)} if replace and not whole else {}
+        _write(contract, staged, "overwrite" if whole or replace else "append", {**ours.options, **days})
+        return self._settled(contract, ours)
 
     def append_once(self, contract: Table, staged: Sequence[Path], state: State, once: str) -> int:
         """Delta's transaction id remembers what was appended, and passes a repeat over."""
         before = publishing.open_or_create(contract)
         if before.transaction_version(once) is None:
-            self._write(contract, staged, "append", {"txnAppId": once, "txnVersion": "1", "userMetadata": state.to_json()})
-            return self._settled(contract, before.version())
+            ours = Ours(before.version() + 1, state)
+            _write(contract, staged, "append", {**ours.options, "txnAppId": once, "txnVersion": "1"})
+            return self._settled(contract, ours)
         return int(before.version())
 
     def merge(self, contract: Table, staged: Sequence[Path], state: State, *, base: int | None) -> int:
         """MERGE INTO by the contract's key."""
         refuse_doubled_keys(contract, staged)
-        publishing.refuse_moved(contract, base)
-        before = publishing.open_or_create(contract)
+        publishing.open_at(contract, base)
+        ours = Ours((base or 0) + 1, state)
         same = " AND ".join(f"target.{name} = source.{name}" for name in contract.key)
-        with self._session(state) as spark:
+        with _refusals(contract), self._session(ours.settings) as spark:
             query = f"MERGE INTO {_name(contract)} AS target USING {{rows}} AS source ON {same} WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
             spark.sql(query, rows=_rows(spark, contract, staged)).collect()
-        return self._settled(contract, before.version())
+        return self._settled(contract, ours)
 
     def delete(self, contract: Table, condition: str, state: State, *, base: int) -> int:
         """DELETE FROM."""
-        publishing.refuse_moved(contract, base)
-        with self._session(state) as spark:
+        publishing.open_at(contract, base)
+        ours = Ours(base + 1, state)
+        with _refusals(contract), self._session(ours.settings) as spark:
             spark.sql(f"DELETE FROM {_name(contract)} WHERE {condition}").collect()
-        return self._newest(contract)
+        return self._settled(contract, ours, or_nothing=True)
 
     def optimize(self, contract: Table) -> int:
         """OPTIMIZE; the commit repeats the last state, with no day touched."""
-        with self._session(untouched(delta.last_state(publishing.open_or_create(contract)))) as spark:
+        with self._session({METADATA: untouched(delta.last_state(publishing.open_or_create(contract))).to_json()}) as spark:
             spark.sql(f"OPTIMIZE {_name(contract)}").collect()
         return self._newest(contract)
 
-    def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = ()) -> int:
-        """VACUUM counts in hours only, so all that came after the oldest version to keep stays too."""
-        root = settings.table_path(contract.qualified)
-        before = len(storage.tree(root, ".parquet"))
-        spared = [one.at for one in self.history(contract) if keep and one.version > min(keep)]
-        oldest = min([datetime.now(UTC) - older_than, *spared])
-        hours = math.ceil((datetime.now(UTC) - oldest) / timedelta(hours=1))
-        with self._session(State("vacuum")) as spark:
-            spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
-            spark.conf.set("spark.sql.sources.parallelPartitionDiscovery.parallelism", LISTERS)
-            spark.sql(f"VACUUM {_name(contract)} RETAIN {hours} HOURS").collect()
-        return before - len(storage.tree(root, ".parquet"))
+    def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = (), *, delete: bool = True) -> int:
+        """By delta-rs: Spark's VACUUM counts in hours only, so to spare an old version it would spare all that came after it."""
+        from etl.commits.delta_rs import DeltaRs
+
+        return DeltaRs().vacuum(contract, older_than, keep, delete=delete)
 
     def history(self, contract: Table) -> list[Commit]:
         """DESCRIBE HISTORY."""
@@ -111,44 +125,64 @@ class DeltaSpark:
 
         return DeltaRs().history(contract)
 
-    def _write(self, contract: Table, staged: Sequence[Path], mode: str, options: dict[str, str]) -> None:
-        from etl.engine import session
-
-        spark = session()
-        rows = _rows(spark, contract, staged)
-        try:
-            rows.write.format("delta").mode(mode).options(**options).save(str(settings.table_path(contract.qualified)))
-        except Exception as error:
-            if "Concurrent" in str(error):
-                told = str(error).splitlines()[0]
-                raise PublishError(
-                    f"{contract.qualified}: another writer committed at the same time ({told}). Nothing was written; run the interval again"
-                ) from error
-            raise
-
     @contextmanager
-    def _session(self, state: State) -> Iterator[SparkSession]:
-        """The session, with `state` as the metadata of what is committed inside."""
+    def _session(self, options: dict[str, str]) -> Iterator[SparkSession]:
+        """The session, set for the one statement inside."""
         from etl.engine import session
 
         spark = session()
         with _one_at_a_time:
-            spark.conf.set(METADATA, state.to_json())
+            for name, value in options.items():
+                spark.conf.set(name, value)
             try:
                 yield spark
             finally:
-                spark.conf.unset(METADATA)
+                for name in options:
+                    spark.conf.unset(name)
 
-    def _settled(self, contract: Table, before: int) -> int:
+    def _settled(self, contract: Table, ours: Ours, *, or_nothing: bool = False) -> int:
+        """The version that was made, once the log says that it is ours and the newest."""
         newest = self._newest(contract)
-        if newest != before + 1:
-            raise PublishError(f"{contract.qualified}: version {before + 1} was to be written, and the newest is {newest}. Run the interval again")
-        return newest
+        made = _metadata(contract, ours.version, newest)
+        if (newest, made) == (ours.version, ours.metadata) or (or_nothing and newest == ours.version - 1):
+            return newest
+        if made == ours.metadata:
+            told = f"this run made version {ours.version}, and others went on to {newest}. Nothing is lost"
+        else:
+            what = "another's" if newest >= ours.version else "not there"
+            told = f"version {ours.version} was to be written, and it is {what}: a client that was killed may have left its statement on the server. Nothing of this run was written"
+        raise PublishError(f"{contract.qualified}: {told}; run the interval again")
 
     def _newest(self, contract: Table) -> int:
         newest = delta.version_of(contract.qualified) or 0
         publishing.sync_log(contract.qualified, newest)
         return newest
+
+
+def _write(contract: Table, staged: Sequence[Path], mode: str, options: dict[str, str]) -> None:
+    from etl.engine import session
+
+    with _refusals(contract):
+        _rows(session(), contract, staged).write.format("delta").mode(mode).options(**options).save(str(settings.table_path(contract.qualified)))
+
+
+@contextmanager
+def _refusals(contract: Table) -> Iterator[None]:
+    """What Delta says of conflicting commits, in a sentence."""
+    try:
+        yield
+    except Exception as error:
+        if "Concurrent" not in str(error):
+            raise
+        told = str(error).splitlines()[0]
+        raise PublishError(f"{contract.qualified}: another writer committed at the same time ({told}). Nothing was written; run the interval again") from error
+
+
+def _metadata(contract: Table, version: int, newest: int) -> str | None:
+    """What delta-spark recorded in a commit."""
+    table = delta.open_to_write(contract.qualified)
+    later = table.history(newest - version + 1) if table and newest >= version else []
+    return next((one.get("userMetadata") for one in later if one["version"] == version), None)
 
 
 def _name(contract: Table) -> str:

@@ -18,6 +18,12 @@ PROFILE = {
 }
 """Each setting with its reason. The sizes are for one GPU of 16 GB and more."""
 
+
+def settings_for(master: str) -> dict[str, str]:
+    """The profile, without the resources that a cluster's master hands out when there is none: a local Spark offers no GPU, and tasks that ask for one wait for ever."""
+    return {name: value for name, value in PROFILE.items() if not (master.startswith("local") and ".resource." in name)}
+
+
 PLAN_ONLY = {
     "spark.plugins": PROFILE["spark.plugins"],
     "spark.rapids.sql.mode": "explainOnly",  # no GPU is looked for; plans are judged and then run on the CPU

@@ -49,7 +49,7 @@ def settings_of(port: int, master: str) -> dict[str, str]:
     if storage.is_remote(settings.lake()):
         found |= s3_settings()
         found["spark.jars"] += "".join(f",{path}" for path in jars.fetched(jars.S3))
-    found |= _profile(os.environ.get("MILLRACE_SPARK_PROFILE") or "cpu", found["spark.jars"])
+    found |= _profile(os.environ.get("MILLRACE_SPARK_PROFILE") or "cpu", found["spark.jars"], master)
     for pair in (os.environ.get("MILLRACE_SPARK_CONF") or "").split(","):
         if pair.strip():
             name, separator, value = pair.strip().partition("=")
@@ -77,11 +77,11 @@ def s3_settings() -> dict[str, str]:
     return {f"spark.hadoop.{name}": value for name, value in found.items()}
 
 
-def _profile(name: str, known: str) -> dict[str, str]:
+def _profile(name: str, known: str, master: str) -> dict[str, str]:
     if name == "cpu":
         return {}
     if name == "gpu":
-        return {**gpu.PROFILE, "spark.jars": ",".join([known, *(str(path) for path in jars.fetched(gpu.RAPIDS))])}
+        return {**gpu.settings_for(master), "spark.jars": ",".join([known, *(str(path) for path in jars.fetched(gpu.RAPIDS))])}
     raise SparkError(f"MILLRACE_SPARK_PROFILE is {name!r}. Use cpu (the default) or gpu")
 
 

@@ -202,10 +202,27 @@ def test_vacuum_deletes_what_no_version_that_is_kept_needs(engine: str) -> None:
     append(visit(3), whole=True)
     assert committer().vacuum(VISITS, timedelta(days=7)) == 0
     assert ids(1) == [1]
-    assert committer().vacuum(VISITS, timedelta(0), keep=[2]) == {"sail": 1, "spark": 0}[engine]
+    assert committer().vacuum(VISITS, timedelta(0), keep=[2], delete=False) == 1
+    assert (ids(1), delta.version_of(NAME)) == ([1], 3)
+    assert committer().vacuum(VISITS, timedelta(0), keep=[2]) == 1
     assert (ids(2), ids()) == ([2], [3])
-    committer().vacuum(VISITS, timedelta(0))
+    assert not delta.rows_changed_since(delta.open_table(NAME), 3)
+    assert committer().vacuum(VISITS, timedelta(0)) == 1
+    assert committer().vacuum(VISITS, timedelta(0)) == 0
     assert ids() == [3]
+
+
+def test_a_vacuum_makes_nothing_out_of_date(engine: str) -> None:
+    state = State("run", inputs={"bronze.visits": 1}, touched=(DAY,), code="abc")
+    for number in (1, 2):
+        committer().publish(VISITS, [staged(visit(number))], state, base=delta.version_of(NAME), whole=True)
+    assert committer().vacuum(VISITS, timedelta(0)) == 1
+    last = delta.last_state(delta.open_table(NAME))
+    assert (last.inputs, last.code, last.touched, last.run_id) == (state.inputs, state.code, (), "vacuum")
+    assert delta.changed_since(delta.open_table(NAME), 2) == ()
+    append(visit(3), replace=[DAY])
+    assert ids() == [3]
+    assert delta.rows_changed_since(delta.open_table(NAME), 2)
 
 
 # --- one goes on with what the other wrote

@@ -29,6 +29,7 @@ Out = pytest.CaptureFixture[str]
         ["tables", "extra"],
         ["profile"],
         ["profile", "silver.products", "--by", "spark"],
+        ["vacuum", "--days", "0"],
     ],
     ids=" ".join,
 )
@@ -44,7 +45,7 @@ def test_help_lists_every_command(capsys: Out) -> None:
         cli.main(["--help"])
     out = capsys.readouterr().out
     assert caught.value.code == 0
-    assert all(f"\n    {name} " in out for name in ("sample", "run", "serve", "tables", "profile"))
+    assert all(f"\n    {name} " in out for name in ("sample", "run", "serve", "tables", "profile", "optimize", "vacuum"))
 
 
 @pytest.fixture

@@ -2,9 +2,15 @@
 
 import socket
 import time
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from pyspark.sql.connect.proto import base_pb2, base_pb2_grpc
 
 from etl import engine
 from etl.engine import EngineError
@@ -32,16 +38,67 @@ def test_a_url_nobody_listens_on_is_told_at_once(home: Path, monkeypatch: pytest
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("theirs", ["4.0.1", "3.5.6", "5.1.1"])
-def test_a_server_of_another_version_is_refused(theirs: str) -> None:
-    with pytest.raises(
-        EngineError, match=rf"^the engine at sc://far:15002 is Spark {theirs}, and this Millrace speaks to Spark 4\.1\. Use a server of that version$"
-    ):
-        engine._refuse_other_version("sc://far:15002;token=secret", theirs)
+class Answering(base_pb2_grpc.SparkConnectServiceServicer):
+    """A server that speaks the protocol as far as its version. Any other question is one it does not know, as an older server says of a newer client's."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+
+    def AnalyzePlan(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if request.WhichOneof("analyze") != "spark_version":
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "not known")
+        told = base_pb2.AnalyzePlanResponse.SparkVersion(version=self.version)
+        return base_pb2.AnalyzePlanResponse(session_id=request.session_id, server_side_session_id="here", spark_version=told)
+
+    def ReleaseSession(self, request: Any, _context: Any) -> Any:  # noqa: N802
+        return base_pb2.ReleaseSessionResponse(session_id=request.session_id, server_side_session_id="here")
+
+    def Config(self, request: Any, _context: Any) -> Any:  # noqa: N802
+        return base_pb2.ConfigResponse(session_id=request.session_id, server_side_session_id="here")
 
 
-def test_a_server_of_another_patch_is_taken() -> None:
-    engine._refuse_other_version("sc://far:15002", "4.1.9")
+@contextmanager
+def serving(service: Any | None) -> Iterator[str]:
+    """A real gRPC server on loopback; its URL."""
+    one = grpc.server(futures.ThreadPoolExecutor(2))
+    if service:
+        base_pb2_grpc.add_SparkConnectServiceServicer_to_server(service, one)
+    port = one.add_insecure_port("127.0.0.1:0")
+    one.start()
+    try:
+        yield f"sc://127.0.0.1:{port}"
+    finally:
+        one.stop(None).wait()
+
+
+@pytest.mark.parametrize("theirs", ["4.0.1", "3.5.6", "5.1.1", "4.2.0-SNAPSHOT"])
+def test_a_server_of_another_version_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch, theirs: str) -> None:
+    with serving(Answering(theirs)) as url:
+        monkeypatch.setenv("MILLRACE_ENGINE", f"{url}/;user_id=me;x-secret=secret")
+        with pytest.raises(EngineError) as caught:
+            engine.session()
+    assert str(caught.value) == (
+        f"the engine at {url}/ is Spark {theirs}, and this Millrace speaks to Spark 4.1 (its client is 4.1.1)."
+        " Start a Connect server of Spark 4.1 there, or point MILLRACE_ENGINE at one"
+    )
+
+
+def test_a_server_of_another_patch_is_taken(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(Answering("4.1.9")) as url:
+        monkeypatch.setenv("MILLRACE_ENGINE", url)
+        try:
+            assert engine.session().version == "4.1.9"
+            assert engine.describe() == ("spark", "4.1.9")
+        finally:
+            engine.session().stop()
+
+
+def test_a_server_of_something_else_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(None) as url:
+        monkeypatch.setenv("MILLRACE_ENGINE", f"{url}/;x-secret=secret")
+        with pytest.raises(EngineError, match=rf"^what listens at {url}/ did not answer as a Spark Connect server does \(.*\)\. See that it is one") as caught:
+            engine.session()
+    assert "secret" not in str(caught.value)
 
 
 def test_a_shared_spark_that_died_is_told_with_its_port(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,11 +217,29 @@ def test_a_bare_state_reads_back() -> None:
     assert delta.last_state(table()) == State("run-8")
 
 
-def test_every_run_leaves_its_own_transaction_also_when_it_is_repeated() -> None:
-    for _ in range(2):
-        publish(visit(1), state=FULL, whole=True)
-    assert ids() == [1]
-    assert (table().transaction_version("millrace/run-7"), table().transaction_version("millrace/run-8")) == (2, None)
+def test_every_commit_takes_the_fence_of_its_version() -> None:
+    for version in (1, 2):
+        assert publish(visit(1), state=FULL, whole=True) == version
+        assert table().transaction_version(publishing.FENCE) == version
+    publish(visit(2), once="orders/1")
+    assert (table().transaction_version(publishing.FENCE), table().transaction_version("orders/1")) == (3, 1)
+
+
+def test_a_table_that_moves_while_it_is_opened_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lock of ours holds a statement that a killed client left on a Spark."""
+    publish(visit(1))
+    late, original = staged(visit(2), name="late"), publishing.open_or_create
+
+    def meanwhile(contract: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(publishing, "open_or_create", original)
+            publish(visit(3))
+        return original(contract)
+
+    monkeypatch.setattr(publishing, "open_or_create", meanwhile)
+    with pytest.raises(PublishError, match=r"^silver\.visits: the table moved from version 1 to 2 while this run worked"):
+        publishing.publish(VISITS, [late], State("late"), base=1)
+    assert ids() == [1, 3]
 
 
 def test_the_statistics_in_the_log_are_those_of_the_data() -> None:

@@ -1,0 +1,112 @@
+"""One commit, killed at one step, in a process per case: `python killing.py ENGINE HOME,ACT,STEP ...`.
+
+A step is the entry or the exit of a function of those that commit. STEP is its number; -1 kills at none and prints them all; `after S` kills S seconds after the statement began.
+Prints a JSON line per case: the exit code (minus the signal) and the steps that were passed. Imports are paid once: a case is a fork.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from contracts import files, storage
+from etl import delta, publishing
+from etl.commits import committer, delta_rs, delta_spark
+from etl.delta import State
+from tests.unit.etl.visits import VISITS, of, staged, visit
+
+NAME = VISITS.qualified
+DAY = of("2017-03-01", "2017-03-02")
+STATE = State("struck", inputs={"bronze.visits": 1}, touched=(DAY,), code="abc")
+COMMITTING = {str(Path(module.__file__)) for module in (delta_rs, delta_spark, publishing, files, storage)}
+THINKING = (
+    "arrow_type",
+    "_comment",
+    "arrow_schema",
+    "days_sql",
+    "_literal",
+    "_plain",
+    "_nullable",
+    "_statistics",
+    "_add_action",
+    "fenced",
+    "untouched",
+    "refuse_moved",
+    "_name",
+)
+"""Functions that leave nothing behind."""
+HEAVY = ("deltalake", "duckdb", "pyarrow.dataset", "pysail.spark", "pyspark.sql.connect.session")
+
+
+def base() -> int | None:
+    return delta.version_of(NAME)
+
+
+ACTS: dict[str, Callable[[], Any]] = {
+    "create": lambda: committer().publish(VISITS, [staged(visit(3)), staged(visit(4), name="b")], STATE, base=base()),
+    "append": lambda: committer().publish(VISITS, [staged(visit(3)), staged(visit(4), name="b")], STATE, base=base()),
+    "replace": lambda: committer().publish(VISITS, [staged(visit(3))], STATE, base=base(), replace=[DAY]),
+    "whole": lambda: committer().publish(VISITS, [staged(visit(3))], STATE, base=base(), whole=True),
+    "once": lambda: committer().append_once(VISITS, [staged(visit(3))], STATE, "orders/1"),
+    "merge": lambda: committer().merge(VISITS, [staged(visit(1, visitor="eve"), visit(3))], STATE, base=base()),
+    "delete": lambda: committer().delete(VISITS, "visit_id = 1", STATE, base=base() or 0),
+    "optimize": lambda: committer().optimize(VISITS),
+    "vacuum": lambda: committer().vacuum(VISITS, timedelta(0)),
+}
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def watched(step: int, passed: list[str]) -> Callable[..., None]:
+    """Counts steps, and kills at one."""
+
+    def see(frame: Any, event: str, _: Any) -> None:
+        code = frame.f_code
+        if event not in ("call", "return") or code.co_filename not in COMMITTING or code.co_name in THINKING or code.co_name.startswith("<"):
+            return
+        if len(passed) == step:
+            kill()
+        passed.append(f"{'before' if event == 'call' else 'after'} {code.co_name}")
+
+    return see
+
+
+def struck(home: str, act: str, step: str) -> tuple[int, list[str]]:
+    """Exit code and steps of an act, killed at the step."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.environ["MILLRACE_HOME"] = home
+        passed: list[str] = []
+        if step.startswith("after "):
+            threading.Timer(float(step[6:]), kill).start()
+        else:
+            sys.setprofile(watched(int(step), passed))
+        try:
+            ACTS[act]()
+        finally:
+            sys.setprofile(None)
+            os.write(writing, json.dumps(passed).encode())
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as output:
+        text = output.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), json.loads(text or "[]")
+
+
+if __name__ == "__main__":
+    for name in HEAVY:
+        importlib.import_module(name)
+    os.environ["MILLRACE_ENGINE"] = sys.argv[1]
+    for case in sys.argv[2:]:
+        print(json.dumps(struck(*case.split(","))), flush=True)

@@ -1,0 +1,143 @@
+"""A committer is killed with SIGKILL at every step of every kind of commit. The rerun ends in the same rows, each once, on delta-rs and on delta-spark."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+
+from contracts import settings
+from etl import delta
+from etl.commits import committer
+from etl.delta import State
+from etl.publishing import PublishError
+from tests.integration.engines.killing import ACTS, DAY, NAME, STATE
+from tests.landing import rows
+from tests.unit.etl.visits import VISITS, staged, visit
+
+EXPECTED = {
+    "create": [3, 4], "append": [1, 2, 3, 4], "replace": [2, 3], "whole": [3], "once": [1, 2, 3], "merge": [1, 2, 3], "delete": [2], "optimize": [1, 2], "vacuum": [1, 2],
+}  # fmt: skip
+TIDYING = ("optimize", "vacuum")
+AROUND = ("before _session", "before _rows", "before _newest", "after sync_log")
+"""The steps beside the statement of delta-spark and of the log."""
+ALL = (
+    "before open_at",
+    "after open_at",
+    "before _write",
+    "before _rows",
+    "after _rows",
+    "after _write",
+    "before _newest",
+    "before sync_log",
+    "after sync_log",
+    "before _metadata",
+    "after _settled",
+)
+ON_SPARK = {"append": ALL, "create": AROUND, "replace": AROUND, "once": AROUND, "merge": AROUND, "delete": AROUND, "optimize": AROUND}
+"""At which steps: a session and a statement take seconds there. An overwrite is a replacement, and delta-rs vacuums."""
+
+
+def prepare(home: Path, act: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table with two rows of two days, in two files if they are to be compacted, and with a file that no version needs."""
+    monkeypatch.setenv("MILLRACE_HOME", str(home))
+    monkeypatch.setenv("MILLRACE_ENGINE", "sail")
+    if act != "create":
+        rows_of = [[visit(1)], [visit(2, "2017-03-02")]] if act == "optimize" else [[visit(1), visit(2, "2017-03-02")]]
+        for number, some in enumerate(rows_of):
+            committer().publish(VISITS, [staged(*some)], State("first", code="abc", touched=(DAY,)), base=number or None)
+        (settings.table_path(NAME) / "part-unneeded.parquet").write_bytes(b"")
+    return home
+
+
+def strike(url: str, cases: list[tuple[Path, str, str]]) -> list[tuple[int, list[str]]]:
+    script = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("killing.py")), url, *(f"{home},{act},{step}" for home, act, step in cases)]
+    done = subprocess.run(script, cwd=settings.CHECKOUT, env={**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def rerun(act: str) -> None:
+    """What a run does that follows: plan from the table as it finds it. While an orphaned statement is at work it may be refused, and is tried again."""
+    deadline = time.monotonic() + 60
+    while delta.last_state(delta.open_table(NAME)) != STATE or act == "once":
+        try:
+            ACTS[act]()
+        except PublishError:
+            assert time.monotonic() < deadline
+        else:
+            break
+
+
+def found() -> list[int]:
+    return [row["visit_id"] for row in rows(NAME, "visit_id")]
+
+
+def check(act: str, step: str, home: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the rerun the table is as it was or as it shall be, after it as it shall be, and a next commit finds nothing in its way."""
+    monkeypatch.setenv("MILLRACE_HOME", str(home))
+    before = found() if delta.version_of(NAME) else []
+    assert before in (([] if act == "create" else [1, 2]), EXPECTED[act]), step
+    monkeypatch.setenv("MILLRACE_ENGINE", url)
+    rerun(act)
+    assert found() == EXPECTED[act], step
+    if act == "merge":
+        assert [row["visitor"] for row in rows(NAME, "visit_id")] == ["eve", "ada", "ada"], step
+    runs = [state.run_id for state in delta.states(delta.open_to_write(NAME)) if state]
+    assert act in TIDYING or runs.count("struck") == 1, step
+    monkeypatch.setenv("MILLRACE_ENGINE", "sail")
+    committer().publish(VISITS, [staged(visit(9))], State("next"), base=delta.version_of(NAME))
+    assert found() == [*EXPECTED[act], 9], step
+    assert sum(one["num_records"] for one in delta.data_files(DeltaTable(str(settings.table_path(NAME))))) == len(found()), step
+
+
+def everywhere(url: str, act: str, folder: Path, monkeypatch: pytest.MonkeyPatch, only: tuple[str, ...] = (), *, once: bool = False) -> list[str]:
+    """Kill at each step, or at the first of each name, or only at some; check after each; the steps."""
+    template = prepare(folder / "template", act, monkeypatch)
+    template.mkdir(exist_ok=True)
+    ((code, passed),) = strike(url, [(Path(shutil.copytree(template, folder / "whole")), act, "-1")])
+    assert code == 0
+    steps = [number for number, name in enumerate(passed) if (name in only or not only) and not (once and name in passed[:number])]
+    homes = {number: Path(shutil.copytree(template, folder / str(number))) for number in steps}
+    killed = strike(url, [(home, act, str(number)) for number, home in homes.items()])
+    for (number, home), (ended, _) in zip(homes.items(), killed, strict=True):
+        assert ended == -signal.SIGKILL, passed[number]
+        check(act, passed[number], home, url, monkeypatch)
+    return [passed[number] for number in steps]
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_delta_rs_killed_at_every_step(home: Path, act: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = everywhere("sail", act, tmp_path, monkeypatch)
+    wanted = {"before sync_log", "after sync_log"}
+    if act in ("create", "append", "replace", "whole"):
+        wanted |= {"before open_at", "after open_at", "before _move_under", "after _move_under", "before _commit", "after _commit"}
+    if act == "replace":
+        wanted |= {"before _remainder", "after _remainder"}
+    assert wanted <= {*steps}
+
+
+@pytest.mark.parametrize("act", ON_SPARK)
+def test_delta_spark_killed_around_the_statement(home: Path, act: str, tmp_path: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = everywhere(spark_url, act, tmp_path, monkeypatch, ON_SPARK[act], once=True)
+    wanted = {"before _newest", "after sync_log"} | {"before _session" if act in ("merge", "delete", "optimize") else "before _rows"}
+    assert (wanted if act != "append" else {*ALL}) <= {*steps}
+
+
+@pytest.mark.parametrize("act", ["append", "replace", "merge"])
+def test_delta_spark_killed_in_the_middle_of_a_statement(home: Path, act: str, tmp_path: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kill falls is for the machine to say; whatever is left goes on on the server, and the rerun meets it."""
+    template = prepare(tmp_path / "template", act, monkeypatch)
+    cases: list[Any] = [(Path(shutil.copytree(template, tmp_path / str(tenth))), act, f"after {tenth / 10}") for tenth in (8, 16)]
+    strike(spark_url, cases)
+    for home_of, _, step in cases:
+        check(act, step, home_of, spark_url, monkeypatch)
