@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from contracts import files
+from contracts import files, storage
 from etl import delta, publishing
 from etl.commits import committer, delta_rs, delta_spark
 from etl.delta import State
@@ -26,7 +26,7 @@ from tests.unit.etl.visits import VISITS, of, staged, visit
 NAME = VISITS.qualified
 DAY = of("2017-03-01", "2017-03-02")
 STATE = State("struck", inputs={"bronze.visits": 1}, touched=(DAY,), code="abc")
-COMMITTING = {str(Path(module.__file__)) for module in (delta_rs, delta_spark, publishing, files)}
+COMMITTING = {str(Path(module.__file__)) for module in (delta_rs, delta_spark, publishing, files, storage)}
 THINKING = (
     "arrow_type",
     "_comment",

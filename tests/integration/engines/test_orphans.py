@@ -124,7 +124,7 @@ def test_what_a_killed_client_left_is_quicker_than_the_rerun(engine: str, act: s
     """It commits after the rerun has looked which version is the newest, at the last moment: below the check, above the statement."""
     kill_while_it_writes(act, 1)
     monkeypatch.setenv("MILLRACE_ENGINE", "sail" if engine == "sail" else spark_url)
-    original = publishing.sync if engine == "sail" else publishing.open_at
+    original = publishing._move_under if engine == "sail" else publishing.open_at
 
     def late(*arguments: Any) -> Any:
         done = original(*arguments)
