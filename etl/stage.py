@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from contracts import catalog, settings, storage
 from contracts.interval import DAY, Interval, days_of, merged
-from contracts.model import DATE, Layer, Load, Severity, Table
+from contracts.model import DATE, LONG, Layer, Load, Severity, Table
 from contracts.report import RowAccount
 from etl import delta
 from etl.bronze.load import Loaded, load
@@ -250,7 +250,7 @@ def _stage_silver(planned: Plan, folder: Path) -> Staged:
     unique = _all_distinct(table, cleaned, rows_in)
     once = cleaned if unique else _without_duplicates(table, cleaned)
     if planned.base is not None and planned.days:
-        once = once.join(_published_elsewhere(planned).select(*table.key), list(table.key), "left_anti")
+        once = once.join(_published_elsewhere(planned, cleaned).select(*table.key), list(table.key), "left_anti")
     if unique and table.time_column and sum(1 for one in planned.days for _ in one.months()) <= MANY_MONTHS:
         _write_by_month(table, once, planned.days, folder)
     else:
@@ -272,10 +272,30 @@ def _cleaned(planned: Plan) -> tuple[DataFrame, DataFrame]:
     return incoming, transform(planned.table).clean(incoming, *others)
 
 
-def _published_elsewhere(planned: Plan) -> DataFrame:
-    """What the table holds under other days: a row whose key is among them is a duplicate of theirs."""
+def _published_elsewhere(planned: Plan, cleaned: DataFrame) -> DataFrame:
+    """What the table holds under other days: a row whose key is among them is a duplicate of theirs.
+
+    Rows whose key lies outside of the range that comes in are left out, since they match none: so a long past is not read, as its files' statistics say that it lies outside.
+    """
     table = planned.table
-    return delta.read(table.qualified, planned.base or 0).filter(f"NOT ({days_sql(table, planned.days)})")
+    return delta.read(table.qualified, planned.base or 0).filter(f"NOT ({days_sql(table, planned.days)}) AND {_key_range_sql(table, cleaned)}")
+
+
+def _key_range_sql(table: Table, rows: DataFrame) -> str:
+    from pyspark.sql import functions as F
+
+    ranged = [name for name in table.key if table.column(name).type in (LONG, DATE)]
+    if not ranged:
+        return "true"
+    found = rows.agg(*(one for name in ranged for one in (F.min(name).alias(f"{name}_low"), F.max(name).alias(f"{name}_high")))).collect()[0]
+    bounds = [(name, found[f"{name}_low"], found[f"{name}_high"]) for name in ranged]
+    if any(low is None for _, low, _ in bounds):
+        return "false"  # a key that is NULL in each row matches none
+    return " AND ".join(f"{name} BETWEEN {_literal(low)} AND {_literal(high)}" for name, low, high in bounds)
+
+
+def _literal(value: object) -> str:
+    return f"DATE'{value}'" if isinstance(value, date) else str(value)
 
 
 def _days_of_later_twins(planned: Plan, cleaned: DataFrame) -> tuple[Interval, ...]:
@@ -289,7 +309,7 @@ def _days_of_later_twins(planned: Plan, cleaned: DataFrame) -> tuple[Interval, .
         return ()
     day = F.to_date(F.col(table.time_column or ""))
     ours = cleaned.filter(_kept_sql(table)).select(*table.key, day.alias("_day"))
-    theirs = _published_elsewhere(planned).select(*table.key, day.alias("_later"))
+    theirs = _published_elsewhere(planned, cleaned).select(*table.key, day.alias("_later"))
     return days_of(row["_later"] for row in theirs.join(ours, list(table.key)).filter("_day < _later").select("_later").distinct().collect())
 
 

@@ -241,6 +241,21 @@ def test_a_key_that_comes_again_with_another_day_of_its_own(stocked: Shop, run: 
     assert [row["quantity"] for row in rows("silver.transactions", where="basket_id = 1")] == [2]
 
 
+@pytest.mark.parametrize(("basket", "product"), [(1, 1), (2, 2)])
+def test_a_key_that_comes_again_alone(stocked: Shop, run: Callable, basket: int, product: int) -> None:
+    """What is published before is looked for between the least and the greatest key that come in: here they are one."""
+    stocked.land("transactions", [purchase(basket, product=product, at=MORNING)], NEXT)
+    assert accounts(run(NEXT, END)) == [(1, 1, 0, 0), (1, 0, 0, 1)]
+    assert baskets() == [1, 2]
+
+
+def test_a_day_whose_rows_all_lack_their_key(stocked: Shop, run: Callable) -> None:
+    stocked.land("transactions", [purchase(5, at=MORNING) | {"basket_id": None}], NEXT)
+    run(NEXT, END)
+    assert baskets() == [1, 2]
+    assert len(quarantined()) == 1
+
+
 def test_a_run_that_finds_the_same_files_changes_nothing(stocked: Shop, run: Callable, untouched: Callable) -> None:
     stocked.land("transactions", [purchase(1), purchase(2, product=2, customer=2)])
     with untouched():

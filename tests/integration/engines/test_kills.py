@@ -31,10 +31,8 @@ TIDYING = ("optimize", "vacuum")
 AROUND = ("before _session", "before _rows", "before _newest", "after sync_log")
 """The steps beside the statement of delta-spark and of the log."""
 ALL = (
-    "before open_at",
     "after open_at",
     "before _write",
-    "before _rows",
     "after _rows",
     "after _write",
     "before _newest",
