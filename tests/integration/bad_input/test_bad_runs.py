@@ -227,7 +227,8 @@ def test_a_published_table_with_another_schema_is_refused(stocked: Shop, run: Ca
 
 @pytest.mark.parametrize("table", ["bronze.transactions", "silver.transactions"])
 def test_a_data_file_that_is_gone_is_told_in_a_sentence(stocked: Shop, run: Callable, table: str) -> None:
-    stocked.land("transactions", [purchase(5, at=MORNING)], NEXT)
+    """The keys that come in lie around those of the file, so that silver looks for twins in it."""
+    stocked.land("transactions", [purchase(1, product=2, at=MORNING), purchase(5, at=MORNING)], NEXT)
     for file in settings.table_path(table).glob("*.parquet"):
         file.unlink()
     before = versions()[table]
