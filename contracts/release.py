@@ -48,12 +48,16 @@ def read(number: int | None = None) -> Release:
     wanted = known[-1] if number is None else number
     if wanted not in known:
         raise ReleaseError(f"there is no release {wanted}. Known: {known[0]} to {known[-1]}")
-    return Release(**json.loads(storage.read(folder() / f"{wanted}.json") or b""))
+    return _load(wanted)
+
+
+def _load(number: int) -> Release:
+    return Release(**json.loads(storage.read(folder() / f"{number}.json") or b""))
 
 
 def pinned_versions(qualified: str, identity: str) -> list[int]:
     """The versions of a table that any release names. `identity` is the table's own id: releases of a table that was removed since do not count."""
-    found = (read(number) for number in numbers())
+    found = map(_load, numbers())
     return sorted({one.tables[qualified] for one in found if qualified in one.tables and one.ids.get(qualified, identity) == identity})
 
 
@@ -64,7 +68,7 @@ def write(tables: dict[str, int], horizon: str, ids: dict[str, str] | None = Non
     """
     known = numbers()
     if known:
-        newest = read()
+        newest = _load(known[-1])
         if (newest.tables, newest.horizon, newest.ids) == (tables, horizon, ids or {}):
             return newest
     release = Release(known[-1] + 1 if known else 1, datetime.now(UTC).isoformat(timespec="seconds"), horizon, dict(sorted(tables.items())), ids or {})

@@ -277,25 +277,16 @@ def _published_elsewhere(planned: Plan, cleaned: DataFrame) -> DataFrame:
 
     Rows whose key lies outside of the range that comes in are left out, since they match none: so a long past is not read, as its files' statistics say that it lies outside.
     """
-    table = planned.table
-    return delta.read(table.qualified, planned.base or 0).filter(f"NOT ({days_sql(table, planned.days)}) AND {_key_range_sql(table, cleaned)}")
-
-
-def _key_range_sql(table: Table, rows: DataFrame) -> str:
     from pyspark.sql import functions as F
 
+    table = planned.table
+    published = delta.read(table.qualified, planned.base or 0).filter(f"NOT ({days_sql(table, planned.days)})")
     ranged = [name for name in table.key if table.column(name).type in (LONG, DATE)]
-    if not ranged:
-        return "true"
-    found = rows.agg(*(one for name in ranged for one in (F.min(name).alias(f"{name}_low"), F.max(name).alias(f"{name}_high")))).collect()[0]
-    bounds = [(name, found[f"{name}_low"], found[f"{name}_high"]) for name in ranged]
-    if any(low is None for _, low, _ in bounds):
-        return "false"  # a key that is NULL in each row matches none
-    return " AND ".join(f"{name} BETWEEN {_literal(low)} AND {_literal(high)}" for name, low, high in bounds)
-
-
-def _literal(value: object) -> str:
-    return f"DATE'{value}'" if isinstance(value, date) else str(value)
+    if ranged:
+        found = cleaned.agg(*map(F.min, ranged), *map(F.max, ranged)).collect()[0]
+        for name, low, high in zip(ranged, found[: len(ranged)], found[len(ranged) :], strict=True):
+            published = published.filter(F.col(name).between(low, high))  # of a key that is NULL in each row that comes in: no row
+    return published
 
 
 def _days_of_later_twins(planned: Plan, cleaned: DataFrame) -> tuple[Interval, ...]:

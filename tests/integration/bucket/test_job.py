@@ -15,28 +15,22 @@ import pytest
 from contracts import release, settings
 from dags import steps
 from etl import delta
-from etl.spark import server
+from etl.commits import committer
+from etl.commits.delta_rs import DeltaRs
 from tests.carrying import FIRST, THEN, WRITER, carry, differing, land, land_more, quarantined
 from tests.conftest import command
 from tests.gateway import BUCKET, Gateway
 from tests.integration.bucket.conftest import served, use
 from tests.landing import Shop, purchase, rows, versions
+from tests.spark import running
 from tests.unit.contracts.processes import at_once
 
 
 @pytest.fixture(scope="session")
 def spark_on_s3(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Spark that can read and write the bucket."""
-    jars = settings.CHECKOUT / ".millrace" / "jars"
-    home = tmp_path_factory.mktemp("spark-s3")
-    jars.mkdir(parents=True, exist_ok=True)
-    (home / "jars").symlink_to(jars)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MILLRACE_HOME", str(home))
-        use(patch, gateway.environment(), f"s3://{BUCKET}/spark")
-        process, port = server.start(home / "spark.log")
-    yield server.url(port)
-    server.stop(process)
+    with running(tmp_path_factory.mktemp("spark-s3"), lambda patch: use(patch, gateway.environment(), f"s3://{BUCKET}/spark")) as (_, url):
+        yield url
 
 
 @pytest.fixture(params=["sail", "spark"])
@@ -55,6 +49,7 @@ def test_tables_accounts_and_quarantine_are_those_of_a_file_system(
     assert carry(monkeypatch, engine, lake, FIRST) == expected
     assert differing(home / "local", folder) == []
     assert not [path for path in folder.glob("*/*/_stage/**/*") if path.is_file()]
+    assert isinstance(committer(), DeltaRs)  # delta-spark would write over a version that another writer made in between
     monkeypatch.setenv("MILLRACE_LAKE", str(folder))
     assert quarantined() == rejected
     before = versions()

@@ -5,22 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
-from etl.spark import server
+from tests.spark import running
 
 
 @pytest.fixture(scope="session")
 def spark_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Spark Connect server with Delta on this machine. Its jars are fetched into this checkout's own home, once."""
-    jars = settings.CHECKOUT / ".millrace" / "jars"
-    home = tmp_path_factory.mktemp("spark")
-    jars.mkdir(parents=True, exist_ok=True)
-    (home / "jars").symlink_to(jars)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MILLRACE_HOME", str(home))
-        process, port = server.start(home / "spark.log")
-    yield server.url(port)
-    server.stop(process)
+    with running(tmp_path_factory.mktemp("spark")) as (_, url):
+        yield url
 
 
 @pytest.fixture(params=["sail", "spark"])

@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-from contracts import settings
 from etl import stage
 from etl.spark import jars, server
-from tests.integration.engines.test_job import FIRST, carry, differing, land
+from tests.carrying import FIRST, carry, differing, land
 from tests.landing import Shop
+from tests.spark import share_jars
 
 SECONDS = 60
 
@@ -55,7 +55,7 @@ def until(condition: Any, what: str) -> None:
 @pytest.fixture
 def cluster(home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[subprocess.Popen]]]:
     """The Connect server's URL, and the workers."""
-    (home / "jars").symlink_to(settings.CHECKOUT / ".millrace" / "jars")
+    share_jars(home)
     port = server.free_port()
     master = f"spark://127.0.0.1:{port}"
     with ExitStack() as stack:

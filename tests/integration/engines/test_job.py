@@ -19,6 +19,7 @@ from etl import delta, stage
 from etl.spark import server
 from tests.carrying import FIRST, THEN, WRITER, carry, differing, land, land_more, quarantined
 from tests.landing import Shop, rows
+from tests.spark import running, share_jars
 from tests.unit.contracts.processes import at_once
 
 
@@ -50,10 +51,8 @@ def _goes_on_where_the_other_stopped(shop: Shop, home: Path, spark_url: str, mon
 @pytest.fixture
 def mortal(home: Path, spark_url: str) -> Iterator[Any]:
     """A server that the test may kill; the shared one has fetched the jars."""
-    (home / "jars").symlink_to(settings.CHECKOUT / ".millrace" / "jars")
-    process, port = server.start(home / "mortal.log")
-    yield process, server.url(port)
-    server.stop(process)
+    with running(home) as found:
+        yield found
 
 
 def test_a_server_that_dies_in_the_middle_costs_the_run_and_nothing_else(
@@ -86,7 +85,7 @@ def test_a_server_that_dies_in_the_middle_costs_the_run_and_nothing_else(
 
 
 def test_a_spark_of_a_process_that_is_killed_ends_too(home: Path, spark_url: str) -> None:
-    (home / "jars").symlink_to(settings.CHECKOUT / ".millrace" / "jars")
+    share_jars(home)
     script = "import time; from etl import engine; print(engine._local_spark(), flush=True); time.sleep(600)"
     owner = subprocess.Popen([sys.executable, "-c", script], cwd=settings.CHECKOUT, env={**os.environ, "PYTHONPATH": "."}, stdout=subprocess.PIPE, text=True)
     try:
