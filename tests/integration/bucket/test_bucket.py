@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
 from contracts import bucket, release, settings, storage
 from contracts.bucket import Lease, LockedError
+from etl import engine
 from tests.gateway import Gateway
 from tests.unit.contracts.processes import at_once
 
@@ -263,3 +265,14 @@ def test_a_release_is_never_written_over(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_place_that_can_hold_no_lake_is_refused(root: str, told: str) -> None:
     with pytest.raises(bucket.StorageError, match=told):
         storage.place(root)
+
+
+def test_an_endpoint_for_s3_alone_is_everyone_s(store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", store.environment()["AWS_ENDPOINT_URL"])
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    table = str(settings.lake() / "one")
+    DeltaTable.create(table, pa.schema([("x", pa.int64())]))
+    assert DeltaTable(table).version() == 0
+    engine.session().range(3).write.parquet(str(settings.lake() / "two"))
+    assert {path.name for path in beyond(store, settings.lake()).iterdir()} == {"one", "two"}
