@@ -86,6 +86,14 @@ _opened: dict[str, tuple[tuple[Any, ...], DeltaTable]] = {}
 """Tables as they were read last, with the commit that was their newest: a log that has not moved is not read again, which takes 2 ms and more with its length."""
 
 
+def remember(qualified: str, table: DeltaTable) -> None:
+    """Have the next readers take this table, which has just committed its newest version; the caller only reads it from then on."""
+    path = settings.table_path(qualified)
+    newest = _newest_commit(path)
+    if newest and newest.name == f"{table.version():020}.json":
+        _opened[str(path)] = (newest.mark, table)
+
+
 def open_to_write(qualified: str) -> DeltaTable | None:
     """The newest version, for a caller of its own that goes on to commit and update it."""
     path = settings.table_path(qualified)
@@ -226,18 +234,20 @@ def extent(table: DeltaTable, contract: Table) -> Interval | None:
     return Interval(min(low for low, _ in ranges), max(high for _, high in ranges) + timedelta(days=1))
 
 
-def data_files(table: DeltaTable) -> list[dict[str, Any]]:
-    """What the log says of each data file of the version: path, size_bytes, num_records, and min, max and null_count of the columns."""
+def data_files(table: DeltaTable, ranged: str | None = None) -> list[dict[str, Any]]:
+    """What the log says of each data file of the version: path, size_bytes, num_records, and min and max of one column."""
     import pyarrow as pa
 
-    found: list[dict[str, Any]] = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+    wanted = ["path", "size_bytes", "num_records", f"min.{ranged}", f"max.{ranged}"]
+    known = pa.table(table.get_add_actions(flatten=True))
+    found: list[dict[str, Any]] = known.select([name for name in wanted if name in known.column_names]).to_pylist()
     return found
 
 
 def file_days(table: DeltaTable, contract: Table) -> list[tuple[dict[str, Any], date, date, int]]:
     """Each data file of the version with the first and last day of `time_column` in it, and its row count."""
     column = contract.time_column
-    return [(one, _day(one.get(f"min.{column}")), _day(one.get(f"max.{column}")), one["num_records"]) for one in data_files(table)]
+    return [(one, _day(one.get(f"min.{column}")), _day(one.get(f"max.{column}")), one["num_records"]) for one in data_files(table, column)]
 
 
 def _day(value: Any) -> date:

@@ -124,6 +124,7 @@ def publish(
     table.update_incremental()
     newest: int = table.version()
     sync_log(contract.qualified, newest)
+    delta.remember(contract.qualified, table)
     return newest
 
 

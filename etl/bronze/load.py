@@ -91,7 +91,7 @@ def _known_files(table: Table, interval: Interval) -> dict[tuple[str, date], str
 
 
 def _overlapping(found: Any, interval: Interval) -> list[dict[str, Any]]:
-    return [one for one in delta.data_files(found) if one["min._landed_date"] < interval.end and one["max._landed_date"] >= interval.start]
+    return [one for one in delta.data_files(found, "_landed_date") if one["min._landed_date"] < interval.end and one["max._landed_date"] >= interval.start]
 
 
 def _stage_month(

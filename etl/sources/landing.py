@@ -85,17 +85,17 @@ def files(table: Table, interval: Interval | None = None) -> list[LandedFile]:
     found = []
     for day, folder in _days(root, table):
         if interval is None or day in interval:
-            found += [LandedFile(path, str(path.relative_to(root)), day) for path in sorted(folder.iterdir()) if _visible(path.name)]
+            found += [LandedFile(path, str(path.relative_to(root)), day) for path in sorted(Path(folder).iterdir()) if _visible(path.name)]
     for file in found:
         _refuse_other_formats(table, file)
     return found
 
 
-def _days(root: Path, table: Table) -> list[tuple[date, Path]]:
-    """The day folders of a table, oldest first."""
+def _days(root: Path, table: Table) -> list[tuple[date, str]]:
+    """The day folders of a table, oldest first. They are no `Path`s, which cost a long past more than the listing."""
     try:
         with os.scandir(root / table.name) as entries:
-            return sorted((_folder_day(table, one), Path(one.path)) for one in entries if _visible(one.name))
+            return sorted((_folder_day(table, one), one.path) for one in entries if _visible(one.name))
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -112,17 +112,20 @@ def _visible(name: str) -> bool:
 
 
 def _folder_day(table: Table, folder: os.DirEntry[str]) -> date:
-    name = f"{table.name}/{folder.name}"
     if not folder.is_dir():
         raise LandingError(
-            f"{table.qualified}: {name} lies outside of any day. Move it to the folder of its day, such as {table.name}/2017-01-31/{folder.name}"
+            f"{table.qualified}: {table.name}/{folder.name} lies outside of any day. Move it to the folder of its day, such as {table.name}/2017-01-31/{folder.name}"
         )
     try:
         day = date.fromisoformat(folder.name)
     except ValueError:
-        raise LandingError(f"{table.qualified}: the folder {name} is not a date such as {table.name}/2017-01-31. Rename it or move it away") from None
+        raise LandingError(
+            f"{table.qualified}: the folder {table.name}/{folder.name} is not a date such as {table.name}/2017-01-31. Rename it or move it away"
+        ) from None
     if not YEARS[0] <= day.year <= YEARS[1]:
-        raise LandingError(f"{table.qualified}: the folder {name} is not a date between {YEARS[0]} and {YEARS[1]}. Rename it or move it away")
+        raise LandingError(
+            f"{table.qualified}: the folder {table.name}/{folder.name} is not a date between {YEARS[0]} and {YEARS[1]}. Rename it or move it away"
+        )
     return day
 
 
@@ -141,7 +144,12 @@ def _ends(table: Table) -> Iterator[date]:
     """The first and the last day under which a file of the table lies; other folders are not looked into."""
     days = _days(require(), table)
     for towards_the_middle in (days, reversed(days)):
-        yield from islice((day for day, folder in towards_the_middle if any(_visible(file.name) for file in folder.iterdir())), 1)
+        yield from islice((day for day, folder in towards_the_middle if _holds_a_file(folder)), 1)
+
+
+def _holds_a_file(folder: str) -> bool:
+    with os.scandir(folder) as entries:
+        return any(_visible(one.name) for one in entries)
 
 
 def _refuse_misspelt_tables(tables: tuple[Table, ...]) -> None:
