@@ -121,11 +121,7 @@ def publish(
     if kept:
         adds += _remainder(contract, kept, replace)
     _commit(table, contract, adds, [file for file, _ in removes], state, once)
-    table.update_incremental()
-    newest: int = table.version()
-    sync_log(contract.qualified, newest)
-    delta.remember(contract.qualified, table)
-    return newest
+    return settled(contract, table)
 
 
 def open_at(contract: Table, base: int | None) -> DeltaTable:
@@ -149,6 +145,15 @@ def fenced(table: DeltaTable, once: str = "") -> list[Any]:
     from deltalake import Transaction
 
     return [Transaction(FENCE, table.version() + 1), *([Transaction(once, 1)] if once else [])]
+
+
+def settled(contract: Table, table: DeltaTable) -> int:
+    """The version that the table, opened to write, has just committed: on the disk, and what the next reader takes."""
+    table.update_incremental()
+    version: int = table.version()
+    sync_log(contract.qualified, version)
+    delta.remember(contract.qualified, table)
+    return version
 
 
 def sync_log(qualified: str, version: int) -> None:

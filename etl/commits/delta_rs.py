@@ -44,19 +44,19 @@ class DeltaRs:
         same = " AND ".join(f"target.{name} = source.{name}" for name in contract.key)
         merging = table.merge(rows, same, source_alias="source", target_alias="target", commit_properties=_properties(state, table))
         merging.when_matched_update_all().when_not_matched_insert_all().execute()
-        return _settled(contract, table)
+        return publishing.settled(contract, table)
 
     def delete(self, contract: Table, condition: str, state: State, *, base: int) -> int:
         """A file is rewritten if it holds a row that goes."""
         table = publishing.open_at(contract, base)
         table.delete(condition, commit_properties=_properties(state, table))
-        return _settled(contract, table)
+        return publishing.settled(contract, table)
 
     def optimize(self, contract: Table) -> int:
         """Compaction; the commit repeats the last state, with no day touched."""
         table = publishing.open_or_create(contract)
         table.optimize.compact(commit_properties=_properties(untouched(delta.last_state(table)), table))
-        return _settled(contract, table)
+        return publishing.settled(contract, table)
 
     def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = (), *, delete: bool = True) -> int:
         """Versions in `keep` keep their files, however old. Two commits frame the deletion; like that of a compaction they repeat the last state."""
@@ -68,7 +68,7 @@ class DeltaRs:
         unneeded = there.intersection(vacuuming(dry_run=True))  # it names files too that went long ago
         if delete and unneeded:
             vacuuming(dry_run=False, commit_properties=_properties(untouched(delta.last_state(table), "vacuum")))
-            _settled(contract, table)
+            publishing.settled(contract, table)
         return len(unneeded)
 
     def history(self, contract: Table) -> list[Commit]:
@@ -108,12 +108,6 @@ def _properties(state: State, fenced: DeltaTable | None = None) -> CommitPropert
 
     transactions = publishing.fenced(fenced) if fenced else None
     return CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=transactions, max_commit_retries=0)
-
-
-def _settled(contract: Table, table: DeltaTable) -> int:
-    table.update_incremental()
-    publishing.sync_log(contract.qualified, table.version())
-    return int(table.version())
 
 
 def _commit(one: dict[str, Any]) -> Commit:
