@@ -30,6 +30,9 @@ def main() -> int:
     parser.add_argument("--start", default=START, help="first day")
     parser.add_argument("--end", default=END, help="day after the last")
     parser.add_argument("--run-days", type=int, default=100_000, help="carry the past in runs of so many days (default: in one)")
+    parser.add_argument(
+        "--last-days", type=int, default=1, help="in mode day, carry so many days one by one after the past, and tell of the median one (default: 1)"
+    )
     options = parser.parse_args()
     shutil.rmtree(settings.lake(), ignore_errors=True)
     started = time.perf_counter()
@@ -41,8 +44,8 @@ def main() -> int:
     if options.mode == "year":
         result["year"] = timed(options.start, options.end)
     else:
-        last = str(date.fromisoformat(options.end) - DAY)
-        result["year"], result["day"] = timed_in_runs(options.start, last, options.run_days), timed(last, options.end)
+        last = str(date.fromisoformat(options.end) - options.last_days * DAY)
+        result["year"], result["day"] = timed_in_runs(options.start, last, options.run_days), timed_one_by_one(last, options.end)
     json.dump(result, sys.stdout)
     return 0
 
@@ -70,10 +73,21 @@ def timed(start: str, end: str) -> dict[str, Any]:
 
 def timed_in_runs(start: str, end: str, days: int) -> dict[str, Any]:
     """The same of runs that follow each other; the phases and tables are those of the last one."""
+    runs = each_timed(start, end, days)
+    return {**runs[-1], **{name: sum(run[name] for run in runs) for name in ("wall_s", "cpu_s", "rows_in")}, "runs_s": [run["wall_s"] for run in runs]}
+
+
+def timed_one_by_one(start: str, end: str) -> dict[str, Any]:
+    """The median run of those that carry a day each."""
+    runs = sorted(each_timed(start, end, 1), key=lambda run: run["wall_s"])
+    return {**runs[len(runs) // 2], "runs_s": [run["wall_s"] for run in runs]}
+
+
+def each_timed(start: str, end: str, days: int) -> list[dict[str, Any]]:
+    """Runs of so many days that follow each other."""
     first, last = date.fromisoformat(start), date.fromisoformat(end)
     borders = [*(first + at * DAY for at in range(0, (last - first).days, days)), last]
-    runs = [timed(str(one), str(other)) for one, other in pairwise(borders)]
-    return {**runs[-1], **{name: sum(run[name] for run in runs) for name in ("wall_s", "cpu_s", "rows_in")}, "runs_s": [run["wall_s"] for run in runs]}
+    return [timed(str(one), str(other)) for one, other in pairwise(borders)]
 
 
 def shares(reports: list[TableReport]) -> dict[str, Any]:

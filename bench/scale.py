@@ -1,7 +1,7 @@
 """`python -m bench.scale`: the main job over a longer and longer past, against the DuckDB script: time, peak memory, and what one more day costs.
 
-The past is the sample again and again, each year 364 days before the next, under its own baskets and weeks. So N years have N times the rows of one, and the last day is
-the same in all of them: what it costs more with a longer past is overhead.
+The past is the sample again and again, each year 364 days before the next, under its own baskets and weeks. So N years have N times the rows of one, and the last days are
+the same in all of them: what they cost more with a longer past is overhead.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ YEAR = timedelta(days=364)
 """Whole weeks, so that a Monday stays a Monday."""
 WEEKS, BASKETS = 53, 10**12
 FIRST, END = date(2017, 1, 1), date(2018, 1, 2)
+LAST_DAYS = 5
+"""Days carried one by one after the past; the median one is told."""
 
 
 @dataclass
 class Scale:
-    """What N years took: seconds and MiB. `past_s` is the sum of `runs_s`, the runs that carried all but the last day."""
+    """What N years took on an engine: seconds and MiB. `past_s` is the sum of `runs_s`, the runs that carried the past; `day_s` is of one more day after it."""
 
     years: int
     engine: str
     duckdb_s: float
     duckdb_mib: int
+    session_s: float
     past_s: float
     day_s: float
     mib: int
@@ -44,19 +47,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--years", type=int, nargs="+", default=[1, 4, 16], help="lengths of the past (default: 1 4 16)")
     parser.add_argument("--run-days", type=int, default=YEAR.days, help="carry the past in runs of so many days (default: of a year)")
-    parser.add_argument("--engine", default="sail", help="MILLRACE_ENGINE (default: sail)")
+    parser.add_argument("--engine", nargs="+", default=["sail"], help="each MILLRACE_ENGINE to measure, one after the other (default: sail)")
     options = parser.parse_args()
     home = settings.home() / "bench"
     land(home)
-    found = [measured(home, years, options.engine, options.run_days) for years in options.years]
+    found = [one for years in options.years for one in measured(home, years, options.engine, options.run_days)]
     (home / "scale.json").write_text(json.dumps({"machine": machine(), "scales": [asdict(one) for one in found]}, indent=1))
     print(table(found))
     print(f"All figures: {home / 'scale.json'}")
     return 0
 
 
-def measured(home: Path, years: int, engine: str, run_days: int) -> Scale:
-    """Both contestants on a landing zone of so many years, one after the other."""
+def measured(home: Path, years: int, engines: list[str], run_days: int) -> list[Scale]:
+    """All contestants on a landing zone of so many years, one after the other."""
     print(f"{years} years: landing ...", end=" ", flush=True)
     folder = home / "scale"
     shutil.rmtree(folder, ignore_errors=True)
@@ -66,13 +69,20 @@ def measured(home: Path, years: int, engine: str, run_days: int) -> Scale:
         [sys.executable, "-m", "bench.duckdb_baseline", "--landing", str(folder / "landing"), "--lake", str(folder / "duckdb")], {"MILLRACE_HOME": str(folder)}
     )
     shutil.rmtree(folder / "duckdb")
-    print(f"{duckdb['total_s']:.1f} s; main job ...", end=" ", flush=True)
+    print(f"{duckdb['total_s']:.1f} s", end="", flush=True)
     start = FIRST - (years - 1) * YEAR
-    command = [sys.executable, "-W", "ignore", "-m", "bench.main_job", "--mode", "day", "--start", str(start), "--end", str(END), "--run-days", str(run_days)]
-    job, mib = watch.run(command, {"MILLRACE_HOME": str(folder), "MILLRACE_ENGINE": engine})
-    print(f"{job['year']['wall_s']:.1f} s, and one more day {job['day']['wall_s']:.2f} s", flush=True)
+    command = [sys.executable, "-W", "ignore", "-m", "bench.main_job", "--mode", "day", "--start", str(start), "--end", str(END)]
+    command += ["--run-days", str(run_days), "--last-days", str(LAST_DAYS)]
+    found = []
+    for engine in engines:
+        print(f"; {engine} ...", end=" ", flush=True)
+        job, mib = watch.run(command, {"MILLRACE_HOME": str(folder), "MILLRACE_ENGINE": engine})
+        past, day = job["year"], job["day"]
+        print(f"{past['wall_s']:.1f} s, and one more day {day['wall_s']:.2f} s", end="", flush=True)
+        found.append(Scale(years, engine, duckdb["total_s"], duckdb_mib, job["session_s"], past["wall_s"], day["wall_s"], mib, past["rows_in"], past["runs_s"]))
+    print()
     shutil.rmtree(folder)
-    return Scale(years, engine, duckdb["total_s"], duckdb_mib, job["year"]["wall_s"], job["day"]["wall_s"], mib, job["year"]["rows_in"], job["year"]["runs_s"])
+    return found
 
 
 def multiply(source: Path, target: Path, years: int) -> None:
@@ -115,16 +125,17 @@ def _shift(con, table: str, source: Path, target: Path, back: int, years: int) -
 
 
 def table(found: list[Scale]) -> str:
-    """The figures, and what a day costs against the shortest past."""
+    """The figures, and what a day costs against the engine's shortest past."""
     lines = [
         "",
-        "| years | rows in | main job | against DuckDB | peak memory | DuckDB's peak | one more day | against the shortest past |",
-        "|---|---|---|---|---|---|---|---|",
+        "| years | rows in | DuckDB script | its peak | engine | session starts in | main job | against DuckDB | peak memory | one more day | against the shortest past |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in found:
+        shortest = next(other for other in found if other.engine == one.engine)
         lines.append(
-            f"| {one.years} | {one.rows_in / 1e6:.0f} M | {one.past_s:.1f} s | {one.past_s / one.duckdb_s:.2f} | {one.mib:,} MiB | {one.duckdb_mib:,} MiB"
-            f" | {one.day_s:.2f} s | {one.day_s / found[0].day_s:.2f} |"
+            f"| {one.years} | {one.rows_in / 1e6:.0f} M | {one.duckdb_s:.1f} s | {one.duckdb_mib:,} MiB | {one.engine} | {one.session_s:.1f} s"
+            f" | {one.past_s:.1f} s | {one.past_s / one.duckdb_s:.2f} | {one.mib:,} MiB | {one.day_s:.2f} s | {one.day_s / shortest.day_s:.2f} |"
         )
     return "\n".join(lines)
 
