@@ -18,7 +18,7 @@ from contracts.release import Release
 from contracts.report import TableReport
 from dags import show, steps
 
-KEPT_DAYS = "7"
+KEPT_DAYS, SAMPLE = "7", 500
 HELP = """Carry an e-commerce lake from landed files to served features.
 
 State lies in .millrace (MILLRACE_HOME), tables in its lake (MILLRACE_LAKE), landed files in its landing (MILLRACE_LANDING).
@@ -46,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--end", required=True, help="day after the last one, such as 2018-01-02")
     serve = _add(commands, "serve", _serve, "load a release into the online store: the newest one, or an older one to go back")
     serve.add_argument("--release", type=int, help="number of the release (default: the newest)")
+    compare = _add(commands, "compare", _compare, "compare what is served with what a training set would hold, value by value; 1 when any differs")
+    compare.add_argument("--sample", type=_count, default=SAMPLE, help=f"entities of each view and side (default: {SAMPLE})")
+    compare.add_argument("--all", action="store_true", help="all entities; minutes for a million")
+    compare.add_argument("--json", action="store_true", help="print all figures as JSON")
     _add(commands, "tables", _tables, "list the published tables: version, rows, size")
     profile = _add(commands, "profile", _profile, "say what the columns of a published table hold: NULLs, distinct and frequent values, range, quantiles")
     profile.add_argument("table", help="layer and name, such as silver.transactions or quarantine.transactions")
@@ -78,6 +82,12 @@ def _days(text: str) -> timedelta:
     return timedelta(days=int(text))
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
 def _sample(_options: argparse.Namespace, console: Console) -> None:
     from etl.sources import sample
 
@@ -105,6 +115,16 @@ def _line(said: TableReport | Release) -> str:
 
 def _serve(options: argparse.Namespace, console: Console) -> None:
     console.print(show.views(steps.serve(options.release)))
+
+
+def _compare(options: argparse.Namespace, console: Console) -> None:
+    told = steps.consistency(None if options.all else options.sample)
+    if options.json:
+        print(json.dumps(told.to_dict(), indent=1, ensure_ascii=False))
+    else:
+        console.print(show.consistency(told))
+        console.print(f"{told.compared:,} values compared, {told.wrong:,} differ")
+    told.refuse_mismatch()
 
 
 def _tables(_options: argparse.Namespace, console: Console) -> None:

@@ -8,7 +8,7 @@ One run carries an interval of whole days, `[start, end)` in UTC, through every 
 | `bronze` | new files of the landing zone are loaded, typed, each row with its file and load time |
 | `silver` | rows are cleaned, deduplicated and keyed; money becomes exact |
 | `gold` | feature rows, right at every midnight, idle days included |
-| `serve` | a **release** pins the tables' versions, and the online store serves it all at once |
+| `serve` | a **release** pins the tables' versions, and the online store serves it all at once, if a sample of it equals what a training set would hold |
 
 Every table is **staged** aside, **audited** with Great Expectations, then **published** in one Delta commit. Rows that break a critical check go to
 `quarantine.<table>` with the reasons; a critical failure publishes nothing. *Rows in = published + quarantined + duplicates*, or the task fails.
@@ -68,7 +68,7 @@ with DAG(
 
     @task
     def materialize(ti: Any = None) -> dict[str, Any]:
-        """Load the release into the online store, visible all at once."""
+        """Load the release into the online store, compare a sample with training, and serve all of it at once; a value that differs keeps the former one."""
         return tasks.serve(ti)
 
     @task(trigger_rule="all_done")

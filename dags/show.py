@@ -15,6 +15,7 @@ from rich.text import Text
 from contracts.report import UNCHANGED, TableReport
 
 if TYPE_CHECKING:
+    from features.consistency import Consistency
     from features.profiles import Profile
 
 PIPE_WIDTH = 140
@@ -92,6 +93,25 @@ def views(served: dict[str, Any]) -> Grid:
         seconds = view["seconds"]
         speed = f"{view['rows'] / seconds:,.0f}" if seconds else view["status"]
         grid.add_row(view["view"], f"{view['rows']:,}", f"{seconds:.2f}" if seconds else "", speed)
+    if served["consistency"]:
+        grid.caption = compared(served["consistency"])
+    return grid
+
+
+def compared(told: dict[str, Any]) -> str:
+    """How many values were compared online and offline before they were served; any that differed had failed the run."""
+    values = sum(one["compared"] for one in told["features"])
+    return f"Training and serving compared: {values:,} values of {len(told['features'])} features, all the same"
+
+
+def consistency(told: Consistency) -> Grid:
+    """Each feature: how many entities were compared online and offline, and how their values differ."""
+    grid = _grid(f"Served and trained on: release {told.release}, as of {told.horizon}", "feature view", "feature")
+    for name in ("compared", "mismatched", "missing", "extra"):
+        grid.add_column(name, justify="right")
+    grid.add_column("example")
+    for one in told.features:
+        grid.add_row(one.view, one.feature, *(f"{count:,}" for count in (one.compared, one.mismatched, one.missing, one.extra)), Text(one.example))
     return grid
 
 

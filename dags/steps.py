@@ -23,6 +23,7 @@ from contracts.report import PUBLISHED, UNCHANGED, CheckResult, RowAccount, Tabl
 if TYPE_CHECKING:
     from etl.stage import Plan, Staged
     from expectations.audit import Audit
+    from features.consistency import Consistency
     from features.profiles import Profile
     from lineage.record import Parent
 
@@ -329,10 +330,18 @@ def serve(number: int | None = None, parent: Parent | None = None) -> dict[str, 
             )
             for one in catalog.tables(Layer.GOLD)
         }
-        views = materialize(newest)
-        for view in views:
+        done = materialize(newest)
+        for view in done.views:
             recordings[view.view].served = Served(generation=view.generation, rows=view.rows)
-    return {"release": newest.number, "horizon": newest.horizon, "views": [view.to_dict() for view in views]}
+    compared = done.consistency.to_dict() if done.consistency else None
+    return {"release": newest.number, "horizon": newest.horizon, "views": [view.to_dict() for view in done.views], "consistency": compared}
+
+
+def consistency(sample: int | None) -> Consistency:
+    """Compare what is served with what a training set would hold: for so many entities of each view and side, or for all."""
+    from features.consistency import online
+
+    return online(sample)
 
 
 @dataclass(frozen=True)

@@ -93,12 +93,14 @@ def make_release(interval: dict[str, str], context: Any) -> dict[str, Any]:
 
 
 def serve(ti: Any) -> dict[str, Any]:
-    """Serve the newest release."""
-    from dags import steps
+    """Serve the newest release, once it was compared with training."""
+    from dags import show, steps
 
     served = steps.serve(parent=parent(ti))
     for view in served["views"]:
         print(f"{view['view']}: {view['status']}, {view['rows']:,} entities in {view['seconds']:.1f} s")
+    if served["consistency"]:
+        print(show.compared(served["consistency"]))
     return served
 
 

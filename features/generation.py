@@ -12,6 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -98,10 +99,24 @@ def current() -> Path | None:
     return path if path and path.exists() else None
 
 
+previewed: ContextVar[Path | None] = ContextVar("previewed", default=None)
+"""A generation that this context reads, although it is not in use."""
+
+
+@contextmanager
+def previewing(path: Path) -> Iterator[None]:
+    """Read this generation instead of the one in use, here and nowhere else."""
+    token = previewed.set(path)
+    try:
+        yield
+    finally:
+        previewed.reset(token)
+
+
 def open_current() -> sqlite3.Connection:
-    """A read-only connection to the generation in use, for any thread."""
+    """A read-only connection to the generation in use (or previewed), for any thread."""
     for _ in range(3):  # the pointer may move on between its reading and the opening of the file
-        path = current()
+        path = previewed.get() or current()
         if path is None:
             break
         try:
@@ -137,10 +152,9 @@ class Draft:
         """The generation's id."""
         return self.path.stem
 
-    def publish(self, about: About) -> None:
-        """Make this the generation that everybody reads."""
+    def publish(self) -> None:
+        """Make this, once finished, the generation that everybody reads."""
         with locked(_write_lock()):
-            self.finish(about)
             _point_to(self.path.name)
 
     def finish(self, about: About) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -13,7 +14,8 @@ from feast import FeatureView
 from contracts.interval import midnight
 from contracts.release import Release
 from contracts.report import PUBLISHED, UNCHANGED
-from features import generation, queries, registry
+from features import consistency, generation, queries, registry
+from features.consistency import Consistency
 from features.generation import About, Draft
 from features.lake_reader import LakeReader
 from features.online_store import layout_of
@@ -45,13 +47,24 @@ class ViewReport:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Materialized:
+    """What was loaded, and how it compared with training before it was served; None when it was being served already."""
+
+    views: list[ViewReport]
+    consistency: Consistency | None
+
+
 def online_release() -> About | None:
     """What is being served: release number, horizon, table versions, definitions and rows per view. None when nothing is."""
     return generation.about()
 
 
-def materialize(release: Release, progress: Progress | None = None) -> list[ViewReport]:
+def materialize(release: Release, progress: Progress | None = None, sample: int | None = consistency.SAMPLE) -> Materialized:
     """Serve a release, as of its horizon. Nothing is done when it is already being served with the same definitions.
+
+    Before it is served, `sample` entities of each view and side (None: all) are compared with training; ConsistencyError, and the former generation stays,
+    when any value differs.
 
     The registry is brought up to the definitions first. A row counts if it was knowable at the horizon's midnight; later rows, which say how windows
     will empty, wait for a later release. A horizon in the future therefore serves what there is.
@@ -59,11 +72,20 @@ def materialize(release: Release, progress: Progress | None = None) -> list[View
     registry.apply()
     store = registry.open_store()
     views = [view for view in store.list_batch_feature_views() if view.online]
-    return load(release, views, registry.fingerprint(), progress)
+    judged: list[Consistency] = []
+
+    def judge(path: Path) -> None:
+        judged.append(consistency.compare(release, path, views, sample))
+        judged[-1].refuse_mismatch()
+
+    reports = load(release, views, registry.fingerprint(), progress, judge)
+    return Materialized(reports, judged[0] if judged else None)
 
 
-def load(release: Release, views: Sequence[FeatureView], definitions: str, progress: Progress | None = None) -> list[ViewReport]:
-    """Fill a generation with these views and put it in use, all of them at once."""
+def load(
+    release: Release, views: Sequence[FeatureView], definitions: str, progress: Progress | None = None, judge: Callable[[Path], Any] | None = None
+) -> list[ViewReport]:
+    """Fill a generation with these views and put it in use, all of them at once, unless `judge` raises about its file: then the former one stays."""
     served = generation.about()
     path = generation.current()
     if (
@@ -76,7 +98,10 @@ def load(release: Release, views: Sequence[FeatureView], definitions: str, progr
         reader = LakeReader(release)
         reports = [_load_view(reader, draft, view, progress) for view in views]
         rows = {report.view: report.rows for report in reports}
-        draft.publish(About(release.number, release.horizon, definitions, release.tables, rows))
+        draft.finish(About(release.number, release.horizon, definitions, release.tables, rows))
+        if judge:
+            judge(draft.path)
+        draft.publish()
         return reports
 
 

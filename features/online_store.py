@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from typing import Any, Literal
@@ -146,12 +147,12 @@ class PackedSqliteOnlineStore(OnlineStore):
         generation.remove_all()
 
     def _reader(self) -> Reader:
-        """This thread's reader of the generation in use. Costs one stat while the generation stays the same."""
-        try:
-            seen = os.stat(_pointer(os.environ.get("MILLRACE_HOME")))  # noqa: PTH116 (a third of the time of Path.stat)
-            sign = (seen.st_ino, seen.st_mtime_ns, os.getpid())
-        except FileNotFoundError:
-            sign = None
+        """This thread's reader of the generation in use, or previewed. Costs one stat while the generation stays the same."""
+        sign: Any = generation.previewed.get()
+        if sign is None:
+            with suppress(FileNotFoundError):
+                seen = os.stat(_pointer(os.environ.get("MILLRACE_HOME")))  # noqa: PTH116 (a third of the time of Path.stat)
+                sign = (seen.st_ino, seen.st_mtime_ns, os.getpid())
         if sign is None or getattr(self._local, "sign", None) != sign:
             self._local.reader, self._local.sign = Reader(), sign
         reader: Reader = self._local.reader

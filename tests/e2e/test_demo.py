@@ -97,6 +97,13 @@ print(json.dumps(answer))
         assert answer["baskets_7d"][position] == expected.loc[customer, "baskets_7d"]
 
 
+def test_what_is_served_was_compared_with_training_first(year_run: demo.Run) -> None:
+    compared = year_run.result("serve.materialize")["consistency"]["features"]
+    assert len(compared) == 26
+    assert {(one["mismatched"], one["missing"], one["extra"]) for one in compared} == {(0, 0, 0)}
+    assert min(one["compared"] for one in compared) > 500
+
+
 def test_lineage_of_our_tables_hangs_below_the_airflow_tasks_and_keeps_the_schema(year_run: demo.Run, e2e_home: Path) -> None:
     files = sorted((e2e_home / "lineage").glob("*.ndjson"))
     events = [json.loads(line) for file in files for line in file.read_text().splitlines()]

@@ -45,7 +45,7 @@ def test_help_lists_every_command(capsys: Out) -> None:
         cli.main(["--help"])
     out = capsys.readouterr().out
     assert caught.value.code == 0
-    assert all(f"\n    {name} " in out for name in ("sample", "run", "serve", "tables", "profile", "optimize", "vacuum"))
+    assert all(f"\n    {name} " in out for name in ("sample", "run", "serve", "compare", "tables", "profile", "optimize", "vacuum"))
 
 
 @pytest.fixture

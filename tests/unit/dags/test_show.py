@@ -78,3 +78,10 @@ def test_warnings_are_listed_with_their_rows() -> None:
 def test_a_table_that_took_no_time_has_no_speed() -> None:
     text = plain(show.accounts([TableReport("bronze.coupons", "published", 1, RowAccount(3, 3, 0, 0))]))
     assert row(text, "bronze.coupons") == ["bronze.coupons", "3", "3", "0", "0", "1", "0.00", "0.00", "0.00"]
+
+
+def test_serving_says_that_it_was_compared_with_training() -> None:
+    view = {"view": "customer_activity", "rows": 3, "seconds": 0.5, "status": "published"}
+    served = {"release": 1, "horizon": "2018-01-02", "views": [view], "consistency": {"features": [{"compared": 700}, {"compared": 800}]}}
+    assert "Training and serving compared: 1,500 values of 2 features, all the same" in " ".join(plain(show.views(served)).split())
+    assert "compared" not in plain(show.views({**served, "consistency": None}))
