@@ -12,7 +12,6 @@ from pathlib import Path
 from bench import parity
 from bench.parity import EngineRun, TableParity
 from contracts import catalog
-from etl.spark import jars
 
 SPARK = {"MILLRACE_ENGINE": "spark"}
 CONTESTANTS = {"cpu": {**SPARK, "MILLRACE_SPARK_PROFILE": "cpu"}, "gpu": {**SPARK, "MILLRACE_SPARK_PROFILE": "gpu"}}
@@ -47,22 +46,12 @@ def run(home: Path, contestants: dict[str, dict[str, str]] = CONTESTANTS, start:
     """The job over these days on each, in a process and a lake of its own; of the sample, unless a landing zone is named."""
     if landing is None:
         parity.land(home)
-    for name in contestants:
-        share_jars(parity.lake_of(home, name).parent)
     runs = [
         parity.one_run(home, name, start, end, {**environment, **({"MILLRACE_LANDING": str(landing)} if landing else {})})
         for name, environment in contestants.items()
     ]
     lakes = {name: parity.lake_of(home, name) for name in contestants}
     return Comparison(runs, [parity.compared(table, lakes) for table in catalog.tables()])
-
-
-def share_jars(folder: Path) -> None:
-    """A home of an engine takes the jars from this one's: RAPIDS is a gigabyte."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "jars").is_symlink():
-        jars.folder().mkdir(parents=True, exist_ok=True)
-        (folder / "jars").symlink_to(jars.folder())
 
 
 def section(name: str, found: Comparison) -> str:

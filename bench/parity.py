@@ -23,6 +23,7 @@ from typing import Any
 from bench import watch
 from contracts import catalog, settings
 from contracts.model import STRING, TIMESTAMP, Column, Table
+from etl.spark import jars
 
 CLOCK = ("_loaded_at",)
 """Columns that tell when something ran; two runs never agree on them."""
@@ -103,6 +104,7 @@ def one_run(home: Path, engine: str, start: str, end: str, more: dict[str, str] 
     """The job on one engine, in a process of its own, watched for its memory. `more` is environment: what the engine's name does not say."""
     print(f"{engine}: {start} to {end} ...", end=" ", flush=True)
     folder = lake_of(home, engine).parent
+    jars.share(folder)
     environment = {
         "MILLRACE_HOME": str(folder),
         "MILLRACE_LAKE": str(folder / "lake"),

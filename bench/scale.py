@@ -17,6 +17,7 @@ from pathlib import Path
 from bench import watch
 from bench.__main__ import land, machine
 from contracts import settings
+from etl.spark import jars
 
 YEAR = timedelta(days=364)
 """Whole weeks, so that a Monday stays a Monday."""
@@ -64,6 +65,7 @@ def measured(home: Path, years: int, engines: list[str], run_days: int) -> list[
     folder = home / "scale"
     shutil.rmtree(folder, ignore_errors=True)
     multiply(home / "landing", folder / "landing", years)
+    jars.share(folder)
     print("DuckDB script ...", end=" ", flush=True)
     duckdb, duckdb_mib = watch.run(
         [sys.executable, "-m", "bench.duckdb_baseline", "--landing", str(folder / "landing"), "--lake", str(folder / "duckdb")], {"MILLRACE_HOME": str(folder)}

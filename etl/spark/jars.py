@@ -59,6 +59,14 @@ def folder() -> Path:
     return settings.home() / "jars"
 
 
+def share(home: Path) -> None:
+    """Let another home take the jars from this one's: they are many megabytes, RAPIDS a gigabyte."""
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "jars").exists():
+        folder().mkdir(parents=True, exist_ok=True)
+        (home / "jars").symlink_to(folder())
+
+
 def fetched(wanted: Iterable[Jar]) -> list[Path]:
     """The jars' files, fetched if they are not there yet. One that differs from its sum is refused, wherever it came from."""
     jars = tuple(wanted)
