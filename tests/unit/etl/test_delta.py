@@ -161,6 +161,21 @@ def test_a_log_that_has_not_moved_is_read_once() -> None:
     assert delta.open_table(NAME, delta.version_of(NAME)) is delta.open_table(NAME)
 
 
+def test_the_one_that_committed_is_what_the_next_reader_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(visit(1))
+    monkeypatch.setattr(delta, "_open", lambda *_: pytest.fail("the log was read again"))
+    assert delta.open_table(NAME).version() == 1
+    assert sum(one["num_records"] for one in delta.data_files(delta.open_table(NAME))) == 1
+
+
+def test_one_that_somebody_else_has_overtaken_is_not_taken() -> None:
+    publish(visit(1))
+    committed = DeltaTable(str(settings.table_path(NAME)))
+    foreign()
+    delta.remember(NAME, committed)
+    assert delta.version_of(NAME) == 2
+
+
 def test_every_commit_is_seen_whoever_makes_it() -> None:
     publish(visit(1))
     before = delta.open_table(NAME)
