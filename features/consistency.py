@@ -101,7 +101,7 @@ def compare(of: Release, path: Path, views: Sequence[FeatureView], sample: int |
     """Compare a generation's file with the release, for `sample` entities of each view and side, or for all of them."""
     store = registry.open_store(of.number)
     reader = LakeReader(of)
-    with generation.previewing(path):
+    with generation.previewing(path, _instant(reader)):
         found = [one for view in views for one in _compare_view(store, reader, path, view, sample)]
     return Consistency(of.number, of.horizon, path.stem, tuple(found))
 

@@ -99,14 +99,27 @@ def current() -> Path | None:
     return path if path and path.exists() else None
 
 
-previewed: ContextVar[Path | None] = ContextVar("previewed", default=None)
-"""A generation that this context reads, although it is not in use."""
+@dataclass(frozen=True)
+class Preview:
+    """A generation to read, in use or not, and the instant to take for now."""
+
+    path: Path
+    at: datetime
+
+
+previewed: ContextVar[Preview | None] = ContextVar("previewed", default=None)
+
+
+def now() -> datetime:
+    """The instant as of which features are served."""
+    preview = previewed.get()
+    return preview.at if preview else datetime.now(UTC)
 
 
 @contextmanager
-def previewing(path: Path) -> Iterator[None]:
-    """Read this generation instead of the one in use, here and nowhere else."""
-    token = previewed.set(path)
+def previewing(path: Path, at: datetime) -> Iterator[None]:
+    """Read this generation as of that instant, here and nowhere else."""
+    token = previewed.set(Preview(path, at))
     try:
         yield
     finally:
@@ -116,7 +129,8 @@ def previewing(path: Path) -> Iterator[None]:
 def open_current() -> sqlite3.Connection:
     """A read-only connection to the generation in use (or previewed), for any thread."""
     for _ in range(3):  # the pointer may move on between its reading and the opening of the file
-        path = previewed.get() or current()
+        preview = previewed.get()
+        path = preview.path if preview else current()
         if path is None:
             break
         try:

@@ -50,7 +50,7 @@ class Reader:
 
     def __init__(self) -> None:
         self.connection = generation.open_current()
-        self._compiled: dict[tuple[str, tuple[str, ...]], Query | None] = {}
+        self._compiled: dict[tuple[str, tuple[str, ...], timedelta | None], Query | None] = {}
 
     @cached_property
     def _columns(self) -> dict[str, set[str]]:
@@ -59,11 +59,11 @@ class Reader:
 
     def query(self, view: FeatureView, features: tuple[str, ...]) -> Query | None:
         """None while the generation does not have the view."""
-        key = (view.name, features)
+        key = (view.name, features, view.ttl)
         if self._compiled.get(key) is None:
             layout, present = layout_of(view), self._columns.get(view.name)
             picked = {name: kind for name, kind in layout.features.items() if name in features and name in (present or ())}
-            self._compiled[key] = Query(self.connection, layout, picked) if present else None
+            self._compiled[key] = Query(self.connection, layout, picked, view.ttl) if present else None
             self.__dict__.pop("_columns", None)  # what a push adds is found at the next look
         return self._compiled[key]
 
@@ -71,19 +71,24 @@ class Reader:
 class Query:
     """Reads some features of one view."""
 
-    def __init__(self, connection: sqlite3.Connection, layout: Layout, features: dict[str, Kind]) -> None:
+    def __init__(self, connection: sqlite3.Connection, layout: Layout, features: dict[str, Kind], ttl: timedelta | None) -> None:
         columns = ", ".join(map(identifier, [EVENT, *features]))
         where = " AND ".join(f"{identifier(key)} = ?" for key in layout.keys)
         self._sql = f"SELECT {columns} FROM {identifier(layout.view)} WHERE {where}"
         self._keys = tuple(layout.keys)
         self._fields = [(name, kind.proto) for name, kind in features.items()]
         self._connection = connection
+        self._ttl = ttl
 
-    def read(self, entity_key: EntityKey) -> Row:
-        """Event time and features of one entity."""
+    def read(self, entity_keys: list[EntityKey]) -> list[Row]:
+        """Event time and features of each entity; none of one that has outlived its view's ttl."""
+        oldest = microseconds(generation.now() - self._ttl) if self._ttl else None
+        return [self._read(key, oldest) for key in entity_keys]
+
+    def _read(self, entity_key: EntityKey, oldest: int | None) -> Row:
         values = dict(zip(entity_key.join_keys, map(_python, entity_key.entity_values), strict=True))
         row = self._connection.execute(self._sql, [values[key] for key in self._keys]).fetchone()
-        if row is None:
+        if row is None or (oldest is not None and row[0] < oldest):
             return ABSENT
         features = {name: Value() if value is None else Value(**{proto: value}) for (name, proto), value in zip(self._fields, row[1:], strict=True)}
         return EPOCH + timedelta(microseconds=row[0]), features
@@ -99,7 +104,7 @@ class PackedSqliteOnlineStore(OnlineStore):
         """One row per key: event time and features, or (None, None)."""
         wanted = requested_features if requested_features is not None else [feature.name for feature in table.features]
         query = self._reader().query(table, tuple(wanted))
-        return [query.read(key) for key in entity_keys] if query else [ABSENT] * len(entity_keys)
+        return query.read(entity_keys) if query else [ABSENT] * len(entity_keys)
 
     def online_write_batch(
         self,

@@ -194,3 +194,13 @@ def test_dropped_views_and_teardown(shop: Lake) -> None:
     online_store.teardown(store.config, [], [])
     with pytest.raises(OnlineStoreEmptyError):
         online(fresh, "customer_activity:spend_7d", customer_id=1)
+
+
+def test_what_has_outlived_its_ttl_is_not_served(shop: Lake) -> None:
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    view = store.get_feature_view("customer_profile")
+    view.ttl = datetime.now(UTC) - at("2017-01-05")
+    store.registry.apply_feature_view(view, store.project)
+    fresh = registry.open_store()
+    assert [online(fresh, "customer_profile:income", customer_id=customer) for customer in (1, 12)] == [None, "35-49K"]

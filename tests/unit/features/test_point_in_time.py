@@ -14,6 +14,7 @@ from feast.value_type import ValueType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from features import generation
 from features.feast_repo.definitions import customer_product
 from features.materialize import load
 from features.online_store import PackedSqliteOnlineStore
@@ -85,18 +86,21 @@ def test_equals_brute_force(lake: Lake, join: Callable[..., pd.DataFrame], rows:
 
 
 @on_one_lake
-@given(rows=rows)
-def test_what_is_served_is_what_is_trained_on(lake: Lake, join: Callable[..., pd.DataFrame], rows: list[Any]) -> None:
+@given(rows=rows, ttl=ttls)
+def test_what_is_served_is_what_is_trained_on(lake: Lake, join: Callable[..., pd.DataFrame], rows: list[Any], ttl: timedelta) -> None:
     lake.write("pairs", rows, SCHEMA)
-    load(lake.release("pairs", horizon="2017-01-02"), [pairs()], definitions="test")
-    labels = [label(pair, START + timedelta(days=1), 0) for pair in PAIRS]
+    load(lake.release("pairs", horizon="2017-01-02"), [pairs(ttl)], definitions="test")
+    now = START + timedelta(days=1)
+    labels = [label(pair, now, 0) for pair in PAIRS]
 
     keys = [EntityKey(join_keys=["b", "a"], entity_values=[Value(int64_val=b), Value(int64_val=a)]) for a, b in PAIRS]
-    served = [(values or {}).get("value", Value()) for _, values in PackedSqliteOnlineStore().online_read(None, pairs(), keys)]
+    with generation.previewing(generation.current(), now):
+        read = PackedSqliteOnlineStore().online_read(None, pairs(ttl), keys)
+    served = [(values or {}).get("value", Value()) for _, values in read]
 
-    expected = [brute_force(rows, label, FOREVER) for label in labels]
+    expected = [brute_force(rows, label, ttl) for label in labels]
     assert [value.int64_val if value.WhichOneof("val") else None for value in served] == expected
-    assert integers(join([pairs()], ["pairs:value"], pd.DataFrame(labels)).value) == expected
+    assert integers(join([pairs(ttl)], ["pairs:value"], pd.DataFrame(labels)).value) == expected
 
 
 def test_keys_are_not_concatenated(shop: Lake, join: Callable[..., pd.DataFrame]) -> None:
