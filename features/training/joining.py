@@ -69,17 +69,18 @@ def _created(one: Release) -> int:
     return queries.microseconds(datetime.fromisoformat(one.created_at))
 
 
-def told(labels: pa.Table, upto: Release) -> list[Release]:
-    """All releases up to that one; KnowledgeError when a label fell into the time of releases that were removed since."""
-    known = [release.read(number) for number in release.numbers() if number <= upto.number]
+def told(labels: pa.Table, upto: int, used: Sequence[Release] = ()) -> list[Release]:
+    """All releases up to that number, `used` ones also when their file is gone; KnowledgeError when a label fell into the time of others that were removed."""
+    there = [release.read(number) for number in release.numbers() if number <= upto]
+    known = sorted({one.number: one for one in (*used, *there)}.values(), key=lambda one: one.number)
     which = in_force(labels, known)
-    lost = [before for before, after in zip([-1, *range(len(known) - 1)], range(len(known)), strict=True) if known[after].number - _number(known, before) > 1]
+    lost = [place - 1 for place, one in enumerate(known) if one.number - _number(known, place - 1) > 1]
     hidden = np.isin(which, lost)
     if hidden.any():
         after = known[int(which[hidden][0]) + 1]
         raise KnowledgeError(
             f"{int(hidden.sum()):,} labels lie before release {after.number} ({after.created_at}), and releases before it were removed:"
-            " what was known then cannot be told. Drop these labels, or leave knowledge time out"
+            " what was known then cannot be told. Drop these labels, or do without knowledge time and leak check"
         )
     return known
 

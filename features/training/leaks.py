@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView
 
-from contracts import manifest, release
+from contracts import manifest
 from contracts.release import Release
 from features import kinds, labels, queries
 from features.labels import EVENT_TIMESTAMP
@@ -31,8 +31,8 @@ from features.training.services import Service
 class FeatureLeaks:
     """The values of one feature: `rows` = `known` + `changed` + `unpublished`.
 
-    `known`: what the release in force at the label's instant said, too (or nothing, in both). `changed`: that release said something else, which was
-    corrected since. `unpublished`: it said nothing, or there was none yet. `future`: not the value of the newest row at or before the label's instant.
+    `known`: what the release in force at the label's instant said, too (or nothing, in both); of those after the set's own release none counts. `changed`: that
+    release said something else, which was corrected since. `unpublished`: it said nothing, or there was none yet. `future`: not the value of the newest row at or before the label's instant.
     """
 
     feature: str
@@ -108,13 +108,13 @@ def check_labels(given_labels: Given, service: str, number: int | None = None, s
 
 def _check(data: pa.Table, service: Service, used: tuple[Release, ...], number: int, knowledge_time: bool, say: Say) -> Leaks:
     rows = data.drop_columns([*service.columns])
-    releases = joining.told(rows, release.read())
+    releases = joining.told(rows, number, used)
     unheard = int((joining.in_force(rows, releases) < 0).sum())
     then = joining.by_knowledge(rows, service, releases, say)
     say("looking up every value by event time")
     future = _future(data, service, used, knowledge_time)
     features = tuple(_compared(name, data[name], then[name], future[name]) for name in service.columns)
-    return Leaks(service.name, number, knowledge_time, data.num_rows, unheard, releases[0].created_at, features)
+    return Leaks(service.name, number, knowledge_time, data.num_rows, unheard, releases[0].created_at if releases else "", features)
 
 
 def _compared(name: str, held: pa.ChunkedArray, then: pa.ChunkedArray, future: int) -> FeatureLeaks:

@@ -79,7 +79,7 @@ def create(
         wanted, asked = services.named(service), pinned(release)
         rows = given.table(labels, LakeReader(asked), wanted)
         say(f"{rows.num_rows:,} labels; reading {len(wanted.columns)} features of {service} from release {asked.number}")
-        used = joining.needed(rows, wanted, joining.told(rows, asked)) if knowledge_time else (wanted.of(asked),)
+        used = joining.needed(rows, wanted, joining.told(rows, asked.number)) if knowledge_time else (wanted.of(asked),)
         data = _joined(rows, wanted, used, knowledge_time, say)
         return _keep(name, rows, data, wanted, asked, used, knowledge_time=knowledge_time, seed=seed)
 

@@ -133,7 +133,22 @@ def test_an_older_release_is_the_last_that_a_label_may_see(lake: Lake) -> None:
     publish(lake, CORRECTED)
     training.create(labels(ASKED), SERVICE, "then", knowledge_time=True, release=1)
     assert training.read("then")["spend_7d"].to_pylist() == [None, 10, None, 10, 10, None]
-    assert {(one.changed, one.unpublished) for one in training.check_leaks("then").features if one.feature == "age"} == {(0, 0)}
+    assert not training.check_leaks("then").found
+
+
+def test_what_an_older_release_said_was_known_after_it(lake: Lake) -> None:
+    """What release 3 corrects later makes nothing of release 2 a leak; and the check needs the file of neither."""
+    publish(lake, CORRECTED)
+    training.create(labels([(1, day(7)), (1, day(3)), (1, day(4))]), SERVICE, "older", release=2)
+    found = {one.feature: one for one in training.check_leaks("older").features}["spend_7d"]
+    assert (found.known, found.changed, found.unpublished) == (2, 1, 0)
+    for number in (2, 3):
+        (release.folder() / f"{number}.json").unlink()
+    again = {one.feature: one for one in training.check_leaks("older").features}["spend_7d"]
+    assert again == found
+    (release.folder() / "1.json").unlink()
+    with pytest.raises(KnowledgeError, match=r"^1 labels lie before release 2"):
+        training.check_leaks("older")
 
 
 def test_a_set_by_knowledge_time_stays_when_releases_between_held_no_label(lake: Lake) -> None:
