@@ -113,11 +113,12 @@ def test_vacuum_lets_old_releases_go_and_training_sets_only_by_name(lake: Shop, 
     assert "there is no release 9" in told(capsys, "vacuum", "--forget-releases-before", "9", "--delete", rc=1)
     assert "there is no training set kapt. Did you mean kept?" in told(capsys, "vacuum", "--forget-training-set", "kapt", rc=1)
     newest = release.read().number
-    told(capsys, "vacuum", "--forget-releases-before", str(newest))
+    foretold = told(capsys, "vacuum", "--forget-releases-before", str(newest)).splitlines()[-1]
     assert release.numbers() == [*range(1, newest + 1)]
     removed = told(capsys, "vacuum", "--forget-releases-before", str(newest), "--delete")
     assert removed.startswith(f"Releases removed: {', '.join(map(str, range(1, newest)))}\n")
     assert release.numbers() == [newest]
+    assert foretold.split()[0] == removed.splitlines()[-1].split()[0] != "0"
     assert training.rebuild("kept").same_file
     assert not told(capsys, "vacuum", "--days", "1", "--forget-training-set", "kept", "--delete").endswith("\n0 files deleted\n")
     assert "VersionGoneError: training set kept needs version" in told(capsys, "training-set", "rebuild", "kept", rc=1)

@@ -107,3 +107,10 @@ def test_a_type_becomes_one_that_can_be_kept(given: pa.Array, kept: pa.DataType)
     assert found.type == kept
     assert len(found) == len(given)
     assert columns.plain(pa.table({"a": found}))["a"] == found
+
+
+def test_the_file_does_not_depend_on_how_many_rows_are_cut() -> None:
+    """Few rows fit one page however they come; many do not."""
+    table = pa.table({"text": [str(number * 7919 % 1_000_003) for number in range(300_000)]})
+    parts = pa.concat_tables([table.slice(0, 7), table.slice(7, 100_000), table.slice(100_007)])
+    assert columns.parquet(parts) == columns.parquet(table)

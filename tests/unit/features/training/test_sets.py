@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -268,6 +269,28 @@ def test_a_table_that_was_built_anew_is_another(shop: Lake) -> None:
     shop.write("customer_profile", [])
     with pytest.raises(training.VersionGoneError, match="the table was removed and built anew since"):
         training.rebuild("kept")
+
+
+def test_a_version_that_goes_while_it_is_joined_makes_no_training_set(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    (needed,) = DeltaTable(str(settings.table_path("gold.customer_activity"))).file_uris()
+    honest = sets._put
+
+    def put(*arguments: Any) -> None:
+        honest(*arguments)
+        Path(needed).unlink()
+
+    monkeypatch.setattr(sets, "_put", put)
+    with pytest.raises(training.VersionGoneError, match=r"^training set late needs version 0 of gold\.customer_activity"):
+        training.create(LABELS, SERVICE, "late")
+    assert manifest.names() == []
+
+
+def test_a_manifest_pins_nothing_of_a_table_that_was_built_anew(shop: Lake) -> None:
+    newest = release.read()
+    release.write(newest.tables, newest.horizon, dict.fromkeys(newest.tables, "of then"))
+    manifest.write(dataclasses.replace(training.create(LABELS, SERVICE, "kept", release=1), name="then", releases=(release.read(2),)))
+    assert manifest.pinned_versions("gold.customer_activity", "of then", ["kept"]) == [0]
+    assert manifest.pinned_versions("gold.customer_activity", "of now", ["kept"]) == []
 
 
 def test_a_vacuum_spares_what_a_manifest_names(shop: Lake) -> None:
