@@ -65,7 +65,7 @@ lock: ## Compile requirements.txt, and requirements-gpu.txt so that it fits
 	$(COMPILE) --universal requirements.in -o requirements.txt
 	$(COMPILE) --python-platform x86_64-manylinux_2_28 requirements-gpu.in -o requirements-gpu.txt
 
-$(VENV): requirements.txt scripts/venv.sh
+$(VENV): requirements.txt scripts/venv.sh scripts/millrace
 	@PYTHON=$(PYTHON) bash scripts/venv.sh
 	@touch $@
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from contracts import settings, storage
@@ -23,6 +23,7 @@ class Release:
 
     number: int
     created_at: str
+    """Instant from which on it was there for all to read, in whole seconds, UTC."""
     horizon: str
     """Date (exclusive end of the newest interval) up to which features are known."""
     tables: dict[str, int]
@@ -55,10 +56,18 @@ def _load(number: int) -> Release:
     return Release(**json.loads(storage.read(folder() / f"{number}.json") or b""))
 
 
-def pinned_versions(qualified: str, identity: str) -> list[int]:
-    """The versions of a table that any release names. `identity` is the table's own id: releases of a table that was removed since do not count."""
-    found = map(_load, numbers())
+def pinned_versions(qualified: str, identity: str, since: int = 0) -> list[int]:
+    """The versions of a table that any release names, from number `since` on. `identity` is the table's own id: releases of a table that was removed since do not count."""
+    found = (_load(number) for number in numbers() if number >= since)
     return sorted({one.tables[qualified] for one in found if qualified in one.tables and one.ids.get(qualified, identity) == identity})
+
+
+def forget_before(number: int) -> list[int]:
+    """Remove the releases before that one, which must exist; their numbers. What they alone pinned goes with the next vacuum. The caller holds the lake's lock."""
+    older = [one for one in numbers() if one < read(number).number]
+    for one in older:
+        storage.remove(folder() / f"{one}.json")
+    return older
 
 
 def write(tables: dict[str, int], horizon: str, ids: dict[str, str] | None = None) -> Release:
@@ -71,6 +80,11 @@ def write(tables: dict[str, int], horizon: str, ids: dict[str, str] | None = Non
         newest = _load(known[-1])
         if (newest.tables, newest.horizon, newest.ids) == (tables, horizon, ids or {}):
             return newest
-    release = Release(known[-1] + 1 if known else 1, datetime.now(UTC).isoformat(timespec="seconds"), horizon, dict(sorted(tables.items())), ids or {})
+    release = Release(known[-1] + 1 if known else 1, _next_second(), horizon, dict(sorted(tables.items())), ids or {})
     storage.write_whole(folder() / f"{release.number}.json", json.dumps(asdict(release), indent=1).encode(), new=True)
     return release
+
+
+def _next_second() -> str:
+    """Now, rounded up: whoever asks what was known at an instant must not be given a release that was written later in the same second."""
+    return (datetime.now(UTC) + timedelta(seconds=1, microseconds=-1)).isoformat(timespec="seconds")

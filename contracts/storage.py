@@ -93,6 +93,16 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there."""
+    if not is_remote(path):
+        path.unlink(missing_ok=True)
+        return
+    store, key = bucket.located(path)
+    with suppress(FileNotFoundError), bucket.answering(path):
+        store.delete(key)
+
+
 def remove_tree(path: Path) -> None:
     """Remove all below, as far as it is there and can be removed."""
     if not is_remote(path):

@@ -1,6 +1,6 @@
 """The command line: land the sample, run an interval without Airflow, serve a release, show what is published and what it holds.
 
-It composes the same steps as the DAG. Starting and stopping Airflow is in `dags.services`, the demo in `dags.demo`.
+It composes the same steps as the DAG. Training sets are in `dags.training_cli`, starting and stopping Airflow in `dags.services`, the demo in `dags.demo`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ import argparse
 import json
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from contracts import catalog, settings
+from contracts import catalog, manifest, release, settings
 from contracts.release import Release
 from contracts.report import TableReport
-from dags import show, steps
+from dags import show, steps, training_cli
 
 KEPT_DAYS, SAMPLE = "7", 500
 HELP = """Carry an e-commerce lake from landed files to served features.
@@ -38,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dags", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
+    prog = "millrace" if Path(sys.argv[0]).name == "millrace" else "python -m dags"
+    parser = argparse.ArgumentParser(prog=prog, description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="command")
     _add(commands, "sample", _sample, "land the sample (The Complete Journey) in the landing zone")
     run = _add(commands, "run", _run, "carry the days [start, end) through every layer, in this process")
@@ -62,10 +64,19 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--json", action="store_true", help="print all figures as JSON")
     optimize = _add(commands, "optimize", _optimize, "write small files of a table, or of all tables, together")
     optimize.add_argument("table", nargs="?", help="such as silver.transactions (default: all)")
-    vacuum = _add(commands, "vacuum", _vacuum, "say which files neither a release nor a recent version needs; with --delete, delete them")
+    vacuum = _add(commands, "vacuum", _vacuum, "say which files no release, training set or recent version needs; with --delete, delete them")
     vacuum.add_argument("table", nargs="?", help="such as silver.transactions (default: all)")
     vacuum.add_argument("--days", type=_days, default=KEPT_DAYS, help=f"spare what was replaced in the last so many days (default: {KEPT_DAYS})")
     vacuum.add_argument("--delete", action="store_true", help="delete; without it nothing is changed")
+    vacuum.add_argument("--forget-releases-before", type=int, metavar="N", help="let go of older releases, too; --delete removes them. Training sets stay")
+    vacuum.add_argument(
+        "--forget-training-set",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="let go of what only this training set needs: it cannot be rebuilt afterwards",
+    )
+    training_cli.add(_add(commands, "training-set", None, "make training sets that can be made again, and check them for leaks"), _add)
     return parser
 
 
@@ -148,9 +159,14 @@ def _optimize(options: argparse.Namespace, console: Console) -> None:
 
 
 def _vacuum(options: argparse.Namespace, console: Console) -> None:
-    done = [steps.vacuum(name, options.days, delete=options.delete) for name in steps.published_tables(options.table)]
+    since, forgotten = options.forget_releases_before or 0, [manifest.read(name).name for name in options.forget_training_set]
+    tables = steps.published_tables(options.table)
+    if since and release.read(since) and options.delete:
+        removed = steps.forget_releases(since)
+        console.print(f"Releases removed: {', '.join(map(str, removed)) or 'none'}", markup=False)
+    done = [steps.vacuum(name, options.days, delete=options.delete, since=since, forgotten=forgotten) for name in tables]
     gone = sum(one.gone for one in done)
-    console.print(show.tidied("Files that neither a release nor a recent version needs", "deleted" if options.delete else "unneeded", done))
+    console.print(show.tidied("Files that no release, training set or recent version needs", "deleted" if options.delete else "unneeded", done))
     said = "deleted" if options.delete else "would be deleted. Nothing was changed: give --delete to do it"
     console.print(f"{gone:,} file{'' if gone == 1 else 's'} {said}", markup=False)
 

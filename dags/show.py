@@ -15,8 +15,10 @@ from rich.text import Text
 from contracts.report import UNCHANGED, TableReport
 
 if TYPE_CHECKING:
+    from contracts.manifest import Manifest
     from features.consistency import Consistency
     from features.profiles import Profile
+    from features.training import Leaks
 
 PIPE_WIDTH = 140
 CELL = 24
@@ -179,6 +181,51 @@ def _cell(value: Any) -> Text:
     else:
         text = "" if value is None else str(value)
     return Text(text if len(text) <= CELL else text[: CELL - 1] + "…")
+
+
+def training_sets(rows: Sequence[Manifest]) -> Grid:
+    """What training sets there are."""
+    grid = _grid("Training sets", "name", "service", "made at")
+    for name in ("rows", "features", "release"):
+        grid.add_column(name, justify="right")
+    for one in rows:
+        known = f"up to {one.release}" if one.knowledge_time else str(one.release)
+        grid.add_row(one.name, one.service, one.created_at, f"{one.rows:,}", str(len(one.features)), known)
+    return grid
+
+
+def origin(made: Manifest) -> Grid:
+    """What a training set was made from."""
+    grid = _grid(f"Training set {made.name}: {made.rows:,} rows of {made.service}", "what", "value")
+    grid.add_row("made at", made.created_at)
+    grid.add_row("release", f"each label's own, up to {made.release}" if made.knowledge_time else str(made.release))
+    for one in made.releases:
+        grid.add_row(f"  release {one.number}", ", ".join(f"{table} {version}" for table, version in one.tables.items()))
+    grid.add_row("code", f"{made.code.version}, commit {made.code.commit or 'unknown'}, pyarrow {made.code.pyarrow}")
+    grid.add_row("seed", "" if made.seed is None else str(made.seed))
+    grid.add_row("labels", ", ".join(made.labels))
+    grid.add_row("digest", made.data.digest)
+    return grid
+
+
+def features_of(made: Manifest) -> Grid:
+    """The features of a training set, and how many rows lack them."""
+    grid = _grid("Features", "feature", "view")
+    for name in ("NULLs", "of rows"):
+        grid.add_column(name, justify="right")
+    for one in made.features:
+        grid.add_row(one.name, one.ref.split(":")[0], f"{one.nulls:,}", f"{one.nulls / made.rows:.1%}")
+    return grid
+
+
+def leaks(found: Leaks) -> Grid:
+    """What each feature knew too early."""
+    grid = _grid(f"What was known at label time: {found.rows:,} labels, release {found.release}", "feature")
+    for name in ("known", "corrected since", "published later", "of the future"):
+        grid.add_column(name, justify="right")
+    for one in found.features:
+        grid.add_row(one.feature, *(f"{count:,}" for count in (one.known, one.changed, one.unpublished, one.future)))
+    return grid
 
 
 def _grid(title: str, *left: str) -> Grid:

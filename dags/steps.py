@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from contracts import bucket, catalog, release, settings, storage
+from contracts import bucket, catalog, manifest, release, settings, storage
 from contracts.bucket import StorageError
 from contracts.interval import DAY, Interval, IntervalError
 from contracts.model import Layer, Load, Table
@@ -374,7 +374,7 @@ def _duckdb() -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Tidied:
-    """What tidying up did to a table, or would do: the data files of its newest version, how many others went, and the versions that releases pin."""
+    """What tidying up did to a table, or would do: the data files of its newest version, how many others went, and the versions that are pinned."""
 
     table: str
     version: int
@@ -397,7 +397,6 @@ def published_tables(name: str | None = None) -> list[str]:
 
 def optimize(name: str) -> Tidied:
     """Write a table's small files together. Rows stay, and so do the files that older versions need."""
-    from etl import delta
     from etl.commits import committer
     from etl.publishing import locked
 
@@ -405,20 +404,39 @@ def optimize(name: str) -> Tidied:
     with _in_a_sentence(name), locked(name):
         before = _files(name)
         version = committer().optimize(table)
-        return Tidied(name, version, _files(name), before - _files(name), tuple(release.pinned_versions(name, delta.id_of(name))))
+        return Tidied(name, version, _files(name), before - _files(name), pinned_versions(name))
 
 
-def vacuum(name: str, older_than: timedelta, *, delete: bool) -> Tidied:
-    """Delete the files of a table that only versions need that no release pins and that were replaced so long ago, or only count them."""
+def pinned_versions(name: str, since: int = 0, forgotten: Collection[str] = ()) -> tuple[int, ...]:
+    """The versions of a table that a release from number `since` on names, or a training set that is not `forgotten`."""
+    from etl import delta
+
+    identity = delta.id_of(name)
+    return tuple(sorted({*release.pinned_versions(name, identity, since), *manifest.pinned_versions(name, identity, forgotten)}))
+
+
+def forget_releases(before: int) -> list[int]:
+    """Remove the releases before that number, and return theirs. Their files go with the next vacuum, but for those that training sets need."""
+    from etl.publishing import locked
+
+    with locked("release"):
+        return release.forget_before(before)
+
+
+def vacuum(name: str, older_than: timedelta, *, delete: bool, since: int = 0, forgotten: Collection[str] = ()) -> Tidied:
+    """Delete the files of a table that only versions need that are not pinned and that were replaced so long ago, or only count them.
+
+    Releases before number `since`, and the `forgotten` training sets, pin nothing.
+    """
     from etl import delta
     from etl.commits import committer
     from etl.publishing import locked
 
     table = catalog.table(name)
     with _in_a_sentence(name), locked("release"), locked(name):
-        pinned = release.pinned_versions(name, delta.id_of(name))
+        pinned = pinned_versions(name, since, forgotten)
         gone = committer().vacuum(table, older_than, pinned, delete=delete)
-        return Tidied(name, delta.version_of(name) or 0, _files(name), gone, tuple(pinned))
+        return Tidied(name, delta.version_of(name) or 0, _files(name), gone, pinned)
 
 
 def _files(name: str) -> int:

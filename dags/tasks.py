@@ -12,7 +12,8 @@ from contracts.interval import Interval, IntervalError
 from contracts.model import Table
 from lineage.naming import asset_uri
 
-PARAMS = ("start", "end")
+INTERVAL = ("start", "end")
+TRAINING_SET = ("name", "labels", "service", "release", "knowledge_time", "seed")
 
 
 def asset(qualified: str) -> Asset:
@@ -24,7 +25,7 @@ def check_interval(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
     """The interval of this run as ISO dates: from the params, or from the schedule's data interval when neither is given."""
     from dags import steps
 
-    _refuse_unknown(dag_run.conf or {})
+    _refuse_unknown(dag_run.conf or {}, INTERVAL, "start and end (ISO dates, end exclusive)")
     start, end, scheduled = params.get("start"), params.get("end"), False
     if not start and not end and dag_run.run_type != "manual":
         start, end, scheduled = str(dag_run.data_interval_start.date()), str(dag_run.data_interval_end.date()), True
@@ -36,12 +37,12 @@ def check_interval(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
     return {"start": str(interval.start), "end": str(interval.end)}
 
 
-def _refuse_unknown(conf: dict[str, Any]) -> None:
-    unknown = sorted(set(conf) - set(PARAMS))
+def _refuse_unknown(conf: dict[str, Any], known: tuple[str, ...], told: str) -> None:
+    unknown = sorted(set(conf) - set(known))
     if unknown:
-        near = difflib.get_close_matches(unknown[0], PARAMS, 1)
+        near = difflib.get_close_matches(unknown[0], known, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise AirflowFailException(f"unknown param {', '.join(unknown)}. This DAG takes start and end (ISO dates, end exclusive).{hint}")
+        raise AirflowFailException(f"unknown param {', '.join(unknown)}. This DAG takes {told}.{hint}")
 
 
 def run_table(qualified: str, interval: dict[str, str], context: Any, outlet_events: Any) -> dict[str, Any]:
@@ -102,6 +103,30 @@ def serve(ti: Any) -> dict[str, Any]:
     if served["consistency"]:
         print(show.compared(served["consistency"]))
     return served
+
+
+def create_training_set(params: dict[str, Any], dag_run: Any) -> dict[str, Any]:
+    """The manifest of a new training set, as JSON."""
+    from dataclasses import asdict
+
+    from features import training
+
+    _refuse_unknown(dag_run.conf or {}, TRAINING_SET, ", ".join(TRAINING_SET))
+    asked = {name: params[name] for name in ("release", "knowledge_time", "seed")}
+    made = training.create(params["labels"], params["service"], params["name"], **asked, say=print)
+    print(f"Training set {made.name}: {made.rows:,} rows, {len(made.features)} features of {made.service}")
+    return asdict(made)
+
+
+def check_leaks(name: str) -> dict[str, Any]:
+    """The leak check's report, as JSON; its sentences go to the log, too."""
+    from features import training
+
+    found = training.check_leaks(name, say=print)
+    for one in found.features:
+        print(f"{one.feature}: {one.known:,} known, {one.changed:,} corrected since, {one.unpublished:,} published later, {one.future:,} of the future")
+    print(". ".join(found.sentences))
+    return found.to_dict()
 
 
 def render_docs() -> str:

@@ -21,8 +21,10 @@ class SourceError(LookupError):
     """A feature view asks for a table or a column that the release does not have."""
 
 
-def pinned(number: int | None = None) -> Release:
-    """The release of that number, else the one that `MILLRACE_RELEASE` names, else the newest."""
+def pinned(number: int | Release | None = None) -> Release:
+    """The release of that number, else the one that `MILLRACE_RELEASE` names, else the newest. A release itself is taken as it is."""
+    if isinstance(number, Release):
+        return number
     named = os.environ.get(PIN)
     if number is None and named:
         if not named.isdigit():

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from google.protobuf.json_format import MessageToDict  # type: ignore[import-unt
 
 from contracts import settings
 from contracts.files import locked, write_whole
+from contracts.release import Release
 
 REPO = Path(__file__).parent / "feast_repo"
 FINGERPRINT = "definitions"
@@ -60,8 +62,8 @@ class HomeRegistryStore(FileRegistryStore):
         write_whole(self._filepath, registry_proto.SerializeToString())
 
 
-def open_store(release: int | None = None) -> FeatureStore:
-    """The feature store of this checkout, from any working directory; training sets read `release`, or the newest one."""
+def open_store(release: int | Release | None = None) -> FeatureStore:
+    """The feature store of this checkout, from any working directory; training sets read `release`, or the newest one. A `Release` need not be in the lake any more."""
     store = FeatureStore(str(REPO))
     if release is not None:
         store.config.offline_store.release = release
@@ -77,9 +79,10 @@ def definitions() -> list[Any]:
     return [*sources, *requests.values(), *found]
 
 
-def fingerprint() -> str:
-    """A digest of all definitions that is the same in every process and on every machine."""
-    texts = sorted(json.dumps([type(one).__name__, _stable(MessageToDict(one.to_proto()))], sort_keys=True) for one in definitions())
+def fingerprint(objects: Iterable[Any] | None = None) -> str:
+    """A digest of these definitions, or of all, that is the same in every process and on every machine."""
+    chosen = definitions() if objects is None else objects
+    texts = sorted(json.dumps([type(one).__name__, _stable(MessageToDict(one.to_proto()))], sort_keys=True) for one in chosen)
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 

@@ -17,9 +17,10 @@ if ! command -v uv >/dev/null; then
   PATH="$PWD/.venv/bin:$PATH"
 fi
 uv pip install --quiet --python .venv/bin/python --compile-bytecode --require-hashes -r requirements.txt
-# The checkout's rooms (contracts, features, ...) are importable from any process of this .venv.
+# The checkout's rooms (contracts, features, ...) are importable from any process of this .venv; `millrace` is `python -m dags` of this checkout.
 .venv/bin/python - <<'PY'
 import pathlib, sysconfig
 pathlib.Path(sysconfig.get_path("purelib"), "millrace.pth").write_text(str(pathlib.Path.cwd()) + "\n")
 PY
+install -m 755 scripts/millrace .venv/bin/millrace
 echo "Done: $(du -sh .venv | cut -f1) in .venv"

@@ -12,7 +12,8 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
         environment.delenv("MILLRACE_SCHEDULE", raising=False)
-        import dags.millrace  # noqa: F401
+        import dags.millrace
+        import dags.training_set  # noqa: F401
 
         yield
 
@@ -21,5 +22,13 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def dag(airflow: None) -> Any:
     """The DAG."""
     from dags.millrace import dag
+
+    return dag
+
+
+@pytest.fixture
+def training_dag(airflow: None) -> Any:
+    """The DAG that makes training sets."""
+    from dags.training_set import dag
 
     return dag

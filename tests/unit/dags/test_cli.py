@@ -1,6 +1,10 @@
 """The command line: 0 when it did what it says, 1 and a sentence when it could not, 2 for a wrong command."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -9,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from contracts import release
+from contracts import release, settings
 from dags import cli
 from tests.landing import Shop
 
@@ -30,6 +34,11 @@ Out = pytest.CaptureFixture[str]
         ["profile"],
         ["profile", "silver.products", "--by", "spark"],
         ["vacuum", "--days", "0"],
+        ["vacuum", "--forget-releases-before", "one"],
+        ["training-set"],
+        ["training-set", "create", "--name", "a"],
+        ["training-set", "create", "--name", "a", "--labels", "a.csv", "--service", "s", "--seed", "x"],
+        ["training-set", "leaks"],
     ],
     ids=" ".join,
 )
@@ -45,7 +54,23 @@ def test_help_lists_every_command(capsys: Out) -> None:
         cli.main(["--help"])
     out = capsys.readouterr().out
     assert caught.value.code == 0
-    assert all(f"\n    {name} " in out for name in ("sample", "run", "serve", "compare", "tables", "profile", "optimize", "vacuum"))
+    assert all(f"\n    {name}" in out for name in ("sample", "run", "serve", "compare", "tables", "profile", "optimize", "vacuum", "training-set"))
+
+
+def test_the_command_millrace_is_this_command_line(tmp_path: Path, home: Path) -> None:
+    """From any folder, also one that has a `dags` of its own."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "__init__.py").write_text("")
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    shutil.copy(settings.CHECKOUT / "scripts" / "millrace", tmp_path)
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "bin" / "millrace").symlink_to(tmp_path / "millrace")
+    environment = {**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}
+    told = subprocess.run([tmp_path / "bin" / "millrace", "training-set", "list"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (told.returncode, told.stdout.splitlines()[0]) == (0, "Training sets")
+    wrong = subprocess.run([tmp_path / "millrace", "fly"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stderr.split()[:2]) == (2, ["usage:", "millrace"])
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What every DAG here must be: one, cheap to parse, with a task and an asset for each table, and told how it is run."""
+"""What every DAG here must be: cheap to parse, told how it is run; of the main one, that it has a task and an asset for each table."""
 
 import json
 import os
@@ -21,6 +21,7 @@ import json, sys
 sockets = []
 sys.addaudithook(lambda event, arguments: sockets.append(event) if event.startswith("socket.") else None)
 from dags.millrace import dag
+from dags import training_set
 told = {{"heavy": [name for name in {HEAVY} if name in sys.modules], "sockets": [*sockets], "end_date": str(dag.end_date)}}
 if sys.argv[1] == "all":
     from airflow.dag_processing.dagbag import DagBag
@@ -67,8 +68,8 @@ def test_parsing_writes_nothing_of_ours(parsed: Any) -> None:
     assert {path.name for path in home.iterdir()} <= {"off", "on"}
 
 
-def test_the_folder_gives_one_dag_and_no_import_error(parsed: Any) -> None:
-    assert (parsed("off")["dags"], parsed("off")["errors"]) == (["millrace"], {})
+def test_the_folder_gives_two_dags_and_no_import_error(parsed: Any) -> None:
+    assert (sorted(parsed("off")["dags"]), parsed("off")["errors"]) == (["millrace", "training_set"], {})
 
 
 # --- schedule and params
@@ -148,8 +149,8 @@ def test_the_audits_are_rendered_also_when_a_table_failed(dag: Any) -> None:
     assert docs.upstream_task_ids == {table.qualified for table in catalog.tables()}
 
 
-def test_every_task_has_an_owner_a_time_limit_and_a_page(dag: Any) -> None:
-    for one in dag.tasks:
+def test_every_task_has_an_owner_a_time_limit_and_a_page(dag: Any, training_dag: Any) -> None:
+    for one in [*dag.tasks, *training_dag.tasks]:
         assert one.owner
         assert one.owner != "airflow", one.task_id
         assert one.execution_timeout, one.task_id
@@ -162,3 +163,26 @@ def test_the_page_of_a_task_shows_the_contract(dag: Any, table: Table) -> None:
     assert page.startswith(f"**{table.doc}**: {table.grain}. Owner: {table.owner}.")
     for column in table.columns:
         assert f"| `{column.name}` | {column.type.spark} | {column.doc} |" in page
+
+
+# --- the DAG of training sets
+
+
+def test_a_training_set_is_made_when_somebody_asks(training_dag: Any) -> None:
+    from dags import tasks
+
+    assert training_dag.schedule is None
+    assert (*training_dag.params,) == tasks.TRAINING_SET
+    assert training_dag.task_dict["check_leaks"].upstream_task_ids == {"create"}
+    for told in ("`name`", "`labels`", "`service`", "`release`", "`knowledge_time`", "`seed`", "docs/training.md"):
+        assert told in training_dag.doc_md
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"), [("name", "churn_2017", "../x"), ("labels", "SELECT 1", ""), ("release", 3, 0), ("knowledge_time", True, "yes"), ("seed", 7, "x")]
+)
+def test_a_param_of_a_training_set_is_checked(training_dag: Any, name: str, good: Any, bad: Any) -> None:
+    param = training_dag.params.get_param(name)
+    assert param.resolve(good) == good
+    with pytest.raises(ValueError, match=r"does not match|non-empty|too short|less than|is not of type"):
+        param.resolve(bad)

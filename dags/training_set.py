@@ -1,0 +1,53 @@
+"""
+### A training set, made on demand
+
+Joins labels with the features of a service, as they were at each label's instant, and keeps what it takes to make the same rows again.
+
+| task | what happens |
+|---|---|
+| `create` | labels and features are joined, written to `lake/training/<name>`, and described by a manifest, `lake/_training_sets/<name>.json` |
+| `check_leaks` | for every feature: how many values were unknowable at label time, by publish time and by event time |
+
+**Trigger it** with a `name` that is not taken, the `labels` as one SELECT over the release's tables, and a `service`:
+`{"name": "churn_2017", "service": "customer_value_v1", "labels": "SELECT customer_id, event_timestamp FROM gold.customer_activity"}`.
+`release` is the newest unless given. With `knowledge_time` each label sees the release that was the newest at its instant. `seed` is only noted down.
+
+Both reports are in XCom. `millrace training-set rebuild <name>` makes the same rows again; `docs/training.md` tells the rest.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Param, task
+
+from dags import tasks
+
+with DAG(
+    "training_set",
+    doc_md=__doc__,
+    description="Labels and a feature service to a training set that can be made again",
+    schedule=None,
+    catchup=False,
+    tags=["millrace"],
+    default_args={"owner": "ml-platform", "retries": 0, "execution_timeout": timedelta(hours=2)},
+    params={
+        "name": Param(type="string", pattern="^[a-z][a-z0-9_]{0,99}$", title="Name", description="Small letters, digits and _, such as churn_2017"),
+        "labels": Param(type="string", minLength=1, title="Labels", description="One SELECT with event_timestamp and the service's keys"),
+        "service": Param("recommendation_v1", type="string", title="Feature service"),
+        "release": Param(None, type=["null", "integer"], minimum=1, title="Release", description="Its number; the newest unless given"),
+        "knowledge_time": Param(False, type="boolean", title="Knowledge time", description="Each label sees the release of its own time"),
+        "seed": Param(None, type=["null", "integer"], title="Seed", description="Noted down in the manifest"),
+    },
+) as dag:
+
+    @task
+    def create(params: Any = None, dag_run: Any = None) -> dict[str, Any]:
+        """Join, write, and keep the manifest."""
+        return tasks.create_training_set(params, dag_run)
+
+    @task
+    def check_leaks(manifest: Any) -> dict[str, Any]:
+        """Say what was unknowable at label time."""
+        return tasks.check_leaks(manifest["name"])
+
+    check_leaks(create())

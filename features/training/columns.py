@@ -1,0 +1,106 @@
+"""Columns as a training set keeps them: types that Delta and parquet both hold, and a digest that depends on type, order and values, and on nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pyarrow.types as types
+
+from features.kinds import INSTANT
+from features.labels import LabelError
+
+_KEPT: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType | None], ...] = (
+    (types.is_null, pa.string()),
+    (lambda type_: types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_), pa.string()),
+    (lambda type_: types.is_binary(type_) or types.is_large_binary(type_) or types.is_fixed_size_binary(type_) or types.is_binary_view(type_), pa.binary()),
+    (types.is_boolean, None),
+    (types.is_uint8, pa.int16()),
+    (types.is_uint16, pa.int32()),
+    (types.is_unsigned_integer, pa.int64()),
+    (types.is_signed_integer, None),
+    (types.is_float16, pa.float32()),
+    (types.is_floating, None),
+    (types.is_decimal128, None),
+    (types.is_date, pa.date32()),
+    (types.is_timestamp, INSTANT),
+)
+"""What a type becomes; None: what it is. An instant without a time zone is UTC, as everywhere."""
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """The table in types that can be kept; LabelError where a column has none, or would lose something."""
+    names = [name.lower() for name in table.column_names]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise LabelError(f"labels have more than one column {', '.join(doubled)}, and Delta tells no small letters from large ones. Rename or drop one")
+    return pa.table({name: _plain(name, table[name]) for name in table.column_names})
+
+
+def _plain(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    wanted = [kept or column.type for suits, kept in _KEPT if suits(column.type)]
+    if not wanted:
+        raise LabelError(
+            f"{name} is {column.type} in the labels. A training set keeps numbers, text, bytes, booleans, dates and instants: convert the column, or drop it"
+        )
+    try:
+        return column.cast(wanted[0])
+    except pa.ArrowInvalid as error:
+        raise LabelError(f"{name} has a value that does not fit {wanted[0]}: {error}. A training set keeps {wanted[0]} there: round or drop it") from error
+
+
+def digest(column: pa.ChunkedArray) -> str:
+    """SHA-256 of a column's type, of which rows have a value, and of the values, however they are cut into chunks; every NaN is the same."""
+    found = hashlib.sha256(f"{column.type};{len(column)};".encode())
+    found.update(np.packbits(column.is_valid().to_numpy()).tobytes())
+    for part in _parts(column.drop_null()):
+        found.update(part)
+    return found.hexdigest()
+
+
+def digests(table: pa.Table) -> dict[str, str]:
+    """Column -> digest, in the order of the columns."""
+    return {name: digest(table[name]) for name in table.column_names}
+
+
+def of_all(found: Mapping[str, str]) -> str:
+    """The digest of a table with these columns."""
+    return hashlib.sha256(json.dumps([*found.items()]).encode()).hexdigest()
+
+
+def _parts(values: pa.ChunkedArray) -> Iterator[bytes]:
+    """The bytes of values without NULLs; of text and bytes first all lengths."""
+    if types.is_boolean(values.type):
+        values = values.cast(pa.uint8())
+    if types.is_string(values.type) or types.is_binary(values.type):
+        yield pc.binary_length(values).cast(pa.int64()).to_numpy().tobytes()
+    for chunk in values.chunks:
+        if len(chunk):
+            yield _chunk(chunk)
+
+
+def _chunk(chunk: pa.Array) -> bytes:
+    first, end = chunk.offset, chunk.offset + len(chunk)
+    if types.is_string(chunk.type) or types.is_binary(chunk.type):
+        _, offsets, content = chunk.buffers()
+        places = np.frombuffer(offsets, np.int32)
+        return bytes(content)[places[first] : places[end]] if content else b""
+    if types.is_floating(chunk.type):
+        numbers = chunk.to_numpy()
+        return bytes(np.where(np.isnan(numbers), numbers.dtype.type("nan"), numbers).tobytes())
+    width = chunk.type.bit_width // 8
+    return bytes(chunk.buffers()[1])[first * width : end * width]
+
+
+def parquet(table: pa.Table) -> bytes:
+    """A parquet file that is the same for the same rows and the same pyarrow."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.combine_chunks(), sink, compression="zstd", compression_level=3, store_schema=False)
+    return bytes(sink.getvalue())

@@ -1,0 +1,202 @@
+"""What was known when: joins by knowledge time and the leak check, against a search in plain Python over what each release holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from contracts import release
+from features import training
+from features.training import joining
+from features.training.joining import KnowledgeError
+from tests.unit.features.conftest import Lake, activity, at, profile
+
+SERVICE = "customer_value_v1"
+START = at("2017-01-01")
+Row = tuple[int, int, int]
+"""Customer, day from START, dollars spent."""
+
+
+def day(number: float) -> datetime:
+    return START + timedelta(days=number)
+
+
+@dataclass(frozen=True)
+class Past:
+    """A release: the day of its creation, the rows of customer_activity, and the ages that customer_profile gives from day 0 on; None where there was no such table yet."""
+
+    created: int
+    spent: tuple[Row, ...]
+    ages: dict[int, str] | None
+
+
+def publish(lake: Lake, pasts: list[Past]) -> None:
+    """Make these releases, each created when it says."""
+    for path in release.folder().glob("*.json"):
+        path.unlink()
+    for number, past in enumerate(pasts, 1):
+        lake.write("customer_activity", [activity(customer, str(day(when).date()), f"{dollars}.00") for customer, when, dollars in past.spent])
+        lake.write("customer_profile", [profile(customer, "2017-01-01", age) for customer, age in (past.ages or {}).items()])
+        lake.release("customer_activity", *(["customer_profile"] if past.ages is not None else []), horizon=f"2017-02-{number:02}")
+        created(number, day(past.created))
+
+
+def created(number: int, instant: datetime) -> None:
+    path = release.folder() / f"{number}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"created_at": instant.isoformat(timespec="seconds")}))
+
+
+def labels(asked: list[tuple[int, datetime]]) -> pa.Table:
+    customers, instants = zip(*asked, strict=True)
+    return pa.table({"customer_id": pa.array(customers, pa.int64()), "event_timestamp": pa.array(instants, pa.timestamp("us", tz="UTC"))})
+
+
+# --- the oracle
+
+
+def spend(past: Past | None, customer: int, instant: datetime) -> float | None:
+    """What the release says of the customer's spending at that instant: its newest row, not after it."""
+    rows = [(when, dollars) for who, when, dollars in past.spent if who == customer and day(when) <= instant] if past else []
+    return float(max(rows)[1]) if rows else None
+
+
+def age(past: Past | None, customer: int, instant: datetime) -> str | None:
+    return past.ages.get(customer) if past and past.ages is not None and instant >= START else None
+
+
+def newest(pasts: list[Past], instant: datetime) -> Past | None:
+    """The last release that was created by then."""
+    made = [past for past in pasts if day(past.created) <= instant]
+    return made[-1] if made else None
+
+
+def expected(pasts: list[Past], asked: list[tuple[int, datetime]], say: Any) -> tuple[list[Any], dict[str, int]]:
+    """Values by knowledge time, and how those of the newest release compare with them."""
+    then = [say(newest(pasts, instant), customer, instant) for customer, instant in asked]
+    now = [say(pasts[-1], customer, instant) for customer, instant in asked]
+    pairs = list(zip(now, then, strict=True))
+    unpublished = sum(held is not None and known is None for held, known in pairs)
+    same = sum(held == known for held, known in pairs)
+    return then, {"known": same, "unpublished": unpublished, "changed": len(pairs) - same - unpublished, "future": 0}
+
+
+# --- one by one
+
+CORRECTED = [
+    Past(2, ((1, 0, 10),), {1: "19-24"}),
+    Past(4, ((1, 0, 10), (1, 3, 5)), {1: "19-24"}),
+    Past(6, ((1, 0, 12), (1, 3, 5)), {1: "19-24", 2: "65+"}),
+]
+ASKED = [(1, day(1)), (1, day(2)), (1, day(2) - timedelta(microseconds=1)), (1, day(3.5)), (1, day(7)), (2, day(5))]
+
+
+def test_a_label_sees_what_had_been_published(lake: Lake) -> None:
+    publish(lake, CORRECTED)
+    made = training.create(labels(ASKED), SERVICE, "then", knowledge_time=True)
+    data = training.read("then")
+    assert data["spend_7d"].to_pylist() == [None, 10, None, 10, 5, None]
+    assert data["age"].to_pylist() == [None, "19-24", None, "19-24", "19-24", None]
+    assert [one.number for one in made.releases] == [1, 2, 3]
+    training.create(labels(ASKED), SERVICE, "now")
+    assert training.read("now")["spend_7d"].to_pylist() == [12, 12, 12, 5, 5, None]
+
+
+def test_the_report_says_what_was_known_corrected_or_not_there(lake: Lake) -> None:
+    publish(lake, CORRECTED)
+    training.create(labels(ASKED), SERVICE, "now")
+    found = training.check_leaks("now")
+    figures = {one.feature: (one.rows, one.known, one.changed, one.unpublished, one.future) for one in found.features}
+    assert figures["spend_7d"] == (6, 2, 2, 2, 0)
+    assert figures["age"] == (6, 3, 0, 3, 0)
+    assert (found.unheard, found.first_release_at, found.found) == (2, "2017-01-03T00:00:00+00:00", True)
+    backfilled, corrected = found.sentences
+    assert backfilled.startswith(
+        "2 of 6 labels lie before the first release (2017-01-03T00:00:00+00:00): their values were published after label time, because the lake was backfilled"
+    )
+    assert corrected.startswith("Values were corrected after label time")
+    assert json.loads(json.dumps(found.to_dict()))["features"][0]["unpublished"] == 2
+
+
+def test_without_leaks_the_report_says_so(lake: Lake) -> None:
+    publish(lake, CORRECTED)
+    found = training.check_labels(labels([(1, day(7)), (3, day(1))]), SERVICE)
+    assert (found.found, found.unheard) == (False, 1)
+    assert found.sentences == ("Every value was known at label time",)
+
+
+def test_an_older_release_is_the_last_that_a_label_may_see(lake: Lake) -> None:
+    publish(lake, CORRECTED)
+    training.create(labels(ASKED), SERVICE, "then", knowledge_time=True, release=1)
+    assert training.read("then")["spend_7d"].to_pylist() == [None, 10, None, 10, 10, None]
+    assert not training.check_leaks("then").found
+
+
+def test_what_an_older_release_said_was_known_after_it(lake: Lake) -> None:
+    """What release 3 corrects later makes nothing of release 2 a leak; and the check needs the file of neither."""
+    publish(lake, CORRECTED)
+    training.create(labels([(1, day(7)), (1, day(3)), (1, day(4))]), SERVICE, "older", release=2)
+    found = {one.feature: one for one in training.check_leaks("older").features}["spend_7d"]
+    assert (found.known, found.changed, found.unpublished) == (2, 1, 0)
+    for number in (2, 3):
+        (release.folder() / f"{number}.json").unlink()
+    again = {one.feature: one for one in training.check_leaks("older").features}["spend_7d"]
+    assert again == found
+    (release.folder() / "1.json").unlink()
+    with pytest.raises(KnowledgeError, match=r"^1 labels lie before release 2"):
+        training.check_leaks("older")
+
+
+def test_a_set_by_knowledge_time_stays_when_releases_between_held_no_label(lake: Lake) -> None:
+    """Releases 1 and 3 hold the same; were the later one taken for the earlier, label 7 would fall to release 2."""
+    publish(lake, [CORRECTED[0], CORRECTED[1], Past(6, CORRECTED[0].spent, CORRECTED[0].ages)])
+    training.create(labels([(1, day(3)), (1, day(5)), (1, day(7))]), SERVICE, "then", knowledge_time=True)
+    assert training.read("then")["spend_7d"].to_pylist() == [10, 5, 10]
+    lake.release("customer_activity", "customer_profile", horizon="2018-01-01")
+    created(4, day(5))
+    assert training.rebuild("then").same_file
+
+
+def test_a_join_that_knows_the_future_is_found(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(lake, CORRECTED[-1:])
+    honest = joining.at_release
+
+    def leaking(given: pa.Table, *arguments: Any) -> pa.Table:
+        later = pa.array([instant.as_py() + timedelta(days=3) for instant in given["event_timestamp"]], pa.timestamp("us", tz="UTC"))
+        return honest(given.set_column(1, "event_timestamp", later), *arguments)
+
+    asked = [(1, day(0)), (1, day(-1)), (1, day(4)), (2, day(-2)), (3, day(1))]
+    assert {one.future for one in training.check_labels(labels(asked), SERVICE).features} == {0}
+    monkeypatch.setattr(joining, "at_release", leaking)
+    found = training.check_labels(labels(asked), SERVICE)
+    assert {one.feature: one.future for one in found.features if one.feature in ("spend_7d", "age")} == {"spend_7d": 2, "age": 2}
+    assert found.sentences[0].startswith("Some values are not those of the newest row at or before their label")
+
+
+# --- releases that were removed
+
+
+@pytest.mark.parametrize(("gone", "number", "hidden"), [([1], 2, 4), ([2], 3, 2), ([1, 2], 3, 5)])
+def test_a_time_whose_releases_were_removed_cannot_be_told(lake: Lake, gone: list[int], number: int, hidden: int) -> None:
+    publish(lake, CORRECTED)
+    asked = labels([(1, day(at)) for at in (1, 2, 3, 3.5, 4, 7)][:6] if gone != [2] else [(1, day(1)), (1, day(3)), (1, day(4)), (1, day(7))])
+    for one in gone:
+        (release.folder() / f"{one}.json").unlink()
+    with pytest.raises(
+        KnowledgeError, match=rf"^{hidden} labels lie before release {number} \(2017-01-0\dT00:00:00\+00:00\), and releases before it were removed"
+    ):
+        training.create(asked, SERVICE, "then", knowledge_time=True)
+    assert training.create(labels([(1, day(7))]), SERVICE, "then", knowledge_time=True).rows == 1
+
+
+def test_a_release_counts_from_the_second_after_it_was_written(lake: Lake) -> None:
+    before = datetime.now(START.tzinfo)
+    lake.write("customer_activity", [activity(1, "2017-01-02", "1.00")])
+    made = lake.release("customer_activity")
+    written = datetime.fromtimestamp((release.folder() / "1.json").stat().st_mtime, START.tzinfo)
+    assert before <= datetime.fromisoformat(made.created_at)
+    assert datetime.fromisoformat(made.created_at) - written > timedelta(seconds=-0.5)

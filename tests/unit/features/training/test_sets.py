@@ -1,0 +1,427 @@
+"""Training sets: what is kept, that it comes again byte for byte, and every way in which it cannot be made."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+from feast import FeatureService, Field
+from feast.feature_view_projection import FeatureViewProjection
+
+from contracts import manifest, release, settings
+from contracts.manifest import ManifestError
+from contracts.release import ReleaseError
+from features import registry, training
+from features.feast_repo import definitions
+from features.labels import LabelError
+from features.training import TrainingSetError, sets
+from tests.unit.features.conftest import VIEWS, Lake, activity, at, pair
+
+SERVICE = "recommendation_v1"
+
+
+def labels(*rows: tuple[int | None, int, str], **more: list[Any]) -> pa.Table:
+    """Customer, product, instant."""
+    customers, products, times = zip(*rows, strict=True)
+    return pa.table({"customer_id": pa.array(customers, pa.int64()), "product_id": products, "event_timestamp": [at(time) for time in times], **more})
+
+
+LABELS = labels(
+    (1, 23, "2017-01-10"),
+    (12, 3, "2017-01-02"),
+    (1, 23, "2017-01-10"),
+    (None, 3, "2017-01-09 12:00"),
+    (99, 99, "2017-01-09"),
+    bought=[True, False, None, True, False],
+)
+
+
+def test_table_and_manifest(shop: Lake) -> None:
+    made = training.create(LABELS, SERVICE, "first", seed=7)
+    data = training.read("first")
+    assert data.column_names == ["customer_id", "product_id", "event_timestamp", "bought", "request_time", *(one.name for one in made.features)]
+    assert data.select(LABELS.column_names).to_pylist() == LABELS.to_pylist()
+    assert data["spend_7d"].to_pylist() == [0.05, None, 0.05, None, None]
+    assert data["purchases_90d"].to_pylist() == [9, 7, 9, None, None]
+    assert data["request_time"] == data["event_timestamp"]
+    assert (made.rows, made.seed, made.release, made.service, made.knowledge_time) == (5, 7, 1, SERVICE, False)
+    assert {one.name: one.nulls for one in made.features} == {one.name: data[one.name].null_count for one in made.features}
+    assert [one.ref for one in made.features if one.name.startswith("days_since")] == [
+        "customer_recency:days_since_last_basket",
+        "customer_product_recency:days_since_last_purchase",
+    ]
+    (pinned,) = made.releases
+    assert pinned.tables == {f"gold.{name}": 0 for name in VIEWS}
+    assert manifest.read("first") == made
+    assert manifest.names() == ["first"]
+    table = DeltaTable(str(manifest.table_path("first")))
+    assert pa.table(table.to_pyarrow_table()).num_rows == 5
+
+
+def test_it_equals_what_the_feast_sdk_gives(shop: Lake) -> None:
+    training.create(LABELS, SERVICE, "same")
+    store = registry.open_store(1)
+    frame = LABELS.append_column("request_time", LABELS["event_timestamp"]).to_pandas(types_mapper=pd.ArrowDtype)
+    expected = store.get_historical_features(frame, store.get_feature_service(SERVICE)).to_arrow()
+    data = training.read("same")
+    assert data.to_pydict() == expected.select(data.column_names).to_pydict()
+
+
+# --- the same bytes
+
+
+def grown(lake: Lake) -> None:
+    """Later rows, late rows and corrections, and a release of them."""
+    lake.write("customer_activity", [activity(1, "2017-01-02", "11.00"), activity(12, "2017-01-01", "5.00"), activity(1, "2017-03-01", "1.00")])
+    lake.write("customer_product", [pair(12, 3, "2017-01-02", 70)])
+    lake.release(*VIEWS, horizon="2017-03-01")
+
+
+@pytest.fixture
+def stored(shop: Lake) -> bytes:
+    """The parquet file of the training set `kept`, before the lake went on."""
+    training.create(LABELS, SERVICE, "kept")
+    grown(shop)
+    return file("kept").read_bytes()
+
+
+def file(name: str) -> Path:
+    return manifest.table_path(name) / sets.FILE
+
+
+def test_rebuilt_after_later_runs_it_is_the_same(stored: bytes) -> None:
+    done = training.rebuild("kept")
+    assert (done.same_file, done.intact, done.restored) == (True, True, False)
+    assert done.data == training.read("kept")
+    assert hashlib.sha256(stored).hexdigest() == done.manifest.data.file
+    other = training.create(LABELS, SERVICE, "other")
+    assert other.release == 2
+    assert other.data.digest != done.manifest.data.digest
+
+
+@pytest.mark.parametrize("damage", ["table", "file", "altered"])
+def test_a_lost_table_is_put_back_byte_for_byte(stored: bytes, damage: str) -> None:
+    if damage == "table":
+        shutil.rmtree(manifest.table_path("kept"))
+    elif damage == "file":
+        file("kept").unlink()
+    else:
+        DeltaTable(str(manifest.table_path("kept"))).delete("customer_id = 99")
+    with pytest.raises(TrainingSetError, match=r"was lost or altered since\. Put it back: millrace training-set rebuild kept$"):
+        training.read("kept")
+    checked = training.rebuild("kept", write=False)
+    assert (checked.intact, checked.restored) == (False, False)
+    assert training.rebuild("kept").restored
+    assert file("kept").read_bytes() == stored
+    assert training.read("kept") == checked.data
+
+
+def test_rebuilding_needs_no_release_file(stored: bytes) -> None:
+    for number in release.numbers():
+        (release.folder() / f"{number}.json").unlink()
+    assert training.rebuild("kept").same_file
+
+
+def test_rebuilding_does_not_look_at_the_pin(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_RELEASE", "2")
+    assert training.rebuild("kept").same_file
+
+
+def test_whoever_joins_the_values_are_the_same(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_JOIN", "pandas")
+    assert training.rebuild("kept").same_file
+
+
+def test_another_pyarrow_may_write_another_file_and_not_other_values(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sets.pa, "__version__", "99.0.0")
+    assert training.rebuild("kept").same_file is None
+
+
+def test_values_that_come_out_different_are_refused_by_name(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.recency.SECONDS_A_DAY", 3600)
+    with pytest.raises(
+        TrainingSetError, match=r"cannot be made again: days_since_last_basket, days_since_last_purchase came out different.*made by version 0\.1\.0"
+    ):
+        training.rebuild("kept")
+    assert file("kept").read_bytes() == stored
+
+
+def test_labels_that_were_altered_are_refused(stored: bytes) -> None:
+    pq.write_table(LABELS.slice(1), manifest.labels_path("kept"))
+    with pytest.raises(TrainingSetError, match=r"^the labels of training set kept at .* were lost or altered\. Restore the file"):
+        training.rebuild("kept")
+    manifest.labels_path("kept").unlink()
+    with pytest.raises(TrainingSetError, match="were lost or altered"):
+        training.rebuild("kept")
+
+
+# --- definitions that changed
+
+
+def redefined(monkeypatch: pytest.MonkeyPatch, name: str, alter: Callable[[Any], Any]) -> None:
+    """Let the definitions have another object of that name."""
+    found = [alter(one) if one.name == name else one for one in registry.definitions()]
+    monkeypatch.setattr(registry, "definitions", lambda: [one for one in found if one is not None])
+
+
+def short_lived(view: Any) -> Any:
+    """The view, whose rows now hold for a day only."""
+    changed = copy.copy(view)
+    changed.ttl = timedelta(days=1)
+    return changed
+
+
+def test_a_feature_that_was_redefined_since_is_told(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    redefined(monkeypatch, "customer_activity", short_lived)
+    told = r"^training set kept was made of features that are defined in another way now: view customer_activity\. To rebuild it, .*; for the features as they are now, create another training set$"
+    with pytest.raises(training.DefinitionsChangedError, match=told):
+        training.rebuild("kept")
+    with pytest.raises(training.DefinitionsChangedError, match=told):
+        training.check_leaks("kept")
+
+
+def test_a_feature_that_was_renamed_since_is_told(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    training.create(LABELS, "customer_value_v1", "kept")
+    renamed = copy.copy(definitions.customer_profile)
+    renamed.features = [Field(name="age_band" if one.name == "age" else one.name, dtype=one.dtype) for one in renamed.features]
+    renamed.projection = FeatureViewProjection.from_definition(renamed)
+    redefined(monkeypatch, "customer_profile", lambda _: renamed)
+    redefined(monkeypatch, "customer_value_v1", lambda service: FeatureService(name=service.name, features=[definitions.customer_activity, renamed]))
+    with pytest.raises(training.DefinitionsChangedError, match=r"defined in another way now: service customer_value_v1, view customer_profile\. To rebuild it"):
+        training.rebuild("kept")
+
+
+def test_a_service_that_is_gone_is_told(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    redefined(monkeypatch, SERVICE, lambda _: None)
+    with pytest.raises(
+        training.DefinitionsChangedError, match=r"^training set kept was made of a feature service that is gone: there is no feature service recommendation_v1"
+    ):
+        training.rebuild("kept")
+
+
+def test_a_definition_that_the_service_does_not_use_may_change(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    training.create(LABELS, "customer_value_v1", "value")
+    redefined(monkeypatch, "product_popularity", short_lived)
+    redefined(monkeypatch, SERVICE, lambda _: None)
+    assert training.rebuild("value").same_file
+
+
+def test_the_remedy_names_the_commit(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, commit, told in (
+        ("with_git", "abc123+", r"git worktree add \.\./then abc123\)"),
+        ("without", None, r"take the code that made it \(version 0\.1\.0\)"),
+    ):
+        monkeypatch.setattr(sets.code, "_commit", lambda commit=commit: commit)
+        training.create(LABELS, "customer_value_v1", name)
+        made = manifest.read(name)
+        assert made.code.commit == commit
+        with monkeypatch.context() as changed:
+            redefined(changed, "customer_profile", short_lived)
+            with pytest.raises(training.DefinitionsChangedError, match=told):
+                training.rebuild(name)
+
+
+# --- versions that are gone
+
+
+def test_a_version_whose_files_are_gone(stored: bytes) -> None:
+    before = DeltaTable(str(settings.table_path("gold.customer_activity")), version=0)
+    (gone,) = before.file_uris()
+    Path(gone).unlink()
+    with pytest.raises(
+        training.VersionGoneError,
+        match=r"^training set kept needs version 0 of gold\.customer_activity, which is gone: 1 of its 1 data files were deleted, and not by a vacuum",
+    ):
+        training.rebuild("kept")
+
+
+def test_a_version_that_a_vacuum_let_go(stored: bytes) -> None:
+    DeltaTable(str(settings.table_path("gold.customer_activity"))).vacuum(0, enforce_retention_duration=False, dry_run=False)
+    with pytest.raises(
+        training.VersionGoneError, match=r"probably by the vacuum that made version \d of the table and was told to let it go\. It cannot be made again"
+    ):
+        training.rebuild("kept")
+    with pytest.raises(training.VersionGoneError, match=r"^the leak check of training set kept needs version 0"):
+        training.check_leaks("kept")
+    assert training.read("kept").num_rows == 5
+
+
+def test_a_table_that_was_built_anew_is_another(shop: Lake) -> None:
+    path = settings.table_path("gold.customer_profile")
+    newest = release.read()
+    release.write(newest.tables, newest.horizon, {name: str(DeltaTable(str(settings.table_path(name))).metadata().id) for name in newest.tables})
+    training.create(LABELS, SERVICE, "kept")
+    shutil.rmtree(path)
+    with pytest.raises(training.VersionGoneError, match=r"gold\.customer_profile, which is gone: there is no table at"):
+        training.rebuild("kept")
+    shop.write("customer_profile", [])
+    with pytest.raises(training.VersionGoneError, match="the table was removed and built anew since"):
+        training.rebuild("kept")
+
+
+def test_a_version_that_goes_while_it_is_joined_makes_no_training_set(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    (needed,) = DeltaTable(str(settings.table_path("gold.customer_activity"))).file_uris()
+    honest = sets._put
+
+    def put(*arguments: Any) -> None:
+        honest(*arguments)
+        Path(needed).unlink()
+
+    monkeypatch.setattr(sets, "_put", put)
+    with pytest.raises(training.VersionGoneError, match=r"^training set late needs version 0 of gold\.customer_activity"):
+        training.create(LABELS, SERVICE, "late")
+    assert manifest.names() == []
+
+
+def test_a_manifest_pins_nothing_of_a_table_that_was_built_anew(shop: Lake) -> None:
+    newest = release.read()
+    release.write(newest.tables, newest.horizon, dict.fromkeys(newest.tables, "of then"))
+    manifest.write(dataclasses.replace(training.create(LABELS, SERVICE, "kept", release=1), name="then", releases=(release.read(2),)))
+    assert manifest.pinned_versions("gold.customer_activity", "of then", ["kept"]) == [0]
+    assert manifest.pinned_versions("gold.customer_activity", "of now", ["kept"]) == []
+
+
+def test_a_vacuum_spares_what_a_manifest_names(shop: Lake) -> None:
+    training.create(LABELS, "customer_value_v1", "kept")
+    grown(shop)
+    assert manifest.pinned_versions("gold.customer_activity", "any") == [0]
+    assert manifest.pinned_versions("gold.product_popularity", "any") == []
+    training.create(LABELS, "customer_value_v1", "later")
+    assert manifest.pinned_versions("gold.customer_activity", "any") == [0, 1]
+    assert manifest.pinned_versions("gold.customer_activity", "any", ["kept"]) == [1]
+
+
+# --- what cannot be a training set
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (LABELS.slice(0, 0), r"^there are no labels: the label set is empty"),
+        ("SELECT customer_id, 3 AS product_id, event_timestamp FROM gold.customer_activity WHERE false", r"^there are no labels"),
+        (LABELS.drop_columns(["event_timestamp"]), r"^entity_df has no column event_timestamp\. Got: customer_id, product_id, bought"),
+        (LABELS.drop_columns(["product_id"]), r"^entity_df has no column product_id"),
+        (LABELS.append_column("age", LABELS["bought"]), r"^labels already have age, which is also the name of a feature of recommendation_v1"),
+        (LABELS.append_column("Bought", LABELS["bought"]), r"more than one column bought"),
+        (LABELS.append_column("tags", pa.array([["a"]] * 5)), r"^tags is list<.*> in the labels\. A training set keeps numbers"),
+        (LABELS.append_column("fine", pa.array([1] * 5, pa.timestamp("ns"))), r"^fine has a value that does not fit timestamp\[us, tz=UTC\]"),
+        (LABELS.append_column("large", pa.array([2**64 - 1] * 5, pa.uint64())), r"^large has a value that does not fit int64"),
+        ("nowhere.csv", r"^there is no file nowhere\.csv with labels"),
+        ("SELECT * FROM gold.customer_activty", r"^the labels' SQL cannot be run: Catalog Error.*It may read the tables of release 1: gold\."),
+        ("SELECT 1; SELECT 2", r"^labels as SQL must be one SELECT"),
+        ("CREATE TABLE a AS SELECT 1", r"^labels as SQL must be one SELECT"),
+        ("COPY (SELECT 1) TO 'a.txt'", r"^labels as SQL must be one SELECT"),
+        ("SELECT content FROM read_text('/etc/hostname')", r"^the labels' SQL cannot be run: Permission Error"),
+        (5, r"^labels are int"),
+    ],
+)  # fmt: skip
+def test_labels_that_cannot_be_joined(shop: Lake, given: Any, told: str) -> None:
+    with pytest.raises(LabelError, match=told):
+        training.create(given, SERVICE, "bad")
+    assert manifest.names() == []
+    assert not manifest.table_path("bad").exists()
+
+
+def test_labels_without_an_instant_are_counted(shop: Lake) -> None:
+    frame = LABELS.to_pandas()
+    frame.loc[[1, 3], "event_timestamp"] = None
+    with pytest.raises(LabelError, match=r"^2 of 5 labels have no event_timestamp \(the first is row 2\)\. .* fill it in, or drop these rows$"):
+        training.create(frame, SERVICE, "bad")
+
+
+def test_a_release_that_is_not_there(shop: Lake) -> None:
+    with pytest.raises(ReleaseError, match=r"^there is no release 7\. Known: 1 to 1$"):
+        training.create(LABELS, SERVICE, "bad", release=7)
+
+
+def test_a_service_that_is_not_there(shop: Lake) -> None:
+    with pytest.raises(training.ServiceError, match=r"^there is no feature service recomendation_v1\. Did you mean recommendation_v1\?$"):
+        training.create(LABELS, "recomendation_v1", "bad")
+    with pytest.raises(training.ServiceError, match=r"There are: customer_value_v1, recommendation_v1$"):
+        training.create(LABELS, "x", "bad")
+
+
+@pytest.mark.parametrize("name", ["", "A", "a-b", "../a", "1a", "a/b", "a" * 101])
+def test_a_name_that_is_none(lake: Lake, name: str) -> None:
+    with pytest.raises(ManifestError, match="cannot be a training set's name"):
+        training.create(LABELS, SERVICE, name)
+
+
+def test_a_name_that_is_taken_is_left_alone(stored: bytes) -> None:
+    with pytest.raises(TrainingSetError, match=r"^there is a training set kept already, and it is never altered"):
+        training.create(LABELS.slice(1), SERVICE, "kept")
+    assert file("kept").read_bytes() == stored
+    assert training.rebuild("kept").same_file
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(stored: bytes) -> None:
+    with pytest.raises(ManifestError, match=r"^there is no training set kep\. Did you mean kept\?$"):
+        training.read("kep")
+    with pytest.raises(ManifestError, match=r"There are: kept$"):
+        training.rebuild("zzz")
+
+
+def test_a_manifest_of_a_newer_millrace_is_refused(stored: bytes) -> None:
+    path = manifest.folder() / "kept.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    with pytest.raises(ManifestError, match="has format 99, and this Millrace reads up to 1"):
+        training.read("kept")
+
+
+# --- labels in other shapes
+
+
+def test_labels_as_sql_see_the_release(shop: Lake) -> None:
+    grown(shop)
+    sql = "SELECT customer_id, count(*) AS seen, DATE '2017-02-10' AS event_timestamp FROM gold.customer_activity GROUP BY ALL ORDER BY customer_id"
+    training.create(sql, "customer_value_v1", "first", release=1)
+    assert training.read("first").select(["customer_id", "seen", "spend_7d"]).to_pylist() == [
+        {"customer_id": 1, "seen": 3, "spend_7d": 99.0},
+        {"customer_id": 2, "seen": 1, "spend_7d": 7.77},
+    ]
+    assert training.rebuild("first").same_file
+
+
+def test_labels_from_files(shop: Lake, tmp_path: Path) -> None:
+    lines = [
+        "customer_id,product_id,event_timestamp,bought",
+        *(f"{row['customer_id'] or ''},{row['product_id']},{row['event_timestamp']:%Y-%m-%d %H:%M:%S},{row['bought']}" for row in LABELS.to_pylist()),
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(lines).replace("None", ""))
+    pq.write_table(LABELS, tmp_path / "labels.parquet")
+    digests = {
+        training.create(given, SERVICE, f"by_{i}").data.digest for i, given in enumerate([LABELS, tmp_path / "labels.csv", str(tmp_path / "labels.parquet")])
+    }
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("content", ["", "customer_id,product_id,event_timestamp\n"])
+def test_a_file_without_labels(shop: Lake, tmp_path: Path, content: str) -> None:
+    (tmp_path / "labels.csv").write_text(content)
+    with pytest.raises(LabelError, match="there are no labels"):
+        training.create(tmp_path / "labels.csv", SERVICE, "bad")
+
+
+def test_a_file_that_is_no_parquet(shop: Lake, tmp_path: Path) -> None:
+    (tmp_path / "labels.parquet").write_text("no")
+    with pytest.raises(LabelError, match=r"labels\.parquet cannot be read as parquet: .* Write the file again"):
+        training.create(tmp_path / "labels.parquet", SERVICE, "bad")
+
+
+def test_a_label_knows_when_it_is_asked_if_it_says_so(shop: Lake) -> None:
+    asked = LABELS.append_column("request_time", pa.array([at("2017-01-20")] * 5))
+    training.create(asked, SERVICE, "asked")
+    assert training.read("asked")["request_time"].to_pylist() == [at("2017-01-20")] * 5
+    assert training.check_leaks("asked").to_dict()["found"]
