@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,11 +30,82 @@ class Labels:
     table: pa.Table
     joinable: pa.Table
 
+    def slice(self, start: int, rows: int) -> Labels:
+        """So many of them, from number `start` on."""
+        return Labels(self.table.slice(start, rows), self.joinable.slice(start, rows))
+
+
+class LabelSource(Protocol):
+    """Labels, however they are held."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+
     @property
     def span(self) -> tuple[datetime | None, datetime | None]:
         """First and last instant."""
-        found = pc.min_max(self.table[EVENT_TIMESTAMP])
+
+    def batches(self, rows: int | None) -> Iterator[Labels]:
+        """So many labels at a time, or all at once; at least one batch, which may be empty. `__row` goes up from batch to batch or starts anew in each."""
+
+
+@dataclass(frozen=True)
+class HeldLabels:
+    """Labels that are in memory, checked."""
+
+    held: Labels
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+        return list(self.held.table.column_names)
+
+    @property
+    def span(self) -> tuple[datetime | None, datetime | None]:
+        """First and last instant."""
+        found = pc.min_max(self.held.table[EVENT_TIMESTAMP])
         return found["min"].as_py(), found["max"].as_py()
+
+    def batches(self, rows: int | None) -> Iterator[Labels]:
+        """Slices of what is held."""
+        whole = max(self.held.table.num_rows, 1)
+        for start in range(0, whole, rows or whole):
+            yield self.held.slice(start, rows or whole)
+
+
+class QueriedLabels:
+    """Labels as a query gives them, which are never in memory as a whole unless that is asked for. Nothing else may use the query's connection meanwhile."""
+
+    def __init__(self, query: duckdb.DuckDBPyRelation, join_keys: dict[str, Any]) -> None:
+        self._query = query
+        self._join_keys = join_keys
+        check(query.limit(0).to_arrow_table(), join_keys)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+        return list(self._query.columns)
+
+    @property
+    def span(self) -> tuple[datetime | None, datetime | None]:
+        """First and last instant, found by running the query once more."""
+        ends = self._query.aggregate(f"min({EVENT_TIMESTAMP}) AS low, max({EVENT_TIMESTAMP}) AS high").to_arrow_table()
+        low, high = (_as_instants(ends[name])[0].as_py() for name in ("low", "high"))
+        return low, high
+
+    def batches(self, rows: int | None) -> Iterator[Labels]:
+        """As the query hands them out."""
+        if rows is None:
+            yield check(self._query.to_arrow_table(), self._join_keys)
+            return
+        reader = self._query.to_arrow_reader(rows)
+        empty = True
+        for batch in reader:
+            empty = False
+            yield check(pa.Table.from_batches([batch]), self._join_keys)
+        if empty:
+            yield check(reader.schema.empty_table(), self._join_keys)
 
 
 def from_frame(frame: pd.DataFrame) -> pa.Table:

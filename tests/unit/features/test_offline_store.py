@@ -21,7 +21,8 @@ from features.labels import LabelError
 from features.lake_reader import SourceError
 from features.offline_store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
 from features.source import GoldTable
-from tests.unit.features.conftest import INSTANT, VIEWS, Lake, activity, at
+from features.spark_join import SparkJoinError
+from tests.unit.features.conftest import INSTANT, JOINS, VIEWS, Lake, activity, at
 
 Join = Callable[..., pd.DataFrame]
 NO_VIEWS = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
@@ -172,9 +173,6 @@ def test_writing_is_refused(shop: Lake) -> None:
     store = registry.open_store()
     with pytest.raises(NotImplementedError, match="published only by the DAG `millrace`"):
         store._get_provider().offline_store.offline_write_batch(store.config, ACTIVITY, pa.table({}), None)
-    job = store.get_historical_features(labels([1], ["2017-01-03"]), ["customer_activity:spend_7d"])
-    with pytest.raises(NotImplementedError, match="read-only"):
-        job.persist(None)
 
 
 def test_types_in_the_view_are_the_contracts(shop: Lake) -> None:
@@ -224,9 +222,14 @@ def test_values_are_the_same_whoever_joins(lake: Lake) -> None:
 
     by_duckdb, *others = (
         ReleaseOfflineStore.get_historical_features(
-            SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join=who)), [view], [f"takings:{name}" for name in served], given, NO_VIEWS, "test"
+            SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join=who, session="etl.engine.session")),
+            [view],
+            [f"takings:{name}" for name in served],
+            given,
+            NO_VIEWS,
+            "test",
         ).to_arrow()
-        for who in ("duckdb", *frames.available())
+        for who in JOINS
     )
     assert by_duckdb["n"].to_pylist() == [2**63 - 1, 2**53 + 1, -(2**63), None, None, None, None]
     assert by_duckdb["seen"].to_pylist()[3] == at("1969-12-31 23:59:59")
@@ -234,6 +237,21 @@ def test_values_are_the_same_whoever_joins(lake: Lake) -> None:
     for other in others:
         assert other.schema == by_duckdb.schema
         assert str(other.to_pylist()) == str(by_duckdb.to_pylist())  # as text, in which nan is like nan, and -0.0 is not like 0.0
+
+
+@pytest.mark.parametrize("session", [None, "etl.engine.sesion", "nowhere.at.all", "plain"])
+def test_a_spark_whose_session_nobody_opens(shop: Lake, session: str | None) -> None:
+    config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="spark", session=session))
+    with pytest.raises(SparkJoinError, match=r"such as etl\.engine\.session|Set `session: etl\.engine\.session`"):
+        ReleaseOfflineStore.get_historical_features(config, [ACTIVITY], ["customer_activity:spend_7d"], labels([1], ["2017-01-03"]), NO_VIEWS, "test")
+
+
+def test_the_repository_says_who_opens_the_session(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.apply()
+    monkeypatch.setenv("MILLRACE_JOIN", "spark")
+    refs = ["customer_activity:spend_7d", "customer_profile:age"]
+    result = registry.open_store().get_historical_features(labels([2, 1], ["2017-01-31", "2017-01-08"]), refs).to_df()
+    assert (result.spend_7d.to_list(), result.age.to_list()) == ([7.77, 10.0], [None, "25-34"])
 
 
 def test_cudf_that_cannot_run_is_told_before_anything_is_joined(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,5 +262,5 @@ def test_cudf_that_cannot_run_is_told_before_anything_is_joined(shop: Lake, monk
 
 
 def test_a_join_that_is_none_is_refused_with_the_configuration() -> None:
-    with pytest.raises(ValueError, match="Input should be 'auto', 'duckdb', 'cudf' or 'pandas'"):
+    with pytest.raises(ValueError, match="Input should be 'auto', 'duckdb', 'cudf', 'pandas' or 'spark'"):
         ReleaseOfflineStoreConfig(join="polars")
