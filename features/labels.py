@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import duckdb
@@ -139,7 +139,11 @@ def _instants(column: pd.Series) -> pd.Series:
     texts = [value for value in column if isinstance(value, str)]
     if texts:
         raise LabelError(f"{EVENT_TIMESTAMP} is text, such as {texts[0]!r}, not instants. Convert it: pd.to_datetime(entity_df.{EVENT_TIMESTAMP}, utc=True)")
-    return pd.to_datetime(column, utc=True)
+    try:
+        return pd.to_datetime(column, utc=True)
+    except pd.errors.OutOfBoundsDatetime:  # before 1677 or after 2262, which nanoseconds cannot tell
+        aware = [value if value is None or value.tzinfo else value.replace(tzinfo=UTC) for value in column]
+        return pd.Series(aware, column.index).astype("datetime64[us, UTC]")
 
 
 def _as_instants(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -94,8 +94,9 @@ class ReleaseRetrievalJob(RetrievalJob):
 
     def pieces(self, rows: int = PIECE) -> Iterator[pa.Table]:
         """The result in order, so many rows at a time, on-demand features included; at least one piece, which is empty when there are no rows."""
+        about = self.metadata if self._on_demand else None  # before the labels' query is open: what is asked of its connection meanwhile would end it
         for piece in self._pieces(rows):
-            yield ReleaseRetrievalJob(_only(piece), self._release, lambda: self.metadata, self._on_demand, self._full_names).to_arrow()
+            yield ReleaseRetrievalJob(_only(piece), self._release, lambda: about, self._on_demand, self._full_names).to_arrow()
 
     def to_parquet(self, path: str, *, overwrite: bool = False, rows: int = PIECE) -> None:
         """Write the result to one parquet file, so many rows at a time."""

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from feast import Entity, FeatureView, Field
-from feast.errors import RequestDataNotFoundInEntityDfException
+from feast.errors import FeatureServiceNotFoundException, FeatureViewNotFoundException, RequestDataNotFoundInEntityDfException
 from feast.types import Bool, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
@@ -146,6 +146,42 @@ def test_pull_latest_and_all(shop: Lake) -> None:
 def test_labels_that_cannot_be_joined(shop: Lake, join: Join, given: Any, said: str) -> None:
     with pytest.raises(LabelError, match=said):
         join([ACTIVITY], ["customer_activity:spend_7d"], given)
+
+
+def test_what_nobody_defined(shop: Lake) -> None:
+    registry.apply()
+    store, given = registry.open_store(), labels([1], ["2017-01-03"])
+    with pytest.raises(FeatureViewNotFoundException, match="customer_mood"):
+        store.get_historical_features(given, ["customer_mood:joy"])
+    with pytest.raises(KeyError, match="Feature joy not found in projection customer_activity"):
+        store.get_historical_features(given, ["customer_activity:joy"])
+    with pytest.raises(FeatureServiceNotFoundException, match="churn_v9"):
+        store.get_feature_service("churn_v9")
+    with pytest.raises(ReleaseError, match=r"there is no release 9\. Known: 1 to 1"):
+        registry.open_store(release=9).get_historical_features(given, ["customer_activity:spend_7d"])
+
+
+def test_instants_far_away(shop: Lake, join: Join) -> None:
+    far = pd.Series([datetime(1, 1, 1), datetime(9999, 12, 31, tzinfo=UTC), None, datetime(2017, 1, 3)], dtype=object)
+    result = join([ACTIVITY], ["customer_activity:spend_7d"], pd.DataFrame({"customer_id": [1, 1, 1, 1], "event_timestamp": far}))
+    assert result.spend_7d.fillna(-1).to_list() == [-1, 99.0, -1, 10.0]
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT 1 AS customer_id", "SELECT 'x' AS customer_id, now() AS event_timestamp", "SELECT 1 AS customer_id, '2017' AS event_timestamp"]
+)
+def test_a_query_of_labels_is_checked_before_it_runs(shop: Lake, sql: str) -> None:
+    config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="duckdb"))
+    with pytest.raises(LabelError):
+        ReleaseOfflineStore.get_historical_features(config, [ACTIVITY], ["customer_activity:spend_7d"], sql, NO_VIEWS, "test")
+
+
+def test_no_labels(shop: Lake, join: Join) -> None:
+    given = labels([1], ["2017-01-03"]).head(0)
+    for empty in (given, "SELECT 1::BIGINT AS customer_id, now() AS event_timestamp WHERE false"):
+        result = join([ACTIVITY, PROFILE], ["customer_activity:spend_7d", "customer_profile:age"], empty)
+        assert [*result.columns] == ["customer_id", "event_timestamp", "spend_7d", "age"]
+        assert not len(result)
 
 
 def test_no_release_no_table_no_column(lake: Lake, join: Join) -> None:

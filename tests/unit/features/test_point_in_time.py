@@ -12,7 +12,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Int64, String
 from feast.value_type import ValueType
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from features.feast_repo.definitions import customer_product
@@ -102,10 +102,21 @@ class Case:
     by_sql: bool
 
 
+def dense() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Each key at every other hour in three creations, told in either order; labels at, just before and just after every hour."""
+    near, made = [(12, "3"), (1, "23"), (1, "3")], [None, HOURS[0], HOURS[1]]
+    told = [(pair, when, created) for pair in near for n, when in enumerate(HOURS[:3:2]) for created in (made, made[::-1])[n]]
+    rows = [dict(zip(SCHEMA.names, (*pair, when, created, i, f"row {i}"), strict=True)) for i, (pair, when, created) in enumerate(told)]
+    steps = (-timedelta(microseconds=1), FOREVER, timedelta(microseconds=1))
+    return rows, [label_of(pair, (1, ""), when, step) for pair in near for when in HOURS for step in steps]
+
+
 cases = st.builds(Case, tables(), zones, ttls, st.booleans(), st.booleans())
 
 
 @on_one_lake
+@example(case=Case(dense(), None, timedelta(hours=12), created=True, by_sql=False))
+@example(case=Case(dense(), None, FOREVER, created=False, by_sql=True))
 @given(case=cases)
 def test_equals_a_search_of_every_row(lake: Lake, exact: Callable[..., pa.Table], case: Case) -> None:
     rows, labels = case.tables
