@@ -15,6 +15,7 @@ from feast.types import Float32, Float64, Int32, Int64, String
 
 from features import kinds
 from features.kinds import INSTANT
+from features.queries import identifier
 
 EVENT_TIMESTAMP = "event_timestamp"
 
@@ -29,10 +30,12 @@ class Labels:
 
     table: pa.Table
     joinable: pa.Table
+    instants: str
+    """The column of the labels' instants."""
 
     def slice(self, start: int, rows: int) -> Labels:
         """So many of them, from number `start` on."""
-        return Labels(self.table.slice(start, rows), self.joinable.slice(start, rows))
+        return Labels(self.table.slice(start, rows), self.joinable.slice(start, rows), self.instants)
 
 
 class LabelSource(Protocol):
@@ -41,6 +44,10 @@ class LabelSource(Protocol):
     @property
     def columns(self) -> list[str]:
         """The names of all columns."""
+
+    @property
+    def instants(self) -> str:
+        """The column that says as of when."""
 
     @property
     def span(self) -> tuple[datetime | None, datetime | None]:
@@ -62,9 +69,14 @@ class HeldLabels:
         return list(self.held.table.column_names)
 
     @property
+    def instants(self) -> str:
+        """The column that says as of when."""
+        return self.held.instants
+
+    @property
     def span(self) -> tuple[datetime | None, datetime | None]:
         """First and last instant."""
-        found = pc.min_max(self.held.table[EVENT_TIMESTAMP])
+        found = pc.min_max(self.held.table[self.held.instants])
         return found["min"].as_py(), found["max"].as_py()
 
     def batches(self, rows: int | None) -> Iterator[Labels]:
@@ -80,7 +92,7 @@ class QueriedLabels:
     def __init__(self, query: duckdb.DuckDBPyRelation, join_keys: dict[str, Any]) -> None:
         self._query = query
         self._join_keys = join_keys
-        check(query.limit(0).to_arrow_table(), join_keys)
+        self.instants = check(query.limit(0).to_arrow_table(), join_keys).instants
 
     @property
     def columns(self) -> list[str]:
@@ -90,8 +102,9 @@ class QueriedLabels:
     @property
     def span(self) -> tuple[datetime | None, datetime | None]:
         """First and last instant, found by running the query once more."""
-        ends = self._query.aggregate(f"min({EVENT_TIMESTAMP}) AS low, max({EVENT_TIMESTAMP}) AS high").to_arrow_table()
-        low, high = (_as_instants(ends[name])[0].as_py() for name in ("low", "high"))
+        column = identifier(self.instants)
+        ends = self._query.aggregate(f"min({column}) AS low, max({column}) AS high").to_arrow_table()
+        low, high = (_as_instants(ends[name], self.instants)[0].as_py() for name in ("low", "high"))
         return low, high
 
     def batches(self, rows: int | None) -> Iterator[Labels]:
@@ -121,18 +134,25 @@ def from_frame(frame: pd.DataFrame) -> pa.Table:
 
 
 def check(table: pa.Table, join_keys: dict[str, Any]) -> Labels:
-    """Labels whose event_timestamp is an instant and whose keys (name -> Feast type) are typed, or LabelError."""
-    missing = [name for name in (EVENT_TIMESTAMP, *join_keys) if name not in table.column_names]
+    """Labels whose instants are such and whose keys (name -> Feast type) are typed, or LabelError."""
+    instant = _instant_column(table)
+    missing = [name for name in (instant, *join_keys) if name not in table.column_names]
     if missing:
         raise LabelError(
             f"entity_df has no column {', '.join(missing)}. Got: {', '.join(table.column_names)}."
-            f" These features need {', '.join(join_keys)} and {EVENT_TIMESTAMP}, the instant as of which a row's features are read"
+            f" These features need {', '.join([*join_keys, EVENT_TIMESTAMP])}, the instant as of which a row's features are read"
         )
-    instants = _as_instants(table[EVENT_TIMESTAMP])
-    table = table.set_column(table.column_names.index(EVENT_TIMESTAMP), EVENT_TIMESTAMP, instants)
+    instants = _as_instants(table[instant], instant)
+    table = table.set_column(table.column_names.index(instant), instant, instants)
     keys = {name: _as_key(name, table[name], dtype) for name, dtype in join_keys.items()}
     at = pc.floor_temporal(instants, unit="microsecond").cast(INSTANT, safe=False).cast(pa.int64())
-    return Labels(table, pa.table({"__row": pa.array(range(table.num_rows), pa.int64()), "__at": at, **keys}))
+    return Labels(table, pa.table({"__row": pa.array(range(table.num_rows), pa.int64()), "__at": at, **keys}), instant)
+
+
+def _instant_column(table: pa.Table) -> str:
+    """`event_timestamp`, or as Feast has it, the only column of instants where there is none of that name."""
+    found = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+    return found[0] if EVENT_TIMESTAMP not in table.column_names and len(found) == 1 else EVENT_TIMESTAMP
 
 
 def _instants(column: pd.Series) -> pd.Series:
@@ -146,11 +166,11 @@ def _instants(column: pd.Series) -> pd.Series:
         return pd.Series(aware, column.index).astype("datetime64[us, UTC]")
 
 
-def _as_instants(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _as_instants(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     if pa.types.is_date(column.type) or pa.types.is_null(column.type):
         return column.cast(pa.timestamp("us")).cast(INSTANT)
     if not pa.types.is_timestamp(column.type):
-        raise LabelError(f"{EVENT_TIMESTAMP} is {column.type}, not an instant. Convert it: pd.to_datetime(entity_df.{EVENT_TIMESTAMP}, utc=True)")
+        raise LabelError(f"{name} is {column.type}, not an instant. Convert it: pd.to_datetime(entity_df.{name}, utc=True)")
     return column.cast(pa.timestamp(column.type.unit, tz="UTC"))
 
 

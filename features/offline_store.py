@@ -135,7 +135,7 @@ class ReleaseOfflineStore(OfflineStore):
         return ReleaseRetrievalJob(
             training.TrainingSet(reader, given, wanted, full_feature_names, join).pieces,
             reader.release,
-            lambda: RetrievalMetadata(feature_refs, [name for name in given.columns if name != labels.EVENT_TIMESTAMP], *given.span),
+            lambda: RetrievalMetadata(feature_refs, [name for name in given.columns if name != given.instants], *given.span),
             [NarrowView(view, given.columns) for view in on_demand],
             full_feature_names,
         )
@@ -213,7 +213,9 @@ class NarrowView:
         return getattr(self._view, name)
 
     def transform_arrow(self, table: pa.Table, full_feature_names: bool = False) -> pa.Table:
-        """One column per feature of the view."""
+        """One column per feature of the view; Feast itself computes those that are not functions of lists."""
+        if self._view.mode != "python" or self._view.singleton:
+            return self._view.transform_arrow(table, full_feature_names)
         inputs = {*self._view.get_request_data_schema()}
         for projection in self._view.source_feature_view_projections.values():
             inputs |= {name for feature in projection.features for name in (feature.name, f"{projection.name_to_use()}__{feature.name}")}

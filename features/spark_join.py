@@ -63,7 +63,9 @@ def as_of(session: SparkSession, known: DataFrame, labels: pa.Table, source: Gol
     names = queries.labelled(view)
     keys = [f"__k{i}" for i in range(len(names))]
     asked = session.createDataFrame(labels.select([*names, "__at", "__row"]).rename_columns([*keys, "__at", "__row"]))
-    told = _told(known, asked, source, view, features).join(asked.select(*keys), keys, "left_semi")
+    told = _told(known, asked, source, view, features)
+    if keys:
+        told = told.join(asked.select(*keys), keys, "left_semi")
     nothing = F.lit(None).cast(told.schema["__known"].dataType)
     both = told.withColumn("__row", _none()).unionByName(asked.withColumn("__created", _none()).withColumn("__known", nothing))
     newest = F.last("__known", ignorenulls=True).over(

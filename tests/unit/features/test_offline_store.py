@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 from feast import Entity, FeatureView, Field
 from feast.errors import FeatureServiceNotFoundException, FeatureViewNotFoundException, RequestDataNotFoundInEntityDfException
-from feast.types import Bool, Float64, Int64, String, UnixTimestamp
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
 from contracts.release import ReleaseError
@@ -174,6 +175,54 @@ def test_a_query_of_labels_is_checked_before_it_runs(shop: Lake, sql: str) -> No
     config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="duckdb"))
     with pytest.raises(LabelError):
         ReleaseOfflineStore.get_historical_features(config, [ACTIVITY], ["customer_activity:spend_7d"], sql, NO_VIEWS, "test")
+
+
+def test_the_only_instant_may_have_another_name(shop: Lake, join: Join) -> None:
+    given = labels([1, 2], ["2017-01-09", "2017-01-04"]).rename(columns={"event_timestamp": "decided_at"})
+    result = join([ACTIVITY], ["customer_activity:spend_7d"], given)
+    assert [*result.columns] == ["customer_id", "decided_at", "spend_7d"]
+    assert result.spend_7d.fillna(-1).to_list() == [0.05, -1]
+    with pytest.raises(LabelError, match="no column event_timestamp"):
+        join([ACTIVITY], ["customer_activity:spend_7d"], given.assign(seen_at=given.decided_at))
+
+
+@pytest.mark.parametrize("created", [None, "created"])
+def test_a_view_without_an_entity(lake: Lake, join: Join, created: str | None) -> None:
+    schema = pa.schema([("event_timestamp", INSTANT), ("created", INSTANT), ("rate", pa.float64())])
+    told = [("2017-01-02", "2017-01-03", 2.0), ("2017-01-01", "2017-01-01", 1.0), ("2017-01-02", "2017-01-02", 9.0)][: 3 if created else 2]
+    lake.write("rates", [{"event_timestamp": at(when), "created": at(made), "rate": rate} for when, made, rate in told], schema)
+    lake.release("rates")
+    source = GoldTable(table="gold.rates", created_timestamp_column=created)
+    view = FeatureView(name="rates", entities=[], schema=[Field(name="rate", dtype=Float64)], source=source, ttl=timedelta(days=1))
+    given = labels([7, 8, 9, 7], ["2017-01-02 12:00", "2017-01-01", "2016-12-31", "2017-01-03 00:00:01"])
+    assert join([view], ["rates:rate"], given).rate.fillna(-1).to_list() == [2.0, 1.0, -1, -1]
+
+
+def test_only_what_is_asked_for_needs_a_type_that_is_held(lake: Lake, join: Join) -> None:
+    lake.write(
+        "rates",
+        [{"shop": "a", "event_timestamp": at("2017-01-01"), "rate": 1.0}],
+        pa.schema([("shop", pa.string()), ("event_timestamp", INSTANT), ("rate", pa.float64())]),
+    )
+    lake.release("rates")
+    entity = Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING)
+    fields = [Field(name="shop", dtype=String), Field(name="rate", dtype=Float64), Field(name="list", dtype=Array(Int64))]
+    view = FeatureView(name="rates", entities=[entity], schema=fields, source=GoldTable(table="gold.rates"))
+    given = pd.DataFrame({"shop": ["a"], "event_timestamp": pd.to_datetime(["2017-01-02"])})
+    assert join([view], ["rates:rate"], given).rate.to_list() == [1.0]
+
+
+def test_an_on_demand_view_of_pandas(shop: Lake) -> None:
+    @on_demand_feature_view(sources=[ACTIVITY], schema=[Field(name="twice", dtype=Float64)], mode="pandas", write_to_online_store=False)
+    def doubled(frame: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"twice": frame["spend_7d"] * 2})
+
+    config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="duckdb"))
+    registry = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [doubled])
+    given = labels([1, 2], ["2017-01-03", "2017-01-31"])
+    refs = ["customer_activity:spend_7d", "doubled:twice"]
+    result = ReleaseOfflineStore.get_historical_features(config, [ACTIVITY], refs, given, registry, "test").to_df()
+    assert result.twice.to_list() == [20.0, 15.54]
 
 
 def test_no_labels(shop: Lake, join: Join) -> None:

@@ -92,6 +92,15 @@ def test_feasts_saved_datasets(store: FeatureStore, tmp_path: Path, number: int)
     assert len(store.create_saved_dataset(few, "churn", place, allow_overwrite=True).to_df().columns) == 3
 
 
+@pytest.mark.filterwarnings("ignore:Saving dataset is an experimental feature")
+def test_instants_of_pandas_come_back(store: FeatureStore, tmp_path: Path) -> None:
+    """They are in nanoseconds."""
+    labels = asked(store).to_df()[["customer_id", "event_timestamp"]].astype({"event_timestamp": "datetime64[ns, UTC]"})
+    job = store.get_historical_features(labels, ["customer_activity:spend_7d"])
+    for number, place in enumerate(storages(tmp_path)):
+        assert len(store.create_saved_dataset(job, f"set_{number}", place).to_df()) == 160
+
+
 def test_a_name_belongs_to_the_lake_of_the_home(shop: Lake) -> None:
     assert TrainingSetStorage("x").to_data_source().path == str(settings.lake() / "_training_sets" / "x")
     assert SavedDatasetStorage.from_proto(TrainingSetStorage("x").to_proto()) == TrainingSetStorage("x")
