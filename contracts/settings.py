@@ -6,7 +6,8 @@ from pathlib import Path
 from contracts import storage
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-JOINS = ("auto", "duckdb", "cudf", "pandas")
+COUNTS = ("auto", "duckdb", "cudf", "pandas")
+JOINS = (*COUNTS, "spark")
 LAKE_FORMAT = 1
 """Version of the lake's own files (format marker, commit metadata, releases). A lake with a higher one is refused."""
 
@@ -37,7 +38,7 @@ def engine() -> str:
 
 
 def join() -> str:
-    """`MILLRACE_JOIN`: who joins training sets and profiles tables; `auto` (default), `duckdb`, `cudf` (on the GPU) or `pandas`."""
+    """`MILLRACE_JOIN`: who joins training sets and profiles tables; `auto` (default), `duckdb`, `cudf` (on the GPU) or `pandas`; `spark` joins only."""
     return os.environ.get("MILLRACE_JOIN") or "auto"
 
 

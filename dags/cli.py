@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--version", type=int, help="Delta version of the table (default: the newest)")
     profile.add_argument(
         "--by",
-        choices=settings.JOINS,
+        choices=settings.COUNTS,
         help="who counts; the result is the same (default: MILLRACE_JOIN, or else cudf where there is a GPU and duckdb elsewhere)",
     )
     profile.add_argument("--json", action="store_true", help="print all figures as JSON")

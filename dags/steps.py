@@ -362,7 +362,7 @@ def profile(name: str, version: int | None = None, by: str | None = None) -> Pro
     """Count what the columns of a published table hold: of its newest version, or of an older one. `by` is who counts, else `MILLRACE_JOIN` says."""
     from features import frames, lake_reader, profiles
 
-    reader, who = lake_reader.published(name, version), frames.chosen(by)
+    reader, who = lake_reader.published(name, version), frames.chosen(by, settings.COUNTS)
     return Profiled(name, reader.release.tables[name], who, profiles.of(reader, name, who))
 
 

@@ -8,7 +8,7 @@ a frame. Feature values stay in Arrow and are taken by row number, so no type is
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from contracts import settings
 
-AUTO, DUCKDB, CUDF, PANDAS = settings.JOINS
+AUTO, DUCKDB, CUDF, PANDAS, SPARK = settings.JOINS
 EARLIEST, LATEST = -(2**63), 2**63 - 1
 ROWS = "rows"
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -32,11 +32,11 @@ class FramesError(RuntimeError):
     """What was asked for cannot run on this machine; the message says what it lacks and what to do."""
 
 
-def chosen(wanted: str | None = None) -> str:
-    """`duckdb`, `cudf` or `pandas`: what was asked for, else what `MILLRACE_JOIN` says. `auto` is cudf where it can run, and duckdb elsewhere."""
+def chosen(wanted: str | None = None, among: Sequence[str] = settings.JOINS) -> str:
+    """One of `among`: what was asked for, else what `MILLRACE_JOIN` says. `auto` is cudf where it can run, and duckdb elsewhere."""
     asked = wanted or settings.join()
-    if asked not in settings.JOINS:
-        raise FramesError(f"MILLRACE_JOIN is {asked!r}. Set it to one of {', '.join(settings.JOINS)}")
+    if asked not in among:
+        raise FramesError(f"MILLRACE_JOIN is {asked!r}. Set it to one of {', '.join(among)}")
     if asked == AUTO:
         return DUCKDB if _lacking() else CUDF
     if asked == CUDF and _lacking():

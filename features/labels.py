@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +15,7 @@ from feast.types import Float32, Float64, Int32, Int64, String
 
 from features import kinds
 from features.kinds import INSTANT
+from features.queries import identifier
 
 EVENT_TIMESTAMP = "event_timestamp"
 
@@ -27,12 +30,95 @@ class Labels:
 
     table: pa.Table
     joinable: pa.Table
+    instants: str
+    """The column of the labels' instants."""
+
+    def slice(self, start: int, rows: int) -> Labels:
+        """So many of them, from number `start` on."""
+        return Labels(self.table.slice(start, rows), self.joinable.slice(start, rows), self.instants)
+
+
+class LabelSource(Protocol):
+    """Labels, however they are held."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+
+    @property
+    def instants(self) -> str:
+        """The column that says as of when."""
 
     @property
     def span(self) -> tuple[datetime | None, datetime | None]:
         """First and last instant."""
-        found = pc.min_max(self.table[EVENT_TIMESTAMP])
+
+    def batches(self, rows: int | None) -> Iterator[Labels]:
+        """So many labels at a time, or all at once; at least one batch, which may be empty. `__row` goes up from batch to batch or starts anew in each."""
+
+
+@dataclass(frozen=True)
+class HeldLabels:
+    """Labels that are in memory, checked."""
+
+    held: Labels
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+        return list(self.held.table.column_names)
+
+    @property
+    def instants(self) -> str:
+        """The column that says as of when."""
+        return self.held.instants
+
+    @property
+    def span(self) -> tuple[datetime | None, datetime | None]:
+        """First and last instant."""
+        found = pc.min_max(self.held.table[self.held.instants])
         return found["min"].as_py(), found["max"].as_py()
+
+    def batches(self, rows: int | None) -> Iterator[Labels]:
+        """Slices of what is held."""
+        whole = max(self.held.table.num_rows, 1)
+        for start in range(0, whole, rows or whole):
+            yield self.held.slice(start, rows or whole)
+
+
+class QueriedLabels:
+    """Labels as a query gives them, which are never in memory as a whole unless that is asked for. Nothing else may use the query's connection meanwhile."""
+
+    def __init__(self, query: duckdb.DuckDBPyRelation, join_keys: dict[str, Any]) -> None:
+        self._query = query
+        self._join_keys = join_keys
+        self.instants = check(query.limit(0).to_arrow_table(), join_keys).instants
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+        return list(self._query.columns)
+
+    @property
+    def span(self) -> tuple[datetime | None, datetime | None]:
+        """First and last instant, found by running the query once more."""
+        column = identifier(self.instants)
+        ends = self._query.aggregate(f"min({column}) AS low, max({column}) AS high").to_arrow_table()
+        low, high = (_as_instants(ends[name], self.instants)[0].as_py() for name in ("low", "high"))
+        return low, high
+
+    def batches(self, rows: int | None) -> Iterator[Labels]:
+        """As the query hands them out."""
+        if rows is None:
+            yield check(self._query.to_arrow_table(), self._join_keys)
+            return
+        reader = self._query.to_arrow_reader(rows)
+        empty = True
+        for batch in reader:
+            empty = False
+            yield check(pa.Table.from_batches([batch]), self._join_keys)
+        if empty:
+            yield check(reader.schema.empty_table(), self._join_keys)
 
 
 def from_frame(frame: pd.DataFrame) -> pa.Table:
@@ -48,32 +134,43 @@ def from_frame(frame: pd.DataFrame) -> pa.Table:
 
 
 def check(table: pa.Table, join_keys: dict[str, Any]) -> Labels:
-    """Labels whose event_timestamp is an instant and whose keys (name -> Feast type) are typed, or LabelError."""
-    missing = [name for name in (EVENT_TIMESTAMP, *join_keys) if name not in table.column_names]
+    """Labels whose instants are such and whose keys (name -> Feast type) are typed, or LabelError."""
+    instant = _instant_column(table)
+    missing = [name for name in (instant, *join_keys) if name not in table.column_names]
     if missing:
         raise LabelError(
             f"entity_df has no column {', '.join(missing)}. Got: {', '.join(table.column_names)}."
-            f" These features need {', '.join(join_keys)} and {EVENT_TIMESTAMP}, the instant as of which a row's features are read"
+            f" These features need {', '.join([*join_keys, EVENT_TIMESTAMP])}, the instant as of which a row's features are read"
         )
-    instants = _as_instants(table[EVENT_TIMESTAMP])
-    table = table.set_column(table.column_names.index(EVENT_TIMESTAMP), EVENT_TIMESTAMP, instants)
+    instants = _as_instants(table[instant], instant)
+    table = table.set_column(table.column_names.index(instant), instant, instants)
     keys = {name: _as_key(name, table[name], dtype) for name, dtype in join_keys.items()}
     at = pc.floor_temporal(instants, unit="microsecond").cast(INSTANT, safe=False).cast(pa.int64())
-    return Labels(table, pa.table({"__row": pa.array(range(table.num_rows), pa.int64()), "__at": at, **keys}))
+    return Labels(table, pa.table({"__row": pa.array(range(table.num_rows), pa.int64()), "__at": at, **keys}), instant)
+
+
+def _instant_column(table: pa.Table) -> str:
+    """`event_timestamp`, or as Feast has it, the only column of instants where there is none of that name."""
+    found = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+    return found[0] if EVENT_TIMESTAMP not in table.column_names and len(found) == 1 else EVENT_TIMESTAMP
 
 
 def _instants(column: pd.Series) -> pd.Series:
     texts = [value for value in column if isinstance(value, str)]
     if texts:
         raise LabelError(f"{EVENT_TIMESTAMP} is text, such as {texts[0]!r}, not instants. Convert it: pd.to_datetime(entity_df.{EVENT_TIMESTAMP}, utc=True)")
-    return pd.to_datetime(column, utc=True)
+    try:
+        return pd.to_datetime(column, utc=True)
+    except pd.errors.OutOfBoundsDatetime:  # before 1677 or after 2262, which nanoseconds cannot tell
+        aware = [value if value is None or value.tzinfo else value.replace(tzinfo=UTC) for value in column]
+        return pd.Series(aware, column.index).astype("datetime64[us, UTC]")
 
 
-def _as_instants(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _as_instants(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     if pa.types.is_date(column.type) or pa.types.is_null(column.type):
         return column.cast(pa.timestamp("us")).cast(INSTANT)
     if not pa.types.is_timestamp(column.type):
-        raise LabelError(f"{EVENT_TIMESTAMP} is {column.type}, not an instant. Convert it: pd.to_datetime(entity_df.{EVENT_TIMESTAMP}, utc=True)")
+        raise LabelError(f"{name} is {column.type}, not an instant. Convert it: pd.to_datetime(entity_df.{name}, utc=True)")
     return column.cast(pa.timestamp(column.type.unit, tz="UTC"))
 
 

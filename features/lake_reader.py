@@ -60,7 +60,9 @@ class LakeReader:
     def connection(self) -> duckdb.DuckDBPyConnection:
         """In memory, UTC, and blind to Python variables."""
         connection = storage.readable(duckdb.connect(), settings.lake())
-        connection.execute("SET TimeZone = 'UTC'; SET python_enable_replacements = false; SET preserve_insertion_order = false")
+        connection.execute(
+            "SET TimeZone = 'UTC'; SET python_enable_replacements = false; SET preserve_insertion_order = false; SET enable_progress_bar = false"
+        )
         return connection
 
     def table(self, qualified: str) -> str:

@@ -82,7 +82,7 @@ class Query:
 
     def read(self, entity_keys: list[EntityKey]) -> list[Row]:
         """Event time and features of each entity; none of one that has outlived its view's ttl."""
-        oldest = microseconds(generation.now() - self._ttl) if self._ttl else None
+        oldest = microseconds(generation.now()) - self._ttl // timedelta(microseconds=1) if self._ttl else None
         return [self._read(key, oldest) for key in entity_keys]
 
     def _read(self, entity_key: EntityKey, oldest: int | None) -> Row:

@@ -31,7 +31,7 @@ def microseconds(moment: datetime) -> int:
 
 def between(column: str, start: datetime | None, end: datetime | None) -> str:
     """Condition that an instant lies in [start, end]; None leaves that side open."""
-    sides = [f"epoch_us({identifier(column)}) {sign} {microseconds(at)}" for sign, at in ((">=", start), ("<=", end)) if at is not None]
+    sides = [f"epoch_us(CAST({identifier(column)} AS TIMESTAMPTZ)) {sign} {microseconds(at)}" for sign, at in ((">=", start), ("<=", end)) if at is not None]
     return " AND ".join(sides) or "true"
 
 
@@ -50,21 +50,22 @@ def as_of(table: str, source: GoldTable, view: FeatureView, features: Sequence[s
     """
     rows = known(table, source, view, features)
     if source.created_column:
-        keys = ", ".join(f"__k{i}" for i in range(len(view.entity_columns)))
-        rows += f" QUALIFY row_number() OVER (PARTITION BY {keys}, __at ORDER BY coalesce(__created, {NEVER}) DESC) = 1"
-    on = " AND ".join(f"l.{identifier(label)} = f.__k{i}" for i, label in enumerate(labelled(view)))
+        keys = "".join(f"__k{i}, " for i in range(len(view.entity_columns)))
+        rows += f" QUALIFY row_number() OVER (PARTITION BY {keys}__at ORDER BY coalesce(__created, {NEVER}) DESC) = 1"
+    on = "".join(f"l.{identifier(label)} = f.__k{i} AND " for i, label in enumerate(labelled(view)))
     alive = f"f.__at >= l.__at - {view.ttl // timedelta(microseconds=1)}" if view.ttl else "true"
     picked = _typed(view, features, f"CASE WHEN {alive} THEN {{}} END")
-    return f"WITH f AS ({rows}) SELECT {picked} FROM labels l ASOF LEFT JOIN f ON {on} AND l.__at >= f.__at ORDER BY l.__row"
+    return f"WITH f AS ({rows}) SELECT {picked} FROM labels l ASOF LEFT JOIN f ON {on}l.__at >= f.__at ORDER BY l.__row"
 
 
 def known(table: str, source: GoldTable, view: FeatureView, features: Sequence[str]) -> str:
     """The rows of the keys that `labels` name: keys `__k0`, ..., `__at` and `__created` (microseconds), features `__f0`, ... as the table has them."""
     keys = [identifier(source.column(key.name)) for key in view.entity_columns]
     created = _instant(source.created_column) if source.created_column else "NULL::BIGINT"
-    picked = f"{_renamed(keys, '__k')}, {_instant(source.event_column)} AS __at, {created} AS __created"
-    picked += f", {_renamed([identifier(source.column(name)) for name in features], '__f')}"
-    return f"SELECT {picked} FROM {table} WHERE ({', '.join(keys)}) IN (SELECT ({', '.join(map(identifier, labelled(view)))}) FROM labels)"
+    times = [f"{_instant(source.event_column)} AS __at", f"{created} AS __created"]
+    picked = ", ".join([*_renamed(keys, "__k"), *times, *_renamed([identifier(source.column(name)) for name in features], "__f")])
+    asked = f"({', '.join(keys)}) IN (SELECT ({', '.join(map(identifier, labelled(view)))}) FROM labels)" if keys else "true"
+    return f"SELECT {picked} FROM {table} WHERE {asked}"
 
 
 def taken(view: FeatureView, features: Sequence[str]) -> str:
@@ -79,7 +80,7 @@ def labelled(view: FeatureView) -> list[str]:
 
 def _typed(view: FeatureView, features: Sequence[str], given: str) -> str:
     """`f.__f0`, ... under the names of the features, cast to their types after `given`, an expression over `{}`."""
-    kind = {field.name: kinds.of(field.dtype, f"{view.name}:{field.name}") for field in view.features}
+    kind = {field.name: kinds.of(field.dtype, f"{view.name}:{field.name}") for field in view.features if field.name in features}
     return ", ".join(f"{kind[name].offline.format(given.format(f'f.__f{i}'))} AS {identifier(name)}" for i, name in enumerate(features))
 
 
@@ -91,5 +92,5 @@ def _creation(column: str) -> str:
     return f"coalesce({_instant(column)}, {NEVER})"
 
 
-def _renamed(columns: Sequence[str], prefix: str) -> str:
-    return ", ".join(f"{column} AS {prefix}{i}" for i, column in enumerate(columns))
+def _renamed(columns: Sequence[str], prefix: str) -> list[str]:
+    return [f"{column} AS {prefix}{i}" for i, column in enumerate(columns)]

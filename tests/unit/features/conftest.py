@@ -14,7 +14,7 @@ from deltalake import DeltaTable, write_deltalake
 from contracts import catalog, release, settings
 from contracts.model import BOOLEAN, DOUBLE, LONG, STRING, TIMESTAMP, DecimalType, Type
 from features import frames
-from features.offline_store import ReleaseOfflineStore
+from features.offline_store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
 
 INSTANT = pa.timestamp("us", tz="UTC")
 ARROW = {LONG: pa.int64(), STRING: pa.string(), DOUBLE: pa.float64(), BOOLEAN: pa.bool_(), TIMESTAMP: INSTANT}
@@ -77,7 +77,7 @@ def profile(customer: int, when: str, age: str | None) -> dict[str, Any]:
 @pytest.fixture
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
-    for name in ("MILLRACE_LAKE", "MILLRACE_RELEASE"):
+    for name in ("MILLRACE_LAKE", "MILLRACE_RELEASE", "MILLRACE_ENGINE"):
         monkeypatch.delenv(name, raising=False)
     return Lake()
 
@@ -96,13 +96,23 @@ def shop(lake: Lake) -> Lake:
     return lake
 
 
-@pytest.fixture(params=["duckdb", *frames.available()])
-def join(request: pytest.FixtureRequest) -> Callable[..., pd.DataFrame]:
-    """`get_historical_features` of views that no registry knows, joined by each that this machine can run."""
+JOINS = ("duckdb", "spark", *frames.available())
+"""Who can join on this machine; Spark stands for Sail in this process here."""
 
-    def run(views: list[Any], refs: list[str], labels: Any, full_names: bool = False) -> pd.DataFrame:
-        config = SimpleNamespace(offline_store=SimpleNamespace(release=None, join=request.param))
+
+@pytest.fixture(params=JOINS)
+def exact(request: pytest.FixtureRequest) -> Callable[..., pa.Table]:
+    """`get_historical_features` of views that no registry knows, joined by each that this machine can run, as Arrow, which rounds nothing."""
+
+    def run(views: list[Any], refs: list[str], labels: Any, full_names: bool = False) -> pa.Table:
+        config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join=request.param, session="etl.engine.session"))
         registry = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
-        return ReleaseOfflineStore.get_historical_features(config, views, refs, labels, registry, "test", full_names).to_df()
+        return ReleaseOfflineStore.get_historical_features(config, views, refs, labels, registry, "test", full_names).to_arrow()
 
     return run
+
+
+@pytest.fixture
+def join(exact: Callable[..., pa.Table]) -> Callable[..., pd.DataFrame]:
+    """The same as a frame."""
+    return lambda *arguments, **named: exact(*arguments, **named).to_pandas()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts import settings as places
 from features import frames
 from features.frames import EARLIEST, LATEST, FramesError, Side
 
@@ -215,6 +216,12 @@ class TestChoice:
         monkeypatch.setenv("MILLRACE_JOIN", "cudf")
         with pytest.raises(FramesError, match=r"the driver shows no GPU\. See what `nvidia-smi` says"):
             frames.chosen()
+
+    def test_spark_joins_and_does_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MILLRACE_JOIN", "spark")
+        assert frames.chosen() == "spark"
+        with pytest.raises(FramesError, match=r"MILLRACE_JOIN is 'spark'\. Set it to one of auto, duckdb, cudf, pandas$"):
+            frames.chosen(None, places.COUNTS)
 
     def test_a_word_that_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MILLRACE_JOIN", "polars")

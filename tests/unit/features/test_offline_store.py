@@ -10,8 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from feast import Entity, FeatureView, Field
-from feast.errors import RequestDataNotFoundInEntityDfException
-from feast.types import Bool, Float64, Int64, String, UnixTimestamp
+from feast.errors import FeatureServiceNotFoundException, FeatureViewNotFoundException, RequestDataNotFoundInEntityDfException
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
 from contracts.release import ReleaseError
@@ -21,7 +22,8 @@ from features.labels import LabelError
 from features.lake_reader import SourceError
 from features.offline_store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
 from features.source import GoldTable
-from tests.unit.features.conftest import INSTANT, VIEWS, Lake, activity, at
+from features.spark_join import SparkJoinError
+from tests.unit.features.conftest import INSTANT, JOINS, VIEWS, Lake, activity, at
 
 Join = Callable[..., pd.DataFrame]
 NO_VIEWS = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
@@ -147,6 +149,90 @@ def test_labels_that_cannot_be_joined(shop: Lake, join: Join, given: Any, said: 
         join([ACTIVITY], ["customer_activity:spend_7d"], given)
 
 
+def test_what_nobody_defined(shop: Lake) -> None:
+    registry.apply()
+    store, given = registry.open_store(), labels([1], ["2017-01-03"])
+    with pytest.raises(FeatureViewNotFoundException, match="customer_mood"):
+        store.get_historical_features(given, ["customer_mood:joy"])
+    with pytest.raises(KeyError, match="Feature joy not found in projection customer_activity"):
+        store.get_historical_features(given, ["customer_activity:joy"])
+    with pytest.raises(FeatureServiceNotFoundException, match="churn_v9"):
+        store.get_feature_service("churn_v9")
+    with pytest.raises(ReleaseError, match=r"there is no release 9\. Known: 1 to 1"):
+        registry.open_store(release=9).get_historical_features(given, ["customer_activity:spend_7d"])
+
+
+def test_instants_far_away(shop: Lake, join: Join) -> None:
+    far = pd.Series([datetime(1, 1, 1), datetime(9999, 12, 31, tzinfo=UTC), None, datetime(2017, 1, 3)], dtype=object)
+    result = join([ACTIVITY], ["customer_activity:spend_7d"], pd.DataFrame({"customer_id": [1, 1, 1, 1], "event_timestamp": far}))
+    assert result.spend_7d.fillna(-1).to_list() == [-1, 99.0, -1, 10.0]
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT 1 AS customer_id", "SELECT 'x' AS customer_id, now() AS event_timestamp", "SELECT 1 AS customer_id, '2017' AS event_timestamp"]
+)
+def test_a_query_of_labels_is_checked_before_it_runs(shop: Lake, sql: str) -> None:
+    config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="duckdb"))
+    with pytest.raises(LabelError):
+        ReleaseOfflineStore.get_historical_features(config, [ACTIVITY], ["customer_activity:spend_7d"], sql, NO_VIEWS, "test")
+
+
+def test_the_only_instant_may_have_another_name(shop: Lake, join: Join) -> None:
+    given = labels([1, 2], ["2017-01-09", "2017-01-04"]).rename(columns={"event_timestamp": "decided_at"})
+    result = join([ACTIVITY], ["customer_activity:spend_7d"], given)
+    assert [*result.columns] == ["customer_id", "decided_at", "spend_7d"]
+    assert result.spend_7d.fillna(-1).to_list() == [0.05, -1]
+    with pytest.raises(LabelError, match="no column event_timestamp"):
+        join([ACTIVITY], ["customer_activity:spend_7d"], given.assign(seen_at=given.decided_at))
+
+
+@pytest.mark.parametrize("created", [None, "created"])
+def test_a_view_without_an_entity(lake: Lake, join: Join, created: str | None) -> None:
+    schema = pa.schema([("event_timestamp", INSTANT), ("created", INSTANT), ("rate", pa.float64())])
+    told = [("2017-01-02", "2017-01-03", 2.0), ("2017-01-01", "2017-01-01", 1.0), ("2017-01-02", "2017-01-02", 9.0)][: 3 if created else 2]
+    lake.write("rates", [{"event_timestamp": at(when), "created": at(made), "rate": rate} for when, made, rate in told], schema)
+    lake.release("rates")
+    source = GoldTable(table="gold.rates", created_timestamp_column=created)
+    view = FeatureView(name="rates", entities=[], schema=[Field(name="rate", dtype=Float64)], source=source, ttl=timedelta(days=1))
+    given = labels([7, 8, 9, 7], ["2017-01-02 12:00", "2017-01-01", "2016-12-31", "2017-01-03 00:00:01"])
+    assert join([view], ["rates:rate"], given).rate.fillna(-1).to_list() == [2.0, 1.0, -1, -1]
+
+
+def test_only_what_is_asked_for_needs_a_type_that_is_held(lake: Lake, join: Join) -> None:
+    lake.write(
+        "rates",
+        [{"shop": "a", "event_timestamp": at("2017-01-01"), "rate": 1.0}],
+        pa.schema([("shop", pa.string()), ("event_timestamp", INSTANT), ("rate", pa.float64())]),
+    )
+    lake.release("rates")
+    entity = Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING)
+    fields = [Field(name="shop", dtype=String), Field(name="rate", dtype=Float64), Field(name="list", dtype=Array(Int64))]
+    view = FeatureView(name="rates", entities=[entity], schema=fields, source=GoldTable(table="gold.rates"))
+    given = pd.DataFrame({"shop": ["a"], "event_timestamp": pd.to_datetime(["2017-01-02"])})
+    assert join([view], ["rates:rate"], given).rate.to_list() == [1.0]
+
+
+def test_an_on_demand_view_of_pandas(shop: Lake) -> None:
+    @on_demand_feature_view(sources=[ACTIVITY], schema=[Field(name="twice", dtype=Float64)], mode="pandas", write_to_online_store=False)
+    def doubled(frame: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"twice": frame["spend_7d"] * 2})
+
+    config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="duckdb"))
+    registry = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [doubled])
+    given = labels([1, 2], ["2017-01-03", "2017-01-31"])
+    refs = ["customer_activity:spend_7d", "doubled:twice"]
+    result = ReleaseOfflineStore.get_historical_features(config, [ACTIVITY], refs, given, registry, "test").to_df()
+    assert result.twice.to_list() == [20.0, 15.54]
+
+
+def test_no_labels(shop: Lake, join: Join) -> None:
+    given = labels([1], ["2017-01-03"]).head(0)
+    for empty in (given, "SELECT 1::BIGINT AS customer_id, now() AS event_timestamp WHERE false"):
+        result = join([ACTIVITY, PROFILE], ["customer_activity:spend_7d", "customer_profile:age"], empty)
+        assert [*result.columns] == ["customer_id", "event_timestamp", "spend_7d", "age"]
+        assert not len(result)
+
+
 def test_no_release_no_table_no_column(lake: Lake, join: Join) -> None:
     given, refs = labels([1], ["2017-01-01"]), ["customer_activity:spend_7d"]
     with pytest.raises(ReleaseError, match=r"there is no release below .* Run the DAG"):
@@ -172,9 +258,6 @@ def test_writing_is_refused(shop: Lake) -> None:
     store = registry.open_store()
     with pytest.raises(NotImplementedError, match="published only by the DAG `millrace`"):
         store._get_provider().offline_store.offline_write_batch(store.config, ACTIVITY, pa.table({}), None)
-    job = store.get_historical_features(labels([1], ["2017-01-03"]), ["customer_activity:spend_7d"])
-    with pytest.raises(NotImplementedError, match="read-only"):
-        job.persist(None)
 
 
 def test_types_in_the_view_are_the_contracts(shop: Lake) -> None:
@@ -224,9 +307,14 @@ def test_values_are_the_same_whoever_joins(lake: Lake) -> None:
 
     by_duckdb, *others = (
         ReleaseOfflineStore.get_historical_features(
-            SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join=who)), [view], [f"takings:{name}" for name in served], given, NO_VIEWS, "test"
+            SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join=who, session="etl.engine.session")),
+            [view],
+            [f"takings:{name}" for name in served],
+            given,
+            NO_VIEWS,
+            "test",
         ).to_arrow()
-        for who in ("duckdb", *frames.available())
+        for who in JOINS
     )
     assert by_duckdb["n"].to_pylist() == [2**63 - 1, 2**53 + 1, -(2**63), None, None, None, None]
     assert by_duckdb["seen"].to_pylist()[3] == at("1969-12-31 23:59:59")
@@ -234,6 +322,21 @@ def test_values_are_the_same_whoever_joins(lake: Lake) -> None:
     for other in others:
         assert other.schema == by_duckdb.schema
         assert str(other.to_pylist()) == str(by_duckdb.to_pylist())  # as text, in which nan is like nan, and -0.0 is not like 0.0
+
+
+@pytest.mark.parametrize("session", [None, "etl.engine.sesion", "nowhere.at.all", "plain"])
+def test_a_spark_whose_session_nobody_opens(shop: Lake, session: str | None) -> None:
+    config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="spark", session=session))
+    with pytest.raises(SparkJoinError, match=r"such as etl\.engine\.session|Set `session: etl\.engine\.session`"):
+        ReleaseOfflineStore.get_historical_features(config, [ACTIVITY], ["customer_activity:spend_7d"], labels([1], ["2017-01-03"]), NO_VIEWS, "test")
+
+
+def test_the_repository_says_who_opens_the_session(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.apply()
+    monkeypatch.setenv("MILLRACE_JOIN", "spark")
+    refs = ["customer_activity:spend_7d", "customer_profile:age"]
+    result = registry.open_store().get_historical_features(labels([2, 1], ["2017-01-31", "2017-01-08"]), refs).to_df()
+    assert (result.spend_7d.to_list(), result.age.to_list()) == ([7.77, 10.0], [None, "25-34"])
 
 
 def test_cudf_that_cannot_run_is_told_before_anything_is_joined(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,5 +347,5 @@ def test_cudf_that_cannot_run_is_told_before_anything_is_joined(shop: Lake, monk
 
 
 def test_a_join_that_is_none_is_refused_with_the_configuration() -> None:
-    with pytest.raises(ValueError, match="Input should be 'auto', 'duckdb', 'cudf' or 'pandas'"):
+    with pytest.raises(ValueError, match="Input should be 'auto', 'duckdb', 'cudf', 'pandas' or 'spark'"):
         ReleaseOfflineStoreConfig(join="polars")

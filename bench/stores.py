@@ -1,0 +1,290 @@
+"""Compare Feast's own offline stores, and ours, with a search of every row: `python -m bench.stores --write docs`.
+
+Each store answers the same cases, in a process of its own: hostile ones made by hand, and random ones whose seeds are their numbers. Feast's stores read the
+feature rows from a parquet file, as their users would; ours reads them from a release.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, timezone
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from tests import point_in_time
+
+Row = dict[str, Any]
+START = datetime(2017, 1, 1, tzinfo=UTC)
+TICK, DAY = timedelta(microseconds=1), timedelta(days=1)
+FEATURES = ("v", "word")
+KEYS = ("a", "b")
+SEEDS = range(20)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Feature rows, labels and what a view says of them."""
+
+    name: str
+    rows: list[Row]
+    labels: list[Row]
+    ttl: timedelta = timedelta(0)
+    created: bool = False
+    zone: timezone | None = UTC
+    alias: dict[str, str] = field(default_factory=dict)
+
+
+def row(a: Any, b: Any, when: datetime, v: int, created: datetime | None = None) -> Row:
+    return {"a": a, "b": b, "event_timestamp": when, "created": created, "v": v, "word": f"row {v}"}
+
+
+def label(a: Any, b: Any, when: datetime, **more: Any) -> Row:
+    return {"a": a, "b": b, "event_timestamp": when, **more}
+
+
+def cases() -> list[Case]:
+    """By hand, then at random."""
+    one, two = row(1, "x", START, 1), row(1, "x", START + DAY, 2)
+    tied = [row(1, "x", START, 1, START + DAY), row(1, "x", START, 2, START + 2 * DAY), row(1, "x", START, 3, START)]
+    return [
+        Case("plain: two rows, three labels", [one, two], [label(1, "x", START + n * DAY) for n in (3, 0, 1)]),
+        Case("at the very instant, and 1 µs around it", [one, two], [label(1, "x", START + DAY + n * TICK) for n in (-1, 0, 1)]),
+        Case(
+            "composite keys (12, 3) and (1, 23)",
+            [row(12, "3", START, 1), row(1, "23", START + DAY, 2)],
+            [label(12, "3", START + 2 * DAY), label(1, "23", START + 2 * DAY)],
+        ),
+        Case(
+            "labels with a NULL in the key",
+            [one, row(1, None, START, 7)],
+            [label(1, "x", START + DAY), label(1, None, START + DAY), label(None, "x", START + DAY)],
+        ),
+        Case("ties: the newest created counts", tied, [label(1, "x", START + 5 * DAY)], created=True),
+        Case("ties, and one was created at no known time", [*tied, row(1, "x", START, 4)], [label(1, "x", START + 5 * DAY)], created=True),
+        Case("ties, and nothing says which: any, once", tied, [label(1, "x", START + 5 * DAY)]),
+        Case("ttl of a day: just alive, just not", [one], [label(1, "x", START + DAY + n * TICK) for n in (0, 1)], ttl=DAY),
+        Case(
+            "an old row beside a living one, ttl",
+            [row(1, "x", START, 1), row(2, "x", START + 9 * DAY, 2)],
+            [label(k, "x", START + 9 * DAY) for k in (1, 2)],
+            ttl=DAY,
+        ),
+        Case("the same label three times", [one], [label(1, "x", START + DAY)] * 3),
+        Case("labels out of order", [one, two], [label(1, "x", START + n * DAY) for n in (2, 0, 3, 1)]),
+        Case(
+            "labels in India's time", [one, two], [label(1, "x", START + DAY - TICK), label(1, "x", START + DAY)], zone=timezone(timedelta(hours=5, minutes=30))
+        ),
+        Case("naive labels mean UTC", [one, two], [label(1, "x", START + DAY - TICK), label(1, "x", START + DAY)], zone=None),
+        Case("labels in the years 1 and 9999", [one], [label(1, "x", datetime(y, 1, 2, tzinfo=UTC)) for y in (1, 9999)]),
+        Case(
+            "text keys that look alike",
+            [row(1, "Ærø", START, 1), row(1, "ærø", START, 2), row(1, "", START, 3)],
+            [label(1, k, START) for k in ("ærø", "", "Ærø", "æro\u0308")],
+        ),
+        Case("large whole numbers as keys", [row(2**53, "x", START, 1), row(2**53 + 1, "x", START, 2)], [label(2**53 + n, "x", START) for n in (1, 0)]),
+        Case("an alias for a key", [one, row(2, "x", START, 2)], [label(9, "x", START, other=n) for n in (2, 1)], alias={"a": "other"}),
+        Case("no labels", [one], []),
+        Case("no feature rows", [], [label(1, "x", START)]),
+        *(at_random(seed) for seed in SEEDS),
+    ]
+
+
+def at_random(seed: int) -> Case:
+    """Thirty rows and twenty labels of keys that can be mistaken for each other; all that a tie needs is told."""
+    rng = random.Random(seed)
+
+    def pair() -> tuple[int, str]:
+        return rng.choice([1, 12]), rng.choice(["3", "23", "x"])
+
+    def when() -> datetime:
+        return START + rng.randrange(12) * timedelta(hours=6)
+
+    told = {}
+    for i in range(30):
+        key, at = pair(), when()
+        made = at + rng.randrange(3) * DAY
+        told[key, at, made] = row(*key, at, i, made)
+    return Case(f"seed {seed}", [*told.values()], [label(*pair(), when() + rng.choice([-TICK, 0 * TICK, TICK])) for _ in range(20)], ttl=DAY, created=True)
+
+
+def framed(case: Case) -> Any:
+    """The labels in pandas, numbered in `n`."""
+    import pyarrow as pa
+
+    kinds = {"a": pa.int64(), "b": pa.string(), **({"other": pa.int64()} if case.alias else {}), "event_timestamp": pa.timestamp("us", "UTC"), "n": pa.int64()}
+    frame = pa.Table.from_pylist([{**one, "n": n} for n, one in enumerate(case.labels)], pa.schema([*kinds.items()])).to_pandas(integer_object_nulls=True)
+    whole = {name: "Int64" if frame[name].isna().any() else "int64" for name in ("a", *case.alias.values())}
+    return frame.astype(whole).assign(event_timestamp=frame.event_timestamp.dt.tz_convert(case.zone))
+
+
+def table(case: Case) -> Any:
+    import pyarrow as pa
+
+    instant = pa.timestamp("us", "UTC")
+    schema = {"a": pa.int64(), "b": pa.string(), "event_timestamp": instant, "created": instant, "v": pa.int64(), "word": pa.string()}
+    return pa.Table.from_pylist(case.rows, pa.schema([*schema.items()]))
+
+
+def view(case: Case, source: Any) -> Any:
+    from feast import Entity, FeatureView, Field
+    from feast.types import Int64, String
+    from feast.value_type import ValueType
+
+    entities = [Entity(name=name, join_keys=[name], value_type=kind) for name, kind in zip(KEYS, (ValueType.INT64, ValueType.STRING), strict=True)]
+    fields = [Field(name=name, dtype=dtype) for name, dtype in (("a", Int64), ("b", String), ("v", Int64), ("word", String))]
+    made = FeatureView(name="things", entities=entities, schema=fields, source=source, ttl=case.ttl)
+    return entities, made
+
+
+def by_feast(offline: dict[str, Any], source: Callable[..., Any], case: Case, folder: Path) -> Any:
+    """As a user of a Feast store asks: apply, then get_historical_features."""
+    import pyarrow.parquet as pq
+    from feast import FeatureService, FeatureStore, RepoConfig
+
+    pq.write_table(table(case), folder / "rows.parquet")
+    created = {"created_timestamp_column": "created"} if case.created else {}
+    entities, made = view(case, source(name="rows", path=str(folder / "rows.parquet"), timestamp_field="event_timestamp", **created))
+    config = RepoConfig(
+        project="p", provider="local", registry=str(folder / "registry.db"), offline_store=offline, online_store=None, entity_key_serialization_version=3
+    )
+    store = FeatureStore(config=config)
+    asked = made.with_join_key_map(case.alias) if case.alias else made
+    service = FeatureService(name="all", features=[asked[list(FEATURES)]])
+    store.apply([*entities, made, service])
+    return store.get_historical_features(framed(case), service).to_df()
+
+
+def dask(case: Case, folder: Path) -> Any:
+    from feast import FileSource
+
+    return by_feast({"type": "dask"}, FileSource, case, folder)
+
+
+def duckdb(case: Case, folder: Path) -> Any:
+    from feast import FileSource
+
+    return by_feast({"type": "duckdb"}, FileSource, case, folder)
+
+
+def spark(case: Case, folder: Path) -> Any:
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+
+    conf = {"spark.master": "local[1]", "spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "1", "spark.sql.session.timeZone": "UTC"}
+    return by_feast({"type": "spark", "spark_conf": conf}, lambda **named: SparkSource(file_format="parquet", **named), case, folder)
+
+
+def ours(join: str, case: Case, folder: Path) -> Any:
+    from deltalake import write_deltalake
+
+    from contracts import release, settings
+    from features.offline_store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
+    from features.source import GoldTable
+
+    os.environ["MILLRACE_HOME"] = str(folder)
+    path = settings.table_path("gold.things")
+    path.mkdir(parents=True)
+    write_deltalake(path, table(case))
+    release.write({"gold.things": 0}, "2017-02-01")
+    _, made = view(case, GoldTable(table="gold.things", created_timestamp_column="created" if case.created else None))
+    asked = made.with_join_key_map(case.alias) if case.alias else made
+    config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join=join, session="etl.engine.session"))  # type: ignore[arg-type,unused-ignore]
+    registry: Any = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
+    refs = [f"things:{name}" for name in FEATURES]
+    return ReleaseOfflineStore.get_historical_features(config, [asked], refs, framed(case), registry, "p").to_df()  # type: ignore[arg-type,unused-ignore]
+
+
+STORES: dict[str, Callable[[Case, Path], Any]] = {
+    "ours, `duckdb`": lambda case, folder: ours("duckdb", case, folder),
+    "ours, `pandas`": lambda case, folder: ours("pandas", case, folder),
+    "ours, `spark` (Sail)": lambda case, folder: ours("spark", case, folder),
+    "Feast's Dask": dask,
+    "Feast's Spark": spark,
+    "Feast's DuckDB": duckdb,
+}
+
+
+def judged(case: Case, result: Any) -> str:
+    """Empty when all is as the search says, else what is not."""
+    if len(result) != len(case.labels):
+        return f"{len(result)} rows out for {len(case.labels)} in"
+    told = case.rows if case.created else [{**one, "created": None} for one in case.rows]
+    right = point_in_time.joined(told, case.labels, {key: case.alias.get(key, key) for key in KEYS}, FEATURES, case.ttl)
+    wrong = []
+    for n, *found in zip(result["n"], *(result[name] for name in FEATURES), strict=True):
+        got = tuple(None if value is None or value != value else value for value in found)
+        if got not in right[int(n)]:
+            asked, wanted = case.labels[int(n)], " or ".join(str(one[0]) for one in right[int(n)])
+            wrong.append(f"({asked['a']}, {asked['b']}) gets {got[0]}, not {wanted}")
+    if wrong:
+        return f"{len(wrong)} of {len(case.labels)} wrong: {wrong[0]}"
+    return "" if [*map(int, result["n"])] == [*range(len(case.labels))] else "right, in another order"
+
+
+def answer(store: str, case: Case) -> str:
+    """What a store makes of a case."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return judged(case, STORES[store](case, Path(folder)))
+        except Exception as error:  # whatever a store may raise is its answer
+            told = next((line for line in str(error).splitlines() if line.strip()), "").replace(folder, "...").replace("|", "/")
+            return f"fails: {type(error).__name__}: {told[:110]}"
+
+
+def answers(store: str) -> list[str]:
+    """Of all cases, from a process of the store's own."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "bench.stores", "--store", store], capture_output=True, text=True, check=True)
+    found: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def report() -> str:
+    """The certificate as Markdown."""
+    known = cases()
+    by_store = {store: answers(store) for store in STORES}
+    lines = [
+        "# Offline stores, compared",
+        "",
+        "Written by `python -m bench.stores --write docs`. Each store answers the same cases; the search of every row in `tests/point_in_time.py` says what is right.",
+        "The cases are in `bench/stores.py`; a random one is made again from its seed. Feast's DuckDB store needs `ibis-framework`, which Millrace does not install: put it on PYTHONPATH for this run. The versions:"
+        f" feast {version('feast')}, dask {version('dask')}, pyspark {version('pyspark')}, duckdb {version('duckdb')}, pandas {version('pandas')}.",
+        "",
+    ]
+    for store, found in by_store.items():
+        wrong = [(case.name, said) for case, said in zip(known, found, strict=True) if said]
+        lines += [f"## {store}", "", f"{len(known) - len(wrong)} of {len(known)} cases as the search says.", ""]
+        if len(wrong) == len(known) and len({said for _, said in wrong}) == 1:
+            lines += [f"Every case: {wrong[0][1]}", ""]
+        elif wrong:
+            lines += ["| case | what it makes of it |", "|---|---|", *(f"| {name} | {said} |" for name, said in wrong), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", choices=STORES, help="answer for one store, as JSON")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to write offline_stores.md; without it, it is printed")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if arguments.store:
+        print(f"\n{json.dumps([answer(arguments.store, case) for case in cases()])}")
+        return
+    text = report()
+    if arguments.write:
+        (arguments.write / "offline_stores.md").write_text(text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""A training set larger than its share of memory goes to a file piece by piece: measured in processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contracts import settings
+from features import registry
+from tests.unit.features.conftest import Lake, activity, profile
+
+STREAMED = """
+import resource, sys, warnings
+warnings.simplefilter("ignore")
+from features import registry
+labels, path, kind = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+sql = f"SELECT 1 + i % 2 AS customer_id, TIMESTAMPTZ '2017-01-02' + INTERVAL (i % 40) DAY AS event_timestamp, i AS n FROM range({labels}) r(i)"
+store = registry.open_store()
+store.config.offline_store.join = "duckdb"
+job = store.get_historical_features(sql, store.get_feature_service("customer_value_v1"))
+getattr(job, f"to_{kind}")(path, rows=20_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.parametrize("kind", ["parquet", "delta"])
+def test_a_training_set_is_never_in_memory_as_a_whole(home: Path, tmp_path: Path, kind: str) -> None:
+    """Ten times as many labels must not need more than a fraction of the memory that their training set would take."""
+
+    lake = Lake()
+    lake.write("customer_activity", [activity(1, "2017-01-02"), activity(1, "2017-01-09"), activity(2, "2017-01-05")])
+    lake.write("customer_profile", [profile(1, "2017-01-01", "25-34")])
+    lake.release("customer_activity", "customer_profile")
+    registry.apply()
+    store = registry.open_store()
+
+    def peak(labels: int) -> int:
+        command = [sys.executable, "-c", STREAMED, str(labels), str(tmp_path / f"{labels}.{kind}"), kind]
+        done = subprocess.run(command, cwd=settings.CHECKOUT, env={**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    few, many = 100_000, 1_000_000
+    growth = peak(many) - peak(few)
+    row = store.get_historical_features(
+        "SELECT 1 AS customer_id, TIMESTAMPTZ '2017-01-05' AS event_timestamp, 1 AS n", store.get_feature_service("customer_value_v1")
+    ).to_arrow()
+    assert growth < row.nbytes * many / 3
