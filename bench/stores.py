@@ -147,41 +147,46 @@ def view(case: Case, source: Any) -> Any:
     return entities, made
 
 
-def by_feast(offline: dict[str, Any], source: Callable[..., Any], case: Case, folder: Path) -> Any:
-    """As a user of a Feast store asks: apply, then get_historical_features."""
-    import pyarrow.parquet as pq
+def retrieve(
+    offline: dict[str, Any], source: Any, view: Callable[[Any], tuple[list[Any], Any]], labels: Any, folder: Path, alias: dict[str, str] | None = None
+) -> Any:
+    """As a user of a Feast store asks: apply, then get_historical_features of all features of `view`. The retrieval job."""
     from feast import FeatureService, FeatureStore, RepoConfig
 
-    pq.write_table(table(case), folder / "rows.parquet")
-    created = {"created_timestamp_column": "created"} if case.created else {}
-    entities, made = view(case, source(name="rows", path=str(folder / "rows.parquet"), timestamp_field="event_timestamp", **created))
+    entities, made = view(source)
     config = RepoConfig(
         project="p", provider="local", registry=str(folder / "registry.db"), offline_store=offline, online_store=None, entity_key_serialization_version=3
     )
     store = FeatureStore(config=config)
-    asked = made.with_join_key_map(case.alias) if case.alias else made
-    service = FeatureService(name="all", features=[asked[list(FEATURES)]])
+    asked = made.with_join_key_map(alias) if alias else made
+    keys = {column.name for column in made.entity_columns}
+    service = FeatureService(name="all", features=[asked[[feature.name for feature in made.features if feature.name not in keys]]])
     store.apply([*entities, made, service])
-    return store.get_historical_features(framed(case), service).to_df()
+    return store.get_historical_features(labels, service)
 
 
-def dask(case: Case, folder: Path) -> Any:
-    from feast import FileSource
+def by_feast(offline: dict[str, Any], kind: str, case: Case, folder: Path) -> Any:
+    """What a store of Feast's makes of a case."""
+    import pyarrow.parquet as pq
 
-    return by_feast({"type": "dask"}, FileSource, case, folder)
-
-
-def duckdb(case: Case, folder: Path) -> Any:
-    from feast import FileSource
-
-    return by_feast({"type": "duckdb"}, FileSource, case, folder)
+    pq.write_table(table(case), folder / "rows.parquet")
+    created = {"created_timestamp_column": "created"} if case.created else {}
+    source = named_source(kind)(name="rows", path=str(folder / "rows.parquet"), timestamp_field="event_timestamp", **created)
+    return retrieve(offline, source, lambda found: view(case, found), framed(case), folder, case.alias).to_df()
 
 
-def spark(case: Case, folder: Path) -> Any:
+def named_source(kind: str) -> Callable[..., Any]:
+    """Feast's source of a parquet file, for its `file` stores or for `spark`."""
+    if kind == "file":
+        from feast import FileSource
+
+        return lambda **named: FileSource(**named)
     from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
-    conf = {"spark.master": "local[1]", "spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "1", "spark.sql.session.timeZone": "UTC"}
-    return by_feast({"type": "spark", "spark_conf": conf}, lambda **named: SparkSource(file_format="parquet", **named), case, folder)
+    return lambda **named: SparkSource(file_format="parquet", **named)
+
+
+SPARK = {"spark.master": "local[1]", "spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "1", "spark.sql.session.timeZone": "UTC"}
 
 
 def ours(join: str, case: Case, folder: Path) -> Any:
@@ -208,9 +213,9 @@ STORES: dict[str, Callable[[Case, Path], Any]] = {
     "ours, `duckdb`": lambda case, folder: ours("duckdb", case, folder),
     "ours, `pandas`": lambda case, folder: ours("pandas", case, folder),
     "ours, `spark` (Sail)": lambda case, folder: ours("spark", case, folder),
-    "Feast's Dask": dask,
-    "Feast's Spark": spark,
-    "Feast's DuckDB": duckdb,
+    "Feast's Dask": lambda case, folder: by_feast({"type": "dask"}, "file", case, folder),
+    "Feast's Spark": lambda case, folder: by_feast({"type": "spark", "spark_conf": SPARK}, "spark", case, folder),
+    "Feast's DuckDB": lambda case, folder: by_feast({"type": "duckdb"}, "file", case, folder),
 }
 
 

@@ -1,6 +1,6 @@
 """The command line: land the sample, run an interval without Airflow, serve a release, show what is published and what it holds.
 
-It composes the same steps as the DAG. Training sets are in `dags.training_cli`, starting and stopping Airflow in `dags.services`, the demo in `dags.demo`.
+It composes the same steps as the DAG. Training sets are in `dags.training_cli`, the recommender in `dags.recommender_cli`, starting and stopping Airflow in `dags.services`, the demo in `dags.demo`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.console import Console
 from contracts import catalog, manifest, release, settings
 from contracts.release import Release
 from contracts.report import TableReport
-from dags import show, steps, training_cli
+from dags import recommender_cli, show, steps, training_cli
 
 KEPT_DAYS, SAMPLE = "7", 500
 HELP = """Carry an e-commerce lake from landed files to served features.
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         help="let go of what only this training set needs: it cannot be rebuilt afterwards",
     )
     training_cli.add(_add(commands, "training-set", None, "make training sets that can be made again, and check them for leaks"), _add)
+    recommender_cli.add(_add(commands, "recommender", None, "train a model on the features, say how good it is, and recommend"), _add)
     return parser
 
 

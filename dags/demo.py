@@ -224,6 +224,7 @@ def _where_next(console: Console, airflow: Services, reports: list[TableReport],
     console.print("[bold]Where to look next[/bold]")
     shown = {
         "Airflow": f"{airflow.url}  (user {airflow.username}, password {airflow.password})",
+        "Features": f"{airflow.features_url}/get-online-features  (Feast's feature server)",
         "Data Docs": docs.index().as_uri(),
         "Lineage": f"{settings.lineage()}{os.sep}*.ndjson",
         "Tables": f"{settings.lake()}  (python -m dags tables)",

@@ -95,7 +95,8 @@ def main() -> int:
             return _report(failure)
         if settings.engine() == "spark":
             components["spark"] = Component("spark", _spark)
-        for name in ("spark", "scheduler", "dag-processor"):
+        components["features"] = Component("features", _features)
+        for name in ("spark", "scheduler", "dag-processor", "features"):
             if name in components:
                 components[name].start()
         return _supervise(components)
@@ -128,6 +129,13 @@ def _spark() -> None:
     arguments = server.command(port)
     server.record(os.getpid(), port)
     os.execvpe(arguments[0], arguments, server.environment())
+
+
+def _features() -> None:
+    from features import server
+
+    setproctitle("millrace features")
+    server.run(int(os.environ["MILLRACE_FEATURES_PORT"]))
 
 
 def _preload() -> None:

@@ -32,6 +32,7 @@ from etl.spark import SparkError, jars, java, server
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 LOOPBACK = "127.0.0.1"
+AIRFLOW_PORT, FEATURES_PORT = 8080, 6566
 USERNAME = "admin"
 TOKEN = "MILLRACE_SERVICES_TOKEN"
 START_SECONDS = 120.0
@@ -56,9 +57,10 @@ class ApiError(ServicesError):
 
 @dataclass(frozen=True)
 class Services:
-    """Running Airflow services: where they are, and a client for their REST API."""
+    """Running services: where Airflow and the feature server are, and a client for Airflow's REST API."""
 
     url: str
+    features_url: str
     username: str
     password: str = field(repr=False)
     _bearer: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -89,12 +91,13 @@ class Record:
     token: str
     started_at: str
     dags_folder: str
+    features_port: int = 0
 
 
 def up(progress: Progress | None = None) -> Services:
     """Start the services, or find them running, and return once they are healthy and every DAG is parsed."""
     say = progress or _silence
-    port = configured_port()
+    port, features = configured_port(), features_port()
     with _locked():
         record, host = _read_record(), None
         if record and _host_lives(record):
@@ -102,9 +105,10 @@ def up(progress: Progress | None = None) -> Services:
         else:
             if record:
                 _end(record)  # components that outlived their host, which nobody would start again
-            _refuse_foreign_port(port)
+            _refuse_foreign_port(port, "MILLRACE_PORT")
+            _refuse_foreign_port(features, "MILLRACE_FEATURES_PORT")
             _prepare_engine(say)
-            record, host = _start(port)
+            record, host = _start(port, features)
         services = _services(record)
         _wait_until_ready(services, record, host, say)
     return services
@@ -146,24 +150,36 @@ def status() -> dict[str, str]:
         "host": "running" if _host_lives(record) else "dead",
         "url": services.url,
         **{name: health.get(name, {}).get("status") or "starting" for name in COMPONENTS},
+        "feature_server": f"healthy at {services.features_url}" if _answers(services.features_url, "/health") else "starting",
     }
 
 
 def configured_port() -> int:
     """The port that `MILLRACE_PORT` asks for."""
-    text = os.environ.get("MILLRACE_PORT") or "8080"
+    return _port("MILLRACE_PORT", AIRFLOW_PORT)
+
+
+def features_port() -> int:
+    """The port of the feature server: `MILLRACE_FEATURES_PORT`, else Feast's own, or beside Airflow's where that was moved."""
+    airflow = configured_port()
+    return _port("MILLRACE_FEATURES_PORT", FEATURES_PORT if airflow == AIRFLOW_PORT else airflow % 65535 + 1)
+
+
+def _port(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
     if text.isdecimal() and 0 < int(text) < 65536:
         return int(text)
-    raise ServicesError(f"MILLRACE_PORT must be a port from 1 to 65535. Got: {text}. Unset it to use 8080.")
+    raise ServicesError(f"{name} must be a port from 1 to 65535. Got: {text}. Unset it to use {default}.")
 
 
-def environment(port: int, caller: Mapping[str, str]) -> dict[str, str]:
+def environment(port: int, features: int, caller: Mapping[str, str]) -> dict[str, str]:
     """The environment of the services: the caller's, completed; what the caller says about Airflow wins, but for port and home."""
     base, state = f"http://{LOOPBACK}:{port}", settings.home()
     ours = {
         "MILLRACE_HOME": str(state),
         "MILLRACE_LOGS": str(state / "logs"),
         "MILLRACE_PORT": str(port),
+        "MILLRACE_FEATURES_PORT": str(features),
         "AIRFLOW_HOME": str(state / "airflow"),
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__HOST": LOOPBACK,
@@ -245,7 +261,7 @@ def _kept(path: Path, make: Callable[[], dict[str, str]]) -> dict[str, str]:
 # --------------------------------------------------------------------------------------------------------------------- start and stop
 
 
-def _start(port: int) -> tuple[Record, "subprocess.Popen[bytes]"]:
+def _start(port: int, features: int) -> tuple[Record, "subprocess.Popen[bytes]"]:
     state = settings.home()
     for folder in ("airflow", "logs", "run", "lineage"):
         (state / folder).mkdir(parents=True, exist_ok=True)
@@ -254,7 +270,7 @@ def _start(port: int) -> tuple[Record, "subprocess.Popen[bytes]"]:
     _set_logs_aside(state / "logs")
     token = uuid.uuid4().hex
     started_at = datetime.now(UTC).isoformat()
-    variables = {**environment(port, os.environ), TOKEN: token}
+    variables = {**environment(port, features, os.environ), TOKEN: token}
     variables = {**_secrets(state / "airflow"), **variables}
     with (state / "logs" / "host.log").open("wb") as log:
         host = subprocess.Popen(  # it outlives this process: a session of its own, and no inherited streams
@@ -266,7 +282,7 @@ def _start(port: int) -> tuple[Record, "subprocess.Popen[bytes]"]:
             stderr=log,
             start_new_session=True,
         )
-    record = Record(host.pid, port, token, started_at, variables["AIRFLOW__CORE__DAGS_FOLDER"])
+    record = Record(host.pid, port, token, started_at, variables["AIRFLOW__CORE__DAGS_FOLDER"], features)
     draft = _record_path().with_suffix(".draft")
     draft.write_text(jsonlib.dumps(asdict(record)) + "\n")
     draft.replace(_record_path())
@@ -307,19 +323,20 @@ def _pending(services: Services, record: Record) -> str | None:
         heartbeat = state.get(f"latest_{name}_heartbeat")
         if state.get("status") != "healthy" or (heartbeat and _time(heartbeat) < _time(record.started_at)):
             return f"the {name.replace('_', ' ')}"
-    if not _answers(services, "/execution/health"):
+    if not _answers(services.url, "/execution/health"):
         return "the API for tasks"
     if settings.engine() == "spark" and server.running() is None:
         return "Spark"
     with suppress(ApiError, OSError):
-        return _pending_dags(services, record)
+        pending = _pending_dags(services, record)
+        return pending or (None if _answers(services.features_url, "/health") else "the feature server")
     return "the API server"
 
 
-def _answers(services: Services, path: str) -> bool:
+def _answers(url: str, path: str) -> bool:
     """True once a path answers; Airflow builds the routes that tasks call at the first request, which takes seconds."""
     with suppress(ApiError, OSError):
-        _request("GET", services.url, path, None, {}, 30)
+        _request("GET", url, path, None, {}, 30)
         return True
     return False
 
@@ -373,12 +390,12 @@ def _refuse_other_port(record: Record, port: int) -> None:
         )
 
 
-def _refuse_foreign_port(port: int, patience: float = 2.0) -> None:
+def _refuse_foreign_port(port: int, variable: str, patience: float = 2.0) -> None:
     deadline = time.monotonic() + patience  # a process that was killed a moment ago may still hold it
     while _is_open(port):
         if time.monotonic() > deadline:
             raise ServicesError(
-                f"Port {port} is in use by {_holder(port)}, which Millrace did not start. Stop it, or choose another port: MILLRACE_PORT={port + 1}."
+                f"Port {port} is in use by {_holder(port)}, which Millrace did not start. Stop it, or choose another port: {variable}={port + 1}."
             )
         time.sleep(0.1)
 
@@ -460,7 +477,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _services(record: Record) -> Services:
-    return Services(f"http://{LOOPBACK}:{record.port}", USERNAME, _password(settings.home() / "airflow"))
+    return Services(f"http://{LOOPBACK}:{record.port}", f"http://{LOOPBACK}:{record.features_port}", USERNAME, _password(settings.home() / "airflow"))
 
 
 def _record_path() -> Path:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from features.consistency import Consistency
     from features.profiles import Profile
     from features.training import Leaks
+    from models.recommender.serving import Recommendation
 
 PIPE_WIDTH = 140
 CELL = 24
@@ -205,6 +206,26 @@ def origin(made: Manifest) -> Grid:
     grid.add_row("seed", "" if made.seed is None else str(made.seed))
     grid.add_row("labels", ", ".join(made.labels))
     grid.add_row("digest", made.data.digest)
+    return grid
+
+
+def model(about: dict[str, Any]) -> Grid:
+    """How good a model is beside its baselines, and what it was made from."""
+    grid = _grid(f"Model {about['name']}: {about['rows']:,} rows of {about['service']}, release {about['release']}", "on the week held back")
+    for name in ("recall@10", "NDCG@10", "customers"):
+        grid.add_column(name, justify="right")
+    for name, one in about["quality"].items():
+        grid.add_row(name, f"{one['recall']:.4f}", f"{one['ndcg']:.4f}", f"{one['customers']:,}")
+    grid.caption = f"training set {about['training_set']}, digest {about['training_set_digest'][:12]}; held back {about['held_back']}; seed {about['seed']}"
+    return grid
+
+
+def recommendations(customer: int, found: Sequence[Recommendation]) -> Grid:
+    """What a customer will most likely buy within a week."""
+    grid = _grid(f"Customer {customer}, the next seven days", "product", "department", "category")
+    grid.add_column("probability", justify="right")
+    for one in found:
+        grid.add_row(str(one.product_id), one.department, one.category, f"{one.probability:.1%}")
     return grid
 
 

@@ -14,6 +14,7 @@ from lineage.naming import asset_uri
 
 INTERVAL = ("start", "end")
 TRAINING_SET = ("name", "labels", "service", "release", "knowledge_time", "seed")
+RECOMMENDER = ("release", "weeks", "seed")
 
 
 def asset(qualified: str) -> Asset:
@@ -127,6 +128,26 @@ def check_leaks(name: str) -> dict[str, Any]:
         print(f"{one.feature}: {one.known:,} known, {one.changed:,} corrected since, {one.unpublished:,} published later, {one.future:,} of the future")
     print(". ".join(found.sentences))
     return found.to_dict()
+
+
+def prepare_recommender(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
+    """The names of both training sets."""
+    from dataclasses import asdict
+
+    from models.recommender import job
+
+    _refuse_unknown(dag_run.conf or {}, RECOMMENDER, ", ".join(RECOMMENDER))
+    return asdict(job.prepare(params["release"], params["weeks"], params["seed"], say=print))
+
+
+def train_recommender(sets: dict[str, str], params: dict[str, Any]) -> dict[str, Any]:
+    """What the model is about, its figures included."""
+    from models.recommender import job, model
+
+    about = job.finish(model.fit(sets["learned"], params["seed"]), job.Sets(**sets))
+    for name, one in about["quality"].items():
+        print(f"{name}: recall@10 {one['recall']:.4f}, NDCG@10 {one['ndcg']:.4f}, over {one['customers']:,} customers")
+    return about
 
 
 def render_docs() -> str:

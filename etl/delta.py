@@ -115,6 +115,8 @@ def _open(qualified: str, path: Path, version: int | None) -> DeltaTable | None:
         remedy = "Restore its _delta_log from a copy, or move the folder away and run again"
         if "nsupported" in told or "not supported" in told:
             remedy = "Something newer wrote it: update Millrace, or restore the table to a version that this Millrace wrote"
+        if "heckpoint" in told or "arquet" in told:
+            remedy = "A checkpoint is missing or torn, as after a power cut. It only sums up commits, which are all there: remove _last_checkpoint and each *.checkpoint.parquet from its _delta_log, then run again"
         if "CRC file version" in told:
             remedy = "A commit was removed and its checksum was not: remove all files of that number from its _delta_log, hidden ones too, then run again"
         raise LakeError(f"{qualified}: the Delta table at {path} cannot be read: {told}. {remedy}") from error
@@ -152,7 +154,7 @@ def _refuse_torn_log(qualified: str, path: Path, newest: Entry | None, *, thorou
     if state:
         raise LakeError(
             f"{qualified}: the newest commit {newest.name} is {state}, as after a power cut."
-            f" Remove that file and all others of its number in the table's _delta_log (*{newest.name.removesuffix('.json')}*) to return to the version before it, then run again"
+            f" Remove that file and all others of its number in the table's _delta_log (*{newest.name.removesuffix('.json')}*), and _last_checkpoint if it is there, to return to the version before it, then run again"
         )
 
 

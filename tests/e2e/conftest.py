@@ -25,7 +25,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(("MILLRACE_", "AIRFLOW", "OPENLINEAGE_"))]:
         del os.environ[name]
-    os.environ.update(MILLRACE_HOME=str(home), MILLRACE_PORT=str(free_port()))
+    os.environ.update(MILLRACE_HOME=str(home), MILLRACE_PORT=str(free_port()), MILLRACE_FEATURES_PORT=str(free_port()))
     try:
         yield services.up()
     finally:

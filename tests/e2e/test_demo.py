@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from contracts import catalog, settings
 from contracts.report import TableReport
 from dags import demo
 from dags.services import ApiError, Services
+from features import registry
 from tests import openlineage_schema, oracle
 from tests.landing import rows, versions
 
@@ -95,6 +98,23 @@ print(json.dumps(answer))
         assert answer["spend_30d"][position] == float(expected.loc[customer, "spend_30d"])
         assert answer["items_90d"][position] == expected.loc[customer, "items_90d"]
         assert answer["baskets_7d"][position] == expected.loc[customer, "baskets_7d"]
+
+
+def test_the_feature_server_says_what_the_sdk_says(airflow: Services, year_run: demo.Run) -> None:
+    store = registry.open_store()
+    rows = {"customer_id": [1, 2, 999_999], "product_id": [856942, 1082185, 1], "request_time": ["2018-01-02T06:00:00+00:00"] * 3}
+    asked = json.dumps({"feature_service": "recommendation_v1", "entities": rows}).encode()
+    request = urllib.request.Request(f"{airflow.features_url}/get-online-features", asked, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        answer = json.load(response)
+    told = dict(zip(answer["metadata"]["feature_names"], (one["values"] for one in answer["results"]), strict=True))
+    served = store.get_online_features(store.get_feature_service("recommendation_v1"), rows).to_dict()
+    instants = ("last_basket_at", "last_purchased_at")
+    assert {name: values for name, values in told.items() if name not in instants} == {name: values for name, values in served.items() if name not in instants}
+    for name in instants:
+        assert [value and datetime.fromisoformat(value) for value in told[name]] == served[name]
+    assert told["spend_30d"][0] > 0
+    assert told["spend_30d"][2] is None
 
 
 def test_what_is_served_was_compared_with_training_first(year_run: demo.Run) -> None:

@@ -25,6 +25,7 @@ from dags.services import ApiError, Record, Services, ServicesError
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MILLRACE_PORT", raising=False)
+    monkeypatch.delenv("MILLRACE_FEATURES_PORT", raising=False)
 
 
 def write_record(**changes: Any) -> Record:
@@ -53,33 +54,33 @@ def sleeper() -> Iterator[Any]:
 
 class TestEnvironment:
     def test_one_port_moves_every_address(self) -> None:
-        variables = services.environment(9090, {})
+        variables = services.environment(9090, 6566, {})
         assert variables["AIRFLOW__API__PORT"] == "9090"
         assert variables["AIRFLOW__API__BASE_URL"] == "http://127.0.0.1:9090"
         assert variables["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:9090/execution/"
 
     def test_binds_to_loopback_only_whatever_the_caller_says(self) -> None:
-        assert services.environment(8080, {"AIRFLOW__API__HOST": "0.0.0.0"})["AIRFLOW__API__HOST"] == "127.0.0.1"
+        assert services.environment(8080, 6566, {"AIRFLOW__API__HOST": "0.0.0.0"})["AIRFLOW__API__HOST"] == "127.0.0.1"
 
     def test_the_callers_dags_folder_wins(self) -> None:
-        assert services.environment(8080, {"AIRFLOW__CORE__DAGS_FOLDER": "/elsewhere"})["AIRFLOW__CORE__DAGS_FOLDER"] == "/elsewhere"
+        assert services.environment(8080, 6566, {"AIRFLOW__CORE__DAGS_FOLDER": "/elsewhere"})["AIRFLOW__CORE__DAGS_FOLDER"] == "/elsewhere"
 
     def test_the_callers_airflow_home_does_not(self) -> None:
-        assert services.environment(8080, {"AIRFLOW_HOME": "/elsewhere"})["AIRFLOW_HOME"] == str(settings.home() / "airflow")
+        assert services.environment(8080, 6566, {"AIRFLOW_HOME": "/elsewhere"})["AIRFLOW_HOME"] == str(settings.home() / "airflow")
 
     def test_our_code_and_our_commands_come_first(self) -> None:
-        variables = services.environment(8080, {"PYTHONPATH": "/theirs", "PATH": "/usr/bin"})
+        variables = services.environment(8080, 6566, {"PYTHONPATH": "/theirs", "PATH": "/usr/bin"})
         assert variables["PYTHONPATH"].split(os.pathsep) == [str(services.CHECKOUT), "/theirs"]
         assert variables["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]
 
     def test_compiled_bytecode_is_kept(self) -> None:
-        assert "PYTHONDONTWRITEBYTECODE" not in services.environment(8080, {"PYTHONDONTWRITEBYTECODE": "1"})
+        assert "PYTHONDONTWRITEBYTECODE" not in services.environment(8080, 6566, {"PYTHONDONTWRITEBYTECODE": "1"})
 
     def test_lineage_goes_through_our_transport(self) -> None:
-        assert json.loads(services.environment(8080, {})["AIRFLOW__OPENLINEAGE__TRANSPORT"])["type"] == "lineage.transport.FileOrServer"
+        assert json.loads(services.environment(8080, 6566, {})["AIRFLOW__OPENLINEAGE__TRANSPORT"])["type"] == "lineage.transport.FileOrServer"
 
     def test_an_address_for_lineage_reaches_the_tasks(self) -> None:
-        assert services.environment(8080, {"OPENLINEAGE_URL": "http://marquez:5000"})["OPENLINEAGE_URL"] == "http://marquez:5000"
+        assert services.environment(8080, 6566, {"OPENLINEAGE_URL": "http://marquez:5000"})["OPENLINEAGE_URL"] == "http://marquez:5000"
 
 
 class TestPort:
@@ -99,6 +100,25 @@ class TestPort:
             with pytest.raises(ServicesError, match=rf"Port {port} is in use.*MILLRACE_PORT={port + 1}"):
                 services.up()
         assert not (settings.home() / "run" / "services.json").exists()
+
+    def test_the_feature_server_has_feasts_port_or_the_one_after_airflows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert services.features_port() == 6566
+        monkeypatch.setenv("MILLRACE_PORT", "8090")
+        assert services.features_port() == 8091
+        monkeypatch.setenv("MILLRACE_FEATURES_PORT", "7000")
+        assert services.features_port() == 7000
+        monkeypatch.setenv("MILLRACE_FEATURES_PORT", "seven")
+        with pytest.raises(ServicesError, match=r"MILLRACE_FEATURES_PORT must be a port.*Got: seven"):
+            services.features_port()
+
+    def test_a_feature_port_held_by_a_stranger_is_named_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            monkeypatch.setenv("MILLRACE_PORT", str(free.getsockname()[1]))
+        with socket.create_server(("127.0.0.1", 0)) as stranger:
+            port = stranger.getsockname()[1]
+            monkeypatch.setenv("MILLRACE_FEATURES_PORT", str(port))
+            with pytest.raises(ServicesError, match=rf"Port {port} is in use.*MILLRACE_FEATURES_PORT={port + 1}"):
+                services.up()
 
     def test_running_services_do_not_move_silently(self, sleeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         write_record(pid=sleeper("ours").pid, port=4711)
@@ -127,7 +147,7 @@ class TestSecrets:
         assert services._secrets(tmp_path / "a") != services._secrets(tmp_path / "b")
 
     def test_the_password_is_not_printed_by_accident(self) -> None:
-        assert "hush" not in repr(Services("http://127.0.0.1:1", "admin", "hush"))
+        assert "hush" not in repr(Services("http://127.0.0.1:1", "http://127.0.0.1:2", "admin", "hush"))
 
 
 class TestDown:
@@ -200,7 +220,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     server = HTTPServer(("127.0.0.1", 0), _Api)
     Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield Services(f"http://127.0.0.1:{server.server_port}", "admin", "secret")
+    yield Services(f"http://127.0.0.1:{server.server_port}", "http://127.0.0.1:2", "admin", "secret")
     server.shutdown()
     server.server_close()
 

@@ -13,6 +13,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         environment.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
         environment.delenv("MILLRACE_SCHEDULE", raising=False)
         import dags.millrace
+        import dags.recommender
         import dags.training_set  # noqa: F401
 
         yield
@@ -30,5 +31,13 @@ def dag(airflow: None) -> Any:
 def training_dag(airflow: None) -> Any:
     """The DAG that makes training sets."""
     from dags.training_set import dag
+
+    return dag
+
+
+@pytest.fixture
+def recommender_dag(airflow: None) -> Any:
+    """The DAG that trains the recommender."""
+    from dags.recommender import dag
 
     return dag

@@ -21,7 +21,7 @@ import json, sys
 sockets = []
 sys.addaudithook(lambda event, arguments: sockets.append(event) if event.startswith("socket.") else None)
 from dags.millrace import dag
-from dags import training_set
+from dags import recommender, training_set
 told = {{"heavy": [name for name in {HEAVY} if name in sys.modules], "sockets": [*sockets], "end_date": str(dag.end_date)}}
 if sys.argv[1] == "all":
     from airflow.dag_processing.dagbag import DagBag
@@ -69,7 +69,7 @@ def test_parsing_writes_nothing_of_ours(parsed: Any) -> None:
 
 
 def test_the_folder_gives_two_dags_and_no_import_error(parsed: Any) -> None:
-    assert (sorted(parsed("off")["dags"]), parsed("off")["errors"]) == (["millrace", "training_set"], {})
+    assert (sorted(parsed("off")["dags"]), parsed("off")["errors"]) == (["millrace", "recommender", "training_set"], {})
 
 
 # --- schedule and params
@@ -185,4 +185,23 @@ def test_a_param_of_a_training_set_is_checked(training_dag: Any, name: str, good
     param = training_dag.params.get_param(name)
     assert param.resolve(good) == good
     with pytest.raises(ValueError, match=r"does not match|non-empty|too short|less than|is not of type"):
+        param.resolve(bad)
+
+
+# --- the DAG of the recommender
+
+
+def test_a_recommender_is_trained_when_somebody_asks(recommender_dag: Any) -> None:
+    from dags import tasks
+
+    assert recommender_dag.schedule is None
+    assert (*recommender_dag.params,) == tasks.RECOMMENDER
+    assert recommender_dag.task_dict["train"].upstream_task_ids == {"prepare"}
+
+
+@pytest.mark.parametrize(("name", "good", "bad"), [("release", 3, 0), ("weeks", 4, 53), ("seed", 1, "x")])
+def test_a_param_of_the_recommender_is_checked(recommender_dag: Any, name: str, good: Any, bad: Any) -> None:
+    param = recommender_dag.params.get_param(name)
+    assert param.resolve(good) == good
+    with pytest.raises(ValueError, match=r"less than|greater than|is not of type"):
         param.resolve(bad)

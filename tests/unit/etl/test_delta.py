@@ -214,3 +214,67 @@ def test_publishing_leaves_what_a_reader_holds_as_it_is() -> None:
     publish(visit(2))
     assert held.version() == 1
     assert sum(one["num_records"] for one in delta.data_files(held)) == 1
+
+
+# --- checkpoints
+
+
+def days(number: int) -> None:
+    """So many commits of a row each."""
+    for n in range(number):
+        publish(visit(n, f"2017-03-{n + 1:02} 10:00"))
+
+
+def checkpoint() -> Path:
+    return log(10).with_suffix(".checkpoint.parquet")
+
+
+def read_anew() -> tuple[int, int]:
+    """Version and rows, by a reader that has not seen the table yet."""
+    delta._opened.clear()
+    found = delta.open_table(NAME)
+    return found.version(), sum(one["num_records"] for one in delta.data_files(found))
+
+
+def test_each_tenth_commit_sums_up_the_log_and_says_the_same() -> None:
+    days(11)
+    with_it, states = read_anew(), delta.states(table())
+    files = sorted(map(str, delta.file_days(table(), VISITS)))
+    assert [path.name for path in log(0).parent.glob("*.checkpoint.parquet")] == [checkpoint().name]
+    checkpoint().unlink()
+    log(0).with_name("_last_checkpoint").unlink()
+    assert (with_it, states) == (read_anew(), delta.states(table()))
+    assert files == sorted(map(str, delta.file_days(table(), VISITS)))
+    assert table().transaction_version("millrace") == 11
+
+
+def test_a_checkpoint_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    days(9)
+
+    def full(_: DeltaTable) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(DeltaTable, "create_checkpoint", full)
+    days(1)
+    assert read_anew() == (10, 10)
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_torn_checkpoint_is_refused_with_a_remedy_that_helps(size: int) -> None:
+    days(11)
+    checkpoint().write_bytes(checkpoint().read_bytes()[:size])
+    with pytest.raises(LakeError, match=r"silver\.visits: .* remove _last_checkpoint and each \*\.checkpoint\.parquet from its _delta_log, then run again"):
+        read_anew()
+    for path in (checkpoint(), log(0).with_name("_last_checkpoint")):
+        path.unlink()
+    assert read_anew() == (11, 11)
+
+
+def test_a_torn_commit_that_was_summed_up_is_taken_back_as_the_message_says() -> None:
+    days(10)
+    log(10).write_bytes(b"")
+    with pytest.raises(LakeError, match=rf"\(\*{10:020}\*\), and _last_checkpoint if it is there"):
+        read_anew()
+    for path in [*log(0).parent.glob(f"*{10:020}*"), log(0).with_name("_last_checkpoint")]:
+        path.unlink()
+    assert read_anew() == (9, 9)

@@ -1,0 +1,38 @@
+"""Feast's own feature server, over HTTP on this machine: for callers that are no Python, or that should not open the files themselves.
+
+It reads the generation in use at each request, like every reader, so a materialization needs no restart. It is for trusted callers: Feast's server also takes pushes, and asks nobody who they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+LOOPBACK = "127.0.0.1"
+REGISTRY_SECONDS = 10
+"""So often it looks for other definitions."""
+
+
+def app() -> Any:
+    """The application; the registry is brought up to the definitions first, as there may be none yet."""
+    from fastapi import Request
+    from fastapi.responses import JSONResponse
+    from feast.feature_server import get_app
+
+    from features import registry
+    from features.generation import OnlineStoreEmptyError
+
+    registry.apply()
+    made = get_app(registry.open_store(), registry_ttl_sec=REGISTRY_SECONDS)
+
+    @made.exception_handler(OnlineStoreEmptyError)
+    async def nothing_online(_request: Request, error: OnlineStoreEmptyError) -> JSONResponse:
+        return JSONResponse({"status_code": 503, "detail": str(error), "error_type": type(error).__name__}, 503)
+
+    return made
+
+
+def run(port: int) -> None:
+    """Serve until the process ends."""
+    import uvicorn
+
+    uvicorn.run(app(), host=LOOPBACK, port=port, log_level="warning", access_log=False)
