@@ -91,19 +91,20 @@ class Run:
 
     airflow: Services
     id: str
+    dag: str = DAG
     seen: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def trigger(cls, airflow: Services, conf: dict[str, str]) -> Run:
+    def trigger(cls, airflow: Services, conf: dict[str, Any], dag: str = DAG) -> Run:
         """Start a run; a refusal of the API says what is wrong with the params."""
-        made = airflow.api("POST", f"/api/v2/dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})
-        return cls(airflow, made["dag_run_id"])
+        made = airflow.api("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})
+        return cls(airflow, made["dag_run_id"], dag)
 
     @property
     def _path(self) -> str:
         from urllib.parse import quote
 
-        return f"/api/v2/dags/{DAG}/dagRuns/{quote(self.id, safe='')}"
+        return f"/api/v2/dags/{self.dag}/dagRuns/{quote(self.id, safe='')}"
 
     def state(self) -> str:
         """queued, running, success or failed."""

@@ -11,7 +11,6 @@ import importlib
 import inspect
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 MANY_MONTHS = 240
-WRITERS = 2
-"""Months at a time."""
 
 
 class StageError(RuntimeError):
@@ -399,18 +396,15 @@ def _write(table: Table, rows: DataFrame, folder: Path) -> None:
 
 
 def _write_by_month(table: Table, rows: DataFrame, days: Sequence[Interval], folder: Path) -> None:
-    """The same, a job per month, WRITERS at a time: where rows are only read, filtered and written, that is cheaper than sorting each row into its month.
+    """The same, a job per month: where rows are only read, filtered and written, that is cheaper than sorting each row into its month.
 
     Each is partitioned all the same, by a constant: Sail then writes one file, and otherwise 4 per partition of the plan. Every later plan goes through all files of a long past.
     """
     from pyspark.sql import functions as F
 
-    def write(month: Interval) -> None:
+    for month in (part for one in days for part in one.months()):
         picked = rows.filter(days_sql(table, [month])).select(*table.column_names, F.lit(f"{month.start:%Y-%m}").alias("part"))
         picked.write.partitionBy("part").mode("overwrite").parquet(str(folder / str(month.start)))
-
-    with ThreadPoolExecutor(WRITERS) as pool:
-        list(pool.map(write, [month for one in days for month in one.months()]))
 
 
 def _rows_in(folder: Path) -> int:

@@ -1,8 +1,9 @@
-"""Airflow, started once for all end-to-end tests, with a home and a port of its own."""
+"""Airflow, started once for all end-to-end tests, with a home and ports of its own."""
 
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,20 +19,38 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """Running services; ended afterwards, whatever happened."""
-    home = tmp_path_factory.mktemp("e2e")
+@contextmanager
+def surroundings(variables: dict[str, str]) -> Iterator[None]:
+    """These variables, and nothing else that is said to us or to Airflow."""
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(("MILLRACE_", "AIRFLOW", "OPENLINEAGE_"))]:
         del os.environ[name]
-    os.environ.update(MILLRACE_HOME=str(home), MILLRACE_PORT=str(free_port()), MILLRACE_FEATURES_PORT=str(free_port()))
+    os.environ.update(variables)
     try:
-        yield services.up()
+        yield
     finally:
-        services.down()
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Services, dict[str, str]]]:
+    """Running services, and the variables that lead to them; ended afterwards, whatever happened."""
+    variables = {"MILLRACE_HOME": str(tmp_path_factory.mktemp("e2e")), "MILLRACE_PORT": str(free_port()), "MILLRACE_FEATURES_PORT": str(free_port())}
+    try:
+        with surroundings(variables):
+            up = services.up()
+        yield up, variables
+    finally:
+        with surroundings(variables):
+            services.down()
+
+
+@pytest.fixture(scope="module")
+def airflow(running: tuple[Services, dict[str, str]]) -> Iterator[Services]:
+    """The services, with this process in their surroundings for as long as a module's tests run."""
+    with surroundings(running[1]):
+        yield running[0]
 
 
 @pytest.fixture

@@ -19,16 +19,16 @@ from contracts import catalog, settings
 from contracts.report import TableReport
 from dags import demo
 from dags.services import ApiError, Services
-from features import registry
+from features import registry, training
 from tests import openlineage_schema, oracle
 from tests.landing import rows, versions
 
 YEAR = {"start": "2017-01-01", "end": "2018-01-02"}
 
 
-def trigger(airflow: Services, conf: dict[str, Any], seconds: float = 300) -> demo.Run:
+def trigger(airflow: Services, conf: dict[str, Any], dag: str = demo.DAG, seconds: float = 300) -> demo.Run:
     """Trigger and wait for the end."""
-    run = demo.Run.trigger(airflow, conf)
+    run = demo.Run.trigger(airflow, conf, dag)
     deadline = time.monotonic() + seconds
     while run.state() not in ("success", "failed"):
         assert time.monotonic() < deadline, f"{run.id} is still {run.state()} after {seconds} s"
@@ -122,6 +122,26 @@ def test_what_is_served_was_compared_with_training_first(year_run: demo.Run) -> 
     assert len(compared) == 26
     assert {(one["mismatched"], one["missing"], one["extra"]) for one in compared} == {(0, 0, 0)}
     assert min(one["compared"] for one in compared) > 500
+
+
+def test_a_training_set_is_made_over_rest(airflow: Services, year_run: demo.Run) -> None:
+    labels = "SELECT customer_id, event_timestamp FROM gold.customer_activity WHERE customer_id <= 5"
+    run = trigger(airflow, {"name": "few", "labels": labels, "service": "customer_value_v1"}, "training_set")
+    assert run.state() == "success", run.error()
+    assert run.result("create")["rows"] == training.read("few").num_rows > 100
+    assert {one["future"] for one in run.result("check_leaks")["features"]} == {0}
+    again = trigger(airflow, {"name": "few", "labels": labels, "service": "customer_value_v1"}, "training_set")
+    assert "there is a training set few already" in again.error()
+
+
+def test_the_recommender_is_trained_over_rest_and_answers(airflow: Services, year_run: demo.Run) -> None:
+    run = trigger(airflow, {"weeks": 1}, "recommender")
+    assert run.state() == "success", run.error()
+    figures = run.result("train")["quality"]
+    assert figures["model"]["recall"] > figures["popularity"]["recall"]
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "dags", "recommender", "ask", "1"], cwd=settings.CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("%") == 10
 
 
 def test_lineage_of_our_tables_hangs_below_the_airflow_tasks_and_keeps_the_schema(year_run: demo.Run, e2e_home: Path) -> None:
