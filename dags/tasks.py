@@ -108,6 +108,7 @@ def serve(ti: Any) -> dict[str, Any]:
 
 def create_training_set(params: dict[str, Any], dag_run: Any) -> dict[str, Any]:
     """The manifest of a new training set, as JSON."""
+    import json
     from dataclasses import asdict
 
     from features import training
@@ -116,7 +117,8 @@ def create_training_set(params: dict[str, Any], dag_run: Any) -> dict[str, Any]:
     asked = {name: params[name] for name in ("release", "knowledge_time", "seed")}
     made = training.create(params["labels"], params["service"], params["name"], **asked, say=print)
     print(f"Training set {made.name}: {made.rows:,} rows, {len(made.features)} features of {made.service}")
-    return asdict(made)
+    told: dict[str, Any] = json.loads(json.dumps(asdict(made)))  # an XCom has a word of its own for tuples
+    return told
 
 
 def check_leaks(name: str) -> dict[str, Any]:

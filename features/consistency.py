@@ -80,7 +80,7 @@ class Consistency:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
-        return asdict(self)
+        return {**asdict(self), "features": [asdict(one) for one in self.features]}
 
     def _wrong_features(self) -> list[Compared]:
         """One example for each view will do."""

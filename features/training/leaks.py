@@ -86,7 +86,7 @@ class Leaks:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        return {**asdict(self), "found": self.found, "sentences": [*self.sentences]}
+        return {**asdict(self), "features": [asdict(one) for one in self.features], "found": self.found, "sentences": [*self.sentences]}
 
 
 def check_leaks(name: str, say: Say = lambda _: None) -> Leaks:

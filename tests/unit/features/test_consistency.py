@@ -78,6 +78,7 @@ def test_every_value_is_compared_and_all_are_the_same(shop: Lake) -> None:
     found = materialize.materialize(release.read(), sample=None).consistency
     assert found is not None
     assert found.wrong == 0
+    assert json.loads(json.dumps(found.to_dict())) == found.to_dict(), "a tuple would come out of an XCom as something else"
     assert found.compared == 2 * ACTIVITY + 3 * PAIR + 2 * PROFILE + 2 * POPULARITY
     assert {(one.view, one.feature) for one in found.features} >= {("customer_recency", "days_since_last_basket"), ("customer_activity", "last_basket_at")}
     assert found.generation == materialize.materialize(release.read()).views[0].generation
