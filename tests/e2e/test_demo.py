@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ def test_the_feature_server_says_what_the_sdk_says(airflow: Services, year_run: 
     instants = ("last_basket_at", "last_purchased_at")
     assert {name: values for name, values in told.items() if name not in instants} == {name: values for name, values in served.items() if name not in instants}
     for name in instants:
-        assert [value and datetime.fromisoformat(value) for value in told[name]] == served[name]
+        assert [value and datetime.fromtimestamp(value, UTC) for value in told[name]] == served[name]
     assert told["spend_30d"][0] > 0
     assert told["spend_30d"][2] is None
 
