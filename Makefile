@@ -31,7 +31,7 @@ sample: $(VENV) ## Land the sample without running anything
 
 test: $(VENV) ## Lint, types, then all tests: unit, integration, end to end
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest $(if $(WORKERS),-n $(WORKERS) --dist loadgroup)
+	@$(BIN)/python -m pytest
 
 unit: $(VENV) ## Unit tests only, in seconds
 	@$(BIN)/python -m pytest tests/unit

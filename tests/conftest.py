@@ -12,22 +12,6 @@ from contracts import settings
 from tests.landing import Shop
 
 START, END = "2017-01-01", "2018-01-02"
-TESTS = Path(__file__).parent
-SERVED = ("integration/engines", "e2e", "integration/bucket")
-"""Folders whose tests share a server, those that take longest first."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Unit tests first, then what takes longest. Where the suite runs on two processes, each folder's server, and each file's fixtures, are one process's.
-
-    Before pytest-xdist looks at the groups: it does so in the same hook.
-    """
-    folders = {item: next((one for one in SERVED if item.path.is_relative_to(TESTS / one)), "") for item in items}
-    for item, folder in folders.items():
-        item.add_marker(pytest.mark.xdist_group(folder or str(item.path)))
-    ranks = {"": len(SERVED), **{folder: rank for rank, folder in enumerate(SERVED)}}
-    items.sort(key=lambda item: (not item.path.is_relative_to(TESTS / "unit"), ranks[folders[item]]))
 
 
 @pytest.fixture
