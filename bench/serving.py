@@ -12,7 +12,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts import release, settings
+from etl.spark import server as spark_server
 
 SERVICE, VIEW = "recommendation_v1", "product_popularity"
 CALLS = {1: 2000, 100: 200}
@@ -132,12 +132,11 @@ def over_http(port: int, body: Callable[[Asked], dict[str, Any]]) -> Callable[[A
 @contextmanager
 def server(which: str) -> Iterator[int]:
     """A server in a process of its own; its port."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
+    port = spark_server.free_port()
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "bench.serving", "--serve", which, "--port", str(port)])
     try:
         deadline = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", port)):
+        while not spark_server.listens(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"the {which} server did not start")
             time.sleep(0.1)

@@ -17,7 +17,7 @@ from rich.console import Console
 from contracts import catalog, manifest, release, settings
 from contracts.release import Release
 from contracts.report import TableReport
-from dags import recommender_cli, show, steps, training_cli
+from dags import arguments, recommender_cli, show, steps, training_cli
 
 KEPT_DAYS, SAMPLE = "7", 500
 HELP = """Carry an e-commerce lake from landed files to served features.
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = _add(commands, "serve", _serve, "load a release into the online store: the newest one, or an older one to go back")
     serve.add_argument("--release", type=int, help="number of the release (default: the newest)")
     compare = _add(commands, "compare", _compare, "compare what is served with what a training set would hold, value by value; 1 when any differs")
-    compare.add_argument("--sample", type=_count, default=SAMPLE, help=f"entities of each view and side (default: {SAMPLE})")
+    compare.add_argument("--sample", type=arguments.count(), default=SAMPLE, help=f"entities of each view and side (default: {SAMPLE})")
     compare.add_argument("--all", action="store_true", help="all entities; minutes for a million")
     compare.add_argument("--json", action="store_true", help="print all figures as JSON")
     _add(commands, "tables", _tables, "list the published tables: version, rows, size")
@@ -89,15 +89,7 @@ def _add(commands: Any, name: str, command: Any, text: str) -> argparse.Argument
 
 def _days(text: str) -> timedelta:
     """A statement that a killed client left may still be at work for minutes, and a reader for hours: a day at least."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 1 on")
-    return timedelta(days=int(text))
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
+    return timedelta(days=arguments.count("a number of days")(text))
 
 
 def _sample(_options: argparse.Namespace, console: Console) -> None:

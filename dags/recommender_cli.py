@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from dags import show
+from dags import arguments, show
 
 
 def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.ArgumentParser]) -> None:
@@ -16,7 +16,7 @@ def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.Argument
     commands = parser.add_subparsers(required=True, metavar="command")
     train = adding(commands, "train", _train, "learn from the weeks before the last one of a release, and judge on the last")
     train.add_argument("--release", type=int, help="number of the release (default: MILLRACE_RELEASE, or the newest)")
-    train.add_argument("--weeks", type=_weeks, default=4, help="weeks to learn from (default: 4)")
+    train.add_argument("--weeks", type=arguments.count(most=52), default=4, help="weeks to learn from (default: 4)")
     train.add_argument("--seed", type=int, default=7, help="of the model (default: 7)")
     told = adding(commands, "show", _show, "say what a model was made from and how good it is")
     told.add_argument("name", nargs="?", help="of the model (default: the newest)")
@@ -24,13 +24,7 @@ def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.Argument
     asked = adding(commands, "ask", _ask, "what will this customer buy in the next seven days?")
     asked.add_argument("customer", type=int, help="customer_id, such as 1")
     asked.add_argument("--model", help="name of the model (default: the newest)")
-    asked.add_argument("--top", type=_weeks, default=10, help="how many products (default: 10)")
-
-
-def _weeks(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 52:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 52")
-    return int(text)
+    asked.add_argument("--top", type=arguments.count(most=52), default=10, help="how many products (default: 10)")
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:

@@ -111,8 +111,7 @@ def online(sample: int | None = SAMPLE) -> Consistency:
     path, about = generation.current(), generation.about()
     if path is None or about is None or about.release is None:
         raise generation.OnlineStoreEmptyError("no release is online, so there is nothing to compare. Run the DAG `millrace` (or `make demo`) first")
-    store = registry.open_store()
-    return compare(release.read(about.release), path, [view for view in store.list_batch_feature_views() if view.online], sample)
+    return compare(release.read(about.release), path, registry.online_views(registry.open_store()), sample)
 
 
 def _compare_view(store: FeatureStore, reader: LakeReader, path: Path, view: FeatureView, sample: int | None) -> list[Compared]:

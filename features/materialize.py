@@ -70,8 +70,7 @@ def materialize(release: Release, progress: Progress | None = None, sample: int 
     will empty, wait for a later release. A horizon in the future therefore serves what there is.
     """
     registry.apply()
-    store = registry.open_store()
-    views = [view for view in store.list_batch_feature_views() if view.online]
+    views = registry.online_views(registry.open_store())
     judged: list[Consistency] = []
 
     def judge(path: Path) -> None:

@@ -70,6 +70,11 @@ def open_store(release: int | Release | None = None) -> FeatureStore:
     return store
 
 
+def online_views(store: FeatureStore) -> list[FeatureView]:
+    """The views that are loaded from gold tables and served."""
+    return [view for view in store.list_batch_feature_views() if view.online]
+
+
 def definitions() -> list[Any]:
     """Every Feast object that `feast_repo/definitions.py` declares, sources included."""
     declared = vars(importlib.import_module("features.feast_repo.definitions")).values()

@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 
 from contracts import settings
-from etl.spark import server
+from etl.spark import jars, server
 
 
 def share_jars(home: Path) -> None:
     """Let a home use the jars of this checkout's own."""
-    jars = settings.CHECKOUT / ".millrace" / "jars"
-    jars.mkdir(parents=True, exist_ok=True)
-    (home / "jars").symlink_to(jars)
+    jars.share(home, settings.CHECKOUT / ".millrace" / "jars")
 
 
 @contextmanager

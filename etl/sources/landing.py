@@ -112,20 +112,17 @@ def _visible(name: str) -> bool:
 
 
 def _folder_day(table: Table, folder: os.DirEntry[str]) -> date:
+    name = f"{table.name}/{folder.name}"
     if not folder.is_dir():
         raise LandingError(
-            f"{table.qualified}: {table.name}/{folder.name} lies outside of any day. Move it to the folder of its day, such as {table.name}/2017-01-31/{folder.name}"
+            f"{table.qualified}: {name} lies outside of any day. Move it to the folder of its day, such as {table.name}/2017-01-31/{folder.name}"
         )
     try:
         day = date.fromisoformat(folder.name)
     except ValueError:
-        raise LandingError(
-            f"{table.qualified}: the folder {table.name}/{folder.name} is not a date such as {table.name}/2017-01-31. Rename it or move it away"
-        ) from None
+        raise LandingError(f"{table.qualified}: the folder {name} is not a date such as {table.name}/2017-01-31. Rename it or move it away") from None
     if not YEARS[0] <= day.year <= YEARS[1]:
-        raise LandingError(
-            f"{table.qualified}: the folder {table.name}/{folder.name} is not a date between {YEARS[0]} and {YEARS[1]}. Rename it or move it away"
-        )
+        raise LandingError(f"{table.qualified}: the folder {name} is not a date between {YEARS[0]} and {YEARS[1]}. Rename it or move it away")
     return day
 
 

@@ -59,12 +59,13 @@ def folder() -> Path:
     return settings.home() / "jars"
 
 
-def share(home: Path) -> None:
-    """Let another home take the jars from this one's: they are many megabytes, RAPIDS a gigabyte."""
+def share(home: Path, kept: Path | None = None) -> None:
+    """Let another home take the jars from this one's, or from where they are `kept`: they are many megabytes, RAPIDS a gigabyte."""
+    source = kept or folder()
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "jars").exists():
-        folder().mkdir(parents=True, exist_ok=True)
-        (home / "jars").symlink_to(folder())
+        source.mkdir(parents=True, exist_ok=True)
+        (home / "jars").symlink_to(source)
 
 
 def fetched(wanted: Iterable[Jar]) -> list[Path]:

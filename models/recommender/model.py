@@ -5,6 +5,7 @@ A kept model is a pickle, which runs code when it is opened: only those that thi
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -93,10 +94,9 @@ def folder() -> Path:
 def keep(model: Model) -> Path:
     """Write the model, then what it is about: without that it is none. Returns its folder."""
     place = folder() / str(model.about["name"])
-    place.mkdir(parents=True, exist_ok=True)
-    unfinished = place / ".model.joblib"
-    joblib.dump(model, unfinished)
-    unfinished.rename(place / "model.joblib")
+    pickled = io.BytesIO()
+    joblib.dump(model, pickled)
+    write_whole(place / "model.joblib", pickled.getvalue())
     write_whole(place / "about.json", json.dumps(model.about, indent=1).encode())
     return place
 

@@ -41,10 +41,11 @@ def recommend(model: Model, customer: int, number: int = TOP) -> list[Recommenda
     rows = {"customer_id": [customer] * len(products), "product_id": products, "request_time": [midnight(horizon)] * len(products)}
     served = pd.DataFrame(store.get_online_features(store.get_feature_service(model.about["service"]), rows).to_dict())
     best = sorted(zip(model.scores(served).tolist(), served["product_id"].tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))[:number]
-    return [Recommendation(product, probability, *_catalogue(reader, product)) for probability, product in best]
+    named = _catalogue(reader, [product for _, product in best])
+    return [Recommendation(product, probability, *named.get(product, ("", ""))) for probability, product in best]
 
 
-def _catalogue(reader: LakeReader, product: int) -> tuple[str, str]:
-    reader.offer("silver.products")
-    found = reader.connection.execute("SELECT department, product_category FROM silver.products WHERE product_id = ?", [product]).fetchone()
-    return (found[0] or "", found[1] or "") if found else ("", "")
+def _catalogue(reader: LakeReader, products: list[int]) -> dict[int, tuple[str, str]]:
+    """Department and category of each product that the catalogue has."""
+    query = f"SELECT product_id, coalesce(department, ''), coalesce(product_category, '') FROM {reader.table('silver.products')} WHERE product_id IN (SELECT unnest(?))"
+    return {product: (department, category) for product, department, category in reader.connection.execute(query, [products]).fetchall()}
