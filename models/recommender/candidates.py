@@ -25,7 +25,7 @@ def labels_sql(days: Sequence[date], one_in: int = 1) -> str:
         {_considered(_started(days))},
         bought AS (
             SELECT DISTINCT since, customer_id, product_id, true AS bought FROM silver.transactions
-            JOIN weeks ON transaction_at >= since AND transaction_at < since + INTERVAL 7 DAY
+            JOIN weeks ON transaction_at >= since AND transaction_at < since + INTERVAL {WEEK.days} DAY
         )
         SELECT customer_id, product_id, since AS event_timestamp, since AS request_time, coalesce(bought, false) AS bought, if(bought, 1, {one_in}) AS weight
         FROM considered LEFT JOIN bought USING (since, customer_id, product_id)

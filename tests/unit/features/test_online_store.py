@@ -204,3 +204,20 @@ def test_what_has_outlived_its_ttl_is_not_served(shop: Lake) -> None:
     store.registry.apply_feature_view(view, store.project)
     fresh = registry.open_store()
     assert [online(fresh, "customer_profile:income", customer_id=customer) for customer in (1, 12)] == [None, "35-49K"]
+
+
+@pytest.mark.parametrize(("older", "served"), [(timedelta(0), "25-34"), (timedelta(microseconds=1), None)])
+def test_a_row_is_served_until_it_is_as_old_as_its_ttl(shop: Lake, older: timedelta, served: str | None) -> None:
+    """As in training, where a label sees a row that is just as old."""
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    view = store.get_feature_view("customer_profile")
+    view.ttl = timedelta(days=2)
+    store.registry.apply_feature_view(view, store.project)
+    now, path = at("2017-01-03") + older, generation.current()
+    assert path is not None
+    with generation.previewing(path, now):
+        assert online(registry.open_store(), "customer_profile:age", customer_id=1) == served
+    labels = pd.DataFrame({"customer_id": [1], "event_timestamp": [now]})
+    trained = registry.open_store().get_historical_features(labels, ["customer_profile:age"]).to_arrow()
+    assert trained["age"].to_pylist() == [served]

@@ -74,3 +74,10 @@ def test_of_what_was_not_bought_one_in_so_many_stays_and_weighs_as_much() -> Non
 def test_weeks_do_not_overlap_and_the_judged_one_is_the_last() -> None:
     learned, judged = weeks(date(2018, 1, 2), 3)
     assert (learned, judged) == ((date(2017, 12, 5), date(2017, 12, 12), date(2017, 12, 19)), date(2017, 12, 26))
+
+
+def test_a_week_ends_at_the_eighth_midnight() -> None:
+    before, end = START - timedelta(days=1), START + timedelta(days=7)
+    last = [(1, 10, before), (1, 10, end - timedelta(microseconds=1)), (1, 11, before), (1, 11, end)]
+    assert {row["product_id"]: row["bought"] for row in query(last, labels_sql([WEEK]))} == {10: True, 11: False}
+    assert [row["product_id"] for row in query(last, bought_sql(WEEK))] == [10]

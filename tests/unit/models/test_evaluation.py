@@ -51,3 +51,9 @@ def test_by_hand() -> None:
 def test_of_products_bought_as_often_the_latest_comes_first_and_the_unknown_last() -> None:
     data = pd.DataFrame({"purchases_90d": [2, 2, 1, None], "days_since_last_purchase": [9.0, 3.0, 1.0, None]})
     assert bought_before(data).rank(ascending=False).tolist() == [2, 1, 3, 4]
+
+
+def test_ten_of_twenty_are_half_of_what_was_bought_in_the_best_order() -> None:
+    scored = frame([(1, product, 1.0) for product in range(20)], "customer_id", "product_id", "score")
+    found = quality(scored, "score", frame([(1, product) for product in range(20)], "customer_id", "product_id"))
+    assert (found.recall, found.ndcg) == (pytest.approx(0.5), pytest.approx(1.0))
