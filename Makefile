@@ -21,7 +21,7 @@ up: $(VENV) ## Start Airflow (port 8080, or MILLRACE_PORT)
 	@$(RUN) dags.services up
 
 down: ## Stop everything that `make up` or `make demo` started
-	@if [ -x $(BIN)/python ]; then $(RUN) dags.services down; else echo "Nothing runs: there is no .venv"; fi
+	@if [ -e $(VENV) ]; then $(RUN) dags.services down; else echo "There is no complete .venv to stop services with; \`make up\` builds it"; fi
 
 status: $(VENV) ## Say what is running
 	@$(RUN) dags.services status

@@ -12,7 +12,8 @@ echo "Building .venv with $("$python" --version) from requirements.txt ..."
 rm -rf .venv
 "$python" -m venv .venv
 if ! command -v uv >/dev/null; then
-  grep -A 1000 '^uv==' requirements.txt | awk 'NR == 1 || /^    / {print; next} {exit}' > .venv/uv.txt
+  # One process and no pipe: a reader that ends before its writer kills it, and `pipefail` makes that an error.
+  awk '/^[^ ]/ {wanted = /^uv==/} wanted' requirements.txt > .venv/uv.txt
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
   PATH="$PWD/.venv/bin:$PATH"
 fi

@@ -1,6 +1,7 @@
 """The pinned requirements: every package has hashes, and what the GPU adds fits what is there already."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,14 @@ def test_the_gpu_changes_no_version_that_is_there_already() -> None:
 def test_cudf_is_for_the_gpu_only() -> None:
     assert "cudf-cu13" in pinned(GPU)
     assert "cudf-cu13" not in pinned(EVERYWHERE)
+
+
+def test_a_checkout_without_uv_gets_the_pinned_uv_whatever_stands_around_it(tmp_path: Path) -> None:
+    """`scripts/venv.sh` cuts uv out of the file for pip; it once did so through a pipe, which broke by chance when the reader ended before the writer."""
+    script = (settings.CHECKOUT / "scripts" / "venv.sh").read_text()
+    [cut] = re.findall(r"^ *(awk .*) > \.venv/uv\.txt$", script, re.MULTILINE)
+    many = "".join(f"after-{number}==1.0 \\\n    --hash=sha256:0\n" for number in range(20_000))
+    (tmp_path / "requirements.txt").write_text(f"before==1.0\n    --hash=sha256:0\nuv==7.0 \\\n    --hash=sha256:1 \\\n    --hash=sha256:2\n    # via -r\nuvloop==1.0\n    --hash=sha256:0\n{many}")
+    for _ in range(5):
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", cut], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == "uv==7.0 \\\n    --hash=sha256:1 \\\n    --hash=sha256:2\n    # via -r\n"
