@@ -73,17 +73,21 @@ def print_reads(count: int, ways: dict[str, Callable[[Asked], Any]]) -> None:
 
 def pairs() -> Asked:
     """Customers and products that have features."""
-    from features import generation
+    from features.online.sqlite import SqliteSession
 
-    with generation.open_current() as connection:
-        return connection.execute("SELECT customer_id, product_id FROM customer_product ORDER BY customer_id, product_id LIMIT 200000").fetchall()[::40]
+    return (
+        SqliteSession()
+        .reader()
+        .connection.execute("SELECT customer_id, product_id FROM customer_product ORDER BY customer_id, product_id LIMIT 200000")
+        .fetchall()[::40]
+    )
 
 
 def bare() -> Callable[[Asked], Any]:
     """The same lookups without Feast: a query per view and entity."""
-    from features import generation
+    from features.online.sqlite import SqliteSession
 
-    connection = generation.open_current()
+    connection = SqliteSession().reader().connection
     queries = (
         ("SELECT * FROM customer_activity WHERE customer_id = ?", (0,)),
         ("SELECT * FROM product_popularity WHERE product_id = ?", (1,)),

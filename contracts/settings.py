@@ -42,6 +42,11 @@ def join() -> str:
     return os.environ.get("MILLRACE_JOIN") or "auto"
 
 
+def online() -> str:
+    """`MILLRACE_ONLINE`: where features are served from; `sqlite` (default: files in the home), `redis://...` or `postgresql://...`. It may hold a password."""
+    return os.environ.get("MILLRACE_ONLINE") or "sqlite"
+
+
 def table_path(qualified: str) -> Path:
     """`silver.transactions` -> `<lake>/silver/transactions`."""
     layer, name = qualified.split(".")

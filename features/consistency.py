@@ -6,13 +6,10 @@ them lacks is found. A materialization runs this on the generation that it has f
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,6 +19,7 @@ from contracts import release
 from contracts.interval import midnight
 from contracts.release import Release
 from features import generation, queries, registry
+from features.generation import Key, Reader
 from features.lake_reader import LakeReader
 from features.online_store import layout_of
 from features.queries import identifier
@@ -30,7 +28,6 @@ from features.views import REQUEST_TIME
 SAMPLE = 500
 """Entities of each view and side."""
 BATCH = 10_000
-Key = tuple[Any, ...]
 
 
 class ConsistencyError(RuntimeError):
@@ -61,7 +58,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Consistency:
-    """All features of a release, as of its horizon. `generation` is the id of the sqlite file that was compared."""
+    """All features of a release, as of its horizon. `generation` is the id of the one that was compared."""
 
     release: int
     horizon: str
@@ -93,36 +90,37 @@ class Consistency:
             told = "; ".join(map(str, self._wrong_features()))
             raise ConsistencyError(
                 f"release {self.release}: {self.wrong:,} of {self.compared:,} values online are not those of a training set. {told}."
-                " What was served before still is. See that no process writes to the online store's files, and run again; if it stays, it is a defect in features/: please report it"
+                " What was served before still is. See that nothing else writes to the online store, and run again; if it stays, it is a defect in features/: please report it"
             )
 
 
-def compare(of: Release, path: Path, views: Sequence[FeatureView], sample: int | None = SAMPLE) -> Consistency:
-    """Compare a generation's file with the release, for `sample` entities of each view and side, or for all of them."""
+def compare(of: Release, name: str, views: Sequence[FeatureView], sample: int | None = SAMPLE) -> Consistency:
+    """Compare a generation with the release, for `sample` entities of each view and side, or for all of them."""
     store = registry.open_store(of.number)
     reader = LakeReader(of)
-    with generation.previewing(path, _instant(reader)):
-        found = [one for view in views for one in _compare_view(store, reader, path, view, sample)]
-    return Consistency(of.number, of.horizon, path.stem, tuple(found))
+    served = generation.place().open(name)
+    with generation.previewing(name, _instant(reader)):
+        found = [one for view in views for one in _compare_view(store, reader, served, view, sample)]
+    return Consistency(of.number, of.horizon, name, tuple(found))
 
 
 def online(sample: int | None = SAMPLE) -> Consistency:
     """The same for the generation in use; OnlineStoreEmptyError when there is none."""
-    path, about = generation.current(), generation.about()
-    if path is None or about is None or about.release is None:
+    name, about = generation.current(), generation.about()
+    if name is None or about is None or about.release is None:
         raise generation.OnlineStoreEmptyError("no release is online, so there is nothing to compare. Run the DAG `millrace` (or `make demo`) first")
-    return compare(release.read(about.release), path, registry.online_views(registry.open_store()), sample)
+    return compare(release.read(about.release), name, registry.online_views(registry.open_store()), sample)
 
 
-def _compare_view(store: FeatureStore, reader: LakeReader, path: Path, view: FeatureView, sample: int | None) -> list[Compared]:
+def _compare_view(store: FeatureStore, reader: LakeReader, served: Reader, view: FeatureView, sample: int | None) -> list[Compared]:
     refs = _features(store, view)
     tallies = [_Tally(*ref.split(":")) for ref in refs]
-    known = iter(sorted({*_offline_keys(reader, view, sample), *_online_keys(path, view, sample)}, key=repr))
+    known = iter(sorted({*_offline_keys(reader, view, sample), *served.keys(layout_of(view), sample)}, key=repr))
     while keys := list(islice(known, BATCH)):
         rows = pd.DataFrame(keys, columns=list(layout_of(view).keys))
-        offline, served = _trained(store, refs, rows, _instant(reader)), _served(store, refs, rows, _instant(reader))
+        trained, answered = _trained(store, refs, rows, _instant(reader)), _served(store, refs, rows, _instant(reader))
         for one in tallies:
-            one.count(keys, offline[one.feature], served[one.feature])
+            one.count(keys, trained[one.feature], answered[one.feature])
     return [one.result() for one in tallies]
 
 
@@ -147,14 +145,6 @@ def _offline_keys(reader: LakeReader, view: FeatureView, sample: int | None) -> 
     known = queries.between(source.event_column, None, _instant(reader))
     found: list[Key] = reader.connection.execute(f"SELECT DISTINCT {names} FROM {reader.table(source.table)} WHERE {known}{some}").fetchall()
     return found
-
-
-def _online_keys(path: Path, view: FeatureView, sample: int | None) -> list[Key]:
-    """Entities with a row online; in a sample they are drawn anew each time."""
-    names = ", ".join(map(identifier, layout_of(view).keys))
-    some = "" if sample is None else f" ORDER BY random() LIMIT {sample}"
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-        return connection.execute(f"SELECT {names} FROM {identifier(view.name)}{some}").fetchall()
 
 
 def _trained(store: FeatureStore, refs: list[str], rows: pd.DataFrame, at: datetime) -> dict[str, list[Any]]:

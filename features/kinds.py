@@ -21,8 +21,8 @@ class KindError(TypeError):
 class Kind:
     """One scalar Feast type.
 
-    `arrow` is the type in a training set; `offline` and `online` are DuckDB expressions over `{}`, for a training set and for the online store's file; `sqlite` is the type there, and
-    `proto` the field of Feast's `Value` message.
+    `arrow` is the type in a training set; `offline` and `online` are DuckDB expressions over `{}`, for a training set and for the online store; `sqlite` and `postgres` are the types
+    there, and `proto` the field of Feast's `Value` message.
     """
 
     dtype: FeastType
@@ -31,27 +31,28 @@ class Kind:
     offline: str
     online: str
     sqlite: str
+    postgres: str
 
 
 INSTANT = pa.timestamp("us", tz="UTC")
 
 
-def _plain(dtype: FeastType, arrow: pa.DataType, proto: str, duckdb: str, sqlite: str) -> Kind:
+def _plain(dtype: FeastType, arrow: pa.DataType, proto: str, duckdb: str, sqlite: str, postgres: str) -> Kind:
     cast = f"CAST({{}} AS {duckdb})"
-    return Kind(dtype, arrow, proto, cast, cast, sqlite)
+    return Kind(dtype, arrow, proto, cast, cast, sqlite, postgres)
 
 
 KINDS = {
     kind.dtype: kind
     for kind in (
-        _plain(Int64, pa.int64(), "int64_val", "BIGINT", "INTEGER"),
-        _plain(Int32, pa.int32(), "int32_val", "INTEGER", "INTEGER"),
-        _plain(Float64, pa.float64(), "double_val", "DOUBLE", "REAL"),
-        _plain(Float32, pa.float32(), "float_val", "FLOAT", "REAL"),
-        _plain(Bool, pa.bool_(), "bool_val", "BOOLEAN", "INTEGER"),
-        _plain(String, pa.string(), "string_val", "VARCHAR", "TEXT"),
-        _plain(Bytes, pa.binary(), "bytes_val", "BLOB", "BLOB"),
-        Kind(UnixTimestamp, INSTANT, "unix_timestamp_val", "date_trunc('second', CAST({} AS TIMESTAMPTZ))", "epoch_us({}) // 1000000", "INTEGER"),
+        _plain(Int64, pa.int64(), "int64_val", "BIGINT", "INTEGER", "BIGINT"),
+        _plain(Int32, pa.int32(), "int32_val", "INTEGER", "INTEGER", "INTEGER"),
+        _plain(Float64, pa.float64(), "double_val", "DOUBLE", "REAL", "DOUBLE PRECISION"),
+        _plain(Float32, pa.float32(), "float_val", "FLOAT", "REAL", "REAL"),
+        _plain(Bool, pa.bool_(), "bool_val", "BOOLEAN", "INTEGER", "BOOLEAN"),
+        _plain(String, pa.string(), "string_val", "VARCHAR", "TEXT", "TEXT"),
+        _plain(Bytes, pa.binary(), "bytes_val", "BLOB", "BLOB", "BYTEA"),
+        Kind(UnixTimestamp, INSTANT, "unix_timestamp_val", "date_trunc('second', CAST({} AS TIMESTAMPTZ))", "epoch_us({}) // 1000000", "INTEGER", "BIGINT"),
     )
 }
 

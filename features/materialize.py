@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import date
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -14,33 +13,36 @@ from feast import FeatureView
 from contracts.interval import midnight
 from contracts.release import Release
 from contracts.report import PUBLISHED, UNCHANGED
-from features import consistency, generation, queries, registry
+from features import changes, consistency, generation, queries, registry
 from features.consistency import Consistency
-from features.generation import About, Draft
+from features.generation import About, Draft, Place, Stored
 from features.lake_reader import LakeReader
 from features.online_store import layout_of
 from features.queries import identifier
 from features.source import GoldTable
 
 BATCH = 50_000
+MOST_CHANGED = 0.5
+"""Where more of a view's entities changed than this share, all are loaded anew: appending is faster than searching."""
 Progress = Callable[[str, int], Any]
 """Called with a view's name and the number of its rows loaded so far."""
 
 
 @dataclass(frozen=True)
 class ViewReport:
-    """One feature view in one materialization. `generation` is the id of the sqlite file that serves it."""
+    """One feature view in one materialization: its rows, of which `loaded` were read from the lake and the others were online already. `generation` is the id of what serves it."""
 
     view: str
     status: str
     rows: int
     seconds: float
     generation: str
+    loaded: int = 0
 
     @property
     def entities_per_second(self) -> float:
         """Speed of this view's load."""
-        return self.rows / self.seconds if self.seconds else 0.0
+        return self.loaded / self.seconds if self.seconds else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -73,8 +75,8 @@ def materialize(release: Release, progress: Progress | None = None, sample: int 
     views = registry.online_views(registry.open_store())
     judged: list[Consistency] = []
 
-    def judge(path: Path) -> None:
-        judged.append(consistency.compare(release, path, views, sample))
+    def judge(name: str) -> None:
+        judged.append(consistency.compare(release, name, views, sample))
         judged[-1].refuse_mismatch()
 
     reports = load(release, views, registry.fingerprint(), progress, judge)
@@ -82,42 +84,82 @@ def materialize(release: Release, progress: Progress | None = None, sample: int 
 
 
 def load(
-    release: Release, views: Sequence[FeatureView], definitions: str, progress: Progress | None = None, judge: Callable[[Path], Any] | None = None
+    release: Release, views: Sequence[FeatureView], definitions: str, progress: Progress | None = None, judge: Callable[[str], Any] | None = None
 ) -> list[ViewReport]:
-    """Fill a generation with these views and put it in use, all of them at once, unless `judge` raises about its file: then the former one stays."""
-    served = generation.about()
-    path = generation.current()
-    if (
-        served
-        and path
-        and (served.release, served.tables, served.horizon, served.definitions) == (release.number, release.tables, release.horizon, definitions)
-    ):
-        return [ViewReport(view.name, UNCHANGED, served.rows.get(view.name, 0), 0.0, path.stem) for view in views]
-    with generation.drafting(f"release-{release.number}") as draft:
-        reader = LakeReader(release)
-        reports = [_load_view(reader, draft, view, progress) for view in views]
-        rows = {report.view: report.rows for report in reports}
-        draft.finish(About(release.number, release.horizon, definitions, release.tables, rows))
+    """Fill a generation with these views and put it in use, all of them at once, unless `judge` raises about it: then the former one stays.
+
+    Where the generation in use was made by the same definitions and nothing was pushed into it, the new one is that one with what changed between the two releases.
+    """
+    place, wanted = generation.place(), About(release.number, release.horizon, definitions, release.tables)
+    if unchanged := _unchanged(place, wanted, views):
+        return unchanged
+    with place.drafting(f"release-{release.number}") as draft:
+        if unchanged := _unchanged(place, wanted, views):  # somebody else served it while this one waited for its turn
+            return unchanged
+        base, reader = _base(place, wanted, views), LakeReader(release)
+        if base:
+            draft.resemble(base.generation)
+        reports = [_load_view(reader, draft, view, base.about if base else None, progress) for view in views]
+        draft.finish(replace(wanted, rows={report.view: report.rows for report in reports}))
         if judge:
-            judge(draft.path)
+            judge(draft.name)
         draft.publish()
         return reports
 
 
-def _load_view(reader: LakeReader, draft: Draft, view: FeatureView, progress: Progress | None) -> ViewReport:
-    started, layout, rows = perf_counter(), layout_of(view), 0
-    draft.connection.execute(layout.create)
-    result = reader.connection.execute(_newest(reader, view))
+@dataclass(frozen=True)
+class Base:
+    """A generation that another one can begin with."""
+
+    generation: str
+    about: About
+
+
+def _unchanged(place: Place, wanted: About, views: Sequence[FeatureView]) -> list[ViewReport]:
+    """What is served already, if it is what is wanted and nothing else."""
+    name, served = place.current(), place.about()
+    if name is None or served is None or replace(served, rows={}) != wanted:
+        return []
+    return [ViewReport(view.name, UNCHANGED, served.rows.get(view.name, 0), 0.0, name) for view in views]
+
+
+def _base(place: Place, wanted: About, views: Sequence[FeatureView]) -> Base | None:
+    """The generation in use, if all of its rows come from a release, by the same definitions."""
+    name, served = place.current(), place.about()
+    if name is None or served is None or served.pushed or served.definitions != wanted.definitions or {*served.rows} != {view.name for view in views}:
+        return None
+    return Base(name, served)
+
+
+def _load_view(reader: LakeReader, draft: Draft, view: FeatureView, base: About | None, progress: Progress | None) -> ViewReport:
+    started, layout = perf_counter(), layout_of(view)
+    changed = changes.between(base, reader, view) if base else None
+    seen = 0
+
+    def told(batches: Iterator[list[Stored]]) -> Iterator[list[Stored]]:
+        nonlocal seen
+        for batch in batches:
+            yield batch
+            seen += len(batch)
+            if progress:
+                progress(view.name, seen)
+
+    if base is None or changed is None or changed > base.rows[view.name] * MOST_CHANGED:
+        rows = draft.load(layout, told(_batches(reader, _newest(reader, view))))
+    else:
+        keys = reader.connection.execute(f"SELECT * FROM {changes.CHANGED}").fetchall()
+        rows = draft.change(layout, keys, told(_batches(reader, _newest(reader, view, changes.CHANGED))))
+    return ViewReport(view.name, PUBLISHED, rows, round(perf_counter() - started, 3), draft.name, seen)
+
+
+def _batches(reader: LakeReader, sql: str) -> Iterator[list[Stored]]:
+    result = reader.connection.execute(sql)
     while batch := result.fetchmany(BATCH):
-        draft.connection.executemany(layout.insert, batch)
-        rows += len(batch)
-        if progress:
-            progress(view.name, rows)
-    return ViewReport(view.name, PUBLISHED, rows, round(perf_counter() - started, 3), draft.name)
+        yield batch
 
 
-def _newest(reader: LakeReader, view: FeatureView) -> str:
-    """SQL whose rows fit the view's layout, in the order of its keys, so that sqlite only ever appends."""
+def _newest(reader: LakeReader, view: FeatureView, among: str | None = None) -> str:
+    """SQL whose rows fit the view's layout, in the order of its keys, so that sqlite only ever appends; only of keys in the table `among`, if given."""
     source, layout = view.batch_source, layout_of(view)
     if not isinstance(source, GoldTable):
         raise TypeError(f"feature view {view.name} reads a {type(source).__name__}; only GoldTable(table='gold.<name>') sources can be materialized")
@@ -127,5 +169,7 @@ def _newest(reader: LakeReader, view: FeatureView) -> str:
     values = {generation.EVENT: f"epoch_us({identifier(event)})", generation.CREATED: f"epoch_us({identifier(created)})" if created else "NULL::BIGINT"}
     values |= {name: kind.online.format(identifier(features[name])) for name, kind in layout.features.items()}
     horizon = queries.between(event, None, midnight(date.fromisoformat(reader.release.horizon)))
-    rows = queries.newest(reader.table(source.table), keys, values, event, created, horizon)
-    return f"{rows} ORDER BY {', '.join(map(identifier, keys))}"
+    names = ", ".join(map(identifier, keys))
+    some = f" AND ({names}) IN (SELECT ({names}) FROM {among})" if among else ""
+    rows = queries.newest(reader.table(source.table), keys, values, event, created, horizon + some)
+    return f"{rows} ORDER BY {names}"

@@ -1,20 +1,16 @@
-"""The online store: one packed sqlite row per entity and view, read from the generation in use.
+"""The online store: Feast's interface to the generation in use, in sqlite, Redis or PostgreSQL (`MILLRACE_ONLINE`).
 
-A row is found by its primary key and its features have native types, so a read is one index lookup per view and a load takes microseconds a row. Bulk
-loads go through `features.materialize`; what Feast itself writes (`store.materialize`, `write_to_online_store`, `push`) is merged into the generation in
-use, and is replaced when the next one is published.
+A row is packed: found by its keys, with features in native types, so a read is one lookup per view and a load takes microseconds a row. Bulk loads go through `features.materialize`; what
+Feast itself writes (`store.materialize`, `write_to_online_store`, `push`) is merged into the generation in use, and is replaced when the next one is published.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from feast import Entity, FeatureView
 from feast.infra.online_stores.online_store import OnlineStore
@@ -24,19 +20,19 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from features import generation, kinds
-from features.generation import EVENT, Layout
-from features.kinds import Kind
-from features.queries import EPOCH, identifier, microseconds
+from features.generation import Found, GenerationGoneError, Key, Layout, Reader
+from features.queries import EPOCH, microseconds
 from features.views import REQUEST_TIME
 
 Row = tuple[datetime | None, dict[str, Value] | None]
 ABSENT: Row = (None, None)
+T = TypeVar("T")
 
 
-class PackedSqliteOnlineStoreConfig(FeastConfigBaseModel):
-    """No options: the place follows `MILLRACE_HOME`."""
+class PackedOnlineStoreConfig(FeastConfigBaseModel):
+    """No options: the place follows `MILLRACE_ONLINE` and `MILLRACE_HOME`."""
 
-    type: Literal["features.online_store.PackedSqliteOnlineStore"] = "features.online_store.PackedSqliteOnlineStore"
+    type: Literal["features.online_store.PackedOnlineStore"] = "features.online_store.PackedOnlineStore"
 
 
 def layout_of(view: FeatureView) -> Layout:
@@ -45,66 +41,50 @@ def layout_of(view: FeatureView) -> Layout:
     return Layout(view.name, keys, {feature.name: kinds.of(feature.dtype, f"{view.name}:{feature.name}") for feature in view.features})
 
 
-class Reader:
-    """An open generation and the queries that were compiled for it."""
-
-    def __init__(self) -> None:
-        self.connection = generation.open_current()
-        self._compiled: dict[tuple[str, tuple[str, ...], timedelta | None], Query | None] = {}
-
-    @cached_property
-    def _columns(self) -> dict[str, set[str]]:
-        names = [row[0] for row in self.connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {name: {row[1] for row in self.connection.execute(f"PRAGMA table_info({identifier(name)})")} for name in names}
-
-    def query(self, view: FeatureView, features: tuple[str, ...]) -> Query | None:
-        """None while the generation does not have the view."""
-        key = (view.name, features, view.ttl)
-        if self._compiled.get(key) is None:
-            layout, present = layout_of(view), self._columns.get(view.name)
-            picked = {name: kind for name, kind in layout.features.items() if name in features and name in (present or ())}
-            self._compiled[key] = Query(self.connection, layout, picked, view.ttl) if present else None
-            self.__dict__.pop("_columns", None)  # what a push adds is found at the next look
-        return self._compiled[key]
-
-
 class Query:
-    """Reads some features of one view."""
+    """Reads some features of one view of a generation."""
 
-    def __init__(self, connection: sqlite3.Connection, layout: Layout, features: dict[str, Kind], ttl: timedelta | None) -> None:
-        columns = ", ".join(map(identifier, [EVENT, *features]))
-        where = " AND ".join(f"{identifier(key)} = ?" for key in layout.keys)
-        self._sql = f"SELECT {columns} FROM {identifier(layout.view)} WHERE {where}"
-        self._keys = tuple(layout.keys)
-        self._fields = [(name, kind.proto) for name, kind in features.items()]
-        self._connection = connection
-        self._ttl = ttl
+    def __init__(self, view: FeatureView, features: tuple[str, ...]) -> None:
+        self.layout = layout_of(view)
+        self.features = tuple(name for name in self.layout.features if name in features)
+        self._fields = [(name, self.layout.features[name].proto) for name in self.features]
+        self._ttl = view.ttl // timedelta(microseconds=1) if view.ttl else None
 
-    def read(self, entity_keys: list[EntityKey]) -> list[Row]:
-        """Event time and features of each entity; none of one that has outlived its view's ttl."""
-        oldest = microseconds(generation.now()) - self._ttl // timedelta(microseconds=1) if self._ttl else None
-        return [self._read(key, oldest) for key in entity_keys]
+    def rows(self, reader: Reader, keys: Sequence[Key]) -> list[Found | None]:
+        """Event time and plain features of each key, in the order of `features`; None where nothing is known or it has outlived its view's ttl."""
+        found = reader.rows(self.layout, self.features, keys)
+        if self._ttl is None:
+            return found
+        oldest = microseconds(generation.now()) - self._ttl
+        return [None if row is None or row[0] < oldest else row for row in found]
 
-    def _read(self, entity_key: EntityKey, oldest: int | None) -> Row:
+    def read(self, reader: Reader, entity_keys: list[EntityKey]) -> list[Row]:
+        """The same for Feast: its keys, and its values."""
+        return [self._told(row) for row in self.rows(reader, [self._key(key) for key in entity_keys])]
+
+    def _key(self, entity_key: EntityKey) -> Key:
         values = dict(zip(entity_key.join_keys, map(_python, entity_key.entity_values), strict=True))
-        row = self._connection.execute(self._sql, [values[key] for key in self._keys]).fetchone()
-        if row is None or (oldest is not None and row[0] < oldest):
+        return tuple(values[name] for name in self.layout.keys)
+
+    def _told(self, row: Found | None) -> Row:
+        if row is None:
             return ABSENT
         features = {name: Value() if value is None else Value(**{proto: value}) for (name, proto), value in zip(self._fields, row[1:], strict=True)}
         return EPOCH + timedelta(microseconds=row[0]), features
 
 
-class PackedSqliteOnlineStore(OnlineStore):
+class PackedOnlineStore(OnlineStore):
     """Feast's interface to the generation in use."""
 
     def __init__(self) -> None:
         self._local = threading.local()
+        self._queries: dict[Any, Query] = {}
 
     def online_read(self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKey], requested_features: list[str] | None = None) -> list[Row]:  # noqa: ARG002
         """One row per key: event time and features, or (None, None)."""
-        wanted = requested_features if requested_features is not None else [feature.name for feature in table.features]
-        query = self._reader().query(table, tuple(wanted))
-        return query.read(entity_keys) if query else [ABSENT] * len(entity_keys)
+        wanted = tuple(requested_features if requested_features is not None else [feature.name for feature in table.features])
+        query = self._query(table, wanted)
+        return self.reading(lambda reader: query.read(reader, entity_keys))
 
     def online_write_batch(
         self,
@@ -115,9 +95,7 @@ class PackedSqliteOnlineStore(OnlineStore):
     ) -> None:
         """Merge rows into the generation in use, all or none of them."""
         layout = layout_of(table)
-        with generation.writing() as connection:
-            layout.prepare(connection)
-            connection.executemany(layout.upsert, [_stored(layout, *row) for row in data])
+        generation.place().merge(layout, [_stored(layout, *row) for row in data])
         if progress:
             progress(len(data))
 
@@ -145,28 +123,33 @@ class PackedSqliteOnlineStore(OnlineStore):
         partial: bool,  # noqa: ARG002 (no infrastructure but tables)
     ) -> None:
         """Drop the rows of views that are no longer defined."""
-        generation.drop([view.name for view in tables_to_delete])
+        generation.place().drop([view.name for view in tables_to_delete])
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:  # noqa: ARG002 (all of it goes)
         """Take everything offline."""
-        generation.remove_all()
+        generation.place().remove_all()
+
+    def reading(self, read: Callable[[Reader], T]) -> T:
+        """What `read` finds in the generation in use, or previewed, with this thread's reader; asked anew when that generation was removed meanwhile."""
+        try:
+            return read(self._reader())
+        except GenerationGoneError:
+            return read(self._reader())
 
     def _reader(self) -> Reader:
-        """This thread's reader of the generation in use, or previewed. Costs one stat while the generation stays the same."""
-        sign: Any = generation.previewed.get()
-        if sign is None:
-            with suppress(FileNotFoundError):
-                seen = os.stat(_pointer(os.environ.get("MILLRACE_HOME")))  # noqa: PTH116 (a third of the time of Path.stat)
-                sign = (seen.st_ino, seen.st_mtime_ns, os.getpid())
-        if sign is None or getattr(self._local, "sign", None) != sign:
-            self._local.reader, self._local.sign = Reader(), sign
-        reader: Reader = self._local.reader
+        place, preview = generation.place(), generation.previewed.get()
+        sign = (id(place), os.getpid(), preview)
+        if getattr(self._local, "sign", None) != sign:
+            self._local.session, self._local.sign = (place.open(preview.name) if preview else place.session()), sign
+        session: Any = self._local.session
+        reader: Reader = session if preview else session.reader()
         return reader
 
-
-@cache
-def _pointer(home: str | None) -> str:  # noqa: ARG001 (the key: another home is another pointer)
-    return str(generation.pointer())
+    def _query(self, view: FeatureView, features: tuple[str, ...]) -> Query:
+        key = (view.name, features, view.ttl, view.last_updated_timestamp)
+        if key not in self._queries:
+            self._queries[key] = Query(view, features)
+        return self._queries[key]
 
 
 def _python(value: Value) -> Any:

@@ -19,13 +19,13 @@ def app() -> Any:
     from feast.feature_server import get_app
 
     from features import registry
-    from features.generation import OnlineStoreEmptyError
+    from features.generation import OnlineStoreError
 
     registry.apply()
     made = get_app(registry.open_store(), registry_ttl_sec=REGISTRY_SECONDS)
 
-    @made.exception_handler(OnlineStoreEmptyError)
-    async def nothing_online(_request: Request, error: OnlineStoreEmptyError) -> JSONResponse:
+    @made.exception_handler(OnlineStoreError)
+    async def nothing_online(_request: Request, error: OnlineStoreError) -> JSONResponse:
         return JSONResponse({"status_code": 503, "detail": str(error), "error_type": type(error).__name__}, 503)
 
     return made

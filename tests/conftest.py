@@ -18,7 +18,7 @@ START, END = "2017-01-01", "2018-01-02"
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home; nothing of the caller's environment leaks in."""
     stores = [name for name in os.environ if name.startswith("AWS_")]
-    for name in ("MILLRACE_LAKE", "MILLRACE_LANDING", "MILLRACE_ENGINE", "MILLRACE_RELEASE", "OPENLINEAGE_URL", *stores):
+    for name in ("MILLRACE_LAKE", "MILLRACE_LANDING", "MILLRACE_ENGINE", "MILLRACE_RELEASE", "MILLRACE_ONLINE", "OPENLINEAGE_URL", *stores):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
     return tmp_path

@@ -10,6 +10,7 @@ import pytest
 
 from contracts import release, settings
 from features import generation, materialize, registry
+from features.online import sqlite
 from tests.unit.features.conftest import VIEWS, Lake, activity, shop  # noqa: F401 (a fixture)
 from tests.unit.features.conftest import lake as lake
 
@@ -62,12 +63,12 @@ def test_a_killed_materialization_leaves_the_former_generation(shop: Lake) -> No
     shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
     shop.release(*VIEWS)
     assert subprocess.run([sys.executable, "-c", DIE], env=environment(), check=False).returncode == 9
-    assert len(list(generation.folder().glob("*.sqlite"))) == 2
+    assert len(list(sqlite.folder().glob("*.sqlite"))) == 2
     assert generation.current() == before
     materialize.materialize(release.read())
     served = registry.open_store().get_online_features(["customer_activity:spend_7d"], [{"customer_id": 2}]).to_dict()
     assert served["spend_7d"] == [8.0]
-    assert len(list(generation.folder().glob("*.sqlite"))) == 2
+    assert len(list(sqlite.folder().glob("*.sqlite"))) == 2
 
 
 def test_the_feast_command_line_works(shop: Lake) -> None:  # noqa: F811

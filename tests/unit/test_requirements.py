@@ -44,7 +44,9 @@ def test_a_checkout_without_uv_gets_the_pinned_uv_whatever_stands_around_it(tmp_
     script = (settings.CHECKOUT / "scripts" / "venv.sh").read_text()
     [cut] = re.findall(r"^ *(awk .*) > \.venv/uv\.txt$", script, re.MULTILINE)
     many = "".join(f"after-{number}==1.0 \\\n    --hash=sha256:0\n" for number in range(20_000))
-    (tmp_path / "requirements.txt").write_text(f"before==1.0\n    --hash=sha256:0\nuv==7.0 \\\n    --hash=sha256:1 \\\n    --hash=sha256:2\n    # via -r\nuvloop==1.0\n    --hash=sha256:0\n{many}")
+    (tmp_path / "requirements.txt").write_text(
+        f"before==1.0\n    --hash=sha256:0\nuv==7.0 \\\n    --hash=sha256:1 \\\n    --hash=sha256:2\n    # via -r\nuvloop==1.0\n    --hash=sha256:0\n{many}"
+    )
     for _ in range(5):
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", cut], cwd=tmp_path, capture_output=True, text=True, check=True)
         assert done.stdout == "uv==7.0 \\\n    --hash=sha256:1 \\\n    --hash=sha256:2\n    # via -r\n"

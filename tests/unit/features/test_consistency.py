@@ -16,6 +16,7 @@ from features import consistency, generation, kinds, materialize, registry
 from features.consistency import ConsistencyError
 from features.generation import OnlineStoreEmptyError
 from features.lake_reader import LakeReader
+from features.online.sqlite import SqliteDraft
 from tests.unit.features.conftest import VIEWS, Lake, activity, at
 from tests.unit.features.test_online_store import online, push
 
@@ -41,13 +42,13 @@ def altered(sql: str) -> Fault:
     """The file is changed once it is filled."""
 
     def fault(patch: pytest.MonkeyPatch) -> None:
-        right = generation.Draft.finish
+        right = SqliteDraft.finish
 
-        def finish(draft: generation.Draft, about: generation.About) -> None:
+        def finish(draft: SqliteDraft, about: generation.About) -> None:
             draft.connection.execute(sql)
             right(draft, about)
 
-        patch.setattr(generation.Draft, "finish", finish)
+        patch.setattr(SqliteDraft, "finish", finish)
 
     return fault
 

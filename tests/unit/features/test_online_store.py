@@ -10,6 +10,7 @@ from contracts import release
 from features import generation, materialize, registry
 from features.feast_repo import definitions
 from features.generation import OnlineStoreEmptyError
+from features.online import sqlite
 from tests.unit.features.conftest import VIEWS, Lake, activity, at
 
 PUSHED = {f"{what}_{days}d": [1] for what in ("spend", "items", "baskets") for days in (7, 30, 90)} | {"discount_share_30d": [0.0]}
@@ -56,8 +57,7 @@ def test_the_same_release_is_no_work_until_the_store_is_deleted(shop: Lake) -> N
     again = materialize.materialize(release.read()).views
     assert [(one.view, one.rows, one.generation) for one in again] == [(one.view, one.rows, one.generation) for one in first]
     assert {one.status for one in again} == {"unchanged"}
-    for path in generation.folder().glob("*.sqlite"):
-        path.unlink()
+    generation.place().remove_all()
     assert materialize.online_release() is None
     assert {one.status for one in materialize.materialize(release.read()).views} == {"published"}
 
@@ -82,7 +82,6 @@ def test_an_open_store_sees_the_next_generation(shop: Lake) -> None:
         materialize.materialize(release.read())
         assert online(store, "customer_activity:spend_7d", customer_id=2) == float(spend)
         assert online(store, "customer_activity:spend_7d", customer_id=1) is None
-    assert len(list(generation.folder().glob("*.sqlite"))) == 2
 
 
 @pytest.mark.parametrize("step", ["_load_view", "LakeReader"])
@@ -90,9 +89,9 @@ def test_a_failure_while_filling_leaves_the_former_generation(shop: Lake, monkey
     _fails_and_recovers(shop, monkeypatch, materialize, step)
 
 
-@pytest.mark.parametrize("step", ["sync", "_point_to", "write_whole"])
+@pytest.mark.parametrize("step", ["sync", "_point_to", "write_whole", "_clean"])
 def test_a_failure_while_publishing_leaves_the_former_generation(shop: Lake, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    _fails_and_recovers(shop, monkeypatch, generation, step)
+    _fails_and_recovers(shop, monkeypatch, sqlite, step)
 
 
 def _fails_and_recovers(shop: Lake, monkeypatch: pytest.MonkeyPatch, module: Any, step: str) -> None:
@@ -147,7 +146,7 @@ def test_of_equal_events_the_later_created_wins(shop: Lake) -> None:
 def test_a_push_comes_online_without_a_materialization(shop: Lake) -> None:
     registry.apply()
     store = registry.open_store()
-    with pytest.raises(OnlineStoreEmptyError, match=r"no features are online below .* Run the DAG"):
+    with pytest.raises(OnlineStoreEmptyError, match=r"no features are online in .* Run the DAG"):
         online(store, "customer_activity:spend_7d", customer_id=1)
     push(store, 1, at("2017-01-08"), 1.5)
     assert online(store, "customer_activity:spend_7d", customer_id=1) == 1.5
@@ -214,9 +213,9 @@ def test_a_row_is_served_until_it_is_as_old_as_its_ttl(shop: Lake, older: timede
     view = store.get_feature_view("customer_profile")
     view.ttl = timedelta(days=2)
     store.registry.apply_feature_view(view, store.project)
-    now, path = at("2017-01-03") + older, generation.current()
-    assert path is not None
-    with generation.previewing(path, now):
+    now, name = at("2017-01-03") + older, generation.current()
+    assert name is not None
+    with generation.previewing(name, now):
         assert online(registry.open_store(), "customer_profile:age", customer_id=1) == served
     labels = pd.DataFrame({"customer_id": [1], "event_timestamp": [now]})
     trained = registry.open_store().get_historical_features(labels, ["customer_profile:age"]).to_arrow()

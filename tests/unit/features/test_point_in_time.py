@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from features import generation
 from features.feast_repo.definitions import customer_product
 from features.materialize import load
-from features.online_store import PackedSqliteOnlineStore
+from features.online_store import PackedOnlineStore
 from features.source import GoldTable
 from tests import point_in_time
 from tests.unit.features.conftest import INSTANT, Lake
@@ -154,7 +154,7 @@ def test_what_is_served_is_what_is_trained_on(lake: Lake, exact: Callable[..., p
 
     keys = [EntityKey(join_keys=["text", "number"], entity_values=[Value(string_val=text), Value(int64_val=number)]) for number, text in SERVED]
     with generation.previewing(generation.current(), now):
-        read = PackedSqliteOnlineStore().online_read(None, view(ttl, True), keys)
+        read = PackedOnlineStore().online_read(None, view(ttl, True), keys)
     served = [(values or {}).get("v", Value()) for _, values in read]
 
     expected = [one[0][0] for one in point_in_time.joined(told, asked, {"number": "number", "text": "text"}, ["v"], ttl)]

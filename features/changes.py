@@ -1,0 +1,64 @@
+"""What changed between two releases, for a view: the entities whose newest row may be another one now. Told by the files of the two Delta versions, not by event times, so that rows which
+came late, were corrected or were deleted count too.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+
+import duckdb
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+from feast import FeatureView
+
+from contracts import settings
+from contracts.interval import midnight
+from features import queries
+from features.generation import About
+from features.lake_reader import LakeReader
+from features.online_store import layout_of
+from features.queries import identifier
+
+CHANGED = "changed"
+
+
+def between(before: About, reader: LakeReader, view: FeatureView) -> int | None:
+    """Put the keys that changed from what `before` was made of to the reader's release into a DuckDB table `changed`, and count them; None when that cannot be told.
+
+    A key counts when one of its rows is in a file that was added or removed, or became known because the horizon moved on. It cannot be told when the horizon moved back, a version or its
+    files are gone, or a table has features of Delta by which a file changes in place.
+    """
+    source, table = view.batch_source, view.batch_source.table
+    if before.horizon is None or table not in before.tables or before.horizon > reader.release.horizon:
+        return None
+    try:
+        files = _differing(table, before.tables[table], reader.release.tables[table])
+    except DeltaError:
+        return None
+    if files is None:
+        return None
+    names = ", ".join(identifier(source.column(name)) for name in layout_of(view).keys)
+    parts = [f"SELECT {names} FROM read_parquet([{', '.join(map(_literal, files))}], union_by_name = true)"] if files else []
+    if before.horizon < reader.release.horizon:
+        since, until = (midnight(date.fromisoformat(horizon)) for horizon in (before.horizon, reader.release.horizon))
+        parts.append(f"SELECT {names} FROM {reader.table(table)} WHERE {queries.between(source.event_column, since, until)}")
+    parts = parts or [f"SELECT {names} FROM {reader.table(table)} WHERE false"]
+    try:
+        reader.connection.execute(f"CREATE OR REPLACE TEMPORARY TABLE {CHANGED} AS SELECT DISTINCT * FROM ({' UNION ALL BY NAME '.join(parts)})")
+    except (duckdb.IOException, duckdb.BinderException):  # a file that was removed, or that lacks a key
+        return None
+    count: int = reader.connection.execute(f"SELECT count(*) FROM {CHANGED}").fetchall()[0][0]
+    return count
+
+
+def _differing(table: str, before: int, after: int) -> list[str] | None:
+    """Files that one of the two versions has and the other does not; None when files are not all that there is to a version."""
+    path = str(settings.table_path(table))
+    versions = [DeltaTable(path, version=number) for number in (before, after)]
+    if any(one.protocol().reader_features or one.metadata().partition_columns for one in versions) or versions[0].metadata().id != versions[1].metadata().id:
+        return None
+    return sorted({*versions[0].file_uris()} ^ {*versions[1].file_uris()})
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,356 @@
+"""Generations as schemas of a PostgreSQL database: a table for each view, and a pointer row that one transaction moves. The user needs the right to create schemas in the database.
+
+A generation is loaded with COPY in one transaction, so that a loader that dies leaves nothing. One loader at a time is let in by an advisory lock, which ends with its connection; the
+same connection moves the pointer, so that a loader that lost the lock cannot publish.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+from psycopg import errors
+
+from features.generation import About, Found, GenerationGoneError, Key, Layout, OnlineStoreUnfitError, Stored, empty, new_name
+from features.online import tables
+from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, masked, reaching
+from features.queries import identifier
+
+HOME = "millrace"
+"""The schema of the pointer; generations are in schemas that begin with it and `_`."""
+LOCK = 6_566_000_001
+LONGEST_NAME = 63
+"""Bytes; PostgreSQL cuts longer names, and two views could become one."""
+CLEAN_SECONDS = 5
+DOWN = (psycopg.OperationalError, psycopg.InterfaceError)
+
+
+class Bounded(psycopg.Connection[Any]):
+    """A connection on which no statement is waited for longer than `ANSWER_SECONDS`, even when the server is there and silent."""
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """As psycopg waits, but not for ever."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        try:
+            return super().wait(gen, interval, ANSWER_SECONDS if timeout is None else timeout)
+        except psycopg.Error as error:
+            if timeout is not None or time.monotonic() < deadline:
+                raise
+            self.pgconn.finish()  # an answer that comes now would be taken for that of the next statement
+            raise psycopg.OperationalError(f"no answer within {ANSWER_SECONDS} s") from error
+
+
+class PostgresPlace:
+    """One database."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self.where = url, masked(url)
+        self._prepared = False
+
+    def current(self) -> str | None:
+        """One query."""
+        with self.connected(Bounded) as connection:
+            return _named(connection)[0]
+
+    def about(self) -> About | None:
+        """From the generation's own table."""
+        with self.connected(Bounded) as connection:
+            name, _ = _named(connection)
+            return None if name is None else _about(connection, name)
+
+    def session(self) -> PostgresSession:
+        """One query a request asks for the pointer."""
+        return PostgresSession(self)
+
+    def open(self, name: str) -> PostgresReader:
+        """With a connection of its own."""
+        return PostgresReader(self, name, self.connect(Bounded))
+
+    @contextmanager
+    def drafting(self, label: str) -> Iterator[PostgresDraft]:
+        """One at a time in a database; the lock is the connection's."""
+        with self.connected(psycopg.Connection) as connection:
+            connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+            _clean(connection)
+            try:
+                yield PostgresDraft(connection, label)
+            finally:
+                if not connection.closed:
+                    connection.rollback()
+                    connection.autocommit = True
+                    _clean(connection)
+
+    def merge(self, layout: Layout, rows: Sequence[Stored]) -> None:
+        """In one transaction, which holds the pointer."""
+        with self._writing() as (connection, schema):
+            table = f"{schema}.{identifier(layout.view)}"
+            if not _columns(connection, schema, layout.view):
+                _create(connection, table, layout)
+                _index(connection, table, layout)
+            for name in layout.features.keys() - _columns(connection, schema, layout.view):
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {identifier(name)} {layout.features[name].postgres}")
+            connection.cursor().executemany(tables.upsert(table, layout, "%s"), rows)
+
+    def drop(self, views: Sequence[str]) -> None:
+        """Drop their tables."""
+        if views and self.current() is not None:
+            with self._writing() as (connection, schema):
+                for view in views:
+                    connection.execute(f"DROP TABLE IF EXISTS {schema}.{identifier(view)}")
+
+    def remove_all(self) -> None:
+        """Drop all generations."""
+        with self.connected(psycopg.Connection) as connection:
+            connection.execute(f"DELETE FROM {HOME}.pointer")
+            _clean(connection)
+
+    @contextmanager
+    def connected(self, kind: type[psycopg.Connection[Any]]) -> Iterator[psycopg.Connection[Any]]:
+        """A connection for as long as this lasts; OnlineStoreUnreachableError when it fails."""
+        with reaching(self.where, *DOWN), self.connect(kind) as connection:
+            yield connection
+
+    def connect(self, kind: type[psycopg.Connection[Any]]) -> psycopg.Connection[Any]:
+        """A new connection; each statement is a transaction, unless told otherwise."""
+        with reaching(self.where, *DOWN):
+            connection = kind.connect(self._url, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="millrace")
+            if not self._prepared:
+                _prepare(connection)
+                self._prepared = True
+            return connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[psycopg.Connection[Any], str]]:
+        """A transaction and the schema of the generation in use, which counts as pushed to from then on; without one, an empty one is made first."""
+        with self.connected(psycopg.Connection) as connection, connection.transaction():
+            connection.execute(f"LOCK TABLE {HOME}.pointer IN SHARE ROW EXCLUSIVE MODE")
+            name, _ = _named(connection)
+            if name is None:
+                name = new_name("pushed")
+                _start(connection, name)
+                _describe(connection, name, About())
+                _point_to(connection, name)
+            yield connection, _schema(name)
+            _describe(connection, name, replace(_about(connection, name), pushed=True))
+
+
+class PostgresSession:
+    """A connection, made anew after it broke."""
+
+    def __init__(self, place: PostgresPlace) -> None:
+        self._place = place
+        self._reader: PostgresReader | None = None
+
+    def reader(self) -> PostgresReader:
+        """OnlineStoreEmptyError when nothing is online."""
+        for attempt in (1, 2):
+            if self._reader is None:
+                connection, known = self._place.connect(Bounded), ""
+            else:
+                connection, known = self._reader.connection, self._reader.name
+            try:
+                name, _ = _named(connection)
+                break
+            except DOWN as error:  # of a server that was started anew since the last request
+                self._reader = None
+                if attempt == 2:
+                    with reaching(self._place.where, *DOWN):
+                        raise error
+        if name is None:
+            raise empty()
+        if name != known:
+            self._reader = PostgresReader(self._place, name, connection)
+        return self._reader  # type: ignore[return-value]
+
+
+class PostgresReader:
+    """A generation's tables over one connection."""
+
+    def __init__(self, place: PostgresPlace, name: str, connection: psycopg.Connection[Any]) -> None:
+        self._place, self.name, self.connection = place, name, connection
+        self._schema = _schema(name)
+        self._made: dict[tuple[str, tuple[str, ...]], str] = {}
+
+    def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
+        """One query for all keys."""
+        sql = self._query(layout, tuple(features))
+        if sql is None or not keys:
+            return [None] * len(keys)
+        width = len(layout.keys)
+        answer = self._run(sql, [list(column) for column in zip(*keys, strict=True)] if width else [])
+        found = {row[:width]: row[width:] for row in answer}
+        return [found.get(tuple(key)) for key in keys]
+
+    def keys(self, layout: Layout, some: int | None) -> list[Key]:
+        """All, or some."""
+        if not _columns(self.connection, self._schema, layout.view):
+            return []
+        order = "" if some is None else f" ORDER BY random() LIMIT {some}"
+        return self._run(f"SELECT {tables.primary(layout)} FROM {self._schema}.{identifier(layout.view)}{order}", [])
+
+    def _run(self, sql: str, values: list[Any]) -> list[Any]:
+        """Binary, because a float of four bytes is not what its digits say."""
+        try:
+            with reaching(self._place.where, *DOWN):
+                return self.connection.cursor(binary=True).execute(sql.encode(), values).fetchall()
+        except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
+            raise GenerationGoneError(f"generation {self.name} was removed from {self._place.where} while it was read") from error
+
+    def _query(self, layout: Layout, features: tuple[str, ...]) -> str | None:
+        """None while the generation does not have the view; a push may add it, or a feature."""
+        made = self._made.get((layout.view, features))
+        if made is None:
+            with reaching(self._place.where, *DOWN):
+                present = _columns(self.connection, self._schema, layout.view)
+            if not present:
+                return None
+            made = self._select(layout, features, present)
+            if present.issuperset(features):
+                self._made[layout.view, features] = made
+        return made
+
+    def _select(self, layout: Layout, features: tuple[str, ...], present: set[str]) -> str:
+        keys = {name: identifier(name) for name in layout.keys}
+        table = f"{self._schema}.{identifier(layout.view)}"
+        asked = ", ".join(f"%s::{kind.postgres}[]" for kind in layout.keys.values())
+        row = tables.select(table, layout, features, present).replace("SELECT ", f"SELECT {', '.join(keys.values())}, ", 1)
+        return f"{row} JOIN (SELECT DISTINCT * FROM unnest({asked}) AS asked({', '.join(keys.values())})) AS asked USING ({', '.join(keys.values())})"
+
+
+class PostgresDraft:
+    """A schema that becomes visible to others only when it is complete, and is read by nobody before the pointer names it."""
+
+    def __init__(self, connection: psycopg.Connection[Any], label: str) -> None:
+        self.name, self.connection = new_name(label), connection
+        self._schema, self._like = _schema(self.name), ""
+        connection.autocommit = False
+        _start(connection, self.name)
+
+    def resemble(self, name: str) -> None:
+        """Its rows are copied where a view is changed."""
+        self._like = name
+
+    def load(self, layout: Layout, batches: Iterable[Sequence[Stored]]) -> int:
+        """With COPY; the index comes last."""
+        table = self._table(layout)
+        _create(self.connection, table, layout)
+        rows = self._copy(table, layout, batches)
+        _index(self.connection, table, layout)
+        return rows
+
+    def change(self, layout: Layout, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
+        """The other generation's rows are copied inside the server."""
+        table, names = self._table(layout), tables.primary(layout)
+        former = f"{_schema(self._like)}.{identifier(layout.view)}"
+        types = ", ".join(f"{identifier(name)} {kind.postgres}" for name, kind in layout.keys.items())
+        self.connection.execute(f"CREATE TEMPORARY TABLE gone ({types}) ON COMMIT DROP")
+        with self.connection.cursor().copy(f"COPY gone ({names}) FROM STDIN") as copy:
+            for key in keys:
+                copy.write_row(key)
+        _create(self.connection, table, layout)
+        columns = ", ".join(tables.names(layout))
+        self.connection.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {former} WHERE ({names}) NOT IN (SELECT {names} FROM gone)")
+        self.connection.execute("DROP TABLE gone")
+        self._copy(table, layout, batches)
+        _index(self.connection, table, layout)
+        count: int = self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # type: ignore[index]
+        return count
+
+    def finish(self, about: About) -> None:
+        """Commit."""
+        _describe(self.connection, self.name, about)
+        self.connection.commit()
+
+    def publish(self) -> None:
+        """Over the connection that holds the lock."""
+        _point_to(self.connection, self.name)
+        self.connection.commit()
+
+    def _table(self, layout: Layout) -> str:
+        return f"{self._schema}.{identifier(layout.view)}"
+
+    def _copy(self, table: str, layout: Layout, batches: Iterable[Sequence[Stored]]) -> int:
+        kinds, rows = [*layout.keys.values(), None, None, *layout.features.values()], 0
+        types = [kind.postgres.lower() if kind else "bigint" for kind in kinds]
+        try:
+            with self.connection.cursor().copy(f"COPY {table} ({', '.join(tables.names(layout))}) FROM STDIN (FORMAT BINARY)") as copy:
+                copy.set_types(types)
+                for batch in batches:
+                    for row in batch:
+                        copy.write_row(row)
+                    rows += len(batch)
+        except psycopg.DataError as error:
+            raise OnlineStoreUnfitError(f"PostgreSQL cannot hold a row of {layout.view} (number {rows + 1:,} or one soon after): {error}") from error
+        return rows
+
+
+def _schema(name: str) -> str:
+    return identifier(f"{HOME}_{name}")
+
+
+def _prepare(connection: psycopg.Connection[Any]) -> None:
+    """Have the pointer's table; two who come first at once do not disturb each other."""
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK + 1])
+        if connection.execute("SELECT to_regclass(%s)", [f"{HOME}.pointer"]).fetchone() == (None,):
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {HOME}")
+            connection.execute(f"CREATE TABLE {HOME}.pointer (one boolean PRIMARY KEY DEFAULT true CHECK (one), current text NOT NULL, former text)")
+
+
+def _start(connection: psycopg.Connection[Any], name: str) -> None:
+    connection.execute(f"CREATE SCHEMA {_schema(name)}")
+    connection.execute(f"CREATE TABLE {_schema(name)}._generation (one boolean PRIMARY KEY DEFAULT true CHECK (one), about jsonb NOT NULL)")
+
+
+def _create(connection: psycopg.Connection[Any], table: str, layout: Layout) -> None:
+    for name in (layout.view, *layout.keys, *layout.features):
+        if len(name.encode()) > LONGEST_NAME:
+            raise OnlineStoreUnfitError(f"PostgreSQL cuts names of more than {LONGEST_NAME} bytes, so {name} cannot be online there. Give it a shorter name")
+    connection.execute(f"CREATE TABLE {table} ({', '.join(tables.columns(layout, 'postgres'))})")
+
+
+def _index(connection: psycopg.Connection[Any], table: str, layout: Layout) -> None:
+    connection.execute(f"ALTER TABLE {table} ADD PRIMARY KEY ({tables.primary(layout)})")
+    connection.execute(f"ANALYZE {table}")
+
+
+def _columns(connection: psycopg.Connection[Any], schema: str, view: str) -> set[str]:
+    found = connection.execute("SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0", [f"{schema}.{identifier(view)}"])
+    return {row[0] for row in found.fetchall()}
+
+
+def _named(connection: psycopg.Connection[Any]) -> tuple[str | None, str | None]:
+    """The current and the former generation."""
+    return connection.execute(f"SELECT current, former FROM {HOME}.pointer").fetchone() or (None, None)
+
+
+def _point_to(connection: psycopg.Connection[Any], name: str) -> None:
+    connection.execute(
+        f"INSERT INTO {HOME}.pointer AS old (current) VALUES (%s) ON CONFLICT (one) DO UPDATE SET current = excluded.current, former = old.current", [name]
+    )
+
+
+def _about(connection: psycopg.Connection[Any], name: str) -> About:
+    return About(**connection.execute(f"SELECT about FROM {_schema(name)}._generation").fetchone()[0])  # type: ignore[index]
+
+
+def _describe(connection: psycopg.Connection[Any], name: str, about: About) -> None:
+    connection.execute(f"INSERT INTO {_schema(name)}._generation (about) VALUES (%s) ON CONFLICT (one) DO UPDATE SET about = excluded.about", [about.to_json()])
+
+
+def _clean(connection: psycopg.Connection[Any]) -> None:
+    """Drop generations that are neither current nor former, among them what loaders left; one that is still read is left to the next."""
+    named = {HOME, *(f"{HOME}_{name}" for name in _named(connection) if name)}
+    present = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname = %s OR starts_with(nspname, %s)", [HOME, f"{HOME}_"])
+    for (schema,) in present.fetchall():
+        if schema not in named:
+            try:
+                with connection.transaction():
+                    connection.execute(f"SET LOCAL lock_timeout = '{CLEAN_SECONDS}s'")
+                    connection.execute(f"DROP SCHEMA {identifier(schema)} CASCADE")
+            except errors.LockNotAvailable:
+                continue

@@ -1,0 +1,423 @@
+"""Generations in a Redis: each view is some hundreds of hashes (buckets), in which a packed key finds a packed row; one hash is the pointer, and a script moves it.
+
+A row is two big-endian integers (event time, creation time) and then its features in MessagePack, in the order that the view's description says, so that a script on the server can tell
+which of two rows is newer. Buckets are copied and removed one by one, so that no other client of the server waits for longer than a bucket takes. One loader at a time holds a lease,
+renewed while it works; the pointer moves only for who holds it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+from zlib import crc32
+
+import msgspec
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import LockError
+from redis.lock import Lock
+from redis.retry import Retry
+
+from features.generation import About, Found, GenerationGoneError, Key, Layout, OnlineStoreUnfitError, Stored, empty, new_name
+from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, masked, reaching
+
+POINTER = "millrace:online"
+GENERATIONS = "millrace:generations"
+"""Generation -> what it was made from; it is entered before its first row is written, so that what a killed loader left is found."""
+LOCK = "millrace:loading"
+LEASE_SECONDS = 30.0
+ROWS_OF_BUCKET, MANY = 256, 4_096
+"""A large view has many buckets, of which a million rows fill each with a few hundred."""
+PIPELINED = 2_000
+"""Commands sent at once."""
+NEVER = -(2**63)
+HEAD = struct.Struct(">qq")
+DOWN = (redis.RedisError,)
+EVICTING = "allkeys"
+
+_packed, _unpacked = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
+
+NEWER = """
+local function newer(row, old)
+  local h1, l1 = struct.unpack('>i4I4', row, 1)
+  local h2, l2 = struct.unpack('>i4I4', old, 1)
+  if h1 ~= h2 then return h1 > h2 end
+  if l1 ~= l2 then return l1 > l2 end
+  local never = string.char(128, 0, 0, 0, 0, 0, 0, 0)
+  if string.sub(row, 9, 16) == never or string.sub(old, 9, 16) == never then return true end
+  h1, l1 = struct.unpack('>i4I4', row, 9)
+  h2, l2 = struct.unpack('>i4I4', old, 9)
+  if h1 ~= h2 then return h1 > h2 end
+  return l1 >= l2
+end
+"""
+MERGE = (
+    NEWER
+    + """
+if redis.call('HGET', KEYS[1], 'current') ~= ARGV[1] then return 0 end
+for at = 2, #ARGV, 3 do
+  local bucket, key, row = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
+  local old = redis.call('HGET', bucket, key)
+  if not old or newer(row, old) then redis.call('HSET', bucket, key, row) end
+end
+return 1
+"""
+)
+PUBLISH = """
+if redis.call('GET', KEYS[2]) ~= ARGV[2] then return 0 end
+local former = redis.call('HGET', KEYS[1], 'current')
+if former then redis.call('HSET', KEYS[1], 'former', former) end
+redis.call('HSET', KEYS[1], 'current', ARGV[1])
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class Described:
+    """How a view is stored in a generation: its features in the order of a row, and the number of its buckets."""
+
+    features: tuple[str, ...]
+    buckets: int
+
+    def to_json(self) -> str:
+        """As it is stored."""
+        return json.dumps(vars(self))
+
+    @classmethod
+    def of(cls, stored: bytes) -> Described:
+        """As it was stored."""
+        plain = json.loads(stored)
+        return cls(tuple(plain["features"]), plain["buckets"])
+
+
+class RedisPlace:
+    """One database of a Redis server."""
+
+    def __init__(self, url: str) -> None:
+        self.where = masked(url)
+        # once more after a connection broke, as it does when the server was started anew; a server that is silent has had its time
+        options: dict[str, Any] = {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": CONNECT_SECONDS, "retry": Retry(NoBackoff(), 1, (redis.ConnectionError,))}
+        try:
+            self.client = redis.Redis.from_url(url, **options)
+        except ValueError as error:
+            raise OnlineStoreUnfitError(f"MILLRACE_ONLINE ({self.where}): {error}. Use redis://user:password@host:port/database") from error
+        self.merge_script, self.publish_script = self.client.register_script(MERGE), self.client.register_script(PUBLISH)
+
+    def current(self) -> str | None:
+        """One command."""
+        with self.reaching():
+            name: Any = self.client.hget(POINTER, "current")
+            return name.decode() if name else None
+
+    def about(self) -> About | None:
+        """From the list of generations."""
+        name = self.current()
+        with self.reaching():
+            stored: Any = self.client.hget(GENERATIONS, name) if name else None
+        return About(**json.loads(stored)) if stored else About() if name else None
+
+    def session(self) -> RedisSession:
+        """One command a request asks for the pointer."""
+        return RedisSession(self)
+
+    def open(self, name: str) -> RedisReader:
+        """Through the pool of connections that all threads share."""
+        return RedisReader(self, name, pinned=True)
+
+    @contextmanager
+    def drafting(self, label: str) -> Iterator[RedisDraft]:
+        """One at a time in a database."""
+        with self.reaching(), self._leased() as lease:
+            self.clean()
+            draft = RedisDraft(self, label, lease)
+            try:
+                yield draft
+            finally:
+                self.clean()
+
+    def merge(self, layout: Layout, rows: Sequence[Stored]) -> None:
+        """In one script. A publication in between is noticed, and the rows go to the new generation."""
+        with self.reaching():
+            done = 0
+            while not done:
+                name = self.current() or self._start_empty()
+                view = self._described_for(name, layout)
+                buckets: dict[str, int] = {}
+                given: list[Any] = [name]
+                for row in rows:
+                    key, packed = _pack(layout, view, row)
+                    bucket = _bucket(name, layout.view, key, view.buckets)
+                    given += [buckets.setdefault(bucket, len(buckets) + 2), key, packed]
+                self.mark(name, pushed=True)
+                done = self.merge_script(keys=[POINTER, *buckets], args=given)
+
+    def drop(self, views: Sequence[str]) -> None:
+        """Remove their descriptions, then their buckets."""
+        name = self.current()
+        with self.reaching():
+            for view in views if name else ():
+                stored: Any = self.client.hget(_views(name), view)
+                if stored:
+                    self.client.hdel(_views(name), view)
+                    self._unlink([_bucket_name(name, view, number) for number in range(Described.of(stored).buckets)])
+
+    def remove_all(self) -> None:
+        """The pointer first."""
+        with self.reaching():
+            self.client.delete(POINTER)
+            self.clean()
+
+    def reaching(self) -> Any:
+        """OnlineStoreUnreachableError when the server does not answer."""
+        return reaching(self.where, *DOWN)
+
+    def described(self, name: str) -> dict[str, Described]:
+        """The views of a generation."""
+        stored: Any = self.client.hgetall(_views(name))
+        return {view.decode(): Described.of(text) for view, text in stored.items()}
+
+    def mark(self, name: str, *, pushed: bool) -> None:
+        """Note that rows were merged into a generation."""
+        stored: Any = self.client.hget(GENERATIONS, name)
+        about = About(**json.loads(stored)) if stored else About()
+        if about.pushed != pushed:
+            self.client.hset(GENERATIONS, name, replace(about, pushed=pushed).to_json())
+
+    def clean(self) -> None:
+        """Remove generations that are neither current nor former, among them what killed loaders left."""
+        listed: Any = self.client.hkeys(GENERATIONS)
+        named: Any = self.client.hvals(POINTER)
+        for name in {one.decode() for one in listed} - {one.decode() for one in named}:
+            for view, described in self.described(name).items():
+                self._unlink([_bucket_name(name, view, number) for number in range(described.buckets)])
+            self.client.delete(_views(name))
+            self.client.hdel(GENERATIONS, name)
+
+    def refuse_eviction(self) -> None:
+        """A server that throws keys away when its memory is full would serve NULLs and say nothing."""
+        found: Any = self.client.info("memory")
+        if found.get("maxmemory") and str(found.get("maxmemory_policy", "")).startswith(EVICTING):
+            raise OnlineStoreUnfitError(
+                f"the Redis at {self.where} evicts keys when its memory is full (maxmemory-policy {found['maxmemory_policy']}), and would serve features as absent."
+                " Set maxmemory-policy noeviction or one of volatile-*"
+            )
+
+    def _unlink(self, keys: list[str]) -> None:
+        for start in range(0, len(keys), PIPELINED):
+            self.client.unlink(*keys[start : start + PIPELINED])
+
+    def _start_empty(self) -> str:
+        """A generation for rows that are pushed before anything was materialized; the first of two who come at once wins."""
+        name = new_name("pushed")
+        self.client.hset(GENERATIONS, name, About().to_json())
+        self.client.hsetnx(POINTER, "current", name)
+        return self.current() or name
+
+    def _described_for(self, name: str, layout: Layout) -> Described:
+        """The view's description, with all its features; new ones come last, so that rows which lack them can be read."""
+        stored: Any = self.client.hget(_views(name), layout.view)
+        former = Described.of(stored) if stored else Described((), 1)
+        added = tuple(one for one in layout.features if one not in former.features)
+        if added or not stored:
+            former = replace(former, features=former.features + added)
+            self.client.hset(_views(name), layout.view, former.to_json())
+        return former
+
+    @contextmanager
+    def _leased(self) -> Iterator[Lock]:
+        """Waits for its turn. The lease is renewed beside the work, and falls to the next when this process is gone."""
+        lease, done = self.client.lock(LOCK, timeout=LEASE_SECONDS, sleep=0.2, thread_local=False), threading.Event()
+        lease.acquire()
+
+        def renew() -> None:
+            while not done.wait(LEASE_SECONDS / 3):
+                try:
+                    lease.reacquire()
+                except redis.RedisError:
+                    continue  # publishing finds out whether it is still ours
+
+        renewing = threading.Thread(target=renew, daemon=True)
+        renewing.start()
+        try:
+            yield lease
+        finally:
+            done.set()
+            renewing.join()
+            with suppress(LockError):  # it had run out
+                lease.release()
+
+
+class RedisSession:
+    """Remembers the reader of the generation in use."""
+
+    def __init__(self, place: RedisPlace) -> None:
+        self._place = place
+        self._reader: RedisReader | None = None
+
+    def reader(self) -> RedisReader:
+        """OnlineStoreEmptyError when nothing is online."""
+        name = self._place.current()
+        if name is None:
+            raise empty()
+        if self._reader is None or self._reader.name != name:
+            self._reader = RedisReader(self._place, name)
+        return self._reader
+
+
+class RedisReader:
+    """A generation and how its views are stored. `pinned`: it need not be one that the pointer names."""
+
+    def __init__(self, place: RedisPlace, name: str, *, pinned: bool = False) -> None:
+        self._place, self.name, self._pinned = place, name, pinned
+        with place.reaching():
+            self._views = place.described(name)
+
+    def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
+        """One round trip. The pointer is looked at last in it: a generation that it still names was whole when its rows were read."""
+        view = self._view(layout, features)
+        if view is None or not keys:
+            return [None] * len(keys)
+        pipe = self._place.client.pipeline(transaction=False)
+        for key in keys:
+            packed = _packed(key)
+            pipe.hget(_bucket(self.name, layout.view, packed, view.buckets), packed)
+        pipe.hvals(POINTER)
+        with self._place.reaching():
+            *found, named = pipe.execute()
+        if not self._pinned and self.name.encode() not in named:
+            raise GenerationGoneError(f"generation {self.name} was removed from {self._place.where} while it was read")
+        at = {name: place for place, name in enumerate(view.features)}
+        places = [at.get(name, len(at)) for name in features]
+        return [None if row is None else _unpack(row, places) for row in found]
+
+    def keys(self, layout: Layout, some: int | None) -> list[Key]:
+        """Of all buckets, or of some at random until there are enough."""
+        view = self._view(layout, ())
+        buckets = list(range(view.buckets if view else 0))
+        random.shuffle(buckets)
+        found: list[Key] = []
+        with self._place.reaching():
+            for number in buckets:
+                listed: Any = self._place.client.hkeys(_bucket_name(self.name, layout.view, number))
+                found += [tuple(_unpacked(key)) for key in listed]
+                if some is not None and len(found) >= some:
+                    return random.sample(found, some)
+        return found
+
+    def _view(self, layout: Layout, features: Sequence[str]) -> Described | None:
+        """None while the generation does not have the view; a push may add it, or a feature."""
+        known = self._views.get(layout.view)
+        if known is None or not set(features) <= {*known.features}:
+            with self._place.reaching():
+                self._views = self._place.described(self.name)
+        return self._views.get(layout.view)
+
+
+class RedisDraft:
+    """Keys that begin with a generation's name, which no pointer names yet."""
+
+    def __init__(self, place: RedisPlace, label: str, lease: Lock) -> None:
+        self.name, self._place, self._lease, self._like = new_name(label), place, lease, ""
+        place.refuse_eviction()
+        place.client.hset(GENERATIONS, self.name, About().to_json())
+
+    def resemble(self, name: str) -> None:
+        """Its rows are copied where a view is changed."""
+        self._like = name
+
+    def load(self, layout: Layout, batches: Iterable[Sequence[Stored]]) -> int:
+        """One batch has as many buckets as its rows fill; many have many."""
+        coming = iter(batches)
+        first: Sequence[Stored] = next(coming, [])
+        second = next(coming, None)
+        buckets = max(1, len(first) // ROWS_OF_BUCKET) if second is None else MANY
+        view, rows = self._describe(layout, Described(tuple(layout.features), buckets)), 0
+        for batch in chain([first, second or []], coming):
+            self._write(layout, view, batch)
+            rows += len(batch)
+        return rows
+
+    def change(self, layout: Layout, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
+        """The other generation's buckets are copied inside the server."""
+        client, former = self._place.client, self._like
+        view = self._describe(layout, self._place.described(former)[layout.view])
+        pipe = client.pipeline(transaction=False)
+        for number in range(view.buckets):
+            pipe.copy(_bucket_name(former, layout.view, number), _bucket_name(self.name, layout.view, number))
+            _flush(pipe)
+        for key in keys:
+            packed = _packed(key)
+            pipe.hdel(_bucket(self.name, layout.view, packed, view.buckets), packed)
+            _flush(pipe)
+        pipe.execute()
+        for batch in batches:
+            self._write(layout, view, batch)
+        for number in range(view.buckets):
+            pipe.hlen(_bucket_name(self.name, layout.view, number))
+        return sum(pipe.execute())
+
+    def finish(self, about: About) -> None:
+        """Say what it is made from. How durable it is, the server's persistence says."""
+        self._place.client.hset(GENERATIONS, self.name, about.to_json())
+
+    def publish(self) -> None:
+        """In a script that sees to it that the lease is still ours."""
+        token = self._lease.local.token
+        if not self._place.publish_script(keys=[POINTER, LOCK], args=[self.name, token]):
+            raise redis.RedisError("the lease ran out while the generation was loaded, and somebody else may be loading now; run again")
+
+    def _describe(self, layout: Layout, view: Described) -> Described:
+        self._place.client.hset(_views(self.name), layout.view, view.to_json())
+        return view
+
+    def _write(self, layout: Layout, view: Described, batch: Sequence[Stored]) -> None:
+        buckets: defaultdict[str, list[bytes]] = defaultdict(list)
+        pipe = self._place.client.pipeline(transaction=False)
+        for row in batch:
+            key, packed = _pack(layout, view, row)
+            buckets[_bucket(self.name, layout.view, key, view.buckets)] += [key, packed]
+        for bucket, items in buckets.items():
+            pipe.hset(bucket, items=items)
+            _flush(pipe)
+        pipe.execute()
+
+
+def _flush(pipe: Any) -> None:
+    if len(pipe) >= PIPELINED:
+        pipe.execute()
+
+
+def _views(name: str | None) -> str:
+    return f"millrace:{name}:views"
+
+
+def _bucket(name: str, view: str, key: bytes, buckets: int) -> str:
+    return _bucket_name(name, view, crc32(key) % buckets)
+
+
+def _bucket_name(name: str | None, view: str, number: int) -> str:
+    return f"millrace:{name}:{view}:{number}"
+
+
+def _pack(layout: Layout, view: Described, row: Stored) -> tuple[bytes, bytes]:
+    """Field and value of a row."""
+    width = len(layout.keys)
+    event, created, values = row[width], row[width + 1], row[width + 2 :]
+    if view.features != tuple(layout.features):
+        given = dict(zip(layout.features, values, strict=True))
+        values = [given.get(name) for name in view.features]
+    return _packed(row[:width]), HEAD.pack(event, NEVER if created is None else created) + _packed(values)
+
+
+def _unpack(row: bytes, places: list[int]) -> Found:
+    values = _unpacked(memoryview(row)[HEAD.size :])
+    values += [None] * (max(places, default=-1) + 1 - len(values))  # a row from before a feature was added, or a feature that was never written
+    return (HEAD.unpack_from(row)[0], *(values[at] for at in places))

@@ -1,0 +1,310 @@
+"""Generations as sqlite files of one folder, for all processes of this machine: a read is one index lookup per view, with no server to ask. A pointer file names the one in use."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from contracts import settings
+from contracts.files import locked, sync, write_whole
+from features.generation import About, Found, Key, Layout, Stored, empty, new_name
+from features.online import tables
+from features.queries import identifier
+
+BUSY_SECONDS = 10.0
+
+
+def folder() -> Path:
+    """`$MILLRACE_HOME/feast/online`."""
+    return settings.home() / "feast" / "online"
+
+
+def pointer() -> Path:
+    """The file that names the current generation, and the former one."""
+    return folder() / "current.json"
+
+
+def path_of(name: str) -> Path:
+    """The file of a generation."""
+    return folder() / f"{name}.sqlite"
+
+
+class SqlitePlace:
+    """The folder below `MILLRACE_HOME`."""
+
+    @property
+    def where(self) -> str:
+        """The folder."""
+        return str(folder())
+
+    def current(self) -> str | None:
+        """The generation in use; None also when its file was deleted."""
+        named = _named()
+        return Path(named[0]).stem if named and (folder() / named[0]).exists() else None
+
+    def about(self) -> About | None:
+        """Read from the file in use."""
+        if self.current() is None:
+            return None
+        with closing(_open_current()[1]) as connection:
+            return _about(connection)
+
+    def session(self) -> SqliteSession:
+        """Costs one stat a request while the generation stays the same."""
+        return SqliteSession()
+
+    def open(self, name: str) -> SqliteReader:
+        """A reader of that file."""
+        return SqliteReader(name, _open(path_of(name)))
+
+    @contextmanager
+    def drafting(self, label: str) -> Iterator[SqliteDraft]:
+        """One at a time on a machine."""
+        with locked(folder().parent / ".materialize.lock"):
+            _clean()
+            draft = SqliteDraft(label)
+            try:
+                yield draft
+            finally:
+                draft.discard()
+                _clean()
+
+    def merge(self, layout: Layout, rows: Sequence[Stored]) -> None:
+        """In one transaction."""
+        with _writing() as connection:
+            _prepare(connection, layout)
+            connection.executemany(tables.upsert(identifier(layout.view), layout, "?"), rows)
+
+    def drop(self, views: Sequence[str]) -> None:
+        """Drop their tables."""
+        if views and self.current() is not None:
+            with _writing() as connection:
+                for view in views:
+                    connection.execute(f"DROP TABLE IF EXISTS {identifier(view)}")
+
+    def remove_all(self) -> None:
+        """Delete the files."""
+        with locked(_write_lock()):
+            pointer().unlink(missing_ok=True)
+            for path in folder().glob("*.sqlite*"):
+                path.unlink()
+
+
+class SqliteSession:
+    """Notices by the pointer's inode and time that another generation is in use."""
+
+    def __init__(self) -> None:
+        self._sign: Hashable = None
+        self._reader: SqliteReader | None = None
+
+    def reader(self) -> SqliteReader:
+        """OnlineStoreEmptyError when nothing is online."""
+        sign: Hashable = None
+        with suppress(FileNotFoundError):
+            seen = os.stat(_pointer(os.environ.get("MILLRACE_HOME")))  # noqa: PTH116 (a third of the time of Path.stat)
+            sign = (seen.st_ino, seen.st_mtime_ns, os.getpid())
+        if self._reader is None or sign is None or self._sign != sign:
+            self._reader, self._sign = SqliteReader(*_open_current()), sign
+        return self._reader
+
+
+class SqliteReader:
+    """An open file and the queries that were made for it."""
+
+    def __init__(self, name: str, connection: sqlite3.Connection) -> None:
+        self.name, self.connection = name, connection
+        self._made: dict[tuple[str, tuple[str, ...]], str] = {}
+
+    def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
+        """One lookup by primary key for each."""
+        sql = self._query(layout, tuple(features))
+        if sql is None:
+            return [None] * len(keys)
+        found = [self.connection.execute(sql, key).fetchone() for key in keys]
+        flags = [at for at, name in enumerate(features, 1) if layout.features[name].proto == "bool_val"]
+        return [_with_flags(row, flags) for row in found] if flags else found
+
+    def keys(self, layout: Layout, some: int | None) -> list[Key]:
+        """All in the order of the keys, or some."""
+        if not self._columns(layout.view):
+            return []
+        order = "" if some is None else f" ORDER BY random() LIMIT {some}"
+        return self.connection.execute(f"SELECT {tables.primary(layout)} FROM {identifier(layout.view)}{order}").fetchall()
+
+    def _query(self, layout: Layout, features: tuple[str, ...]) -> str | None:
+        """None while the generation does not have the view; a push may add it, or a feature."""
+        made = self._made.get((layout.view, features))
+        if made is None and (present := self._columns(layout.view)):
+            where = " AND ".join(f"{identifier(key)} = ?" for key in layout.keys)
+            made = f"{tables.select(identifier(layout.view), layout, features, present)} WHERE {where}"
+            if present.issuperset(features):
+                self._made[layout.view, features] = made
+        return made
+
+    def _columns(self, view: str) -> set[str]:
+        return {row[1] for row in self.connection.execute(f"PRAGMA table_info({identifier(view)})")}
+
+
+class SqliteDraft:
+    """A file that nobody reads yet. It is written without a journal: one that was not finished is thrown away."""
+
+    def __init__(self, label: str) -> None:
+        folder().mkdir(parents=True, exist_ok=True)
+        self.name = new_name(label)
+        self.path = path_of(self.name)
+        self._open()
+
+    def resemble(self, name: str) -> None:
+        """A copy of its file."""
+        self.connection.close()
+        shutil.copyfile(path_of(name), self.path)
+        self._open()
+
+    def _open(self) -> None:
+        self.connection = sqlite3.connect(self.path, isolation_level=None)
+        for pragma in ("page_size=16384", "journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-65536"):
+            self.connection.execute(f"PRAGMA {pragma}")
+        self.connection.execute("BEGIN")
+
+    def load(self, layout: Layout, batches: Iterable[Sequence[Stored]]) -> int:
+        """Rows in the order of the keys are only ever appended."""
+        self.connection.execute(f"DROP TABLE IF EXISTS {identifier(layout.view)}")
+        self.connection.execute(_create(layout))
+        return self._insert(layout, batches)
+
+    def change(self, layout: Layout, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
+        """By primary key."""
+        table, where = identifier(layout.view), " AND ".join(f"{identifier(key)} = ?" for key in layout.keys)
+        self.connection.executemany(f"DELETE FROM {table} WHERE {where}", keys)
+        self._insert(layout, batches)
+        count: int = self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        return count
+
+    def _insert(self, layout: Layout, batches: Iterable[Sequence[Stored]]) -> int:
+        sql, rows = tables.insert(identifier(layout.view), layout, "?"), 0
+        for batch in batches:
+            self.connection.executemany(sql, batch)
+            rows += len(batch)
+        return rows
+
+    def finish(self, about: About) -> None:
+        """Complete the file and have it on the disk."""
+        self.connection.execute("CREATE TABLE IF NOT EXISTS _generation (about TEXT NOT NULL)")
+        self.connection.execute("DELETE FROM _generation")
+        self.connection.execute("INSERT INTO _generation VALUES (?)", [about.to_json()])
+        self.connection.execute("COMMIT")
+        self.connection.close()
+        sync(self.path)
+        sync(self.path.parent)
+
+    def publish(self) -> None:
+        """Rename a pointer into place."""
+        with locked(_write_lock()):
+            _point_to(self.path.name)
+
+    def discard(self) -> None:
+        """Remove what was written; does no harm after `publish`."""
+        self.connection.close()
+        if self.path.name not in _named():
+            self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing() -> Iterator[sqlite3.Connection]:
+    """A transaction on the generation in use, which counts as pushed to from then on; without one, an empty one is made first."""
+    with locked(_write_lock()):
+        named = _named()
+        path = folder() / named[0] if named else None
+        if path is None or not path.exists():
+            draft = SqliteDraft("pushed")
+            draft.finish(About())
+            path = draft.path
+            _point_to(path.name)
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("UPDATE _generation SET about = ?", [replace(_about(connection), pushed=True).to_json()])
+            connection.execute("COMMIT")
+
+
+def _create(layout: Layout) -> str:
+    """DDL. Composite and text keys are clustered, which halves the file; a single integer key is sqlite's own row id."""
+    single = [kind.sqlite for kind in layout.keys.values()] == ["INTEGER"]
+    table, columns = identifier(layout.view), ", ".join(tables.columns(layout, "sqlite"))
+    return f"CREATE TABLE IF NOT EXISTS {table} ({columns}, PRIMARY KEY ({tables.primary(layout)})){'' if single else ' WITHOUT ROWID'}"
+
+
+def _prepare(connection: sqlite3.Connection, layout: Layout) -> None:
+    """Have the table with all its columns."""
+    connection.execute(_create(layout))
+    present = {row[1] for row in connection.execute(f"PRAGMA table_info({identifier(layout.view)})")}
+    for name in layout.features.keys() - present:
+        connection.execute(f"ALTER TABLE {identifier(layout.view)} ADD COLUMN {identifier(name)} {layout.features[name].sqlite}")
+
+
+def _about(connection: sqlite3.Connection) -> About:
+    return About(**json.loads(connection.execute("SELECT about FROM _generation").fetchone()[0]))
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Read-only, for any thread."""
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+
+
+def _open_current() -> tuple[str, sqlite3.Connection]:
+    for _ in range(3):  # the pointer may move on between its reading and the opening of the file
+        named = _named()
+        if not named or not (folder() / named[0]).exists():
+            break
+        try:
+            return Path(named[0]).stem, _open(folder() / named[0])
+        except sqlite3.OperationalError:
+            continue
+    raise empty()
+
+
+def _with_flags(row: Any, flags: list[int]) -> Any:
+    """sqlite keeps booleans as 0 and 1."""
+    if row is None:
+        return None
+    return tuple(bool(value) if at in flags and value is not None else value for at, value in enumerate(row))
+
+
+@cache
+def _pointer(home: str | None) -> str:  # noqa: ARG001 (the key: another home is another pointer)
+    return str(pointer())
+
+
+def _write_lock() -> Path:
+    return folder().parent / ".online.lock"
+
+
+def _named() -> list[str]:
+    """File names of the current and the former generation."""
+    try:
+        named: list[str] = json.loads(pointer().read_text())
+    except FileNotFoundError:
+        return []
+    return named
+
+
+def _point_to(name: str) -> None:
+    former = [one for one in _named() if one != name][:1]
+    write_whole(pointer(), json.dumps([name, *former]).encode())
+
+
+def _clean() -> None:
+    """Remove generations that are neither current nor former, among them what killed runs left."""
+    with locked(_write_lock()):
+        named = _named()
+        for path in folder().glob("*.sqlite*"):
+            if not path.name.startswith(tuple(named)):
+                path.unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""Each test of the online store on a real Redis and on a real PostgreSQL, each started once, and beside them on sqlite."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from features import generation
+from features.generation import Place
+from tests.servers import Postgres, Redis, Server
+from tests.unit.features.conftest import Lake, lake, shop  # noqa: F401 (fixtures)
+
+KINDS = {"redis": Redis, "postgresql": Postgres}
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[dict[str, Server]]:
+    """The servers that were asked for so far."""
+    found: dict[str, Server] = {}
+    yield found
+    for one in found.values():
+        one.remove()
+
+
+def started(running: dict[str, Server], name: str) -> Server:
+    if name not in running:
+        running[name] = KINDS[name]()
+        running[name].start()
+    return running[name]
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest, running: dict[str, Server]) -> Server:
+    """A server that is up."""
+    return started(running, request.param)
+
+
+def emptied(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.setenv("MILLRACE_ONLINE", url)
+    found = generation.place()
+    yield found
+    found.remove_all()
+
+
+@pytest.fixture
+def there(server: Server, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:  # noqa: F811
+    """The place in that server, with nothing in it."""
+    yield from emptied(server.url, monkeypatch)
+
+
+@pytest.fixture
+def in_redis(running: dict[str, Server], lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:  # noqa: F811
+    yield from emptied(started(running, "redis").url, monkeypatch)
+
+
+@pytest.fixture
+def in_postgres(running: dict[str, Server], lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:  # noqa: F811
+    yield from emptied(started(running, "postgresql").url, monkeypatch)
+
+
+@pytest.fixture(params=["sqlite", *KINDS])
+def place(request: pytest.FixtureRequest, running: dict[str, Server], lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:  # noqa: F811
+    """Any place, with nothing in it."""
+    yield from emptied("sqlite" if request.param == "sqlite" else started(running, request.param).url, monkeypatch)

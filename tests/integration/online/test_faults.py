@@ -1,0 +1,236 @@
+"""The server is gone, silent, full or set up badly; a loader is killed: a clear error in bounded time, never an absent value, and what was online stays."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import psycopg
+import pytest
+from fastapi.testclient import TestClient
+from feast.types import String
+
+from contracts import release, settings
+from features import generation, materialize, registry
+from features.generation import OnlineStoreUnfitError, OnlineStoreUnreachableError, Place
+from features.kinds import KINDS
+from features.online import redis
+from features.online import server as bounds
+from features.online.postgres import PostgresPlace
+from features.online.redis import RedisPlace
+from tests.integration.online.test_places import ONE, published, traces, values
+from tests.servers import Postgres, Redis, Server
+from tests.unit.features.conftest import VIEWS, Lake, activity
+from tests.unit.features.test_online_store import online
+
+SPEND = "customer_activity:spend_7d"
+
+
+@pytest.fixture
+def served(there: Place, shop: Lake) -> Any:
+    """A store that has answered once."""
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    assert online(store, SPEND, customer_id=1) == 0.05
+    return store
+
+
+def test_a_server_that_was_stopped_is_an_error_and_one_that_came_back_answers(server: Server, served: Any, shop: Lake) -> None:
+    shop.release(*VIEWS, horizon="2999-01-01")
+    server.stop()
+    try:
+        started = time.monotonic()
+        with pytest.raises(OnlineStoreUnreachableError, match=r"the online store at \w+://127.0.0.1:\d+/\w+ cannot be used: .*MILLRACE_ONLINE") as told:
+            online(served, SPEND, customer_id=1)
+        assert "opensesame" not in str(told.value)
+        with pytest.raises(OnlineStoreUnreachableError):
+            materialize.materialize(release.read())
+        with pytest.raises(OnlineStoreUnreachableError):
+            online(registry.open_store(), SPEND, customer_id=1)
+        assert time.monotonic() - started < 3 * (bounds.CONNECT_SECONDS + bounds.ANSWER_SECONDS)
+    finally:
+        server.start()
+    assert online(served, SPEND, customer_id=1) == 0.05
+    assert {one.status for one in materialize.materialize(release.read()).views} == {"published"}
+    assert online(served, SPEND, customer_id=1) == 99.0
+
+
+def test_a_server_that_says_nothing_is_waited_for_no_longer_than_promised(server: Server, served: Any) -> None:
+    server.freeze()
+    try:
+        for store in (served, registry.open_store()):
+            started = time.monotonic()
+            with pytest.raises(OnlineStoreUnreachableError):
+                online(store, SPEND, customer_id=1)
+            assert time.monotonic() - started < bounds.CONNECT_SECONDS + bounds.ANSWER_SECONDS + 1
+    finally:
+        server.thaw()
+    assert online(served, SPEND, customer_id=1) == 0.05
+
+
+def test_over_http_it_is_a_503_with_a_sentence(server: Server, served: Any) -> None:
+    from features import server as feature_server
+
+    client = TestClient(feature_server.app(), raise_server_exceptions=False)
+    question = {"features": [SPEND], "entities": {"customer_id": [1]}}
+    assert client.post("/get-online-features", json=question).status_code == 200
+    server.stop()
+    try:
+        answer = client.post("/get-online-features", json=question)
+        assert answer.status_code == 503
+        assert "cannot be used" in answer.json()["detail"]
+    finally:
+        server.start()
+    assert client.post("/get-online-features", json=question).status_code == 200
+
+
+KILLED = """
+import os, sys
+from contracts import release
+from features import materialize
+from features.online import redis as in_redis, postgres
+in_redis.LEASE_SECONDS = 1.0
+step = sys.argv[1]
+for kind in (in_redis.RedisDraft, postgres.PostgresDraft):
+    right = getattr(kind, step)
+    def killed(self, *arguments, right=right):
+        if step == "publish" or getattr(self, "steps", 0):
+            os.kill(os.getpid(), 9)
+        self.steps = 1
+        return right(self, *arguments)
+    setattr(kind, step, killed)
+    if step == "finish":
+        kind.steps = 1
+materialize.materialize(release.read())
+"""
+
+
+@pytest.mark.parametrize("step", ["load", "finish", "publish"])
+def test_a_loader_that_is_killed_leaves_the_former_generation_and_nothing_else(there: Place, served: Any, shop: Lake, step: str) -> None:
+    """Killed between two views, before the commit, and when all was ready but the pointer."""
+    before = generation.current()
+    assert before is not None
+    shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
+    shop.write("customer_profile", [])
+    shop.release(*VIEWS)
+    generation.place().merge(materialize.layout_of(served.get_feature_view("customer_activity")), [])  # so that all views are loaded anew
+    ended = subprocess.run([sys.executable, "-c", KILLED, step], cwd=settings.CHECKOUT, env={**os.environ}, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert generation.current() == before
+    assert online(served, SPEND, customer_id=2) == 7.77
+    done = materialize.materialize(release.read())
+    assert {one.status for one in done.views} == {"published"}
+    assert online(served, SPEND, customer_id=2) == 8.0
+    if isinstance(there, RedisPlace):
+        assert {one.decode() for one in there.client.hkeys("millrace:generations")} == {before, done.views[0].generation}  # type: ignore[union-attr]
+
+
+def test_a_lease_that_ran_out_does_not_publish(in_redis: RedisPlace) -> None:
+    """A loader that was stopped for longer than its lease, and whose place another one took."""
+    first = published(in_redis, ONE, [(1, 5, None, 10)])
+    with in_redis.drafting("slow") as draft:
+        draft.load(ONE, [[(1, 6, None, 11)]])
+        draft.finish(generation.About())
+        in_redis.client.set(redis.LOCK, "somebody else")
+        with pytest.raises(OnlineStoreUnreachableError, match="lease ran out"), in_redis.reaching():
+            draft.publish()
+    in_redis.client.delete(redis.LOCK)
+    assert in_redis.current() == first
+    assert not traces(in_redis, draft.name)
+
+
+def test_a_lease_is_renewed_while_a_loader_works(in_redis: RedisPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis, "LEASE_SECONDS", 0.3)
+    with in_redis.drafting("slow") as draft:
+        draft.load(ONE, [[(1, 6, None, 11)]])
+        threading.Event().wait(1)
+        draft.finish(generation.About())
+        draft.publish()
+    assert in_redis.current() == draft.name
+
+
+def test_a_lock_whose_connection_is_gone_does_not_publish(in_postgres: PostgresPlace) -> None:
+    first = published(in_postgres, ONE, [(1, 5, None, 10)])
+    with in_postgres.drafting("slow") as draft:
+        draft.load(ONE, [[(1, 6, None, 11)]])
+        draft.finish(generation.About())
+        with psycopg.connect(settings.online(), autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()")
+        with pytest.raises(psycopg.OperationalError):
+            draft.publish()
+    assert in_postgres.current() == first
+    published(in_postgres, ONE, [(1, 6, None, 12)])
+    assert not traces(in_postgres, draft.name)
+    assert values(in_postgres, ONE, [(1,)]) == [(6, 12)]
+
+
+def test_a_redis_that_would_throw_features_away_is_refused(in_redis: RedisPlace) -> None:
+    in_redis.client.config_set("maxmemory", "1gb")
+    try:
+        in_redis.client.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(OnlineStoreUnfitError, match=r"evicts keys .*allkeys-lru.*noeviction"):
+            published(in_redis, ONE, [])
+        in_redis.client.config_set("maxmemory-policy", "volatile-lru")
+        published(in_redis, ONE, [])
+    finally:
+        in_redis.client.config_set("maxmemory-policy", "noeviction")
+        in_redis.client.config_set("maxmemory", "0")
+
+
+def test_a_redis_that_is_full_keeps_what_it_serves(in_redis: RedisPlace) -> None:
+    first = published(in_redis, ONE, [(1, 5, None, 10)])
+    in_redis.client.config_set("maxmemory", "1mb")
+    try:
+        with pytest.raises(OnlineStoreUnreachableError, match="maxmemory"):
+            published(in_redis, ONE, [(key, 6, None, 11) for key in range(20_000)])
+        assert in_redis.current() == first
+        assert values(in_redis, ONE, [(1,)]) == [(5, 10)]
+    finally:
+        in_redis.client.config_set("maxmemory", "0")
+    published(in_redis, ONE, [(1, 6, None, 12)])
+    assert values(in_redis, ONE, [(1,)]) == [(6, 12)]
+
+
+def test_names_that_postgresql_would_cut_are_refused(in_postgres: PostgresPlace) -> None:
+    with pytest.raises(OnlineStoreUnfitError, match=r"cuts names of more than 63 bytes, so v+ cannot"):
+        published(in_postgres, generation.Layout("v" * 64, ONE.keys, ONE.features), [])
+    longest = generation.Layout("v" * 63, ONE.keys, ONE.features)
+    published(in_postgres, longest, [(1, 5, None, 10)])
+    assert values(in_postgres, longest, [(1,)]) == [(5, 10)]
+
+
+TEXTS = generation.Layout("texts", ONE.keys, {"text": KINDS[String]})
+
+
+def test_text_that_postgresql_cannot_hold_is_refused_with_the_view(in_postgres: PostgresPlace) -> None:
+    with pytest.raises(OnlineStoreUnfitError, match=r"row of texts .* 0x00"):
+        published(in_postgres, TEXTS, [(1, 5, None, "a\0b")])
+
+
+def test_redis_holds_any_text(in_redis: RedisPlace) -> None:
+    published(in_redis, TEXTS, [(1, 5, None, "a\0b")])
+    assert values(in_redis, TEXTS, [(1,)]) == [(5, "a\0b")]
+
+
+@pytest.mark.parametrize("url", ["mysql://host/db", "redis", "http://127.0.0.1"])
+def test_an_unknown_place_is_refused(lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("MILLRACE_ONLINE", url)
+    with pytest.raises(OnlineStoreUnfitError, match=r"MILLRACE_ONLINE begins with .* Use sqlite"):
+        generation.place()
+
+
+@pytest.mark.parametrize("kind", [Redis, Postgres])
+def test_nobody_listens(shop: Lake, monkeypatch: pytest.MonkeyPatch, kind: type[Server]) -> None:
+    monkeypatch.setenv("MILLRACE_ONLINE", kind().url)
+    with pytest.raises(OnlineStoreUnreachableError, match="cannot be used"):
+        materialize.materialize(release.read())
+
+
+def test_a_wrong_password_is_told_without_it(running: dict[str, Server], there: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_ONLINE", settings.online().replace("opensesame", "opensea").replace("redis://", "redis://user:opensea@"))
+    with pytest.raises(OnlineStoreUnreachableError) as told:
+        generation.place().current()
+    assert "opensea" not in str(told.value)

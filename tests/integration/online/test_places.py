@@ -1,0 +1,230 @@
+"""The three places by themselves: every kind of value comes back as it was, the newest event stays whatever the order of writes, and a generation that is gone is never an absent value."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from feast.types import Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from contracts.settings import online
+from features import generation
+from features.generation import About, GenerationGoneError, Layout, Place
+from features.kinds import KINDS
+from features.online.redis import RedisPlace
+from features.online.sqlite import SqlitePlace
+from features.online_store import PackedOnlineStore
+
+DTYPES = {"whole": Int64, "small": Int32, "real": Float64, "short": Float32, "flag": Bool, "text": String, "raw": Bytes, "at": UnixTimestamp}
+LAYOUT = Layout("a view of 'every' \"kind\"", {"id": KINDS[Int64], "name": KINDS[String]}, {name: KINDS[dtype] for name, dtype in DTYPES.items()})
+ONE = Layout("one", {"id": KINDS[Int64]}, {"value": KINDS[Int64]})
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+INSTANTS = st.one_of(st.integers(-(2**61), 2**61), st.integers(1_500_000_000_000_000, 1_500_000_000_000_003), st.integers(2**53 - 2, 2**53 + 2))
+KEYS = st.tuples(st.integers(-(2**63), 2**63 - 1), TEXT)
+VALUES = {
+    "whole": st.integers(-(2**63), 2**63 - 1),
+    "small": st.integers(-(2**31), 2**31 - 1),
+    "real": st.floats(allow_nan=False),
+    "short": st.floats(width=32, allow_nan=False),
+    "flag": st.booleans(),
+    "text": TEXT,
+    "raw": st.binary(max_size=20),
+    "at": st.integers(-62_135_596_800, 253_402_300_799),
+}
+ROWS = st.dictionaries(KEYS, st.tuples(INSTANTS, st.none() | INSTANTS, *(st.none() | values for values in VALUES.values())), max_size=12)
+EXAMPLES = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def published(place: Place, layout: Layout, rows: list[Any], **about: Any) -> str:
+    """A generation with these rows, in batches of five, in use."""
+    with place.drafting("test") as draft:
+        draft.load(layout, [rows[at : at + 5] for at in range(0, len(rows), 5)])
+        draft.finish(About(rows={layout.view: len(rows)}, **about))
+        draft.publish()
+    return draft.name
+
+
+def traces(place: Place, name: str) -> list[Any]:
+    """What the place has of a generation, found without the place's own code."""
+    if isinstance(place, SqlitePlace):
+        return list(Path(place.where).glob(f"*{name}*"))
+    if isinstance(place, RedisPlace):
+        return [*place.client.scan_iter(f"*{name}*"), *(one for one in place.client.hkeys("millrace:generations") if one == name.encode())]  # type: ignore[union-attr]
+    with psycopg.connect(online()) as connection:
+        return connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE %s", [f"%{name}%"]).fetchall()
+
+
+def values(place: Place, layout: Layout, keys: list[Any]) -> list[Any]:
+    return place.session().reader().rows(layout, tuple(layout.features), keys)
+
+
+def alike(found: Any) -> Any:
+    """With types, so that 1 is not True and 1.0 is not 1."""
+    return [(type(one), one) for one in found] if found is not None else None
+
+
+@EXAMPLES
+@given(ROWS)
+def test_every_kind_of_value_comes_back_as_it_was(place: Place, rows: dict[Any, Any]) -> None:
+    published(place, LAYOUT, [[*key, *row] for key, row in sorted(rows.items())])
+    found = values(place, LAYOUT, [*rows, (404, "nobody")])
+    assert [alike(row) for row in found[:-1]] == [alike((row[0], *row[2:])) for row in rows.values()]
+    assert found[-1] is None
+    assert sorted(place.session().reader().keys(LAYOUT, None)) == sorted(rows)
+
+
+WRITES = st.lists(st.lists(st.tuples(st.integers(1, 3), INSTANTS, st.none() | INSTANTS, st.integers(0, 99)), max_size=5), max_size=6)
+
+
+@EXAMPLES
+@given(WRITES)
+def test_the_newest_event_stays_whatever_the_order_of_writes(place: Place, writes: list[Any]) -> None:
+    """The rule by hand: an older event never wins; of the same event the one created later, or written later where one of the two does not say."""
+    published(place, ONE, [])
+    expected: dict[int, Any] = {}
+    for write in writes:
+        place.merge(ONE, write)
+        for key, event, created, value in write:
+            old = expected.get(key)
+            if old is None or event > old[0] or (event == old[0] and (created is None or old[1] is None or created >= old[1])):
+                expected[key] = (event, created, value)
+    assert values(place, ONE, [(1,), (2,), (3,)]) == [expected[key] and (expected[key][0], expected[key][2]) if key in expected else None for key in (1, 2, 3)]
+
+
+@EXAMPLES
+@given(before=ROWS, after=ROWS)
+def test_a_changed_generation_is_the_one_loaded_anew(place: Place, before: dict[Any, Any], after: dict[Any, Any]) -> None:
+    former = published(place, LAYOUT, [[*key, *row] for key, row in sorted(before.items())])
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    with place.drafting("test") as draft:
+        draft.resemble(former)
+        rows = draft.change(LAYOUT, changed, [[[*key, *after[key]] for key in changed if key in after]])
+        draft.finish(About())
+        draft.publish()
+    assert rows == len(after)
+    keys = sorted({**before, **after})
+    assert values(place, LAYOUT, keys) == [(after[key][0], *after[key][2:]) if key in after else None for key in keys]
+    assert sorted(place.session().reader().keys(LAYOUT, None)) == sorted(after)
+    assert [row and row[0] for row in place.open(former).rows(LAYOUT, ("text",), keys)] == [before[key][0] if key in before else None for key in keys]
+
+
+def test_a_large_view_is_found_again(place: Place) -> None:
+    """More rows than a batch, so that Redis spreads them."""
+    with place.drafting("test") as draft:
+        assert draft.load(ONE, [[(key, 1, None, key * 2) for key in range(start, start + 5000)] for start in range(0, 20000, 5000)]) == 20000
+        draft.finish(About())
+        draft.publish()
+    assert values(place, ONE, [(key,) for key in range(0, 20000, 97)]) == [(1, key * 2) for key in range(0, 20000, 97)]
+    reader = place.session().reader()
+    assert len(reader.keys(ONE, None)) == 20000
+    some = reader.keys(ONE, 300)
+    assert len({*some}) == 300
+    assert {key for (key,) in some} <= {*range(20000)}
+
+
+def test_a_feature_that_came_later_is_null_in_rows_from_before(place: Place) -> None:
+    published(place, ONE, [(1, 5, None, 10)])
+    wider = Layout("one", ONE.keys, {"first": KINDS[String], **ONE.features, "third": KINDS[Float64]})
+    reader = place.session().reader()
+    assert reader.rows(wider, ("third", "value", "first"), [(1,)]) == [(5, None, 10, None)]
+    place.merge(wider, [(2, 6, None, "a", 20, 0.5)])
+    assert reader.rows(wider, ("third", "value", "first"), [(1,), (2,)]) == [(5, None, 10, None), (6, 0.5, 20, "a")]
+    place.merge(ONE, [(2, 7, None, 21)])
+    assert reader.rows(wider, ("value",), [(2,)]) == [(7, 21)]
+
+
+def test_what_was_pushed_is_said(place: Place) -> None:
+    published(place, ONE, [], release=3)
+    place.merge(ONE, [])
+    place.merge(ONE, [(1, 5, None, 10)])
+    about = place.about()
+    assert about is not None
+    assert (about.release, about.pushed) == (3, True)
+
+
+def test_a_draft_that_was_not_published_leaves_nothing(place: Place) -> None:
+    first = published(place, ONE, [(1, 5, None, 10)])
+    with place.drafting("test") as draft:
+        draft.load(ONE, [[(1, 6, None, 11)]])
+        draft.finish(About())
+    assert place.current() == first
+    assert values(place, ONE, [(1,)]) == [(5, 10)]
+    assert traces(place, first)
+    assert not traces(place, draft.name)
+
+
+def test_the_former_generation_can_be_read_and_the_one_before_it_is_gone(place: Place) -> None:
+    """A reader that looked at the pointer just before a publication reads on; two publications later it looks anew, and never takes rows that were removed for absent ones."""
+    published(place, ONE, [(1, 5, None, 10)])
+    reader = place.session().reader()
+    assert reader.rows(ONE, ("value",), [(1,)]) == [(5, 10)]
+    published(place, ONE, [(1, 5, None, 20)])
+    assert reader.rows(ONE, ("value",), [(1,)]) == [(5, 10)]
+    published(place, ONE, [(1, 5, None, 30)])
+    if isinstance(place, SqlitePlace):  # an open file is read to its end
+        assert reader.rows(ONE, ("value",), [(1,)]) == [(5, 10)]
+        return
+    with pytest.raises(GenerationGoneError, match="was removed"):
+        reader.rows(ONE, ("value",), [(1,)])
+
+
+def test_a_reader_whose_generation_is_gone_looks_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    published(place, ONE, [(1, 5, None, 10)])
+    store = PackedOnlineStore()
+    stale = place.session().reader()
+    stale.rows(ONE, ("value",), [(1,)])
+    for value in (20, 30):
+        published(place, ONE, [(1, 5, None, value)])
+    readers = iter([stale])
+    right = PackedOnlineStore._reader
+    monkeypatch.setattr(PackedOnlineStore, "_reader", lambda self: next(readers, None) or right(self))
+    assert store.reading(lambda reader: reader.rows(ONE, ("value",), [(1,)])) == [(5, 10 if isinstance(place, SqlitePlace) else 30)]
+
+
+def test_two_loaders_take_turns(place: Place) -> None:
+    inside, most = 0, 0
+
+    def load(value: int) -> None:
+        nonlocal inside, most
+        with generation.place().drafting("test") as draft:
+            inside += 1
+            most = max(most, inside)
+            draft.load(ONE, [[(key, value, None, value) for key in range(500)]])
+            draft.finish(About())
+            inside -= 1
+            draft.publish()
+
+    threads = [threading.Thread(target=load, args=(value,)) for value in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    found = values(place, ONE, [(key,) for key in range(500)])
+    assert len({*found}) == 1
+    assert found[0] is not None
+
+
+def test_readers_see_a_generation_whole_while_others_come(place: Place) -> None:
+    """Rows of a generation are alike; whoever saw two kinds in one answer saw half of a publication."""
+    published(place, ONE, [(key, 1, None, 0) for key in range(200)])
+    mixed, stop, store = [], threading.Event(), PackedOnlineStore()
+
+    def read() -> None:
+        while not stop.is_set():
+            found = store.reading(lambda reader: reader.rows(ONE, ("value",), [(key,) for key in range(0, 200, 20)]))
+            if len({*found}) != 1 or None in found:
+                mixed.append(found)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    try:
+        for value in range(1, 8):
+            published(place, ONE, [(key, 1, None, value) for key in range(200)])
+    finally:
+        stop.set()
+        reading.join()
+    assert mixed == []
