@@ -82,6 +82,12 @@ class Reader(Protocol):
 
     name: str
 
+    def begin(self) -> None:
+        """A request begins: read as of one moment from here on, where the place can."""
+
+    def end(self) -> None:
+        """It ends."""
+
     def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
         """The row of each key, None where there is none. GenerationGoneError rather than an answer in which rows were being removed."""
 

@@ -6,8 +6,10 @@ Feast's UnixTimestamp holds whole seconds. Both stores therefore round instants 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Bool, Bytes, FeastType, Float32, Float64, Int32, Int64, String, UnixTimestamp
 
 from contracts.model import BOOLEAN, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Type
@@ -64,6 +66,11 @@ def of(dtype: FeastType, name: str) -> Kind:
     if dtype not in KINDS:
         raise KindError(f"{name} has the Feast type {dtype}, which the stores cannot hold. Use one of {', '.join(str(known) for known in KINDS)}")
     return KINDS[dtype]
+
+
+def retyped(value: Any, proto: str) -> Any:
+    """A value as a field of Feast's `Value` has it: 3 becomes 3.0 in `double_val`. TypeError when it does not fit; None stays."""
+    return None if value is None else getattr(Value(**{proto: value}), proto)
 
 
 def dtype_of(column: Column) -> FeastType:

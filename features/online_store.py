@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
 
@@ -20,7 +21,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from features import generation, kinds
-from features.generation import Found, GenerationGoneError, Key, Layout, Reader
+from features.generation import Found, GenerationGoneError, Key, Layout, Reader, Session
 from features.queries import EPOCH, microseconds
 from features.views import REQUEST_TIME
 
@@ -42,49 +43,45 @@ def layout_of(view: FeatureView) -> Layout:
 
 
 class Query:
-    """Reads some features of one view of a generation."""
+    """Reads `features` of one view of a generation, in the order asked."""
 
-    def __init__(self, view: FeatureView, features: tuple[str, ...]) -> None:
-        self.layout = layout_of(view)
-        self.features = tuple(name for name in self.layout.features if name in features)
-        self._fields = [(name, self.layout.features[name].proto) for name in self.features]
+    def __init__(self, reader: Reader, view: FeatureView, asked: tuple[str, ...]) -> None:
+        self._reader, self._layout = reader, layout_of(view)
+        self.features = tuple(name for name in asked if name in self._layout.features)
+        self._protos = [self._layout.features[name].proto for name in self.features]
         self._ttl = view.ttl // timedelta(microseconds=1) if view.ttl else None
 
-    def rows(self, reader: Reader, keys: Sequence[Key]) -> list[Found | None]:
-        """Event time and plain features of each key, in the order of `features`; None where nothing is known or it has outlived its view's ttl."""
-        found = reader.rows(self.layout, self.features, keys)
+    def rows(self, keys: Sequence[Key]) -> list[Found | None]:
+        """For each key (its values in the order of the layout) the event time, in microseconds since 1970, and the `features`, as the protobuf would give them.
+
+        None where there is no row, or one that has outlived its view's ttl.
+        """
+        found = self._reader.rows(self._layout, self.features, keys)
         if self._ttl is None:
             return found
         oldest = microseconds(generation.now()) - self._ttl
-        return [None if row is None or row[0] < oldest else row for row in found]
+        return [row if row and row[0] >= oldest else None for row in found]
 
-    def read(self, reader: Reader, entity_keys: list[EntityKey]) -> list[Row]:
-        """The same for Feast: its keys, and its values."""
-        return [self._told(row) for row in self.rows(reader, [self._key(key) for key in entity_keys])]
+    def read(self, entity_keys: list[EntityKey]) -> list[Row]:
+        """`rows` as Feast takes them."""
+        given = [dict(zip(key.join_keys, map(_python, key.entity_values), strict=True)) for key in entity_keys]
+        rows = self.rows([tuple(values[name] for name in self._layout.keys) for values in given])
+        return [ABSENT if row is None else (EPOCH + timedelta(microseconds=row[0]), self._values(row)) for row in rows]
 
-    def _key(self, entity_key: EntityKey) -> Key:
-        values = dict(zip(entity_key.join_keys, map(_python, entity_key.entity_values), strict=True))
-        return tuple(values[name] for name in self.layout.keys)
-
-    def _told(self, row: Found | None) -> Row:
-        if row is None:
-            return ABSENT
-        features = {name: Value() if value is None else Value(**{proto: value}) for (name, proto), value in zip(self._fields, row[1:], strict=True)}
-        return EPOCH + timedelta(microseconds=row[0]), features
+    def _values(self, row: Found) -> dict[str, Value]:
+        return {name: _proto(proto, value) for name, proto, value in zip(self.features, self._protos, row[1:], strict=True)}
 
 
 class PackedOnlineStore(OnlineStore):
     """Feast's interface to the generation in use."""
 
     def __init__(self) -> None:
-        self._local = threading.local()
-        self._queries: dict[Any, Query] = {}
+        self._local = _Thread()
 
     def online_read(self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKey], requested_features: list[str] | None = None) -> list[Row]:  # noqa: ARG002
         """One row per key: event time and features, or (None, None)."""
         wanted = tuple(requested_features if requested_features is not None else [feature.name for feature in table.features])
-        query = self._query(table, wanted)
-        return self.reading(lambda reader: query.read(reader, entity_keys))
+        return self._again(lambda: self._query(table, wanted).read(entity_keys))
 
     def online_write_batch(
         self,
@@ -111,7 +108,14 @@ class PackedOnlineStore(OnlineStore):
     ) -> OnlineResponse:
         """Feast's own, except that the request's time is now unless the caller gives `request_time`."""
         rows = _with_request_time(entity_rows)
-        return super().get_online_features(config, features, rows, registry, project, full_feature_names, include_feature_view_version_metadata)
+
+        def answer() -> OnlineResponse:
+            with self._one_generation():
+                return OnlineStore.get_online_features(
+                    self, config, features, rows, registry, project, full_feature_names, include_feature_view_version_metadata
+                )
+
+        return self._again(answer)
 
     def update(
         self,
@@ -129,27 +133,83 @@ class PackedOnlineStore(OnlineStore):
         """Take everything offline."""
         generation.place().remove_all()
 
-    def reading(self, read: Callable[[Reader], T]) -> T:
-        """What `read` finds in the generation in use, or previewed, with this thread's reader; asked anew when that generation was removed meanwhile."""
+    @contextmanager
+    def _one_generation(self) -> Iterator[None]:
+        """What this thread reads in the block, of whichever view, is of the generation and the moment of its first read."""
+        local = self._local
+        if local.pinning:
+            yield
+            return
+        local.pinning = True
         try:
-            return read(self._reader())
-        except GenerationGoneError:
-            return read(self._reader())
+            yield
+        finally:
+            pinned, local.pinning, local.pinned = local.pinned, False, None
+            if pinned:
+                pinned.end()
 
-    def _reader(self) -> Reader:
-        place, preview = generation.place(), generation.previewed.get()
-        sign = (id(place), os.getpid(), preview)
-        if getattr(self._local, "sign", None) != sign:
-            self._local.session, self._local.sign = (place.open(preview.name) if preview else place.session()), sign
-        session: Any = self._local.session
-        reader: Reader = session if preview else session.reader()
-        return reader
+    def _again(self, read: Callable[[], T]) -> T:
+        """What `read` gives; once more when the generation that it read was replaced twice meanwhile."""
+        try:
+            return read()
+        except GenerationGoneError:
+            if self._local.pinning:  # the whole request has to be read again
+                raise
+            return read()
 
     def _query(self, view: FeatureView, features: tuple[str, ...]) -> Query:
+        reader, local = self._reader(), self._local
+        if local.of is not reader:
+            local.of, local.queries = reader, {}
         key = (view.name, features, view.ttl, view.last_updated_timestamp)
-        if key not in self._queries:
-            self._queries[key] = Query(view, features)
-        return self._queries[key]
+        if key not in local.queries:
+            local.queries[key] = Query(reader, view, features)
+        return local.queries[key]
+
+    def _reader(self) -> Reader:
+        """The reader of this request, which is the newest one where none has begun."""
+        local = self._local
+        if local.pinned:
+            return local.pinned
+        reader = self._newest_reader()
+        if local.pinning:
+            reader.begin()
+            local.pinned = reader
+        return reader
+
+    def _newest_reader(self) -> Reader:
+        """This thread's reader of the generation in use, or previewed."""
+        place, preview, local = generation.place(), generation.previewed.get(), self._local
+        sign = (id(place), os.getpid(), preview)
+        if local.sign != sign:
+            local.sign, local.session = sign, OneReader(place.open(preview.name)) if preview else place.session()
+        return local.session.reader()
+
+
+class OneReader:
+    """A session of a generation that is previewed."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def reader(self) -> Reader:
+        """Always the same."""
+        return self._reader
+
+
+class _Thread(threading.local):
+    """What a thread reads with: its session and what that is of, queries of its newest reader, and the reader to which a request that is being answered keeps."""
+
+    session: Session
+    sign: Any = None
+    of: Reader | None = None
+    queries: dict[Any, Query]
+    pinning = False
+    pinned: Reader | None = None
+
+
+def _proto(field: str, value: Any) -> Value:
+    return Value() if value is None else Value(**{field: value})
 
 
 def _python(value: Value) -> Any:

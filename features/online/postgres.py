@@ -175,6 +175,12 @@ class PostgresReader:
         self._schema = _schema(name)
         self._made: dict[tuple[str, tuple[str, ...]], str] = {}
 
+    def begin(self) -> None:
+        """Nothing: rows that are pushed during a request may be seen by a part of it."""
+
+    def end(self) -> None:
+        """Nothing."""
+
     def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
         """One query for all keys."""
         sql = self._query(layout, tuple(features))
@@ -217,7 +223,7 @@ class PostgresReader:
         keys = {name: identifier(name) for name in layout.keys}
         table = f"{self._schema}.{identifier(layout.view)}"
         asked = ", ".join(f"%s::{kind.postgres}[]" for kind in layout.keys.values())
-        row = tables.select(table, layout, features, present).replace("SELECT ", f"SELECT {', '.join(keys.values())}, ", 1)
+        row = tables.select(table, layout, features, present, "{}::{kind.postgres}").replace("SELECT ", f"SELECT {', '.join(keys.values())}, ", 1)
         return f"{row} JOIN (SELECT DISTINCT * FROM unnest({asked}) AS asked({', '.join(keys.values())})) AS asked USING ({', '.join(keys.values())})"
 
 

@@ -27,6 +27,7 @@ from redis.lock import Lock
 from redis.retry import Retry
 
 from features.generation import About, Found, GenerationGoneError, Key, Layout, OnlineStoreUnfitError, Stored, empty, new_name
+from features.kinds import retyped
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, masked, reaching
 
 POINTER = "millrace:online"
@@ -82,9 +83,10 @@ return 1
 
 @dataclass(frozen=True)
 class Described:
-    """How a view is stored in a generation: its features in the order of a row, and the number of its buckets."""
+    """How a view is stored in a generation: its features in the order of a row, what each is in Feast's `Value`, and the number of its buckets."""
 
     features: tuple[str, ...]
+    protos: tuple[str, ...]
     buckets: int
 
     def to_json(self) -> str:
@@ -95,7 +97,12 @@ class Described:
     def of(cls, stored: bytes) -> Described:
         """As it was stored."""
         plain = json.loads(stored)
-        return cls(tuple(plain["features"]), plain["buckets"])
+        return cls(tuple(plain["features"]), tuple(plain["protos"]), plain["buckets"])
+
+    @classmethod
+    def by(cls, layout: Layout, buckets: int) -> Described:
+        """Just as the layout has it."""
+        return cls(tuple(layout.features), tuple(kind.proto for kind in layout.features.values()), buckets)
 
 
 class RedisPlace:
@@ -104,7 +111,11 @@ class RedisPlace:
     def __init__(self, url: str) -> None:
         self.where = masked(url)
         # once more after a connection broke, as it does when the server was started anew; a server that is silent has had its time
-        options: dict[str, Any] = {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": CONNECT_SECONDS, "retry": Retry(NoBackoff(), 1, (redis.ConnectionError,))}
+        options: dict[str, Any] = {
+            "socket_timeout": ANSWER_SECONDS,
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "retry": Retry(NoBackoff(), 1, (redis.ConnectionError,)),
+        }
         try:
             self.client = redis.Redis.from_url(url, **options)
         except ValueError as error:
@@ -224,10 +235,10 @@ class RedisPlace:
     def _described_for(self, name: str, layout: Layout) -> Described:
         """The view's description, with all its features; new ones come last, so that rows which lack them can be read."""
         stored: Any = self.client.hget(_views(name), layout.view)
-        former = Described.of(stored) if stored else Described((), 1)
-        added = tuple(one for one in layout.features if one not in former.features)
+        former = Described.of(stored) if stored else Described((), (), 1)
+        added = {name: kind.proto for name, kind in layout.features.items() if name not in former.features}
         if added or not stored:
-            former = replace(former, features=former.features + added)
+            former = replace(former, features=(*former.features, *added), protos=(*former.protos, *added.values()))
             self.client.hset(_views(name), layout.view, former.to_json())
         return former
 
@@ -280,6 +291,12 @@ class RedisReader:
         with place.reaching():
             self._views = place.described(name)
 
+    def begin(self) -> None:
+        """Nothing: rows that are pushed during a request may be seen by a part of it."""
+
+    def end(self) -> None:
+        """Nothing."""
+
     def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
         """One round trip. The pointer is looked at last in it: a generation that it still names was whole when its rows were read."""
         view = self._view(layout, features)
@@ -296,7 +313,11 @@ class RedisReader:
             raise GenerationGoneError(f"generation {self.name} was removed from {self._place.where} while it was read")
         at = {name: place for place, name in enumerate(view.features)}
         places = [at.get(name, len(at)) for name in features]
-        return [None if row is None else _unpack(row, places) for row in found]
+        changed = {
+            place: layout.features[name].proto for place, name in enumerate(features, 1) if name in at and view.protos[at[name]] != layout.features[name].proto
+        }
+        rows = [None if row is None else _unpack(row, places) for row in found]
+        return [row and tuple(retyped(one, changed[place]) if place in changed else one for place, one in enumerate(row)) for row in rows] if changed else rows
 
     def keys(self, layout: Layout, some: int | None) -> list[Key]:
         """Of all buckets, or of some at random until there are enough."""
@@ -339,7 +360,7 @@ class RedisDraft:
         first: Sequence[Stored] = next(coming, [])
         second = next(coming, None)
         buckets = max(1, len(first) // ROWS_OF_BUCKET) if second is None else MANY
-        view, rows = self._describe(layout, Described(tuple(layout.features), buckets)), 0
+        view, rows = self._describe(layout, Described.by(layout, buckets)), 0
         for batch in chain([first, second or []], coming):
             self._write(layout, view, batch)
             rows += len(batch)

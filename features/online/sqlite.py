@@ -10,16 +10,21 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from contracts import settings
 from contracts.files import locked, sync, write_whole
 from features.generation import About, Found, Key, Layout, Stored, empty, new_name
+from features.kinds import retyped
 from features.online import tables
 from features.queries import identifier
 
 BUSY_SECONDS = 10.0
+LARGEST_PIECE = 64
+"""Keys that one statement looks up."""
+MAPPED_BYTES = 1 << 40
+"""A generation is read where the operating system has it in memory; sqlite maps 2 GB of it at most."""
 
 
 def folder() -> Path:
@@ -121,16 +126,22 @@ class SqliteReader:
 
     def __init__(self, name: str, connection: sqlite3.Connection) -> None:
         self.name, self.connection = name, connection
-        self._made: dict[tuple[str, tuple[str, ...]], str] = {}
+        connection.execute(f"PRAGMA mmap_size={MAPPED_BYTES}")
+        self._made: dict[tuple[str, tuple[str, ...]], Query] = {}
+
+    def begin(self) -> None:
+        """The file is locked once, and not once a query."""
+        self.connection.execute("BEGIN")
+
+    def end(self) -> None:
+        """Let go of it."""
+        if self.connection.in_transaction:
+            self.connection.execute("COMMIT")
 
     def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
-        """One lookup by primary key for each."""
-        sql = self._query(layout, tuple(features))
-        if sql is None:
-            return [None] * len(keys)
-        found = [self.connection.execute(sql, key).fetchone() for key in keys]
-        flags = [at for at, name in enumerate(features, 1) if layout.features[name].proto == "bool_val"]
-        return [_with_flags(row, flags) for row in found] if flags else found
+        """Lookups by primary key, many in one statement."""
+        made = self._query(layout, tuple(features))
+        return made.rows(keys) if made else [None] * len(keys)
 
     def keys(self, layout: Layout, some: int | None) -> list[Key]:
         """All in the order of the keys, or some."""
@@ -139,18 +150,61 @@ class SqliteReader:
         order = "" if some is None else f" ORDER BY random() LIMIT {some}"
         return self.connection.execute(f"SELECT {tables.primary(layout)} FROM {identifier(layout.view)}{order}").fetchall()
 
-    def _query(self, layout: Layout, features: tuple[str, ...]) -> str | None:
+    def _query(self, layout: Layout, features: tuple[str, ...]) -> Query | None:
         """None while the generation does not have the view; a push may add it, or a feature."""
         made = self._made.get((layout.view, features))
         if made is None and (present := self._columns(layout.view)):
-            where = " AND ".join(f"{identifier(key)} = ?" for key in layout.keys)
-            made = f"{tables.select(identifier(layout.view), layout, features, present)} WHERE {where}"
-            if present.issuperset(features):
+            made = Query(self.connection, layout, features, present)
+            if made.complete:
                 self._made[layout.view, features] = made
         return made
 
-    def _columns(self, view: str) -> set[str]:
-        return {row[1] for row in self.connection.execute(f"PRAGMA table_info({identifier(view)})")}
+    def _columns(self, view: str) -> dict[str, str]:
+        """The type of each column."""
+        return {row[1]: row[2] for row in self.connection.execute(f"PRAGMA table_info({identifier(view)})")}
+
+
+class Query:
+    """Finds the event time and some features of a view's rows by their keys."""
+
+    def __init__(self, connection: sqlite3.Connection, layout: Layout, features: tuple[str, ...], present: dict[str, str]) -> None:
+        self._connection, self._pieces, self._width = connection, dict[int, str](), len(layout.keys)
+        self.complete = present.keys() >= {*features}
+        row, keys = tables.select(f"{identifier(layout.view)} t", layout, features, {*present}), [f"t.{identifier(name)}" for name in layout.keys]
+        self._one = f"{row} WHERE {' AND '.join(f'{key} = ?' for key in keys)}"
+        where = " AND ".join(f"{key} = asked.k{i}" for i, key in enumerate(keys))
+        self._many = f"{row.replace(' FROM ', ' FROM asked LEFT JOIN ', 1)} ON {where} ORDER BY asked.place"
+        kinds = {at: layout.features[name] for at, name in enumerate(features, 1)}
+        self._retyped = {at: kind.proto for at, kind in kinds.items() if kind.proto == "bool_val" or present.get(features[at - 1]) != kind.sqlite}
+
+    def rows(self, keys: Sequence[Key]) -> list[Found | None]:
+        """In the order of the keys."""
+        if len(keys) == 1:
+            found = [self._connection.execute(self._one, keys[0]).fetchone()]
+        else:
+            found = [row if row[0] is not None else None for row in self._found(keys)]
+        return [row and self._typed(row) for row in found] if self._retyped else found
+
+    def _found(self, keys: Sequence[Key]) -> Iterator[Found]:
+        """A row for each key, of NULLs where there is none, in pieces of a few sizes, so that few statements are compiled."""
+        size, start = LARGEST_PIECE, 0
+        while start < len(keys):
+            while size > len(keys) - start:
+                size //= 2
+            yield from self._connection.execute(self._piece(size), list(chain.from_iterable(keys[start : start + size])))
+            start += size
+
+    def _piece(self, size: int) -> str:
+        """The statement for so many keys."""
+        if size not in self._pieces:
+            names = "".join(f", k{i}" for i in range(self._width))
+            values = ", ".join(f"({place}{', ?' * self._width})" for place in range(size))
+            self._pieces[size] = f"WITH asked (place{names}) AS (VALUES {values}) {self._many}"
+        return self._pieces[size]
+
+    def _typed(self, row: Found) -> Found:
+        """The row with the types of the definitions; sqlite has no booleans, and the table may be older than the definitions."""
+        return tuple(retyped(value, self._retyped[at]) if at in self._retyped else value for at, value in enumerate(row))
 
 
 class SqliteDraft:
@@ -269,13 +323,6 @@ def _open_current() -> tuple[str, sqlite3.Connection]:
         except sqlite3.OperationalError:
             continue
     raise empty()
-
-
-def _with_flags(row: Any, flags: list[int]) -> Any:
-    """sqlite keeps booleans as 0 and 1."""
-    if row is None:
-        return None
-    return tuple(bool(value) if at in flags and value is not None else value for at, value in enumerate(row))
 
 
 @cache

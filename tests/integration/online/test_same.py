@@ -12,10 +12,13 @@ from tests.unit.features.test_consistency import (  # noqa: F401
 from tests.unit.features.test_online_store import (  # noqa: F401
     test_a_failure_while_filling_leaves_the_former_generation,
     test_a_push_comes_online_without_a_materialization,
+    test_a_request_reads_one_generation,
     test_a_row_is_served_until_it_is_as_old_as_its_ttl,
+    test_a_table_older_than_the_definitions_gives_their_types,
     test_an_older_event_does_not_overwrite,
     test_an_open_store_sees_the_next_generation,
     test_dropped_views_and_teardown,
+    test_each_of_many_keys_gets_its_own_row,
     test_feasts_own_materialize_gives_the_same,
     test_of_equal_events_the_later_created_wins,
     test_online_is_offline_at_the_horizon,

@@ -5,13 +5,18 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from feast import Entity, FeatureView, Field
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.types import Bool, Float32, Float64, Int64, String
+from feast.value_type import ValueType
 
 from contracts import release
-from features import generation, materialize, registry
+from features import generation, materialize, online_store, registry
 from features.feast_repo import definitions
 from features.generation import OnlineStoreEmptyError
 from features.online import sqlite
-from tests.unit.features.conftest import VIEWS, Lake, activity, at
+from tests.unit.features.conftest import VIEWS, Lake, activity, at, popularity
 
 PUSHED = {f"{what}_{days}d": [1] for what in ("spend", "items", "baskets") for days in (7, 30, 90)} | {"discount_share_30d": [0.0]}
 
@@ -129,15 +134,12 @@ def test_an_older_event_does_not_overwrite(shop: Lake) -> None:
 def test_of_equal_events_the_later_created_wins(shop: Lake) -> None:
     registry.apply()
     store = registry.open_store()
-    view, online_store = definitions.customer_profile, store._get_provider().online_store
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Value
-
+    view, online = definitions.customer_profile, store._get_provider().online_store
     key = EntityKey(join_keys=["customer_id"], entity_values=[Value(int64_val=7)])
     when, noon = at("2017-01-01"), at("2017-01-01 12:00")
     for age, created in (("65+", noon), ("19-24", noon - timedelta(hours=1)), ("25-34", noon), ("45-54", None)):
-        online_store.online_write_batch(store.config, view, [(key, {"age": Value(string_val=age)}, when, created)], None)
-        [(found, values)] = online_store.online_read(store.config, view, [key], ["age", "income"])
+        online.online_write_batch(store.config, view, [(key, {"age": Value(string_val=age)}, when, created)], None)
+        [(found, values)] = online.online_read(store.config, view, [key], ["age", "income"])
         assert found == when
         assert values["age"].string_val == {"65+": "65+", "19-24": "65+", "25-34": "25-34", "45-54": "45-54"}[age]
         assert values["income"] == Value()
@@ -185,12 +187,12 @@ def test_value_service_needs_a_customer_only(shop: Lake) -> None:
 def test_dropped_views_and_teardown(shop: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
-    online_store = store._get_provider().online_store
-    online_store.update(store.config, [definitions.customer_profile], [], [], [], partial=False)
+    served = store._get_provider().online_store
+    served.update(store.config, [definitions.customer_profile], [], [], [], partial=False)
     fresh = registry.open_store()
     assert online(fresh, "customer_profile:age", customer_id=1) is None
     assert online(fresh, "customer_activity:spend_7d", customer_id=1) == 0.05
-    online_store.teardown(store.config, [], [])
+    served.teardown(store.config, [], [])
     with pytest.raises(OnlineStoreEmptyError):
         online(fresh, "customer_activity:spend_7d", customer_id=1)
 
@@ -220,3 +222,81 @@ def test_a_row_is_served_until_it_is_as_old_as_its_ttl(shop: Lake, older: timede
     labels = pd.DataFrame({"customer_id": [1], "event_timestamp": [now]})
     trained = registry.open_store().get_historical_features(labels, ["customer_profile:age"]).to_arrow()
     assert trained["age"].to_pylist() == [served]
+
+
+def test_a_request_reads_one_generation(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that is published between two views of a request is answered from at the next request."""
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    shop.write("customer_activity", [activity(1, "2017-01-09", "8.00")])
+    shop.write("product_popularity", [popularity(3, "2017-01-20", 8)])
+    shop.release(*VIEWS)
+    features = ["customer_activity:spend_7d", "product_popularity:units_7d"]
+    row = [{"customer_id": 1, "product_id": 3}]
+    rows, calls = online_store.Query.rows, []
+
+    def publishing(query: Any, keys: Any) -> Any:
+        found = rows(query, keys)
+        calls.append(query.features)
+        if len(calls) == 1:
+            monkeypatch.setattr(online_store.Query, "rows", rows)
+            materialize.materialize(release.read())
+            monkeypatch.setattr(online_store.Query, "rows", publishing)
+        return found
+
+    monkeypatch.setattr(online_store.Query, "rows", publishing)
+    answers = [store.get_online_features(features, row).to_dict() for _ in range(2)]
+    assert calls == [("spend_7d",), ("units_7d",)] * 2
+    assert [(one["spend_7d"], one["units_7d"]) for one in answers] == [([0.05], [0]), ([8.0], [8])]
+
+
+def test_a_request_that_fails_keeps_to_nothing(shop: Lake) -> None:
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            store.get_online_features(["customer_activity:spend_7d", "customer_product:purchases_90d"], [{"customer_id": 1}])
+    shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
+    shop.release(*VIEWS)
+    materialize.materialize(release.read())
+    assert online(store, "customer_activity:spend_7d", customer_id=2) == 8.0
+
+
+def key_of(**values: Any) -> EntityKey:
+    return EntityKey(join_keys=list(values), entity_values=[Value(**{"string_val" if isinstance(one, str) else "int64_val": one}) for one in values.values()])
+
+
+def view_of(name: str, keys: dict[str, ValueType], **fields: Any) -> FeatureView:
+    entities = [Entity(name=key, join_keys=[key], value_type=kind) for key, kind in keys.items()]
+    dtypes = {ValueType.INT64: Int64, ValueType.STRING: String}
+    schema = [Field(name=key, dtype=dtypes[kind]) for key, kind in keys.items()]
+    return FeatureView(name=name, entities=entities, schema=[*schema, *(Field(name=one, dtype=dtype) for one, dtype in fields.items())])
+
+
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 127, 200])
+def test_each_of_many_keys_gets_its_own_row(shop: Lake, count: int) -> None:
+    """In the order asked, whether a key is asked twice, is unknown, or has the parts of another one."""
+    view = view_of("pairs", {"a": ValueType.INT64, "b": ValueType.STRING}, value=String)
+    online, store = online_store.PackedOnlineStore(), registry.open_store()
+    known = {(a, f"{b}"): f"{a} of {b}" for a in range(9) for b in range(9)}
+    online.online_write_batch(
+        store.config, view, [(key_of(a=a, b=b), {"value": Value(string_val=value)}, at("2017-01-01"), None) for (a, b), value in known.items()], None
+    )
+    asked = [(i * 7 % 11, f"{i * 5 % 10}") for i in range(count)]
+    read = online.online_read(store.config, view, [key_of(b=b, a=a) for a, b in asked])
+    assert [values and values["value"].string_val for _, values in read] == [known.get(key) for key in asked]
+
+
+def test_a_table_older_than_the_definitions_gives_their_types(shop: Lake) -> None:
+    before = view_of("typed", {"a": ValueType.INT64}, narrow=Int64, is_open=Bool, share=Float32, former=String)
+    after = view_of("typed", {"a": ValueType.INT64}, narrow=Float64, is_open=Bool, share=Float32, new=String)
+    online, store = online_store.PackedOnlineStore(), registry.open_store()
+    given = {"narrow": Value(int64_val=3), "is_open": Value(bool_val=True), "share": Value(float_val=0.1), "former": Value(string_val="x")}
+    online.online_write_batch(store.config, before, [(key_of(a=1), given, at("2017-01-01"), None)], None)
+    [(_, values)] = online.online_read(store.config, after, [key_of(a=1)])
+    assert values == {"narrow": Value(double_val=3.0), "is_open": Value(bool_val=True), "share": Value(float_val=0.1), "new": Value()}
+    query = online._query(after, ("share", "is_open", "new", "narrow"))
+    assert query.features == ("share", "is_open", "new", "narrow")
+    [[_, share, is_open, new, narrow]] = query.rows([(1,)])
+    assert (share, is_open, new, narrow) == (pytest.approx(0.1), True, None, 3.0)
+    assert [type(one) for one in (share, is_open, narrow)] == [float, bool, float]
