@@ -4,7 +4,7 @@ came late, were corrected or were deleted count too.
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 
 import duckdb
 from deltalake import DeltaTable
@@ -20,6 +20,7 @@ from features.online_store import layout_of
 from features.queries import identifier
 
 CHANGED = "changed"
+A_MOMENT = timedelta(microseconds=1)
 
 
 def between(before: About, reader: LakeReader, view: FeatureView) -> int | None:
@@ -41,7 +42,7 @@ def between(before: About, reader: LakeReader, view: FeatureView) -> int | None:
     parts = [f"SELECT {names} FROM read_parquet([{', '.join(map(_literal, files))}], union_by_name = true)"] if files else []
     if before.horizon < reader.release.horizon:
         since, until = (midnight(date.fromisoformat(horizon)) for horizon in (before.horizon, reader.release.horizon))
-        parts.append(f"SELECT {names} FROM {reader.table(table)} WHERE {queries.between(source.event_column, since, until)}")
+        parts.append(f"SELECT {names} FROM {reader.table(table)} WHERE {queries.between(source.event_column, since + A_MOMENT, until)}")
     parts = parts or [f"SELECT {names} FROM {reader.table(table)} WHERE false"]
     try:
         reader.connection.execute(f"CREATE OR REPLACE TEMPORARY TABLE {CHANGED} AS SELECT DISTINCT * FROM ({' UNION ALL BY NAME '.join(parts)})")
