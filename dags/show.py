@@ -90,12 +90,12 @@ def warnings(reports: Sequence[TableReport]) -> Grid:
 def views(served: dict[str, Any]) -> Grid:
     """What was loaded into the online store."""
     grid = _grid(f"Feast: release {served['release']}, known up to {served['horizon']}", "feature view")
-    for name in ("entities", "s", "entities/s"):
+    for name in ("entities", "loaded", "s", "loaded/s"):
         grid.add_column(name, justify="right")
     for view in served["views"]:
         seconds = view["seconds"]
-        speed = f"{view['rows'] / seconds:,.0f}" if seconds else view["status"]
-        grid.add_row(view["view"], f"{view['rows']:,}", f"{seconds:.2f}" if seconds else "", speed)
+        speed = f"{view['loaded'] / seconds:,.0f}" if seconds else view["status"]
+        grid.add_row(view["view"], f"{view['rows']:,}", f"{view['loaded']:,}" if seconds else "", f"{seconds:.2f}" if seconds else "", speed)
     if served["consistency"]:
         grid.caption = compared(served["consistency"])
     return grid

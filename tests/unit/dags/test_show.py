@@ -81,7 +81,8 @@ def test_a_table_that_took_no_time_has_no_speed() -> None:
 
 
 def test_serving_says_that_it_was_compared_with_training() -> None:
-    view = {"view": "customer_activity", "rows": 3, "seconds": 0.5, "status": "published"}
+    view = {"view": "customer_activity", "rows": 300, "loaded": 3, "seconds": 0.5, "status": "published"}
     served = {"release": 1, "horizon": "2018-01-02", "views": [view], "consistency": {"features": [{"compared": 700}, {"compared": 800}]}}
     assert "Training and serving compared: 1,500 values of 2 features, all the same" in " ".join(plain(show.views(served)).split())
     assert "compared" not in plain(show.views({**served, "consistency": None}))
+    assert row(plain(show.views(served)), "customer_activity") == ["customer_activity", "300", "3", "0.50", "6"]
