@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 METADATA_KEY = "millrace"
 COMMIT_KEY = "commit"
 """A name of the commit's own beside its state, where a statement of another process must not be mistaken for ours."""
+LISTED = "_millrace_files"
+"""Attribute of an open table that keeps what was listed of its version: a run asks for the same few lists thirty times."""
 TIDYING = ("optimize", "vacuum")
 """The runs of commits that change no row."""
 FEATURES = {"appendOnly", "invariants", "timestampNtz"}
@@ -237,13 +239,19 @@ def extent(table: DeltaTable, contract: Table) -> Interval | None:
 
 
 def data_files(table: DeltaTable, ranged: str | None = None) -> list[dict[str, Any]]:
-    """What the log says of each data file of the version: path, size_bytes, num_records, and min and max of one column."""
+    """What the log says of each data file of the version: path, size_bytes, num_records, and min and max of one column. It is shared with other callers: only read it."""
     import pyarrow as pa
 
-    wanted = ["path", "size_bytes", "num_records", f"min.{ranged}", f"max.{ranged}"]
-    known = pa.table(table.get_add_actions(flatten=True))
-    found: list[dict[str, Any]] = known.select([name for name in wanted if name in known.column_names]).to_pylist()
-    return found
+    known: dict[str | None, list[dict[str, Any]]]
+    version, known = getattr(table, LISTED, (None, {}))
+    if version != table.version():
+        known = {}
+        setattr(table, LISTED, (table.version(), known))
+    if ranged not in known:
+        wanted = ["path", "size_bytes", "num_records", f"min.{ranged}", f"max.{ranged}"]
+        actions = pa.table(table.get_add_actions(flatten=True))
+        known[ranged] = actions.select([name for name in wanted if name in actions.column_names]).to_pylist()
+    return known[ranged]
 
 
 def file_days(table: DeltaTable, contract: Table) -> list[tuple[dict[str, Any], date, date, int]]:

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from contracts import settings
 from contracts.bronze import AUDIT_COLUMNS
@@ -92,12 +93,19 @@ def files(table: Table, interval: Interval | None = None) -> list[LandedFile]:
 
 
 def _days(root: Path, table: Table) -> list[tuple[date, str]]:
-    """The day folders of a table, oldest first. They are no `Path`s, which cost a long past more than the listing."""
+    """The day folders of a table, oldest first. A long past has thousands, so they are no `Path`s, and what a name means is found once."""
+    found = []
     try:
         with os.scandir(root / table.name) as entries:
-            return sorted((_folder_day(table, one), one.path) for one in entries if _visible(one.name))
+            for one in entries:
+                day = _day_of(one.name)
+                if day and one.is_dir():
+                    found.append((day, one.path))
+                elif _visible(one.name):
+                    _refuse_folder(table, one)
     except (FileNotFoundError, NotADirectoryError):
         return []
+    return sorted(found)
 
 
 def _refuse_other_formats(table: Table, file: LandedFile) -> None:
@@ -111,19 +119,25 @@ def _visible(name: str) -> bool:
     return not name.startswith((".", "_")) and not name.endswith(".tmp")
 
 
-def _folder_day(table: Table, folder: os.DirEntry[str]) -> date:
-    name = f"{table.name}/{folder.name}"
-    if not folder.is_dir():
-        raise LandingError(
-            f"{table.qualified}: {name} lies outside of any day. Move it to the folder of its day, such as {table.name}/2017-01-31/{folder.name}"
-        )
+@lru_cache(1 << 16)
+def _day_of(name: str) -> date | None:
+    """The day that a folder's name says; None when it says none."""
     try:
-        day = date.fromisoformat(folder.name)
+        day = date.fromisoformat(name)
+    except ValueError:
+        return None
+    return day if YEARS[0] <= day.year <= YEARS[1] else None
+
+
+def _refuse_folder(table: Table, entry: os.DirEntry[str]) -> NoReturn:
+    name = f"{table.name}/{entry.name}"
+    if not entry.is_dir():
+        raise LandingError(f"{table.qualified}: {name} lies outside of any day. Move it to the folder of its day, such as {table.name}/2017-01-31/{entry.name}")
+    try:
+        date.fromisoformat(entry.name)
     except ValueError:
         raise LandingError(f"{table.qualified}: the folder {name} is not a date such as {table.name}/2017-01-31. Rename it or move it away") from None
-    if not YEARS[0] <= day.year <= YEARS[1]:
-        raise LandingError(f"{table.qualified}: the folder {name} is not a date between {YEARS[0]} and {YEARS[1]}. Rename it or move it away")
-    return day
+    raise LandingError(f"{table.qualified}: the folder {name} is not a date between {YEARS[0]} and {YEARS[1]}. Rename it or move it away")
 
 
 def coverage(tables: tuple[Table, ...]) -> Interval:
