@@ -25,7 +25,7 @@ from bench.stores import applied, named_source
 SIZES = ("500000x50000", "2000000x200000")
 KEYS, YEAR_US = 10_000, 365 * 86_400 * 1_000_000
 BARE, OURS = "bare DuckDB ASOF", "ours, duckdb"
-SLOW = ("Feast's Spark", "Feast's Dask")
+SLOW = ("Feast's Spark", "Feast's DuckDB", "Feast's Dask")
 """Timed once; the others so many times in each round."""
 CALLS = 5
 
