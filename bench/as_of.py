@@ -1,7 +1,8 @@
 """Time point-in-time joins: ours, Feast's own stores, and a bare DuckDB ASOF join, on the same rows and labels: `python -m bench.as_of`.
 
-A contestant has a process of its own and is warmed up on a hundredth of the rows, so that no start of an engine is timed. What it answers is compared with the bare join's by count and sum;
-the rows have one key and no ties, so that all stores can be right.
+A contestant has a process of its own and is warmed up on a hundredth of the rows, so that no start of an engine is timed, nor what Feast does once, `apply`. In each round the fast ones
+follow each other, so that a noisy minute hits all; times are medians, and ratios are taken within a round. What a contestant answers is compared with the bare join's by count and sum; the rows
+have one key and no ties, so that all stores can be right.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from statistics import median
 from typing import Any
 
 from bench import watch
-from bench.stores import named_source, retrieve
+from bench.stores import applied, named_source
 
 SIZES = ("500000x50000", "2000000x200000")
 KEYS, YEAR_US = 10_000, 365 * 86_400 * 1_000_000
+BARE, OURS = "bare DuckDB ASOF", "ours, duckdb"
 SLOW = ("Feast's Spark", "Feast's DuckDB", "Feast's Dask")
-"""Timed once; the others three times."""
+"""Timed once; the others so many times in each round."""
+CALLS = 5
 
 
 def land(folder: Path, rows: int, labels: int) -> None:
@@ -46,11 +49,11 @@ def bare(folder: Path) -> Callable[[Any], Any]:
 
     con = duckdb.connect()
     con.execute("SET TimeZone = 'UTC'")
-    query = "SELECT l.*, f.v FROM l ASOF LEFT JOIN read_parquet(?) f ON l.k = f.k AND l.event_timestamp >= f.event_timestamp"
+    query = f"SELECT l.*, f.v FROM l ASOF LEFT JOIN '{folder / 'rows.parquet'}' f ON l.k = f.k AND l.event_timestamp >= f.event_timestamp"
 
     def join(labels: Any) -> Any:
         con.register("l", labels)
-        return con.execute(query, [str(folder / "rows.parquet")]).to_arrow_table()["v"]
+        return con.sql(query).to_arrow_table()["v"]
 
     return join
 
@@ -70,12 +73,16 @@ def ours(who: str, folder: Path) -> Callable[[Any], Any]:
     from features.source import GoldTable
 
     offline = {"type": "features.offline_store.ReleaseOfflineStore", "join": who, "session": "etl.engine.session"}
-    return lambda labels: retrieve(offline, GoldTable(table="gold.things"), view, labels, folder).to_arrow()["v"]
+    return values(applied(offline, GoldTable(table="gold.things"), view, folder))
 
 
 def feasts(offline: dict[str, Any], kind: str, folder: Path) -> Callable[[Any], Any]:
     source = named_source(kind)(name="rows", path=str(folder / "rows.parquet"), timestamp_field="event_timestamp")
-    return lambda labels: retrieve(offline, source, view, labels, folder).to_arrow()["v"]
+    return values(applied(offline, source, view, folder))
+
+
+def values(retrieve: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda labels: retrieve(labels).to_arrow()["v"]
 
 
 def view(source: Any) -> tuple[list[Any], Any]:
@@ -95,8 +102,8 @@ SPARK = {
     "spark.sql.session.timeZone": "UTC",
 }
 CONTESTANTS: dict[str, Callable[[Path], Callable[[Any], Any]]] = {
-    "bare DuckDB ASOF": bare,
-    "ours, duckdb": lambda folder: ours("duckdb", folder),
+    BARE: bare,
+    OURS: lambda folder: ours("duckdb", folder),
     "ours, pandas": lambda folder: ours("pandas", folder),
     "ours, spark (Sail)": lambda folder: ours("spark", folder),
     "Feast's DuckDB": lambda folder: feasts({"type": "duckdb"}, "file", folder),
@@ -112,7 +119,7 @@ def timed(contestant: str, folder: Path) -> dict[str, Any]:
     labels = pd.read_parquet(folder / "labels.parquet")
     CONTESTANTS[contestant](folder / "small")(pd.read_parquet(folder / "small" / "labels.parquet"))
     join, seconds, found = CONTESTANTS[contestant](folder), [], None
-    for _ in range(1 if contestant in SLOW else 3):
+    for _ in range(1 if contestant in SLOW else CALLS):
         started = time.perf_counter()
         found = join(labels)
         seconds.append(time.perf_counter() - started)
@@ -120,37 +127,63 @@ def timed(contestant: str, folder: Path) -> dict[str, Any]:
     return {"s": median(seconds), "rows": len(values), "sum": int(values.sum())}
 
 
-def measured(size: str, contestants: list[str]) -> list[str]:
+def measured(size: str, contestants: list[str], rounds: int) -> list[str]:
     """The lines of one size's table."""
     rows, labels = map(int, size.split("x"))
-    found: dict[str, Any] = {}
+    found: dict[str, list[dict[str, Any]]] = {one: [] for one in contestants}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / size
         land(place, rows, labels)
         land(place / "small", rows // 100, labels // 100)
-        for one in contestants:
-            print(f"{rows:,} rows x {labels:,} labels: {one} ...", end=" ", flush=True, file=sys.stderr)
-            try:
-                found[one], _ = watch.run([sys.executable, "-W", "ignore", "-m", "bench.as_of", "--answer", one, "--folder", str(place)], {})
-            except SystemExit as error:
-                found[one] = {"failed": str(error).strip().splitlines()[-1][:100]}
-            print(f"{found[one].get('s', 0):.2f} s" if "s" in found[one] else "failed", file=sys.stderr)
-    floor = found["bare DuckDB ASOF"]
-    return [_line(rows, labels, name, one, floor, found.get("ours, duckdb", floor)) for name, one in found.items()]
+        for turn in range(rounds):
+            for one in contestants:
+                if not turn or one not in SLOW:
+                    print(f"{rows:,} rows x {labels:,} labels, round {turn + 1}: {one} ...", end=" ", flush=True, file=sys.stderr)
+                    found[one].append(answer(one, place))
+                    print(f"{found[one][-1].get('s', 0) * 1000:,.0f} ms" if "s" in found[one][-1] else "failed", file=sys.stderr)
+    return [_line(rows, labels, name, found) for name in contestants]
 
 
-def _line(rows: int, labels: int, name: str, one: dict[str, Any], floor: dict[str, Any], our: dict[str, Any]) -> str:
-    size = f"{rows:,} x {labels:,}"
-    if "failed" in one:
-        return f"| {size} | {name} | {one['failed']} | | | |"
-    same = "yes" if (one["rows"], one["sum"]) == (floor["rows"], floor["sum"]) else f"**no**: {one['rows']:,} values that add up to {one['sum']:,}"
-    return f"| {size} | {name} | {one['s']:.2f} s | {rows / one['s'] / 1e6:.2f} M rows/s | {one['s'] / floor['s']:.1f} | {one['s'] / our['s']:.1f} | {same} |"
+def answer(contestant: str, place: Path) -> dict[str, Any]:
+    """What `timed` says in a process of its own, or why it failed."""
+    try:
+        told: dict[str, Any] = watch.run([sys.executable, "-W", "ignore", "-m", "bench.as_of", "--answer", contestant, "--folder", str(place)], {})[0]
+    except SystemExit as error:
+        return {"failed": str(error).strip().splitlines()[-1][:100]}
+    return told
+
+
+def _line(rows: int, labels: int, name: str, found: dict[str, list[dict[str, Any]]]) -> str:
+    size, failed = f"{rows:,} x {labels:,}", [one["failed"] for one in found[name] if "failed" in one]
+    if failed:
+        return f"| {size} | {name} | {failed[0]} | | | | |"
+    values = {(one["rows"], one["sum"]) for one in found[name]}
+    same = (
+        "yes"
+        if values == {(one["rows"], one["sum"]) for one in found[BARE]}
+        else "**no**: " + ", ".join(f"{n:,} values that add up to {total:,}" for n, total in values)
+    )
+    time_s = median(one["s"] for one in found[name])
+    return f"| {size} | {name} | {time_s:.3f} s | {rows / time_s / 1e6:.2f} M rows/s | {ratio(found, name, BARE)} | {ratio(found, name, OURS)} | {same} |"
+
+
+def ratio(found: dict[str, list[dict[str, Any]]], one: str, other: str) -> str:
+    """The median of the rounds that both took part in."""
+    both = [mine["s"] / theirs["s"] for mine, theirs in zip(found[one], found.get(other, []), strict=False) if "s" in theirs]
+    return f"{median(both):.2f}" if both else ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.as_of", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="ROWSxLABELS", help=f"(default: {' '.join(SIZES)})")
-    parser.add_argument("--without", nargs="+", default=[], choices=CONTESTANTS, help="leave out; Feast's Spark store takes minutes for the larger size")
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        default=[],
+        choices=[one for one in CONTESTANTS if one != BARE],
+        help="leave out; Feast's Spark store takes minutes for the larger size",
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
     parser.add_argument("--answer", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -159,7 +192,7 @@ def main() -> None:
         print("\n" + json.dumps(timed(options.answer, options.folder)))
         return
     contestants = [one for one in CONTESTANTS if one not in options.without]
-    lines = [line for size in options.sizes for line in measured(size, contestants)]
+    lines = [line for size in options.sizes for line in measured(size, contestants, options.rounds)]
     print("| rows x labels | store | time | feature rows | against bare | against ours | same values |\n|---|---|---|---|---|---|---|")
     print("\n".join(lines))
 

@@ -147,10 +147,10 @@ def view(case: Case, source: Any) -> Any:
     return entities, made
 
 
-def retrieve(
-    offline: dict[str, Any], source: Any, view: Callable[[Any], tuple[list[Any], Any]], labels: Any, folder: Path, alias: dict[str, str] | None = None
-) -> Any:
-    """As a user of a Feast store asks: apply, then get_historical_features of all features of `view`. The retrieval job."""
+def applied(
+    offline: dict[str, Any], source: Any, view: Callable[[Any], tuple[list[Any], Any]], folder: Path, alias: dict[str, str] | None = None
+) -> Callable[[Any], Any]:
+    """A function of labels that asks a Feast store, to which the view was applied, for all its features. It returns the retrieval job."""
     from feast import FeatureService, FeatureStore, RepoConfig
 
     entities, made = view(source)
@@ -162,7 +162,7 @@ def retrieve(
     keys = {column.name for column in made.entity_columns}
     service = FeatureService(name="all", features=[asked[[feature.name for feature in made.features if feature.name not in keys]]])
     store.apply([*entities, made, service])
-    return store.get_historical_features(labels, service)
+    return lambda labels: store.get_historical_features(labels, service)
 
 
 def by_feast(offline: dict[str, Any], kind: str, case: Case, folder: Path) -> Any:
@@ -172,7 +172,7 @@ def by_feast(offline: dict[str, Any], kind: str, case: Case, folder: Path) -> An
     pq.write_table(table(case), folder / "rows.parquet")
     created = {"created_timestamp_column": "created"} if case.created else {}
     source = named_source(kind)(name="rows", path=str(folder / "rows.parquet"), timestamp_field="event_timestamp", **created)
-    return retrieve(offline, source, lambda found: view(case, found), framed(case), folder, case.alias).to_df()
+    return applied(offline, source, lambda found: view(case, found), folder, case.alias)(framed(case)).to_df()
 
 
 def named_source(kind: str) -> Callable[..., Any]:

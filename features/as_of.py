@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from feast.feature_view import FeatureView
 
@@ -17,6 +18,9 @@ from features import frames, queries, spark_join
 from features.labels import LabelError, Labels, LabelSource
 from features.lake_reader import LakeReader, SourceError
 from features.source import GoldTable
+
+TAKEN_AT_ONCE = 2**31 - 1
+"""Bytes: Arrow cannot take rows from a column with more text."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,14 @@ class Joined:
         for one in self.wanted:
             joined = self.join(self.reader, given, one, _readable(self.reader, one))
             if joined.num_rows != result.num_rows:
-                raise RuntimeError(
-                    f"{one.view.name}: {result.num_rows:,} labels gave {joined.num_rows:,} rows. This is a defect in features/as_of.py: please report it"
-                )
+                raise _defect(one.view.name, result.num_rows, joined.num_rows)
             for feature in one.features:
                 result = result.append_column(one.output(feature, self.full_names), joined[feature])
         return result
+
+
+def _defect(view: str, labels: int, rows: int) -> RuntimeError:
+    return RuntimeError(f"{view}: {labels:,} labels gave {rows:,} rows, or some gave several. This is a defect in features/as_of.py: please report it")
 
 
 def gold(source: Any) -> GoldTable:
@@ -110,8 +116,22 @@ def _readable(reader: LakeReader, one: Wanted) -> GoldTable:
     return source
 
 
-def _joined_by_duckdb(reader: LakeReader, _given: Labels, one: Wanted, source: GoldTable) -> pa.Table:
-    return reader.connection.sql(queries.as_of(reader.table(source.table), source, one.view, one.features)).to_arrow_table()
+def _joined_by_duckdb(reader: LakeReader, given: Labels, one: Wanted, source: GoldTable) -> pa.Table:
+    found = reader.connection.sql(queries.as_of(reader.rows(source.table), source, one.view, one.features)).to_arrow_table()
+    if found.nbytes <= TAKEN_AT_ONCE:
+        return found.take(_places(found["__row"], given.joinable["__row"], one.view.name))
+    reader.connection.register("found", found)
+    return reader.connection.sql(queries.in_order()).to_arrow_table()
+
+
+def _places(found: pa.ChunkedArray, asked: pa.ChunkedArray, view: str) -> pa.Array:
+    """For each label the place of its row among those that were found; NULL where there is none."""
+    rows = found.to_numpy() - (asked[0].as_py() if len(asked) else 0)
+    places = np.full(len(asked), -1)
+    places[rows] = np.arange(len(rows))
+    if np.count_nonzero(places >= 0) < len(rows):
+        raise _defect(view, len(asked), len(rows))
+    return pa.array(places, mask=places < 0)
 
 
 def _joined_by_frames(library: str, reader: LakeReader, given: Labels, one: Wanted, source: GoldTable) -> pa.Table:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from functools import cached_property
+from functools import cache, cached_property
 
 import duckdb
 from deltalake import DeltaTable
@@ -12,9 +13,11 @@ from deltalake.exceptions import TableNotFoundError
 from contracts import release, settings, storage
 from contracts.model import Layer
 from contracts.release import Release
-from features.queries import identifier
+from features.queries import Rows, identifier
 
 PIN = "MILLRACE_RELEASE"
+PLACE = ("file_index", "file_row_number")
+"""Columns that DuckDB adds where a table has none of these names."""
 
 
 class SourceError(LookupError):
@@ -49,17 +52,34 @@ def published(qualified: str, version: int | None = None) -> LakeReader:
     return LakeReader(Release(0, "", "", {qualified: newest if version is None else version}))
 
 
-class LakeReader:
-    """A DuckDB connection that knows the tables of one release."""
+@cache
+def _engine() -> duckdb.DuckDBPyConnection:
+    """A DuckDB that is there already, because starting one takes as long as joining 100,000 rows. It keeps no file in memory that nobody reads."""
+    return duckdb.connect(config={"enable_external_file_cache": False})
 
-    def __init__(self, release: Release) -> None:
+
+def _leave_to_the_parent() -> None:
+    """In a forked child: never close the parent's DuckDB, which would wait for ever for threads that are not here."""
+    if _engine.cache_info().currsize:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_engine()))
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
+class LakeReader:
+    """A DuckDB connection that knows the tables of one release; with a DuckDB of its own, unless it may be `shared` by all such readers of this process."""
+
+    def __init__(self, release: Release, *, shared: bool = False) -> None:
         self.release = release
+        self._shared = shared and not storage.is_remote(settings.lake())
         self._relations: dict[str, dict[str, str]] = {}
+        self._rows: dict[str, Rows] = {}
 
     @cached_property
     def connection(self) -> duckdb.DuckDBPyConnection:
         """In memory, UTC, and blind to Python variables."""
-        connection = storage.readable(duckdb.connect(), settings.lake())
+        connection = _engine().cursor() if self._shared else storage.readable(duckdb.connect(), settings.lake())
         connection.execute(
             "SET TimeZone = 'UTC'; SET python_enable_replacements = false; SET preserve_insertion_order = false; SET enable_progress_bar = false"
         )
@@ -69,6 +89,11 @@ class LakeReader:
         """The name of a DuckDB view over the pinned version of `layer.name`."""
         self.columns(qualified)
         return identifier(qualified)
+
+    def rows(self, qualified: str) -> Rows:
+        """The same with its rows numbered."""
+        self.columns(qualified)
+        return self._rows[qualified]
 
     def columns(self, qualified: str) -> dict[str, str]:
         """Column name -> DuckDB type."""
@@ -110,8 +135,11 @@ class LakeReader:
         self._refuse_another(qualified, str(delta.metadata().id))
         uris = delta.file_uris()
         view = identifier(qualified)
-        if uris and not delta.metadata().partition_columns and not delta.protocol().reader_features:
+        plain = uris and not delta.metadata().partition_columns and not delta.protocol().reader_features
+        if plain and not {field.name.lower() for field in delta.schema().fields} & {*PLACE}:
             files = ", ".join("'" + uri.replace("'", "''") + "'" for uri in uris)
-            self.connection.execute(f"CREATE VIEW {view} AS FROM read_parquet([{files}], union_by_name = true)")
-        else:  # empty, partitioned, or with a feature that plain Parquet readers do not know: slower, and never wrong
+            self._rows[qualified] = Rows(f"read_parquet([{files}], union_by_name = true)", f"{PLACE[0]}::BIGINT * {2**40} + {PLACE[1]}")
+            self.connection.execute(f"CREATE TEMP VIEW {view} AS FROM {self._rows[qualified].table}")
+        else:  # empty, partitioned, or with a feature or a name that plain Parquet readers do not know: slower, and never wrong
+            self._rows[qualified] = Rows(view, "row_number() OVER ()", lasting=False)
             self.connection.register(qualified, delta.to_pyarrow_dataset())

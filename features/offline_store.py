@@ -126,7 +126,7 @@ class ReleaseOfflineStore(OfflineStore):
         **_: Any,
     ) -> RetrievalJob:
         """Features as of each label's event_timestamp."""
-        reader, join = LakeReader(pinned(config.offline_store.release)), as_of.joiner(config.offline_store.join, config.offline_store.session)
+        reader, join = LakeReader(pinned(config.offline_store.release), shared=True), as_of.joiner(config.offline_store.join, config.offline_store.session)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         wanted = as_of.wanted(feature_views, feature_refs)
         given = _labels(reader.release, entity_df, as_of.join_keys(feature_views))
@@ -152,7 +152,7 @@ class ReleaseOfflineStore(OfflineStore):
         end_date: datetime | None,
     ) -> RetrievalJob:
         """The newest row of each key from `start_date` to `end_date`, both inclusive."""
-        reader = LakeReader(pinned(config.offline_store.release))
+        reader = LakeReader(pinned(config.offline_store.release), shared=True)
         table, created = as_of.gold(data_source).table, created_timestamp_column or None
         times = [timestamp_field, *([created] if created else [])]
         reader.require(table, [*join_key_columns, *feature_name_columns, *times])
@@ -177,7 +177,7 @@ class ReleaseOfflineStore(OfflineStore):
             reader, table = saved.open_saved(data_source)
             picked = ", ".join(map(identifier, dict.fromkeys(names)))
         else:
-            reader, name = LakeReader(pinned(config.offline_store.release)), as_of.gold(data_source).table
+            reader, name = LakeReader(pinned(config.offline_store.release), shared=True), as_of.gold(data_source).table
             reader.require(name, names)
             table = reader.table(name)
             picked = ", ".join(f"{_as_served(reader.columns(name)[column], column)} AS {identifier(column)}" for column in dict.fromkeys(names))

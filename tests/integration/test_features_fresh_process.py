@@ -28,6 +28,15 @@ from contracts import release
 from features.materialize import materialize
 materialize(release.read(), lambda view, rows: os._exit(9) if view == "customer_product" else None)
 """
+FORK = """
+import os, signal, sys
+from contracts import release
+from features.lake_reader import LakeReader
+assert LakeReader(release.read(), shared=True).columns("gold.customer_activity")
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+signal.alarm(10)
+"""
 
 
 def environment() -> dict[str, str]:
@@ -78,3 +87,8 @@ def test_the_feast_command_line_works(shop: Lake) -> None:  # noqa: F811
         pytest.skip("the feast command is not installed beside this Python")
     done = subprocess.run([feast, "-c", "features/feast_repo", "apply"], cwd=settings.CHECKOUT, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_forked_child_ends_like_anybody(shop: Lake) -> None:  # noqa: F811
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], env=environment(), check=False, timeout=120)
+    assert done.returncode == 0

@@ -32,12 +32,16 @@ def arrow(type_: Type) -> pa.DataType:
 class Lake:
     """Writes tables and releases."""
 
-    def write(self, name: str, rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> int:
-        """Replace gold.<name>; returns the Delta version."""
+    def write(self, name: str, rows: list[dict[str, Any]], schema: pa.Schema | None = None, by: list[str] | None = None) -> int:
+        """Replace gold.<name>, in partitions if told by what; returns the Delta version."""
         path = settings.table_path(f"gold.{name}")
         path.mkdir(parents=True, exist_ok=True)
-        write_deltalake(path, pa.Table.from_pylist(rows, schema or self.schema(name)), mode="overwrite", schema_mode="overwrite")
+        write_deltalake(path, pa.Table.from_pylist(rows, schema or self.schema(name)), mode="overwrite", schema_mode="overwrite", partition_by=by)
         return DeltaTable(str(path)).version()
+
+    def append(self, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+        """One more file of gold.<name>, whose columns may be new."""
+        write_deltalake(settings.table_path(f"gold.{name}"), pa.Table.from_pylist(rows, schema), mode="append", schema_mode="merge")
 
     def schema(self, name: str) -> pa.Schema:
         return pa.schema([(column.name, arrow(column.type)) for column in catalog.table(f"gold.{name}").columns])

@@ -16,7 +16,7 @@ from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
 from contracts.release import ReleaseError
-from features import frames, registry
+from features import as_of, frames, registry
 from features.feast_repo import definitions
 from features.labels import LabelError
 from features.lake_reader import SourceError
@@ -251,6 +251,78 @@ def test_an_empty_table_gives_null(lake: Lake, join: Join) -> None:
     lake.write("customer_profile", [])
     lake.release("customer_profile")
     assert join([PROFILE], ["customer_profile:age"], labels([1], ["2017-01-01"])).age.to_list() == [None]
+
+
+RATES = pa.schema([("shop", pa.string()), ("event_timestamp", INSTANT), ("rate", pa.float64()), ("share", pa.float64())])
+
+
+def rates(*told: tuple[str, str, float, float]) -> list[dict[str, Any]]:
+    return [{"shop": shop, "event_timestamp": at(when), "rate": rate, "share": share} for shop, when, rate, share in told]
+
+
+def rates_view(**more: Any) -> FeatureView:
+    entity = Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING)
+    fields = [Field(name="shop", dtype=String), Field(name="rate", dtype=Float64), Field(name="share", dtype=Float64)]
+    return FeatureView(name="rates", entities=[entity], schema=fields, source=GoldTable(table="gold.rates", **more))
+
+
+def asked(shops: list[str | None], times: list[str]) -> pd.DataFrame:
+    return pd.DataFrame({"shop": shops, "event_timestamp": pd.to_datetime(times)})
+
+
+@pytest.mark.parametrize("kind", ["partitioned", "files of which one lacks a column", "a column with a name of DuckDB's own"])
+@pytest.mark.parametrize("features", [["rate"], ["rate", "share"]])
+def test_however_the_table_is_stored(lake: Lake, join: Join, kind: str, features: list[str]) -> None:
+    told = rates(("a", "2017-01-01", 1.0, 0.1), ("b", "2017-01-01", 2.0, 0.2), ("a", "2017-01-03", 3.0, 0.3), ("b", "2017-01-04", 4.0, 0.4))
+    if kind == "partitioned":
+        lake.write("rates", told, RATES, by=["shop"])
+    elif kind == "files of which one lacks a column":
+        lake.write("rates", told[:2], RATES.remove(3))
+        lake.append("rates", told[2:], RATES)
+        told[0]["share"] = told[1]["share"] = -1.0
+    else:
+        lake.write("rates", [{**one, "File_Row_Number": 7} for one in told], RATES.append(pa.field("File_Row_Number", pa.int64())))
+    lake.release("rates")
+    given = asked(["b", "a", "b", "a", "c"], ["2017-01-05", "2017-01-02", "2017-01-02", "2017-01-04", "2017-01-04"])
+    result = join([rates_view()], [f"rates:{name}" for name in features], given)
+    for name in features:
+        assert result[name].fillna(-1).to_list() == [told[3][name], told[0][name], told[1][name], told[2][name], -1]
+
+
+def test_more_text_than_arrow_can_take_rows_from(lake: Lake, join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake.write("rates", rates(("a", "2017-01-01", 1.0, 0.1), ("b", "2017-01-02", 2.0, 0.2)), RATES)
+    lake.release("rates")
+    given = asked(["b", None, "a", "b", "a"], ["2017-01-03", "2017-01-03", "2017-01-01", "2017-01-01", "2017-01-02"])
+    monkeypatch.setattr(as_of, "TAKEN_AT_ONCE", 0)
+    assert join([rates_view()], ["rates:rate", "rates:share"], given).rate.fillna(-1).to_list() == [2.0, -1, 1.0, -1, 1.0]
+
+
+def test_a_label_that_gets_two_rows_is_a_defect_that_is_told() -> None:
+    with pytest.raises(RuntimeError, match=r"rates: 2 labels gave 2 rows, or some gave several\. .* please report it"):
+        as_of._places(pa.chunked_array([[7, 7]]), pa.chunked_array([[7, 8]]), "rates")
+
+
+@pytest.mark.parametrize("when", ["1970-01-01", "1969-12-31", "2017-01-02"])
+def test_a_nanosecond_before_a_row_is_before_it(lake: Lake, join: Join, when: str) -> None:
+    lake.write("rates", rates(("a", when, 1.0, 0.1)), RATES)
+    lake.release("rates")
+    times = [pd.Timestamp(when) + pd.Timedelta(n, "ns") for n in (-1, 0, 1)]
+    given = pd.DataFrame({"shop": ["a"] * 3, "event_timestamp": pd.Series(times).astype("datetime64[ns]")})
+    assert join([rates_view()], ["rates:rate"], given).rate.fillna(-1).to_list() == [-1, 1.0, 1.0]
+
+
+def test_training_sets_of_two_releases_at_once(shop: Lake) -> None:
+    shop.write("customer_activity", [activity(1, "2017-01-02", "55.00")])
+    shop.release(*VIEWS)
+    refs, given = ["customer_activity:spend_7d", "customer_activity:spend_30d"], labels([1], ["2017-01-03"])
+    older, newer = (
+        ReleaseOfflineStore.get_historical_features(
+            SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="duckdb", release=number)), [ACTIVITY], refs, given, NO_VIEWS, "test"
+        ).pieces(1)
+        for number in (1, 2)
+    )
+    found = [[next(one)["spend_7d"].to_pylist() for one in (older, newer)]]
+    assert found == [[[10.0], [55.0]]]
 
 
 def test_writing_is_refused(shop: Lake) -> None:

@@ -101,6 +101,8 @@ class Case:
     ttl: timedelta
     created: bool
     by_sql: bool
+    features: tuple[str, ...] = FEATURES
+    files: int = 1
 
 
 def dense() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -112,16 +114,34 @@ def dense() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return rows, [label_of(pair, (1, ""), when, step) for pair in near for when in HOURS for step in steps]
 
 
-cases = st.builds(Case, tables(), zones, ttls, st.booleans(), st.booleans())
+def write(lake: Lake, rows: list[dict[str, Any]], files: int) -> None:
+    """The table `things` in so many files."""
+    parts = [rows[i::files] for i in range(files)]
+    lake.write("things", parts[0], SCHEMA)
+    for part in parts[1:]:
+        lake.append("things", part, SCHEMA)
+
+
+def late() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The same rows, and labels from the instant of the last on."""
+    rows, labels = dense()
+    return rows, [label for label in labels if label["event_timestamp"] >= HOURS[2]]
+
+
+cases = st.builds(Case, tables(), zones, ttls, st.booleans(), st.booleans(), st.sampled_from([FEATURES, ("v",), ("word",)]), st.integers(1, 3))
 
 
 @on_one_lake
 @example(case=Case(dense(), None, timedelta(hours=12), created=True, by_sql=False))
 @example(case=Case(dense(), None, FOREVER, created=False, by_sql=True))
+@example(case=Case(dense(), None, timedelta(hours=12), created=True, by_sql=False, features=("word",), files=3))
+@example(case=Case(dense(), None, FOREVER, created=True, by_sql=False, features=FEATURES, files=3))
+@example(case=Case(late(), None, FOREVER, created=True, by_sql=False, features=("v",)))
+@example(case=Case(late(), None, timedelta(hours=12), created=True, by_sql=True, files=2))
 @given(case=cases)
 def test_equals_a_search_of_every_row(lake: Lake, exact: Callable[..., pa.Table], case: Case) -> None:
     rows, labels = case.tables
-    lake.write("things", rows, SCHEMA)
+    write(lake, rows, case.files)
     lake.write("asked", [{**label, "n": n} for n, label in enumerate(labels)], ASKED)
     lake.release("things", "asked")
     entity_df = "SELECT * EXCLUDE n FROM gold.asked ORDER BY n" if case.by_sql else framed(labels, case.zone)
@@ -129,12 +149,12 @@ def test_equals_a_search_of_every_row(lake: Lake, exact: Callable[..., pa.Table]
     alias = view(FOREVER, case.created).with_name("alias").with_join_key_map({"number": "other"})
     told = rows if case.created else [{**row, "created": None} for row in rows]
 
-    result = exact([plain, alias], [f"{name}:{feature}" for name in ("things", "alias") for feature in FEATURES], entity_df, full_names=True)
+    result = exact([plain, alias], [f"{name}:{feature}" for name in ("things", "alias") for feature in case.features], entity_df, full_names=True)
 
     assert result.select(ASKED.names[:-1]).to_pylist() == labels
     for name, keys, ttl in (("things", {"number": "number", "text": "text"}, case.ttl), ("alias", {"number": "other", "text": "text"}, FOREVER)):
-        right = point_in_time.joined(told, labels, keys, FEATURES, ttl)
-        found = zip(*(result[f"{name}__{feature}"].to_pylist() for feature in FEATURES), strict=True)
+        right = point_in_time.joined(told, labels, keys, case.features, ttl)
+        found = zip(*(result[f"{name}__{feature}"].to_pylist() for feature in case.features), strict=True)
         wrong = [(label, got, wanted) for label, got, wanted in zip(labels, found, right, strict=True) if got not in wanted]
         assert not wrong
 
