@@ -54,12 +54,14 @@ class GenerationGoneError(OnlineStoreError, LookupError):
 
 @dataclass(frozen=True)
 class About:
-    """What a generation was made from; all None for one that only ever received pushed rows. `pushed`: rows were merged into it since."""
+    """What a generation was made from; all None for one that only ever received pushed rows. `ids` tell the tables from others of the same
+    name, of another lake or built anew. `pushed`: rows were merged into it since."""
 
     release: int | None = None
     horizon: str | None = None
     definitions: str | None = None
     tables: dict[str, int] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     pushed: bool = False
 

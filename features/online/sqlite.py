@@ -73,7 +73,7 @@ class SqlitePlace:
     @contextmanager
     def drafting(self, label: str) -> Iterator[SqliteDraft]:
         """One at a time on a machine."""
-        with locked(folder().parent / ".materialize.lock"):
+        with locked(_turn()):
             _clean()
             draft = SqliteDraft(label)
             try:
@@ -96,8 +96,8 @@ class SqlitePlace:
                     connection.execute(f"DROP TABLE IF EXISTS {identifier(view)}")
 
     def remove_all(self) -> None:
-        """Delete the files."""
-        with locked(_write_lock()):
+        """Delete the files; a loader is waited for."""
+        with locked(_turn()), locked(_write_lock()):
             pointer().unlink(missing_ok=True)
             for path in folder().glob("*.sqlite*"):
                 path.unlink()
@@ -140,7 +140,14 @@ class SqliteReader:
 
     def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
         """Lookups by primary key, many in one statement."""
-        made = self._query(layout, tuple(features))
+        try:
+            return self._rows(layout, tuple(features), keys)
+        except sqlite3.OperationalError:  # of a view that was dropped, or became another one
+            self._made.clear()
+            return self._rows(layout, tuple(features), keys)
+
+    def _rows(self, layout: Layout, features: tuple[str, ...], keys: Sequence[Key]) -> list[Found | None]:
+        made = self._query(layout, features)
         return made.rows(keys) if made else [None] * len(keys)
 
     def keys(self, layout: Layout, some: int | None) -> list[Key]:
@@ -217,9 +224,11 @@ class SqliteDraft:
         self._open()
 
     def resemble(self, name: str) -> None:
-        """A copy of its file."""
+        """A copy of its file, between two pushes. Opening it for writing takes back what a push that was killed has half written."""
         self.connection.close()
-        shutil.copyfile(path_of(name), self.path)
+        with locked(_write_lock()), closing(sqlite3.connect(path_of(name), timeout=BUSY_SECONDS, isolation_level=None)) as former:
+            former.execute("BEGIN IMMEDIATE")
+            shutil.copyfile(path_of(name), self.path)
         self._open()
 
     def _open(self) -> None:
@@ -328,6 +337,10 @@ def _open_current() -> tuple[str, sqlite3.Connection]:
 @cache
 def _pointer(home: str | None) -> str:  # noqa: ARG001 (the key: another home is another pointer)
     return str(pointer())
+
+
+def _turn() -> Path:
+    return folder().parent / ".materialize.lock"
 
 
 def _write_lock() -> Path:

@@ -206,7 +206,7 @@ TEXTS = generation.Layout("texts", ONE.keys, {"text": KINDS[String]})
 
 
 def test_text_that_postgresql_cannot_hold_is_refused_with_the_view(in_postgres: PostgresPlace) -> None:
-    with pytest.raises(OnlineStoreUnfitError, match=r"row of texts .* 0x00"):
+    with pytest.raises(OnlineStoreUnfitError, match=r"row of texts: .* 0x00"):
         published(in_postgres, TEXTS, [(1, 5, None, "a\0b")])
 
 

@@ -211,7 +211,9 @@ def test_readers_see_a_generation_whole_while_others_come(place: Place) -> None:
     answers, stop, store = [], threading.Event(), PackedOnlineStore()
 
     def read() -> None:
-        while not stop.is_set():
+        last = False
+        while not last:
+            last = stop.is_set()
             try:
                 answers.append({*store._again(lambda: store._newest_reader().rows(ONE, ("value",), [(key,) for key in range(0, 200, 20)]))})
             except Exception as error:
