@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 
 import psycopg
 from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
 
 from features.generation import About, Found, GenerationGoneError, Key, Layout, OnlineStoreUnfitError, Stored, empty, new_name
 from features.online import tables
-from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, masked, reaching
+from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, masked, reaching, unreadable
 from features.queries import identifier
 
 HOME = "millrace"
@@ -66,6 +67,10 @@ class PostgresPlace:
 
     def __init__(self, url: str) -> None:
         self._url, self.where = url, masked(url)
+        try:
+            conninfo_to_dict(url)
+        except psycopg.ProgrammingError:
+            raise unreadable() from None
         self._prepared = False
 
     def current(self) -> str | None:

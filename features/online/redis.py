@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import struct
 import threading
 from collections import defaultdict
@@ -43,6 +44,7 @@ NEVER = -(2**63)
 HEAD = struct.Struct(">qq")
 DOWN = (redis.RedisError,)
 EVICTING = "allkeys"
+DATABASE = re.compile(r"unix://.*|rediss?://[^/]*(/\d*)?")
 LEASE_RAN_OUT = "the lease ran out while the generation was loaded, and somebody else may be loading now; run again"
 
 _packed, _unpacked = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
@@ -135,6 +137,8 @@ class RedisPlace:
             "retry": Retry(NoBackoff(), 1, (redis.ConnectionError,)),
         }
         try:
+            if not DATABASE.fullmatch(self.where):  # which the client would take for number 0
+                raise ValueError("the database is not a number")
             self.client = redis.Redis.from_url(url, **options)
         except ValueError as error:
             raise OnlineStoreUnfitError(f"MILLRACE_ONLINE ({self.where}): {error}. Use redis://user:password@host:port/database") from error

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -234,3 +236,87 @@ def test_a_wrong_password_is_told_without_it(running: dict[str, Server], there: 
     with pytest.raises(OnlineStoreUnreachableError) as told:
         generation.place().current()
     assert "opensea" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host=db password=secret",
+        "my_user:secret@host:5432/db",
+        "postgresql://user:pa/secret@host/db",
+        "postgresql://user:pa?secret@host/db",
+        "postgresql://user:pa%zzsecret@host/db",
+        "postgresql://user:1234/secret@host/db",
+        "postgresql://user:[secret@host/db",
+        "redis://:pa/secret@host:6379/0",
+        "redis://:pa#secret@host:6379/0",
+        "redis://:pa?secret@host:6379/0",
+        "redis://:[secret@host:6379/0",
+        "redis://:pa@secret@host:6379/0",
+        "redis://u:secret@host:port/0",
+        "redis://u:secret@host:6379/features",
+        "postgresql://u:secret@127.0.0.1:1/db?nonsense=1",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_told_without_its_password(lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("MILLRACE_ONLINE", url)
+    with pytest.raises(OnlineStoreUnfitError, match="MILLRACE_ONLINE") as told:
+        generation.place()
+    assert "secret" not in "".join(traceback.format_exception(told.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("postgresql://u:secret@one:5432,two:5433/db?target_session_attrs=read-write", "postgresql://one:5432,two:5433/db"),
+        ("postgresql://u:p%40%2Fsecret@host/db", "postgresql://host/db"),
+        ("postgresql:///db?host=/run/postgresql&password=secret", "postgresql:///db"),
+        ("rediss://:secret@[::1]:6380/3?ssl_cert_reqs=none", "rediss://[::1]:6380/3"),
+        ("redis://host?db=3&password=secret", "redis://host"),
+        ("unix://u:secret@/run/redis.sock?db=1", "unix:///run/redis.sock"),
+    ],
+)
+def test_a_place_is_named_without_its_password(lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str, where: str) -> None:
+    monkeypatch.setenv("MILLRACE_ONLINE", url)
+    assert generation.place().where == where
+
+
+PASSWORD = "p@ss/w:rd#?%[]"
+
+
+def test_a_password_of_odd_characters_opens_what_it_should(there: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(there, RedisPlace):
+        there.client.acl_setuser("odd", enabled=True, passwords=[f"+{PASSWORD}"], keys=["*"], commands=["+@all"])
+    else:
+        with psycopg.connect(settings.online(), autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE odd SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
+    scheme, _, rest = settings.online().partition("://")
+    monkeypatch.setenv("MILLRACE_ONLINE", f"{scheme}://odd:{quote(PASSWORD, safe='')}@{rest.rpartition('@')[2]}")
+    assert generation.place().where == there.where
+    published(generation.place(), ONE, [(1, 5, None, 10)])
+    assert values(there, ONE, [(1,)]) == [(5, 10)]
+
+
+class Socket(Redis):
+    """Reached by a file."""
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--unixsocket", str(self.folder / "redis.sock")]
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.folder / 'redis.sock'}"
+
+
+def test_databases_of_a_redis_behind_a_socket_are_kept_apart(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Socket()
+    server.start()
+    try:
+        for number in range(2):
+            monkeypatch.setenv("MILLRACE_ONLINE", f"{server.url}?db={number}")
+            published(generation.place(), ONE, [(1, 5, None, number)])
+        for number in range(2):
+            monkeypatch.setenv("MILLRACE_ONLINE", f"{server.url}?db={number}")
+            assert values(generation.place(), ONE, [(1,)]) == [(5, number)]
+    finally:
+        server.remove()
