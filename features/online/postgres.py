@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import psycopg
@@ -17,6 +17,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from features.generation import About, Found, GenerationGoneError, Key, Layout, OnlineStoreUnfitError, Stored, empty, new_name
+from features.kinds import retyped
 from features.online import tables
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, masked, reaching, unreadable
 from features.queries import identifier
@@ -115,7 +116,10 @@ class PostgresPlace:
                 _create(connection, table, layout)
                 _index(connection, table, layout)
             _refuse_long_names(layout)
-            for name in layout.features.keys() - _columns(connection, schema, layout.view):
+            present = _columns(connection, schema, layout.view)
+            if other := _retyped(layout, layout.features, present):
+                raise OnlineStoreUnfitError(f"{', '.join(other)} of {layout.view} is online in another type; materialize before you push")
+            for name in layout.features.keys() - present:
                 connection.execute(f"ALTER TABLE {table} ADD COLUMN {identifier(name)} {layout.features[name].postgres}")
             with _fitting(layout):
                 connection.cursor().executemany(_literally(tables.upsert(table, layout, ANY)).replace(ANY, "%s"), rows)
@@ -199,7 +203,7 @@ class PostgresReader:
     def __init__(self, place: PostgresPlace, name: str, connection: psycopg.Connection[Any]) -> None:
         self._place, self.name, self.connection = place, name, connection
         self._schema = _schema(name)
-        self._made: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._made: dict[tuple[str, tuple[str, ...]], Query] = {}
 
     def begin(self) -> None:
         """Nothing: rows that are pushed during a request may be seen by a part of it."""
@@ -216,12 +220,15 @@ class PostgresReader:
             return self._rows(layout, features, keys)
 
     def _rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
-        sql = self._query(layout, tuple(features))
-        if sql is None or not keys:
+        made = self._query(layout, tuple(features))
+        if made is None or not keys:
             return [None] * len(keys)
         width = len(layout.keys)
-        answer = self._run(sql, [list(column) for column in zip(*keys, strict=True)] if width else [])
-        found = {row[:width]: row[width:] for row in answer}
+        try:
+            answer = self._run(made.sql, [list(column) for column in zip(*keys, strict=True)] if width else [])
+        except psycopg.DataError as error:
+            raise OnlineStoreUnfitError(f"PostgreSQL cannot hold one of the keys of {layout.view}: {' '.join(str(error).split())}") from error
+        found = {row[:width]: made.typed(row[width:]) for row in answer}
         return [found.get(tuple(key)) for key in keys]
 
     def keys(self, layout: Layout, some: int | None) -> list[Key]:
@@ -242,7 +249,7 @@ class PostgresReader:
     def _gone(self) -> GenerationGoneError:
         return GenerationGoneError(f"generation {self.name} was removed from {self._place.where} while it was read")
 
-    def _columns(self, view: str) -> set[str]:
+    def _columns(self, view: str) -> dict[str, str]:
         """None when the generation does not have the view; GenerationGoneError when there is no such generation."""
         with reaching(self._place.where, *DOWN):
             present = _columns(self.connection, self._schema, view)
@@ -250,7 +257,7 @@ class PostgresReader:
                 raise self._gone()
             return present
 
-    def _query(self, layout: Layout, features: tuple[str, ...]) -> str | None:
+    def _query(self, layout: Layout, features: tuple[str, ...]) -> Query | None:
         """None while the generation does not have the view; a push may add it, or a feature."""
         made = self._made.get((layout.view, features))
         if made is None:
@@ -258,15 +265,29 @@ class PostgresReader:
             if not present:
                 return None
             made = self._select(layout, features, present)
-            if present.issuperset(features):
+            if present.keys() >= {*features}:
                 self._made[layout.view, features] = made
         return made
 
-    def _select(self, layout: Layout, features: tuple[str, ...], present: set[str]) -> str:
+    def _select(self, layout: Layout, features: tuple[str, ...], present: dict[str, str]) -> Query:
         keys, table = _literally(tables.primary(layout)), f"{self._schema}.{identifier(layout.view)}"
         asked = ", ".join(f"%s::{kind.postgres}[]" for kind in layout.keys.values())
-        row = _literally(tables.select(table, layout, features, present, "{}::{kind.postgres}")).replace("SELECT ", f"SELECT {keys}, ", 1)
-        return f"{row} JOIN (SELECT DISTINCT * FROM unnest({asked}) AS asked({keys})) AS asked USING ({keys})"
+        row = _literally(tables.select(table, features, {*present})).replace("SELECT ", f"SELECT {keys}, ", 1)
+        sql = f"{row} JOIN (SELECT DISTINCT * FROM unnest({asked}) AS asked({keys})) AS asked USING ({keys})"
+        other = _retyped(layout, features, present)
+        return Query(sql, {at: layout.features[name].proto for at, name in enumerate(features, 1) if name in other})
+
+
+@dataclass(frozen=True)
+class Query:
+    """SQL for a view's rows, and which of their values (the event time is the first) are stored in a type that the definitions had before."""
+
+    sql: str
+    retyped: dict[int, str]
+
+    def typed(self, row: Found) -> Found:
+        """With the types of the definitions."""
+        return tuple(retyped(value, self.retyped[at]) if at in self.retyped else value for at, value in enumerate(row)) if self.retyped else row
 
 
 class PostgresDraft:
@@ -387,9 +408,15 @@ def _index(connection: psycopg.Connection[Any], table: str, layout: Layout) -> N
     connection.execute(f"ANALYZE {table}")
 
 
-def _columns(connection: psycopg.Connection[Any], schema: str, view: str) -> set[str]:
-    found = connection.execute("SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0", [f"{schema}.{identifier(view)}"])
-    return {row[0] for row in found.fetchall()}
+def _columns(connection: psycopg.Connection[Any], schema: str, view: str) -> dict[str, str]:
+    """The type of each column."""
+    sql = "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0"
+    return dict(connection.execute(sql, [f"{schema}.{identifier(view)}"]).fetchall())
+
+
+def _retyped(layout: Layout, features: Iterable[str], present: dict[str, str]) -> list[str]:
+    """Features whose columns are of another type than the layout says."""
+    return [name for name in features if name in present and present[name] != layout.features[name].postgres.lower()]
 
 
 def _named(connection: psycopg.Connection[Any]) -> tuple[str | None, str | None]:

@@ -177,7 +177,7 @@ class Query:
     def __init__(self, connection: sqlite3.Connection, layout: Layout, features: tuple[str, ...], present: dict[str, str]) -> None:
         self._connection, self._pieces, self._width = connection, dict[int, str](), len(layout.keys)
         self.complete = present.keys() >= {*features}
-        row, keys = tables.select(f"{identifier(layout.view)} t", layout, features, {*present}), [f"t.{identifier(name)}" for name in layout.keys]
+        row, keys = tables.select(f"{identifier(layout.view)} t", features, {*present}), [f"t.{identifier(name)}" for name in layout.keys]
         self._one = f"{row} WHERE {' AND '.join(f'{key} = ?' for key in keys)}"
         where = " AND ".join(f"{key} = asked.k{i}" for i, key in enumerate(keys))
         self._many = f"{row.replace(' FROM ', ' FROM asked LEFT JOIN ', 1)} ON {where} ORDER BY asked.place"
@@ -318,8 +318,10 @@ def _about(connection: sqlite3.Connection) -> About:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Read-only, for any thread."""
-    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    """To read, from any thread. The file itself is opened for writing too, where that is allowed: what a push that was killed has half written, sqlite takes back when it is read next."""
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA query_only=ON")
+    return connection
 
 
 def _open_current() -> tuple[str, sqlite3.Connection]:
