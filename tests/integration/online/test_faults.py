@@ -21,7 +21,7 @@ from features.generation import OnlineStoreUnfitError, OnlineStoreUnreachableErr
 from features.kinds import KINDS
 from features.online import redis
 from features.online import server as bounds
-from features.online.postgres import PostgresPlace
+from features.online.postgres import LIMITS, PostgresPlace, Working
 from features.online.redis import RedisPlace
 from tests.integration.online.test_places import ONE, published, traces, values
 from tests.servers import Postgres, Redis, Server
@@ -320,3 +320,117 @@ def test_databases_of_a_redis_behind_a_socket_are_kept_apart(lake: Lake, monkeyp
             assert values(generation.place(), ONE, [(1,)]) == [(5, number)]
     finally:
         server.remove()
+
+
+@pytest.fixture
+def hasty(there: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """The place, with less patience."""
+    monkeypatch.setattr(Working, "seconds", 0.5)
+    monkeypatch.setattr(redis, "LEASE_SECONDS", 1.0)
+    if isinstance(there, RedisPlace):
+        monkeypatch.setitem(there.client.connection_pool.connection_kwargs, "socket_timeout", 0.5)
+        there.client.connection_pool.disconnect()
+    return there
+
+
+def test_a_loader_and_a_push_do_not_wait_for_a_silent_server_for_ever(server: Server, hasty: Place) -> None:
+    with hasty.drafting("test") as draft:
+        draft.load(ONE, [[(1, 5, None, 10)]])
+        draft.finish(generation.About())
+        draft.publish()
+
+    def batches() -> Any:
+        yield [(1, 6, None, 11)]
+        server.freeze()
+        yield [(key, 6, None, 11) for key in range(20_000)]
+
+    try:
+        with pytest.raises(OnlineStoreUnreachableError), hasty.drafting("test") as draft:
+            draft.load(ONE, batches())
+        with pytest.raises(OnlineStoreUnreachableError):
+            hasty.merge(ONE, [(1, 7, None, 12)])
+    finally:
+        server.thaw()
+    assert values(hasty, ONE, [(1,)]) == [(5, 10)]
+
+
+def test_a_server_that_dies_while_a_generation_is_loaded_keeps_the_former_one(server: Server, hasty: Place) -> None:
+    published(hasty, ONE, [(1, 5, None, 10)])
+
+    def batches() -> Any:
+        yield [(1, 6, None, 11)]
+        server.stop()
+        yield [(key, 6, None, 11) for key in range(20_000)]
+
+    try:
+        with pytest.raises(OnlineStoreUnreachableError), hasty.drafting("test") as draft:
+            draft.load(ONE, batches())
+    finally:
+        server.start()
+    assert values(hasty, ONE, [(1,)]) == [(5, 10)]
+
+
+def test_a_redis_that_forgot_everything_says_that_nothing_is_online(in_redis: RedisPlace) -> None:
+    """As one without persistence does when it is started anew, also in the middle of a load."""
+    published(in_redis, ONE, [(1, 5, None, 10)])
+    reader = in_redis.session().reader()
+    with in_redis.drafting("test") as draft:
+        draft.load(ONE, [[(1, 6, None, 11)]])
+        in_redis.client.flushall()
+        with pytest.raises(generation.GenerationGoneError):
+            reader.rows(ONE, ("value",), [(1,)])
+        with pytest.raises(generation.OnlineStoreEmptyError):
+            in_redis.session().reader()
+        draft.finish(generation.About())
+        with pytest.raises(OnlineStoreUnreachableError, match="lease ran out"), in_redis.reaching():
+            draft.publish()
+    assert in_redis.current() is None
+    assert not traces(in_redis, draft.name)
+
+
+def test_a_loader_that_compares_for_long_is_not_ended_by_the_server(in_postgres: PostgresPlace) -> None:
+    with psycopg.connect(settings.online(), autocommit=True) as connection:
+        try:
+            for name in LIMITS:
+                connection.execute(f"ALTER ROLE millrace SET {name} = 300")
+            with in_postgres.drafting("slow") as draft:
+                draft.load(ONE, [[(1, 6, None, 11)]])
+                threading.Event().wait(0.5)
+                draft.finish(generation.About())
+                threading.Event().wait(0.5)
+                draft.publish()
+        finally:
+            connection.execute("SET statement_timeout = 0; ALTER ROLE millrace RESET ALL")
+    assert in_postgres.current() == draft.name
+
+
+def test_a_push_to_a_redis_that_evicts_is_refused(in_redis: RedisPlace) -> None:
+    in_redis.client.config_set("maxmemory", "1gb")
+    in_redis.client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(OnlineStoreUnfitError, match="evicts keys"):
+            in_redis.merge(ONE, [(1, 5, None, 10)])
+    finally:
+        in_redis.client.config_set("maxmemory-policy", "noeviction")
+        in_redis.client.config_set("maxmemory", "0")
+    assert in_redis.current() is None
+
+
+def test_what_postgresql_cannot_hold_is_refused_in_pushes_and_questions_too(in_postgres: PostgresPlace) -> None:
+    published(in_postgres, TEXTS, [])
+    with pytest.raises(OnlineStoreUnfitError, match="row of texts"):
+        in_postgres.merge(TEXTS, [(1, 5, None, "a\0b")])
+    with pytest.raises(OnlineStoreUnfitError, match="more than 63 bytes"):
+        in_postgres.merge(generation.Layout("texts", ONE.keys, {"f" * 64: KINDS[String]}), [])
+    named = generation.Layout("named", {"name": KINDS[String]}, ONE.features)
+    published(in_postgres, named, [])
+    with pytest.raises(OnlineStoreUnfitError, match="keys of named"):
+        values(in_postgres, named, [("a\0b",)])
+
+
+def test_a_database_that_refuses_is_told(in_postgres: PostgresPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with psycopg.connect(settings.online(), autocommit=True) as connection:
+        connection.execute("CREATE ROLE reader LOGIN PASSWORD 'opensesame'")
+    monkeypatch.setenv("MILLRACE_ONLINE", settings.online().replace("millrace:", "reader:"))
+    with pytest.raises(OnlineStoreUnreachableError, match="permission denied"):
+        published(generation.place(), ONE, [])

@@ -1,17 +1,20 @@
 """Who comes at a bad moment: a reader whose generation is gone before its first question, two loaders of which one lost its lease, pushes while a generation is copied, a removal while one is loaded."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import psycopg
 import pytest
 from feast.types import Float64, Int64, String
+from redis.connection import Connection
 
 from contracts import settings
-from features import changes, materialize
+from features import changes, generation, materialize
 from features.generation import About, GenerationGoneError, Layout, OnlineStoreUnreachableError, Place
 from features.kinds import KINDS
 from features.online import redis
@@ -208,3 +211,71 @@ def test_names_with_a_per_cent_sign_are_names(place: Place) -> None:
     with place.drafting("test") as draft:
         draft.resemble(former)
         assert draft.change(ODD, [("%s",)], []) == 1
+
+
+STEPS = {"redis": (Connection, "send_packed_command"), "postgresql": (psycopg.Connection, "wait"), "sqlite": (os, "fsync")}
+
+
+def lived(step: int, module: Any, name: str, work: Callable[[], Any]) -> bool:
+    """Do the work in a child that is killed before its `step`-th call of that function; whether there were fewer."""
+    child = os.fork()
+    if not child:
+        right, calls = getattr(module, name), 0
+
+        def counted(*given: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return right(*given, **named)
+
+        setattr(module, name, counted)
+        with suppress(BaseException):
+            work()
+            os._exit(0)
+        os._exit(1)
+    ended = os.waitpid(child, 0)[1]
+    assert ended in (0, signal.SIGKILL)
+    return ended == 0
+
+
+def test_a_loader_that_is_killed_at_any_step_leaves_one_generation_or_the_other(place: Place) -> None:
+    """Before each command that it sends to the server, and each time it has a file brought to the disk."""
+    many = [(key, 5, None, 0) for key in range(300)]
+    former = published(place, ONE, many)
+    kind = settings.online().partition(":")[0]
+
+    def load() -> None:
+        with generation.place().drafting("test") as draft:
+            draft.resemble(former)
+            draft.change(ONE, [(key,) for key in range(300)], [[(key, 6, None, 1) for key in range(300)]])
+            draft.load(Layout("two", ONE.keys, ONE.features), [many])
+            draft.finish(About())
+            draft.publish()
+
+    for step in range(1, 200):
+        done, seen = lived(step, *STEPS[kind], load), {*values(place, ONE, [(key,) for key in range(300)])}
+        assert seen in ({(5, 0)}, {(6, 1)})
+        if seen == {(6, 1)}:
+            assert {*values(place, Layout("two", ONE.keys, ONE.features), [(key,) for key in range(300)])} == {(5, 0)}
+        if done:
+            break
+        if isinstance(place, RedisPlace):
+            place.client.delete(redis.LOCK)  # as when it runs out
+        if seen == {(6, 1)}:
+            former = published(place, ONE, many)
+    assert done
+    assert step > 3
+    place.remove_all()
+    assert not traces(place, "test-")
+
+
+def test_a_push_that_is_killed_at_any_step_is_whole_or_not_there(place: Place) -> None:
+    published(place, ONE, [(key, 5, None, 0) for key in range(300)])
+    kind = settings.online().partition(":")[0]
+    for step in range(1, 200):
+        done = lived(step, *STEPS[kind], lambda: place.merge(ONE, [(key, 6, None, 1) for key in range(300)]))
+        assert {*values(place, ONE, [(key,) for key in range(300)])} in ({(5, 0)}, {(6, 1)})
+        if done:
+            break
+    assert done
