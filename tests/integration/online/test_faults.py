@@ -21,7 +21,7 @@ from features.generation import OnlineStoreUnfitError, OnlineStoreUnreachableErr
 from features.kinds import KINDS
 from features.online import redis
 from features.online import server as bounds
-from features.online.postgres import LIMITS, PostgresPlace, Working
+from features.online.postgres import LIMITS, Bounded, PostgresPlace, Working
 from features.online.redis import RedisPlace
 from tests.integration.online.test_places import ONE, published, traces, values
 from tests.servers import Postgres, Redis, Server
@@ -136,7 +136,7 @@ def test_a_lease_that_ran_out_does_not_publish(in_redis: RedisPlace) -> None:
     with in_redis.drafting("slow") as draft:
         draft.load(ONE, [[(1, 6, None, 11)]])
         draft.finish(generation.About())
-        in_redis.client.set(redis.LOCK, "somebody else")
+        in_redis.client.set(redis.LOCK, "somebody else", ex=2)
         with pytest.raises(OnlineStoreUnreachableError, match="lease ran out"), in_redis.reaching():
             draft.publish()
     in_redis.client.delete(redis.LOCK)
@@ -152,6 +152,15 @@ def test_a_lease_is_renewed_while_a_loader_works(in_redis: RedisPlace, monkeypat
         draft.finish(generation.About())
         draft.publish()
     assert in_redis.current() == draft.name
+
+
+def test_a_connection_that_was_waited_for_too_long_is_not_asked_again(in_postgres: PostgresPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer that comes late would be taken for that of the next question."""
+    monkeypatch.setattr(Bounded, "seconds", 0.1)
+    connection = in_postgres.connect(Bounded)
+    with pytest.raises(psycopg.OperationalError, match=r"no answer within 0.1 s"):
+        connection.execute("SELECT pg_sleep(0.3)")
+    assert connection.closed
 
 
 def test_a_lock_whose_connection_is_gone_does_not_publish(in_postgres: PostgresPlace) -> None:
