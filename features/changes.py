@@ -32,6 +32,8 @@ def between(before: About, reader: LakeReader, view: FeatureView) -> int | None:
     source, table = view.batch_source, view.batch_source.table
     if before.horizon is None or table not in before.tables or before.horizon > reader.release.horizon:
         return None
+    if before.ids.get(table) != reader.release.ids.get(table):
+        return None
     try:
         files = _differing(table, before.tables[table], reader.release.tables[table])
     except DeltaError:

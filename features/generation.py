@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from contracts import settings
 from features.kinds import Kind
@@ -54,12 +53,14 @@ class GenerationGoneError(OnlineStoreError, LookupError):
 
 @dataclass(frozen=True)
 class About:
-    """What a generation was made from; all None for one that only ever received pushed rows. `pushed`: rows were merged into it since."""
+    """What a generation was made from; all None for one that only ever received pushed rows. `ids` tell the tables from others of the same
+    name, of another lake or built anew. `pushed`: rows were merged into it since."""
 
     release: int | None = None
     horizon: str | None = None
     definitions: str | None = None
     tables: dict[str, int] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     pushed: bool = False
 
@@ -163,7 +164,7 @@ def place() -> Place:
 
 @cache
 def _place(url: str, home: str) -> Place:  # noqa: ARG001 (the key: another home is another folder)
-    scheme = urlsplit(url).scheme
+    scheme = url.partition("://")[0] if "://" in url else ""
     if url == "sqlite":
         from features.online.sqlite import SqlitePlace
 
@@ -177,7 +178,7 @@ def _place(url: str, home: str) -> Place:  # noqa: ARG001 (the key: another home
 
         return PostgresPlace(url)
     raise OnlineStoreUnfitError(
-        f"MILLRACE_ONLINE begins with {scheme or url!r}. Use sqlite (the default), redis://host:port/database or postgresql://user:password@host:port/database"
+        f"MILLRACE_ONLINE begins with {f'{scheme}://' if scheme.isalpha() else 'no scheme'}. Use sqlite (the default), redis://host:port/database or postgresql://user:password@host:port/database"
     )
 
 

@@ -54,9 +54,19 @@ KINDS = {
         _plain(Bool, pa.bool_(), "bool_val", "BOOLEAN", "INTEGER", "BOOLEAN"),
         _plain(String, pa.string(), "string_val", "VARCHAR", "TEXT", "TEXT"),
         _plain(Bytes, pa.binary(), "bytes_val", "BLOB", "BLOB", "BYTEA"),
-        Kind(UnixTimestamp, INSTANT, "unix_timestamp_val", "date_trunc('second', CAST({} AS TIMESTAMPTZ))", "epoch_us({}) // 1000000", "INTEGER", "BIGINT"),
+        Kind(
+            UnixTimestamp,
+            INSTANT,
+            "unix_timestamp_val",
+            "date_trunc('second', CAST({} AS TIMESTAMPTZ))",
+            "epoch_us(date_trunc('second', {})) // 1000000",
+            "INTEGER",
+            "BIGINT",
+        ),
     )
 }
+
+LIMITS = {"int64_val": 2**63, "unix_timestamp_val": 2**63, "int32_val": 2**31}
 
 FROM_CONTRACT: dict[Type, FeastType] = {LONG: Int64, STRING: String, DOUBLE: Float64, BOOLEAN: Bool, TIMESTAMP: UnixTimestamp}
 
@@ -69,8 +79,21 @@ def of(dtype: FeastType, name: str) -> Kind:
 
 
 def retyped(value: Any, proto: str) -> Any:
-    """A value as a field of Feast's `Value` has it: 3 becomes 3.0 in `double_val`. TypeError when it does not fit; None stays."""
-    return None if value is None else getattr(Value(**{proto: value}), proto)
+    """A value as a field of Feast's `Value` has it: 3 becomes 3.0 in `double_val`. KindError when it does not fit; None stays."""
+    if value is None:
+        return None
+    try:
+        return getattr(Value(**{proto: value}), proto)
+    except (TypeError, ValueError) as error:
+        raise KindError(f"{value!r} is no {proto}. If its type was changed since it came online, materialize it anew") from error
+
+
+def key(value: Any, proto: str) -> Any:
+    """A join key as it is stored. NumPy's whole numbers become Python's; KindError for True, 1.0 or "1", which some databases take for 1 and others do not find."""
+    limit = LIMITS.get(proto)
+    if (type(value) is int and -limit <= value < limit) if limit else type(value) is str and proto == "string_val":
+        return value
+    return retyped(value, proto)
 
 
 def dtype_of(column: Column) -> FeastType:

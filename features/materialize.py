@@ -90,21 +90,24 @@ def load(
 
     Where the generation in use was made by the same definitions and nothing was pushed into it, the new one is that one with what changed between the two releases.
     """
-    place, wanted = generation.place(), About(release.number, release.horizon, definitions, release.tables)
+    place, wanted = generation.place(), About(release.number, release.horizon, definitions, release.tables, release.ids)
     if unchanged := _unchanged(place, wanted, views):
         return unchanged
-    with place.drafting(f"release-{release.number}") as draft:
-        if unchanged := _unchanged(place, wanted, views):  # somebody else served it while this one waited for its turn
-            return unchanged
-        base, reader = _base(place, wanted, views), LakeReader(release)
-        if base:
-            draft.resemble(base.generation)
-        reports = [_load_view(reader, draft, view, base.about if base else None, progress) for view in views]
-        draft.finish(replace(wanted, rows={report.view: report.rows for report in reports}))
-        if judge:
-            judge(draft.name)
-        draft.publish()
-        return reports
+    while True:
+        with place.drafting(f"release-{release.number}") as draft:
+            if unchanged := _unchanged(place, wanted, views):  # somebody else served it while this one waited for its turn
+                return unchanged
+            base, reader = _base(place, wanted, views), LakeReader(release)
+            if base:
+                draft.resemble(base.generation)
+            reports = [_load_view(reader, draft, view, base.about if base else None, progress) for view in views]
+            draft.finish(replace(wanted, rows={report.view: report.rows for report in reports}))
+            if base and _base(place, wanted, views) != base:  # what was pushed meanwhile may have been copied; it is no base now, so that this happens once
+                continue
+            if judge:
+                judge(draft.name)
+            draft.publish()
+            return reports
 
 
 @dataclass(frozen=True)

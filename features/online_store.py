@@ -49,6 +49,7 @@ class Query:
         self._reader, self._layout = reader, layout_of(view)
         self.features = tuple(name for name in asked if name in self._layout.features)
         self._protos = [self._layout.features[name].proto for name in self.features]
+        self._key_protos = [kind.proto for kind in self._layout.keys.values()]
         self._ttl = view.ttl // timedelta(microseconds=1) if view.ttl else None
 
     def rows(self, keys: Sequence[Key]) -> list[Found | None]:
@@ -56,7 +57,7 @@ class Query:
 
         None where there is no row, or one that has outlived its view's ttl.
         """
-        found = self._reader.rows(self._layout, self.features, keys)
+        found = self._reader.rows(self._layout, self.features, [tuple(map(kinds.key, key, self._key_protos)) for key in keys])
         if self._ttl is None:
             return found
         oldest = microseconds(generation.now()) - self._ttl
@@ -220,7 +221,12 @@ def _python(value: Value) -> Any:
 def _stored(layout: Layout, key: EntityKey, values: dict[str, Value], event: datetime, created: datetime | None) -> list[Any]:
     keys = dict(zip(key.join_keys, map(_python, key.entity_values), strict=True))
     features = [_python(values[name]) if name in values else None for name in layout.features]
-    return [*(keys[name] for name in layout.keys), microseconds(event), None if created is None else microseconds(created), *features]
+    return [
+        *(kinds.key(keys[name], kind.proto) for name, kind in layout.keys.items()),
+        microseconds(event),
+        None if created is None else microseconds(created),
+        *features,
+    ]
 
 
 def _with_request_time(rows: Any) -> Any:

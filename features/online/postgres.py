@@ -9,39 +9,58 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import psycopg
 from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
 
 from features.generation import About, Found, GenerationGoneError, Key, Layout, OnlineStoreUnfitError, Stored, empty, new_name
+from features.kinds import retyped
 from features.online import tables
-from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, masked, reaching
+from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, masked, reaching, unreadable
 from features.queries import identifier
 
 HOME = "millrace"
 """The schema of the pointer; generations are in schemas that begin with it and `_`."""
+ABOUT = "_generation"
+"""The table, in each of these schemas and in no other, that says what it was made from."""
 LOCK = 6_566_000_001
 LONGEST_NAME = 63
 """Bytes; PostgreSQL cuts longer names, and two views could become one."""
 CLEAN_SECONDS = 5
+WORK_SECONDS = 600
+"""A loader's longest statement: the index or the copy of a large view."""
+TURN_SECONDS = 0.2
+ANY = "\0"
+"""Stands for a parameter: no name has it."""
 DOWN = (psycopg.OperationalError, psycopg.InterfaceError)
+LIMITS = ["statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
+"""Settings of the server by which it would end a loader that works or compares for long."""
 
 
 class Bounded(psycopg.Connection[Any]):
-    """A connection on which no statement is waited for longer than `ANSWER_SECONDS`, even when the server is there and silent."""
+    """A connection on which no statement is waited for longer than so many seconds, even when the server is there and silent."""
+
+    seconds: ClassVar[float] = ANSWER_SECONDS
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """As psycopg waits, but not for ever."""
-        deadline = time.monotonic() + ANSWER_SECONDS
+        deadline = time.monotonic() + self.seconds
         try:
-            return super().wait(gen, interval, ANSWER_SECONDS if timeout is None else timeout)
+            return super().wait(gen, interval, self.seconds if timeout is None else timeout)
         except psycopg.Error as error:
             if timeout is not None or time.monotonic() < deadline:
                 raise
             self.pgconn.finish()  # an answer that comes now would be taken for that of the next statement
-            raise psycopg.OperationalError(f"no answer within {ANSWER_SECONDS} s") from error
+            raise psycopg.OperationalError(f"no answer within {self.seconds} s") from error
+
+
+class Working(Bounded):
+    """One that writes, which takes longer."""
+
+    seconds = WORK_SECONDS
 
 
 class PostgresPlace:
@@ -49,6 +68,10 @@ class PostgresPlace:
 
     def __init__(self, url: str) -> None:
         self._url, self.where = url, masked(url)
+        try:
+            conninfo_to_dict(url)
+        except psycopg.ProgrammingError:
+            raise unreadable() from None
         self._prepared = False
 
     def current(self) -> str | None:
@@ -73,8 +96,9 @@ class PostgresPlace:
     @contextmanager
     def drafting(self, label: str) -> Iterator[PostgresDraft]:
         """One at a time in a database; the lock is the connection's."""
-        with self.connected(psycopg.Connection) as connection:
-            connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        with self.connected(Working) as connection:
+            connection.execute("SELECT set_config(name, '0', false) FROM pg_settings WHERE name = ANY(%s)", [LIMITS])
+            _take_turn(connection)
             _clean(connection)
             try:
                 yield PostgresDraft(connection, label)
@@ -91,9 +115,14 @@ class PostgresPlace:
             if not _columns(connection, schema, layout.view):
                 _create(connection, table, layout)
                 _index(connection, table, layout)
-            for name in layout.features.keys() - _columns(connection, schema, layout.view):
+            _refuse_long_names(layout)
+            present = _columns(connection, schema, layout.view)
+            if other := _retyped(layout, layout.features, present):
+                raise OnlineStoreUnfitError(f"{', '.join(other)} of {layout.view} is online in another type; materialize before you push")
+            for name in layout.features.keys() - present:
                 connection.execute(f"ALTER TABLE {table} ADD COLUMN {identifier(name)} {layout.features[name].postgres}")
-            connection.cursor().executemany(tables.upsert(table, layout, "%s"), rows)
+            with _fitting(layout):
+                connection.cursor().executemany(_literally(tables.upsert(table, layout, ANY)).replace(ANY, "%s"), rows)
 
     def drop(self, views: Sequence[str]) -> None:
         """Drop their tables."""
@@ -103,20 +132,21 @@ class PostgresPlace:
                     connection.execute(f"DROP TABLE IF EXISTS {schema}.{identifier(view)}")
 
     def remove_all(self) -> None:
-        """Drop all generations."""
-        with self.connected(psycopg.Connection) as connection:
+        """Drop all generations; a loader is waited for."""
+        with self.connected(Working) as connection:
+            _take_turn(connection)
             connection.execute(f"DELETE FROM {HOME}.pointer")
             _clean(connection)
 
     @contextmanager
     def connected(self, kind: type[psycopg.Connection[Any]]) -> Iterator[psycopg.Connection[Any]]:
         """A connection for as long as this lasts; OnlineStoreUnreachableError when it fails."""
-        with reaching(self.where, *DOWN), self.connect(kind) as connection:
+        with reaching(self.where, psycopg.Error), self.connect(kind) as connection:
             yield connection
 
     def connect(self, kind: type[psycopg.Connection[Any]]) -> psycopg.Connection[Any]:
         """A new connection; each statement is a transaction, unless told otherwise."""
-        with reaching(self.where, *DOWN):
+        with reaching(self.where, psycopg.Error):
             connection = kind.connect(self._url, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="millrace")
             if not self._prepared:
                 _prepare(connection)
@@ -126,7 +156,7 @@ class PostgresPlace:
     @contextmanager
     def _writing(self) -> Iterator[tuple[psycopg.Connection[Any], str]]:
         """A transaction and the schema of the generation in use, which counts as pushed to from then on; without one, an empty one is made first."""
-        with self.connected(psycopg.Connection) as connection, connection.transaction():
+        with self.connected(Working) as connection, connection.transaction():
             connection.execute(f"LOCK TABLE {HOME}.pointer IN SHARE ROW EXCLUSIVE MODE")
             name, _ = _named(connection)
             if name is None:
@@ -173,7 +203,7 @@ class PostgresReader:
     def __init__(self, place: PostgresPlace, name: str, connection: psycopg.Connection[Any]) -> None:
         self._place, self.name, self.connection = place, name, connection
         self._schema = _schema(name)
-        self._made: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._made: dict[tuple[str, tuple[str, ...]], Query] = {}
 
     def begin(self) -> None:
         """Nothing: rows that are pushed during a request may be seen by a part of it."""
@@ -182,18 +212,28 @@ class PostgresReader:
         """Nothing."""
 
     def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
-        """One query for all keys."""
-        sql = self._query(layout, tuple(features))
-        if sql is None or not keys:
+        """One query for all keys; once more where a view was dropped or became another one."""
+        try:
+            return self._rows(layout, features, keys)
+        except GenerationGoneError:
+            self._made.clear()
+            return self._rows(layout, features, keys)
+
+    def _rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
+        made = self._query(layout, tuple(features))
+        if made is None or not keys:
             return [None] * len(keys)
         width = len(layout.keys)
-        answer = self._run(sql, [list(column) for column in zip(*keys, strict=True)] if width else [])
-        found = {row[:width]: row[width:] for row in answer}
+        try:
+            answer = self._run(made.sql, [list(column) for column in zip(*keys, strict=True)] if width else [])
+        except psycopg.DataError as error:
+            raise OnlineStoreUnfitError(f"PostgreSQL cannot hold one of the keys of {layout.view}: {' '.join(str(error).split())}") from error
+        found = {row[:width]: made.typed(row[width:]) for row in answer}
         return [found.get(tuple(key)) for key in keys]
 
     def keys(self, layout: Layout, some: int | None) -> list[Key]:
         """All, or some."""
-        if not _columns(self.connection, self._schema, layout.view):
+        if not self._columns(layout.view):
             return []
         order = "" if some is None else f" ORDER BY random() LIMIT {some}"
         return self._run(f"SELECT {tables.primary(layout)} FROM {self._schema}.{identifier(layout.view)}{order}", [])
@@ -203,28 +243,51 @@ class PostgresReader:
         try:
             with reaching(self._place.where, *DOWN):
                 return self.connection.cursor(binary=True).execute(sql.encode(), values).fetchall()
-        except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
-            raise GenerationGoneError(f"generation {self.name} was removed from {self._place.where} while it was read") from error
+        except (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName) as error:
+            raise self._gone() from error
 
-    def _query(self, layout: Layout, features: tuple[str, ...]) -> str | None:
+    def _gone(self) -> GenerationGoneError:
+        return GenerationGoneError(f"generation {self.name} was removed from {self._place.where} while it was read")
+
+    def _columns(self, view: str) -> dict[str, str]:
+        """None when the generation does not have the view; GenerationGoneError when there is no such generation."""
+        with reaching(self._place.where, *DOWN):
+            present = _columns(self.connection, self._schema, view)
+            if not present and not _columns(self.connection, self._schema, ABOUT):
+                raise self._gone()
+            return present
+
+    def _query(self, layout: Layout, features: tuple[str, ...]) -> Query | None:
         """None while the generation does not have the view; a push may add it, or a feature."""
         made = self._made.get((layout.view, features))
         if made is None:
-            with reaching(self._place.where, *DOWN):
-                present = _columns(self.connection, self._schema, layout.view)
+            present = self._columns(layout.view)
             if not present:
                 return None
             made = self._select(layout, features, present)
-            if present.issuperset(features):
+            if present.keys() >= {*features}:
                 self._made[layout.view, features] = made
         return made
 
-    def _select(self, layout: Layout, features: tuple[str, ...], present: set[str]) -> str:
-        keys = {name: identifier(name) for name in layout.keys}
-        table = f"{self._schema}.{identifier(layout.view)}"
+    def _select(self, layout: Layout, features: tuple[str, ...], present: dict[str, str]) -> Query:
+        keys, table = _literally(tables.primary(layout)), f"{self._schema}.{identifier(layout.view)}"
         asked = ", ".join(f"%s::{kind.postgres}[]" for kind in layout.keys.values())
-        row = tables.select(table, layout, features, present, "{}::{kind.postgres}").replace("SELECT ", f"SELECT {', '.join(keys.values())}, ", 1)
-        return f"{row} JOIN (SELECT DISTINCT * FROM unnest({asked}) AS asked({', '.join(keys.values())})) AS asked USING ({', '.join(keys.values())})"
+        row = _literally(tables.select(table, features, {*present})).replace("SELECT ", f"SELECT {keys}, ", 1)
+        sql = f"{row} JOIN (SELECT DISTINCT * FROM unnest({asked}) AS asked({keys})) AS asked USING ({keys})"
+        other = _retyped(layout, features, present)
+        return Query(sql, {at: layout.features[name].proto for at, name in enumerate(features, 1) if name in other})
+
+
+@dataclass(frozen=True)
+class Query:
+    """SQL for a view's rows, and which of their values (the event time is the first) are stored in a type that the definitions had before."""
+
+    sql: str
+    retyped: dict[int, str]
+
+    def typed(self, row: Found) -> Found:
+        """With the types of the definitions."""
+        return tuple(retyped(value, self.retyped[at]) if at in self.retyped else value for at, value in enumerate(row)) if self.retyped else row
 
 
 class PostgresDraft:
@@ -254,12 +317,13 @@ class PostgresDraft:
         former = f"{_schema(self._like)}.{identifier(layout.view)}"
         types = ", ".join(f"{identifier(name)} {kind.postgres}" for name, kind in layout.keys.items())
         self.connection.execute(f"CREATE TEMPORARY TABLE gone ({types}) ON COMMIT DROP")
-        with self.connection.cursor().copy(f"COPY gone ({names}) FROM STDIN") as copy:
+        with _fitting(layout), self.connection.cursor().copy(f"COPY gone ({names}) FROM STDIN") as copy:
             for key in keys:
                 copy.write_row(key)
         _create(self.connection, table, layout)
-        columns = ", ".join(tables.names(layout))
-        self.connection.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {former} WHERE ({names}) NOT IN (SELECT {names} FROM gone)")
+        columns, same = ", ".join(tables.names(layout)), " AND ".join(f"gone.{identifier(name)} = former.{identifier(name)}" for name in layout.keys)
+        self.connection.execute("ANALYZE gone")
+        self.connection.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {former} former WHERE NOT EXISTS (SELECT FROM gone WHERE {same})")
         self.connection.execute("DROP TABLE gone")
         self._copy(table, layout, batches)
         _index(self.connection, table, layout)
@@ -282,16 +346,32 @@ class PostgresDraft:
     def _copy(self, table: str, layout: Layout, batches: Iterable[Sequence[Stored]]) -> int:
         kinds, rows = [*layout.keys.values(), None, None, *layout.features.values()], 0
         types = [kind.postgres.lower() if kind else "bigint" for kind in kinds]
-        try:
-            with self.connection.cursor().copy(f"COPY {table} ({', '.join(tables.names(layout))}) FROM STDIN (FORMAT BINARY)") as copy:
-                copy.set_types(types)
-                for batch in batches:
-                    for row in batch:
-                        copy.write_row(row)
-                    rows += len(batch)
-        except psycopg.DataError as error:
-            raise OnlineStoreUnfitError(f"PostgreSQL cannot hold a row of {layout.view} (number {rows + 1:,} or one soon after): {error}") from error
+        with _fitting(layout), self.connection.cursor().copy(f"COPY {table} ({', '.join(tables.names(layout))}) FROM STDIN (FORMAT BINARY)") as copy:
+            copy.set_types(types)
+            for batch in batches:
+                for row in batch:
+                    copy.write_row(row)
+                rows += len(batch)
         return rows
+
+
+@contextmanager
+def _fitting(layout: Layout) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.DataError as error:
+        raise OnlineStoreUnfitError(f"PostgreSQL cannot hold a row of {layout.view}: {' '.join(str(error).split())}") from error
+
+
+def _literally(sql: str) -> str:
+    """With per cent signs that psycopg takes for themselves."""
+    return sql.replace("%", "%%")
+
+
+def _take_turn(connection: psycopg.Connection[Any]) -> None:
+    """Wait for the lock in many short statements, so that a server that is gone meanwhile is noticed."""
+    while connection.execute("SELECT pg_try_advisory_lock(%s)", [LOCK]).fetchone() != (True,):
+        time.sleep(TURN_SECONDS)
 
 
 def _schema(name: str) -> str:
@@ -309,14 +389,18 @@ def _prepare(connection: psycopg.Connection[Any]) -> None:
 
 def _start(connection: psycopg.Connection[Any], name: str) -> None:
     connection.execute(f"CREATE SCHEMA {_schema(name)}")
-    connection.execute(f"CREATE TABLE {_schema(name)}._generation (one boolean PRIMARY KEY DEFAULT true CHECK (one), about jsonb NOT NULL)")
+    connection.execute(f"CREATE TABLE {_schema(name)}.{ABOUT} (one boolean PRIMARY KEY DEFAULT true CHECK (one), about jsonb NOT NULL)")
 
 
 def _create(connection: psycopg.Connection[Any], table: str, layout: Layout) -> None:
+    _refuse_long_names(layout)
+    connection.execute(f"CREATE TABLE {table} ({', '.join(tables.columns(layout, 'postgres'))})")
+
+
+def _refuse_long_names(layout: Layout) -> None:
     for name in (layout.view, *layout.keys, *layout.features):
         if len(name.encode()) > LONGEST_NAME:
             raise OnlineStoreUnfitError(f"PostgreSQL cuts names of more than {LONGEST_NAME} bytes, so {name} cannot be online there. Give it a shorter name")
-    connection.execute(f"CREATE TABLE {table} ({', '.join(tables.columns(layout, 'postgres'))})")
 
 
 def _index(connection: psycopg.Connection[Any], table: str, layout: Layout) -> None:
@@ -324,9 +408,15 @@ def _index(connection: psycopg.Connection[Any], table: str, layout: Layout) -> N
     connection.execute(f"ANALYZE {table}")
 
 
-def _columns(connection: psycopg.Connection[Any], schema: str, view: str) -> set[str]:
-    found = connection.execute("SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0", [f"{schema}.{identifier(view)}"])
-    return {row[0] for row in found.fetchall()}
+def _columns(connection: psycopg.Connection[Any], schema: str, view: str) -> dict[str, str]:
+    """The type of each column."""
+    sql = "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0"
+    return dict(connection.execute(sql, [f"{schema}.{identifier(view)}"]).fetchall())
+
+
+def _retyped(layout: Layout, features: Iterable[str], present: dict[str, str]) -> list[str]:
+    """Features whose columns are of another type than the layout says."""
+    return [name for name in features if name in present and present[name] != layout.features[name].postgres.lower()]
 
 
 def _named(connection: psycopg.Connection[Any]) -> tuple[str | None, str | None]:
@@ -341,17 +431,19 @@ def _point_to(connection: psycopg.Connection[Any], name: str) -> None:
 
 
 def _about(connection: psycopg.Connection[Any], name: str) -> About:
-    return About(**connection.execute(f"SELECT about FROM {_schema(name)}._generation").fetchone()[0])  # type: ignore[index]
+    return About(**connection.execute(f"SELECT about FROM {_schema(name)}.{ABOUT}").fetchone()[0])  # type: ignore[index]
 
 
 def _describe(connection: psycopg.Connection[Any], name: str, about: About) -> None:
-    connection.execute(f"INSERT INTO {_schema(name)}._generation (about) VALUES (%s) ON CONFLICT (one) DO UPDATE SET about = excluded.about", [about.to_json()])
+    connection.execute(f"INSERT INTO {_schema(name)}.{ABOUT} (about) VALUES (%s) ON CONFLICT (one) DO UPDATE SET about = excluded.about", [about.to_json()])
 
 
 def _clean(connection: psycopg.Connection[Any]) -> None:
-    """Drop generations that are neither current nor former, among them what loaders left; one that is still read is left to the next."""
-    named = {HOME, *(f"{HOME}_{name}" for name in _named(connection) if name)}
-    present = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname = %s OR starts_with(nspname, %s)", [HOME, f"{HOME}_"])
+    """Drop generations that are neither current nor former, among them what loaders left; one that is still read is left to the next. By whom the lock is held."""
+    named = {f"{HOME}_{name}" for name in _named(connection) if name}
+    present = connection.execute(
+        "SELECT nspname FROM pg_namespace JOIN pg_class ON relnamespace = pg_namespace.oid WHERE relname = %s AND starts_with(nspname, %s)", [ABOUT, f"{HOME}_"]
+    )
     for (schema,) in present.fetchall():
         if schema not in named:
             try:

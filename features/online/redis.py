@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import struct
 import threading
 from collections import defaultdict
@@ -43,6 +44,8 @@ NEVER = -(2**63)
 HEAD = struct.Struct(">qq")
 DOWN = (redis.RedisError,)
 EVICTING = "allkeys"
+DATABASE = re.compile(r"unix://.*|rediss?://[^/]*(/\d*)?")
+LEASE_RAN_OUT = "the lease ran out while the generation was loaded, and somebody else may be loading now; run again"
 
 _packed, _unpacked = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
 
@@ -64,7 +67,10 @@ MERGE = (
     NEWER
     + """
 if redis.call('HGET', KEYS[1], 'current') ~= ARGV[1] then return 0 end
-for at = 2, #ARGV, 3 do
+if (redis.call('HGET', KEYS[2], ARGV[2]) or '') ~= ARGV[3] then return 0 end
+redis.call('HSET', KEYS[2], ARGV[2], ARGV[4])
+redis.call('HSET', KEYS[3], ARGV[1], ARGV[5])
+for at = 6, #ARGV, 3 do
   local bucket, key, row = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
   local old = redis.call('HGET', bucket, key)
   if not old or newer(row, old) then redis.call('HSET', bucket, key, row) end
@@ -75,9 +81,23 @@ return 1
 PUBLISH = """
 if redis.call('GET', KEYS[2]) ~= ARGV[2] then return 0 end
 local former = redis.call('HGET', KEYS[1], 'current')
+if former == ARGV[1] then return 1 end
 if former then redis.call('HSET', KEYS[1], 'former', former) end
 redis.call('HSET', KEYS[1], 'current', ARGV[1])
 return 1
+"""
+START = """
+if redis.call('HSETNX', KEYS[1], 'current', ARGV[1]) == 1 then redis.call('HSET', KEYS[2], ARGV[1], ARGV[2]) end
+return redis.call('HGET', KEYS[1], 'current')
+"""
+UNNAMED = """
+if redis.call('GET', KEYS[3]) ~= ARGV[1] then return {} end
+local named, unnamed = {}, {}
+for _, name in ipairs(redis.call('HVALS', KEYS[1])) do named[name] = true end
+for _, name in ipairs(redis.call('HKEYS', KEYS[2])) do
+  if not named[name] then unnamed[#unnamed + 1] = name end
+end
+return unnamed
 """
 
 
@@ -117,10 +137,13 @@ class RedisPlace:
             "retry": Retry(NoBackoff(), 1, (redis.ConnectionError,)),
         }
         try:
+            if not DATABASE.fullmatch(self.where):  # which the client would take for number 0
+                raise ValueError("the database is not a number")
             self.client = redis.Redis.from_url(url, **options)
         except ValueError as error:
             raise OnlineStoreUnfitError(f"MILLRACE_ONLINE ({self.where}): {error}. Use redis://user:password@host:port/database") from error
         self.merge_script, self.publish_script = self.client.register_script(MERGE), self.client.register_script(PUBLISH)
+        self._start_script, self._unnamed_script = self.client.register_script(START), self.client.register_script(UNNAMED)
 
     def current(self) -> str | None:
         """One command."""
@@ -147,44 +170,36 @@ class RedisPlace:
     def drafting(self, label: str) -> Iterator[RedisDraft]:
         """One at a time in a database."""
         with self.reaching(), self._leased() as lease:
-            self.clean()
+            self.clean(lease)
             draft = RedisDraft(self, label, lease)
             try:
                 yield draft
             finally:
-                self.clean()
+                draft.discard()
+                self.clean(lease)
 
     def merge(self, layout: Layout, rows: Sequence[Stored]) -> None:
-        """In one script. A publication in between is noticed, and the rows go to the new generation."""
+        """In one script. It does nothing when a publication, or a push of other features, came in between; then the rows are packed anew."""
         with self.reaching():
-            done = 0
-            while not done:
-                name = self.current() or self._start_empty()
-                view = self._described_for(name, layout)
-                buckets: dict[str, int] = {}
-                given: list[Any] = [name]
-                for row in rows:
-                    key, packed = _pack(layout, view, row)
-                    bucket = _bucket(name, layout.view, key, view.buckets)
-                    given += [buckets.setdefault(bucket, len(buckets) + 2), key, packed]
-                self.mark(name, pushed=True)
-                done = self.merge_script(keys=[POINTER, *buckets], args=given)
+            while not self._merged(self.current() or self._start_empty(), layout, rows):
+                continue
 
     def drop(self, views: Sequence[str]) -> None:
-        """Remove their descriptions, then their buckets."""
+        """Remove their rows. How they are stored stays, because open readers know it."""
         name = self.current()
         with self.reaching():
-            for view in views if name else ():
-                stored: Any = self.client.hget(_views(name), view)
-                if stored:
-                    self.client.hdel(_views(name), view)
-                    self._unlink([_bucket_name(name, view, number) for number in range(Described.of(stored).buckets)])
+            if name is None:
+                return
+            described = self.described(name)
+            for view in described.keys() & {*views}:
+                self.client.hset(GENERATIONS, name, self._pushed(name))
+                self.unlink(name, view, described[view])
 
     def remove_all(self) -> None:
-        """The pointer first."""
-        with self.reaching():
+        """The pointer first; a loader is waited for."""
+        with self.reaching(), self._leased() as lease:
             self.client.delete(POINTER)
-            self.clean()
+            self.clean(lease)
 
     def reaching(self) -> Any:
         """OnlineStoreUnreachableError when the server does not answer."""
@@ -195,22 +210,24 @@ class RedisPlace:
         stored: Any = self.client.hgetall(_views(name))
         return {view.decode(): Described.of(text) for view, text in stored.items()}
 
-    def mark(self, name: str, *, pushed: bool) -> None:
-        """Note that rows were merged into a generation."""
-        stored: Any = self.client.hget(GENERATIONS, name)
-        about = About(**json.loads(stored)) if stored else About()
-        if about.pushed != pushed:
-            self.client.hset(GENERATIONS, name, replace(about, pushed=pushed).to_json())
+    def clean(self, lease: Lock) -> None:
+        """Remove generations that are neither current nor former, among them what killed loaders left; none once the lease ran out, for then one of them may be somebody's draft."""
+        unnamed: Any = self._unnamed_script(keys=[POINTER, GENERATIONS, LOCK], args=[_token(lease)])
+        for name in unnamed:
+            self.remove(name.decode(), self.described(name.decode()))
 
-    def clean(self) -> None:
-        """Remove generations that are neither current nor former, among them what killed loaders left."""
-        listed: Any = self.client.hkeys(GENERATIONS)
-        named: Any = self.client.hvals(POINTER)
-        for name in {one.decode() for one in listed} - {one.decode() for one in named}:
-            for view, described in self.described(name).items():
-                self._unlink([_bucket_name(name, view, number) for number in range(described.buckets)])
-            self.client.delete(_views(name))
-            self.client.hdel(GENERATIONS, name)
+    def remove(self, name: str, views: dict[str, Described]) -> None:
+        """Remove a generation that nobody reads."""
+        for view, described in views.items():
+            self.unlink(name, view, described)
+        self.client.delete(_views(name))
+        self.client.hdel(GENERATIONS, name)
+
+    def unlink(self, name: str, view: str, described: Described) -> None:
+        """Remove the rows of a view."""
+        keys = [_bucket_name(name, view, number) for number in range(described.buckets)]
+        for start in range(0, len(keys), PIPELINED):
+            self.client.unlink(*keys[start : start + PIPELINED])
 
     def refuse_eviction(self) -> None:
         """A server that throws keys away when its memory is full would serve NULLs and say nothing."""
@@ -221,26 +238,28 @@ class RedisPlace:
                 " Set maxmemory-policy noeviction or one of volatile-*"
             )
 
-    def _unlink(self, keys: list[str]) -> None:
-        for start in range(0, len(keys), PIPELINED):
-            self.client.unlink(*keys[start : start + PIPELINED])
-
     def _start_empty(self) -> str:
         """A generation for rows that are pushed before anything was materialized; the first of two who come at once wins."""
-        name = new_name("pushed")
-        self.client.hset(GENERATIONS, name, About().to_json())
-        self.client.hsetnx(POINTER, "current", name)
-        return self.current() or name
+        self.refuse_eviction()
+        started: Any = self._start_script(keys=[POINTER, GENERATIONS], args=[new_name("pushed"), About().to_json()])
+        return str(started.decode())
 
-    def _described_for(self, name: str, layout: Layout) -> Described:
-        """The view's description, with all its features; new ones come last, so that rows which lack them can be read."""
+    def _merged(self, name: str, layout: Layout, rows: Sequence[Stored]) -> bool:
+        """Whether the generation was still in use, and stored the view as it was looked up to."""
         stored: Any = self.client.hget(_views(name), layout.view)
-        former = Described.of(stored) if stored else Described((), (), 1)
-        added = {name: kind.proto for name, kind in layout.features.items() if name not in former.features}
-        if added or not stored:
-            former = replace(former, features=(*former.features, *added), protos=(*former.protos, *added.values()))
-            self.client.hset(_views(name), layout.view, former.to_json())
-        return former
+        view = _widened(Described.of(stored) if stored else Described((), (), 1), layout)
+        buckets: dict[str, int] = {}
+        given: list[Any] = [name, layout.view, stored or b"", view.to_json(), self._pushed(name)]
+        for row in rows:
+            key, packed = _pack(layout, view, row)
+            bucket = _bucket(name, layout.view, key, view.buckets)
+            given += [buckets.setdefault(bucket, len(buckets) + 4), key, packed]
+        return bool(self.merge_script(keys=[POINTER, _views(name), GENERATIONS, *buckets], args=given))
+
+    def _pushed(self, name: str) -> str:
+        """What is noted of a generation that rows were merged into."""
+        stored: Any = self.client.hget(GENERATIONS, name)
+        return replace(About(**json.loads(stored)) if stored else About(), pushed=True).to_json()
 
     @contextmanager
     def _leased(self) -> Iterator[Lock]:
@@ -309,8 +328,7 @@ class RedisReader:
         pipe.hvals(POINTER)
         with self._place.reaching():
             *found, named = pipe.execute()
-        if not self._pinned and self.name.encode() not in named:
-            raise GenerationGoneError(f"generation {self.name} was removed from {self._place.where} while it was read")
+        self._refuse_gone(named)
         at = {name: place for place, name in enumerate(view.features)}
         places = [at.get(name, len(at)) for name in features]
         changed = {
@@ -330,7 +348,9 @@ class RedisReader:
                 listed: Any = self._place.client.hkeys(_bucket_name(self.name, layout.view, number))
                 found += [tuple(_unpacked(key)) for key in listed]
                 if some is not None and len(found) >= some:
-                    return random.sample(found, some)
+                    found = random.sample(found, some)
+                    break
+            self._refuse_gone(self._place.client.hvals(POINTER))
         return found
 
     def _view(self, layout: Layout, features: Sequence[str]) -> Described | None:
@@ -339,7 +359,13 @@ class RedisReader:
         if known is None or not set(features) <= {*known.features}:
             with self._place.reaching():
                 self._views = self._place.described(self.name)
+                self._refuse_gone(self._place.client.hvals(POINTER))
         return self._views.get(layout.view)
+
+    def _refuse_gone(self, named: Any) -> None:
+        """`named` is what the pointer names after something was read."""
+        if not self._pinned and self.name.encode() not in named:
+            raise GenerationGoneError(f"generation {self.name} was removed from {self._place.where} while it was read")
 
 
 class RedisDraft:
@@ -347,6 +373,7 @@ class RedisDraft:
 
     def __init__(self, place: RedisPlace, label: str, lease: Lock) -> None:
         self.name, self._place, self._lease, self._like = new_name(label), place, lease, ""
+        self._described: dict[str, Described] = {}
         place.refuse_eviction()
         place.client.hset(GENERATIONS, self.name, About().to_json())
 
@@ -391,11 +418,19 @@ class RedisDraft:
 
     def publish(self) -> None:
         """In a script that sees to it that the lease is still ours."""
-        token = self._lease.local.token
-        if not self._place.publish_script(keys=[POINTER, LOCK], args=[self.name, token]):
-            raise redis.RedisError("the lease ran out while the generation was loaded, and somebody else may be loading now; run again")
+        if not self._place.publish_script(keys=[POINTER, LOCK], args=[self.name, _token(self._lease)]):
+            raise redis.RedisError(LEASE_RAN_OUT)
+
+    def discard(self) -> None:
+        """Remove what was written, whoever else removed a part of it meanwhile; does no harm after `publish`."""
+        named: Any = self._place.client.hvals(POINTER)
+        if self.name.encode() not in named:
+            self._place.remove(self.name, self._described)
 
     def _describe(self, layout: Layout, view: Described) -> Described:
+        if not self._lease.owned():
+            raise redis.RedisError(LEASE_RAN_OUT)
+        self._described[layout.view] = view
         self._place.client.hset(_views(self.name), layout.view, view.to_json())
         return view
 
@@ -411,12 +446,22 @@ class RedisDraft:
         pipe.execute()
 
 
+def _token(lease: Lock) -> Any:
+    return lease.local.token
+
+
+def _widened(view: Described, layout: Layout) -> Described:
+    """With all features of the layout; new ones come last, so that rows which lack them can be read."""
+    added = {name: kind.proto for name, kind in layout.features.items() if name not in view.features}
+    return replace(view, features=(*view.features, *added), protos=(*view.protos, *added.values()))
+
+
 def _flush(pipe: Any) -> None:
     if len(pipe) >= PIPELINED:
         pipe.execute()
 
 
-def _views(name: str | None) -> str:
+def _views(name: str) -> str:
     return f"millrace:{name}:views"
 
 
@@ -424,7 +469,7 @@ def _bucket(name: str, view: str, key: bytes, buckets: int) -> str:
     return _bucket_name(name, view, crc32(key) % buckets)
 
 
-def _bucket_name(name: str | None, view: str, number: int) -> str:
+def _bucket_name(name: str, view: str, number: int) -> str:
     return f"millrace:{name}:{view}:{number}"
 
 

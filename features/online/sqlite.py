@@ -73,7 +73,7 @@ class SqlitePlace:
     @contextmanager
     def drafting(self, label: str) -> Iterator[SqliteDraft]:
         """One at a time on a machine."""
-        with locked(folder().parent / ".materialize.lock"):
+        with locked(_turn()):
             _clean()
             draft = SqliteDraft(label)
             try:
@@ -96,8 +96,8 @@ class SqlitePlace:
                     connection.execute(f"DROP TABLE IF EXISTS {identifier(view)}")
 
     def remove_all(self) -> None:
-        """Delete the files."""
-        with locked(_write_lock()):
+        """Delete the files; a loader is waited for."""
+        with locked(_turn()), locked(_write_lock()):
             pointer().unlink(missing_ok=True)
             for path in folder().glob("*.sqlite*"):
                 path.unlink()
@@ -140,7 +140,14 @@ class SqliteReader:
 
     def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
         """Lookups by primary key, many in one statement."""
-        made = self._query(layout, tuple(features))
+        try:
+            return self._rows(layout, tuple(features), keys)
+        except sqlite3.OperationalError:  # of a view that was dropped, or became another one
+            self._made.clear()
+            return self._rows(layout, tuple(features), keys)
+
+    def _rows(self, layout: Layout, features: tuple[str, ...], keys: Sequence[Key]) -> list[Found | None]:
+        made = self._query(layout, features)
         return made.rows(keys) if made else [None] * len(keys)
 
     def keys(self, layout: Layout, some: int | None) -> list[Key]:
@@ -170,7 +177,7 @@ class Query:
     def __init__(self, connection: sqlite3.Connection, layout: Layout, features: tuple[str, ...], present: dict[str, str]) -> None:
         self._connection, self._pieces, self._width = connection, dict[int, str](), len(layout.keys)
         self.complete = present.keys() >= {*features}
-        row, keys = tables.select(f"{identifier(layout.view)} t", layout, features, {*present}), [f"t.{identifier(name)}" for name in layout.keys]
+        row, keys = tables.select(f"{identifier(layout.view)} t", features, {*present}), [f"t.{identifier(name)}" for name in layout.keys]
         self._one = f"{row} WHERE {' AND '.join(f'{key} = ?' for key in keys)}"
         where = " AND ".join(f"{key} = asked.k{i}" for i, key in enumerate(keys))
         self._many = f"{row.replace(' FROM ', ' FROM asked LEFT JOIN ', 1)} ON {where} ORDER BY asked.place"
@@ -217,9 +224,11 @@ class SqliteDraft:
         self._open()
 
     def resemble(self, name: str) -> None:
-        """A copy of its file."""
+        """A copy of its file, between two pushes. Opening it for writing takes back what a push that was killed has half written."""
         self.connection.close()
-        shutil.copyfile(path_of(name), self.path)
+        with locked(_write_lock()), closing(sqlite3.connect(path_of(name), timeout=BUSY_SECONDS, isolation_level=None)) as former:
+            former.execute("BEGIN IMMEDIATE")
+            shutil.copyfile(path_of(name), self.path)
         self._open()
 
     def _open(self) -> None:
@@ -309,8 +318,10 @@ def _about(connection: sqlite3.Connection) -> About:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Read-only, for any thread."""
-    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    """To read, from any thread. The file itself is opened for writing too, where that is allowed: what a push that was killed has half written, sqlite takes back when it is read next."""
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA query_only=ON")
+    return connection
 
 
 def _open_current() -> tuple[str, sqlite3.Connection]:
@@ -328,6 +339,10 @@ def _open_current() -> tuple[str, sqlite3.Connection]:
 @cache
 def _pointer(home: str | None) -> str:  # noqa: ARG001 (the key: another home is another pointer)
     return str(pointer())
+
+
+def _turn() -> Path:
+    return folder().parent / ".materialize.lock"
 
 
 def _write_lock() -> Path:

@@ -37,7 +37,7 @@ def upsert(table: str, layout: Layout, parameter: str) -> str:
     return f"{insert(table, layout, parameter)} ON CONFLICT ({primary(layout)}) DO UPDATE SET {updates} WHERE {later}"
 
 
-def select(table: str, layout: Layout, features: Sequence[str], present: set[str], picked: str = "{}") -> str:
-    """Event time and features by all keys; NULL for a feature that the table does not have. `picked` is an expression over a column, and may name its `kind`."""
-    columns = [picked.format(identifier(name), kind=layout.features[name]) if name in present else "NULL" for name in features]
+def select(table: str, features: Sequence[str], present: set[str]) -> str:
+    """Event time and features by all keys; NULL for a feature that the table does not have."""
+    columns = [identifier(name) if name in present else "NULL" for name in features]
     return f"SELECT {', '.join([EVENT, *columns])} FROM {table}"

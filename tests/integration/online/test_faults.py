@@ -6,7 +6,9 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -19,7 +21,7 @@ from features.generation import OnlineStoreUnfitError, OnlineStoreUnreachableErr
 from features.kinds import KINDS
 from features.online import redis
 from features.online import server as bounds
-from features.online.postgres import PostgresPlace
+from features.online.postgres import LIMITS, Bounded, PostgresPlace, Working
 from features.online.redis import RedisPlace
 from tests.integration.online.test_places import ONE, published, traces, values
 from tests.servers import Postgres, Redis, Server
@@ -134,7 +136,7 @@ def test_a_lease_that_ran_out_does_not_publish(in_redis: RedisPlace) -> None:
     with in_redis.drafting("slow") as draft:
         draft.load(ONE, [[(1, 6, None, 11)]])
         draft.finish(generation.About())
-        in_redis.client.set(redis.LOCK, "somebody else")
+        in_redis.client.set(redis.LOCK, "somebody else", ex=2)
         with pytest.raises(OnlineStoreUnreachableError, match="lease ran out"), in_redis.reaching():
             draft.publish()
     in_redis.client.delete(redis.LOCK)
@@ -150,6 +152,15 @@ def test_a_lease_is_renewed_while_a_loader_works(in_redis: RedisPlace, monkeypat
         draft.finish(generation.About())
         draft.publish()
     assert in_redis.current() == draft.name
+
+
+def test_a_connection_that_was_waited_for_too_long_is_not_asked_again(in_postgres: PostgresPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer that comes late would be taken for that of the next question."""
+    monkeypatch.setattr(Bounded, "seconds", 0.1)
+    connection = in_postgres.connect(Bounded)
+    with pytest.raises(psycopg.OperationalError, match=r"no answer within 0.1 s"):
+        connection.execute("SELECT pg_sleep(0.3)")
+    assert connection.closed
 
 
 def test_a_lock_whose_connection_is_gone_does_not_publish(in_postgres: PostgresPlace) -> None:
@@ -206,7 +217,7 @@ TEXTS = generation.Layout("texts", ONE.keys, {"text": KINDS[String]})
 
 
 def test_text_that_postgresql_cannot_hold_is_refused_with_the_view(in_postgres: PostgresPlace) -> None:
-    with pytest.raises(OnlineStoreUnfitError, match=r"row of texts .* 0x00"):
+    with pytest.raises(OnlineStoreUnfitError, match=r"row of texts: .* 0x00"):
         published(in_postgres, TEXTS, [(1, 5, None, "a\0b")])
 
 
@@ -234,3 +245,201 @@ def test_a_wrong_password_is_told_without_it(running: dict[str, Server], there: 
     with pytest.raises(OnlineStoreUnreachableError) as told:
         generation.place().current()
     assert "opensea" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host=db password=secret",
+        "my_user:secret@host:5432/db",
+        "postgresql://user:pa/secret@host/db",
+        "postgresql://user:pa?secret@host/db",
+        "postgresql://user:pa%zzsecret@host/db",
+        "postgresql://user:1234/secret@host/db",
+        "postgresql://user:[secret@host/db",
+        "redis://:pa/secret@host:6379/0",
+        "redis://:pa#secret@host:6379/0",
+        "redis://:pa?secret@host:6379/0",
+        "redis://:[secret@host:6379/0",
+        "redis://:pa@secret@host:6379/0",
+        "redis://u:secret@host:port/0",
+        "redis://u:secret@host:6379/features",
+        "postgresql://u:secret@127.0.0.1:1/db?nonsense=1",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_told_without_its_password(lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("MILLRACE_ONLINE", url)
+    with pytest.raises(OnlineStoreUnfitError, match="MILLRACE_ONLINE") as told:
+        generation.place()
+    assert "secret" not in "".join(traceback.format_exception(told.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("postgresql://u:secret@one:5432,two:5433/db?target_session_attrs=read-write", "postgresql://one:5432,two:5433/db"),
+        ("postgresql://u:p%40%2Fsecret@host/db", "postgresql://host/db"),
+        ("postgresql:///db?host=/run/postgresql&password=secret", "postgresql:///db"),
+        ("rediss://:secret@[::1]:6380/3?ssl_cert_reqs=none", "rediss://[::1]:6380/3"),
+        ("redis://host?db=3&password=secret", "redis://host"),
+        ("unix://u:secret@/run/redis.sock?db=1", "unix:///run/redis.sock"),
+    ],
+)
+def test_a_place_is_named_without_its_password(lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str, where: str) -> None:
+    monkeypatch.setenv("MILLRACE_ONLINE", url)
+    assert generation.place().where == where
+
+
+PASSWORD = "p@ss/w:rd#?%[]"
+
+
+def test_a_password_of_odd_characters_opens_what_it_should(there: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(there, RedisPlace):
+        there.client.acl_setuser("odd", enabled=True, passwords=[f"+{PASSWORD}"], keys=["*"], commands=["+@all"])
+    else:
+        with psycopg.connect(settings.online(), autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE odd SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
+    scheme, _, rest = settings.online().partition("://")
+    monkeypatch.setenv("MILLRACE_ONLINE", f"{scheme}://odd:{quote(PASSWORD, safe='')}@{rest.rpartition('@')[2]}")
+    assert generation.place().where == there.where
+    published(generation.place(), ONE, [(1, 5, None, 10)])
+    assert values(there, ONE, [(1,)]) == [(5, 10)]
+
+
+class Socket(Redis):
+    """Reached by a file."""
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--unixsocket", str(self.folder / "redis.sock")]
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.folder / 'redis.sock'}"
+
+
+def test_databases_of_a_redis_behind_a_socket_are_kept_apart(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Socket()
+    server.start()
+    try:
+        for number in range(2):
+            monkeypatch.setenv("MILLRACE_ONLINE", f"{server.url}?db={number}")
+            published(generation.place(), ONE, [(1, 5, None, number)])
+        for number in range(2):
+            monkeypatch.setenv("MILLRACE_ONLINE", f"{server.url}?db={number}")
+            assert values(generation.place(), ONE, [(1,)]) == [(5, number)]
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def hasty(there: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """The place, with less patience."""
+    monkeypatch.setattr(Working, "seconds", 0.5)
+    monkeypatch.setattr(redis, "LEASE_SECONDS", 1.0)
+    if isinstance(there, RedisPlace):
+        monkeypatch.setitem(there.client.connection_pool.connection_kwargs, "socket_timeout", 0.5)
+        there.client.connection_pool.disconnect()
+    return there
+
+
+def test_a_loader_and_a_push_do_not_wait_for_a_silent_server_for_ever(server: Server, hasty: Place) -> None:
+    with hasty.drafting("test") as draft:
+        draft.load(ONE, [[(1, 5, None, 10)]])
+        draft.finish(generation.About())
+        draft.publish()
+
+    def batches() -> Any:
+        yield [(1, 6, None, 11)]
+        server.freeze()
+        yield [(key, 6, None, 11) for key in range(20_000)]
+
+    try:
+        with pytest.raises(OnlineStoreUnreachableError), hasty.drafting("test") as draft:
+            draft.load(ONE, batches())
+        with pytest.raises(OnlineStoreUnreachableError):
+            hasty.merge(ONE, [(1, 7, None, 12)])
+    finally:
+        server.thaw()
+    assert values(hasty, ONE, [(1,)]) == [(5, 10)]
+
+
+def test_a_server_that_dies_while_a_generation_is_loaded_keeps_the_former_one(server: Server, hasty: Place) -> None:
+    published(hasty, ONE, [(1, 5, None, 10)])
+
+    def batches() -> Any:
+        yield [(1, 6, None, 11)]
+        server.stop()
+        yield [(key, 6, None, 11) for key in range(20_000)]
+
+    try:
+        with pytest.raises(OnlineStoreUnreachableError), hasty.drafting("test") as draft:
+            draft.load(ONE, batches())
+    finally:
+        server.start()
+    assert values(hasty, ONE, [(1,)]) == [(5, 10)]
+
+
+def test_a_redis_that_forgot_everything_says_that_nothing_is_online(in_redis: RedisPlace) -> None:
+    """As one without persistence does when it is started anew, also in the middle of a load."""
+    published(in_redis, ONE, [(1, 5, None, 10)])
+    reader = in_redis.session().reader()
+    with in_redis.drafting("test") as draft:
+        draft.load(ONE, [[(1, 6, None, 11)]])
+        in_redis.client.flushall()
+        with pytest.raises(generation.GenerationGoneError):
+            reader.rows(ONE, ("value",), [(1,)])
+        with pytest.raises(generation.OnlineStoreEmptyError):
+            in_redis.session().reader()
+        draft.finish(generation.About())
+        with pytest.raises(OnlineStoreUnreachableError, match="lease ran out"), in_redis.reaching():
+            draft.publish()
+    assert in_redis.current() is None
+    assert not traces(in_redis, draft.name)
+
+
+def test_a_loader_that_compares_for_long_is_not_ended_by_the_server(in_postgres: PostgresPlace) -> None:
+    with psycopg.connect(settings.online(), autocommit=True) as connection:
+        try:
+            for name in LIMITS:
+                connection.execute(f"ALTER ROLE millrace SET {name} = 300")
+            with in_postgres.drafting("slow") as draft:
+                draft.load(ONE, [[(1, 6, None, 11)]])
+                threading.Event().wait(0.5)
+                draft.finish(generation.About())
+                threading.Event().wait(0.5)
+                draft.publish()
+        finally:
+            connection.execute("SET statement_timeout = 0; ALTER ROLE millrace RESET ALL")
+    assert in_postgres.current() == draft.name
+
+
+def test_a_push_to_a_redis_that_evicts_is_refused(in_redis: RedisPlace) -> None:
+    in_redis.client.config_set("maxmemory", "1gb")
+    in_redis.client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(OnlineStoreUnfitError, match="evicts keys"):
+            in_redis.merge(ONE, [(1, 5, None, 10)])
+    finally:
+        in_redis.client.config_set("maxmemory-policy", "noeviction")
+        in_redis.client.config_set("maxmemory", "0")
+    assert in_redis.current() is None
+
+
+def test_what_postgresql_cannot_hold_is_refused_in_pushes_and_questions_too(in_postgres: PostgresPlace) -> None:
+    published(in_postgres, TEXTS, [])
+    with pytest.raises(OnlineStoreUnfitError, match="row of texts"):
+        in_postgres.merge(TEXTS, [(1, 5, None, "a\0b")])
+    with pytest.raises(OnlineStoreUnfitError, match="more than 63 bytes"):
+        in_postgres.merge(generation.Layout("texts", ONE.keys, {"f" * 64: KINDS[String]}), [])
+    named = generation.Layout("named", {"name": KINDS[String]}, ONE.features)
+    published(in_postgres, named, [])
+    with pytest.raises(OnlineStoreUnfitError, match="keys of named"):
+        values(in_postgres, named, [("a\0b",)])
+
+
+def test_a_database_that_refuses_is_told(in_postgres: PostgresPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with psycopg.connect(settings.online(), autocommit=True) as connection:
+        connection.execute("CREATE ROLE reader LOGIN PASSWORD 'opensesame'")
+    monkeypatch.setenv("MILLRACE_ONLINE", settings.online().replace("millrace:", "reader:"))
+    with pytest.raises(OnlineStoreUnreachableError, match="permission denied"):
+        published(generation.place(), ONE, [])

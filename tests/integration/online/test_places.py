@@ -1,10 +1,13 @@
 """The three places by themselves: every kind of value comes back as it was, the newest event stays whatever the order of writes, and a generation that is gone is never an absent value."""
 
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy
 import psycopg
 import pytest
 from feast.types import Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
@@ -13,11 +16,13 @@ from hypothesis import strategies as st
 
 from contracts.settings import online
 from features import generation
-from features.generation import About, GenerationGoneError, Layout, Place
-from features.kinds import KINDS
+from features.generation import About, GenerationGoneError, Layout, OnlineStoreUnfitError, Place
+from features.kinds import KINDS, KindError
+from features.online.postgres import PostgresPlace
 from features.online.redis import RedisPlace
 from features.online.sqlite import SqlitePlace
-from features.online_store import PackedOnlineStore
+from features.online_store import PackedOnlineStore, Query, layout_of
+from tests.unit.features.test_changes import THINGS
 
 DTYPES = {"whole": Int64, "small": Int32, "real": Float64, "short": Float32, "flag": Bool, "text": String, "raw": Bytes, "at": UnixTimestamp}
 LAYOUT = Layout("a view of 'every' \"kind\"", {"id": KINDS[Int64], "name": KINDS[String]}, {name: KINDS[dtype] for name, dtype in DTYPES.items()})
@@ -211,7 +216,9 @@ def test_readers_see_a_generation_whole_while_others_come(place: Place) -> None:
     answers, stop, store = [], threading.Event(), PackedOnlineStore()
 
     def read() -> None:
-        while not stop.is_set():
+        last = False
+        while not last:
+            last = stop.is_set()
             try:
                 answers.append({*store._again(lambda: store._newest_reader().rows(ONE, ("value",), [(key,) for key in range(0, 200, 20)]))})
             except Exception as error:
@@ -227,3 +234,56 @@ def test_readers_see_a_generation_whole_while_others_come(place: Place) -> None:
         reading.join()
     assert {(1, 0), (1, 7)} <= set.union(*answers) <= {(1, value) for value in range(8)}
     assert {len(one) for one in answers} == {1}
+
+
+@pytest.mark.parametrize("key", [True, 1.0, 1.5, "1", b"1", 2**63, -(2**63) - 1])
+def test_a_key_of_another_type_is_an_error_and_no_absent_value(place: Place, key: Any) -> None:
+    """One database takes them for 1, and another one does not find them."""
+    published(place, layout_of(THINGS), [(1, 5, None, 10)])
+    query = Query(place.session().reader(), THINGS, ("value",))
+    with pytest.raises(KindError, match="is no int64_val"):
+        query.rows([(key,), (1,)])
+    assert query.rows([(numpy.int64(1),), (numpy.int32(1),), (None,), (1,), (2,)]) == [(5, 10), (5, 10), None, (5, 10), None]
+
+
+RETYPED = [(Int64, Float64, 3, 3.0), (Int32, Int64, 3, 3), (UnixTimestamp, Int64, 3, 3), (Float32, Float64, 0.5, 0.5), (Int64, Float64, None, None)]
+UNFIT = [(Float64, Int64, 3.5), (Int64, String, 3), (String, Int64, "3"), (String, Float64, "x")]
+
+
+@pytest.mark.parametrize(("was", "now", "value", "served"), RETYPED)
+def test_a_value_whose_type_was_changed_is_served_in_the_new_one(place: Place, was: Any, now: Any, value: Any, served: Any) -> None:
+    published(place, Layout("one", ONE.keys, {"value": KINDS[was]}), [(1, 5, None, value)])
+    [row] = values(place, Layout("one", ONE.keys, {"value": KINDS[now]}), [(1,)])
+    assert alike(row) == alike((5, served))
+
+
+@pytest.mark.parametrize(("was", "now", "value"), UNFIT)
+def test_a_value_that_does_not_fit_its_new_type_is_an_error(place: Place, was: Any, now: Any, value: Any) -> None:
+    published(place, Layout("one", ONE.keys, {"value": KINDS[was]}), [(1, 5, None, value)])
+    with pytest.raises(KindError, match="materialize it anew"):
+        values(place, Layout("one", ONE.keys, {"value": KINDS[now]}), [(1,)])
+
+
+def test_a_pushed_value_is_not_rounded_to_the_type_that_its_column_has(place: Place) -> None:
+    published(place, ONE, [])
+    real = Layout("one", ONE.keys, {"value": KINDS[Float64]})
+    if isinstance(place, PostgresPlace):
+        with pytest.raises(OnlineStoreUnfitError, match="value of one is online in another type"):
+            place.merge(real, [(1, 5, None, 3.5)])
+    else:
+        place.merge(real, [(1, 5, None, 3.5)])
+        assert values(place, real, [(1,)]) == [(5, 3.5)]
+
+
+def test_half_a_push_that_was_killed_is_taken_back_by_who_reads_next(lake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file as it is on the disk in the middle of a transaction, with the journal beside it, when nobody holds a lock."""
+    place = generation.place()
+    name = published(place, ONE, [(key, 5, None, key) for key in range(20_000)])
+    path = Path(place.where) / f"{name}.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as pushing:
+        pushing.executescript("PRAGMA cache_size=5; BEGIN IMMEDIATE; UPDATE one SET value = -1")
+        half = {one: one.read_bytes() for one in path.parent.glob(f"{name}*")}
+    assert len(half) == 2
+    for one, content in half.items():
+        one.write_bytes(content)
+    assert values(place, ONE, [(key,) for key in range(0, 20_000, 100)]) == [(5, key) for key in range(0, 20_000, 100)]

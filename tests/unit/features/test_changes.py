@@ -1,6 +1,8 @@
 """A generation made of the former one and what changed holds what a search of every row finds: late rows, corrections, deletions and rows that a horizon uncovered included."""
 
+import shutil
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -93,7 +95,8 @@ class Things:
         return {key: value for key, (_, value) in found.items()}
 
     def pinned(self) -> release.Release:
-        return release.write({"gold.things": DeltaTable(self.path).version()}, str(FIRST + timedelta(days=self.horizon)))
+        table = DeltaTable(self.path)
+        return release.write({"gold.things": table.version()}, str(FIRST + timedelta(days=self.horizon)), {"gold.things": str(table.metadata().id)})
 
 
 def served() -> dict[int, int]:
@@ -193,3 +196,29 @@ def test_other_definitions_are_loaded_anew(lake: Lake) -> None:
     materialize.load(things.pinned(), [THINGS], "as defined")
     [report] = materialize.load(things.pinned(), [THINGS], "as defined since")
     assert report.loaded == report.rows == 12
+
+
+def test_a_table_built_anew_with_the_same_versions_is_loaded_anew(lake: Lake) -> None:
+    """Its version 1 is not the version 1 of which the rows online are."""
+    things = Things()
+    things.step("append", [(3, 0, 1, 7)])
+    materialize.load(things.pinned(), [THINGS], "as defined")
+    shutil.rmtree(things.path)
+    again = Things()
+    again.rows = [(key, 0, None, 50) for key in range(1, 13)]
+    write_deltalake(again.path, again.arrow(again.rows), mode="overwrite")
+    again.step("append", [(4, 0, 1, 8)])
+    materialize.load(again.pinned(), [THINGS], "as defined")
+    assert served() == again.newest()
+
+
+def test_a_release_of_another_lake_is_not_taken_for_the_one_that_is_served(lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of the same number, horizon and versions."""
+    materialize.load(Things().pinned(), [THINGS], "as defined")
+    monkeypatch.setenv("MILLRACE_LAKE", str(tmp_path / "other"))
+    other = Things()
+    other.rows = [(key, 0, None, 1) for key in range(1, 13)]
+    shutil.rmtree(other.path)
+    write_deltalake(other.path, other.arrow(other.rows))
+    materialize.load(other.pinned(), [THINGS], "as defined")
+    assert served() == other.newest()

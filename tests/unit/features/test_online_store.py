@@ -77,6 +77,13 @@ def test_the_report_counts_entities(shop: Lake) -> None:
     assert (about.release, about.horizon, about.tables) == (1, "2017-02-01", release.read().tables)
 
 
+def test_an_instant_before_1970_is_rounded_down_as_in_training(shop: Lake) -> None:
+    shop.write("customer_activity", [activity(1, "2017-01-02", last="1969-12-31 23:59:58.5")])
+    shop.release(*VIEWS)
+    assert materialize.materialize(release.read()).consistency is not None
+    assert online(registry.open_store(), "customer_activity:last_basket_at", customer_id=1) == at("1969-12-31 23:59:58")
+
+
 def test_an_open_store_sees_the_next_generation(shop: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
