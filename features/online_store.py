@@ -26,11 +26,10 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from features import generation, kinds
 from features.generation import EVENT, Layout
+from features.plans import Key, Plain, Plans
 from features.queries import EPOCH, identifier, microseconds
 from features.views import REQUEST_TIME
 
-Key = tuple[Any, ...]
-Plain = tuple[Any, ...]
 Row = tuple[datetime | None, dict[str, Value] | None]
 ABSENT: Row = (None, None)
 LARGEST_PIECE = 64
@@ -152,11 +151,12 @@ class PackedSqliteOnlineStore(OnlineStore):
 
     def __init__(self) -> None:
         self._local = _Thread()
+        self._plans = Plans()
 
     def online_read(self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKey], requested_features: list[str] | None = None) -> list[Row]:  # noqa: ARG002
         """One row per key: event time and features, or (None, None)."""
         wanted = requested_features if requested_features is not None else [feature.name for feature in table.features]
-        query = self._reader().query(table, tuple(wanted))
+        query = self._query(table, tuple(wanted))
         return query.read(entity_keys) if query else [ABSENT] * len(entity_keys)
 
     def online_write_batch(
@@ -184,9 +184,13 @@ class PackedSqliteOnlineStore(OnlineStore):
         full_feature_names: bool = False,
         include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:
-        """Feast's own, except that the request's time is now unless the caller gives `request_time`."""
-        rows = _with_request_time(entity_rows)
+        """What Feast's own gives, by a shorter way where there is one (`features.plans`). The request's time is now unless the caller gives `request_time`."""
         with self._one_generation():
+            if not include_feature_view_version_metadata:
+                answer = self._plans.answer(features, entity_rows, registry, project, full_feature_names, self._query)
+                if answer is not None:
+                    return answer
+            rows = _with_request_time(entity_rows)
             return super().get_online_features(config, features, rows, registry, project, full_feature_names, include_feature_view_version_metadata)
 
     def update(
@@ -219,6 +223,9 @@ class PackedSqliteOnlineStore(OnlineStore):
             pinned, local.pinning, local.pinned = local.pinned, False, None
             if pinned:
                 pinned.end()
+
+    def _query(self, view: FeatureView, features: tuple[str, ...]) -> Query | None:
+        return self._reader().query(view, features)
 
     def _reader(self) -> Reader:
         """The reader of this request, which is the newest one where none has begun."""

@@ -19,10 +19,13 @@ def app() -> Any:
     from feast.feature_server import get_app
 
     from features import registry
+    from features.front import Front
     from features.generation import OnlineStoreEmptyError
 
     registry.apply()
-    made = get_app(registry.open_store(), registry_ttl_sec=REGISTRY_SECONDS)
+    store = registry.open_store()
+    made = get_app(store, registry_ttl_sec=REGISTRY_SECONDS)
+    made.add_middleware(Front, store=store)
 
     @made.exception_handler(OnlineStoreEmptyError)
     async def nothing_online(_request: Request, error: OnlineStoreEmptyError) -> JSONResponse:
@@ -31,8 +34,8 @@ def app() -> Any:
     return made
 
 
-def run(port: int) -> None:
-    """Serve until the process ends."""
+def run(port: int, served: Any = None) -> None:
+    """Serve the features, or another application in their place, until the process ends."""
     import uvicorn
 
-    uvicorn.run(app(), host=LOOPBACK, port=port, log_level="warning", access_log=False)
+    uvicorn.run(app() if served is None else served, host=LOOPBACK, port=port, log_level="warning", access_log=False)
