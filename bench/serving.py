@@ -30,7 +30,7 @@ from contracts import release, settings
 from etl.spark import server as spark_server
 
 SERVICE, VIEW = "recommendation_v1", "product_popularity"
-TURNS = {1: 20, 100: 4}
+TURNS = {1: 40, 100: 6}
 """Of each way in a round."""
 CALLS = {1: 20, 100: 20}
 """Of a turn, and so many more that are not counted, as the processor's caches are another's at its beginning."""

@@ -74,10 +74,11 @@ class Answer(OnlineResponse):
     def to_json(self) -> bytes:
         """What Feast's feature server answers."""
         names = to_json([name for part in self.parts for name in part.names])
-        vectors = b",".join(
-            b'{"values":' + one + tail for part in self.parts for tail in [_tail(part.events)] for one in map(_encoded, part.fields, part.values)
-        )
-        return b'{"results":[' + vectors + b'],"metadata":{"feature_names":' + names + b"}}"
+        vectors = []
+        for part in self.parts:
+            tail = _tail(part.events) if len(part.events) > 1 else _tail_of_one(*part.events)
+            vectors += [b'{"values":' + _encoded(field, values) + tail for _, field, values in part]
+        return b'{"results":[' + b",".join(vectors) + b'],"metadata":{"feature_names":' + names + b"}}"
 
     @cached_property
     def proto(self) -> GetOnlineFeaturesResponse:
@@ -119,3 +120,8 @@ def _tail(events: Events) -> bytes:
     """The end of a vector."""
     statuses = to_json(["NOT_FOUND" if at is None else "PRESENT" for at in events])
     return b',"statuses":' + statuses + b',"event_timestamps":' + to_json(list(map(_text, events))) + b"}"
+
+
+@lru_cache(1 << 14)
+def _tail_of_one(at: int | None) -> bytes:
+    return _tail([at])

@@ -5,6 +5,7 @@ It reads the generation in use at each request, like every reader, so a material
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
@@ -38,4 +39,7 @@ def run(port: int, served: Any = None) -> None:
     """Serve the features, or another application in their place, until the process ends."""
     import uvicorn
 
-    uvicorn.run(app() if served is None else served, host=LOOPBACK, port=port, log_level="warning", access_log=False)
+    made = app() if served is None else served
+    gc.collect()
+    gc.freeze()  # what was imported stays, and need not be looked through again while somebody waits
+    uvicorn.run(made, host=LOOPBACK, port=port, log_level="warning", access_log=False)
