@@ -74,10 +74,8 @@ class Answer(OnlineResponse):
     def to_json(self) -> bytes:
         """What Feast's feature server answers."""
         names = to_json([name for part in self.parts for name in part.names])
-        vectors = []
-        for part in self.parts:
-            tail = _tail(part.events) if len(part.events) > 1 else _tail_of_one(*part.events)
-            vectors += [b'{"values":' + _encoded(field, values) + tail for _, field, values in part]
+        tails = {key: _tail(events) for key, events in {id(part.events): part.events for part in self.parts}.items()}
+        vectors = [b'{"values":' + _encoded(field, values) + tails[id(part.events)] for part in self.parts for _, field, values in part]
         return b'{"results":[' + b",".join(vectors) + b'],"metadata":{"feature_names":' + names + b"}}"
 
     @cached_property
@@ -118,10 +116,14 @@ def _encoded(field: str, values: Sequence[Any]) -> bytes:
 
 def _tail(events: Events) -> bytes:
     """The end of a vector."""
-    statuses = to_json(["NOT_FOUND" if at is None else "PRESENT" for at in events])
-    return b',"statuses":' + statuses + b',"event_timestamps":' + to_json(list(map(_text, events))) + b"}"
+    return _tail_of_one(events[0]) if len(events) == 1 else _tail_of(events)
 
 
 @lru_cache(1 << 14)
 def _tail_of_one(at: int | None) -> bytes:
-    return _tail([at])
+    return _tail_of([at])
+
+
+def _tail_of(events: Events) -> bytes:
+    statuses = to_json(["NOT_FOUND" if at is None else "PRESENT" for at in events])
+    return b',"statuses":' + statuses + b',"event_timestamps":' + to_json(list(map(_text, events))) + b"}"
