@@ -1,6 +1,7 @@
 """Time what is served: `python -m bench.serving`, with MILLRACE_HOME set to a home in which a release of the sample is online.
 
-Reads of 1 and of 100 entities with all features of `recommendation_v1`: by bare sqlite, through the SDK, through the feature server over HTTP, beside an HTTP server that answers nothing.
+Reads of 1 and of 100 entities with all features of `recommendation_v1`: by sqlite alone, through the SDK, through the feature server over HTTP, beside a server of the same make that
+is asked nothing and answers nothing, and one that is asked the same and answers the same bytes every time. Ways take turns of 20 calls; a figure is the median of the rounds, and a ratio the median of the ratios within a round.
 Loads of `product_popularity`: ours, Feast's own into its own sqlite store, and a bare bulk load of rows that are known to be the newest.
 """
 
@@ -22,53 +23,86 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from contracts import release, settings
 from etl.spark import server as spark_server
 
 SERVICE, VIEW = "recommendation_v1", "product_popularity"
-CALLS = {1: 2000, 100: 200}
+TURNS = {1: 40, 100: 6}
+"""Of each way in a round."""
+CALLS = {1: 20, 100: 20}
+"""Of a turn, and so many more that are not counted, as the processor's caches are another's at its beginning."""
+UNCOUNTED = 3
 Asked = list[tuple[int, int]]
+Way = Callable[[Asked], Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--serve", choices=("features", "echo"), help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5, help="of reads (default 5)")
+    parser.add_argument("--without-loads", action="store_true", help="time reads only")
+    parser.add_argument("--serve", choices=("features", "fixed", "route"), help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.serve:
-        serve(options.serve, options.port)
+        serve(options.serve, options.port, options.answer)
         return
     print("| entities | way | p50 | p99 | entities/s | p50 against bare | p50 against echo |\n|---|---|---|---|---|---|---|")
-    with server("features") as features, server("echo") as echo:
+    with server("features") as features, server("fixed") as echo, server("route") as route:
         for count in CALLS:
-            print_reads(
-                count, {"bare sqlite": bare(), "SDK": sdk(), "HTTP echo": over_http(echo, lambda _: {}), "HTTP, feature server": over_http(features, asked)}
-            )
+            with tempfile.NamedTemporaryFile() as answer:
+                answer.write(json.dumps(over_http(features, asked)(pairs()[:count]), separators=(",", ":")).encode())
+                answer.flush()
+                with server("fixed", answer.name) as same:
+                    ways = {
+                        "bare sqlite": bare(),
+                        "bare sqlite, a query per view and entity": one_by_one(),
+                        "SDK": sdk(),
+                        "SDK, Feast's own way": feasts_way(),
+                        "HTTP echo": over_http(echo, lambda _: {}),
+                        "HTTP echo, a route of FastAPI": over_http(route, lambda _: {}),
+                        "HTTP, the same bytes each time": over_http(same, asked),
+                        "HTTP, feature server": over_http(features, asked),
+                    }
+                    print_reads(count, [one_round(count, ways, number) for number in range(options.rounds)])
+    if options.without_loads:
+        return
     print("\n| load | entities | time | entities/s |\n|---|---|---|---|")
     for name, load in (("ours", our_load), ("bare bulk load", bare_load), ("Feast's own", feasts_load)):
         rows, seconds = load()
         print(f"| {name} | {rows:,} | {seconds:.2f} s | {rows / seconds:,.0f} |", flush=True)
 
 
-def print_reads(count: int, ways: dict[str, Callable[[Asked], Any]]) -> None:
-    """Each way answers the same questions; they take turns, so that a noisy second hits all."""
-    known, rng = pairs(), random.Random(7)
+def one_round(count: int, ways: dict[str, Way], number: int) -> dict[str, list[float]]:
+    """Seconds of each call, in order. The ways answer the same questions and take short turns, so that a noisy second hits all."""
+    known, rng = pairs(), random.Random(number)
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    for call in range(CALLS[count] + 20):
-        entities = rng.sample(known, count)
+    for _ in range(TURNS[count]):
+        questions = [rng.sample(known, count) for _ in range(CALLS[count] + UNCOUNTED)]
         for name, way in ways.items():
-            started = time.perf_counter()
-            way(entities)
-            if call >= 20:
-                taken[name].append(time.perf_counter() - started)
-    middle = {name: sorted(seconds)[len(seconds) // 2] for name, seconds in taken.items()}
-    for name, seconds in taken.items():
-        last = sorted(seconds)[len(seconds) * 99 // 100]
-        ratios = f"{middle[name] / middle['bare sqlite']:.1f} | {middle[name] / middle['HTTP echo']:.1f}"
-        print(f"| {count} | {name} | {middle[name] * 1e3:.2f} ms | {last * 1e3:.2f} ms | {count * len(seconds) / sum(seconds):,.0f} | {ratios} |", flush=True)
+            for call, entities in enumerate(questions):
+                started = time.perf_counter()
+                way(entities)
+                if call >= UNCOUNTED:
+                    taken[name].append(time.perf_counter() - started)
+    return {name: sorted(seconds) for name, seconds in taken.items()}
+
+
+def print_reads(count: int, rounds: list[dict[str, list[float]]]) -> None:
+    """A line for each way."""
+    for name in rounds[0]:
+        p50, p99 = (median(one[name][len(one[name]) * share // 100] for one in rounds) for share in (50, 99))
+        rate = median(count * len(one[name]) / sum(one[name]) for one in rounds)
+        ratios = [median(middle(one[name]) / middle(one[to]) for one in rounds) for to in ("bare sqlite", "HTTP echo")]
+        print(f"| {count} | {name} | {p50 * 1e3:.3f} ms | {p99 * 1e3:.3f} ms | {rate:,.0f} | {ratios[0]:.1f} | {ratios[1]:.2f} |", flush=True)
+
+
+def middle(ordered: list[float]) -> float:
+    return ordered[len(ordered) // 2]
 
 
 def pairs() -> Asked:
@@ -83,18 +117,54 @@ def pairs() -> Asked:
     )
 
 
-def bare() -> Callable[[Asked], Any]:
-    """The same lookups without Feast: a query per view and entity."""
+VIEWS: dict[str, tuple[int, ...]] = {"customer_activity": (0,), "product_popularity": (1,), "customer_product": (0, 1), "customer_profile": (0,)}
+"""Each view's keys, as places in a pair of customer and product."""
+KEYS = ("customer_id", "product_id")
+
+
+def one_by_one() -> Way:
+    """The same lookups without Feast, as they are written first: a query per view and entity."""
     from features.online.sqlite import SqliteSession
 
     connection = SqliteSession().reader().connection
-    queries = (
-        ("SELECT * FROM customer_activity WHERE customer_id = ?", (0,)),
-        ("SELECT * FROM product_popularity WHERE product_id = ?", (1,)),
-        ("SELECT * FROM customer_product WHERE customer_id = ? AND product_id = ?", (0, 1)),
-        ("SELECT * FROM customer_profile WHERE customer_id = ?", (0,)),
-    )
-    return lambda entities: [connection.execute(sql, [pair[i] for i in places]).fetchone() for sql, places in queries for pair in entities]
+    queries = [(f"SELECT * FROM {view} WHERE {' AND '.join(f'{KEYS[place]} = ?' for place in places)}", places) for view, places in VIEWS.items()]
+    return lambda entities: [connection.execute(sql, [pair[place] for place in places]).fetchone() for sql, places in queries for pair in entities]
+
+
+def bare() -> Way:
+    """The same lookups without Feast, as fast as we know how: the file mapped into memory, one transaction, one statement per view whatever the number of entities."""
+    from features.online.sqlite import SqliteSession
+
+    connection = SqliteSession().reader().connection
+    connection.execute("PRAGMA mmap_size=1000000000")
+    statements = statements_of(connection)
+
+    def read(entities: Asked) -> Any:
+        connection.execute("BEGIN")
+        found = []
+        for sql, many, places in statements:
+            if len(entities) == 1:
+                found.append(connection.execute(sql, [entities[0][place] for place in places]).fetchall())
+            else:
+                values = ",".join([f"({','.join('?' * len(places))})"] * len(entities))
+                found.append(connection.execute(many.format(values=values), [pair[place] for pair in entities for place in places]).fetchall())
+        connection.execute("COMMIT")
+        return found
+
+    return read
+
+
+def statements_of(connection: sqlite3.Connection) -> list[tuple[str, str, tuple[int, ...]]]:
+    """For each view the statement for one entity, the one for many, and its keys. Columns but keys are read."""
+    found = []
+    for view, places in VIEWS.items():
+        keys = [KEYS[place] for place in places]
+        names = [row[1] for row in connection.execute(f"PRAGMA table_info({view})") if row[1] not in (*keys, "_created_at")]
+        columns = ", ".join(f"t.{name}" for name in names)
+        one = f"SELECT {columns} FROM {view} t WHERE {' AND '.join(f't.{key} = ?' for key in keys)}"
+        on = " AND ".join(f"t.{key} = asked.{key}" for key in keys)
+        found.append((one, f"WITH asked ({', '.join(keys)}) AS (VALUES {{values}}) SELECT {columns} FROM asked LEFT JOIN {view} t ON {on}", places))
+    return found
 
 
 def asked(entities: Asked) -> dict[str, Any]:
@@ -106,7 +176,7 @@ def asked(entities: Asked) -> dict[str, Any]:
     }
 
 
-def sdk() -> Callable[[Asked], Any]:
+def sdk() -> Way:
     from features import registry
 
     store, now = registry.open_store(), datetime(2018, 1, 2, tzinfo=UTC)
@@ -119,7 +189,23 @@ def sdk() -> Callable[[Asked], Any]:
     return read
 
 
-def over_http(port: int, body: Callable[[Asked], dict[str, Any]]) -> Callable[[Asked], Any]:
+def feasts_way() -> Way:
+    """The same, but for the answer, which Feast's base class makes."""
+    from feast.infra.online_stores.online_store import OnlineStore
+
+    from features import registry
+
+    store, now = registry.open_store(), datetime(2018, 1, 2, tzinfo=UTC)
+    service, ours = store.get_feature_service(SERVICE), store._get_provider().online_store
+
+    def read(entities: Asked) -> Any:
+        rows = {**asked(entities)["entities"], "request_time": [now] * len(entities)}
+        return OnlineStore.get_online_features(ours, store.config, service, rows, store.registry, store.project).to_dict()
+
+    return read
+
+
+def over_http(port: int, body: Callable[[Asked], dict[str, Any]]) -> Way:
     connection = http.client.HTTPConnection("127.0.0.1", port)
 
     def read(entities: Asked) -> Any:
@@ -134,10 +220,11 @@ def over_http(port: int, body: Callable[[Asked], dict[str, Any]]) -> Callable[[A
 
 
 @contextmanager
-def server(which: str) -> Iterator[int]:
+def server(which: str, answer: str = "") -> Iterator[int]:
     """A server in a process of its own; its port."""
     port = spark_server.free_port()
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "bench.serving", "--serve", which, "--port", str(port)])
+    more = ["--answer", answer] if answer else []
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "bench.serving", "--serve", which, "--port", str(port), *more])
     try:
         deadline = time.monotonic() + 60
         while not spark_server.listens(port):
@@ -150,23 +237,47 @@ def server(which: str) -> Iterator[int]:
         process.wait()
 
 
-def serve(which: str, port: int) -> None:
-    """Become the server."""
-    if which == "features":
-        from features import server as feature_server
+def serve(which: str, port: int, answer: Path | None) -> None:
+    """Become the server: of features, or one of the same make that reads each request to its end and answers nothing, or what is in a file, without looking at it.
 
+    The same make is uvicorn as `features.server` runs it, and a middleware in front of a FastAPI application, which is where the features are answered; a `route` of it costs more.
+    """
+    from features import server as feature_server
+
+    if which == "features":
         feature_server.run(port)
         return
-    import uvicorn
     from fastapi import FastAPI
 
-    app = FastAPI()
+    made = FastAPI()
+    if which == "route":
+        made.post("/get-online-features")(nothing)
+    else:
+        made.add_middleware(Fixed, content=answer.read_bytes() if answer else b"{}")
+    feature_server.run(port, made)
 
-    @app.post("/get-online-features")
-    async def echo() -> dict[str, str]:
-        return {}
 
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+async def nothing() -> dict[str, str]:
+    """A route that does not read the request."""
+    return {}
+
+
+class Fixed:
+    """ASGI middleware that gives every request the same answer."""
+
+    def __init__(self, app: Any, content: bytes) -> None:
+        self._app, self._content = app, content
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Read the request to its end, and answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        while (await receive()).get("more_body"):
+            pass
+        headers = [(b"content-length", str(len(self._content)).encode()), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self._content})
 
 
 def our_load() -> tuple[int, float]:

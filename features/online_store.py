@@ -22,6 +22,7 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from features import generation, kinds
 from features.generation import Found, GenerationGoneError, Key, Layout, Reader, Session
+from features.plans import Plans
 from features.queries import EPOCH, microseconds
 from features.views import REQUEST_TIME
 
@@ -78,6 +79,7 @@ class PackedOnlineStore(OnlineStore):
 
     def __init__(self) -> None:
         self._local = _Thread()
+        self._plans = Plans()
 
     def online_read(self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKey], requested_features: list[str] | None = None) -> list[Row]:  # noqa: ARG002
         """One row per key: event time and features, or (None, None)."""
@@ -107,11 +109,15 @@ class PackedOnlineStore(OnlineStore):
         full_feature_names: bool = False,
         include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:
-        """Feast's own, except that the request's time is now unless the caller gives `request_time`."""
-        rows = _with_request_time(entity_rows)
+        """What Feast's own gives, by a shorter way where there is one (`features.plans`). The request's time is now unless the caller gives `request_time`."""
 
         def answer() -> OnlineResponse:
             with self._one_generation():
+                if not include_feature_view_version_metadata:
+                    found = self._plans.answer(features, entity_rows, registry, project, full_feature_names, self._query)
+                    if found is not None:
+                        return found
+                rows = _with_request_time(entity_rows)
                 return OnlineStore.get_online_features(
                     self, config, features, rows, registry, project, full_feature_names, include_feature_view_version_metadata
                 )

@@ -20,6 +20,8 @@ def days_between(later: Any, earlier: Any) -> float | None:
 
 
 def _seconds(moment: Any) -> int | None:
+    if type(moment) is datetime and moment.tzinfo is UTC:  # as Feast has them
+        return math.floor(moment.timestamp())
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment)
     if moment is None or moment != moment:  # NaT and NaN differ from themselves

@@ -5,6 +5,7 @@ It reads the generation in use at each request, like every reader, so a material
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
@@ -19,10 +20,13 @@ def app() -> Any:
     from feast.feature_server import get_app
 
     from features import registry
+    from features.front import Front
     from features.generation import OnlineStoreError
 
     registry.apply()
-    made = get_app(registry.open_store(), registry_ttl_sec=REGISTRY_SECONDS)
+    store = registry.open_store()
+    made = get_app(store, registry_ttl_sec=REGISTRY_SECONDS)
+    made.add_middleware(Front, store=store)
 
     @made.exception_handler(OnlineStoreError)
     async def nothing_online(_request: Request, error: OnlineStoreError) -> JSONResponse:
@@ -31,8 +35,11 @@ def app() -> Any:
     return made
 
 
-def run(port: int) -> None:
-    """Serve until the process ends."""
+def run(port: int, served: Any = None) -> None:
+    """Serve the features, or another application in their place, until the process ends."""
     import uvicorn
 
-    uvicorn.run(app(), host=LOOPBACK, port=port, log_level="warning", access_log=False)
+    made = app() if served is None else served
+    gc.collect()
+    gc.freeze()  # what was imported stays, and need not be looked through again while somebody waits
+    uvicorn.run(made, host=LOOPBACK, port=port, log_level="warning", access_log=False)

@@ -88,6 +88,11 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
 
 @pytest.fixture
 def shop(lake: Lake) -> Lake:
+    """A lake with a small shop in it."""
+    return stocked(lake)
+
+
+def stocked(lake: Lake) -> Lake:
     """Two customers, two products, a few days; customer 2 has no profile, and pairs (12, 3) and (1, 23) exist."""
     lake.write(
         "customer_activity",

@@ -12,7 +12,8 @@ from feast.types import Float64
 
 from contracts import release
 from dags import cli
-from features import consistency, generation, kinds, materialize, registry
+from features import consistency, generation, kinds, materialize, plans, registry
+from features.answers import Answer
 from features.consistency import ConsistencyError
 from features.generation import OnlineStoreEmptyError
 from features.lake_reader import LakeReader
@@ -100,6 +101,19 @@ def test_a_fault_is_caught_and_what_was_served_stays(shop: Lake, monkeypatch: py
     assert generation.current() == before
     assert online(store, "customer_activity:spend_7d", customer_id=2) == 7.77
     assert materialize.materialize(release.read(), sample=None).consistency.wrong == 0  # type: ignore[union-attr]
+
+
+def test_it_reads_by_the_way_that_users_get(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, answer = [], plans.Plans.answer
+
+    def noted(*arguments: Any) -> Any:
+        answers.append(answer(*arguments))
+        return answers[-1]
+
+    monkeypatch.setattr(plans.Plans, "answer", noted)
+    materialize.materialize(release.read())
+    assert len(answers) == len(VIEWS)
+    assert all(isinstance(one, Answer) for one in answers)
 
 
 def test_a_sample_is_of_both_sides(shop: Lake) -> None:
