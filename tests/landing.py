@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from contracts import storage
+
 DAY = date(2017, 3, 1)
 COLUMNS = {
     "transactions": pa.schema(
@@ -102,7 +104,7 @@ def rows(qualified: str, order: str = "ALL", version: int | None = None, where: 
     from contracts import settings
 
     table = DeltaTable(str(settings.table_path(qualified)), version=version)
-    files = table.file_uris()
+    files = storage.data_files(table)
     if not files:
         return []
     with duckdb.connect() as con:

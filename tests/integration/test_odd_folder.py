@@ -1,0 +1,53 @@
+"""A home whose path has a space, a percent sign, a quote and a letter beyond ASCII, for delta-rs names files by URL and SQL quotes them."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dags import steps
+from features import materialize, registry
+from tests.conftest import command
+from tests.landing import Shop, purchase, rows
+
+
+@pytest.fixture
+def odd(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = home / "my lake 100%25 é'"
+    monkeypatch.setenv("MILLRACE_HOME", str(folder))
+    return folder
+
+
+def test_the_whole_way_from_landing_to_serving(odd: Path) -> None:
+    shop = Shop.open(odd / "landing")
+    steps.run_all("2017-03-01", "2017-03-02", "first")
+    shop.land("transactions", [purchase(7, at="2017-03-02 10:00:00"), purchase(8, product=404, at="2017-03-02 11:00:00")], day="2017-03-02")
+    steps.run_all("2017-03-02", "2017-03-03", "second")
+    assert [row["basket_id"] for row in rows("silver.transactions", "basket_id")] == [1, 2, 7, 8]
+
+    served = steps.serve()
+    assert {view["status"] for view in served["views"]} == {"published"}
+    store = registry.open_store()
+    online = store.get_online_features(["customer_activity:baskets_7d"], [{"customer_id": 1}]).to_dict()
+    labels = pd.DataFrame({"customer_id": [1], "event_timestamp": [pd.Timestamp("2017-03-03", tz="UTC")]})
+    trained = store.get_historical_features(labels, ["customer_activity:baskets_7d"]).to_df()
+    assert online["baskets_7d"] == trained["baskets_7d"].tolist() == [3]
+
+    shop.land("transactions", [purchase(9, at="2017-03-03 10:00:00")], day="2017-03-03")
+    steps.run_all("2017-03-03", "2017-03-04", "third")
+    loaded = {view["view"]: view["loaded"] for view in steps.serve()["views"]}
+    assert loaded["customer_profile"] == 0, "what changed between two versions was told"
+    assert materialize.online_release().release == 3  # type: ignore[union-attr]
+
+
+def test_the_command_says_what_is_there(odd: Path) -> None:
+    Shop.open(odd / "landing")
+    for arguments in (
+        ("run", "--start", "2017-03-01", "--end", "2017-03-02"),
+        ("serve",),
+        ("tables",),
+        ("profile", "silver.transactions"),
+        ("compare", "--all"),
+    ):
+        done = command(*arguments, home=odd)
+        assert done.returncode == 0, done.stdout + done.stderr
