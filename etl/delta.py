@@ -6,6 +6,7 @@ Writing is in `etl.publishing`. Each commit of ours carries a `State` in its met
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -269,8 +270,20 @@ def _day(value: Any) -> date:
     return day if isinstance(day, date) else date.fromisoformat(str(day)[:10])
 
 
+def _refuse_odd_path() -> None:
+    """Delta names files by URL. What a URL writes as %20 is not found again by Sail, nor by delta-rs where a name has a % of its own."""
+    path = str(settings.lake())
+    odd = sorted({*re.sub(r"[A-Za-z0-9/._+=,:&'-]", "", path)})
+    if odd:
+        raise LakeError(
+            f"the lake's path {path} has {' '.join(map(repr, odd))}, which the engines cannot find again. Use a folder whose path has only ASCII letters, digits and / . _ - + = , : & ':"
+            " set MILLRACE_LAKE (or MILLRACE_HOME), or move the checkout. Nothing was written"
+        )
+
+
 def check_format() -> None:
-    """Refuse a lake that a newer Millrace wrote; mark a new one with the format that this code writes."""
+    """Refuse a lake that a newer Millrace wrote, or whose path cannot be used; mark a new one with the format that this code writes."""
+    _refuse_odd_path()
     marker = settings.lake() / "_millrace.json"
     content = storage.read(marker)
     if content is None:

@@ -13,15 +13,23 @@ from feast import FeatureStore, metrics
 from feast.permissions.security_manager import get_security_manager
 from starlette.concurrency import run_in_threadpool
 
+from contracts import settings
 from features.answers import Answer
+from features.generation import OnlineStoreError
 
 PATH = "/get-online-features"
 JSON = b"application/json"
+UNAVAILABLE = 503
 AT_ONCE_BYTES = 1 << 14
 """So long a question, of some hundred entities, is answered faster than a thread is woken up for it. Longer ones do not hold up other callers."""
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+
+def unavailable(error: OnlineStoreError) -> dict[str, Any]:
+    """The body of an answer that says why nothing can be served, in the form of Feast's errors."""
+    return {"status_code": UNAVAILABLE, "detail": str(error), "error_type": type(error).__name__}
 
 
 class Front:
@@ -41,29 +49,32 @@ class Front:
         while messages[-1].get("more_body"):
             messages.append(await receive())
         body = b"".join(message.get("body", b"") for message in messages)
-        content = self._answer(body) if len(body) <= AT_ONCE_BYTES else await run_in_threadpool(self._answer, body)
+        here = len(body) <= AT_ONCE_BYTES and settings.online() == "sqlite"  # a server may be slow, and others must not wait for it
+        status, content = self._answer(body) if here else await run_in_threadpool(self._answer, body)
         if content is None:
             await self._app(scope, _again(messages, receive), send)
             return
         headers = [(b"content-length", str(len(content)).encode()), (b"content-type", JSON)]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
-    def _answer(self, body: bytes) -> bytes | None:
-        """The JSON, or None where it is for Feast to answer, to count, to allow or to refuse."""
+    def _answer(self, body: bytes) -> tuple[int, bytes | None]:
+        """Status and JSON, or no JSON where it is for Feast to answer, to count, to allow or to refuse."""
         counted = metrics._config
         if counted.request or counted.online_features or counted.audit_logging or get_security_manager() is not None:
-            return None
+            return 200, None
         try:
             asked = json.loads(body)
             if not _is_usual(asked):
-                return None
+                return 200, None
             name = asked.get("feature_service")
             features = self._service(name) if name else asked.get("features", [])
             answer = self._store.get_online_features(features, asked["entities"], asked.get("full_feature_names", False))
+        except OnlineStoreError as error:  # asked once: what did not answer in time would be waited for twice
+            return UNAVAILABLE, json.dumps(unavailable(error)).encode()
         except Exception:
-            return None
-        return answer.to_json() if isinstance(answer, Answer) else None
+            return 200, None
+        return 200, answer.to_json() if isinstance(answer, Answer) else None
 
     def _service(self, name: str) -> Any:
         """As of the registry that is held now."""

@@ -20,7 +20,7 @@ def app() -> Any:
     from feast.feature_server import get_app
 
     from features import registry
-    from features.front import Front
+    from features.front import UNAVAILABLE, Front, unavailable
     from features.generation import OnlineStoreError
 
     registry.apply()
@@ -30,7 +30,7 @@ def app() -> Any:
 
     @made.exception_handler(OnlineStoreError)
     async def nothing_online(_request: Request, error: OnlineStoreError) -> JSONResponse:
-        return JSONResponse({"status_code": 503, "detail": str(error), "error_type": type(error).__name__}, 503)
+        return JSONResponse(unavailable(error), UNAVAILABLE)
 
     return made
 

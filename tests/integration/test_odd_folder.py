@@ -1,4 +1,4 @@
-"""A home whose path has a space, a percent sign, a quote and a letter beyond ASCII, for delta-rs names files by URL and SQL quotes them."""
+"""A home whose path has characters that SQL and shells quote is used; one whose path a URL would escape is refused before anything is written, for Sail would not find its files again."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from dags import steps
+from etl.delta import LakeError
 from features import materialize, registry
 from tests.conftest import command
 from tests.landing import Shop, purchase, rows
@@ -13,7 +14,7 @@ from tests.landing import Shop, purchase, rows
 
 @pytest.fixture
 def odd(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = home / "my lake 100%25 é'"
+    folder = home / "a'b+c=d,e:f&h"
     monkeypatch.setenv("MILLRACE_HOME", str(folder))
     return folder
 
@@ -38,6 +39,15 @@ def test_the_whole_way_from_landing_to_serving(odd: Path) -> None:
     loaded = {view["view"]: view["loaded"] for view in steps.serve()["views"]}
     assert loaded["customer_profile"] == 0, "what changed between two versions was told"
     assert materialize.online_release().release == 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["a b", "é", "a%b", "a%20b", "a#b", "a?b", "a[b]", "a*b", 'a"b', "a~b", "a$b"])
+def test_a_path_that_the_engines_would_not_find_again_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("MILLRACE_HOME", str(home / name))
+    Shop.open(home / name / "landing")
+    with pytest.raises(LakeError, match=r"has '.'.*, which the engines cannot find again\. Use a folder .* MILLRACE_LAKE"):
+        steps.run_all("2017-03-01", "2017-03-02", "first")
+    assert not (home / name / "lake").exists()
 
 
 def test_the_command_says_what_is_there(odd: Path) -> None:

@@ -98,10 +98,10 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Of each request that came to the front whether it was answered there."""
     taken, answer = [], front.Front._answer
 
-    def noted(self: front.Front, body: bytes) -> bytes | None:
-        content = answer(self, body)
+    def noted(self: front.Front, body: bytes) -> tuple[int, bytes | None]:
+        status, content = answer(self, body)
         taken.append(content is not None)
-        return content
+        return status, content
 
     monkeypatch.setattr(front.Front, "_answer", noted)
     return taken
