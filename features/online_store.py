@@ -93,9 +93,10 @@ class PackedOnlineStore(OnlineStore):
         data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Merge rows into the generation in use, all or none of them."""
+        """Merge rows into the generation in use, all or none of them. No rows are no push: they do not take an empty store online."""
         layout = layout_of(table)
-        generation.place().merge(layout, [_stored(layout, *row) for row in data])
+        if data:
+            generation.place().merge(layout, [_stored(layout, *row) for row in data])
         if progress:
             progress(len(data))
 

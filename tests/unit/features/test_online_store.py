@@ -157,6 +157,9 @@ def test_a_push_comes_online_without_a_materialization(shop: Lake) -> None:
     store = registry.open_store()
     with pytest.raises(OnlineStoreEmptyError, match=r"no features are online in .* Run the DAG"):
         online(store, "customer_activity:spend_7d", customer_id=1)
+    store._get_provider().online_store.online_write_batch(store.config, definitions.customer_profile, [], None)
+    with pytest.raises(OnlineStoreEmptyError):
+        online(store, "customer_activity:spend_7d", customer_id=1)
     push(store, 1, at("2017-01-08"), 1.5)
     assert online(store, "customer_activity:spend_7d", customer_id=1) == 1.5
     assert online(store, "customer_profile:age", customer_id=1) is None
