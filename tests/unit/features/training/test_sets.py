@@ -20,9 +20,10 @@ from deltalake import DeltaTable
 from feast import FeatureService, Field
 from feast.feature_view_projection import FeatureViewProjection
 
-from contracts import manifest, release, settings
+from contracts import manifest, release, settings, storage
 from contracts.manifest import ManifestError
 from contracts.release import ReleaseError
+from contracts.storage import LockedError
 from features import registry, training
 from features.feast_repo import definitions
 from features.labels import LabelError
@@ -301,6 +302,21 @@ def test_a_vacuum_spares_what_a_manifest_names(shop: Lake) -> None:
     training.create(LABELS, "customer_value_v1", "later")
     assert manifest.pinned_versions("gold.customer_activity", "any") == [0, 1]
     assert manifest.pinned_versions("gold.customer_activity", "any", ["kept"]) == [1]
+
+
+def test_no_vacuum_runs_while_a_manifest_is_written(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vacuum asks the manifests what they need, and holds the lock `release` until it is done."""
+    written, right = [], manifest.write
+
+    def write(made: manifest.Manifest) -> None:
+        with pytest.raises(LockedError), storage.locked(settings.lake() / "_locks" / "release.lock", 0):
+            pass
+        written.append(made.name)
+        right(made)
+
+    monkeypatch.setattr(manifest, "write", write)
+    training.create(LABELS, SERVICE, "kept")
+    assert written == ["kept"]
 
 
 # --- what cannot be a training set
