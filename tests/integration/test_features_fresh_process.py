@@ -11,7 +11,7 @@ import pytest
 from contracts import release, settings
 from features import generation, materialize, registry
 from features.online import sqlite
-from tests.unit.features.conftest import VIEWS, Lake, activity, shop  # noqa: F401 (a fixture)
+from tests.unit.features.conftest import VIEWS, Lake, activity, pair, shop  # noqa: F401 (a fixture)
 from tests.unit.features.conftest import lake as lake
 
 READ = f"""
@@ -70,6 +70,7 @@ def test_a_killed_materialization_leaves_the_former_generation(shop: Lake) -> No
     materialize.materialize(release.read())
     before = generation.current()
     shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
+    shop.write("customer_product", [pair(1, 3, "2017-01-06", 3)])
     shop.release(*VIEWS)
     assert subprocess.run([sys.executable, "-c", DIE], env=environment(), check=False).returncode == 9
     assert len(list(sqlite.folder().glob("*.sqlite"))) == 2
