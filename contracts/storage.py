@@ -12,14 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote
 
 from contracts import bucket, files
 from contracts.bucket import LockedError, StorageError
 
 if TYPE_CHECKING:
     import duckdb
-    from deltalake import DeltaTable
 
 
 class Entry(NamedTuple):
@@ -178,12 +176,6 @@ def dataset(paths: Sequence[Path]) -> Any:
         return ds.dataset([str(path) for path in paths], format="parquet")
     filesystem = paths[0].fs  # type: ignore[attr-defined]
     return ds.dataset([str(path).removeprefix("s3://") for path in paths], format="parquet", filesystem=filesystem)
-
-
-def data_files(table: DeltaTable) -> list[str]:
-    """Where the version's files are, as DuckDB and Arrow open them. delta-rs names local ones by URL, in which a space is %20. The table has no partition columns."""
-    uris = table.file_uris()
-    return uris if any("://" in uri for uri in uris) else [unquote(uri) for uri in uris]
 
 
 def readable(connection: duckdb.DuckDBPyConnection, root: Path) -> duckdb.DuckDBPyConnection:

@@ -79,5 +79,5 @@ def _bought(where: str, rows: int) -> list[tuple[int, int]]:
         SELECT customer_id, max_by(product_id, (purchases_90d, product_id)) FROM read_parquet(?) WHERE {where}
         GROUP BY customer_id ORDER BY max(purchases_90d) DESC, customer_id LIMIT {rows}"""
     with storage.readable(duckdb.connect(), settings.lake()) as con:
-        pairs: list[tuple[int, int]] = con.execute(query, [storage.data_files(table)]).fetchall()
+        pairs: list[tuple[int, int]] = con.execute(query, [table.file_uris()]).fetchall()
     return pairs

@@ -94,7 +94,7 @@ def _holds(name: str, predicate: str) -> bool:
     table = delta.open_table(name)
     if table is None:
         return False
-    files = storage.data_files(table)
+    files = table.file_uris()
     if not files:
         return False
     with storage.readable(duckdb.connect(), settings.lake()) as con:

@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from feast import FeatureView
 
-from contracts import settings, storage
+from contracts import settings
 from contracts.interval import midnight
 from features import queries
 from features.generation import About
@@ -60,8 +60,7 @@ def _differing(table: str, before: int, after: int) -> list[str] | None:
     versions = [DeltaTable(path, version=number) for number in (before, after)]
     if any(one.protocol().reader_features or one.metadata().partition_columns for one in versions) or versions[0].metadata().id != versions[1].metadata().id:
         return None
-    before_files, after_files = map(storage.data_files, versions)
-    return sorted({*before_files} ^ {*after_files})
+    return sorted({*versions[0].file_uris()} ^ {*versions[1].file_uris()})
 
 
 def _literal(text: str) -> str:

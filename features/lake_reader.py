@@ -133,7 +133,7 @@ class LakeReader:
             raise SourceError(f"release {self.release.number} has no table {qualified}. It has {', '.join(self.release.tables)}. Run the DAG `millrace` for it")
         delta = DeltaTable(str(settings.table_path(qualified)), version=self.release.tables[qualified])
         self._refuse_another(qualified, str(delta.metadata().id))
-        uris = storage.data_files(delta)
+        uris = delta.file_uris()
         view = identifier(qualified)
         plain = uris and not delta.metadata().partition_columns and not delta.protocol().reader_features
         if plain and not {field.name.lower() for field in delta.schema().fields} & {*PLACE}:

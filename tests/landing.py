@@ -11,8 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from contracts import storage
-
 DAY = date(2017, 3, 1)
 COLUMNS = {
     "transactions": pa.schema(
@@ -104,7 +102,7 @@ def rows(qualified: str, order: str = "ALL", version: int | None = None, where: 
     from contracts import settings
 
     table = DeltaTable(str(settings.table_path(qualified)), version=version)
-    files = storage.data_files(table)
+    files = table.file_uris()
     if not files:
         return []
     with duckdb.connect() as con:

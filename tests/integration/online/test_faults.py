@@ -1,5 +1,6 @@
 """The server is gone, silent, full or set up badly; a loader is killed: a clear error in bounded time, never an absent value, and what was online stays."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from features.online import redis
 from features.online import server as bounds
 from features.online.postgres import LIMITS, Bounded, PostgresPlace, Working
 from features.online.redis import RedisPlace
+from features.online_store import PackedOnlineStore
 from tests.integration.online.test_places import ONE, published, traces, values
 from tests.servers import Postgres, Redis, Server
 from tests.unit.features.conftest import VIEWS, Lake, activity
@@ -73,7 +75,15 @@ def test_a_server_that_says_nothing_is_waited_for_no_longer_than_promised(server
     assert online(served, SPEND, customer_id=1) == 0.05
 
 
-def test_over_http_it_is_a_503_with_a_sentence(server: Server, served: Any) -> None:
+def test_over_http_it_is_a_503_with_a_sentence(server: Server, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is asked once for each request, so that nobody waits twice for it, and in a thread, so that nobody else waits."""
+    asked, right = [], PackedOnlineStore.get_online_features
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        asked.append(asyncio._get_running_loop() is None)
+        return right(*arguments, **named)
+
+    monkeypatch.setattr(PackedOnlineStore, "get_online_features", noted)
     from features import server as feature_server
 
     client = TestClient(feature_server.app(), raise_server_exceptions=False)
@@ -84,6 +94,7 @@ def test_over_http_it_is_a_503_with_a_sentence(server: Server, served: Any) -> N
         answer = client.post("/get-online-features", json=question)
         assert answer.status_code == 503
         assert "cannot be used" in answer.json()["detail"]
+        assert asked == [True, True]
     finally:
         server.start()
     assert client.post("/get-online-features", json=question).status_code == 200

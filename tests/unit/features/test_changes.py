@@ -108,6 +108,13 @@ def served() -> dict[int, int]:
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_what_is_served_is_what_a_search_of_all_rows_finds(lake: Lake, steps: Any) -> None:
+    """However much changed, so that so small a table is not loaded anew each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(materialize, "MOST_CHANGED", 10)
+        _served_as_found(steps)
+
+
+def _served_as_found(steps: Any) -> None:
     generation.place().remove_all()
     things = Things()
     for what, how in [("wait", 0), *steps]:
@@ -134,6 +141,17 @@ def test_only_what_changed_is_read(lake: Lake, what: str, how: Any, loaded: int)
     things.step(what, how)
     [report] = materialize.load(things.pinned(), [THINGS], "as defined")
     assert report.loaded == loaded
+
+
+def test_a_row_that_waited_is_served_when_the_horizon_reaches_it(lake: Lake) -> None:
+    things = Things()
+    things.step("append", [(3, 2, None, 7)])
+    materialize.load(things.pinned(), [THINGS], "as defined")
+    assert served()[3] == 0
+    things.step("wait", 2)
+    [report] = materialize.load(things.pinned(), [THINGS], "as defined")
+    assert served() == things.newest()
+    assert (served()[3], report.loaded) == (7, 1)
 
 
 def test_all_is_read_again_for_an_earlier_horizon(lake: Lake) -> None:
