@@ -105,16 +105,16 @@ def middle(ordered: list[float]) -> float:
     return ordered[len(ordered) // 2]
 
 
-def pairs() -> Asked:
-    """Customers and products that have features."""
+def online() -> sqlite3.Connection:
+    """The file in use."""
     from features.online.sqlite import SqliteSession
 
-    return (
-        SqliteSession()
-        .reader()
-        .connection.execute("SELECT customer_id, product_id FROM customer_product ORDER BY customer_id, product_id LIMIT 200000")
-        .fetchall()[::40]
-    )
+    return SqliteSession().reader().connection
+
+
+def pairs() -> Asked:
+    """Customers and products that have features."""
+    return online().execute("SELECT customer_id, product_id FROM customer_product ORDER BY customer_id, product_id LIMIT 200000").fetchall()[::40]
 
 
 VIEWS: dict[str, tuple[int, ...]] = {"customer_activity": (0,), "product_popularity": (1,), "customer_product": (0, 1), "customer_profile": (0,)}
@@ -124,18 +124,14 @@ KEYS = ("customer_id", "product_id")
 
 def one_by_one() -> Way:
     """The same lookups without Feast, as they are written first: a query per view and entity."""
-    from features.online.sqlite import SqliteSession
-
-    connection = SqliteSession().reader().connection
+    connection = online()
     queries = [(f"SELECT * FROM {view} WHERE {' AND '.join(f'{KEYS[place]} = ?' for place in places)}", places) for view, places in VIEWS.items()]
     return lambda entities: [connection.execute(sql, [pair[place] for place in places]).fetchone() for sql, places in queries for pair in entities]
 
 
 def bare() -> Way:
     """The same lookups without Feast, as fast as we know how: the file mapped into memory, one transaction, one statement per view whatever the number of entities."""
-    from features.online.sqlite import SqliteSession
-
-    connection = SqliteSession().reader().connection
+    connection = online()
     connection.execute("PRAGMA mmap_size=1000000000")
     statements = statements_of(connection)
 

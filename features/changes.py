@@ -15,7 +15,7 @@ from contracts import settings
 from contracts.interval import midnight
 from features import queries
 from features.generation import About
-from features.lake_reader import LakeReader
+from features.lake_reader import LakeReader, is_plain
 from features.online_store import layout_of
 from features.queries import identifier
 
@@ -41,7 +41,7 @@ def between(before: About, reader: LakeReader, view: FeatureView) -> int | None:
     if files is None:
         return None
     names = ", ".join(identifier(source.column(name)) for name in layout_of(view).keys)
-    parts = [f"SELECT {names} FROM read_parquet([{', '.join(map(_literal, files))}], union_by_name = true)"] if files else []
+    parts = [f"SELECT {names} FROM {queries.parquet(files)}"] if files else []
     if before.horizon < reader.release.horizon:
         since, until = (midnight(date.fromisoformat(horizon)) for horizon in (before.horizon, reader.release.horizon))
         parts.append(f"SELECT {names} FROM {reader.table(table)} WHERE {queries.between(source.event_column, since + A_MOMENT, until)}")
@@ -58,10 +58,6 @@ def _differing(table: str, before: int, after: int) -> list[str] | None:
     """Files that one of the two versions has and the other does not; None when files are not all that there is to a version."""
     path = str(settings.table_path(table))
     versions = [DeltaTable(path, version=number) for number in (before, after)]
-    if any(one.protocol().reader_features or one.metadata().partition_columns for one in versions) or versions[0].metadata().id != versions[1].metadata().id:
+    if not all(map(is_plain, versions)):
         return None
     return sorted({*versions[0].file_uris()} ^ {*versions[1].file_uris()})
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

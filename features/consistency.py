@@ -106,10 +106,10 @@ def compare(of: Release, name: str, views: Sequence[FeatureView], sample: int | 
 
 def online(sample: int | None = SAMPLE) -> Consistency:
     """The same for the generation in use; OnlineStoreEmptyError when there is none."""
-    name, about = generation.current(), generation.about()
-    if name is None or about is None or about.release is None:
+    served = generation.in_use(generation.place())
+    if served is None or served.about.release is None:
         raise generation.OnlineStoreEmptyError("no release is online, so there is nothing to compare. Run the DAG `millrace` (or `make demo`) first")
-    return compare(release.read(about.release), name, registry.online_views(registry.open_store()), sample)
+    return compare(release.read(served.about.release), served.name, registry.online_views(registry.open_store()), sample)
 
 
 def _compare_view(store: FeatureStore, reader: LakeReader, served: Reader, view: FeatureView, sample: int | None) -> list[Compared]:

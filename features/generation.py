@@ -194,6 +194,20 @@ def about() -> About | None:
     return place().about()
 
 
+@dataclass(frozen=True)
+class InUse:
+    """A generation that is served, and what it was made from."""
+
+    name: str
+    about: About
+
+
+def in_use(where: Place) -> InUse | None:
+    """What a place serves; None when nothing is online."""
+    name, served = where.current(), where.about()
+    return None if name is None or served is None else InUse(name, served)
+
+
 def empty() -> OnlineStoreEmptyError:
     """The error of a reader who finds nothing."""
     return OnlineStoreEmptyError(

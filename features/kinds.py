@@ -5,6 +5,7 @@ Feast's UnixTimestamp holds whole seconds. Both stores therefore round instants 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +87,11 @@ def retyped(value: Any, proto: str) -> Any:
         return getattr(Value(**{proto: value}), proto)
     except (TypeError, ValueError) as error:
         raise KindError(f"{value!r} is no {proto}. If its type was changed since it came online, materialize it anew") from error
+
+
+def retyped_row(row: Sequence[Any], protos: Mapping[int, str]) -> tuple[Any, ...]:
+    """A row whose values at some places are `retyped`."""
+    return tuple(retyped(value, protos[at]) if at in protos else value for at, value in enumerate(row))
 
 
 def key(value: Any, proto: str) -> Any:

@@ -13,7 +13,7 @@ from deltalake.exceptions import TableNotFoundError
 from contracts import release, settings, storage
 from contracts.model import Layer
 from contracts.release import Release
-from features.queries import Rows, identifier
+from features.queries import Rows, identifier, parquet
 
 PIN = "MILLRACE_RELEASE"
 PLACE = ("file_index", "file_row_number")
@@ -50,6 +50,11 @@ def published(qualified: str, version: int | None = None) -> LakeReader:
     if version is not None and not 0 <= version <= newest:
         raise SourceError(f"{qualified} has no version {version}: its newest is {newest}")
     return LakeReader(Release(0, "", "", {qualified: newest if version is None else version}))
+
+
+def is_plain(delta: DeltaTable) -> bool:
+    """Whether the version's files are all that there is to it: its rows, under the names of its columns."""
+    return not delta.metadata().partition_columns and not delta.protocol().reader_features
 
 
 @cache
@@ -135,10 +140,8 @@ class LakeReader:
         self._refuse_another(qualified, str(delta.metadata().id))
         uris = delta.file_uris()
         view = identifier(qualified)
-        plain = uris and not delta.metadata().partition_columns and not delta.protocol().reader_features
-        if plain and not {field.name.lower() for field in delta.schema().fields} & {*PLACE}:
-            files = ", ".join("'" + uri.replace("'", "''") + "'" for uri in uris)
-            self._rows[qualified] = Rows(f"read_parquet([{files}], union_by_name = true)", f"{PLACE[0]}::BIGINT * {2**40} + {PLACE[1]}")
+        if uris and is_plain(delta) and not {field.name.lower() for field in delta.schema().fields} & {*PLACE}:
+            self._rows[qualified] = Rows(parquet(uris), f"{PLACE[0]}::BIGINT * {2**40} + {PLACE[1]}")
             self.connection.execute(f"CREATE TEMP VIEW {view} AS FROM {self._rows[qualified].table}")
         else:  # empty, partitioned, or with a feature or a name that plain Parquet readers do not know: slower, and never wrong
             self._rows[qualified] = Rows(view, "row_number() OVER ()", lasting=False)

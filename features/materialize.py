@@ -15,7 +15,7 @@ from contracts.release import Release
 from contracts.report import PUBLISHED, UNCHANGED
 from features import changes, consistency, generation, queries, registry
 from features.consistency import Consistency
-from features.generation import About, Draft, Place, Stored
+from features.generation import About, Draft, InUse, Place, Stored
 from features.lake_reader import LakeReader
 from features.online_store import layout_of
 from features.queries import identifier
@@ -99,7 +99,7 @@ def load(
                 return unchanged
             base, reader = _base(place, wanted, views), LakeReader(release)
             if base:
-                draft.resemble(base.generation)
+                draft.resemble(base.name)
             reports = [_load_view(reader, draft, view, base.about if base else None, progress) for view in views]
             draft.finish(replace(wanted, rows={report.view: report.rows for report in reports}))
             if base and _base(place, wanted, views) != base:  # what was pushed meanwhile may have been copied; it is no base now, so that this happens once
@@ -110,28 +110,20 @@ def load(
             return reports
 
 
-@dataclass(frozen=True)
-class Base:
-    """A generation that another one can begin with."""
-
-    generation: str
-    about: About
-
-
 def _unchanged(place: Place, wanted: About, views: Sequence[FeatureView]) -> list[ViewReport]:
     """What is served already, if it is what is wanted and nothing else."""
-    name, served = place.current(), place.about()
-    if name is None or served is None or replace(served, rows={}) != wanted:
+    served = generation.in_use(place)
+    if served is None or replace(served.about, rows={}) != wanted:
         return []
-    return [ViewReport(view.name, UNCHANGED, served.rows.get(view.name, 0), 0.0, name) for view in views]
+    return [ViewReport(view.name, UNCHANGED, served.about.rows.get(view.name, 0), 0.0, served.name) for view in views]
 
 
-def _base(place: Place, wanted: About, views: Sequence[FeatureView]) -> Base | None:
-    """The generation in use, if all of its rows come from a release, by the same definitions."""
-    name, served = place.current(), place.about()
-    if name is None or served is None or served.pushed or served.definitions != wanted.definitions or {*served.rows} != {view.name for view in views}:
+def _base(place: Place, wanted: About, views: Sequence[FeatureView]) -> InUse | None:
+    """The generation in use that another one can begin with: all of its rows come from a release, by the same definitions."""
+    served = generation.in_use(place)
+    if served is None or served.about.pushed or served.about.definitions != wanted.definitions or {*served.about.rows} != {view.name for view in views}:
         return None
-    return Base(name, served)
+    return served
 
 
 def _load_view(reader: LakeReader, draft: Draft, view: FeatureView, base: About | None, progress: Progress | None) -> ViewReport:

@@ -20,27 +20,23 @@ from feast.value_type import ValueType
 
 from features import kinds
 from features.answers import MOMENT, Answer, Columns, Events, columns, python
+from features.generation import Found, Key
 from features.views import REQUEST_TIME
 
 LONG, TEXT, DOUBLE = "int64_val", "string_val", "double_val"
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 SCALARS = frozenset(kind.proto for kind in kinds.KINDS.values())
-Key = tuple[Any, ...]
-Plain = tuple[Any, ...]
 Given = dict[str, list[Any]]
 
 
 class Rows(Protocol):
-    """What a store says of one view: `features` are those of the asked ones that it has, in the order asked."""
+    """Features of one view in a store."""
 
-    features: tuple[str, ...]
-
-    def rows(self, keys: Sequence[Key]) -> list[Plain | None]:
+    def rows(self, keys: Sequence[Key]) -> list[Found | None]:
         """For each key, whose values are in the order of the view's key columns, the event time in microseconds since 1970 and the features; or None."""
 
 
-Read = Callable[[FeatureView, tuple[str, ...]], Rows | None]
-"""None while the store does not have the view."""
+Read = Callable[[FeatureView, tuple[str, ...]], Rows]
 
 
 @dataclass(frozen=True)
@@ -53,18 +49,11 @@ class Source:
     names: tuple[str, ...]
     fields: tuple[str, ...]
 
-    def columns(self, given: Mapping[str, tuple[str, Sequence[Any]]], read: Read) -> Columns | None:
-        """A row for each entity; None if the store lacks a feature."""
+    def columns(self, given: Mapping[str, tuple[str, Sequence[Any]]], read: Read) -> Columns:
+        """A row for each entity."""
         keys = list(zip(*[given[name][1] for name in self.keys], strict=True))
-        found = read(self.view, self.features)
         blank = (None,) * (1 + len(self.features))
-        if found is None:
-            rows = [blank] * len(keys)
-        elif found.features == self.features:
-            rows = [row or blank for row in _each(found, keys)]
-        else:
-            return None
-        events, *values = zip(*rows, strict=True)
+        events, *values = zip(*(row or blank for row in _each(read(self.view, self.features), keys)), strict=True)
         return Columns(self.names, self.fields, values, events)
 
 
@@ -114,10 +103,7 @@ class Plan:
         known = self._known(given)
         if known is None:
             return None
-        sources = [source.columns(known, read) for source in self.sources]
-        found = [part for part in sources if part]
-        if len(found) < len(sources):
-            return None
+        found = [source.columns(known, read) for source in self.sources]
         events = (0,) * len(next(iter(known.values()))[1])
         keys, request = (columns([(name, *one) for name, one in known.items() if name in kind], events) for kind in (self.keys, self.request))
         computed = [one.columns((keys, request), found, events) for one in self.computed]
@@ -254,7 +240,7 @@ def _by_column(rows: Any) -> Given | None:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _each(found: Rows, keys: list[Key]) -> list[Plain | None]:
+def _each(found: Rows, keys: list[Key]) -> list[Found | None]:
     """The row of each key; a key that is asked twice is read once."""
     distinct = dict.fromkeys(keys)
     if len(distinct) == len(keys):

@@ -24,6 +24,16 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(text: str) -> str:
+    """`text` as SQL quotes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def parquet(files: Iterable[str]) -> str:
+    """These files as one table, in which a file without a column has NULLs."""
+    return f"read_parquet([{', '.join(map(literal, files))}], union_by_name = true)"
+
+
 def microseconds(moment: datetime) -> int:
     """Microseconds since 1970; a naive moment is UTC."""
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -22,6 +22,7 @@ from feast.saved_dataset import SavedDatasetStorage
 from contracts import settings, storage
 from contracts.release import Release
 from features.lake_reader import LakeReader
+from features.queries import literal
 
 RELEASE = "millrace_release"
 """Where a saved training set says of which release it is: in the parquet file's metadata, or in the Delta commit's."""
@@ -116,6 +117,5 @@ def open_saved(source: FileSource) -> tuple[LakeReader, str]:
     if isinstance(source.file_format, DeltaFormat):
         reader.connection.register("saved", DeltaTable(source.path).to_pyarrow_dataset())
     else:
-        quoted = source.path.replace("'", "''")
-        reader.connection.execute(f"CREATE VIEW saved AS FROM read_parquet('{quoted}')")
+        reader.connection.execute(f"CREATE VIEW saved AS FROM read_parquet({literal(source.path)})")
     return reader, "saved"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from features.generation import About, Found, GenerationGoneError, Key, Layout, OnlineStoreUnfitError, Stored, empty, new_name
-from features.kinds import retyped
+from features.kinds import retyped_row
 from features.online import tables
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, masked, reaching, unreadable
 from features.queries import identifier
@@ -177,24 +177,19 @@ class PostgresSession:
 
     def reader(self) -> PostgresReader:
         """OnlineStoreEmptyError when nothing is online."""
-        for attempt in (1, 2):
-            if self._reader is None:
-                connection, known = self._place.connect(Bounded), ""
-            else:
-                connection, known = self._reader.connection, self._reader.name
-            try:
-                name, _ = _named(connection)
-                break
-            except DOWN as error:  # of a server that was started anew since the last request
-                self._reader = None
-                if attempt == 2:
-                    with reaching(self._place.where, *DOWN):
-                        raise error
+        if self._reader:
+            with suppress(*DOWN):  # of a server that was started anew since the last request
+                return self._newest(self._reader.connection)
+        with reaching(self._place.where, *DOWN):
+            return self._newest(self._place.connect(Bounded))
+
+    def _newest(self, connection: psycopg.Connection[Any]) -> PostgresReader:
+        name, _ = _named(connection)
         if name is None:
             raise empty()
-        if name != known:
+        if self._reader is None or (self._reader.name, self._reader.connection) != (name, connection):
             self._reader = PostgresReader(self._place, name, connection)
-        return self._reader  # type: ignore[return-value]
+        return self._reader
 
 
 class PostgresReader:
@@ -270,10 +265,9 @@ class PostgresReader:
         return made
 
     def _select(self, layout: Layout, features: tuple[str, ...], present: dict[str, str]) -> Query:
-        keys, table = _literally(tables.primary(layout)), f"{self._schema}.{identifier(layout.view)}"
+        keys, table = _literally(tables.primary(layout)), _literally(f"{self._schema}.{identifier(layout.view)}")
         asked = ", ".join(f"%s::{kind.postgres}[]" for kind in layout.keys.values())
-        row = _literally(tables.select(table, features, {*present})).replace("SELECT ", f"SELECT {keys}, ", 1)
-        sql = f"{row} JOIN (SELECT DISTINCT * FROM unnest({asked}) AS asked({keys})) AS asked USING ({keys})"
+        sql = f"SELECT {keys}, {_literally(tables.picked(features, present))} FROM {table} t JOIN (SELECT DISTINCT * FROM unnest({asked}) AS asked({keys})) AS asked USING ({keys})"
         other = _retyped(layout, features, present)
         return Query(sql, {at: layout.features[name].proto for at, name in enumerate(features, 1) if name in other})
 
@@ -287,7 +281,7 @@ class Query:
 
     def typed(self, row: Found) -> Found:
         """With the types of the definitions."""
-        return tuple(retyped(value, self.retyped[at]) if at in self.retyped else value for at, value in enumerate(row)) if self.retyped else row
+        return retyped_row(row, self.retyped) if self.retyped else row
 
 
 class PostgresDraft:

@@ -28,7 +28,7 @@ from redis.lock import Lock
 from redis.retry import Retry
 
 from features.generation import About, Found, GenerationGoneError, Key, Layout, OnlineStoreUnfitError, Stored, empty, new_name
-from features.kinds import retyped
+from features.kinds import retyped_row
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, masked, reaching
 
 POINTER = "millrace:online"
@@ -335,7 +335,7 @@ class RedisReader:
             place: layout.features[name].proto for place, name in enumerate(features, 1) if name in at and view.protos[at[name]] != layout.features[name].proto
         }
         rows = [None if row is None else _unpack(row, places) for row in found]
-        return [row and tuple(retyped(one, changed[place]) if place in changed else one for place, one in enumerate(row)) for row in rows] if changed else rows
+        return [row and retyped_row(row, changed) for row in rows] if changed else rows
 
     def keys(self, layout: Layout, some: int | None) -> list[Key]:
         """Of all buckets, or of some at random until there are enough."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from contracts import settings
 from contracts.files import locked, sync, write_whole
 from features.generation import About, Found, Key, Layout, Stored, empty, new_name
-from features.kinds import retyped
+from features.kinds import retyped_row
 from features.online import tables
 from features.queries import identifier
 
@@ -177,10 +177,11 @@ class Query:
     def __init__(self, connection: sqlite3.Connection, layout: Layout, features: tuple[str, ...], present: dict[str, str]) -> None:
         self._connection, self._pieces, self._width = connection, dict[int, str](), len(layout.keys)
         self.complete = present.keys() >= {*features}
-        row, keys = tables.select(f"{identifier(layout.view)} t", features, {*present}), [f"t.{identifier(name)}" for name in layout.keys]
-        self._one = f"{row} WHERE {' AND '.join(f'{key} = ?' for key in keys)}"
-        where = " AND ".join(f"{key} = asked.k{i}" for i, key in enumerate(keys))
-        self._many = f"{row.replace(' FROM ', ' FROM asked LEFT JOIN ', 1)} ON {where} ORDER BY asked.place"
+        table, row, keys = f"main.{identifier(layout.view)} t", tables.picked(features, present), [f"t.{identifier(name)}" for name in layout.keys]
+        self._one = f"SELECT {row} FROM {table} WHERE {' AND '.join(f'{key} = ?' for key in keys)}"
+        same = " AND ".join(f"{key} = asked.k{i}" for i, key in enumerate(keys))
+        self._many = f"SELECT {row} FROM asked LEFT JOIN {table} ON {same} ORDER BY asked.place"
+        # sqlite has no booleans, and the table may be older than the definitions
         kinds = {at: layout.features[name] for at, name in enumerate(features, 1)}
         self._retyped = {at: kind.proto for at, kind in kinds.items() if kind.proto == "bool_val" or present.get(features[at - 1]) != kind.sqlite}
 
@@ -190,7 +191,7 @@ class Query:
             found = [self._connection.execute(self._one, keys[0]).fetchone()]
         else:
             found = [row if row[0] is not None else None for row in self._found(keys)]
-        return [row and self._typed(row) for row in found] if self._retyped else found
+        return [row and retyped_row(row, self._retyped) for row in found] if self._retyped else found
 
     def _found(self, keys: Sequence[Key]) -> Iterator[Found]:
         """A row for each key, of NULLs where there is none, in pieces of a few sizes, so that few statements are compiled."""
@@ -208,10 +209,6 @@ class Query:
             values = ", ".join(f"({place}{', ?' * self._width})" for place in range(size))
             self._pieces[size] = f"WITH asked (place{names}) AS (VALUES {values}) {self._many}"
         return self._pieces[size]
-
-    def _typed(self, row: Found) -> Found:
-        """The row with the types of the definitions; sqlite has no booleans, and the table may be older than the definitions."""
-        return tuple(retyped(value, self._retyped[at]) if at in self._retyped else value for at, value in enumerate(row))
 
 
 class SqliteDraft:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from features.generation import CREATED, EVENT, Layout
 from features.queries import identifier
@@ -37,7 +37,6 @@ def upsert(table: str, layout: Layout, parameter: str) -> str:
     return f"{insert(table, layout, parameter)} ON CONFLICT ({primary(layout)}) DO UPDATE SET {updates} WHERE {later}"
 
 
-def select(table: str, features: Sequence[str], present: set[str]) -> str:
-    """Event time and features by all keys; NULL for a feature that the table does not have."""
-    columns = [identifier(name) if name in present else "NULL" for name in features]
-    return f"SELECT {', '.join([EVENT, *columns])} FROM {table}"
+def picked(features: Sequence[str], present: Container[str]) -> str:
+    """Event time and features of a table `t`, as a list in SQL; NULL for a feature that the table does not have."""
+    return ", ".join([f"t.{EVENT}", *(f"t.{identifier(name)}" if name in present else "NULL" for name in features)])

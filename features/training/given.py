@@ -16,6 +16,7 @@ from contracts import settings, storage
 from features import labels
 from features.labels import EVENT_TIMESTAMP, LabelError
 from features.lake_reader import LakeReader
+from features.queries import literal
 from features.training import columns
 from features.training.services import Service
 
@@ -74,8 +75,7 @@ def _selected(sql: str, reader: LakeReader) -> pa.Table:
             raise LabelError("labels as SQL must be one SELECT over the tables of the release, such as gold.customer_product")
         reader.offer(sql)
         if not storage.is_remote(settings.lake()):
-            lake = str(settings.lake()).replace("'", "''")
-            connection.execute(f"SET allowed_directories = ['{lake}']; SET enable_external_access = false")
+            connection.execute(f"SET allowed_directories = [{literal(str(settings.lake()))}]; SET enable_external_access = false")
         return connection.sql(sql).to_arrow_table()
     except duckdb.Error as error:
         known = ", ".join(reader.release.tables)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -353,20 +354,22 @@ def hasty(there: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     return there
 
 
+def interrupted(by: Callable[[], None]) -> Iterator[list[Any]]:
+    """Two batches, between which something happens."""
+    yield [(1, 6, None, 11)]
+    by()
+    yield [(key, 6, None, 11) for key in range(20_000)]
+
+
 def test_a_loader_and_a_push_do_not_wait_for_a_silent_server_for_ever(server: Server, hasty: Place) -> None:
     with hasty.drafting("test") as draft:
         draft.load(ONE, [[(1, 5, None, 10)]])
         draft.finish(generation.About())
         draft.publish()
 
-    def batches() -> Any:
-        yield [(1, 6, None, 11)]
-        server.freeze()
-        yield [(key, 6, None, 11) for key in range(20_000)]
-
     try:
         with pytest.raises(OnlineStoreUnreachableError), hasty.drafting("test") as draft:
-            draft.load(ONE, batches())
+            draft.load(ONE, interrupted(server.freeze))
         with pytest.raises(OnlineStoreUnreachableError):
             hasty.merge(ONE, [(1, 7, None, 12)])
     finally:
@@ -377,14 +380,9 @@ def test_a_loader_and_a_push_do_not_wait_for_a_silent_server_for_ever(server: Se
 def test_a_server_that_dies_while_a_generation_is_loaded_keeps_the_former_one(server: Server, hasty: Place) -> None:
     published(hasty, ONE, [(1, 5, None, 10)])
 
-    def batches() -> Any:
-        yield [(1, 6, None, 11)]
-        server.stop()
-        yield [(key, 6, None, 11) for key in range(20_000)]
-
     try:
         with pytest.raises(OnlineStoreUnreachableError), hasty.drafting("test") as draft:
-            draft.load(ONE, batches())
+            draft.load(ONE, interrupted(server.stop))
     finally:
         server.start()
     assert values(hasty, ONE, [(1,)]) == [(5, 10)]

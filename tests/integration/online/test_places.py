@@ -142,6 +142,14 @@ def test_a_feature_that_came_later_is_null_in_rows_from_before(place: Place) -> 
     assert reader.rows(wider, ("value",), [(2,)]) == [(7, 21)]
 
 
+def test_names_that_sql_uses_too_are_only_names(place: Place) -> None:
+    names = ("place", "k0", "asked", "a FROM b", "t", "SELECT %s {}")
+    odd = Layout("asked", {"id": KINDS[Int64], "key id": KINDS[Int64]}, dict.fromkeys(names, KINDS[String]))
+    published(place, odd, [(key, key, key, None, *(f"{name} of {key}" for name in names)) for key in (1, 2, 3)])
+    assert values(place, odd, [(3, 3), (9, 9), (1, 1)]) == [(3, *(f"{name} of 3" for name in names)), None, (1, *(f"{name} of 1" for name in names))]
+    assert values(place, odd, [(2, 2)]) == [(2, *(f"{name} of 2" for name in names))]
+
+
 def test_what_was_pushed_is_said(place: Place) -> None:
     published(place, ONE, [], release=3)
     place.merge(ONE, [])
