@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +22,7 @@ from contracts.model import Table
 from contracts.storage import Entry
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from deltalake import DeltaTable
     from pyspark.sql import DataFrame
 
@@ -25,7 +30,12 @@ METADATA_KEY = "millrace"
 COMMIT_KEY = "commit"
 """A name of the commit's own beside its state, where a statement of another process must not be mistaken for ours."""
 LISTED = "_millrace_files"
-"""Attribute of an open table that keeps what was listed of its version: a run asks for the same few lists thirty times."""
+"""Attribute of an open table that keeps what was listed of its version."""
+Within = Mapping[str, Sequence[tuple[Any, Any]]]
+"""Of columns, closed ranges of days or numbers."""
+ANYWHERE: Within = {}
+FEW_FILES = 40
+"""Data files that Sail is given by name. It looks into each of them before it plans, so for many its own reader, which goes by the log, is cheaper."""
 TIDYING = ("optimize", "vacuum")
 """The runs of commits that change no row."""
 FEATURES = {"appendOnly", "invariants", "timestampNtz"}
@@ -182,11 +192,79 @@ def id_of(qualified: str) -> str:
     return str(table.metadata().id) if table else ""
 
 
-def read(qualified: str, version: int) -> DataFrame:
-    """The table at that version, as the engine reads it."""
-    from etl.engine import session
+def read(qualified: str, version: int, within: Within = ANYWHERE) -> DataFrame:
+    """The table at that version, as the engine reads it. A caller that goes on to filter says by `within` what it keeps: rows whose columns lie in one of these closed ranges of days or numbers.
 
-    return session().read.format("delta").option("versionAsOf", version).load(str(settings.table_path(qualified)))
+    Sail goes through the whole log for each table of each plan, so a day would cost more with each year before it. This process knows the log already: inside of
+    `naming_files`, and where few files can hold such rows, it names them to Sail.
+    """
+    from etl import engine
+
+    named = _naming.get()
+    if named is not None and (picked := _few_files(qualified, version, within)):
+        named.files |= picked.files
+        return engine.session().read.schema(picked.columns).parquet(*map(str, picked.files)) if picked.files else engine.empty(picked.columns)
+    return engine.session().read.format("delta").option("versionAsOf", version).load(str(settings.table_path(qualified)))
+
+
+@contextmanager
+def naming_files() -> Iterator[NamedFiles]:
+    """Inside, tables may be read by the names of their files. Sail reads one that is gone as if it were empty, whenever a plan is carried out, so the caller asks afterwards whether all stayed, and before it publishes."""
+    named = NamedFiles()
+    before = _naming.set(named)
+    try:
+        yield named
+    finally:
+        _naming.reset(before)
+
+
+@dataclass
+class NamedFiles:
+    """The data files that were named to the engine, with their sizes. No name is given twice, so one that is there was there all the time."""
+
+    files: dict[Path, int] = field(default_factory=dict)
+
+    def refuse_vanished(self) -> None:
+        """Raise LakeError unless each is there, and as long as the log says."""
+        gone = [path for path, held in self.files.items() if not _is_whole(path, held)]
+        if gone:
+            raise LakeError(
+                f"the data file {gone[0]}{f' and {len(gone) - 1} others' if len(gone) > 1 else ''} went away while this run read it. Nothing was published."
+                " See that nobody removes files below the lake, and that no vacuum reaches younger versions than a run takes; then run again"
+            )
+
+
+_naming: ContextVar[NamedFiles | None] = ContextVar("naming", default=None)
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Data files with their sizes, and their table's columns as DDL."""
+
+    columns: str
+    files: dict[Path, int]
+
+
+def _few_files(qualified: str, version: int, within: Within) -> Picked | None:
+    """The files to read; None where the engine had better look for itself, and tell what is missing."""
+    table = open_table(qualified) if settings.engine() == "sail" and not storage.is_remote(settings.lake()) else None
+    if table is None or table.version() != version:
+        return None
+    found = data_files(table, within=within)
+    if len(found) > FEW_FILES or any(set(one["path"]) & set("%:") for one in found):
+        return None
+    root = settings.table_path(qualified)
+    files = {root / one["path"]: one["size_bytes"] for one in found}
+    if not all(_is_whole(path, held) for path, held in files.items()):
+        return None
+    return Picked(", ".join(f"`{column.name}` {column.type.type}" for column in table.schema().fields), files)
+
+
+def _is_whole(path: Path, held: int) -> bool:
+    try:
+        return path.stat().st_size == held
+    except OSError:
+        return False
 
 
 def states(table: DeltaTable, *, since: int = -1) -> list[State | None]:
@@ -239,26 +317,53 @@ def extent(table: DeltaTable, contract: Table) -> Interval | None:
     return Interval(min(low for low, _ in ranges), max(high for _, high in ranges) + timedelta(days=1))
 
 
-def data_files(table: DeltaTable, ranged: str | None = None) -> list[dict[str, Any]]:
-    """What the log says of each data file of the version: path, size_bytes, num_records, and min and max of one column. It is shared with other callers: only read it."""
+def size(table: DeltaTable) -> tuple[int, int]:
+    """Rows and bytes of the version."""
+    import pyarrow.compute as pc
+
+    found = _actions(table)
+    rows, held = (pc.sum(found[name]).as_py() or 0 for name in ("num_records", "size_bytes"))
+    return rows, held
+
+
+def data_files(table: DeltaTable, ranged: str | None = None, within: Within = ANYWHERE) -> list[dict[str, Any]]:
+    """What the log says of each data file of the version that may hold rows `within`: path, size_bytes, num_records, and min and max of one column."""
+    found = _actions(table)
+    for column, ranges in within.items():
+        found = found.filter(_may_meet(found, column, ranges))
+    wanted = ["path", "size_bytes", "num_records", f"min.{ranged}", f"max.{ranged}"]
+    rows: list[dict[str, Any]] = found.select([name for name in wanted if name in found.column_names]).to_pylist()
+    return rows
+
+
+def _actions(table: DeltaTable) -> pa.Table:
+    """The log's entries of the version's data files, made once: a run asks for them thirty times."""
     import pyarrow as pa
 
-    known: dict[str | None, list[dict[str, Any]]]
-    version, known = getattr(table, LISTED, (None, {}))
-    if version != table.version():
-        known = {}
+    version, known = getattr(table, LISTED, (None, None))
+    if known is None or version != table.version():
+        known = pa.table(table.get_add_actions(flatten=True))
         setattr(table, LISTED, (table.version(), known))
-    if ranged not in known:
-        wanted = ["path", "size_bytes", "num_records", f"min.{ranged}", f"max.{ranged}"]
-        actions = pa.table(table.get_add_actions(flatten=True))
-        known[ranged] = actions.select([name for name in wanted if name in actions.column_names]).to_pylist()
-    return known[ranged]
+    return known
 
 
-def file_days(table: DeltaTable, contract: Table) -> list[tuple[dict[str, Any], date, date, int]]:
-    """Each data file of the version with the first and last day of `time_column` in it, and its row count."""
+def _may_meet(files: pa.Table, column: str, ranges: Sequence[tuple[Any, Any]]) -> pa.Array:
+    """For each file, whether it may hold a value of one of the ranges. One without statistics may hold any."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = (f"min.{column}", f"max.{column}")
+    if not set(names) <= set(files.column_names):
+        return pa.repeat(True, files.num_rows)
+    low, high = (files[name].cast(pa.date32()) if pa.types.is_timestamp(files[name].type) else files[name] for name in names)
+    meets = [pc.and_(pc.less_equal(low, pa.scalar(last, low.type)), pc.greater_equal(high, pa.scalar(first, high.type))) for first, last in ranges]
+    return pc.fill_null(reduce(pc.or_, meets, pa.repeat(False, files.num_rows)), True)
+
+
+def file_days(table: DeltaTable, contract: Table, within: Within = ANYWHERE) -> list[tuple[dict[str, Any], date, date, int]]:
+    """The same of a contract's table, each with the first and last day of `time_column` in it, and its row count."""
     column = contract.time_column
-    return [(one, _day(one.get(f"min.{column}")), _day(one.get(f"max.{column}")), one["num_records"]) for one in data_files(table, column)]
+    return [(one, _day(one.get(f"min.{column}")), _day(one.get(f"max.{column}")), one["num_records"]) for one in data_files(table, column, within)]
 
 
 def _day(value: Any) -> date:

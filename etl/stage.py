@@ -89,8 +89,14 @@ class Staged:
         return _frame(self.table, self.folder)
 
     def paths(self) -> list[Path]:
-        """The parquet files to publish; files without rows are left out."""
-        return parquet_files(self.folder)
+        """The parquet files to publish; files without rows are left out. StageError unless they hold what was staged, as the engine reads one that is gone as if it were empty."""
+        found = parquet_files(self.folder)
+        held = sum(storage.footer(path).num_rows for path in found)
+        if held != self.rows:
+            raise StageError(
+                f"{self.table.qualified}: {self.rows} rows were staged, and {held} are there. Nothing was published. See that nobody removes files below the lake, then run again"
+            )
+        return found
 
     def keep(self, good: DataFrame) -> None:
         """Stage only these rows from now on. They are computed from the old stage, which goes once they are written."""
@@ -197,8 +203,7 @@ def _purchase_days(common: Plan, changed: dict[str, tuple[Interval, ...] | None]
 def _days_of_promoted_weeks(common: Plan, landed: Sequence[Interval]) -> list[Interval]:
     from pyspark.sql import functions as F
 
-    promotions = delta.read("silver.promotions", common.inputs["silver.promotions"])
-    weeks = promotions.filter(days_sql(catalog.table("silver.promotions"), landed)).select("week").distinct()
+    weeks = _of_days("silver.promotions", common.inputs["silver.promotions"], landed).select("week").distinct()
     bought = delta.read("silver.transactions", common.inputs["silver.transactions"]).join(weeks, "week", "left_semi")
     row = bought.agg(F.min("transaction_at").alias("low"), F.max("transaction_at").alias("high")).collect()[0]
     return [Interval(row.low.date(), row.high.date() + DAY)] if row.low else []
@@ -265,9 +270,8 @@ def _stage_silver(planned: Plan, folder: Path) -> Staged:
 def _cleaned(planned: Plan) -> tuple[DataFrame, DataFrame]:
     """The rows that come in, and what the transform makes of them."""
     source = catalog.table(planned.table.inputs[0])
-    incoming = delta.read(source.qualified, planned.inputs[source.qualified])
-    if not planned.whole:
-        incoming = incoming.filter(days_sql(source, planned.days))
+    version = planned.inputs[source.qualified]
+    incoming = delta.read(source.qualified, version) if planned.whole else _of_days(source.qualified, version, planned.days)
     others = [delta.read(name, planned.inputs[name]) for name in planned.table.inputs[1:]]
     return incoming, transform(planned.table).clean(incoming, *others)
 
@@ -279,13 +283,16 @@ def _published_elsewhere(planned: Plan, cleaned: DataFrame) -> DataFrame:
     """
     from pyspark.sql import functions as F
 
-    table = planned.table
-    published = delta.read(table.qualified, planned.base or 0).filter(f"NOT ({days_sql(table, planned.days)})")
+    table, version = planned.table, planned.base or 0
+    elsewhere = f"NOT ({days_sql(table, planned.days)})"
     ranged = [name for name in table.key if table.column(name).type in (LONG, DATE)]
-    if ranged:
-        found = cleaned.agg(*map(F.min, ranged), *map(F.max, ranged)).collect()[0]
-        for name, low, high in zip(ranged, found[: len(ranged)], found[len(ranged) :], strict=True):
-            published = published.filter(F.col(name).between(low, high))  # of a key that is NULL in each row that comes in: no row
+    if not ranged:
+        return delta.read(table.qualified, version).filter(elsewhere)
+    found = cleaned.agg(*map(F.min, ranged), *map(F.max, ranged)).collect()[0]
+    ranges = {name: (low, high) for name, low, high in zip(ranged, found[: len(ranged)], found[len(ranged) :], strict=True)}
+    published = delta.read(table.qualified, version, {name: [one] for name, one in ranges.items() if one[0] is not None}).filter(elsewhere)
+    for name, (low, high) in ranges.items():
+        published = published.filter(F.col(name).between(low, high))  # of a key that is NULL in each row that comes in: no row
     return published
 
 
@@ -318,21 +325,27 @@ def _stage_gold(planned: Plan, folder: Path) -> Staged:
 
 def _history(planned: Plan, name: str, version: int) -> DataFrame:
     """The rows of an input that the planned midnights look back on."""
-    frame = delta.read(name, version)
     if planned.whole:
-        return frame
-    bought = days_sql(catalog.table("silver.transactions"), merged(windows.history_for(one, transform(planned.table).LONGEST) for one in planned.days))
+        return delta.read(name, version)
+    bought = merged(windows.history_for(one, transform(planned.table).LONGEST) for one in planned.days)
     if name == "silver.promotions":
         low, high = _weeks(planned, bought)
-        return frame.filter(f"week BETWEEN {low} AND {high}")
-    return frame.filter(bought)
+        return delta.read(name, version, {"week": [(low, high)]}).filter(f"week BETWEEN {low} AND {high}")
+    return _of_days(name, version, bought)
 
 
-def _weeks(planned: Plan, bought: str) -> tuple[int, int]:
+def _of_days(name: str, version: int, days: Sequence[Interval]) -> DataFrame:
+    """A table's rows of these days."""
+    table = catalog.table(name)
+    within = {table.time_column or "": [(one.start, one.end - DAY) for one in days]}
+    return delta.read(name, version, within).filter(days_sql(table, days))
+
+
+def _weeks(planned: Plan, bought: Sequence[Interval]) -> tuple[int, int]:
     """The first and last week of these purchases, so that the promotions of other weeks need not be read."""
     from pyspark.sql import functions as F
 
-    purchases = delta.read("silver.transactions", planned.inputs["silver.transactions"]).filter(bought)
+    purchases = _of_days("silver.transactions", planned.inputs["silver.transactions"], bought)
     row = purchases.agg(F.min("week").alias("low"), F.max("week").alias("high")).collect()[0]
     return (row.low, row.high) if row.low is not None else (0, 0)
 

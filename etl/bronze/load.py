@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from contracts import settings, storage
-from contracts.interval import Interval, days_of
+from contracts.interval import DAY, Interval, days_of
 from contracts.model import Table
 from etl import delta
 from etl.sources import landing
@@ -82,16 +82,12 @@ def _known_files(table: Table, interval: Interval) -> dict[tuple[str, date], str
     if found is None:
         return {}
     root = settings.table_path(table.qualified)
-    files = [str(root / one["path"]) for one in _overlapping(found, interval)]
+    files = [str(root / one["path"]) for one in delta.data_files(found, within={"_landed_date": [(interval.start, interval.end - DAY)]})]
     if not files:
         return {}
     query = "SELECT max_by(_file_hash, _loaded_at), _landed_date, _file FROM read_parquet(?) WHERE _landed_date >= ? AND _landed_date < ? GROUP BY ALL"
     with storage.readable(duckdb.connect(), root) as con:
         return {(digest, day): name for digest, day, name in con.execute(query, [files, interval.start, interval.end]).fetchall()}
-
-
-def _overlapping(found: Any, interval: Interval) -> list[dict[str, Any]]:
-    return [one for one in delta.data_files(found, "_landed_date") if one["min._landed_date"] < interval.end and one["max._landed_date"] >= interval.start]
 
 
 def _stage_month(

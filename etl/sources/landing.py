@@ -84,23 +84,24 @@ def files(table: Table, interval: Interval | None = None) -> list[LandedFile]:
     """The files of a table that landed under a date of the interval (or any), oldest folder first. Hidden and half-written files (.x, _x, x.tmp) are passed over."""
     root = require()
     found = []
-    for day, folder in _days(root, table):
-        if interval is None or day in interval:
-            found += [LandedFile(path, str(path.relative_to(root)), day) for path in sorted(Path(folder).iterdir()) if _visible(path.name)]
+    for day, folder in _days(root, table, interval):
+        found += [LandedFile(path, str(path.relative_to(root)), day) for path in sorted(Path(folder).iterdir()) if _visible(path.name)]
     for file in found:
         _refuse_other_formats(table, file)
     return found
 
 
-def _days(root: Path, table: Table) -> list[tuple[date, str]]:
+def _days(root: Path, table: Table, interval: Interval | None = None) -> list[tuple[date, str]]:
     """The day folders of a table, oldest first. A long past has thousands, so they are no `Path`s, and what a name means is found once."""
+    start, end = (interval.start, interval.end) if interval else (date.min, date.max)
     found = []
     try:
         with os.scandir(root / table.name) as entries:
             for one in entries:
                 day = _day_of(one.name)
                 if day and one.is_dir():
-                    found.append((day, one.path))
+                    if start <= day < end:
+                        found.append((day, one.path))
                 elif _visible(one.name):
                     _refuse_folder(table, one)
     except (FileNotFoundError, NotADirectoryError):

@@ -45,5 +45,5 @@ def test_a_child_with_memory_of_its_own_is_counted() -> None:
 
 
 def test_a_command_that_fails_says_what_it_said() -> None:
-    with pytest.raises(SystemExit, match="failed:\n.*no such thing"):
+    with pytest.raises(SystemExit, match=r"failed:\n.*no such thing"):
         watch.run([sys.executable, "-c", "raise SystemExit('no such thing')"], {})

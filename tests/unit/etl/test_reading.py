@@ -1,0 +1,226 @@
+"""What the engine reads of a table: named files where few can hold the rows that are kept, and the same rows as its own reader finds."""
+
+from collections.abc import Iterator, Sequence
+from contextvars import Context
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
+from pyspark.sql import DataFrame
+
+from contracts import settings
+from etl import delta, engine
+from tests.unit.etl.visits import SCHEMA, publish, visit
+
+pytestmark = pytest.mark.usefixtures("home", "naming")
+NAME = "silver.visits"
+EPOCH = date(1969, 12, 20)
+"""Days on both sides of 1970."""
+
+
+@pytest.fixture
+def naming() -> Iterator[delta.NamedFiles]:
+    """What a table's run does around all of its reads."""
+    with delta.naming_files() as named:
+        yield named
+
+
+def by_log(version: int) -> DataFrame:
+    """As the engine reads the table by itself."""
+    return engine.session().read.format("delta").option("versionAsOf", version).load(str(settings.table_path(NAME)))
+
+
+def rows(frame: DataFrame) -> list[tuple[Any, ...]]:
+    return sorted(map(tuple, frame.collect()), key=repr)
+
+
+def named(within: delta.Within, version: int | None = None) -> int | None:
+    """How many files the engine is given by name; None where it looks for itself."""
+    picked = delta._few_files(NAME, delta.version_of(NAME) if version is None else version, within)
+    return None if picked is None else len(picked.files)
+
+
+def days(*pairs: tuple[str, str]) -> delta.Within:
+    return {"visited_at": [(date.fromisoformat(first), date.fromisoformat(last)) for first, last in pairs]}
+
+
+def three_days() -> None:
+    publish(visit(1, "2017-03-01 00:00"), visit(2, "2017-03-01 23:59:59.999999"))
+    publish(visit(3, "2017-03-02 00:00", booked_date=None), visit(4, "2017-03-03 12:00", paid=None))
+    publish(visit(5, "2017-03-09 00:00", visitor="ä%' \n"))
+
+
+def test_only_files_that_can_hold_a_row_of_the_days_are_named() -> None:
+    three_days()
+    assert named({}) == 3
+    assert named(days(("2017-03-01", "2017-03-01"))) == 1
+    assert named(days(("2017-03-02", "2017-03-02"))) == 1
+    assert named(days(("2017-03-03", "2017-03-09"))) == 2
+    assert named(days(("2017-03-01", "2017-03-01"), ("2017-03-09", "2017-03-12"))) == 2
+    assert named(days(("2017-03-04", "2017-03-08"))) == 0
+
+
+def test_all_columns_that_are_named_must_be_met() -> None:
+    three_days()
+    assert named({"visit_id": [(3, 5)]}) == 2
+    assert named({"visit_id": [(3, 5)], **days(("2017-03-01", "2017-03-03"))}) == 1
+    assert named({"visit_id": [(1, 2)], **days(("2017-03-09", "2017-03-09"))}) == 0
+
+
+def test_what_is_read_has_the_columns_and_types_of_the_table_and_its_rows() -> None:
+    three_days()
+    found = delta.read(NAME, 3)
+    assert [(one.name, one.dataType) for one in found.schema] == [(one.name, one.dataType) for one in by_log(3).schema]
+    assert rows(found) == rows(by_log(3))
+
+
+def test_where_no_file_can_hold_a_row_there_is_none_and_the_columns_are_the_same() -> None:
+    three_days()
+    found = delta.read(NAME, 3, days(("2017-03-04", "2017-03-08")))
+    assert rows(found) == []
+    assert [(one.name, one.dataType) for one in found.schema] == [(one.name, one.dataType) for one in by_log(3).schema]
+
+
+def test_a_file_without_statistics_may_hold_any_row() -> None:
+    publish(visit(1))
+    write_deltalake(str(settings.table_path(NAME)), pa.Table.from_pylist([visit(99, "2017-05-05 10:00", booked_date=None)], schema=SCHEMA), mode="append")
+    ours, theirs = delta.data_files(delta.open_table(NAME), "booked_date")
+    assert {ours["min.booked_date"], theirs["min.booked_date"]} == {None, date(2017, 2, 1)}
+    assert named({"booked_date": [(date(2017, 2, 1), date(2017, 2, 1))]}) == 2
+    assert named({"booked_date": [(date(2017, 2, 2), date(2017, 2, 2))]}) == 1
+    assert named({"visitor": [("a", "b")]}) in (1, 2)  # ours has none of text
+    assert named({"weight": [(7, 8)]}) in (1, 2)
+
+
+def test_an_older_version_is_left_to_the_engine() -> None:
+    three_days()
+    assert named({}, 1) is None
+    assert rows(delta.read(NAME, 1)) == rows(by_log(1))
+    assert len(rows(delta.read(NAME, 1))) == 2
+
+
+def test_many_files_are_left_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    three_days()
+    monkeypatch.setattr(delta, "FEW_FILES", 2)
+    assert named({}) is None
+    assert named(days(("2017-03-03", "2017-03-09"))) == 2
+    assert rows(delta.read(NAME, 3)) == rows(by_log(3))
+
+
+@pytest.mark.parametrize("path", ["part%20a.parquet", "s3://elsewhere/part.parquet"])
+def test_files_that_lie_elsewhere_are_left_to_the_engine(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    three_days()
+    monkeypatch.setattr(delta, "_is_whole", lambda *_: True)
+    monkeypatch.setattr(delta, "data_files", lambda *_, **__: [{"path": path, "size_bytes": 1}])
+    assert named({}) is None
+
+
+def test_a_lake_in_a_bucket_is_left_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delta, "open_table", lambda *_: pytest.fail("each file would be asked after"))
+    monkeypatch.setenv("MILLRACE_LAKE", "s3://bucket/lake")
+    assert named({}, 3) is None
+
+
+def test_another_engine_reads_by_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    three_days()
+    spark = engine.session()
+    monkeypatch.setattr(engine, "session", lambda: spark)
+    monkeypatch.setenv("MILLRACE_ENGINE", "spark")
+    assert named({}) is None
+    assert rows(delta.read(NAME, 3)) == rows(by_log(3))
+
+
+# --- files that go away
+
+
+def data_file() -> Path:
+    return next(settings.table_path(NAME).glob("*.parquet"))
+
+
+def test_nothing_is_named_where_nobody_asks_afterwards(naming: delta.NamedFiles) -> None:
+    three_days()
+    context = Context()
+    assert context.run(lambda: rows(delta.read(NAME, 3))) == rows(by_log(3))
+    assert naming.files == {}
+    delta.read(NAME, 3)
+    assert set(naming.files) == set(settings.table_path(NAME).glob("*.parquet"))
+
+
+def test_the_engine_says_so_where_a_file_is_gone_already() -> None:
+    three_days()
+    data_file().unlink()
+    assert named({}) is None
+    with pytest.raises(Exception, match=r"part-.*\.parquet"):
+        delta.read(NAME, 3).collect()
+
+
+def test_one_that_goes_away_while_it_is_read_is_noticed(naming: delta.NamedFiles) -> None:
+    """Sail itself takes it for empty, which is why somebody must ask."""
+    three_days()
+    found = delta.read(NAME, 3)
+    assert len(rows(found)) == 5
+    naming.refuse_vanished()
+    gone = data_file()
+    gone.unlink()
+    assert len(rows(found)) < 5
+    with pytest.raises(delta.LakeError, match=f"the data file {gone} went away while this run read it. Nothing was published"):
+        naming.refuse_vanished()
+    for other in settings.table_path(NAME).glob("*.parquet"):
+        other.unlink()
+    with pytest.raises(delta.LakeError, match="and 2 others went away"):
+        naming.refuse_vanished()
+
+
+def test_one_that_is_cut_short_is_noticed(naming: delta.NamedFiles) -> None:
+    three_days()
+    delta.read(NAME, 3)
+    data_file().write_bytes(data_file().read_bytes()[:-1])
+    with pytest.raises(delta.LakeError, match="went away"):
+        naming.refuse_vanished()
+    assert named({}) is None
+
+
+def test_a_run_inside_of_another_asks_for_its_own(naming: delta.NamedFiles) -> None:
+    three_days()
+    with delta.naming_files() as inner:
+        delta.read(NAME, 3)
+    assert (len(inner.files), len(naming.files)) == (3, 0)
+    delta.read(NAME, 3)
+    assert len(naming.files) == 3
+
+
+DAYS = st.integers(0, 30).map(lambda n: EPOCH + timedelta(n))
+RANGES = st.lists(st.tuples(DAYS, st.integers(0, 5)).map(lambda pair: (pair[0], pair[0] + timedelta(pair[1]))), min_size=1, max_size=3)
+VISITS_OF_A_FILE = st.lists(st.tuples(DAYS, st.integers(0, 86_399_999_999), st.integers(-5, 5), st.one_of(st.none(), DAYS)), min_size=1, max_size=4)
+
+
+@hypothesis(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(st.lists(VISITS_OF_A_FILE, min_size=1, max_size=5), RANGES, RANGES, st.tuples(st.integers(-6, 6), st.integers(0, 4)))
+def test_what_is_kept_is_what_a_search_of_all_rows_keeps(files: list[list[tuple[Any, ...]]], visited: Sequence, booked: Sequence, ids: tuple[int, int]) -> None:
+    for at, contents in enumerate(files):
+        visits = [visit(number, f"{day} 00:00", booked_date=other) for day, _, number, other in contents]
+        for one, (_, micros, _, _) in zip(visits, contents, strict=True):
+            one["visited_at"] += timedelta(microseconds=micros)
+        publish(*visits, whole=at == 0)
+    version, low, high = delta.version_of(NAME), ids[0], sum(ids)
+    within: delta.Within = {"visited_at": visited, "booked_date": booked, "visit_id": [(low, high)]}
+    meets = {
+        name: " OR ".join(f"to_date({name}) BETWEEN DATE '{first}' AND DATE '{last}'" for first, last in within[name]) for name in ("visited_at", "booked_date")
+    }
+    kept = f"({meets['visited_at']}) AND ({meets['booked_date']}) AND visit_id BETWEEN {low} AND {high}"
+    expected = [
+        one
+        for contents in files
+        for one in contents
+        if any(first <= one[0] <= last for first, last in visited)
+        and one[3]
+        and any(first <= one[3] <= last for first, last in booked)
+        and low <= one[2] <= high
+    ]
+    assert sorted(row.visit_id for row in delta.read(NAME, version, within).filter(kept).collect()) == sorted(one[2] for one in expected)
