@@ -90,13 +90,12 @@ class Staged:
 
     def paths(self) -> list[Path]:
         """The parquet files to publish; files without rows are left out. StageError unless they hold what was staged, as the engine reads one that is gone as if it were empty."""
-        found = parquet_files(self.folder)
-        held = sum(storage.footer(path).num_rows for path in found)
-        if held != self.rows:
+        rows = {path: storage.footer(path).num_rows for path in storage.tree(self.folder, ".parquet")}
+        if sum(rows.values()) != self.rows:
             raise StageError(
-                f"{self.table.qualified}: {self.rows} rows were staged, and {held} are there. Nothing was published. See that nobody removes files below the lake, then run again"
+                f"{self.table.qualified}: {self.rows} rows were staged, and {sum(rows.values())} are there. Nothing was published. See that nobody removes files below the lake, then run again"
             )
-        return found
+        return [path for path, count in rows.items() if count]
 
     def keep(self, good: DataFrame) -> None:
         """Stage only these rows from now on. They are computed from the old stage, which goes once they are written."""

@@ -121,6 +121,14 @@ def test_files_that_lie_elsewhere_are_left_to_the_engine(monkeypatch: pytest.Mon
     assert named({}) is None
 
 
+def test_a_table_that_somebody_else_partitioned_is_left_to_the_engine() -> None:
+    path = settings.table_path(NAME)
+    path.mkdir(parents=True)
+    write_deltalake(str(path), pa.Table.from_pylist([visit(1), visit(2, visitor="bob")], schema=SCHEMA), partition_by="visitor")
+    assert named({}, 0) is None
+    assert sorted(row.visitor for row in delta.read(NAME, 0).collect()) == ["ada", "bob"]
+
+
 def test_a_lake_in_a_bucket_is_left_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delta, "open_table", lambda *_: pytest.fail("each file would be asked after"))
     monkeypatch.setenv("MILLRACE_LAKE", "s3://bucket/lake")
