@@ -1,7 +1,7 @@
 """Run a command in a process of its own and watch how much memory it and all below it hold.
 
-A process counts from the second look on. Between its fork and the program that it becomes it shares its parent's memory, which would be counted twice:
-a JVM starts a `chmod` for each folder it makes, and a look that met one reported a heap and a half too much.
+Between its fork and the program that it becomes, a child shares its parent's memory, which would be counted twice: a JVM starts a `chmod` for each folder
+that it makes, and a look that met one reported a heap and a half too much.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
 from contracts import settings
 
 EVERY_SECONDS = 0.2
+FORKING_SECONDS = 1.0
+"""So long after its start a child that looks like its parent is taken for a part of it."""
 
 
 def run(command: list[str], environment: dict[str, str]) -> tuple[Any, int]:
@@ -29,11 +31,9 @@ def run(command: list[str], environment: dict[str, str]) -> tuple[Any, int]:
         with out.open("wb") as file:
             process = subprocess.Popen(command, cwd=settings.CHECKOUT, env={**os.environ, **environment}, stdout=file, stderr=file)
             try:
-                peak, before = 0, frozenset[int]()
+                peak = 0
                 while process.poll() is None:
-                    now = held(process.pid)
-                    peak = max(peak, sum(size for pid, size in now.items() if pid in before))
-                    before = frozenset(now)
+                    peak = max(peak, held(process.pid))
                     time.sleep(EVERY_SECONDS)
             finally:
                 process.kill()
@@ -44,11 +44,28 @@ def run(command: list[str], environment: dict[str, str]) -> tuple[Any, int]:
     return json.loads(told[start:]), peak >> 20
 
 
-def held(pid: int) -> dict[int, int]:
-    """Bytes that the process and each below it hold now."""
-    found = {}
+class Seen(NamedTuple):
+    """One look at a process: bytes that it holds and that it can address."""
+
+    parent: int
+    program: str
+    started: float
+    held: int
+    addressed: int
+
+
+def held(pid: int) -> int:
+    """Bytes that the process and all below it hold now."""
+    family = {}
     with suppress(psutil.Error):
         for one in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
-            with suppress(psutil.Error):
-                found[one.pid] = one.memory_info().rss
-    return found
+            with suppress(psutil.Error), one.oneshot():
+                memory = one.memory_info()
+                family[one.pid] = Seen(one.ppid(), one.exe(), one.create_time(), memory.rss, memory.vms)
+    return sum(one.held for one in family.values() if not _shares(one, family.get(one.parent)))
+
+
+def _shares(child: Seen, parent: Seen | None) -> bool:
+    """Whether the child has not become a program of its own yet."""
+    young = time.time() - child.started < FORKING_SECONDS
+    return parent is not None and young and child.program == parent.program and abs(child.addressed - parent.addressed) < parent.addressed / 100

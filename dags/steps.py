@@ -21,7 +21,6 @@ from contracts.model import Layer, Load, Table
 from contracts.report import PUBLISHED, UNCHANGED, CheckResult, RowAccount, TableReport
 
 if TYPE_CHECKING:
-    from etl.delta import NamedFiles
     from etl.stage import Plan, Staged
     from expectations.audit import Audit
     from features.consistency import Consistency
@@ -88,13 +87,12 @@ def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None 
     from lineage.record import Engine, recorded
 
     table, clock = catalog.table(name), Clock()
-    with _in_a_sentence(name), locked(name), delta.naming_files() as named:
+    with _in_a_sentence(name), locked(name), delta.holding_files(name):
         planned = plan(table, interval)
-        named.refuse_vanished()
         if planned.nothing_to_do:
             return _unchanged(planned)
         with recorded(table, interval, planned.inputs, parent=parent, engine=Engine(*engine.describe())) as recording:
-            report = _carry(planned, run_id, clock, named, on_checks=lambda checks: setattr(recording, "checks", checks))
+            report = _carry(planned, run_id, clock, on_checks=lambda checks: setattr(recording, "checks", checks))
             recording.report = report
             return report
 
@@ -131,7 +129,7 @@ def _engine_lost(error: Exception) -> str:
     return engine.lost() if type(error).__module__.split(".")[0] in ("pyspark", "grpc") else ""
 
 
-def _carry(planned: Plan, run_id: str, clock: Clock, named: NamedFiles, on_checks: Callable[[tuple[CheckResult, ...]], None]) -> TableReport:
+def _carry(planned: Plan, run_id: str, clock: Clock, on_checks: Callable[[tuple[CheckResult, ...]], None]) -> TableReport:
     from etl import quarantine
     from etl.stage import stage
 
@@ -152,7 +150,6 @@ def _carry(planned: Plan, run_id: str, clock: Clock, named: NamedFiles, on_check
                 staged.keep(verdict.good)
             account = RowAccount(staged.rows_in, staged.rows, quarantined, staged.duplicates)
             account.verify(planned.table.qualified)
-            named.refuse_vanished()
             version = _publish(staged, account, run_id) if _changes(staged) else planned.base or 0
         return _report(staged, verdict, account, version, quarantine_version, clock)
     finally:
@@ -231,7 +228,7 @@ def _size(table: Table) -> tuple[int, int]:
     from etl import delta
 
     found = delta.open_table(table.qualified)
-    return delta.size(found) if found else (0, 0)
+    return delta.size(found, settings.table_path(table.qualified)) if found else (0, 0)
 
 
 def make_release(interval: Interval, run_id: str, parent: Parent | None = None) -> release.Release:

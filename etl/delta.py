@@ -36,6 +36,8 @@ Within = Mapping[str, Sequence[tuple[Any, Any]]]
 ANYWHERE: Within = {}
 FEW_FILES = 24
 """Data files that Sail is given by name. It looks into each of them before it plans (5 ms for two files, 11 for 29), so for more its own reader is cheaper, which goes by the log (10 ms with 200 files in it)."""
+OUR_NAMES = re.compile(r"part-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.zst\.parquet")
+"""Of the data files that `etl.publishing` writes and moves."""
 TIDYING = ("optimize", "vacuum")
 """The runs of commits that change no row."""
 FEATURES = {"appendOnly", "invariants", "timestampNtz"}
@@ -196,45 +198,36 @@ def read(qualified: str, version: int, within: Within = ANYWHERE) -> DataFrame:
     """The table at that version, as the engine reads it. A caller that goes on to filter says by `within` what it keeps: rows whose columns lie in one of these closed ranges of days or numbers.
 
     Sail goes through the whole log for each table of each plan, so a day would cost more with each year before it. This process knows the log already: inside of
-    `naming_files`, and where few files can hold such rows, it names them to Sail.
+    `holding_files`, and where few files can hold such rows, it names them to Sail.
     """
     from etl import engine
 
-    named = _naming.get()
-    if named is not None and (picked := _few_files(qualified, version, within)):
-        named.files |= picked.files
-        return engine.session().read.schema(picked.columns).parquet(*map(str, picked.files)) if picked.files else engine.empty(picked.columns)
+    if (held := _holding.get()) is not None and (picked := _few_files(qualified, version, within)) and (links := _linked(picked.files, held)) is not None:
+        return engine.session().read.schema(picked.columns).parquet(*map(str, links)) if links else engine.empty(picked.columns)
     return engine.session().read.format("delta").option("versionAsOf", version).load(str(settings.table_path(qualified)))
 
 
 @contextmanager
-def naming_files() -> Iterator[NamedFiles]:
-    """Inside, tables may be read by the names of their files. Sail reads one that is gone as if it were empty, whenever a plan is carried out, so the caller asks afterwards whether all stayed, and before it publishes."""
-    named = NamedFiles()
-    before = _naming.set(named)
+def holding_files(qualified: str) -> Iterator[None]:
+    """Inside, tables may be read by the names of their files, which hard links hold below the folder of `qualified`; the caller has its lock.
+
+    Sail reads a file that is gone as if it were empty, and does not say so. What a link holds stays, whoever moves or removes the file.
+    """
+    if not _sail_on_a_disk():
+        yield
+        return
+    folder = settings.table_path(qualified) / "_reading"
+    storage.remove_tree(folder)  # of a run that was killed
+    before = _holding.set(folder)
     try:
-        yield named
+        yield
     finally:
-        _naming.reset(before)
+        _holding.reset(before)
+        storage.remove_tree(folder)
 
 
-@dataclass
-class NamedFiles:
-    """The data files that were named to the engine, with their sizes. No name is given twice, so one that is there was there all the time."""
-
-    files: dict[Path, int] = field(default_factory=dict)
-
-    def refuse_vanished(self) -> None:
-        """Raise LakeError unless each is there, and as long as the log says."""
-        gone = [path for path, held in self.files.items() if not _is_whole(path, held)]
-        if gone:
-            raise LakeError(
-                f"the data file {gone[0]}{f' and {len(gone) - 1} others' if len(gone) > 1 else ''} went away while this run read it. Nothing was published."
-                " See that nobody removes files below the lake, and that no vacuum reaches younger versions than a run takes; then run again"
-            )
-
-
-_naming: ContextVar[NamedFiles | None] = ContextVar("naming", default=None)
+_holding: ContextVar[Path | None] = ContextVar("holding", default=None)
+"""The folder of this run's links."""
 
 
 @dataclass(frozen=True)
@@ -245,26 +238,36 @@ class Picked:
     files: dict[Path, int]
 
 
+def _sail_on_a_disk() -> bool:
+    """Spark distributes the work on a log, and in a bucket each file would have to be asked for."""
+    return settings.engine() == "sail" and not storage.is_remote(settings.lake())
+
+
 def _few_files(qualified: str, version: int, within: Within) -> Picked | None:
-    """The files to read; None where the engine had better look for itself, and tell what is missing."""
-    table = open_table(qualified) if settings.engine() == "sail" and not storage.is_remote(settings.lake()) else None
+    """The files to read; None where the engine had better look for itself: for files that others wrote, too, whose columns may have other types inside, which Sail does not bring together."""
+    table = open_table(qualified) if _sail_on_a_disk() else None
     if table is None or table.version() != version or table.metadata().partition_columns:
         return None
     found = data_files(table, within=within)
-    if len(found) > FEW_FILES or any(set(one["path"]) & set("%:") for one in found):
+    if len(found) > FEW_FILES or not all(OUR_NAMES.fullmatch(one["path"]) for one in found):
         return None
     root = settings.table_path(qualified)
-    files = {root / one["path"]: one["size_bytes"] for one in found}
-    if not all(_is_whole(path, held) for path, held in files.items()):
-        return None
-    return Picked(", ".join(f"`{column.name}` {column.type.type}" for column in table.schema().fields), files)
+    columns = ", ".join(f"`{column.name}` {column.type.type}" for column in table.schema().fields)
+    return Picked(columns, {root / one["path"]: one["size_bytes"] for one in found})
 
 
-def _is_whole(path: Path, held: int) -> bool:
+def _linked(files: dict[Path, int], folder: Path) -> list[Path] | None:
+    """Links to the files, each as long as the log says; None where one is not there, or the file system has no hard links."""
+    links = {folder / path.name: path for path in files}
     try:
-        return path.stat().st_size == held
+        folder.mkdir(parents=True, exist_ok=True)
+        for link, path in links.items():
+            if not link.exists():
+                link.hardlink_to(path)
+        whole = [link.stat().st_size for link in links] == [*files.values()]
     except OSError:
-        return False
+        return None
+    return [*links] if whole else None
 
 
 def states(table: DeltaTable, *, since: int = -1) -> list[State | None]:
@@ -311,19 +314,20 @@ def rows_changed_since(table: DeltaTable, version: int) -> bool:
 
 def extent(table: DeltaTable, contract: Table) -> Interval | None:
     """The days between the oldest and the newest row, from the files' statistics; None when the table is empty."""
-    ranges = [(low, high) for _, low, high, rows in file_days(table, contract) if rows]
+    ranges = [(low, high) for _, low, high, rows in file_days(table, contract) if rows != 0]
     if not ranges:
         return None
     return Interval(min(low for low, _ in ranges), max(high for _, high in ranges) + timedelta(days=1))
 
 
-def size(table: DeltaTable) -> tuple[int, int]:
-    """Rows and bytes of the version."""
+def size(table: DeltaTable, root: Path) -> tuple[int, int]:
+    """Rows and bytes of the version. Files whose rows the log does not count are looked into."""
     import pyarrow.compute as pc
 
     found = _actions(table)
     rows, held = (pc.sum(found[name]).as_py() or 0 for name in ("num_records", "size_bytes"))
-    return rows, held
+    uncounted = found.filter(pc.is_null(found["num_records"]))["path"].to_pylist()
+    return rows + sum(storage.footer(root / path).num_rows for path in uncounted), held
 
 
 def data_files(table: DeltaTable, ranged: str | None = None, within: Within = ANYWHERE) -> list[dict[str, Any]]:
