@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contracts import settings, storage
-from contracts.interval import Interval, merged
+from contracts.interval import DAY, Interval, merged
 from contracts.model import Table
 from contracts.storage import Entry
 
@@ -202,8 +202,13 @@ def read(qualified: str, version: int, within: Within = ANYWHERE) -> DataFrame:
     """
     from etl import engine
 
-    if (held := _holding.get()) is not None and (picked := _few_files(qualified, version, within)) and (links := _linked(picked.files, held)) is not None:
-        return engine.session().read.schema(picked.columns).parquet(*map(str, links)) if links else engine.empty(picked.columns)
+    held = _holding.get()
+    picked = _few_files(qualified, version, within) if held else None
+    links = _linked(picked.files, held) if picked and held else None
+    if picked and links:
+        return engine.session().read.schema(picked.columns).parquet(*map(str, links))
+    if picked and links is not None:
+        return engine.empty(picked.columns)
     return engine.session().read.format("delta").option("versionAsOf", version).load(str(settings.table_path(qualified)))
 
 
@@ -246,7 +251,7 @@ def _sail_on_a_disk() -> bool:
 def _few_files(qualified: str, version: int, within: Within) -> Picked | None:
     """The files to read; None where the engine had better look for itself: for files that others wrote, too, whose columns may have other types inside, which Sail does not bring together."""
     table = open_table(qualified) if _sail_on_a_disk() else None
-    if table is None or table.version() != version or table.metadata().partition_columns:
+    if table is None or table.version() != version:
         return None
     found = data_files(table, within=within)
     if len(found) > FEW_FILES or not all(OUR_NAMES.fullmatch(one["path"]) for one in found):
@@ -338,6 +343,11 @@ def data_files(table: DeltaTable, ranged: str | None = None, within: Within = AN
     wanted = ["path", "size_bytes", "num_records", f"min.{ranged}", f"max.{ranged}"]
     rows: list[dict[str, Any]] = found.select([name for name in wanted if name in found.column_names]).to_pylist()
     return rows
+
+
+def on_days(column: str | None, days: Sequence[Interval]) -> Within:
+    """These days of a column."""
+    return {column: [(one.start, one.end - DAY) for one in days]} if column else ANYWHERE
 
 
 def _actions(table: DeltaTable) -> pa.Table:

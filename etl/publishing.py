@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from contracts import settings, storage
 from contracts.bucket import LockedError
-from contracts.interval import DAY, Interval
+from contracts.interval import Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, DecimalType, Table, Type
 from etl import delta
 from etl.delta import METADATA_KEY, State
@@ -184,7 +184,7 @@ def _superseded(table: DeltaTable, contract: Table, replace: Sequence[Interval],
         return []
     if whole:
         return [(one, False) for one in delta.data_files(table)]
-    concerned = delta.file_days(table, contract, {contract.time_column or "": [(one.start, one.end - DAY) for one in replace]})
+    concerned = delta.file_days(table, contract, delta.on_days(contract.time_column, replace))
     return [(file, not any(one.start <= low and high < one.end for one in replace)) for file, low, high, _ in concerned]
 
 

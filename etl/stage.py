@@ -90,7 +90,7 @@ class Staged:
 
     def paths(self) -> list[Path]:
         """The parquet files to publish; files without rows are left out. StageError unless they hold what was staged, as the engine reads one that is gone as if it were empty."""
-        rows = {path: storage.footer(path).num_rows for path in storage.tree(self.folder, ".parquet")}
+        rows = _rows_by_file(self.folder)
         if sum(rows.values()) != self.rows:
             raise StageError(
                 f"{self.table.qualified}: {self.rows} rows were staged, and {sum(rows.values())} are there. Nothing was published. See that nobody removes files below the lake, then run again"
@@ -111,7 +111,12 @@ class Staged:
 
 def parquet_files(folder: Path) -> list[Path]:
     """The files under a stage that hold rows."""
-    return [path for path in storage.tree(folder, ".parquet") if storage.footer(path).num_rows]
+    return [path for path, count in _rows_by_file(folder).items() if count]
+
+
+def _rows_by_file(folder: Path) -> dict[Path, int]:
+    """The files under a stage, with their rows."""
+    return {path: storage.footer(path).num_rows for path in storage.tree(folder, ".parquet")}
 
 
 def _frame(table: Table, folder: Path) -> DataFrame:
@@ -336,8 +341,7 @@ def _history(planned: Plan, name: str, version: int) -> DataFrame:
 def _of_days(name: str, version: int, days: Sequence[Interval]) -> DataFrame:
     """A table's rows of these days."""
     table = catalog.table(name)
-    within = {table.time_column or "": [(one.start, one.end - DAY) for one in days]}
-    return delta.read(name, version, within).filter(days_sql(table, days))
+    return delta.read(name, version, delta.on_days(table.time_column, days)).filter(days_sql(table, days))
 
 
 def _weeks(planned: Plan, bought: Sequence[Interval]) -> tuple[int, int]:
@@ -420,4 +424,4 @@ def _write_by_month(table: Table, rows: DataFrame, days: Sequence[Interval], fol
 
 
 def _rows_in(folder: Path) -> int:
-    return sum(storage.footer(path).num_rows for path in storage.tree(folder, ".parquet"))
+    return sum(_rows_by_file(folder).values())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contracts import settings, storage
-from contracts.interval import DAY, Interval, days_of
+from contracts.interval import Interval, days_of
 from contracts.model import Table
 from etl import delta
 from etl.sources import landing
@@ -82,7 +82,7 @@ def _known_files(table: Table, interval: Interval) -> dict[tuple[str, date], str
     if found is None:
         return {}
     root = settings.table_path(table.qualified)
-    files = [str(root / one["path"]) for one in delta.data_files(found, within={"_landed_date": [(interval.start, interval.end - DAY)]})]
+    files = [str(root / one["path"]) for one in delta.data_files(found, within=delta.on_days("_landed_date", [interval]))]
     if not files:
         return {}
     query = "SELECT max_by(_file_hash, _loaded_at), _landed_date, _file FROM read_parquet(?) WHERE _landed_date >= ? AND _landed_date < ? GROUP BY ALL"
