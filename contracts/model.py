@@ -68,6 +68,11 @@ class DecimalType(Type):
     precision: int = 12
     scale: int = 2
 
+    @property
+    def largest(self) -> float:
+        """The largest number that fits, for the bounds of a column of doubles that becomes one of this type."""
+        return float(Number(10**self.precision - 1).scaleb(-self.scale))
+
 
 LONG = Type("bigint")
 STRING = Type("string")
@@ -94,6 +99,8 @@ class Column:
     """One column and what each of its cells promises.
 
     `required` cells are never NULL; `minimum`, `maximum` (both inclusive), `allowed` and `pattern` (the whole text) bind the cells that are not NULL.
+    `multiline` allows line breaks in a quoted cell of a landed CSV file. Elsewhere a quote that is not closed on its
+    line stops the file.
     """
 
     name: str
@@ -104,6 +111,7 @@ class Column:
     maximum: Bound | None = None
     allowed: tuple[str, ...] = ()
     pattern: str | None = None
+    multiline: bool = False
     unit: str | None = None
     pii: Pii = Pii.NONE
     severity: Severity = Severity.CRITICAL
@@ -119,6 +127,8 @@ class Column:
             raise ContractError(f"column {self.name}: minimum and maximum bind numbers, and {self.type.spark} is none")
         if (self.allowed or self.pattern) and self.type != STRING:
             raise ContractError(f"column {self.name}: allowed and pattern bind text, and {self.type.spark} is none")
+        if self.multiline and self.type != STRING:
+            raise ContractError(f"column {self.name}: multiline binds text, and {self.type.spark} is none")
 
 
 @dataclass(frozen=True)
@@ -224,7 +234,9 @@ class Table:
 def _checks_of(column: Column) -> Iterator[Check]:
     name = column.name
     if column.required:
-        yield Check(f"{name}_present", (name,), f"{name} IS NOT NULL", f"{name} is missing", Severity.CRITICAL)
+        # A transform that casts to a decimal makes NULL of a number with too many digits: the cell did come.
+        unfit = f", or does not fit {column.type.spark}" if isinstance(column.type, DecimalType) else ""
+        yield Check(f"{name}_present", (name,), f"{name} IS NOT NULL", f"{name} is missing{unfit}", Severity.CRITICAL)
     if column.minimum is not None or column.maximum is not None:
         yield Check(f"{name}_range", (name,), _range_sql(column), _range_reason(column), column.severity)
     if column.allowed:
@@ -235,9 +247,14 @@ def _checks_of(column: Column) -> Iterator[Check]:
 
 
 def _range_sql(column: Column) -> str:
-    low = f"{column.name} >= {column.minimum}" if column.minimum is not None else ""
-    high = f"{column.name} <= {column.maximum}" if column.maximum is not None else ""
+    low = f"{column.name} >= {_number(column.minimum)}" if column.minimum is not None else ""
+    high = f"{column.name} <= {_number(column.maximum)}" if column.maximum is not None else ""
     return " AND ".join(part for part in (low, high) if part)
+
+
+def _number(bound: Bound) -> str:
+    """The bound in SQL, where a number with a point is a decimal: Sail fails to compare a large double with one."""
+    return f"CAST({bound} AS DOUBLE)" if isinstance(bound, float) else str(bound)
 
 
 def _range_reason(column: Column) -> str:

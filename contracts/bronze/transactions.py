@@ -3,7 +3,13 @@
 from datetime import timedelta
 
 from contracts.bronze import AUDIT_COLUMNS
-from contracts.model import DOUBLE, LONG, TIMESTAMP, Column, Layer, Pii, Rule, Table
+from contracts.model import DOUBLE, LONG, MONEY, TIMESTAMP, Column, Layer, Pii, Rule, Table
+
+
+def _amount(name: str, doc: str) -> Column:
+    """Money that silver's type can hold. Its quarantine would show a larger number as NULL."""
+    return Column(name, DOUBLE, doc, required=True, minimum=-MONEY.largest, maximum=MONEY.largest, unit="USD")
+
 
 transactions = Table(
     layer=Layer.BRONZE,
@@ -19,10 +25,10 @@ transactions = Table(
         Column("basket_id", LONG, "Shopping trip", required=True),
         Column("product_id", LONG, "Product", required=True),
         Column("quantity", LONG, "Units bought", required=True),
-        Column("sales_value", DOUBLE, "What the retailer received", required=True, unit="USD"),
-        Column("retail_disc", DOUBLE, "Discount from the loyalty card", required=True, unit="USD"),
-        Column("coupon_disc", DOUBLE, "Discount from a manufacturer's coupon", required=True, unit="USD"),
-        Column("coupon_match_disc", DOUBLE, "Retailer's match of the coupon", required=True, unit="USD"),
+        _amount("sales_value", "What the retailer received"),
+        _amount("retail_disc", "Discount from the loyalty card"),
+        _amount("coupon_disc", "Discount from a manufacturer's coupon"),
+        _amount("coupon_match_disc", "Retailer's match of the coupon"),
         Column("week", LONG, "Week of the study, from 1", required=True),
         Column("transaction_timestamp", TIMESTAMP, "When the basket was paid, UTC", required=True),
         *AUDIT_COLUMNS,

@@ -1,5 +1,6 @@
 """A contract that contradicts itself fails at import, and its checks are SQL that says what it declares."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -7,7 +8,7 @@ import duckdb
 import pytest
 
 from contracts import catalog
-from contracts.model import DATE, LONG, MONEY, STRING, Column, ContractError, Layer, Reference, Rule, Severity, Table, Type, decimal
+from contracts.model import DATE, DOUBLE, LONG, MONEY, STRING, Column, ContractError, DecimalType, Layer, Reference, Rule, Severity, Table, Type, decimal
 
 KEY = Column("order_id", LONG, "Order", required=True)
 AMOUNT = Column("amount", decimal(12, 2), "What was paid", minimum=0, maximum=100)
@@ -62,11 +63,30 @@ def test_a_minimum_above_the_maximum() -> None:
         (DATE, {"maximum": 1}, "minimum and maximum bind numbers, and date is none"),
         (LONG, {"allowed": ("1",)}, "allowed and pattern bind text, and bigint is none"),
         (MONEY, {"pattern": "[0-9]"}, r"allowed and pattern bind text, and decimal\(12,2\) is none"),
+        (LONG, {"multiline": True}, "multiline binds text, and bigint is none"),
     ],
 )
 def test_a_promise_that_a_columns_type_cannot_keep(kind: Type, promise: dict[str, Any], told: str) -> None:
     with pytest.raises(ContractError, match=f"^column amount: {told}$"):
         Column("amount", kind, "Paid", **promise)
+
+
+@pytest.mark.parametrize(("kind", "largest"), [(MONEY, 9_999_999_999.99), (decimal(3, 0), 999.0), (decimal(2, 2), 0.99)])
+def test_the_largest_number_of_a_decimal(kind: DecimalType, largest: float) -> None:
+    assert kind.largest == largest
+
+
+def test_a_decimal_that_is_missing_may_be_one_that_does_not_fit() -> None:
+    reasons = {check.name: check.reason for check in orders(replace(KEY), replace(AMOUNT, required=True)).checks()}
+    assert reasons["amount_present"] == "amount is missing, or does not fit decimal(12,2)"
+    assert reasons["order_id_present"] == "order_id is missing"
+
+
+def test_bounds_with_a_point_are_compared_as_doubles() -> None:
+    (check,) = orders(Column("amount", DOUBLE, "Paid", minimum=-9_999_999_999.99, maximum=1)).checks()
+    assert check.sql == "amount >= CAST(-9999999999.99 AS DOUBLE) AND amount <= 1"
+    kept = duckdb.sql(f"SELECT {check.sql} FROM (VALUES (-1e30), (-9999999999.99::DOUBLE), (1e0), (1e300)) AS t(amount)").fetchall()
+    assert kept == [(False,), (True,), (True,), (False,)]
 
 
 def test_a_minimum_that_is_the_maximum_is_one_value() -> None:

@@ -70,7 +70,8 @@ def broken_by(table: Table, row: Row) -> dict[str, tuple[str, str]]:
     for column in table.columns:
         value, name = row[column.name], column.name
         if column.required and value is None:
-            found[f"{name}_present"] = ("critical", f"{name} is missing")
+            unfit = f", or does not fit {column.type.spark}" if column.type.spark.startswith("decimal") else ""
+            found[f"{name}_present"] = ("critical", f"{name} is missing{unfit}")
         if value is None:
             continue
         low = -math.inf if column.minimum is None else column.minimum
