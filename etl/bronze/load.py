@@ -51,7 +51,7 @@ def load(table: Table, interval: Interval, stage: Path) -> Loaded:
     known = _known_files(table, interval)
     result, fresh = Loaded(), []
     for file in landing.files(table, interval):
-        digest = file.digest()
+        digest = landing.digest(table, file)
         if (known_as := known.get((digest, file.day))) is None:
             known[digest, file.day] = file.name
             fresh.append((file, digest))

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -18,16 +18,26 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
+
 from contracts import settings
 from contracts.bronze import AUDIT_COLUMNS
 from contracts.interval import DAY, Interval
-from contracts.model import DOUBLE, Column, Table
+from contracts.model import DOUBLE, STRING, Column, Table
 from etl.publishing import arrow_type
+from etl.sources import csv_lines
+from etl.sources.csv_lines import LineError, Lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMATS = (".parquet", ".csv")
+MAGIC = {b"PAR1": "it is a parquet file, so its name should end in .parquet", b"\x1f\x8b": "it is compressed by gzip"}
+"""First bytes of files that are no CSV, and what they are."""
+BLOCK = 1 << 20
+"""Bytes that the CSV parser works on at a time, if no record needs more: its own default."""
+LARGEST_BLOCK = 2**31 - 1
+"""More bytes the parser cannot count."""
 AUDIT_NAMES = tuple(column.name for column in AUDIT_COLUMNS)
 YEARS = (1900, 2199)
 """First and last year of a folder and of a table's time column. A date outside is a placeholder (0001-01-01, 9999-12-31) or a unit mistaken, and days are computed from it."""
@@ -44,11 +54,6 @@ class LandedFile:
     path: Path
     name: str
     day: date
-
-    def digest(self) -> str:
-        """SHA-256 of the bytes, in hex."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -81,35 +86,101 @@ def require() -> Path:
 
 
 def files(table: Table, interval: Interval | None = None) -> list[LandedFile]:
-    """The files of a table that landed under a date of the interval (or any), oldest folder first. Hidden and half-written files (.x, _x, x.tmp) are passed over."""
+    """The files of a table that landed under a date of the interval (or any), oldest folder first.
+
+    Hidden and half-written files (.x, _x, x.tmp) are passed over. Symbolic links are followed within the landing zone only.
+    """
     root = require()
     found = []
     for day, folder in _days(root, table, interval):
-        found += [LandedFile(path, str(path.relative_to(root)), day) for path in sorted(Path(folder).iterdir()) if _visible(path.name)]
+        entries = sorted(_visible_entries(table, root, folder), key=lambda entry: entry.name)
+        name = _within(root, folder)
+        found += [LandedFile(Path(entry.path), f"{name}/{entry.name}", day) for entry in entries]
     for file in found:
-        _refuse_other_formats(table, file)
+        _ensure_format(table, file)
     return found
+
+
+def digest(table: Table, file: LandedFile) -> str:
+    """SHA-256 of the file's bytes, in hex."""
+    try:
+        with file.path.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(table, file, "a file", error.strerror or str(error)) from error
 
 
 def _days(root: Path, table: Table, interval: Interval | None = None) -> list[tuple[date, str]]:
     """The day folders of a table, oldest first. A long past has thousands, so they are no `Path`s, and what a name means is found once."""
     start, end = (interval.start, interval.end) if interval else (date.min, date.max)
     found = []
-    try:
-        with os.scandir(root / table.name) as entries:
-            for one in entries:
-                day = _day_of(one.name)
-                if day and one.is_dir():
-                    if start <= day < end:
-                        found.append((day, one.path))
-                elif _visible(one.name):
-                    _refuse_folder(table, one)
-    except (FileNotFoundError, NotADirectoryError):
+    folder = root / table.name
+    if folder.is_symlink():
+        _ensure_inside(table, root, str(folder))
+    if not folder.is_dir():
         return []
+    for entry in _visible_entries(table, root, str(folder)):
+        day = _day_of(entry.name)
+        if not day or not entry.is_dir():
+            _refuse_folder(table, entry)
+        if start <= day < end:
+            found.append((day, entry.path))
     return sorted(found)
 
 
-def _refuse_other_formats(table: Table, file: LandedFile) -> None:
+def _visible_entries(table: Table, root: Path, folder: str) -> list[os.DirEntry[str]]:
+    """What lies in a folder, without hidden and half-written files.
+
+    Raises LandingError for a name that is not UTF-8, and for a link out of the landing zone.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if _visible(entry.name)]
+    except OSError as error:
+        name = _within(root, folder)
+        raise LandingError(f"{table.qualified}: the folder {name} cannot be listed ({error.strerror}). Let this user read it, then run again") from error
+    for entry in found:
+        if not entry.name.isascii():
+            _ensure_utf8(table, root, entry.path)
+        if entry.is_symlink():
+            _ensure_inside(table, root, entry.path)
+    return found
+
+
+def _within(root: Path, path: str) -> str:
+    """The path relative to the landing zone."""
+    return str(Path(path).relative_to(root))
+
+
+def _ensure_utf8(table: Table, root: Path, path: str) -> None:
+    """Raise LandingError for a name that Python holds with surrogates; neither a table nor a log can."""
+    name = _within(root, path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise LandingError(f"{table.qualified}: the name {os.fsencode(name)!r} in the landing zone is not UTF-8. Rename it, then run again") from None
+
+
+def _ensure_inside(table: Table, root: Path, link: str) -> None:
+    """Raise LandingError for a symbolic link whose target is not in the landing zone, which itself may be a link.
+
+    The target is not opened.
+    """
+    name = _within(root, link)
+    try:
+        target = os.path.realpath(link, strict=True)
+    except OSError as error:
+        raise LandingError(
+            f"{table.qualified}: {name} is a symbolic link that cannot be followed ({error.strerror}). Land the file or folder itself, or remove the link"
+        ) from None
+    zone = os.path.realpath(root)
+    if os.path.commonpath((zone, target)) != zone:
+        raise LandingError(
+            f"{table.qualified}: {name} is a symbolic link out of the landing zone, which is not followed. Land the file or folder itself, or remove the link"
+        )
+
+
+def _ensure_format(table: Table, file: LandedFile) -> None:
     if not file.path.is_file():
         raise LandingError(f"{table.qualified}: {file.name} is not a file. Land files at {table.name}/{file.day}/<file>, or move it out of the landing zone")
     if file.path.suffix not in FORMATS:
@@ -154,14 +225,10 @@ def coverage(tables: tuple[Table, ...]) -> Interval:
 
 def _ends(table: Table) -> Iterator[date]:
     """The first and the last day under which a file of the table lies; other folders are not looked into."""
-    days = _days(require(), table)
+    root = require()
+    days = _days(root, table)
     for towards_the_middle in (days, reversed(days)):
-        yield from islice((day for day, folder in towards_the_middle if _holds_a_file(folder)), 1)
-
-
-def _holds_a_file(folder: str) -> bool:
-    with os.scandir(folder) as entries:
-        return any(_visible(one.name) for one in entries)
+        yield from islice((day for day, folder in towards_the_middle if _visible_entries(table, root, folder)), 1)
 
 
 def _refuse_misspelt_tables(tables: tuple[Table, ...]) -> None:
@@ -170,74 +237,132 @@ def _refuse_misspelt_tables(tables: tuple[Table, ...]) -> None:
     for folder in sorted(require().iterdir()):
         near = difflib.get_close_matches(folder.name, names, 1, 0.8)
         if _visible(folder.name) and near and folder.name not in names:
-            raise LandingError(f"the landing zone has {folder.name}, which is the name of no table. Rename it to {near[0]}, or move it away, then run again")
+            raise LandingError(
+                f"the landing zone has {_printable(folder.name)}, which is the name of no table. Rename it to {near[0]}, or move it away, then run again"
+            )
+
+
+def _printable(name: str) -> str:
+    """The name; bytes that are not UTF-8 as escapes."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def read(table: Table, file: LandedFile) -> Content:
     """The file's rows in the contract's columns and types (without the audit columns)."""
-    raw, unreadable, total = _read_csv(table, file) if file.path.suffix == ".csv" else _read_parquet(table, file)
     columns = [column for column in table.columns if column.name not in AUDIT_NAMES]
-    _refuse_missing(table, file, columns, raw.column_names)
-    _refuse_doubled(table, file, columns, raw.column_names)
+    raw, unreadable, total = _read_csv(table, file, columns) if file.path.suffix == ".csv" else _read_parquet(table, file, columns)
     return _typed(table, file, raw.select([column.name for column in columns]), columns, unreadable, total)
 
 
-def _read_parquet(table: Table, file: LandedFile) -> tuple[pa.Table, list[Rejected], int]:
+def _read_parquet(table: Table, file: LandedFile, columns: list[Column]) -> tuple[pa.Table, list[Rejected], int]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(file.path) as reader:
+            _ensure_columns(table, file, columns, reader.schema_arrow.names)
             return reader.read(), [], reader.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(table, file, "parquet", error) from error
 
 
-def _read_csv(table: Table, file: LandedFile) -> tuple[pa.Table, list[Rejected], int]:
-    """Every cell as text: types are judged later, cell by cell, so that one bad cell costs one row."""
+def _read_csv(table: Table, file: LandedFile, columns: list[Column]) -> tuple[pa.Table, list[Rejected], int]:
+    """Every cell as text: types are judged later, cell by cell, so that one bad cell costs one row.
+
+    Raises LandingError unless the parser comes to as many records as the lines do.
+    """
     import pyarrow as pa
     from pyarrow import csv
 
-    ragged: list[Rejected] = []
+    lines = _lines(table, file, columns)
+    _ensure_columns(table, file, columns, lines.header)
+    goes_on = "a cell goes on after its closing quote"
+    rejected = [Rejected(file.name, file.day, json.dumps({"line": line}), (goes_on,)) for line in csv_lines.text(file.path, lines.malformed)]
 
     def keep(row: Any) -> str:
         reason = f"the line has {row.actual_columns} fields, the header has {row.expected_columns}"
-        ragged.append(Rejected(file.name, file.day, json.dumps({"line": row.text}), (reason,)))
+        rejected.append(Rejected(file.name, file.day, json.dumps({"line": row.text}), (reason,)))
         return "skip"
 
-    names = [column.name for column in table.columns]
-    convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False)
+    names = [column.name for column in columns]
+    convert = csv.ConvertOptions(
+        include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False
+    )
+    parse = csv.ParseOptions(invalid_row_handler=keep, newlines_in_values=lines.spanning)
+    source = pa.BufferReader(csv_lines.without(file.path, lines.malformed)) if lines.malformed else file.path
     try:
-        rows = csv.read_csv(file.path, convert_options=convert, parse_options=csv.ParseOptions(invalid_row_handler=keep, newlines_in_values=True))
-        _ = rows.column_names  # decoded on access
+        rows = csv.read_csv(source, csv.ReadOptions(block_size=_block_size(table, file, lines)), parse, convert)
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(table, file, "CSV", error) from error
-    except UnicodeDecodeError as error:
-        raise _unreadable(table, file, "CSV", f"it is not UTF-8: {error}") from error
-    return rows, ragged, rows.num_rows + len(ragged)
+        raise _unreadable(table, file, "CSV", type(error).__name__) from None  # the parser's message may quote a cell
+    if rows.num_rows + len(rejected) != lines.records:
+        raise _unreadable(table, file, "CSV", f"its lines hold {lines.records:,} records, and {rows.num_rows + len(rejected):,} were read")
+    return rows, rejected, lines.records
 
 
-def _unreadable(table: Table, file: LandedFile, kind: str, error: Exception | str) -> LandingError:
-    told = " ".join(str(error).split()).rstrip(".")
-    return LandingError(f"{table.qualified}: {file.name} cannot be read as {kind} ({told}). Land the file again; nothing of this table was published")
+def _block_size(table: Table, file: LandedFile, lines: Lines) -> int:
+    """Bytes that the parser takes at a time: a record at least, and the whole file where records span lines.
+
+    It drops the LF of a CR LF inside of a cell that lies across two blocks (apache/arrow#51368).
+    """
+    needed = max(BLOCK, (lines.size if lines.spanning else lines.longest) + 1)
+    if needed > LARGEST_BLOCK:
+        raise _unreadable(table, file, "CSV", f"it holds cells of several lines and more than {LARGEST_BLOCK >> 20:,} MiB", " Split it.")
+    return needed
 
 
-def _refuse_missing(table: Table, file: LandedFile, columns: list[Column], got: list[str]) -> None:
+def _lines(table: Table, file: LandedFile, columns: list[Column]) -> Lines:
+    """The account of the file's lines; LandingError where they do not add up. Its message holds no cell of the file."""
+    try:
+        with file.path.open("rb") as content:
+            start = content.read(4)
+        if other := next((what for magic, what in MAGIC.items() if start.startswith(magic)), ""):
+            raise _unreadable(table, file, "CSV", other)
+        return csv_lines.scan(file.path, [column.name for column in columns if column.multiline])
+    except LineError as error:
+        remedy = ""
+        if error.column is not None:
+            where = f"in column {error.column}" if error.column in table.column_names else "in a column that the contract does not have"
+            remedy = (
+                " Close the quote, or double it where it belongs to the cell; a cell may hold line breaks where"
+                f" contracts/bronze/{table.name}.py says multiline=True."
+            )
+            raise _unreadable(table, file, "CSV", f"line {error.line} {error}, {where}", remedy) from None
+        raise _unreadable(table, file, "CSV", f"line {error.line} {error}") from None
+    except OSError as error:
+        raise _unreadable(table, file, "CSV", error.strerror or str(error)) from error
+
+
+def _unreadable(table: Table, file: LandedFile, kind: str, error: Exception | str, remedy: str = "") -> LandingError:
+    message = " ".join(str(error).split()).rstrip(".")
+    return LandingError(
+        f"{table.qualified}: {file.name} cannot be read as {kind} ({message}).{remedy} Land the file again; nothing of this table was published"
+    )
+
+
+def _ensure_columns(table: Table, file: LandedFile, columns: list[Column], got: Sequence[str]) -> None:
+    _refuse_missing(table, file, columns, got)
+    _refuse_doubled(table, file, columns, got)
+
+
+def _refuse_missing(table: Table, file: LandedFile, columns: list[Column], got: Sequence[str]) -> None:
     missing = [column.name for column in columns if column.name not in got]
     if not missing:
         return
     extra = {name.strip().lower(): name for name in got if name not in table.column_names}
     guesses = [f"{extra[near[0]]} instead of {name}" for name in missing if (near := difflib.get_close_matches(name, extra, 1, 0.5))]
-    hint = f" Renamed? It has {', '.join(guesses)}." if guesses else ""
-    if len(got) == 1 and len(columns) > 1 and file.path.suffix == ".csv":
-        hint = " Separated by something else? A comma is expected."
+    hint = f" Got: {', '.join(got)}." + (f" Renamed? It has {', '.join(guesses)}." if guesses else "")
+    if file.path.suffix == ".csv" and not any(difflib.get_close_matches(name.strip().lower(), table.column_names, 1, 0.8) for name in got):
+        # Without a header the first line is data, which no message may show.
+        hint = " Its first line names no column of the contract. Is the header missing?"
+        if len(got) == 1 and len(columns) > 1:
+            hint = " Its first line has no comma. Separated by something else? A comma is expected."
     raise LandingError(
-        f"{table.qualified}: {file.name} lacks {len(missing)} column{'s' * (len(missing) > 1)}: {', '.join(missing)}. Got: {', '.join(got)}.{hint}"
+        f"{table.qualified}: {file.name} lacks {len(missing)} column{'s' * (len(missing) > 1)}: {', '.join(missing)}.{hint}"
         f" Land the file again with the columns of contracts/bronze/{table.name}.py; nothing of this table was published"
     )
 
 
-def _refuse_doubled(table: Table, file: LandedFile, columns: list[Column], got: list[str]) -> None:
+def _refuse_doubled(table: Table, file: LandedFile, columns: list[Column], got: Sequence[str]) -> None:
     doubled = [column.name for column in columns if got.count(column.name) > 1]
     if doubled:
         raise LandingError(
@@ -292,10 +417,12 @@ def _cast_parts(table: Table, values: pa.ChunkedArray, column: Column, first: in
 
 
 def _fitting(table: Table, values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
-    """The values, if they are finite numbers, and dates that days can be computed from."""
+    """The values, if they are finite numbers, text in UTF-8, and dates that days can be computed from."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if column.type == STRING and not _is_ascii(values):
+        values.validate(full=True)  # a parquet file may call any bytes text
     fits = None
     if column.type == DOUBLE:
         fits = pc.is_finite(values)
@@ -307,10 +434,16 @@ def _fitting(table: Table, values: pa.ChunkedArray, column: Column) -> pa.Chunke
     return values
 
 
+def _is_ascii(values: pa.ChunkedArray) -> bool:
+    """Whether the buffers behind the text are ASCII, which is quick to see."""
+    contents = (chunk.buffers()[2] for chunk in values.chunks)
+    return all(np.frombuffer(content, np.uint8).max(initial=0) < 128 for content in contents if content is not None)
+
+
 def _expected(table: Table, column: Column) -> str:
     if column.name == table.time_column:
         return f"{column.type.spark} between {YEARS[0]} and {YEARS[1]}"
-    return f"{column.type.spark} that is finite" if column.type == DOUBLE else column.type.spark
+    return column.type.spark + {DOUBLE: " that is finite", STRING: " in UTF-8"}.get(column.type, "")
 
 
 def _cast_all(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
@@ -355,9 +488,11 @@ def _instants(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _plain(cell: pa.Scalar) -> Any:
-    """The cell in Python; as text where Python has no such date."""
+    """The cell in Python; as text where Python has no such date, with escapes where it is not UTF-8."""
     try:
         return cell.as_py()
+    except UnicodeDecodeError:
+        return cell.as_buffer().to_pybytes().decode(errors="backslashreplace")
     except (ValueError, OverflowError):
         return str(cell)
 

@@ -60,7 +60,7 @@ def test_a_file_of_0_bytes_is_refused(stocked: Shop, refused: Callable, suffix: 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_a_csv_that_is_not_utf_8_is_refused(stocked: Shop, refused: Callable, encoding: str) -> None:
     csv(stocked, LINE.replace("10:00", "1\u00fc:00"), encoding=encoding)
-    refused(LandingError, f"{FILE}.csv cannot be read as CSV", "utf-8" if encoding == "utf-16" else "UTF8", AGAIN)
+    refused(LandingError, f"{FILE}.csv cannot be read as CSV (line {1 if encoding == 'utf-16' else 2} ", "UTF-8", AGAIN)
 
 
 def test_a_refused_file_that_lands_whole_is_loaded_by_the_next_run(stocked: Shop, run: Callable, refused: Callable) -> None:
@@ -181,7 +181,7 @@ def test_a_folder_in_the_place_of_a_file(stocked: Shop, refused: Callable) -> No
 
 def test_a_link_to_nothing(stocked: Shop, refused: Callable) -> None:
     stocked.path("transactions", name="more").symlink_to("/nowhere.parquet")
-    refused(LandingError, f"bronze.transactions: transactions/{DAY}/more.parquet is not a file")
+    refused(LandingError, f"bronze.transactions: transactions/{DAY}/more.parquet is a symbolic link that cannot be followed")
 
 
 @pytest.mark.parametrize("name", [".transactions.parquet", "_SUCCESS", "transactions.parquet.tmp"])

@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import sys
+import traceback
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -167,6 +171,13 @@ def test_a_double_that_is_not_finite_costs_its_row(tmp_path: Path, bad: float) -
     assert content.rejected[0].reasons == (f"cell is {bad!r}, not a double that is finite",)
 
 
+def test_text_of_a_parquet_file_that_is_not_utf_8_costs_its_row(tmp_path: Path) -> None:
+    content = read_parquet(tmp_path, pa.array([b"ab", "é".encode(), b"c\xff", None]).view(pa.string()), STRING)
+    assert found(content) == ["ab", "é", None]
+    assert refused(content) == [r"c\xff"]
+    assert content.rejected[0].reasons == (r"cell is 'c\\xff', not a string in UTF-8",)
+
+
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
@@ -238,3 +249,167 @@ def test_only_files_of_the_interval_are_judged(zone: Path) -> None:
     assert [one.name for one in landing.files(cells(LONG), first)] == ["cells/2017-03-01/a.csv"]
     with pytest.raises(LandingError, match=r"cells/2017-03-02/b\.xlsx is neither"):
         landing.files(cells(LONG))
+
+
+# --- names and links
+
+
+def refusal_of(*tables: Table) -> str:
+    """What listing and coverage say, which is the same."""
+    with pytest.raises(LandingError) as listed:
+        landing.files(*tables)
+    with pytest.raises(LandingError) as covered:
+        landing.coverage(tables)
+    assert str(listed.value) == str(covered.value)
+    return str(listed.value)
+
+
+@pytest.fixture
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table's folder that lies elsewhere."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    land(elsewhere, "2017-03-01/a.csv")
+    return elsewhere / "cells"
+
+
+@pytest.mark.parametrize("linked", ["cells", "cells/2017-03-01", "cells/2017-03-01/a.csv"])
+def test_a_link_out_of_the_landing_zone_is_not_followed(zone: Path, outside: Path, linked: str) -> None:
+    link = zone / linked
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside.parent / linked)
+    assert refusal_of(cells(LONG)).startswith(
+        f"bronze.cells: {linked} is a symbolic link out of the landing zone, which is not followed. Land the file or folder itself"
+    )
+
+
+def test_a_link_that_goes_out_by_way_of_another_is_not_followed(zone: Path, outside: Path) -> None:
+    land(zone, "2017-03-01/a.csv")
+    (zone / ".store").symlink_to(outside)
+    (zone / "cells" / "2017-03-02").symlink_to("../.store/2017-03-01")
+    assert "cells/2017-03-02 is a symbolic link out of the landing zone" in refusal_of(cells(LONG))
+
+
+def test_a_folder_whose_name_begins_like_the_landing_zones_is_outside(zone: Path) -> None:
+    twin = zone.with_name(f"{zone.name}2")
+    land(twin, "2017-03-01/a.csv")
+    (zone / "cells").symlink_to(twin / "cells")
+    assert "out of the landing zone" in refusal_of(cells(LONG))
+
+
+@pytest.mark.parametrize("linked", ["cells", "cells/2017-03-01", "cells/2017-03-01/a.csv"])
+@pytest.mark.parametrize("target", ["itself", "nothing"])
+def test_a_link_that_leads_nowhere_is_refused(zone: Path, linked: str, target: str) -> None:
+    link = zone / linked
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(link if target == "itself" else zone / "gone")
+    assert refusal_of(cells(LONG)).startswith(f"bronze.cells: {linked} is a symbolic link that cannot be followed (")
+
+
+def test_links_within_the_landing_zone_are_followed(zone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    land(zone / ".store", "2017-03-01/a.csv")
+    (zone / "cells").symlink_to(".store/cells")
+    (zone / "cells" / "2017-03-02").symlink_to("2017-03-01")
+    (zone / "cells" / "2017-03-01" / "b.csv").symlink_to("a.csv")
+    monkeypatch.setenv("MILLRACE_LANDING", str(zone / "link"))
+    (zone / "link").symlink_to(zone)
+    assert [file.name for file in landing.files(cells(LONG))] == [f"cells/2017-03-0{day}/{name}.csv" for day in (1, 2) for name in "ab"]
+    assert landing.coverage((cells(LONG),)) == Interval(date(2017, 3, 1), date(2017, 3, 3))
+
+
+@pytest.mark.parametrize("name", ["cells/caf\udce9", "cells/2017-03-01/caf\udce9.csv"])
+def test_a_name_that_is_not_utf_8_is_refused(zone: Path, name: str) -> None:
+    land(zone, "2017-03-01/a.csv")
+    path = zone / name
+    if path.suffix:
+        path.write_text("cell\n1\n")
+    else:
+        path.mkdir()
+    shown = os.fsencode(name)
+    assert refusal_of(cells(LONG)) == f"bronze.cells: the name {shown!r} in the landing zone is not UTF-8. Rename it, then run again"
+
+
+def test_a_hidden_name_that_is_not_utf_8_is_passed_over(zone: Path) -> None:
+    land(zone, "2017-03-01/a.csv")
+    (zone / "cells" / "2017-03-01" / ".caf\udce9").touch()
+    assert len(landing.files(cells(LONG))) == 1
+
+
+def test_a_misspelled_table_that_is_not_utf_8_is_refused_in_a_message_that_prints(zone: Path) -> None:
+    (zone / "cell\udce9").mkdir()
+    with pytest.raises(LandingError) as caught:
+        landing.coverage((cells(LONG),))
+    assert r"the landing zone has cell\xe9, which is the name of no table" in str(caught.value).encode().decode()
+
+
+def test_a_file_that_is_gone_since_it_was_listed_is_refused(zone: Path) -> None:
+    land(zone, "2017-03-01/a.csv")
+    (file,) = landing.files(cells(LONG))
+    file.path.unlink()
+    for step in (landing.digest, landing.read):
+        with pytest.raises(LandingError, match=r"cells/2017-03-01/a\.csv cannot be read as .* \(No such file or directory\)\. Land the file again"):
+            step(cells(LONG), file)
+
+
+# --- what a message says of a file that is refused
+
+SECRET = "Jane-Doe-42"
+HEADER = "cell,n\n"
+REFUSED = {
+    "no header": f"{SECRET},7\n".encode(),
+    "no header, one cell": f"{SECRET}\n".encode(),
+    "another separator": f"{SECRET};7\n".encode(),
+    "a quote that stays open": f'{HEADER}{SECRET},"{SECRET}\n{SECRET},7\n'.encode(),
+    "a quote in the header": f'cell,"{SECRET}\n'.encode(),
+    "Latin-1": f"{HEADER}{SECRET}\u00fc,7\n".encode("latin-1"),
+    "Latin-1 in a line of too many cells": f"{HEADER}{SECRET}\u00fc,7,8\n".encode("latin-1"),
+    "UTF-16": f"{HEADER}{SECRET},7\n".encode("utf-16"),
+    "NUL": f"{HEADER}{SECRET},7\n\0\0".encode(),
+    "parquet": b"PAR1" + SECRET.encode() + b"\xff,\n1,2,3\nPAR1",
+    "gzip": b"\x1f\x8b" + SECRET.encode(),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_shows_no_cell_and_prints_nothing_else(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # which prints
+    path = tmp_path / "cells.csv"
+    path.write_bytes(REFUSED[name])
+    with pytest.raises(LandingError) as caught:
+        landing.read(cells(LONG), LandedFile(path, "cells/2017-03-01/cells.csv", date(2017, 3, 1)))
+    told = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in told
+    assert "Land the file again" in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_refused_line_is_named(tmp_path: Path) -> None:
+    told = r"cells\.csv cannot be read as CSV \(line 3 opens a quote that is not closed on that line, in column cell\)\. Close the quote, or double it"
+    with pytest.raises(LandingError, match=told):
+        read_csv(tmp_path, "1", '"2', kind=STRING)
+    with pytest.raises(LandingError, match="in a column that the contract does not have"):
+        read_csv(tmp_path, '1,"', kind=STRING)
+
+
+def test_a_file_of_another_format_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "cells.csv"
+    pq.write_table(pa.table({"cell": [1]}), path)
+    with pytest.raises(LandingError, match=r"cannot be read as CSV \(it is a parquet file, so its name should end in \.parquet\)"):
+        landing.read(cells(LONG), LandedFile(path, "cells/2017-03-01/cells.csv", date(2017, 3, 1)))
+
+
+@pytest.mark.parametrize("size", [1_000_000, 3_000_000])
+def test_a_long_cell_is_read(tmp_path: Path, size: int) -> None:
+    assert found(read_csv(tmp_path, "a", "x" * size, "b", kind=STRING)) == ["a", "x" * size, "b"]
+
+
+def test_a_header_alone_has_no_rows(tmp_path: Path) -> None:
+    content = read_csv(tmp_path, kind=LONG)
+    assert (content.total, found(content), content.rows.schema.field("cell").type) == (0, [], pa.int64())
+
+
+def test_records_that_the_parser_does_not_read_stop_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two counts have no code in common; here one of them is wrong on purpose."""
+    scan = landing.csv_lines.scan
+    monkeypatch.setattr(landing.csv_lines, "scan", lambda *arguments: replace(scan(*arguments), records=4))
+    with pytest.raises(LandingError, match=r"its lines hold 4 records, and 2 were read"):
+        read_csv(tmp_path, "1", "2", kind=LONG)
