@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -343,6 +343,32 @@ def data_files(table: DeltaTable, ranged: str | None = None, within: Within = AN
     wanted = ["path", "size_bytes", "num_records", f"min.{ranged}", f"max.{ranged}"]
     rows: list[dict[str, Any]] = found.select([name for name in wanted if name in found.column_names]).to_pylist()
     return rows
+
+
+def newest_instant(contract: Table, table: DeltaTable, column: str) -> datetime | None:
+    """The newest value of a timestamp column, cut down to milliseconds as the log's bounds are; None without a value.
+
+    Files of which the log keeps no bound are looked into.
+    """
+    import pyarrow.compute as pc
+
+    files = _actions(table)
+    name = f"max.{column}"
+    bounded = name in files.column_names
+    newest: datetime | None = pc.max(files[name]).as_py() if bounded else None
+    unbounded = files.filter(pc.is_null(files[name]))["path"].to_pylist() if bounded else files["path"].to_pylist()
+    inside = _newest_inside(settings.table_path(contract.qualified), unbounded, column) if unbounded else None
+    return max((value for value in (newest, inside) if value), default=None)
+
+
+def _newest_inside(root: Path, files: list[str], column: str) -> datetime | None:
+    import duckdb
+
+    with storage.readable(duckdb.connect(), root) as con:
+        con.execute("SET TimeZone='UTC'")
+        paths = [str(root / path) for path in files]
+        newest: datetime | None = con.execute(f"SELECT max({column}) FROM read_parquet(?)", [paths]).fetchall()[0][0]
+    return newest
 
 
 def on_days(column: str | None, days: Sequence[Interval]) -> Within:

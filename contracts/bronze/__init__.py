@@ -8,4 +8,8 @@ AUDIT_COLUMNS = (
     Column("_landed_date", DATE, "Folder date under which the file landed", required=True),
     Column("_loaded_at", TIMESTAMP, "When the row was loaded", required=True),
 )
-"""Added to each row on loading, so that any row can be traced to its file."""
+"""Added to each row on loading, so that any row can be traced to its file.
+
+`_loaded_at` is later than that of each earlier load of the table, even if the clock was set back: it tells which
+delivery is the newest.
+"""

@@ -5,24 +5,35 @@ Reading is Arrow, not Spark: a landing zone is many small files whose faults mus
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
 
 from contracts import settings, storage
+from contracts.bronze import AUDIT_COLUMNS
 from contracts.interval import Interval, days_of
 from contracts.model import Table
 from etl import delta
+from etl.publishing import arrow_type
 from etl.sources import landing
-from etl.sources.landing import Content, LandedFile, Rejected
+from etl.sources.landing import LandedFile, Rejected
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from deltalake import DeltaTable
 
+Piece: TypeAlias = "tuple[LandedFile, pa.Table]"
+"""Rows of a landed file."""
 READERS = 2
+ROW_GROUP = 1 << 20
+TICK = timedelta(milliseconds=1)
+"""Least time between two loads of a table. The bounds in a Delta log may be cut down to milliseconds."""
 
 
 @dataclass
@@ -43,46 +54,45 @@ class Loaded:
 
 
 def load(table: Table, interval: Interval, stage: Path) -> Loaded:
-    """Stage the new files under `stage`, a parquet file per month of landing.
+    """Stage the new files under `stage`, a parquet file per month of landing. The caller holds the table's lock.
 
     A file whose content the table holds under the same day already is passed over: in silence under its own name, as duplicates under another. Under another
     day it is loaded: an unchanged snapshot is a snapshot of that day too, and events that come again are duplicates to silver, however the days are cut into runs.
     """
-    known = _known_files(table, interval)
-    result, fresh = Loaded(), []
+    published = delta.open_table(table.qualified)
+    known = _known_files(table, published, interval) if published else {}
+    result, new = Loaded(), []
+    digests: dict[str, str] = {}
     for file in landing.files(table, interval):
         digest = landing.digest(table, file)
         if (known_as := known.get((digest, file.day))) is None:
             known[digest, file.day] = file.name
-            fresh.append((file, digest))
+            digests[file.name] = digest
+            new.append(file)
         elif known_as != file.name:
             result.duplicates += landing.read(table, file).total
             result.files.append(file.name)
     result.rows_in = result.duplicates
-    digests = {file.name: digest for file, digest in fresh}
     days: set[date] = set()
-    now = datetime.now(UTC)
+    staging = Staging(table, digests, _load_time(table, published), stage)
     with ThreadPoolExecutor(READERS) as pool:
-        groups = list(landing.months([file for file, _ in fresh]))
-        for staged, touched, contents in pool.map(lambda group: _stage_month(table, group[0], group[1], digests, now, stage), groups):
-            result.staged += staged
-            days |= touched
-            result.rows_in += sum(content.total for content in contents)
-            result.rejected += [row for content in contents for row in content.rejected]
-    result.files += [file.name for file, _ in fresh]
+        for month in pool.map(lambda group: staging.month(*group), landing.months(new)):
+            result.rows_in += month.rows_in
+            result.staged += month.staged
+            result.rejected += month.rejected
+            days |= month.days
+    result.files += [file.name for file in new]
     result.touched = days_of(days)
     return result
 
 
-def _known_files(table: Table, interval: Interval) -> dict[tuple[str, date], str]:
+def _known_files(table: Table, published: DeltaTable, interval: Interval) -> dict[tuple[str, date], str]:
     """Content hash and day -> name, of each file's newest load from folders of the interval. A file that was corrected and then put back is new again."""
     import duckdb
 
-    found = delta.open_table(table.qualified)
-    if found is None:
-        return {}
     root = settings.table_path(table.qualified)
-    files = [str(root / one["path"]) for one in delta.data_files(found, within=delta.on_days("_landed_date", [interval]))]
+    within = delta.on_days("_landed_date", [interval])
+    files = [str(root / file["path"]) for file in delta.data_files(published, within=within)]
     if not files:
         return {}
     query = "SELECT max_by(_file_hash, _loaded_at), _landed_date, _file FROM read_parquet(?) WHERE _landed_date >= ? AND _landed_date < ? GROUP BY ALL"
@@ -90,52 +100,97 @@ def _known_files(table: Table, interval: Interval) -> dict[tuple[str, date], str
         return {(digest, day): name for digest, day, name in con.execute(query, [files, interval.start, interval.end]).fetchall()}
 
 
-def _stage_month(
-    table: Table, month: str, files: list[LandedFile], digests: dict[str, str], now: datetime, stage: Path
-) -> tuple[int, set[date], list[Content]]:
-    import pyarrow.parquet as pq
+def _load_time(table: Table, published: DeltaTable | None) -> datetime:
+    """The time of this load: now, but always after each earlier load of the table.
 
-    target = stage / f"{month}.parquet"
-    contents, days, staged = [], set(), 0
-    batches = []
-    for file in files:
-        content = landing.read(table, file)
-        rows = _with_audit_columns(content.rows, file, digests[file.name], now)
-        days |= _days(table, rows)
-        contents.append(Content(rows.slice(0, 0), content.rejected, content.total))
-        batches.append(rows)
-        staged += rows.num_rows
-    if staged:
-        storage.make_folder(stage)
-        with target.open("wb") as output, pq.ParquetWriter(output, batches[0].schema, compression="zstd", store_schema=False) as writer:
-            for rows in _large(batches):
-                writer.write_table(rows, row_group_size=1 << 20)
-    return staged, days, contents
+    Deliveries are ordered by it, and a clock may be set back.
+    """
+    now = datetime.now(UTC)
+    newest = delta.newest_instant(table, published, "_loaded_at") if published else None
+    return max(now, newest + TICK) if newest else now
 
 
-def _large(batches: list[pa.Table]) -> Iterator[pa.Table]:
-    """Many small files become few row groups, few large ones stay as they are."""
-    import pyarrow as pa
+@dataclass
+class Month:
+    """What the files of one month came to, and the days of their rows."""
 
-    if sum(rows.num_rows for rows in batches) <= 1 << 20:
-        yield pa.concat_tables([rows.unify_dictionaries() for rows in batches]).unify_dictionaries()
-    else:
-        yield from batches
-
-
-def _with_audit_columns(rows: pa.Table, file: LandedFile, digest: str, now: datetime) -> pa.Table:
-    """Constants of a file, dictionary-encoded: 20 million times the same hash would be a gigabyte."""
-    import pyarrow as pa
-
-    for name, value in zip(landing.AUDIT_NAMES, (file.name, digest, file.day, now), strict=True):
-        kind = pa.timestamp("us", tz="UTC") if name == "_loaded_at" else None
-        once = pa.array([value], type=kind)
-        rows = rows.append_column(name, pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int8()), rows.num_rows), once))
-    return rows
+    rows_in: int = 0
+    staged: int = 0
+    rejected: list[Rejected] = field(default_factory=list)
+    days: set[date] = field(default_factory=set)
 
 
-def _days(table: Table, rows: pa.Table) -> set[date]:
+@dataclass(frozen=True)
+class Staging:
+    """What all files of a load share. `digests` maps a file's name to the hash of its bytes."""
+
+    table: Table
+    digests: dict[str, str]
+    loaded_at: datetime
+    stage: Path
+
+    def month(self, month: str, files: list[LandedFile]) -> Month:
+        """Write the rows of these files to one parquet file. A month need not fit in memory: its files are read in turn."""
+        import pyarrow.parquet as pq
+
+        result = Month()
+        with ExitStack() as closing:
+            writer = None
+            for pieces in _row_groups(self._read(files, result)):
+                rows = self._with_audit_columns(pieces)
+                if writer is None:
+                    storage.make_folder(self.stage)
+                    output = closing.enter_context((self.stage / f"{month}.parquet").open("wb"))
+                    opened = pq.ParquetWriter(output, rows.schema, compression="zstd", store_schema=False)
+                    writer = closing.enter_context(opened)
+                writer.write_table(rows, row_group_size=ROW_GROUP)
+        return result
+
+    def _read(self, files: list[LandedFile], result: Month) -> Iterator[Piece]:
+        for file in files:
+            content = landing.read(self.table, file)
+            result.rows_in += content.total
+            result.staged += content.rows.num_rows
+            result.rejected += content.rejected
+            result.days |= _days(self.table, content.rows, file)
+            yield file, content.rows
+
+    def _with_audit_columns(self, pieces: list[Piece]) -> pa.Table:
+        """The rows of a row group. Constants of a file are dictionary-encoded: 20 million hashes would be a gigabyte."""
+        import pyarrow as pa
+
+        rows = pa.concat_tables([rows for _, rows in pieces])
+        positions = np.repeat(np.arange(len(pieces), dtype=np.int32), [rows.num_rows for _, rows in pieces])
+        constants = [(file.name, self.digests[file.name], file.day, self.loaded_at) for file, _ in pieces]
+        for column, values in zip(AUDIT_COLUMNS, zip(*constants, strict=True), strict=True):
+            distinct = pa.array(values, arrow_type(column.type)).dictionary_encode()
+            indices = distinct.indices.take(pa.array(positions))
+            rows = rows.append_column(column.name, pa.DictionaryArray.from_arrays(indices, distinct.dictionary))
+        return rows
+
+
+def _row_groups(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Many small files become few row groups, and a large one becomes several."""
+    group: list[Piece] = []
+    room = ROW_GROUP
+    for file, rows in pieces:
+        at = 0
+        while at < rows.num_rows:
+            part = rows.slice(at, room)
+            group.append((file, part))
+            at, room = at + part.num_rows, room - part.num_rows
+            if not room:
+                yield group
+                group, room = [], ROW_GROUP
+    if group:
+        yield group
+
+
+def _days(table: Table, rows: pa.Table, file: LandedFile) -> set[date]:
+    """The days that the rows belong to."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if table.time_column == "_landed_date":
+        return {file.day} if rows.num_rows else set()
     return {day for day in pc.unique(pc.cast(rows[table.time_column], pa.date32())).to_pylist() if day}

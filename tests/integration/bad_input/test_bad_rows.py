@@ -3,13 +3,15 @@
 import json
 import shutil
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
 
 import pyarrow as pa
 import pytest
 
 from contracts.report import RowAccount
+from etl.bronze import load
+from etl.sources.landing import LandingError
 from expectations.audit import AuditError
 from tests.landing import COLUMNS, Shop, purchase, rows, versions
 
@@ -88,10 +90,14 @@ def test_a_date_that_python_cannot_hold_costs_its_row(stocked: Shop, run: Callab
     assert baskets() == [1, 2, 6]
 
 
-def test_money_with_too_many_digits_is_missing_to_silver(stocked: Shop, run: Callable) -> None:
-    stocked.land("transactions", [purchase(5, at=MORNING, sales_value=1e30), purchase(6, at=MORNING)], NEXT)
-    assert accounts(run(DAY, END)) == [(2, 2, 0, 0), (2, 1, 1, 0)]
-    assert quarantined() == [("silver", ["sales_value is missing"])]
+def test_money_with_too_many_digits_is_quarantined_as_it_came(stocked: Shop, run: Callable) -> None:
+    odd = [purchase(5, at=MORNING, sales_value=1e17), purchase(6, at=MORNING, retail_disc=-1e10), purchase(7, at=MORNING, sales_value=9_999_999_999.99)]
+    stocked.land("transactions", odd, NEXT)
+    assert accounts(run(DAY, END)) == [(3, 1, 2, 0), (1, 1, 0, 0)]
+    found = {json.loads(row["row"])["basket_id"]: (row["reasons"], json.loads(row["row"])) for row in rows("quarantine.transactions")}
+    assert found[5][0] == ["sales_value is not between -9999999999.99 and 9999999999.99"]
+    assert found[6][0] == ["retail_disc is not between -9999999999.99 and 9999999999.99"]
+    assert (found[5][1]["sales_value"], found[6][1]["retail_disc"]) == (1e17, -1e10)
 
 
 def test_one_bad_cell_among_many_rows_costs_one_row(stocked: Shop, run: Callable) -> None:
@@ -108,12 +114,22 @@ def test_a_ragged_line_costs_its_row(stocked: Shop, run: Callable) -> None:
     assert quarantined() == [("bronze", ["the line has 13 fields, the header has 11"]), ("bronze", ["the line has 4 fields, the header has 11"])]
 
 
-def test_a_quote_that_is_never_closed_loses_no_line(stocked: Shop, run: Callable) -> None:
+def test_a_quote_that_is_never_closed_stops_the_file(stocked: Shop, refused: Callable) -> None:
     csv(stocked, GOOD, '1,10,"6,1,2', GOOD.replace(",5,", ",7,"))
-    run(DAY, END)
-    (row,) = rows("quarantine.transactions")
-    assert json.loads(row["row"])["line"] == f'1,10,"6,1,2\n{GOOD.replace(",5,", ",7,")}'
-    assert baskets() == [1, 2, 5]
+    refused(
+        LandingError,
+        f"bronze.transactions: transactions/{NEXT}/transactions.csv cannot be read as CSV (line 3 opens a quote that is not closed on that line, in column basket_id)",
+        "Close the quote, or double it where it belongs to the cell",
+        "Land the file again",
+    )
+
+
+def test_a_cell_that_goes_on_after_its_closing_quote_costs_its_row(stocked: Shop, run: Callable) -> None:
+    odd = GOOD.replace(",5,", ',"6"x,')
+    csv(stocked, GOOD, odd, GOOD.replace(",5,", ",7,"))
+    assert accounts(run(DAY, END)) == [(3, 2, 1, 0), (2, 2, 0, 0)]
+    assert quarantined() == [("bronze", ["a cell goes on after its closing quote"])]
+    assert json.loads(rows("quarantine.transactions")[0]["row"]) == {"line": odd}
 
 
 # --- promises that a row breaks
@@ -296,6 +312,20 @@ def test_the_newest_delivery_of_a_key_wins(stocked: Shop, run: Callable, name: s
     assert [row["quantity"] for row in rows("bronze.transactions")] == [2, 7, 2]
     (found,) = rows("gold.customer_activity", where="customer_id = 1 AND event_timestamp = '2017-03-02'")
     assert found["items_7d"] == 7
+
+
+def test_a_correction_wins_although_the_clock_was_set_back(stocked: Shop, run: Callable, untouched: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Yesterday(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) - timedelta(days=1)
+
+    monkeypatch.setattr(load, "datetime", Yesterday)
+    stocked.land("transactions", [purchase(1, quantity=7)])
+    assert accounts(run(DAY, NEXT)) == [(1, 1, 0, 0), (3, 2, 0, 1)]
+    assert [row["quantity"] for row in rows("silver.transactions")] == [7, 2]
+    with untouched():
+        assert {report.status for report in run(DAY, NEXT).values()} == {"unchanged"}
 
 
 # --- days without a row
