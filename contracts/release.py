@@ -23,7 +23,7 @@ class Release:
 
     number: int
     created_at: str
-    """Instant from which on it was there for all to read, in whole seconds, UTC."""
+    """Instant from which on it was there for all to read, in whole seconds, UTC. Never before an earlier release."""
     horizon: str
     """Date (exclusive end of the newest interval) up to which features are known."""
     tables: dict[str, int]
@@ -76,11 +76,11 @@ def write(tables: dict[str, int], horizon: str, ids: dict[str, str] | None = Non
     The caller holds the lake's lock. The file appears complete or not at all.
     """
     known = numbers()
-    if known:
-        newest = _load(known[-1])
-        if (newest.tables, newest.horizon, newest.ids) == (tables, horizon, ids or {}):
-            return newest
-    release = Release(known[-1] + 1 if known else 1, _next_second(), horizon, dict(sorted(tables.items())), ids or {})
+    newest = _load(known[-1]) if known else None
+    if newest and (newest.tables, newest.horizon, newest.ids) == (tables, horizon, ids or {}):
+        return newest
+    created_at = max(_next_second(), newest.created_at if newest else "")  # the clock may have been set back
+    release = Release(newest.number + 1 if newest else 1, created_at, horizon, dict(sorted(tables.items())), ids or {})
     storage.write_whole(folder() / f"{release.number}.json", json.dumps(asdict(release), indent=1).encode(), new=True)
     return release
 

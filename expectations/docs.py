@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,18 @@ def keep(verdict: Audit, run_id: str) -> Path:
     unfinished = target.with_suffix(".tmp")
     unfinished.write_text(to_json(verdict, run_id))
     unfinished.rename(target)
+    _make_newest(target.parent)
     return target
+
+
+def _make_newest(run: Path) -> None:
+    """Give the run's folder a later time than all others have: runs are ordered by it, and a clock may be set back."""
+    others = []
+    for other in run.parent.iterdir():
+        with suppress(FileNotFoundError):  # another run may be rendering
+            others += [other.stat().st_mtime_ns] if other != run else []
+    if (newest := max(others, default=0)) >= run.stat().st_mtime_ns:
+        os.utime(run, ns=(newest + 1_000_000, newest + 1_000_000))
 
 
 def _safe(run_id: str) -> str:

@@ -1,6 +1,7 @@
 """Releases are numbered, never altered, and a reader sees a whole one or none."""
 
 import json
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,20 @@ def test_a_map_that_comes_back_is_a_release_of_its_own(home: Path) -> None:
     for version in (3, 4, 3):
         release.write({"gold.customer_activity": version}, "2017-03-02")
     assert [release.read(number).tables["gold.customer_activity"] for number in release.numbers()] == [3, 4, 3]
+
+
+def test_a_release_is_never_older_than_the_one_before_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which release was in force at a label goes by their times, and a clock may be set back."""
+
+    class Yesterday(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) - timedelta(days=1)
+
+    first = release.write(GOLD, "2017-03-02")
+    monkeypatch.setattr(release, "datetime", Yesterday)
+    second = release.write(GOLD, "2017-03-03")
+    assert (second.number, second.created_at) == (2, first.created_at)
 
 
 def test_an_old_release_stays_readable_byte_for_byte(home: Path) -> None:

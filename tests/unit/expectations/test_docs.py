@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,6 +69,19 @@ def test_a_new_run_takes_the_place_of_the_oldest(home: Path, verdict: Audit) -> 
     assert len(before - pages(home)) == len(pages(home) - before) == 1
     assert "2017-03-20" in next(iter(pages(home) - before))
     assert "2017-03-01" in next(iter(before - pages(home)))
+
+
+def test_a_run_after_the_clock_was_set_back_is_the_newest(home: Path, verdict: Audit) -> None:
+    runs = [keep(verdict, number) for number in range(1, docs.RUNS + 1)]
+    tomorrow = time.time() + 86_400
+    for path in (home / "data_docs" / "results").iterdir():
+        os.utime(path, (tomorrow, tomorrow))
+    for table in ("silver.campaigns", "silver.coupons"):
+        docs.keep(replace(verdict, table=catalog.table(table)), "after")
+    docs.render()
+    assert len(runs) == docs.RUNS
+    assert len([*(home / "data_docs" / "results").iterdir()]) == docs.RUNS
+    assert len([*(home / "data_docs" / "results" / "after").iterdir()]) == 2
 
 
 def test_without_a_run_there_is_an_index_all_the_same(home: Path) -> None:
