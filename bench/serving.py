@@ -55,7 +55,7 @@ def main() -> None:
     with server("features") as features, server("fixed") as echo, server("route") as route:
         for count in CALLS:
             with tempfile.NamedTemporaryFile() as answer:
-                answer.write(json.dumps(over_http(features, asked)(pairs()[:count]), separators=(",", ":")).encode())
+                answer.write(json.dumps(over_http(features, question)(pairs()[:count]), separators=(",", ":")).encode())
                 answer.flush()
                 with server("fixed", answer.name) as same:
                     ways = {
@@ -65,8 +65,8 @@ def main() -> None:
                         "SDK, Feast's own way": feasts_way(),
                         "HTTP echo": over_http(echo, lambda _: {}),
                         "HTTP echo, a route of FastAPI": over_http(route, lambda _: {}),
-                        "HTTP, the same bytes each time": over_http(same, asked),
-                        "HTTP, feature server": over_http(features, asked),
+                        "HTTP, the same bytes each time": over_http(same, question),
+                        "HTTP, feature server": over_http(features, question),
                     }
                     print_reads(count, [one_round(count, ways, number) for number in range(options.rounds)])
     if options.without_loads:
@@ -163,7 +163,7 @@ def statements_of(connection: sqlite3.Connection) -> list[tuple[str, str, tuple[
     return found
 
 
-def asked(entities: Asked) -> dict[str, Any]:
+def question(entities: Asked) -> dict[str, Any]:
     """What a request to the feature server says."""
     customers, products = zip(*entities, strict=True)
     return {
@@ -179,7 +179,7 @@ def sdk() -> Way:
     service = store.get_feature_service(SERVICE)
 
     def read(entities: Asked) -> Any:
-        rows = {**asked(entities)["entities"], "request_time": [now] * len(entities)}
+        rows = {**question(entities)["entities"], "request_time": [now] * len(entities)}
         return store.get_online_features(service, {name: list(values) for name, values in rows.items()}).to_dict()
 
     return read
@@ -195,7 +195,7 @@ def feasts_way() -> Way:
     service, ours = store.get_feature_service(SERVICE), store._get_provider().online_store
 
     def read(entities: Asked) -> Any:
-        rows = {**asked(entities)["entities"], "request_time": [now] * len(entities)}
+        rows = {**question(entities)["entities"], "request_time": [now] * len(entities)}
         return OnlineStore.get_online_features(ours, store.config, service, rows, store.registry, store.project).to_dict()
 
     return read

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,8 @@ COMMANDS = {
     "scheduler": ("scheduler", "--skip-serve-logs"),
     "dag-processor": ("dag-processor",),
 }
+AIRFLOWS = ("AIRFLOW", "_AIRFLOW")
+"""Variables with secrets of Airflow's: keys, connections, addresses with passwords. What is not Airflow does not get them."""
 GARBAGE_THRESHOLDS = (50_000, 10, 10)
 """Python's default of 700 new objects makes every import walk all that was imported before: a third of the time to start."""
 
@@ -128,14 +130,17 @@ def _spark() -> None:
     port = server.free_port()
     arguments = server.command(port)
     server.record(os.getpid(), port)
-    os.execvpe(arguments[0], arguments, server.environment())
+    os.execvpe(arguments[0], arguments, without(server.environment(), AIRFLOWS))
 
 
 def _features() -> None:
-    from features import server
+    """Become the feature server: a new program, since the environment that /proc shows of a forked one still has Airflow's keys."""
+    os.execve(sys.executable, [sys.executable, "-m", "features.serving"], without(os.environ, (*AIRFLOWS, "OPENLINEAGE")))
 
-    setproctitle("millrace features")
-    server.run(int(os.environ["MILLRACE_FEATURES_PORT"]))
+
+def without(environment: Mapping[str, str], prefixes: tuple[str, ...]) -> dict[str, str]:
+    """The variables whose names begin with none of these."""
+    return {name: value for name, value in environment.items() if not name.upper().startswith(prefixes)}
 
 
 def _preload() -> None:

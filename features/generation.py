@@ -137,6 +137,9 @@ class Place(Protocol):
     def about(self) -> About | None:
         """What the generation in use was made from."""
 
+    def published_at(self) -> datetime | None:
+        """When the pointer moved to the generation in use; None when there is none, or it was published before this was kept."""
+
     def session(self) -> Session:
         """For one thread."""
 

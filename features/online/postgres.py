@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, ClassVar
 
 import psycopg
@@ -84,6 +85,12 @@ class PostgresPlace:
         with self.connected(Bounded) as connection:
             name, _ = _named(connection)
             return None if name is None else _about(connection, name)
+
+    def published_at(self) -> datetime | None:
+        """By the server's clock, in the pointer's row."""
+        with self.connected(Bounded) as connection:
+            row = connection.execute(f"SELECT published_at FROM {HOME}.pointer").fetchone()
+        return row[0] if row else None
 
     def session(self) -> PostgresSession:
         """One query a request asks for the pointer."""
@@ -379,6 +386,8 @@ def _prepare(connection: psycopg.Connection[Any]) -> None:
         if connection.execute("SELECT to_regclass(%s)", [f"{HOME}.pointer"]).fetchone() == (None,):
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {HOME}")
             connection.execute(f"CREATE TABLE {HOME}.pointer (one boolean PRIMARY KEY DEFAULT true CHECK (one), current text NOT NULL, former text)")
+        if "published_at" not in _columns(connection, HOME, "pointer"):
+            connection.execute(f"ALTER TABLE {HOME}.pointer ADD COLUMN published_at timestamptz")
 
 
 def _start(connection: psycopg.Connection[Any], name: str) -> None:
@@ -420,7 +429,9 @@ def _named(connection: psycopg.Connection[Any]) -> tuple[str | None, str | None]
 
 def _point_to(connection: psycopg.Connection[Any], name: str) -> None:
     connection.execute(
-        f"INSERT INTO {HOME}.pointer AS old (current) VALUES (%s) ON CONFLICT (one) DO UPDATE SET current = excluded.current, former = old.current", [name]
+        f"INSERT INTO {HOME}.pointer AS old (current, published_at) VALUES (%s, clock_timestamp()) ON CONFLICT (one) DO UPDATE "
+        "SET current = excluded.current, former = old.current, published_at = excluded.published_at",
+        [name],
     )
 
 

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 from zlib import crc32
@@ -83,11 +84,14 @@ if redis.call('GET', KEYS[2]) ~= ARGV[2] then return 0 end
 local former = redis.call('HGET', KEYS[1], 'current')
 if former == ARGV[1] then return 1 end
 if former then redis.call('HSET', KEYS[1], 'former', former) end
-redis.call('HSET', KEYS[1], 'current', ARGV[1])
+redis.call('HSET', KEYS[1], 'current', ARGV[1], 'published_at', redis.call('TIME')[1])
 return 1
 """
 START = """
-if redis.call('HSETNX', KEYS[1], 'current', ARGV[1]) == 1 then redis.call('HSET', KEYS[2], ARGV[1], ARGV[2]) end
+if redis.call('HSETNX', KEYS[1], 'current', ARGV[1]) == 1 then
+  redis.call('HSET', KEYS[1], 'published_at', redis.call('TIME')[1])
+  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+end
 return redis.call('HGET', KEYS[1], 'current')
 """
 UNNAMED = """
@@ -157,6 +161,12 @@ class RedisPlace:
         with self.reaching():
             stored: Any = self.client.hget(GENERATIONS, name) if name else None
         return About(**json.loads(stored)) if stored else About() if name else None
+
+    def published_at(self) -> datetime | None:
+        """By the server's clock, kept beside the pointer."""
+        with self.reaching():
+            seconds: Any = self.client.hget(POINTER, "published_at")
+        return datetime.fromtimestamp(int(seconds), UTC) if seconds else None
 
     def session(self) -> RedisSession:
         """One command a request asks for the pointer."""

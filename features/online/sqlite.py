@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -61,6 +62,12 @@ class SqlitePlace:
             return None
         with closing(_open_current()[1]) as connection:
             return _about(connection)
+
+    def published_at(self) -> datetime | None:
+        """The time of the pointer file, which is replaced as a whole."""
+        with suppress(FileNotFoundError):
+            return datetime.fromtimestamp(pointer().stat().st_mtime, UTC)
+        return None
 
     def session(self) -> SqliteSession:
         """Costs one stat a request while the generation stays the same."""

@@ -1,0 +1,159 @@
+"""Time the feature server under load: `python -m bench.connections`, with MILLRACE_HOME set to a home in which a release of the sample is online.
+
+Requests for 1 entity with all features of `recommendation_v1`, over 1, 8 and 32 connections that each wait for their answer, against 1 and 2 workers. The client is one process, which
+shares the machine's cores with the server: on two cores the figures say what one machine does with both, and not what the server could do alone. The server's processor time for a request
+is the figure that other work on the machine disturbs least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import psutil
+import uvloop
+
+from bench.serving import pairs, question
+from etl.spark import server as spark_server
+
+CONNECTIONS = (1, 8, 32)
+WORKERS = (1, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.connections", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="of each measurement; their median is printed (default 3)")
+    parser.add_argument("--seconds", type=float, default=5, help="that a measurement lasts (default 5)")
+    parser.add_argument("--port", type=int, help="of a server that runs already, instead of servers of our own")
+    options = parser.parse_args()
+    requests = [request(pair) for pair in random.Random(0).sample(pairs(), 1000)]
+    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
+    print("| workers | connections | requests/s | p50 | p99 | server CPU a request | memory (PSS) |\n|---|---|---|---|---|---|---|")
+    for workers in WORKERS if options.port is None else ("?",):
+        with server(workers) if options.port is None else already(options.port) as (port, process):
+            measure(port, requests, 8, 2.0)
+            for connections in CONNECTIONS:
+                before = processor_seconds(process)
+                rounds = [measure(port, requests, connections, options.seconds) for _ in range(options.rounds)]
+                processor = (processor_seconds(process) - before) / sum(number for *_, number in rounds)
+                rate, p50, p99 = (median(figures[at] for figures in rounds) for at in range(3))
+                times = f"{p50 * 1e3:.2f} ms | {p99 * 1e3:.2f} ms | {processor * 1e6:.0f} µs"
+                print(f"| {workers} | {connections} | {rate:,.0f} | {times} | {memory(process)} |", flush=True)
+
+
+def request(pair: tuple[int, int]) -> bytes:
+    body = json.dumps(question([pair])).encode()
+    head = f"POST /get-online-features HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+class Caller(asyncio.Protocol):
+    """One connection: sends a request, waits for the whole answer, sends the next one."""
+
+    def __init__(self, requests: list[bytes], taken: list[float], until: float, done: asyncio.Future[None]) -> None:
+        self._requests, self._taken, self._until, self._done = requests, taken, until, done
+        self._number = random.randrange(len(requests))
+        self._buffer = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head = self._buffer.find(b"\r\n\r\n")
+        if head < 0:
+            return
+        length = self._buffer[:head].lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+        if len(self._buffer) < head + 4 + int(length):
+            return
+        if not self._buffer.startswith(b"HTTP/1.1 200"):
+            raise SystemExit(f"the server answered {self._buffer[:500]!r}")
+        now = time.perf_counter()
+        self._taken.append(now - self._sent)
+        self._buffer = b""
+        if now < self._until:
+            self._send()
+        else:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
+
+    def _send(self) -> None:
+        self._number = (self._number + 1) % len(self._requests)
+        self._sent = time.perf_counter()
+        self._transport.write(self._requests[self._number])
+
+
+def measure(port: int, requests: list[bytes], connections: int, seconds: float) -> tuple[float, float, float, int]:
+    """Requests a second, the median and the 99th percentile of their times in seconds, and their number."""
+
+    async def load() -> tuple[float, float, float, int]:
+        loop, taken = asyncio.get_running_loop(), list[float]()
+        started = time.perf_counter()
+        ends = [loop.create_future() for _ in range(connections)]
+        for end in ends:
+            await loop.create_connection(lambda end=end: Caller(requests, taken, started + seconds, end), "127.0.0.1", port)  # type: ignore[misc]
+        await asyncio.gather(*ends)
+        taken.sort()
+        return len(taken) / (time.perf_counter() - started), taken[len(taken) // 2], taken[len(taken) * 99 // 100], len(taken)
+
+    return uvloop.run(load())
+
+
+@contextmanager
+def already(port: int) -> Iterator[tuple[int, psutil.Process]]:
+    pids = {found.pid for found in psutil.net_connections("tcp") if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.pid}
+    yield port, psutil.Process(min(pids))
+
+
+@contextmanager
+def server(workers: int) -> Iterator[tuple[int, psutil.Process]]:
+    """A server with so many workers: its port and its process."""
+    port = spark_server.free_port()
+    environment = {**os.environ, "MILLRACE_FEATURES_PORT": str(port), "MILLRACE_FEATURES_WORKERS": str(workers)}
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "features.serving"], env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while not answers(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit("the feature server did not start")
+            time.sleep(0.2)
+        yield port, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://127.0.0.1:{port}/ready", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def processor_seconds(process: psutil.Process) -> float:
+    return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children()))
+
+
+def memory(process: psutil.Process) -> str:
+    """Of each process what it has for itself, and its share of what it shares."""
+    return " + ".join(f"{each.memory_full_info().pss >> 20}" for each in (process, *process.children())) + " MiB"
+
+
+if __name__ == "__main__":
+    main()

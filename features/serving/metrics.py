@@ -1,0 +1,103 @@
+"""Counts and times of the feature server for Prometheus, summed over its workers, and the age of what it serves.
+
+No label has a text of the client's: routes and services are known names, or one that stands for all others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from features import generation
+from features.serving.served import Served
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
+PREFIX = "millrace_"
+CLIENT_CLOSED = "closed"
+"""In place of a status: the client went away before it had an answer."""
+BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+REQUESTS = Counter(
+    "millrace_features_requests",
+    "Requests by route, feature service (empty where features are listed one by one) and HTTP status",
+    ["route", "service", "status"],
+)
+SECONDS = Histogram(
+    "millrace_features_request_seconds",
+    "Seconds from a request's headers to the end of its answer",
+    ["route", "service"],
+    buckets=BUCKETS,
+)
+ENTITIES = Counter("millrace_features_entities", "Entities that were answered, by feature service", ["service"])
+
+
+def observe(route: str, service: str, status: str, seconds: float) -> None:
+    """Count a request."""
+    count, time = _children(route, service, status)
+    count.inc()
+    time.observe(seconds)
+
+
+def observe_entities(service: str, count: int) -> None:
+    """Count the entities of a request that was answered."""
+    _entities(service).inc(count)
+
+
+@lru_cache(1 << 12)
+def _children(route: str, service: str, status: str) -> tuple[Any, Any]:
+    return REQUESTS.labels(route, service, status), SECONDS.labels(route, service)
+
+
+@lru_cache(1 << 12)
+def _entities(service: str) -> Any:
+    return ENTITIES.labels(service)
+
+
+def exposition(served: Served | None, workers: int) -> bytes:
+    """All metrics in Prometheus' text format; those of what is served are absent, but for `up`, while it is unknown."""
+    registry = CollectorRegistry()
+    registry.register(_Ours())  # type: ignore[arg-type]
+    registry.register(_Now(served, workers))  # type: ignore[arg-type]
+    return generate_latest(registry)
+
+
+class _Ours:
+    """What the workers counted; Feast's own metrics, which nobody switched on, are left out."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Sums over the files of all workers, of those that ended as well."""
+        found = MultiProcessCollector(None, os.environ["PROMETHEUS_MULTIPROC_DIR"]).collect()
+        return (metric for metric in found if metric.name.startswith(PREFIX))
+
+
+class _Now:
+    def __init__(self, served: Served | None, workers: int) -> None:
+        self._served, self._workers = served, workers
+
+    def collect(self) -> Iterable[Metric]:
+        """Gauges as of this moment."""
+        served, now = self._served, generation.now()
+        yield _gauge("workers", "Worker processes that were asked for", self._workers)
+        yield _gauge("ready", "1 while features are online and the online store answers", served is not None)
+        if served is None:
+            return
+        yield InfoMetricFamily("millrace_features_generation", "The generation in use", {"generation": served.generation})
+        yield _gauge("pushed", "1 if rows were pushed into the generation in use", served.pushed)
+        if served.release is not None:
+            yield _gauge("release", "Number of the release in use", served.release)
+        if served.horizon:
+            yield _gauge("horizon_timestamp_seconds", "The horizon of the release in use, in seconds since 1970", served.horizon.timestamp())
+            yield _gauge("data_age_seconds", "Seconds since the horizon of the release in use", (now - served.horizon).total_seconds())
+        if served.published_at:
+            yield _gauge("published_timestamp_seconds", "When the generation in use was published, in seconds since 1970", served.published_at.timestamp())
+            yield _gauge("generation_age_seconds", "Seconds since the generation in use was published", (now - served.published_at).total_seconds())
+
+
+def _gauge(name: str, doc: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"millrace_features_{name}", doc, float(value))

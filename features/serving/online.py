@@ -1,0 +1,50 @@
+"""POST /get-online-features: what Feast's own route would answer, without a protobuf and a pydantic object for each value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.responses import JSONResponse
+from feast import FeatureStore, metrics
+from feast.feature_server_utils import convert_response_to_dict
+from feast.permissions.security_manager import get_security_manager
+
+from features.answers import Answer
+from features.generation import OnlineStoreError
+from features.serving.requests import FeatureRequest, ResolvedRequest, Resolver, parse
+
+
+class OnlineFeatures:
+    """Answers requests for features of one store."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self.store = store
+        self._resolver = Resolver(store)
+
+    def is_feasts(self) -> bool:
+        """True while Feast's route has to answer, because Feast counts requests, logs them, or asks who may read."""
+        counted = metrics._config
+        return counted.request or counted.online_features or counted.audit_logging or get_security_manager() is not None
+
+    def resolve(self, body: bytes) -> tuple[FeatureRequest, ResolvedRequest]:
+        """The request that a body holds, and what it reads; RequestError for what is wrong with either."""
+        request = parse(body)
+        return request, self._resolver.resolve(request)
+
+    def answer(self, request: FeatureRequest, resolved: ResolvedRequest) -> bytes:
+        """The JSON of Feast's feature server. RequestError for entities that are wrong, OnlineStoreError for a store that is away."""
+        fits = resolved.fits(request.entities)
+        entities = request.entities if fits else resolved.checked(request.entities)
+        try:
+            answer = self.store.get_online_features(resolved.features, entities, request.full_names, request.versions)
+        except OnlineStoreError:
+            raise
+        except Exception:
+            if fits:
+                resolved.checked(entities)  # a value out of range is the client's mistake
+            raise
+        return answer.to_json() if isinstance(answer, Answer) else _json(answer.proto)
+
+
+def _json(proto: Any) -> bytes:
+    return bytes(JSONResponse(convert_response_to_dict(proto)).body)

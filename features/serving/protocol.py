@@ -1,0 +1,96 @@
+"""HTTP as uvicorn speaks it, with bounds that an application cannot set: how long a request's head may be, and how long its arrival may take."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from features.serving.errors import RequestError, TooLargeError, content_of
+from features.serving.options import LARGEST_HEAD, REQUEST_SECONDS
+
+
+class HeadTooLargeError(TooLargeError):
+    """The request line and the headers are too long."""
+
+    status = 431
+
+
+class SlowRequestError(RequestError):
+    """The request did not arrive in time."""
+
+    status = 408
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. A timer runs only while a part of a request is missing, so that usual requests pay nothing for it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The first request is awaited."""
+        self._partial, self._in_head, self._head_bytes, self._timer = True, True, 0, None
+        super().connection_made(transport)
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is awaited any more."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Some of a request, or several."""
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._in_head and self._head_bytes > LARGEST_HEAD:
+            self._refuse(HeadTooLargeError(f"A request line with its headers may have {LARGEST_HEAD:,} bytes. Send the rest in the body."))
+        elif self._timer is None and (self._partial or self._is_idle()):
+            self._arm()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._partial = self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Its head is there."""
+        self._in_head, self._head_bytes = False, 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """All of it is there."""
+        self._partial = False
+        self._disarm()
+        super().on_message_complete()
+
+    def _is_idle(self) -> bool:
+        """Between two requests, where empty lines end uvicorn's own waiting."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _arm(self) -> None:
+        self._timer: asyncio.TimerHandle | None = self.loop.call_later(REQUEST_SECONDS, self._expire)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        if self.pipeline:  # reading was paused for the requests before this one, which is not its sender's fault
+            self._arm()
+            return
+        self._refuse(SlowRequestError(f"The request had not arrived after {REQUEST_SECONDS:.0f} s. Send it again, as a whole."))
+
+    def _refuse(self, error: RequestError) -> None:
+        """Answer, unless nothing was asked or an answer has begun, and close."""
+        cycle: Any = self.cycle
+        if self._partial and self._head_bytes or not self._in_head and cycle is not None and not cycle.response_started:
+            content = content_of(error, error.status)
+            head = f"HTTP/1.1 {error.status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\nconnection: close\r\n\r\n"
+            self.transport.write(head.encode() + content)
+        self.transport.close()

@@ -1,0 +1,310 @@
+"""A request for online features: read from JSON, resolved against the registry, and checked against the keys of its views.
+
+Every mistake that a client can make is found here, with what to send instead, before the store is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from typing import Any
+
+from feast import FeatureService, FeatureStore, utils
+from feast.errors import FeatureServiceNotFoundException
+from feast.feature_view import DUMMY_ENTITY_ID
+from feast.value_type import ValueType
+
+from features.serving.errors import EntityError, FieldError, MalformedRequestError, NameNotFoundError, TooLargeError
+from features.serving.options import MOST_ENTITIES, MOST_FEATURES
+from features.views import REQUEST_TIME
+
+FIELDS = ("entities", "features", "feature_service", "full_feature_names", "include_feature_view_version_metadata")
+MOST_RESOLVED = 512
+"""Requests of different features that are kept resolved: a client that invents new ones all the time fills no memory."""
+INTEGERS = {ValueType.INT64: 63, ValueType.INT32: 31}
+EXPECTED = {
+    ValueType.INT64: "whole numbers from -2^63 to 2^63 - 1",
+    ValueType.INT32: "whole numbers from -2^31 to 2^31 - 1",
+    ValueType.STRING: "texts",
+    ValueType.BYTES: "texts",
+    ValueType.BOOL: "true or false",
+    ValueType.DOUBLE: "numbers",
+    ValueType.FLOAT: "numbers",
+    ValueType.UNIX_TIMESTAMP: 'ISO 8601 texts such as "2017-02-01T06:00:00+00:00", or whole seconds since 1970',
+}
+PLAIN = {ValueType.INT64: int, ValueType.STRING: str}
+"""Types of which a column is checked in one pass; what else is wrong with such values, the store finds."""
+
+
+@dataclass(slots=True)
+class FeatureRequest:
+    """The body of a request. Exactly one of `service` and `features` says what to read; `entities` are columns."""
+
+    entities: dict[str, Any]
+    service: str | None
+    features: tuple[str, ...]
+    full_names: bool
+    versions: bool
+
+
+def parse(body: bytes) -> FeatureRequest:
+    """The request that a body holds; MalformedRequestError, FieldError or TooLargeError say what is wrong with it."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise MalformedRequestError(f"The body is not JSON: {reason}. Expected an object with {_listed(FIELDS[:3])}.") from None
+    if not isinstance(fields, dict):
+        raise FieldError(f"The body must be a JSON object. Got: {_kind(fields)}. Expected the fields {_listed(FIELDS[:3])}.")
+    if not fields.keys() <= _KNOWN:
+        unknown = min(fields.keys() - _KNOWN)
+        raise FieldError(f"The body has a field {_quoted(unknown)}, which is unknown.{_similar(unknown, FIELDS)} Fields are {_listed(FIELDS)}.")
+    service, features = fields.get("feature_service"), fields.get("features")
+    full_names, versions = fields.get("full_feature_names", False), fields.get("include_feature_view_version_metadata", False)
+    if service is not None and type(service) is not str:
+        raise FieldError(f"feature_service must be the name of a feature service. Got: {_kind(service)}.")
+    if features is not None and (type(features) is not list or not all(type(name) is str for name in features)):
+        raise FieldError(f'features must be a list of texts such as "customer_activity:spend_7d". Got: {_kind(features)}.')
+    for name, value in (("full_feature_names", full_names), ("include_feature_view_version_metadata", versions)):
+        if value is not True and value is not False:
+            raise FieldError(f"{name} must be true or false. Got: {_kind(value)}.")
+    if not service and not features:
+        raise FieldError('The body must name what to read: a feature_service, or features such as ["customer_activity:spend_7d"].')
+    if features and len(features) > MOST_FEATURES:
+        raise TooLargeError(f"A request may name {MOST_FEATURES:,} features. Got: {len(features):,}. Use a feature service, or several requests.")
+    entities = fields.get("entities")
+    if type(entities) is not dict:
+        got = _kind(entities) if "entities" in fields else "nothing"
+        raise FieldError(f'entities must be an object of columns, such as {{"customer_id": [1, 2]}}. Got: {got}.')
+    return FeatureRequest(entities, service or None, () if service else tuple(features), full_names, versions)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of entities: its name and type, and what needs it, in words."""
+
+    name: str
+    type: ValueType
+    reader: str
+
+
+class ResolvedRequest:
+    """What a request reads, for whichever entities."""
+
+    def __init__(self, features: FeatureService | list[str], keys: Sequence[Column], inputs: Sequence[Column]) -> None:
+        self.features = features
+        self.service = features.name if isinstance(features, FeatureService) else ""
+        self._columns = {column.name: column for column in (*keys, *inputs)}
+        self._required = [column for column in self._columns.values() if column.name != REQUEST_TIME]
+        self._plain = [(column.name, PLAIN[column.type]) for column in keys if column.type in PLAIN]
+        self._is_plain = 0 < len(self._plain) == len(keys)
+        self._timed = REQUEST_TIME in self._columns
+
+    def fits(self, entities: Mapping[str, Any]) -> bool:
+        """True if the entities are certainly right but for the range of values; the usual case, in a microsecond."""
+        lengths = set()
+        for name, type_ in self._plain:
+            values = entities.get(name)
+            if type(values) is not list or set(map(type, values)) != {type_}:
+                return False
+            lengths.add(len(values))
+        if len(entities) > len(self._plain):  # the only other column that is usual
+            moments = entities.get(REQUEST_TIME) if self._timed else None
+            if len(entities) > len(self._plain) + 1 or type(moments) is not list or set(map(type, moments)) != {str}:
+                return False
+            lengths.add(len(moments))
+        return self._is_plain and len(lengths) == 1 and max(lengths) <= MOST_ENTITIES
+
+    def checked(self, entities: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """The same entities if they are right; EntityError or TooLargeError say which column is wrong, and how."""
+        for column in self._required:
+            if column.name not in entities:
+                got = _listed(sorted(entities)) or "none"
+                raise EntityError(
+                    f"entities lack {_quoted(column.name)}, {column.reader}. Got: {got}.{_similar(column.name, entities)} "
+                    f"Add a list of {EXPECTED.get(column.type, 'values')}, one for each entity."
+                )
+        for name, values in entities.items():
+            if type(values) is not list:
+                raise EntityError(f'entities: {_quoted(name)} must be a list, with a value for each entity. Got: {_kind(values)}.')
+        lengths = {name: len(values) for name, values in entities.items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{_shortened(name)} {length}" for name, length in list(lengths.items())[:10])
+            raise EntityError(f"entities have columns of several lengths: {told}. Expected a value for each entity in each column.")
+        count = max(lengths.values(), default=0)
+        if not count:
+            raise EntityError("entities are empty. Expected at least one entity, as in {\"customer_id\": [1]}.")
+        if count > MOST_ENTITIES:
+            raise TooLargeError(f"A request may have {MOST_ENTITIES:,} entities. Got: {count:,}. Use several requests.")
+        for name, values in entities.items():
+            _ensure_typed(self._columns.get(name) or Column(name, _type_of(values[0]), "which is in the answer as it came"), values)
+        return dict(entities)
+
+
+class Resolver:
+    """Resolves requests by Feast's own rules, and keeps what it resolved until the registry is read again."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+        self._kept: tuple[Any, dict[Any, ResolvedRequest]] = (None, {})
+
+    def resolve(self, request: FeatureRequest) -> ResolvedRequest:
+        """What the request reads; NameNotFoundError or FieldError for names that mean nothing, with similar ones."""
+        read_at = getattr(self._store.registry, "cached_registry_proto_created", None)
+        kept_at, resolved = self._kept
+        if read_at is None or kept_at != read_at or len(resolved) >= MOST_RESOLVED:
+            if kept_at == read_at:
+                utils._feature_resolution_cache.clear()  # Feast's own, which has no bound either
+            resolved = {}
+            self._kept = (read_at, resolved)
+        key = (request.service or request.features, request.full_names)
+        if key not in resolved:
+            resolved[key] = self._resolve(request)
+        return resolved[key]
+
+    def _resolve(self, request: FeatureRequest) -> ResolvedRequest:
+        features = self._service(request.service) if request.service else list(request.features)
+        try:
+            context = utils._get_cached_request_context(self._store.registry, self._store.project, features, request.full_names)
+        except Exception:
+            self._ensure_known(request.features, request.full_names)
+            raise
+        on_demand, grouped, inputs = context[1], context[5], context[7]
+        keys = {}
+        for view, _ in grouped:
+            renamed = view.projection.join_key_map
+            for column in view.entity_columns:
+                name = renamed.get(column.name, column.name)
+                if column.name != DUMMY_ENTITY_ID and name not in keys:
+                    keys[name] = Column(name, column.dtype.to_value_type(), f"a key of the view {view.projection.name_to_use()}")
+        return ResolvedRequest(features, list(keys.values()), list(_inputs(on_demand, inputs)))
+
+    def _service(self, name: str) -> FeatureService:
+        try:
+            return self._store.get_feature_service(name, allow_cache=True)
+        except FeatureServiceNotFoundException:
+            known = [service.name for service in self._store.registry.list_feature_services(self._store.project, allow_cache=True)]
+            raise NameNotFoundError(
+                f"There is no feature service {_quoted(name)}.{_similar(name, known)} Services are {_listed(sorted(known)) or 'none'}."
+            ) from None
+
+    def _ensure_known(self, features: Iterable[str], full_names: bool) -> None:
+        """Raise if a feature is misspelled, unknown or twice among them."""
+        store = self._store
+        views: dict[str, list[str]] = {}
+        for view in store.registry.list_all_feature_views(store.project, allow_cache=True):
+            views[view.name] = [field.name for field in view.features]
+        taken: dict[str, str] = {}
+        for ref in features:
+            view_ref, colon, feature = ref.partition(":")
+            name = view_ref.partition("@")[0]
+            if not colon or not name or not feature:
+                raise FieldError(f'features: {_quoted(ref)} is not of the form "view:feature", such as "customer_activity:spend_7d".')
+            if name not in views:
+                raise NameNotFoundError(f"There is no feature view {_quoted(name)}.{_similar(name, views)} Views are {_listed(sorted(views)) or 'none'}.")
+            if "@" in view_ref:
+                raise FieldError(f"features: {_quoted(ref)} names a version of a view, and versions are not served. Write {_quoted(f'{name}:{feature}')}.")
+            if feature not in views[name]:
+                raise NameNotFoundError(
+                    f"The feature view {name} has no feature {_quoted(feature)}.{_similar(feature, views[name])} It has {_listed(views[name])}."
+                )
+            result = ref if full_names else feature
+            if result in taken:
+                remedy = "Name it once." if taken[result] == ref else "Send full_feature_names: true."
+                raise FieldError(f"features: {taken[result]} and {ref} would have the same name in the answer. {remedy}")
+            taken[result] = ref
+
+
+_KNOWN = frozenset(FIELDS)
+
+
+def _inputs(on_demand: Iterable[Any], needed: Iterable[str]) -> Iterable[Column]:
+    """Columns that on-demand views take from the request."""
+    wanted = set(needed)
+    for view in on_demand:
+        for source in view.source_request_sources.values():
+            for field in source.schema:
+                if field.name in wanted:
+                    wanted.discard(field.name)
+                    yield Column(field.name, field.dtype.to_value_type(), f"which the on-demand view {view.name} takes from the request")
+
+
+def _type_of(value: Any) -> ValueType:
+    """Of a column that no view reads: the type of its first value, which all of them have."""
+    return {str: ValueType.STRING, bool: ValueType.BOOL, float: ValueType.DOUBLE}.get(type(value), ValueType.INT64)
+
+
+def _ensure_typed(column: Column, values: list[Any]) -> None:
+    for position, value in enumerate(values):
+        if not _is(value, column.type):
+            got = str(value) if type(value) is int and column.type in INTEGERS else _kind(value)
+            raise EntityError(
+                f"entities: {_quoted(column.name)}, {column.reader}, must have {EXPECTED.get(column.type, column.type.name)}. "
+                f"Got at position {position}: {_shortened(got)}."
+            )
+
+
+def _is(value: Any, type_: ValueType) -> bool:
+    """A value of JSON is of this type of Feast's, without any conversion. True, "1" and 1.0 are not 1."""
+    if type_ in INTEGERS:
+        return type(value) is int and -(1 << INTEGERS[type_]) <= value < 1 << INTEGERS[type_]
+    if type_ in (ValueType.STRING, ValueType.BYTES):
+        return type(value) is str and _is_unicode(value)
+    if type_ is ValueType.BOOL:
+        return type(value) is bool
+    if type_ in (ValueType.DOUBLE, ValueType.FLOAT):
+        return type(value) in (int, float) and abs(value) < 1e308
+    return type_ is not ValueType.UNIX_TIMESTAMP or _is_moment(value)
+
+
+def _is_unicode(text: str) -> bool:
+    """False for half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_moment(value: Any) -> bool:
+    """An instant of the years 2 to 9998, so that no time zone leads beyond what a datetime holds."""
+    try:
+        if type(value) is str:
+            return 1 < datetime.fromisoformat(value).year < 9999
+        return type(value) is int and 1 < datetime.fromtimestamp(value, UTC).year < 9999
+    except (ValueError, OverflowError, OSError):
+        return False
+
+
+def _kind(value: Any) -> str:
+    """A value of JSON in a few words."""
+    if value is None:
+        return "null"
+    if type(value) is list:
+        return f"a list of {len(value)}"
+    if type(value) is dict:
+        return f"an object of {len(value)}"
+    return _shortened(json.dumps(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _quoted(text: str) -> str:
+    """A text of the client's in an error: as JSON, so that control characters do no harm in logs, and not longer than a line."""
+    return _shortened(json.dumps(text))
+
+
+def _listed(names: Iterable[str]) -> str:
+    some = [_shortened(name) for name in names]
+    return ", ".join(some[:30]) + (f" and {len(some) - 30} more" if len(some) > 30 else "")
+
+
+def _similar(name: str, known: Iterable[str]) -> str:
+    """A question that names what was perhaps meant, or nothing."""
+    close = get_close_matches(name[:100], [text[:100] for text in known][:1000], n=1)
+    return f" Did you mean {_quoted(close[0])}?" if close else ""

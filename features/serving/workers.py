@@ -1,0 +1,165 @@
+"""Processes that answer from one listening socket: the server itself, or workers forked from it once everything is imported."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from prometheus_client.multiprocess import mark_process_dead
+from setproctitle import setproctitle
+
+from features.serving.options import DRAIN_SECONDS, LOOPBACK, MOST_CONNECTIONS
+
+BACKLOG = 2048
+HEALTHY_SECONDS = 5.0
+"""A worker that lived this long is replaced at once; one that ended earlier after a pause, and after a few of them the server gives up."""
+MOST_FAILURES = 5
+STOP_SECONDS = DRAIN_SECONDS + 1.5
+KEEP_ALIVE_SECONDS = 15
+
+
+def run(make: Callable[[], Any], port: int, workers: int = 1) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. Requests in flight are answered before, for `DRAIN_SECONDS` at most."""
+    listener = _listen(port)
+    app = make()
+    gc.collect()
+    gc.freeze()  # what was imported stays: it need not be looked through again, and forked workers share its memory
+    if workers == 1:
+        _serve(app, listener)
+        return 0
+    return Supervisor(app, listener, workers).run()
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.create_server((LOOPBACK, port), backlog=BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _serve(app: Any, listener: socket.socket, parent: int | None = None) -> None:
+    """Answer requests until a signal, or until the end of the process whose pipe `parent` is."""
+    import uvicorn
+
+    from features.serving.protocol import BoundedProtocol
+
+    config = uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    server = uvicorn.Server(config)
+
+    async def serve() -> None:
+        if parent is not None:
+            asyncio.get_running_loop().add_reader(parent, setattr, server, "should_exit", True)
+        await server.serve([listener])
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(serve())
+
+
+class Supervisor:
+    """Keeps a number of forked workers running."""
+
+    def __init__(self, app: Any, listener: socket.socket, workers: int) -> None:
+        self._app, self._listener, self._number = app, listener, workers
+        self._started: dict[int, float] = {}
+        self._alive, self._held = os.pipe()  # a worker reads its end once this process ended, however it ended
+        self._failures = 0
+
+    def run(self) -> int:
+        """Until a signal; 1 if workers end as soon as they are started."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, _stop)
+        try:
+            for _ in range(self._number):
+                self._start()
+            while self._failures < MOST_FAILURES:
+                self._replace(*os.wait())
+            print(f"{self._failures} workers of the feature server ended as soon as they were started", file=sys.stderr, flush=True)
+            return 1
+        except SystemExit:
+            return 0
+        finally:
+            self._end()
+
+    def _start(self) -> None:
+        blocked = {signal.SIGTERM, signal.SIGINT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)  # between the fork and its record a signal would lose the worker
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become_worker(blocked)
+            self._started[pid] = time.monotonic()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+
+    def _become_worker(self, blocked: set[signal.Signals]) -> None:
+        """Never returns."""
+        status = 1
+        try:
+            os.close(self._held)
+            for signum in blocked:
+                signal.signal(signum, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+            setproctitle("millrace features worker")
+            _serve(self._app, self._listener, self._alive)
+            status = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            with suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+
+    def _replace(self, pid: int, status: int) -> None:
+        started = self._started.pop(pid, None)
+        if started is None:
+            return
+        mark_process_dead(pid)
+        code = os.waitstatus_to_exitcode(status)
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+        lived = time.monotonic() - started
+        print(f"Worker {pid} of the feature server {how} after {lived:.0f} s; another one is started", file=sys.stderr, flush=True)
+        self._failures = self._failures + 1 if lived < HEALTHY_SECONDS else 0
+        if self._failures:
+            time.sleep(0.2 * self._failures)
+        self._start()
+
+    def _end(self) -> None:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, signal.SIG_IGN)
+        self._listener.close()
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._started and time.monotonic() < deadline:
+            with suppress(ChildProcessError):
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+                self._started.pop(pid, None)
+            time.sleep(0.02)
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, signum: signal.Signals) -> None:
+        for pid in self._started:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signum)
+
+
+def _stop(signum: int, _frame: object) -> None:
+    raise SystemExit(0)

@@ -1,0 +1,559 @@
+"""The feature server, as HTTP clients see it: the SDK's answers, the newest generation without a restart, what it refuses, and errors that say what to do."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from feast import FeatureService
+from feast.feature_server import get_app
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from contracts import release
+from features import materialize, registry
+from features.serving import online, options, served, token
+from features.serving.app import app
+from features.serving.options import LARGEST_BODY, MOST_ENTITIES, Options
+from tests.unit.features.conftest import VIEWS, Lake, activity, stocked
+
+BASE = "http://127.0.0.1:6566"
+
+
+def client_of(application: Any) -> TestClient:
+    return TestClient(application, base_url=BASE, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def client(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    monkeypatch.setattr(served, "KEEP_SECONDS", 0.0)
+    with client_of(app()) as client:
+        yield client
+
+
+def ask(client: TestClient, **body: Any) -> Any:
+    return client.post("/get-online-features", json=body)
+
+
+def values(answer: Any) -> dict[str, list[Any]]:
+    content = answer.json()
+    return dict(zip(content["metadata"]["feature_names"], (vector["values"] for vector in content["results"]), strict=True))
+
+
+def test_nothing_is_online_yet(client: TestClient) -> None:
+    answer = ask(client, features=["customer_activity:spend_7d"], entities={"customer_id": [1]})
+    assert answer.status_code == 503
+    assert "no features are online" in answer.json()["detail"]
+    assert "Run the DAG `millrace`" in answer.json()["detail"]
+
+
+def test_it_says_what_the_sdk_says(client: TestClient) -> None:
+    materialize.materialize(release.read())
+    rows = {"customer_id": [1, 2, 404], "product_id": [3, 3, 3], "request_time": ["2017-02-01T06:00:00+00:00"] * 3}
+    over_http = values(ask(client, feature_service="recommendation_v1", entities=rows))
+    store = registry.open_store()
+    by_sdk = store.get_online_features(store.get_feature_service("recommendation_v1"), rows).to_dict()
+    texts = {"last_basket_at", "last_purchased_at"}
+    assert {name: over_http[name] for name in by_sdk if name not in texts} == {name: by_sdk[name] for name in by_sdk if name not in texts}
+    assert over_http["spend_7d"] == [0.05, 7.77, None]
+    assert over_http["days_since_last_basket"][0] == by_sdk["days_since_last_basket"][0] > 30
+
+
+def test_the_next_generation_needs_no_restart(client: TestClient, shop: Lake) -> None:
+    materialize.materialize(release.read())
+    body = {"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [2]}}
+    assert values(ask(client, **body))["spend_7d"] == [7.77]
+    shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
+    shop.release(*VIEWS)
+    materialize.materialize(release.read())
+    assert values(ask(client, **body))["spend_7d"] == [8.0]
+
+
+def test_ready_says_whether_features_are_online_and_health_whether_the_server_lives(client: TestClient, shop: Lake) -> None:
+    assert client.get("/health").status_code == 200
+    before = client.get("/ready")
+    assert (before.status_code, before.json()["error_type"]) == (503, "OnlineStoreEmptyError")
+    assert "no features are online" in before.json()["detail"]
+    materialize.materialize(release.read())
+    after = client.get("/ready")
+    assert after.status_code == 200
+    assert (after.json()["status"], after.json()["release"], after.json()["horizon"]) == ("ready", 1, "2017-02-01")
+    assert client.head("/ready").content == b""
+
+
+def test_metrics_say_how_old_is_what_is_served(client: TestClient, shop: Lake) -> None:
+    before = samples(client)
+    assert before["millrace_features_ready"] == 0
+    assert "millrace_features_release" not in before
+    started = time.time()
+    materialize.materialize(release.read())
+    shop.release(*VIEWS, horizon="2017-02-02")
+    materialize.materialize(release.read())
+    after = samples(client)
+    assert after["millrace_features_ready"] == 1
+    assert after["millrace_features_release"] == 2
+    assert after["millrace_features_horizon_timestamp_seconds"] == 1485993600  # 2017-02-02T00:00:00Z
+    assert after["millrace_features_data_age_seconds"] == pytest.approx(time.time() - 1485993600, abs=300)
+    assert started - 1 <= after["millrace_features_published_timestamp_seconds"] <= time.time() + 1
+    assert sum(name.startswith("millrace_features_generation_info{generation=") for name in after) == 1
+
+
+def samples(client: TestClient) -> dict[str, float]:
+    """Samples of /metrics by name and labels."""
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    lines = [line.rpartition(" ") for line in answer.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, TestClient]]:
+    """Our server, which may be written to, and Feast's own on the same features, which nobody changes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MILLRACE_HOME", str(tmp_path_factory.mktemp("servers")))
+        for name in ("MILLRACE_LAKE", "MILLRACE_RELEASE", "MILLRACE_ENGINE", "MILLRACE_ONLINE"):
+            patch.delenv(name, raising=False)
+        stocked(Lake())
+        registry.apply()
+        materialize.materialize(release.read())
+        with client_of(app(Options())) as ours, client_of(get_app(registry.open_store())) as theirs:
+            yield ours, theirs
+
+
+@pytest.fixture(scope="module")
+def writable(servers: tuple[TestClient, TestClient]) -> Iterator[TestClient]:
+    """Another server of the same features, which takes writes."""
+    with client_of(app(Options(writes=True))) as client:
+        yield client
+
+
+ROWS = {"customer_id": [1, 2, 12, 404, 1], "product_id": [3, 23, 3, 3, 3], "request_time": ["2017-02-01T06:00:00+00:00"] * 5}
+PAIR = {"customer_id": [1], "product_id": [3]}
+TYPE = {"Content-Type": "application/json"}
+AGE = b'{"features": ["customer_profile:age"], "entities": {"customer_id": [1]}}'
+ACTIVITY = {"features": ["customer_activity:spend_7d", "customer_activity:last_basket_at"], "entities": {"customer_id": [1, 404]}}
+ONE = {"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [1]}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"feature_service": "recommendation_v1", "entities": ROWS},
+        {"feature_service": "recommendation_v1", "entities": ROWS, "full_feature_names": True},
+        {"feature_service": "customer_value_v1", "entities": {"customer_id": [12]}},
+        ACTIVITY,
+        {**ACTIVITY, "feature_service": None},
+        {**ACTIVITY, "feature_service": "", "full_feature_names": False, "include_feature_view_version_metadata": False},
+        {**ACTIVITY, "entities": {"customer_id": list(range(5000))}},
+        {**ACTIVITY, "include_feature_view_version_metadata": True},
+        {"feature_service": "customer_value_v1", "features": ["no:such"], "entities": {"customer_id": [1]}},
+        {"features": ["customer_profile:age"], "entities": PAIR},
+        {"features": ["customer_recency:days_since_last_basket"], "entities": {"customer_id": [1], "request_time": [1485928800]}},
+    ],
+)
+def test_it_answers_as_feasts_own_server(servers: tuple[TestClient, TestClient], body: Any) -> None:
+    ours, theirs = (server.post("/get-online-features", json=body) for server in servers)
+    assert (ours.status_code, ours.json()) == (theirs.status_code, theirs.json())
+    assert ours.status_code == 200
+    assert ours.headers["content-type"] == theirs.headers["content-type"]
+
+
+@pytest.mark.parametrize("pieces", [[AGE], [AGE[:9], AGE[9:20], AGE[20:]]])
+def test_a_body_may_come_in_pieces(servers: tuple[TestClient, TestClient], pieces: list[bytes]) -> None:
+    for kind in ("application/json", "application/json; charset=utf-8"):
+        answer = servers[0].post("/get-online-features", content=iter(pieces), headers={"Content-Type": kind})
+        assert values(answer)["age"] == ["25-34"]
+
+
+MISTAKES: list[tuple[Any, int, str]] = [
+    ([], 422, "must be a JSON object. Got: a list of 0"),
+    ("text", 422, 'Got: "text"'),
+    ({**ONE, "more": 1}, 422, 'a field "more", which is unknown'),
+    ({"feature_servce": "recommendation_v1", "entities": PAIR}, 422, 'Did you mean "feature_service"?'),
+    ({**ONE, "full_feature_names": "true"}, 422, 'full_feature_names must be true or false. Got: "true"'),
+    ({**ONE, "full_feature_names": 1}, 422, "full_feature_names must be true or false. Got: 1"),
+    ({**ONE, "include_feature_view_version_metadata": 0}, 422, "include_feature_view_version_metadata must be true or false"),
+    ({**ONE, "features": "customer_activity:spend_7d"}, 422, "features must be a list of texts"),
+    ({**ONE, "features": [5]}, 422, "features must be a list of texts"),
+    ({**ONE, "features": []}, 422, "must name what to read"),
+    ({"entities": PAIR}, 422, "must name what to read"),
+    ({"feature_service": 5, "entities": PAIR}, 422, "feature_service must be the name of a feature service. Got: 5"),
+    ({"feature_service": "recommendation_v9", "entities": PAIR}, 404, 'no feature service "recommendation_v9". Did you mean "recommendation_v1"?'),
+    ({**ONE, "features": ["customer_actvity:spend_7d"]}, 404, 'no feature view "customer_actvity". Did you mean "customer_activity"?'),
+    ({**ONE, "features": ["customer_activity:spend_8d"]}, 404, 'customer_activity has no feature "spend_8d". Did you mean "spend_'),
+    ({**ONE, "features": ["customer_recency:days_since"]}, 404, 'customer_recency has no feature "days_since"'),
+    ({**ONE, "features": ["spend_7d"]}, 422, '"spend_7d" is not of the form "view:feature"'),
+    ({**ONE, "features": [""]}, 422, '"" is not of the form'),
+    ({**ONE, "features": ["customer_activity@v2:spend_7d"]}, 422, 'Write "customer_activity:spend_7d"'),
+    ({**ONE, "features": ["customer_activity:spend_7d"] * 2}, 422, "Name it once"),
+    ({"features": ["customer_activity:spend_7d"], "entities": None}, 422, "entities must be an object of columns"),
+    ({"features": ["customer_activity:spend_7d"]}, 422, "Got: nothing"),
+    ({"features": ["customer_activity:spend_7d"], "entities": {}}, 422, 'entities lack "customer_id", a key of the view customer_activity'),
+    ({**ONE, "entities": {"product_id": [1]}}, 422, 'entities lack "customer_id", a key of the view customer_activity. Got: product_id'),
+    ({**ONE, "entities": {"custmer_id": [1]}}, 422, 'Did you mean "custmer_id"?'),
+    ({"features": ["product_popularity:units_7d"], "entities": {"customer_id": [1]}}, 422, 'lack "product_id", a key of the view product_popularity'),
+    ({"feature_service": "recommendation_v1", "entities": {"customer_id": [1]}}, 422, 'lack "product_id"'),
+    ({**ONE, "entities": {"customer_id": 1}}, 422, '"customer_id" must be a list, with a value for each entity. Got: 1'),
+    ({**ONE, "entities": {"customer_id": []}}, 422, "entities are empty"),
+    ({**ONE, "entities": {"customer_id": [1, 2], "product_id": [1]}}, 422, "several lengths: customer_id 2, product_id 1"),
+    ({**ONE, "entities": {"customer_id": [1, None]}}, 422, "Got at position 1: null"),
+    ({**ONE, "entities": {"customer_id": ["1"]}}, 422, 'whole numbers from -2^63 to 2^63 - 1. Got at position 0: "1"'),
+    ({**ONE, "entities": {"customer_id": ["one"]}}, 422, '"customer_id", a key of the view customer_activity, must have whole numbers'),
+    ({**ONE, "entities": {"customer_id": [True]}}, 422, "Got at position 0: true"),
+    ({**ONE, "entities": {"customer_id": [1.0]}}, 422, "Got at position 0: 1.0"),
+    ({**ONE, "entities": {"customer_id": [[1]]}}, 422, "Got at position 0: a list of 1"),
+    ({**ONE, "entities": {"customer_id": [1, 2**63]}}, 422, "Got at position 1: 9223372036854775808"),
+    ({**ONE, "entities": {"customer_id": [-(2**63) - 1]}}, 422, "Got at position 0: -9223372036854775809"),
+    ({"feature_service": "recommendation_v1", "entities": {**PAIR, "request_time": ["today"]}}, 422, '"request_time", which the on-demand view customer_'),
+    ({"feature_service": "recommendation_v1", "entities": {**PAIR, "request_time": [None]}}, 422, "ISO 8601"),
+    ({"feature_service": "recommendation_v1", "entities": {**PAIR, "request_time": [10**30]}}, 422, "ISO 8601"),
+    ({**ONE, "entities": {"customer_id": [1] * (MOST_ENTITIES + 1)}}, 413, "A request may have 10,000 entities. Got: 10,001"),
+    ({**ONE, "features": ["customer_activity:spend_7d"] * 1001}, 413, "A request may name 1,000 features. Got: 1,001"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "words"), MISTAKES)
+def test_a_mistake_is_the_clients_and_says_what_to_do(servers: tuple[TestClient, TestClient], body: Any, status: int, words: str) -> None:
+    answer = servers[0].post("/get-online-features", json=body)
+    content = answer.json()
+    assert (answer.status_code, content["status_code"]) == (status, status)
+    assert words in content["detail"]
+    assert set(content) == {"status_code", "detail", "error_type"}
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "words"),
+    [
+        (b"", 400, "The body is not JSON"),
+        (b"{", 400, "The body is not JSON"),
+        (b"\xff", 400, "The body is not JSON"),
+        (b"[" * 100_000, 400, "nested too deeply"),
+        (b"9" * 5000, 400, "The body is not JSON"),
+        (b'{"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [NaN]}}', 422, "Got at position 0: NaN"),
+        (b'{"features": ["\\ud800:x"], "entities": {}}', 404, "no feature view"),
+        (b'{"feature_service": "\\ud800", "entities": {}}', 404, "no feature service"),
+        (b'{"features": ["a\\u0000:x"], "entities": {}}', 404, "no feature view"),
+        (b'{"\\ud800": 1}', 422, "which is unknown"),
+    ],
+)
+def test_a_body_that_is_hardly_json_is_refused_too(servers: tuple[TestClient, TestClient], content: bytes, status: int, words: str) -> None:
+    answer = servers[0].post("/get-online-features", content=content, headers=TYPE)
+    assert answer.status_code == status
+    assert words in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}])
+def test_another_content_type_is_refused(servers: tuple[TestClient, TestClient], headers: dict[str, str]) -> None:
+    answer = servers[0].post("/get-online-features", content=AGE, headers=headers)
+    assert answer.status_code == 415
+    assert "Content-Type: application/json" in answer.json()["detail"]
+
+
+ENTITY_VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(-(2**64), 2**64), st.floats(), st.text(), st.just("\ud800"), st.just("2017-02-01"), st.lists(st.integers())
+)
+COLUMNS = st.one_of(st.lists(ENTITY_VALUES, max_size=3), st.lists(st.integers(1, 12), min_size=2, max_size=2), ENTITY_VALUES)
+NAMES = st.one_of(st.sampled_from(["customer_id", "product_id", "request_time", "custmer_id"]), st.text(max_size=5))
+REFS = st.one_of(
+    st.sampled_from(
+        ["customer_activity:spend_7d", "customer_profile:age", "customer_product:purchases_90d", "customer_recency:days_since_last_basket", "customer_activity:x", "x:y", "x"]
+    ),
+    st.text(max_size=8),
+    st.integers(),
+)
+BODIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "entities": st.one_of(st.dictionaries(NAMES, COLUMNS, max_size=4), ENTITY_VALUES),
+        "features": st.one_of(st.lists(REFS, max_size=3), ENTITY_VALUES),
+        "feature_service": st.one_of(st.sampled_from(["recommendation_v1", "customer_value_v1"]), ENTITY_VALUES),
+        "full_feature_names": st.one_of(st.booleans(), ENTITY_VALUES),
+        "include_feature_view_version_metadata": st.one_of(st.booleans(), ENTITY_VALUES),
+        "more": ENTITY_VALUES,
+    },
+)
+
+
+def post(application: Any, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:
+    """Status and body of an answer, straight from the ASGI application."""
+    named = {"host": "localhost", "content-type": "application/json", "content-length": str(len(body)), **headers}
+    scope = {"type": "http", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "scheme": "http", "method": "POST", "http_version": "1.1"}
+    scope |= {"headers": [(name.encode(), value.encode()) for name, value in named.items()], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 6566), "state": {}}
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(application(scope, receive, send))
+    return sent[0]["status"], b"".join(message["body"] for message in sent[1:])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=BODIES)
+def test_no_body_makes_the_server_fail(servers: tuple[TestClient, TestClient], body: Any) -> None:
+    status, content = post(servers[0].app, "/get-online-features", json.dumps(body).encode())
+    assert status in (200, 404, 413, 422), content
+    if status == 200:
+        assert body.keys() <= {"entities", "features", "feature_service", "full_feature_names", "include_feature_view_version_metadata"}
+        assert all(type(value) is int for name, column in body["entities"].items() if name in ("customer_id",) for value in column)
+    else:
+        assert json.loads(content)["status_code"] == status
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=st.one_of(st.binary(max_size=40), st.text(alphabet='{}[]":,0129eE.-truefalsn \\u', max_size=30).map(str.encode)))
+def test_no_bytes_make_the_server_fail(servers: tuple[TestClient, TestClient], body: bytes) -> None:
+    status, _ = post(servers[0].app, "/get-online-features", body)
+    assert status in (400, 422)
+
+
+WRITE_BODIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "push_source_name": st.text(max_size=4),
+        "feature_view_name": st.one_of(st.sampled_from(["customer_activity", "customer_recency"]), st.text(max_size=4)),
+        "df": st.dictionaries(st.sampled_from(["customer_id", "event_timestamp", "spend_7d", "created"]), COLUMNS, max_size=4),
+        "to": st.sampled_from(["online", "offline", "nowhere"]),
+        "start_ts": st.text(max_size=12),
+        "end_ts": st.text(max_size=12),
+        "feature_views": st.lists(st.sampled_from(["no_view"]), min_size=1, max_size=2),
+        "transform_on_write": st.booleans(),
+    },
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from(["/push", "/write-to-online-store"]), body=WRITE_BODIES)
+def test_no_write_makes_the_server_fail(writable: TestClient, path: str, body: Any) -> None:
+    status, content = post(writable.app, path, json.dumps(body).encode(), authorization=f"Bearer {token.path().read_text().strip()}")
+    assert status in (200, 404, 422), content
+
+
+CLOSED = ("/push", "/write-to-online-store", "/materialize", "/materialize-incremental")
+ELSEWHERE = (
+    "/chat", "/read-document", "/retrieve-online-documents", "/search", "/v1/vector_stores", "/v1/vector_stores/x/search", "/docs", "/redoc", "/openapi.json",
+    "/static/chat/index.html", "/ws/chat", "/", "/push/", "//push", "/PUSH", "/get-online-features/",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", CLOSED)
+def test_the_server_is_read_only(servers: tuple[TestClient, TestClient], path: str) -> None:
+    answer = servers[0].post(path, json={}, headers={"Authorization": "Bearer whatever"})
+    assert answer.status_code == 403
+    assert "read-only" in answer.json()["detail"]
+    assert "MILLRACE_FEATURES_WRITES=1" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ELSEWHERE)
+def test_nothing_else_of_feasts_is_served(servers: tuple[TestClient, TestClient], writable: TestClient, path: str) -> None:
+    for client in (servers[0], writable):
+        for method in ("GET", "POST"):
+            answer = client.request(method, path, json={} if method == "POST" else None)
+            assert (answer.status_code, answer.json()["error_type"]) == (404, "RouteNotFoundError")
+
+
+def test_every_route_that_feast_mounts_is_either_known_or_closed(servers: tuple[TestClient, TestClient]) -> None:
+    """A new version of Feast may bring others."""
+    for route in get_app(registry.open_store()).routes:
+        path = route.path.replace("{vector_store_id}", "x")
+        statuses = {servers[0].request(method, path, headers=TYPE, content=b"{}").status_code for method in ("GET", "POST", "PUT", "DELETE")}
+        assert statuses <= ({405, 422, 200} if path in ("/get-online-features", "/health") else {403, 404, 405}), path
+
+
+def test_a_websocket_is_refused(servers: tuple[TestClient, TestClient]) -> None:
+    from starlette.websockets import WebSocketDisconnect
+
+    with pytest.raises(WebSocketDisconnect), servers[0].websocket_connect("/ws/chat"):
+        pass
+
+
+@pytest.mark.parametrize(("path", "method", "allowed"), [("/get-online-features", "GET", "POST"), ("/health", "POST", "GET, HEAD"), ("/metrics", "DELETE", "GET, HEAD")])
+def test_another_method_is_refused(servers: tuple[TestClient, TestClient], path: str, method: str, allowed: str) -> None:
+    answer = servers[0].request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+def pushed(spend: float) -> dict[str, Any]:
+    row = {"customer_id": [1], "event_timestamp": ["2017-06-01T00:00:00+00:00"], "spend_7d": [spend]}
+    return {"feature_view_name": "customer_activity", "df": row}
+
+
+@pytest.mark.parametrize("header", [None, "Bearer", "Bearer ", "Bearer wrong", "Basic {token}", "{token}", "Bearer {token}x", "Bearer é"])
+def test_who_has_no_token_writes_nothing(writable: TestClient, header: str | None) -> None:
+    kept = token.path().read_text().strip()
+    headers = {} if header is None else {"Authorization": header.format(token=kept).encode()}
+    for path in CLOSED:
+        answer = writable.post(path, json=pushed(666.0), headers=headers)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Bearer realm="millrace"')
+        assert kept not in answer.text
+    assert values(ask(writable, **ONE))["spend_7d"] != [666.0]
+
+
+def test_who_has_the_token_writes(client: TestClient, shop: Lake) -> None:
+    materialize.materialize(release.read())
+    with client_of(app(Options(writes=True))) as writer:
+        headers = {"Authorization": f"Bearer {token.path().read_text().strip()}"}
+        assert writer.post("/write-to-online-store", json=pushed(123.0), headers=headers).status_code == 200
+        assert values(ask(writer, **ONE))["spend_7d"] == [123.0]
+        assert samples(writer)["millrace_features_pushed"] == 1
+
+
+def test_the_token_is_its_owners_alone_and_kept(client: TestClient) -> None:
+    kept = token.create().read_text()
+    assert token.path().stat().st_mode & 0o777 == 0o600
+    assert len(kept.strip()) >= 32
+    assert token.create().read_text() == kept
+    assert [path.name for path in token.path().parent.iterdir() if "write_token" in path.name] == ["write_token"]
+    token.path().chmod(0o640)
+    with client_of(app(Options(writes=True))) as writer:
+        answer = writer.post("/push", json={}, headers={"Authorization": f"Bearer {kept.strip()}"})
+    assert (answer.status_code, answer.json()["error_type"]) == (403, "WritesDisabledError")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:6566", "localhost", "LOCALHOST:1", "localhost.:6566", "[::1]:6566", "features.example.com:443"])
+def test_a_host_that_is_allowed_is_answered(servers: tuple[TestClient, TestClient], host: str) -> None:
+    application = app(options.read({"MILLRACE_FEATURES_HOSTS": " Features.example.com, 10.0.0.5 "}))
+    assert post(application, "/health", b"", host=host)[0] == 405  # beyond the check of the host
+    status, content = post(application, "/get-online-features", AGE, host=host)
+    assert status == 200, content
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:6566", "evil@localhost", "localhost:6566:1", "", "127.0.0.2", "10.0.0.5"])
+def test_another_host_may_be_a_rebound_name_and_is_not_answered(servers: tuple[TestClient, TestClient], host: str) -> None:
+    for path in ("/get-online-features", "/metrics", "/health", "/push", "/nowhere"):
+        status, content = post(servers[0].app, path, AGE, host=host)
+        assert (status, json.loads(content)["error_type"]) == (421, "HostNotAllowedError")
+    assert "MILLRACE_FEATURES_HOSTS" in json.loads(content)["detail"]
+
+
+def send(application: Any, messages: list[Any], headers: list[tuple[bytes, bytes]]) -> tuple[list[Any], int]:
+    """What an application sends, and how many of the messages it received."""
+    coming, sent, received = iter(messages), [], []
+    scope = {"type": "http", "path": "/get-online-features", "method": "POST", "headers": [(b"content-type", b"application/json"), *headers]}
+
+    async def receive() -> Any:
+        received.append(next(coming))
+        return received[-1]
+
+    async def keep(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(application(scope, receive, keep))
+    return sent, len(received)
+
+
+HOST = (b"host", b"localhost")
+
+
+@pytest.mark.parametrize("headers", [[], [HOST, HOST], [HOST, (b"host", b"evil.example")]])
+def test_a_request_has_one_host(servers: tuple[TestClient, TestClient], headers: list[tuple[bytes, bytes]]) -> None:
+    sent, _ = send(servers[0].app, [{"type": "http.request", "body": AGE}], headers)
+    assert sent[0]["status"] == 400
+
+
+def test_a_body_is_bounded_whether_or_not_its_length_is_announced(servers: tuple[TestClient, TestClient]) -> None:
+    piece = {"type": "http.request", "body": b" " * (LARGEST_BODY // 4), "more_body": True}
+    sent, received = send(servers[0].app, [piece] * 100, [HOST])
+    assert (sent[0]["status"], received) == (413, 5)
+    assert "1,048,576 bytes" in json.loads(sent[1]["body"])["detail"]
+    sent, received = send(servers[0].app, [piece], [HOST, (b"content-length", str(LARGEST_BODY + 1).encode())])
+    assert (sent[0]["status"], received) == (413, 0)
+    sent, received = send(servers[0].app, [{"type": "http.request", "body": b" " * (LARGEST_BODY + 1)}], [HOST])
+    assert (sent[0]["status"], received) == (413, 1)
+
+
+def test_a_client_that_goes_away_gets_no_answer_and_is_counted(servers: tuple[TestClient, TestClient]) -> None:
+    name = 'millrace_features_requests_total{route="/get-online-features",service="",status="closed"}'
+    before = samples(servers[0]).get(name, 0)
+    sent, _ = send(servers[0].app, [{"type": "http.request", "body": AGE[:9], "more_body": True}, {"type": "http.disconnect"}], [HOST])
+    assert sent == []
+    assert samples(servers[0])[name] == before + 1
+
+
+def test_requests_are_counted_by_known_names_only(servers: tuple[TestClient, TestClient]) -> None:
+    def counted(route: str, service: str, status: int) -> float:
+        return samples(servers[0]).get(f'millrace_features_requests_total{{route="{route}",service="{service}",status="{status}"}}', 0.0)
+
+    seen = [("/get-online-features", "customer_value_v1", 200), ("/get-online-features", "", 404), ("other", "", 404), ("/get-online-features", "customer_value_v1", 422)]
+    before = [counted(*labels) for labels in seen]
+    lines = len(samples(servers[0]))
+    for number in range(5):
+        ask(servers[0], feature_service="customer_value_v1", entities={"customer_id": [1, 2, 3]})
+        ask(servers[0], feature_service=f"secret{number}", entities={"customer_id": [1]})
+        servers[0].get(f"/secret{number}")
+        ask(servers[0], feature_service="customer_value_v1", entities={"customer_id": [f"secret{number}"]})
+    assert [counted(*labels) - was for labels, was in zip(seen, before, strict=True)] == [5, 5, 5, 5]
+    text = servers[0].get("/metrics").text
+    assert "secret" not in text
+    assert "feast_" not in text
+    assert len(samples(servers[0])) <= lines + 60
+    assert samples(servers[0])['millrace_features_request_seconds_count{route="/get-online-features",service="customer_value_v1"}'] >= 10
+    assert samples(servers[0])['millrace_features_entities_total{service="customer_value_v1"}'] >= 15
+
+
+def test_a_mistake_of_ours_is_logged_and_not_told(servers: tuple[TestClient, TestClient], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("password=opensesame")
+
+    monkeypatch.setattr(online.OnlineFeatures, "answer", broken)
+    answer = ask(servers[0], **ONE)
+    assert (answer.status_code, answer.json()["error_type"]) == (500, "ZeroDivisionError")
+    assert "opensesame" not in answer.text
+    assert "opensesame" in caplog.text
+
+
+@pytest.mark.parametrize("flag", ["request", "online_features", "audit_logging"])
+def test_what_feast_counts_it_answers_itself(servers: tuple[TestClient, TestClient], monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    flags = {name: name == flag for name in ("request", "online_features", "audit_logging")}
+    monkeypatch.setattr(online, "metrics", SimpleNamespace(_config=SimpleNamespace(**flags)))
+    monkeypatch.setattr(online.OnlineFeatures, "answer", None)
+    assert ask(servers[0], **ACTIVITY).json() == ask(servers[1], **ACTIVITY).json()
+    assert ask(servers[0], **{**ONE, "entities": {"customer_id": [None]}}).status_code == 422
+
+
+def test_where_somebody_must_allow_it_feast_asks(servers: tuple[TestClient, TestClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online, "get_security_manager", lambda: object())
+    monkeypatch.setattr(online.OnlineFeatures, "answer", None)
+    assert ask(servers[0], **ACTIVITY).json() == ask(servers[1], **ACTIVITY).json()
+
+
+def test_a_service_that_is_applied_again_is_seen(client: TestClient) -> None:
+    materialize.materialize(release.read())
+    body = {"feature_service": "customer_value_v1", "entities": {"customer_id": [1], "product_id": [3]}}
+    assert "age" in values(ask(client, **body))
+    other = registry.open_store()
+    activities, popular = (other.get_feature_view(name) for name in ("customer_activity", "product_popularity"))
+    other.apply([FeatureService(name="customer_value_v1", features=[activities[["spend_7d"]], popular[["units_7d"]]])])
+    client.app.online.store.refresh_registry()
+    assert list(values(ask(client, **body))) == ["customer_id", "product_id", "spend_7d", "units_7d"]
+    wrong = ask(client, **{**body, "entities": {"customer_id": [1]}})
+    assert "a key of the view product_popularity" in wrong.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"MILLRACE_FEATURES_WORKERS": "0"}, "MILLRACE_FEATURES_WORKERS must be a number from 1 to 256, or auto.* Got: 0"),
+        ({"MILLRACE_FEATURES_WORKERS": "two"}, "Got: two"),
+        ({"MILLRACE_FEATURES_WRITES": "yes"}, "MILLRACE_FEATURES_WRITES must be 1 .* Got: yes"),
+        ({"MILLRACE_FEATURES_HOSTS": "a.example,http://b"}, "MILLRACE_FEATURES_HOSTS has 'http://b', which is not a host name"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(variables: dict[str, str], words: str) -> None:
+    with pytest.raises(options.ServingOptionError, match=words):
+        options.read(variables)
+
+
+def test_options() -> None:
+    assert options.read({}) == Options(frozenset({"localhost", "127.0.0.1", "[::1]"}), 1, False)
+    chosen = options.read({"MILLRACE_FEATURES_HOSTS": "A.example:443,", "MILLRACE_FEATURES_WORKERS": "3", "MILLRACE_FEATURES_WRITES": "1"})
+    assert chosen == Options(frozenset({"localhost", "127.0.0.1", "[::1]", "a.example"}), 3, True)
+    assert options.read({"MILLRACE_FEATURES_WORKERS": "auto"}).workers >= 1
