@@ -40,8 +40,8 @@ def main() -> None:
     requests = [request(pair) for pair in random.Random(0).sample(pairs(), 1000)]
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
     print("| workers | connections | requests/s | p50 | p99 | server CPU a request | memory (PSS) |\n|---|---|---|---|---|---|---|")
-    for workers in WORKERS if options.port is None else ("?",):
-        with server(workers) if options.port is None else already(options.port) as (port, process):
+    for workers in WORKERS if options.port is None else (0,):
+        with already(options.port) if options.port else server(workers) as (port, process):
             measure(port, requests, 8, 2.0)
             for connections in CONNECTIONS:
                 before = processor_seconds(process)
@@ -49,7 +49,7 @@ def main() -> None:
                 processor = (processor_seconds(process) - before) / sum(number for *_, number in rounds)
                 rate, p50, p99 = (median(figures[at] for figures in rounds) for at in range(3))
                 times = f"{p50 * 1e3:.2f} ms | {p99 * 1e3:.2f} ms | {processor * 1e6:.0f} µs"
-                print(f"| {workers} | {connections} | {rate:,.0f} | {times} | {memory(process)} |", flush=True)
+                print(f"| {workers or '?'} | {connections} | {rate:,.0f} | {times} | {memory(process)} |", flush=True)
 
 
 def request(pair: tuple[int, int]) -> bytes:
@@ -67,10 +67,12 @@ class Caller(asyncio.Protocol):
         self._buffer = b""
 
     def connection_made(self, transport: Any) -> None:
+        """Send the first request."""
         self._transport = transport
         self._send()
 
     def data_received(self, data: bytes) -> None:
+        """Note the time of a whole answer, and send the next request or end."""
         self._buffer += data
         head = self._buffer.find(b"\r\n\r\n")
         if head < 0:
@@ -88,7 +90,8 @@ class Caller(asyncio.Protocol):
         else:
             self._transport.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
+        """Nothing more comes."""
         if not self._done.done():
             self._done.set_result(None)
 
@@ -116,8 +119,9 @@ def measure(port: int, requests: list[bytes], connections: int, seconds: float) 
 
 @contextmanager
 def already(port: int) -> Iterator[tuple[int, psutil.Process]]:
-    pids = {found.pid for found in psutil.net_connections("tcp") if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.pid}
-    yield port, psutil.Process(min(pids))
+    listening = [found for found in psutil.net_connections("tcp") if found.status == psutil.CONN_LISTEN and found.pid]
+    pids = {found.pid for found in listening if found.laddr and found.laddr.port == port}
+    yield port, psutil.Process(next(iter(pids)))
 
 
 @contextmanager

@@ -236,21 +236,23 @@ def server(which: str, answer: str = "") -> Iterator[int]:
 def serve(which: str, port: int, answer: Path | None) -> None:
     """Become the server: of features, or one of the same make that reads each request to its end and answers nothing, or what is in a file, without looking at it.
 
-    The same make is uvicorn as `features.server` runs it, and a middleware in front of a FastAPI application, which is where the features are answered; a `route` of it costs more.
+    The same make is uvicorn as `features.serving` runs it, and a middleware in front of a FastAPI application, which is where the features are answered; a `route` of it costs more.
     """
-    from features import server as feature_server
+    from fastapi import FastAPI
+
+    from features.serving import workers
+    from features.serving.app import app
 
     if which == "features":
-        feature_server.run(port)
+        workers.run(app, port)
         return
-    from fastapi import FastAPI
 
     made = FastAPI()
     if which == "route":
         made.post("/get-online-features")(nothing)
     else:
         made.add_middleware(Fixed, content=answer.read_bytes() if answer else b"{}")
-    feature_server.run(port, made)
+    workers.run(lambda: made, port)
 
 
 async def nothing() -> dict[str, str]:

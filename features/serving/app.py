@@ -7,10 +7,11 @@ from typing import Any
 
 from features import registry
 from features.serving import token
-from features.serving.errors import INTERNAL, UNPROCESSABLE, FieldError, content_of, status_of_write
+from features.serving.errors import INTERNAL, UNPROCESSABLE, FieldError, content_of
 from features.serving.gateway import ROUTES, Gateway
 from features.serving.online import OnlineFeatures
 from features.serving.options import Options, read
+from features.serving.status import status_of_write
 
 REGISTRY_SECONDS = 10
 """So often it looks for other definitions."""
@@ -38,11 +39,11 @@ def app(options: Options | None = None) -> Gateway:
             log.error("A request failed", exc_info=error)
         return Response(content_of(error, status), status, media_type="application/json")
 
-    async def refuse_fields(_request: Request, error: RequestValidationError) -> Response:
+    async def refuse_fields(_request: Request, error: Any) -> Response:
         told: list[dict[str, Any]] = list(error.errors())
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in told[:5])
         return Response(content_of(FieldError(f"The request is not as expected: {wrong}."), UNPROCESSABLE), UNPROCESSABLE, media_type="application/json")
 
     feasts.exception_handlers[Exception] = refuse
-    feasts.add_exception_handler(RequestValidationError, refuse_fields)  # type: ignore[arg-type]
+    feasts.add_exception_handler(RequestValidationError, refuse_fields)
     return Gateway(feasts, OnlineFeatures(store), chosen)

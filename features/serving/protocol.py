@@ -28,7 +28,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request is awaited."""
-        self._partial, self._in_head, self._head_bytes, self._timer = True, True, 0, None
+        self._partial, self._in_head, self._head_bytes = True, True, 0
+        self._timer: asyncio.TimerHandle | None = None
         super().connection_made(transport)
         self._arm()
 
@@ -67,10 +68,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _is_idle(self) -> bool:
         """Between two requests, where empty lines end uvicorn's own waiting."""
-        return self.cycle is None or self.cycle.response_complete
+        cycle: Any = self.cycle  # None before the first one
+        return cycle is None or cycle.response_complete
 
     def _arm(self) -> None:
-        self._timer: asyncio.TimerHandle | None = self.loop.call_later(REQUEST_SECONDS, self._expire)
+        self._timer = self.loop.call_later(REQUEST_SECONDS, self._expire)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -89,7 +91,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, error: RequestError) -> None:
         """Answer, unless nothing was asked or an answer has begun, and close."""
         cycle: Any = self.cycle
-        if self._partial and self._head_bytes or not self._in_head and cycle is not None and not cycle.response_started:
+        awaited = self._head_bytes > 0 if self._in_head else cycle is not None and not cycle.response_started
+        if awaited:
             content = content_of(error, error.status)
             head = f"HTTP/1.1 {error.status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\nconnection: close\r\n\r\n"
             self.transport.write(head.encode() + content)

@@ -79,7 +79,7 @@ def parse(body: bytes) -> FeatureRequest:
     if type(entities) is not dict:
         got = _kind(entities) if "entities" in fields else "nothing"
         raise FieldError(f'entities must be an object of columns, such as {{"customer_id": [1, 2]}}. Got: {got}.')
-    return FeatureRequest(entities, service or None, () if service else tuple(features), full_names, versions)
+    return FeatureRequest(entities, service or None, () if service else tuple(features or ()), full_names, versions)
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,14 @@ class ResolvedRequest:
                 )
         for name, values in entities.items():
             if type(values) is not list:
-                raise EntityError(f'entities: {_quoted(name)} must be a list, with a value for each entity. Got: {_kind(values)}.')
+                raise EntityError(f"entities: {_quoted(name)} must be a list, with a value for each entity. Got: {_kind(values)}.")
         lengths = {name: len(values) for name, values in entities.items()}
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{_shortened(name)} {length}" for name, length in list(lengths.items())[:10])
             raise EntityError(f"entities have columns of several lengths: {told}. Expected a value for each entity in each column.")
         count = max(lengths.values(), default=0)
         if not count:
-            raise EntityError("entities are empty. Expected at least one entity, as in {\"customer_id\": [1]}.")
+            raise EntityError('entities are empty. Expected at least one entity, as in {"customer_id": [1]}.')
         if count > MOST_ENTITIES:
             raise TooLargeError(f"A request may have {MOST_ENTITIES:,} entities. Got: {count:,}. Use several requests.")
         for name, values in entities.items():

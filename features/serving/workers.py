@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from prometheus_client.multiprocess import mark_process_dead
+from prometheus_client import multiprocess
 from setproctitle import setproctitle
 
 from features.serving.options import DRAIN_SECONDS, LOOPBACK, MOST_CONNECTIONS
@@ -132,7 +132,7 @@ class Supervisor:
         started = self._started.pop(pid, None)
         if started is None:
             return
-        mark_process_dead(pid)
+        self._forget_metrics(pid)
         code = os.waitstatus_to_exitcode(status)
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
         lived = time.monotonic() - started
@@ -141,6 +141,11 @@ class Supervisor:
         if self._failures:
             time.sleep(0.2 * self._failures)
         self._start()
+
+    def _forget_metrics(self, pid: int) -> None:
+        """Gauges of a worker that ended; its counts stay in the sums."""
+        prometheus: Any = multiprocess
+        prometheus.mark_process_dead(pid)
 
     def _end(self) -> None:
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -161,5 +166,5 @@ class Supervisor:
                 os.kill(pid, signum)
 
 
-def _stop(signum: int, _frame: object) -> None:
+def _stop(_signum: int, _frame: object) -> None:
     raise SystemExit(0)

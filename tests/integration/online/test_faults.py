@@ -85,9 +85,10 @@ def test_over_http_it_is_a_503_with_a_sentence(server: Server, served: Any, monk
         return right(*arguments, **named)
 
     monkeypatch.setattr(PackedOnlineStore, "get_online_features", noted)
-    from features import server as feature_server
+    from features.serving import app, served
 
-    client = TestClient(feature_server.app(), raise_server_exceptions=False)
+    monkeypatch.setattr(served, "KEEP_SECONDS", 0.0)
+    client = TestClient(app.app(), base_url="http://127.0.0.1", raise_server_exceptions=False)
     question = {"features": [SPEND], "entities": {"customer_id": [1]}}
     assert client.post("/get-online-features", json=question).status_code == 200
     server.stop()
@@ -96,9 +97,15 @@ def test_over_http_it_is_a_503_with_a_sentence(server: Server, served: Any, monk
         assert answer.status_code == 503
         assert "cannot be used" in answer.json()["detail"]
         assert asked == [True, True]
+        unready = client.get("/ready")
+        assert (unready.status_code, unready.json()["error_type"]) == (503, "OnlineStoreUnreachableError")
+        assert client.get("/health").status_code == 200
+        assert "millrace_features_ready 0.0" in client.get("/metrics").text
     finally:
         server.start()
     assert client.post("/get-online-features", json=question).status_code == 200
+    assert client.get("/ready").status_code == 200
+    assert "millrace_features_generation_age_seconds" in client.get("/metrics").text
 
 
 KILLED = """

@@ -1,0 +1,31 @@
+"""Which HTTP status an error has: the one place where errors of the store, of Feast and of requests become answers."""
+
+from __future__ import annotations
+
+from feast.errors import FeastError
+
+from features.generation import OnlineStoreError
+from features.kinds import KindError
+from features.serving.errors import INTERNAL, UNPROCESSABLE, RequestError
+
+UNAVAILABLE = 503
+
+
+def status_of(error: Exception) -> int:
+    """The status of an answer that reports this error; 500 for what no client can cause."""
+    if isinstance(error, RequestError):
+        return error.status
+    if isinstance(error, OnlineStoreError):
+        return UNAVAILABLE
+    if isinstance(error, KindError):
+        return UNPROCESSABLE
+    if isinstance(error, FeastError):
+        return int(error.http_status_code())
+    return INTERNAL
+
+
+def status_of_write(error: Exception) -> int:
+    """The same on the routes that write, where Feast and pandas raise plain errors for what the body says."""
+    status = status_of(error)
+    caused = (FeastError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError, ArithmeticError)
+    return UNPROCESSABLE if status == INTERNAL and isinstance(error, caused) else status
