@@ -29,6 +29,7 @@ from filelock import FileLock
 from contracts import settings
 from dags.host import tail
 from etl.spark import SparkError, jars, java, server
+from features.serving import options
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 LOOPBACK = "127.0.0.1"
@@ -98,6 +99,7 @@ def up(progress: Progress | None = None) -> Services:
     """Start the services, or find them running, and return once they are healthy and every DAG is parsed."""
     say = progress or _silence
     port, features = configured_port(), features_port()
+    _refuse_bad_serving_options()
     with _locked():
         record, host = _read_record(), None
         if record and _host_lives(record):
@@ -123,6 +125,14 @@ def _prepare_engine(say: Progress) -> None:
         java.find()
         jars.fetched(jars.DELTA)
     except SparkError as error:
+        raise ServicesError(str(error)) from error
+
+
+def _refuse_bad_serving_options() -> None:
+    """What the feature server would refuse, before anything is started."""
+    try:
+        options.read()
+    except options.ServingOptionError as error:
         raise ServicesError(str(error)) from error
 
 

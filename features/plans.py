@@ -23,6 +23,8 @@ from features.answers import MOMENT, Answer, Columns, Events, columns, python
 from features.generation import Found, Key
 from features.views import REQUEST_TIME
 
+MOST_PLANS = 1024
+"""Kept at a time: callers who ask for other features each time fill no memory."""
 LONG, TEXT, DOUBLE = "int64_val", "string_val", "double_val"
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 SCALARS = frozenset(kind.proto for kind in kinds.KINDS.values())
@@ -154,7 +156,10 @@ class Plans:
             plan = resolve(features, registry, project, full_names)
             if registry.cached_registry_proto_created != made_at:  # another thread has read it anew meanwhile
                 return plan
+            if len(plans) >= MOST_PLANS:
+                plans.clear()
             plans[key] = plan
+            return plan
         return plans[key]
 
 

@@ -124,7 +124,7 @@ class ResolvedRequest:
             if column.name not in entities:
                 got = _listed(sorted(entities)) or "none"
                 raise EntityError(
-                    f"entities lack {_quoted(column.name)}, {column.reader}. Got: {got}.{_similar(column.name, entities)} "
+                    f"entities lack {_quoted(column.name)}, {column.reader}. Got: {got}.{_similar(column.name, entities, "Is that")} "
                     f"Add a list of {EXPECTED.get(column.type, 'values')}, one for each entity."
                 )
         for name, values in entities.items():
@@ -304,7 +304,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(some[:30]) + (f" and {len(some) - 30} more" if len(some) > 30 else "")
 
 
-def _similar(name: str, known: Iterable[str]) -> str:
+def _similar(name: str, known: Iterable[str], question: str = "Did you mean") -> str:
     """A question that names what was perhaps meant, or nothing."""
     close = get_close_matches(name[:100], [text[:100] for text in known][:1000], n=1)
-    return f" Did you mean {_quoted(close[0])}?" if close else ""
+    return f" {question} {_quoted(close[0])}?" if close else ""

@@ -111,6 +111,12 @@ class TestPort:
         with pytest.raises(ServicesError, match=r"MILLRACE_FEATURES_PORT must be a port.*Got: seven"):
             services.features_port()
 
+    def test_options_of_the_feature_server_are_checked_before_anything_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MILLRACE_FEATURES_WORKERS", "many")
+        with pytest.raises(ServicesError, match=r"MILLRACE_FEATURES_WORKERS must be a number.*Got: many"):
+            services.up()
+        assert not (settings.home() / "run").exists()
+
     def test_a_feature_port_held_by_a_stranger_is_named_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             monkeypatch.setenv("MILLRACE_PORT", str(free.getsockname()[1]))

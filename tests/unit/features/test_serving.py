@@ -195,7 +195,7 @@ MISTAKES: list[tuple[Any, int, str]] = [
     ({"features": ["customer_activity:spend_7d"]}, 422, "Got: nothing"),
     ({"features": ["customer_activity:spend_7d"], "entities": {}}, 422, 'entities lack "customer_id", a key of the view customer_activity'),
     ({**ONE, "entities": {"product_id": [1]}}, 422, 'entities lack "customer_id", a key of the view customer_activity. Got: product_id'),
-    ({**ONE, "entities": {"custmer_id": [1]}}, 422, 'Did you mean "custmer_id"?'),
+    ({**ONE, "entities": {"custmer_id": [1]}}, 422, 'Is that "custmer_id"?'),
     ({"features": ["product_popularity:units_7d"], "entities": {"customer_id": [1]}}, 422, 'lack "product_id", a key of the view product_popularity'),
     ({"feature_service": "recommendation_v1", "entities": {"customer_id": [1]}}, 422, 'lack "product_id"'),
     ({**ONE, "entities": {"customer_id": 1}}, 422, '"customer_id" must be a list, with a value for each entity. Got: 1'),
