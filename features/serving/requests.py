@@ -124,7 +124,7 @@ class ResolvedRequest:
             if column.name not in entities:
                 got = _listed(sorted(entities)) or "none"
                 raise EntityError(
-                    f"entities lack {_quoted(column.name)}, {column.reader}. Got: {got}.{_similar(column.name, entities, "Is that")} "
+                    f"entities lack {_quoted(column.name)}, {column.reader}. Got: {got}.{_similar(column.name, entities, 'Is that')} "
                     f"Add a list of {EXPECTED.get(column.type, 'values')}, one for each entity."
                 )
         for name, values in entities.items():

@@ -17,8 +17,9 @@ import psutil
 import pytest
 
 from contracts import settings
-from dags import services
+from dags import host, services
 from dags.services import ApiError, Record, Services, ServicesError
+from etl.spark import server as spark
 
 
 @pytest.fixture(autouse=True)
@@ -253,3 +254,20 @@ def test_spark_without_java_is_told_before_anything_starts(home: Path, monkeypat
         services.up()
     assert not (home / "run" / "services.json").exists()
     assert services.status() == {"host": "stopped"}
+
+
+def test_what_is_not_airflow_gets_none_of_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(os, "execvpe", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(spark, "command", lambda _port: ["spark-submit"])
+    monkeypatch.setattr(spark, "environment", lambda: dict(os.environ))
+    for name in ("AIRFLOW__CORE__FERNET_KEY", "AIRFLOW_CONN_SHOP", "_AIRFLOW_WWW_USER_PASSWORD"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv(services.TOKEN, "ours")
+    host._features()
+    host._spark()
+    assert len(started) == 2
+    for _program, _arguments, environment in started:
+        assert "secret" not in environment.values()
+        assert environment[services.TOKEN] == "ours"

@@ -2,8 +2,10 @@
 
 import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from contracts.settings import online
 from features import generation
 from features.generation import About, GenerationGoneError, Layout, OnlineStoreUnfitError, Place
 from features.kinds import KINDS, KindError
-from features.online.postgres import PostgresPlace
+from features.online.postgres import HOME, Bounded, PostgresPlace
 from features.online.redis import RedisPlace
 from features.online.sqlite import SqlitePlace
 from features.online_store import PackedOnlineStore, Query, layout_of
@@ -157,6 +159,32 @@ def test_what_was_pushed_is_said(place: Place) -> None:
     about = place.about()
     assert about is not None
     assert (about.release, about.pushed) == (3, True)
+
+
+def test_it_is_known_when_the_pointer_moved(place: Place) -> None:
+    assert place.published_at() is None
+    moments = []
+    for number in range(2):
+        published(place, ONE, [(1, number, None, 10)])
+        moments.append(place.published_at())
+        time.sleep(1.1)  # Redis keeps whole seconds
+    first, second = moments
+    assert first is not None
+    assert second is not None
+    assert first < second
+    assert abs((datetime.now(UTC) - second).total_seconds()) < 3600  # the servers' clocks are this machine's
+    place.merge(ONE, [(1, 5, None, 11)])
+    assert place.published_at() == second
+
+
+def test_a_pointer_of_before_that_was_kept_is_taken_on(in_postgres: PostgresPlace) -> None:
+    name = published(in_postgres, ONE, [(1, 5, None, 10)])
+    with in_postgres.connected(Bounded) as connection:
+        connection.execute(f"ALTER TABLE {HOME}.pointer DROP COLUMN published_at")
+    later = PostgresPlace(online())
+    assert (later.current(), later.published_at()) == (name, None)
+    published(later, ONE, [(1, 6, None, 10)])
+    assert later.published_at() is not None
 
 
 def test_a_draft_that_was_not_published_leaves_nothing(place: Place) -> None:
