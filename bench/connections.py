@@ -1,8 +1,10 @@
-"""Time the feature server under load: `python -m bench.connections`, with MILLRACE_HOME set to a home in which a release of the sample is online.
+"""Time the feature server under load: `python -m bench.connections`.
 
-Requests for 1 entity with all features of `recommendation_v1`, over 1, 8 and 32 connections that each wait for their answer, against 1 and 2 workers. The client is one process, which
-shares the machine's cores with the server: on two cores the figures say what one machine does with both, and not what the server could do alone. The server's processor time for a request
-is the figure that other work on the machine disturbs least.
+MILLRACE_HOME names a home in which a release of the sample is online. Requests for 1 entity with all features of
+`recommendation_v1`, over 1, 8 and 32 connections that each wait for their answer, against 1 and 2 workers. The client
+is one process, which shares the machine's cores with the server: on two cores the figures say what one machine does
+with both, and not what the server could do alone. The server's processor time for a request is the figure that other
+work on the machine disturbs least.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -32,14 +35,15 @@ WORKERS = (1, 2)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.connections", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="of each measurement; their median is printed (default 3)")
+    parser = argparse.ArgumentParser(prog="python -m bench.connections", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="of each, of which the median is printed (default 3)")
     parser.add_argument("--seconds", type=float, default=5, help="that a measurement lasts (default 5)")
     parser.add_argument("--port", type=int, help="of a server that runs already, instead of servers of our own")
     options = parser.parse_args()
     requests = [request(pair) for pair in random.Random(0).sample(pairs(), 1000)]
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
-    print("| workers | connections | requests/s | p50 | p99 | server CPU a request | memory (PSS) |\n|---|---|---|---|---|---|---|")
+    print("| workers | connections | requests/s | p50 | p99 | server CPU a request | memory (PSS) |")
+    print("|---|---|---|---|---|---|---|")
     for workers in WORKERS if options.port is None else (0,):
         with already(options.port) if options.port else server(workers) as (port, process):
             measure(port, requests, 8, 2.0)
@@ -54,8 +58,8 @@ def main() -> None:
 
 def request(pair: tuple[int, int]) -> bytes:
     body = json.dumps(question([pair])).encode()
-    head = f"POST /get-online-features HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    lines = ("POST /get-online-features HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json")
+    return "\r\n".join((*lines, f"Content-Length: {len(body)}", "\r\n")).encode() + body
 
 
 class Caller(asyncio.Protocol):
@@ -109,10 +113,15 @@ def measure(port: int, requests: list[bytes], connections: int, seconds: float) 
         started = time.perf_counter()
         ends = [loop.create_future() for _ in range(connections)]
         for end in ends:
-            await loop.create_connection(lambda end=end: Caller(requests, taken, started + seconds, end), "127.0.0.1", port)  # type: ignore[misc]
+            await loop.create_connection(partial(Caller, requests, taken, started + seconds, end), "127.0.0.1", port)
         await asyncio.gather(*ends)
         taken.sort()
-        return len(taken) / (time.perf_counter() - started), taken[len(taken) // 2], taken[len(taken) * 99 // 100], len(taken)
+        return (
+            len(taken) / (time.perf_counter() - started),
+            taken[len(taken) // 2],
+            taken[len(taken) * 99 // 100],
+            len(taken),
+        )
 
     return uvloop.run(load())
 
@@ -144,7 +153,8 @@ def server(workers: int) -> Iterator[tuple[int, psutil.Process]]:
 
 def answers(port: int) -> bool:
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://127.0.0.1:{port}/ready", timeout=5):
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(f"http://127.0.0.1:{port}/ready", timeout=5):
             return True
     except OSError:
         return False

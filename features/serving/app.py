@@ -19,7 +19,7 @@ log = logging.getLogger("millrace.features")
 
 
 def app(options: Options | None = None) -> Gateway:
-    """The application. The registry is brought up to the definitions first, as there may be none yet, and the token of writes is made."""
+    """The application. First the registry is brought up to the definitions, and the token of writes is made."""
     from fastapi import Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import Response
@@ -42,7 +42,11 @@ def app(options: Options | None = None) -> Gateway:
     async def refuse_fields(_request: Request, error: Any) -> Response:
         told: list[dict[str, Any]] = list(error.errors())
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in told[:5])
-        return Response(content_of(FieldError(f"The request is not as expected: {wrong}."), UNPROCESSABLE), UNPROCESSABLE, media_type="application/json")
+        return Response(
+            content_of(FieldError(f"The request is not as expected: {wrong}."), UNPROCESSABLE),
+            UNPROCESSABLE,
+            media_type="application/json",
+        )
 
     feasts.exception_handlers[Exception] = refuse
     feasts.add_exception_handler(RequestValidationError, refuse_fields)

@@ -84,7 +84,10 @@ class EntityError(RequestError):
 
 
 def content_of(error: Exception, status: int) -> bytes:
-    """The JSON body: status code, detail, and the error's type, as Feast's servers write errors. What went wrong inside (500) is for the log."""
+    """The JSON body: status code, detail, and the error's type, as Feast's servers write errors.
+
+    What went wrong inside (500) is for the log.
+    """
     detail: Any = str(error)
     if status == INTERNAL:
         detail = "The feature server failed. Its log, logs/features.log of MILLRACE_HOME, says why."

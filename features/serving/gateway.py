@@ -48,7 +48,7 @@ OTHER = "other"
 """The label of routes that do not exist."""
 JSON = b"application/json"
 INLINE_BYTES = 1 << 14
-"""Requests up to this size, of some hundred entities, run inline: a thread hand-off costs more. Longer ones do not hold up other callers."""
+"""Requests up to this size, of some hundred entities, run inline: a thread hand-off costs more."""
 log = logging.getLogger("millrace.features")
 
 
@@ -125,20 +125,17 @@ class Gateway:
         path, method = scope["path"], scope["method"]
         methods = ROUTES.get(path)
         if methods is None:
-            raise RouteNotFoundError(f"Nothing is served there. Routes are {', '.join(sorted(ROUTES.keys() - set(WRITES)))}.")
+            readable = ", ".join(sorted(ROUTES.keys() - set(WRITES)))
+            raise RouteNotFoundError(f"Nothing is served there. Routes are {readable}.")
         if method not in methods:
-            raise MethodNotAllowedError(
-                f"{path} does not take {method if method.isalpha() and len(method) < 10 else 'this method'}. Use {methods[0]}.", ", ".join(methods)
-            )
+            raise MethodNotAllowedError(f"{path} does not take this method. Use {methods[0]}.", ", ".join(methods))
         if path in WRITES:
             if not self._options.writes:
-                raise WritesDisabledError(
-                    "This server is read-only: features come online when the DAG `millrace` or `millrace serve` publishes them. "
-                    "To allow writes with a token, start it with MILLRACE_FEATURES_WRITES=1."
-                )
+                remedy = "To allow writes with a token, start it with MILLRACE_FEATURES_WRITES=1."
+                raise WritesDisabledError(f"This server is read-only: the DAG puts features online. {remedy}")
             token.ensure_valid(headers.get(b"authorization"))
         if methods == WRITE and headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != JSON:
-            raise ContentTypeError("The body must be declared as JSON. Send the header `Content-Type: application/json`.")
+            raise ContentTypeError("The body must be declared as JSON. Send `Content-Type: application/json`.")
 
     async def _answer(self, scope: Message, headers: dict[bytes, bytes], receive: Receive, send: Watched) -> Response:
         body = await _body(headers, receive)
@@ -151,8 +148,10 @@ class Gateway:
                 response = await self._feasts(scope, body, receive, send)
                 response.service = service
                 return response
-            inline = len(body) <= INLINE_BYTES and settings.online() == "sqlite"  # a server may be slow, and others must not wait for it
-            content = self.online.answer(request, resolved) if inline else await run_in_threadpool(self.online.answer, request, resolved)
+            if len(body) <= INLINE_BYTES and settings.online() == "sqlite":
+                content = self.online.answer(request, resolved)
+            else:  # others must not wait for a long request, or for a server
+                content = await run_in_threadpool(self.online.answer, request, resolved)
             metrics.observe_entities(service, min(len(next(iter(request.entities.values()))), MOST_ENTITIES))
             return Response(200, content, service=service)
         except Exception as error:
@@ -190,13 +189,17 @@ class Watched:
 
 
 async def _send(response: Response, headers_only: bool, send: Send) -> None:
-    headers = [(b"content-length", str(len(response.content)).encode()), (b"content-type", response.content_type), *response.headers]
+    headers = [
+        (b"content-length", str(len(response.content)).encode()),
+        (b"content-type", response.content_type),
+        *response.headers,
+    ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if headers_only else response.content})
 
 
 async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
-    """The body; TooLargeError before more than `LARGEST_BODY` of it is kept, whether or not its length was announced."""
+    """The body; TooLargeError before more than `LARGEST_BODY` is kept, whether or not its length was announced."""
     announced = headers.get(b"content-length", b"0")
     if not announced.isdigit():
         raise MalformedRequestError("Content-Length must be a number of bytes.")
@@ -222,14 +225,16 @@ def _too_large() -> TooLargeError:
 
 
 def _ensure_host(headers: Headers, host: bytes | None, allowed: frozenset[str]) -> None:
-    """A name that leads here by DNS rebinding is not ours: a page of that name must not read features through a visitor's browser."""
+    """A name that leads here by DNS rebinding is not ours.
+
+    A page of that name must not read features through a visitor's browser.
+    """
     if host is None or sum(name == b"host" for name, _ in headers) > 1:
         raise MalformedRequestError("A request must have one Host header.")
     name = _host_name(host)
     if name not in allowed:
-        raise HostNotAllowedError(
-            f"This server does not answer to that name. Use {', '.join(sorted(allowed))}, or start it with MILLRACE_FEATURES_HOSTS=NAME to add one."
-        )
+        remedy = f"Use {', '.join(sorted(allowed))}, or start it with MILLRACE_FEATURES_HOSTS=NAME to add one."
+        raise HostNotAllowedError(f"This server does not answer to that name. {remedy}")
 
 
 @lru_cache(1 << 10)

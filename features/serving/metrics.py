@@ -90,16 +90,33 @@ class _Now(Collector):
         yield _gauge("ready", "1 while features are online and the online store answers", served is not None)
         if served is None:
             return
-        yield InfoMetricFamily("millrace_features_generation", "The generation in use", {"generation": served.generation})
+        named = {"generation": served.generation}
+        yield InfoMetricFamily("millrace_features_generation", "The generation in use", named)
         yield _gauge("pushed", "1 if rows were pushed into the generation in use", served.pushed)
         if served.release is not None:
             yield _gauge("release", "Number of the release in use", served.release)
         if served.horizon:
-            yield _gauge("horizon_timestamp_seconds", "The horizon of the release in use, in seconds since 1970", served.horizon.timestamp())
-            yield _gauge("data_age_seconds", "Seconds since the horizon of the release in use", (now - served.horizon).total_seconds())
+            yield _gauge(
+                "horizon_timestamp_seconds",
+                "The horizon of the release in use, in seconds since 1970",
+                served.horizon.timestamp(),
+            )
+            yield _gauge(
+                "data_age_seconds",
+                "Seconds since the horizon of the release in use",
+                (now - served.horizon).total_seconds(),
+            )
         if served.published_at:
-            yield _gauge("published_timestamp_seconds", "When the generation in use was published, in seconds since 1970", served.published_at.timestamp())
-            yield _gauge("generation_age_seconds", "Seconds since the generation in use was published", (now - served.published_at).total_seconds())
+            yield _gauge(
+                "published_timestamp_seconds",
+                "When the generation in use was published, in seconds since 1970",
+                served.published_at.timestamp(),
+            )
+            yield _gauge(
+                "generation_age_seconds",
+                "Seconds since the generation in use was published",
+                (now - served.published_at).total_seconds(),
+            )
 
 
 def _gauge(name: str, doc: str, value: float) -> GaugeMetricFamily:

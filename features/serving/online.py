@@ -1,4 +1,4 @@
-"""POST /get-online-features: what Feast's own route would answer, without a protobuf and a pydantic object for each value."""
+"""POST /get-online-features: what Feast's route would answer, without a protobuf and a model for each value."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class OnlineFeatures:
         return request, self._resolver.resolve(request)
 
     def answer(self, request: FeatureRequest, resolved: ResolvedRequest) -> bytes:
-        """The JSON of Feast's feature server. RequestError for entities that are wrong, OnlineStoreError for a store that is away."""
+        """The JSON of Feast's feature server.
+
+        RequestError for entities that are wrong, OnlineStoreError for a store that is away.
+        """
         fits = resolved.fits(request.entities)
         entities = request.entities if fits else resolved.checked(request.entities)
         try:

@@ -1,4 +1,4 @@
-"""What the feature server is started with: `MILLRACE_FEATURES_HOSTS`, `_WORKERS` and `_WRITES`, and its fixed bounds."""
+"""What the feature server is started with: `MILLRACE_FEATURES_HOSTS`, `_WORKERS`, `_WRITES`, and fixed bounds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ServingOptionError(ValueError):
 
 @dataclass(frozen=True)
 class Options:
-    """Allowed names in the Host header, in lower case and without a port; number of worker processes; are writes allowed?"""
+    """Names that a Host header may have, in lower case and without a port; number of workers; are writes allowed?"""
 
     hosts: frozenset[str] = LOOPBACK_NAMES
     workers: int = 1
@@ -71,10 +71,12 @@ def _workers(text: str) -> int:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if text.isascii() and text.isdecimal() and 0 < int(text) <= 256:
         return int(text)
-    raise ServingOptionError(f"MILLRACE_FEATURES_WORKERS must be a number from 1 to 256, or auto for one a core. Got: {text}. Unset it to use 1.")
+    expected = "must be a number from 1 to 256, or auto for one a core"
+    raise ServingOptionError(f"MILLRACE_FEATURES_WORKERS {expected}. Got: {text}. Unset it to use 1.")
 
 
 def _writes(text: str) -> bool:
     if text in ("0", "1"):
         return text == "1"
-    raise ServingOptionError(f"MILLRACE_FEATURES_WRITES must be 1 (allow writes with the token) or 0. Got: {text}. Unset it for 0.")
+    expected = "must be 1 (allow writes with the token) or 0"
+    raise ServingOptionError(f"MILLRACE_FEATURES_WRITES {expected}. Got: {text}. Unset it for 0.")

@@ -1,4 +1,4 @@
-"""HTTP as uvicorn speaks it, with bounds that an application cannot set: how long a request's head may be, and how long its arrival may take."""
+"""HTTP as uvicorn speaks it, with two bounds that an application cannot set: a request's head and its arrival."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SlowRequestError(RequestError):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. A timer runs only while a part of a request is missing, so that usual requests pay nothing for it."""
+    """One connection. A timer runs only while a part of a request is missing: usual requests pay nothing for it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request is awaited."""
@@ -46,7 +46,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._in_head and self._head_bytes > LARGEST_HEAD:
-            self._refuse(HeadTooLargeError(f"A request line with its headers may have {LARGEST_HEAD:,} bytes. Send the rest in the body."))
+            most = f"A request line with its headers may have {LARGEST_HEAD:,} bytes."
+            self._refuse(HeadTooLargeError(f"{most} Send the rest in the body."))
         elif self._timer is None and (self._partial or self._is_idle()):
             self._arm()
 
@@ -86,7 +87,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.pipeline:  # reading was paused for the requests before this one, which is not its sender's fault
             self._arm()
             return
-        self._refuse(SlowRequestError(f"The request had not arrived after {REQUEST_SECONDS:.0f} s. Send it again, as a whole."))
+        late = f"The request had not arrived after {REQUEST_SECONDS:.0f} s."
+        self._refuse(SlowRequestError(f"{late} Send it again, as a whole."))
 
     def _refuse(self, error: RequestError) -> None:
         """Answer, unless nothing was asked or an answer has begun, and close."""
@@ -94,6 +96,12 @@ class BoundedProtocol(HttpToolsProtocol):
         awaited = self._head_bytes > 0 if self._in_head else cycle is not None and not cycle.response_started
         if awaited:
             content = content_of(error, error.status)
-            head = f"HTTP/1.1 {error.status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\nconnection: close\r\n\r\n"
-            self.transport.write(head.encode() + content)
+            lines = (
+                f"HTTP/1.1 {error.status} Refused",
+                "content-type: application/json",
+                f"content-length: {len(content)}",
+                "connection: close",
+                "\r\n",
+            )
+            self.transport.write("\r\n".join(lines).encode() + content)
         self.transport.close()

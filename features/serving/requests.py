@@ -1,4 +1,4 @@
-"""A request for online features: read from JSON, resolved against the registry, and checked against the keys of its views.
+"""A request for online features: read from JSON, resolved by the registry, checked against its views' keys.
 
 Every mistake that a client can make is found here, with what to send instead, before the store is read.
 """
@@ -21,9 +21,10 @@ from features.serving.errors import EntityError, FieldError, MalformedRequestErr
 from features.serving.options import MOST_ENTITIES, MOST_FEATURES
 from features.views import REQUEST_TIME
 
+EXAMPLE = '"customer_activity:spend_7d"'
 FIELDS = ("entities", "features", "feature_service", "full_feature_names", "include_feature_view_version_metadata")
 MOST_RESOLVED = 512
-"""Requests of different features that are kept resolved: a client that invents new ones all the time fills no memory."""
+"""Requests for different features that are kept resolved: one who invents new ones fills no memory."""
 INTEGERS = {ValueType.INT64: 63, ValueType.INT32: 31}
 EXPECTED = {
     ValueType.INT64: "whole numbers from -2^63 to 2^63 - 1",
@@ -56,25 +57,31 @@ def parse(body: bytes) -> FeatureRequest:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise MalformedRequestError(f"The body is not JSON: {reason}. Expected an object with {_listed(FIELDS[:3])}.") from None
+        expected = f"Expected an object with {_listed(FIELDS[:3])}."
+        raise MalformedRequestError(f"The body is not JSON: {reason}. {expected}") from None
     if not isinstance(fields, dict):
-        raise FieldError(f"The body must be a JSON object. Got: {_kind(fields)}. Expected the fields {_listed(FIELDS[:3])}.")
+        raise FieldError(f"The body must be a JSON object. Got: {_kind(fields)}. Fields are {_listed(FIELDS)}.")
     if not fields.keys() <= _KNOWN:
         unknown = min(fields.keys() - _KNOWN)
-        raise FieldError(f"The body has a field {_quoted(unknown)}, which is unknown.{_similar(unknown, FIELDS)} Fields are {_listed(FIELDS)}.")
+        known = f"{_similar(unknown, FIELDS)} Fields are {_listed(FIELDS)}."
+        raise FieldError(f"The body has a field {_quoted(unknown)}, which is unknown.{known}")
     service, features = fields.get("feature_service"), fields.get("features")
-    full_names, versions = fields.get("full_feature_names", False), fields.get("include_feature_view_version_metadata", False)
+    full_names, versions = (
+        fields.get("full_feature_names", False),
+        fields.get("include_feature_view_version_metadata", False),
+    )
     if service is not None and type(service) is not str:
         raise FieldError(f"feature_service must be the name of a feature service. Got: {_kind(service)}.")
     if features is not None and (type(features) is not list or not all(type(name) is str for name in features)):
-        raise FieldError(f'features must be a list of texts such as "customer_activity:spend_7d". Got: {_kind(features)}.')
+        raise FieldError(f"features must be a list of texts such as {EXAMPLE}. Got: {_kind(features)}.")
     for name, value in (("full_feature_names", full_names), ("include_feature_view_version_metadata", versions)):
         if value is not True and value is not False:
             raise FieldError(f"{name} must be true or false. Got: {_kind(value)}.")
     if not service and not features:
-        raise FieldError('The body must name what to read: a feature_service, or features such as ["customer_activity:spend_7d"].')
+        raise FieldError(f"The body must name what to read: a feature_service, or features such as [{EXAMPLE}].")
     if features and len(features) > MOST_FEATURES:
-        raise TooLargeError(f"A request may name {MOST_FEATURES:,} features. Got: {len(features):,}. Use a feature service, or several requests.")
+        most = f"A request may name {MOST_FEATURES:,} features. Got: {len(features):,}."
+        raise TooLargeError(f"{most} Use a feature service, or several requests.")
     entities = fields.get("entities")
     if type(entities) is not dict:
         got = _kind(entities) if "entities" in fields else "nothing"
@@ -123,24 +130,29 @@ class ResolvedRequest:
         for column in self._required:
             if column.name not in entities:
                 got = _listed(sorted(entities)) or "none"
-                raise EntityError(
-                    f"entities lack {_quoted(column.name)}, {column.reader}. Got: {got}.{_similar(column.name, entities, 'Is that')} "
-                    f"Add a list of {EXPECTED.get(column.type, 'values')}, one for each entity."
-                )
+                similar = _similar(column.name, entities, "Is that")
+                remedy = f"Add a list of {EXPECTED.get(column.type, 'values')}, one for each entity."
+                missing = f"{_quoted(column.name)}, {column.reader}"
+                raise EntityError(f"entities lack {missing}. Got: {got}.{similar} {remedy}")
         for name, values in entities.items():
             if type(values) is not list:
-                raise EntityError(f"entities: {_quoted(name)} must be a list, with a value for each entity. Got: {_kind(values)}.")
+                expected = "must be a list, with a value for each entity"
+                raise EntityError(f"entities: {_quoted(name)} {expected}. Got: {_kind(values)}.")
         lengths = {name: len(values) for name, values in entities.items()}
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{_shortened(name)} {length}" for name, length in list(lengths.items())[:10])
-            raise EntityError(f"entities have columns of several lengths: {told}. Expected a value for each entity in each column.")
+            expected = "Expected a value for each entity in each column."
+            raise EntityError(f"entities have columns of several lengths: {told}. {expected}")
         count = max(lengths.values(), default=0)
         if not count:
             raise EntityError('entities are empty. Expected at least one entity, as in {"customer_id": [1]}.')
         if count > MOST_ENTITIES:
             raise TooLargeError(f"A request may have {MOST_ENTITIES:,} entities. Got: {count:,}. Use several requests.")
         for name, values in entities.items():
-            _ensure_typed(self._columns.get(name) or Column(name, _type_of(values[0]), "which is in the answer as it came"), values)
+            _ensure_typed(
+                self._columns.get(name) or Column(name, _type_of(values[0]), "which is in the answer as it came"),
+                values,
+            )
         return dict(entities)
 
 
@@ -168,7 +180,8 @@ class Resolver:
     def _resolve(self, request: FeatureRequest) -> ResolvedRequest:
         features = self._service(request.service) if request.service else list(request.features)
         try:
-            context = utils._get_cached_request_context(self._store.registry, self._store.project, features, request.full_names)
+            store = self._store
+            context = utils._get_cached_request_context(store.registry, store.project, features, request.full_names)
         except Exception:
             self._ensure_known(request.features, request.full_names)
             raise
@@ -179,17 +192,18 @@ class Resolver:
             for column in view.entity_columns:
                 name = renamed.get(column.name, column.name)
                 if column.name != DUMMY_ENTITY_ID and name not in keys:
-                    keys[name] = Column(name, column.dtype.to_value_type(), f"a key of the view {view.projection.name_to_use()}")
+                    reader = f"a key of the view {view.projection.name_to_use()}"
+                    keys[name] = Column(name, column.dtype.to_value_type(), reader)
         return ResolvedRequest(features, list(keys.values()), list(_inputs(on_demand, inputs)))
 
     def _service(self, name: str) -> FeatureService:
         try:
             return self._store.get_feature_service(name, allow_cache=True)
         except FeatureServiceNotFoundException:
-            known = [service.name for service in self._store.registry.list_feature_services(self._store.project, allow_cache=True)]
-            raise NameNotFoundError(
-                f"There is no feature service {_quoted(name)}.{_similar(name, known)} Services are {_listed(sorted(known)) or 'none'}."
-            ) from None
+            services = self._store.registry.list_feature_services(self._store.project, allow_cache=True)
+            known = sorted(service.name for service in services)
+            remedy = f"{_similar(name, known)} Services are {_listed(known) or 'none'}."
+            raise NameNotFoundError(f"There is no feature service {_quoted(name)}.{remedy}") from None
 
     def _ensure_known(self, features: Iterable[str], full_names: bool) -> None:
         """Raise if a feature is misspelled, unknown or twice among them."""
@@ -202,19 +216,21 @@ class Resolver:
             view_ref, colon, feature = ref.partition(":")
             name = view_ref.partition("@")[0]
             if not colon or not name or not feature:
-                raise FieldError(f'features: {_quoted(ref)} is not of the form "view:feature", such as "customer_activity:spend_7d".')
+                raise FieldError(f'features: {_quoted(ref)} is not of the form "view:feature", such as {EXAMPLE}.')
             if name not in views:
-                raise NameNotFoundError(f"There is no feature view {_quoted(name)}.{_similar(name, views)} Views are {_listed(sorted(views)) or 'none'}.")
+                remedy = f"{_similar(name, views)} Views are {_listed(sorted(views))}."
+                raise NameNotFoundError(f"There is no feature view {_quoted(name)}.{remedy}")
             if "@" in view_ref:
-                raise FieldError(f"features: {_quoted(ref)} names a version of a view, and versions are not served. Write {_quoted(f'{name}:{feature}')}.")
+                remedy = f"Write {_quoted(f'{name}:{feature}')}."
+                raise FieldError(f"features: {_quoted(ref)} names a version, and versions are not served. {remedy}")
             if feature not in views[name]:
-                raise NameNotFoundError(
-                    f"The feature view {name} has no feature {_quoted(feature)}.{_similar(feature, views[name])} It has {_listed(views[name])}."
-                )
+                remedy = f"{_similar(feature, views[name])} It has {_listed(views[name])}."
+                raise NameNotFoundError(f"The feature view {name} has no feature {_quoted(feature)}.{remedy}")
             result = ref if full_names else feature
             if result in taken:
                 remedy = "Name it once." if taken[result] == ref else "Send full_feature_names: true."
-                raise FieldError(f"features: {taken[result]} and {ref} would have the same name in the answer. {remedy}")
+                both = f"{taken[result]} and {ref}"
+                raise FieldError(f"features: {both} would have the same name in the answer. {remedy}")
             taken[result] = ref
 
 
@@ -229,7 +245,11 @@ def _inputs(on_demand: Iterable[Any], needed: Iterable[str]) -> Iterable[Column]
             for field in source.schema:
                 if field.name in wanted:
                     wanted.discard(field.name)
-                    yield Column(field.name, field.dtype.to_value_type(), f"which the on-demand view {view.name} takes from the request")
+                    yield Column(
+                        field.name,
+                        field.dtype.to_value_type(),
+                        f"which the on-demand view {view.name} takes from the request",
+                    )
 
 
 def _type_of(value: Any) -> ValueType:
@@ -242,7 +262,8 @@ def _ensure_typed(column: Column, values: list[Any]) -> None:
         if not _is(value, column.type):
             got = str(value) if type(value) is int and column.type in INTEGERS else _kind(value)
             raise EntityError(
-                f"entities: {_quoted(column.name)}, {column.reader}, must have {EXPECTED.get(column.type, column.type.name)}. "
+                f"entities: {_quoted(column.name)}, {column.reader}, must have "
+                f"{EXPECTED.get(column.type, column.type.name)}. "
                 f"Got at position {position}: {_shortened(got)}."
             )
 
@@ -295,7 +316,7 @@ def _shortened(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text of the client's in an error: as JSON, so that control characters do no harm in logs, and not longer than a line."""
+    """A text of the client's in an error: as JSON, so that control characters do no harm, and shortened."""
     return _shortened(json.dumps(text))
 
 

@@ -17,7 +17,7 @@ KEEP_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Served:
-    """The generation in use, the release that it was made from, and since when; a generation of pushed rows alone has no release or horizon."""
+    """The generation in use, and what it was made from; one of pushed rows alone has no release or horizon."""
 
     generation: str
     release: int | None

@@ -13,6 +13,10 @@ from contracts import settings
 from features.serving.errors import UnauthorizedError, WritesDisabledError
 
 
+PLACE = "feast/write_token of MILLRACE_HOME"
+"""For messages, which show no path of this machine."""
+
+
 def path() -> Path:
     """`$MILLRACE_HOME/feast/write_token`."""
     return settings.home() / "feast" / "write_token"
@@ -31,25 +35,25 @@ def create() -> Path:
 
 
 def ensure_valid(authorization: bytes | None) -> None:
-    """Return if an Authorization header has the token; UnauthorizedError if not. The file is read each time, so a new token counts at once."""
+    """Return if an Authorization header has the token; UnauthorizedError if not.
+
+    The file is read each time, so a new token counts at once.
+    """
     scheme, _, sent = (authorization or b"").partition(b" ")
     if scheme.lower() != b"bearer" or not hmac.compare_digest(sent.strip(), _read()):
-        raise UnauthorizedError(
-            f"Writing needs the header `Authorization: Bearer TOKEN`, and {'it was missing' if authorization is None else 'this one is wrong'}. "
-            f"The token is in feast/write_token of MILLRACE_HOME."
-        )
+        wrong = "it was missing" if authorization is None else "this one is wrong"
+        remedy = f"The token is in {PLACE}."
+        raise UnauthorizedError(f"Writing needs the header `Authorization: Bearer TOKEN`, and {wrong}. {remedy}")
 
 
 def _read() -> bytes:
     try:
         mode, kept = path().stat().st_mode, path().read_bytes().strip()
     except OSError:
-        raise WritesDisabledError(
-            "The server cannot read its token, feast/write_token of MILLRACE_HOME, so nobody may write. Restart it: it makes one."
-        ) from None
+        raise WritesDisabledError(f"There is no token in {PLACE}. Restart the server: it makes one.") from None
     if mode & 0o077 or len(kept) < 16:
         raise WritesDisabledError(
-            "The token, feast/write_token of MILLRACE_HOME, is readable by other users or shorter than 16 characters, so nobody may write. "
+            f"The token in {PLACE} is readable by other users or shorter than 16 characters, so nobody may write. "
             "Delete it and restart the server: it makes one."
         )
     return kept

@@ -1,4 +1,4 @@
-"""Processes that answer from one listening socket: the server itself, or workers forked from it once everything is imported."""
+"""Processes that answer from one listening socket: the server itself, or workers forked from it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from features.serving.options import DRAIN_SECONDS, LOOPBACK, MOST_CONNECTIONS
 
 BACKLOG = 2048
 HEALTHY_SECONDS = 5.0
-"""A worker that lived this long is replaced at once; one that ended earlier after a pause, and after a few of them the server gives up."""
+"""A worker that lived this long is replaced at once; one that ended earlier after a pause."""
 MOST_FAILURES = 5
 STOP_SECONDS = DRAIN_SECONDS + 1.5
 KEEP_ALIVE_SECONDS = 15
 
 
 def run(make: Callable[[], Any], port: int, workers: int = 1) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. Requests in flight are answered before, for `DRAIN_SECONDS` at most."""
+    """Serve until SIGTERM or SIGINT; the exit status. Requests in flight have `DRAIN_SECONDS` to be answered."""
     listener = _listen(port)
     app = make()
     gc.collect()
@@ -91,7 +91,11 @@ class Supervisor:
                 self._start()
             while self._failures < MOST_FAILURES:
                 self._replace(*os.wait())
-            print(f"{self._failures} workers of the feature server ended as soon as they were started", file=sys.stderr, flush=True)
+            print(
+                f"{self._failures} workers of the feature server ended as soon as they were started",
+                file=sys.stderr,
+                flush=True,
+            )
             return 1
         except SystemExit:
             return 0
@@ -100,7 +104,7 @@ class Supervisor:
 
     def _start(self) -> None:
         blocked = {signal.SIGTERM, signal.SIGINT}
-        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)  # between the fork and its record a signal would lose the worker
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)  # a signal before the record would lose the worker
         try:
             pid = os.fork()
             if pid == 0:
@@ -136,7 +140,11 @@ class Supervisor:
         code = os.waitstatus_to_exitcode(status)
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
         lived = time.monotonic() - started
-        print(f"Worker {pid} of the feature server {how} after {lived:.0f} s; another one is started", file=sys.stderr, flush=True)
+        print(
+            f"Worker {pid} of the feature server {how} after {lived:.0f} s; another one is started",
+            file=sys.stderr,
+            flush=True,
+        )
         self._failures = self._failures + 1 if lived < HEALTHY_SECONDS else 0
         if self._failures:
             time.sleep(0.2 * self._failures)

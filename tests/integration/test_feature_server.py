@@ -58,7 +58,11 @@ class Running:
 
     def __init__(self, home: Path, *arguments: str, **variables: str) -> None:
         self.port = free_port()
-        named = {"MILLRACE_HOME": str(home), "MILLRACE_FEATURES_PORT": str(self.port), "PROMETHEUS_MULTIPROC_DIR": str(home)}
+        named = {
+            "MILLRACE_HOME": str(home),
+            "MILLRACE_FEATURES_PORT": str(self.port),
+            "PROMETHEUS_MULTIPROC_DIR": str(home),
+        }
         command = [sys.executable, "-W", "ignore", "-c", *arguments]
         self.process = subprocess.Popen(command, cwd=settings.CHECKOUT, env={**os.environ, **named, **variables})
         until(lambda: self.process.poll() is not None or self.status("/ready") == 200)

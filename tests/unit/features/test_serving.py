@@ -132,11 +132,18 @@ def writable(servers: tuple[TestClient, TestClient]) -> Iterator[TestClient]:
         yield client
 
 
-ROWS = {"customer_id": [1, 2, 12, 404, 1], "product_id": [3, 23, 3, 3, 3], "request_time": ["2017-02-01T06:00:00+00:00"] * 5}
+ROWS = {
+    "customer_id": [1, 2, 12, 404, 1],
+    "product_id": [3, 23, 3, 3, 3],
+    "request_time": ["2017-02-01T06:00:00+00:00"] * 5,
+}
 PAIR = {"customer_id": [1], "product_id": [3]}
 TYPE = {"Content-Type": "application/json"}
 AGE = b'{"features": ["customer_profile:age"], "entities": {"customer_id": [1]}}'
-ACTIVITY = {"features": ["customer_activity:spend_7d", "customer_activity:last_basket_at"], "entities": {"customer_id": [1, 404]}}
+ACTIVITY = {
+    "features": ["customer_activity:spend_7d", "customer_activity:last_basket_at"],
+    "entities": {"customer_id": [1, 404]},
+}
 ONE = {"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [1]}}
 
 
@@ -148,12 +155,20 @@ ONE = {"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [
         {"feature_service": "customer_value_v1", "entities": {"customer_id": [12]}},
         ACTIVITY,
         {**ACTIVITY, "feature_service": None},
-        {**ACTIVITY, "feature_service": "", "full_feature_names": False, "include_feature_view_version_metadata": False},
+        {
+            **ACTIVITY,
+            "feature_service": "",
+            "full_feature_names": False,
+            "include_feature_view_version_metadata": False,
+        },
         {**ACTIVITY, "entities": {"customer_id": list(range(5000))}},
         {**ACTIVITY, "include_feature_view_version_metadata": True},
         {"feature_service": "customer_value_v1", "features": ["no:such"], "entities": {"customer_id": [1]}},
         {"features": ["customer_profile:age"], "entities": PAIR},
-        {"features": ["customer_recency:days_since_last_basket"], "entities": {"customer_id": [1], "request_time": [1485928800]}},
+        {
+            "features": ["customer_recency:days_since_last_basket"],
+            "entities": {"customer_id": [1], "request_time": [1485928800]},
+        },
     ],
 )
 def test_it_answers_as_feasts_own_server(servers: tuple[TestClient, TestClient], body: Any) -> None:
@@ -177,15 +192,31 @@ MISTAKES: list[tuple[Any, int, str]] = [
     ({"feature_servce": "recommendation_v1", "entities": PAIR}, 422, 'Did you mean "feature_service"?'),
     ({**ONE, "full_feature_names": "true"}, 422, 'full_feature_names must be true or false. Got: "true"'),
     ({**ONE, "full_feature_names": 1}, 422, "full_feature_names must be true or false. Got: 1"),
-    ({**ONE, "include_feature_view_version_metadata": 0}, 422, "include_feature_view_version_metadata must be true or false"),
+    (
+        {**ONE, "include_feature_view_version_metadata": 0},
+        422,
+        "include_feature_view_version_metadata must be true or false",
+    ),
     ({**ONE, "features": "customer_activity:spend_7d"}, 422, "features must be a list of texts"),
     ({**ONE, "features": [5]}, 422, "features must be a list of texts"),
     ({**ONE, "features": []}, 422, "must name what to read"),
     ({"entities": PAIR}, 422, "must name what to read"),
     ({"feature_service": 5, "entities": PAIR}, 422, "feature_service must be the name of a feature service. Got: 5"),
-    ({"feature_service": "recommendation_v9", "entities": PAIR}, 404, 'no feature service "recommendation_v9". Did you mean "recommendation_v1"?'),
-    ({**ONE, "features": ["customer_actvity:spend_7d"]}, 404, 'no feature view "customer_actvity". Did you mean "customer_activity"?'),
-    ({**ONE, "features": ["customer_activity:spend_8d"]}, 404, 'customer_activity has no feature "spend_8d". Did you mean "spend_'),
+    (
+        {"feature_service": "recommendation_v9", "entities": PAIR},
+        404,
+        'no feature service "recommendation_v9". Did you mean "recommendation_v1"?',
+    ),
+    (
+        {**ONE, "features": ["customer_actvity:spend_7d"]},
+        404,
+        'no feature view "customer_actvity". Did you mean "customer_activity"?',
+    ),
+    (
+        {**ONE, "features": ["customer_activity:spend_8d"]},
+        404,
+        'customer_activity has no feature "spend_8d". Did you mean "spend_',
+    ),
     ({**ONE, "features": ["customer_recency:days_since"]}, 404, 'customer_recency has no feature "days_since"'),
     ({**ONE, "features": ["spend_7d"]}, 422, '"spend_7d" is not of the form "view:feature"'),
     ({**ONE, "features": [""]}, 422, '"" is not of the form'),
@@ -193,26 +224,58 @@ MISTAKES: list[tuple[Any, int, str]] = [
     ({**ONE, "features": ["customer_activity:spend_7d"] * 2}, 422, "Name it once"),
     ({"features": ["customer_activity:spend_7d"], "entities": None}, 422, "entities must be an object of columns"),
     ({"features": ["customer_activity:spend_7d"]}, 422, "Got: nothing"),
-    ({"features": ["customer_activity:spend_7d"], "entities": {}}, 422, 'entities lack "customer_id", a key of the view customer_activity'),
-    ({**ONE, "entities": {"product_id": [1]}}, 422, 'entities lack "customer_id", a key of the view customer_activity. Got: product_id'),
+    (
+        {"features": ["customer_activity:spend_7d"], "entities": {}},
+        422,
+        'entities lack "customer_id", a key of the view customer_activity',
+    ),
+    (
+        {**ONE, "entities": {"product_id": [1]}},
+        422,
+        'entities lack "customer_id", a key of the view customer_activity. Got: product_id',
+    ),
     ({**ONE, "entities": {"custmer_id": [1]}}, 422, 'Is that "custmer_id"?'),
-    ({"features": ["product_popularity:units_7d"], "entities": {"customer_id": [1]}}, 422, 'lack "product_id", a key of the view product_popularity'),
+    (
+        {"features": ["product_popularity:units_7d"], "entities": {"customer_id": [1]}},
+        422,
+        'lack "product_id", a key of the view product_popularity',
+    ),
     ({"feature_service": "recommendation_v1", "entities": {"customer_id": [1]}}, 422, 'lack "product_id"'),
-    ({**ONE, "entities": {"customer_id": 1}}, 422, '"customer_id" must be a list, with a value for each entity. Got: 1'),
+    (
+        {**ONE, "entities": {"customer_id": 1}},
+        422,
+        '"customer_id" must be a list, with a value for each entity. Got: 1',
+    ),
     ({**ONE, "entities": {"customer_id": []}}, 422, "entities are empty"),
-    ({**ONE, "entities": {"customer_id": [1, 2], "product_id": [1]}}, 422, "several lengths: customer_id 2, product_id 1"),
+    (
+        {**ONE, "entities": {"customer_id": [1, 2], "product_id": [1]}},
+        422,
+        "several lengths: customer_id 2, product_id 1",
+    ),
     ({**ONE, "entities": {"customer_id": [1, None]}}, 422, "Got at position 1: null"),
     ({**ONE, "entities": {"customer_id": ["1"]}}, 422, 'whole numbers from -2^63 to 2^63 - 1. Got at position 0: "1"'),
-    ({**ONE, "entities": {"customer_id": ["one"]}}, 422, '"customer_id", a key of the view customer_activity, must have whole numbers'),
+    (
+        {**ONE, "entities": {"customer_id": ["one"]}},
+        422,
+        '"customer_id", a key of the view customer_activity, must have whole numbers',
+    ),
     ({**ONE, "entities": {"customer_id": [True]}}, 422, "Got at position 0: true"),
     ({**ONE, "entities": {"customer_id": [1.0]}}, 422, "Got at position 0: 1.0"),
     ({**ONE, "entities": {"customer_id": [[1]]}}, 422, "Got at position 0: a list of 1"),
     ({**ONE, "entities": {"customer_id": [1, 2**63]}}, 422, "Got at position 1: 9223372036854775808"),
     ({**ONE, "entities": {"customer_id": [-(2**63) - 1]}}, 422, "Got at position 0: -9223372036854775809"),
-    ({"feature_service": "recommendation_v1", "entities": {**PAIR, "request_time": ["today"]}}, 422, '"request_time", which the on-demand view customer_'),
+    (
+        {"feature_service": "recommendation_v1", "entities": {**PAIR, "request_time": ["today"]}},
+        422,
+        '"request_time", which the on-demand view customer_',
+    ),
     ({"feature_service": "recommendation_v1", "entities": {**PAIR, "request_time": [None]}}, 422, "ISO 8601"),
     ({"feature_service": "recommendation_v1", "entities": {**PAIR, "request_time": [10**30]}}, 422, "ISO 8601"),
-    ({**ONE, "entities": {"customer_id": [1] * (MOST_ENTITIES + 1)}}, 413, "A request may have 10,000 entities. Got: 10,001"),
+    (
+        {**ONE, "entities": {"customer_id": [1] * (MOST_ENTITIES + 1)}},
+        413,
+        "A request may have 10,000 entities. Got: 10,001",
+    ),
     ({**ONE, "features": ["customer_activity:spend_7d"] * 1001}, 413, "A request may name 1,000 features. Got: 1,001"),
 ]
 
@@ -234,7 +297,11 @@ def test_a_mistake_is_the_clients_and_says_what_to_do(servers: tuple[TestClient,
         (b"\xff", 400, "The body is not JSON"),
         (b"[" * 100_000, 400, "nested too deeply"),
         (b"9" * 5000, 400, "The body is not JSON"),
-        (b'{"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [NaN]}}', 422, "Got at position 0: NaN"),
+        (
+            b'{"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [NaN]}}',
+            422,
+            "Got at position 0: NaN",
+        ),
         (b'{"features": ["\\ud800:x"], "entities": {}}', 404, "no feature view"),
         (b'{"feature_service": "\\ud800", "entities": {}}', 404, "no feature service"),
         (b'{"features": ["a\\u0000:x"], "entities": {}}', 404, "no feature view"),
@@ -332,7 +399,13 @@ def test_no_body_makes_the_server_fail(servers: tuple[TestClient, TestClient], b
     status, content = post(servers[0].app, "/get-online-features", json.dumps(body).encode())
     assert status in (200, 404, 413, 422), content
     if status == 200:
-        assert body.keys() <= {"entities", "features", "feature_service", "full_feature_names", "include_feature_view_version_metadata"}
+        assert body.keys() <= {
+            "entities",
+            "features",
+            "feature_service",
+            "full_feature_names",
+            "include_feature_view_version_metadata",
+        }
         assert all(type(value) is int for name, column in body["entities"].items() if name in ("customer_id",) for value in column)
     else:
         assert json.loads(content)["status_code"] == status
@@ -406,7 +479,8 @@ def test_a_websocket_is_refused(servers: tuple[TestClient, TestClient]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "method", "allowed"), [("/get-online-features", "GET", "POST"), ("/health", "POST", "GET, HEAD"), ("/metrics", "DELETE", "GET, HEAD")]
+    ("path", "method", "allowed"),
+    [("/get-online-features", "GET", "POST"), ("/health", "POST", "GET, HEAD"), ("/metrics", "DELETE", "GET, HEAD")],
 )
 def test_another_method_is_refused(servers: tuple[TestClient, TestClient], path: str, method: str, allowed: str) -> None:
     answer = servers[0].request(method, path)
@@ -414,7 +488,14 @@ def test_another_method_is_refused(servers: tuple[TestClient, TestClient], path:
 
 
 def pushed(age: str) -> dict[str, Any]:
-    row = {"customer_id": [1], "event_timestamp": ["2017-06-01T00:00:00+00:00"], "age": [age], "income": ["1"], "household_size": ["1"], "kids_count": ["1"]}
+    row = {
+        "customer_id": [1],
+        "event_timestamp": ["2017-06-01T00:00:00+00:00"],
+        "age": [age],
+        "income": ["1"],
+        "household_size": ["1"],
+        "kids_count": ["1"],
+    }
     return {"feature_view_name": "customer_profile", "df": row}
 
 
@@ -464,7 +545,17 @@ def test_a_host_that_is_allowed_is_answered(servers: tuple[TestClient, TestClien
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:6566", "evil@localhost", "localhost:6566:1", "", "127.0.0.2", "10.0.0.5"]
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example:6566",
+        "evil@localhost",
+        "localhost:6566:1",
+        "",
+        "127.0.0.2",
+        "10.0.0.5",
+    ],
 )
 def test_another_host_may_be_a_rebound_name_and_is_not_answered(servers: tuple[TestClient, TestClient], host: str) -> None:
     for path in ("/get-online-features", "/metrics", "/health", "/push", "/nowhere"):
@@ -476,7 +567,12 @@ def test_another_host_may_be_a_rebound_name_and_is_not_answered(servers: tuple[T
 def send(application: Any, messages: list[Any], headers: list[tuple[bytes, bytes]]) -> tuple[list[Any], int]:
     """What an application sends, and how many of the messages it received."""
     coming, sent, received = iter(messages), [], []
-    scope = {"type": "http", "path": "/get-online-features", "method": "POST", "headers": [(b"content-type", b"application/json"), *headers]}
+    scope = {
+        "type": "http",
+        "path": "/get-online-features",
+        "method": "POST",
+        "headers": [(b"content-type", b"application/json"), *headers],
+    }
 
     async def receive() -> Any:
         received.append(next(coming))
@@ -512,7 +608,11 @@ def test_a_body_is_bounded_whether_or_not_its_length_is_announced(servers: tuple
 def test_a_client_that_goes_away_gets_no_answer_and_is_counted(servers: tuple[TestClient, TestClient]) -> None:
     name = 'millrace_features_requests_total{route="/get-online-features",service="",status="closed"}'
     before = samples(servers[0]).get(name, 0)
-    sent, _ = send(servers[0].app, [{"type": "http.request", "body": AGE[:9], "more_body": True}, {"type": "http.disconnect"}], [HOST])
+    sent, _ = send(
+        servers[0].app,
+        [{"type": "http.request", "body": AGE[:9], "more_body": True}, {"type": "http.disconnect"}],
+        [HOST],
+    )
     assert sent == []
     assert samples(servers[0])[name] == before + 1
 
@@ -587,10 +687,16 @@ def test_a_service_that_is_applied_again_is_seen(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"MILLRACE_FEATURES_WORKERS": "0"}, "MILLRACE_FEATURES_WORKERS must be a number from 1 to 256, or auto.* Got: 0"),
+        (
+            {"MILLRACE_FEATURES_WORKERS": "0"},
+            "MILLRACE_FEATURES_WORKERS must be a number from 1 to 256, or auto.* Got: 0",
+        ),
         ({"MILLRACE_FEATURES_WORKERS": "two"}, "Got: two"),
         ({"MILLRACE_FEATURES_WRITES": "yes"}, "MILLRACE_FEATURES_WRITES must be 1 .* Got: yes"),
-        ({"MILLRACE_FEATURES_HOSTS": "a.example,http://b"}, "MILLRACE_FEATURES_HOSTS has 'http://b', which is not a host name"),
+        (
+            {"MILLRACE_FEATURES_HOSTS": "a.example,http://b"},
+            "MILLRACE_FEATURES_HOSTS has 'http://b', which is not a host name",
+        ),
     ],
 )
 def test_options_that_mean_nothing_are_refused(variables: dict[str, str], words: str) -> None:
