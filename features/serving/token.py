@@ -12,7 +12,6 @@ from pathlib import Path
 from contracts import settings
 from features.serving.errors import UnauthorizedError, WritesDisabledError
 
-
 PLACE = "feast/write_token of MILLRACE_HOME"
 """For messages, which show no path of this machine."""
 

@@ -1,4 +1,4 @@
-"""The feature server as processes: what its environment holds, its workers, how it ends, and connections that send slowly or too much."""
+"""The feature server as processes: its environment, its workers, how it ends, and connections that send slowly."""
 
 import http.client
 import json
@@ -30,7 +30,8 @@ SECRETS = {
     "OPENLINEAGE_API_KEY": "secret-lineage",
 }
 BODY = json.dumps({"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [1]}}).encode()
-HEAD = f"POST /get-online-features HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n".encode()
+HEAD = b"POST /get-online-features HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+HEAD += b"Content-Length: %d\r\n" % len(BODY)
 
 FROM_THE_HOST = "from dags import host; host._features()"
 ECHO = """
@@ -50,7 +51,7 @@ async def echo(scope, receive, send):
 
 sys.exit(workers.run(lambda: echo, int(os.environ["MILLRACE_FEATURES_PORT"]), int(sys.argv[1])))
 """
-"""Our workers and our protocol around an application that answers what it was sent, which starts in a tenth of the time."""
+"""Our workers and our protocol around an application that echoes, which starts in a tenth of the time."""
 
 
 class Running:
@@ -119,7 +120,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         stocked(Lake())
         registry.apply()
         materialize.materialize(release.read())
-    running = Running(home, FROM_THE_HOST, **SECRETS, MILLRACE_FEATURES_WORKERS="2", MILLRACE_SERVICES_TOKEN="ours", SPT_NOENV="1")
+    variables = {"MILLRACE_FEATURES_WORKERS": "2", "MILLRACE_SERVICES_TOKEN": "ours", "SPT_NOENV": "1"}
+    running = Running(home, FROM_THE_HOST, **SECRETS, **variables)
     yield running
     running.process.kill()
     running.process.wait()
@@ -149,7 +151,8 @@ def test_workers_share_one_port_and_one_account_of_requests(server: Running) -> 
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", "/metrics")
     lines = connection.getresponse().read().decode().splitlines()
-    (counted,) = [line for line in lines if line.startswith('millrace_features_requests_total{route="/health",service="",status="200"}')]
+    name = 'millrace_features_requests_total{route="/health",service="",status="200"}'
+    (counted,) = [line for line in lines if line.startswith(name)]
     assert float(counted.rpartition(" ")[2]) == 40.0
     assert "millrace_features_workers 2.0" in lines
 
@@ -258,7 +261,8 @@ def test_an_endless_head_is_refused(hasty: Running) -> None:
 def test_pipelined_requests_are_answered_in_turn(hasty: Running) -> None:
     bodies = [f"{number:>{len(BODY)}}".encode() for number in range(3)]
     with hasty.connect() as connection:
-        connection.sendall(b"".join(HEAD + (b"Connection: close\r\n" if body is bodies[-1] else b"") + b"\r\n" + body for body in bodies))
+        connection.sendall(b"".join(HEAD + b"\r\n" + body for body in bodies[:-1]))
+        connection.sendall(HEAD + b"Connection: close\r\n\r\n" + bodies[-1])
         answers = everything(connection)
     assert [answers.find(body) for body in bodies] == sorted(answers.find(body) for body in bodies)
     assert answers.count(b"HTTP/1.1 200 OK") == 3
