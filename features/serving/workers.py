@@ -24,6 +24,7 @@ HEALTHY_SECONDS = 5.0
 MOST_FAILURES = 5
 STOP_SECONDS = DRAIN_SECONDS + 1.5
 KEEP_ALIVE_SECONDS = 15
+PAUSE_SECONDS = 1.0
 
 
 def run(make: Callable[[], Any], port: int, workers: int = 1) -> int:
@@ -62,15 +63,61 @@ def _serve(app: Any, listener: socket.socket, parent: int | None = None) -> None
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    server = uvicorn.Server(config)
+    server = _server(config, listener)
 
     async def serve() -> None:
         if parent is not None:
             asyncio.get_running_loop().add_reader(parent, setattr, server, "should_exit", True)
-        await server.serve([listener])
+        await server.serve()
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(serve())
+
+
+def _server(config: Any, listener: socket.socket) -> Any:
+    """uvicorn's server, but for how connections are accepted: one at a time, so that a worker that is idle gets the next one.
+
+    Event loops accept all that wait at once: of 32 connections that came together, one of two workers got 32.
+    """
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 (ours is accepted from)
+            await super().startup(sockets=[])
+            self._loop = asyncio.get_running_loop()
+            self._accepting: set[asyncio.Task[Any]] = set()
+            self._loop.add_reader(listener, self._accept)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
+            self._loop.remove_reader(listener)
+            listener.close()
+            await super().shutdown(sockets=[])
+
+        def _accept(self) -> None:
+            try:
+                connection, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # another worker was faster, or the client left
+                return
+            except OSError as error:  # no file descriptor is left: let some be closed
+                print(f"The feature server cannot accept connections for a second: {error}", file=sys.stderr, flush=True)
+                self._loop.remove_reader(listener)
+                self._loop.call_later(PAUSE_SECONDS, self._resume)
+                return
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            accepting = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
+            self._accepting.add(accepting)
+            accepting.add_done_callback(self._accepting.discard)
+
+        def _resume(self) -> None:
+            if not self.should_exit:
+                self._loop.add_reader(listener, self._accept)
+
+        def _protocol(self) -> Any:
+            made: Any = self.config.http_protocol_class
+            return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=self._loop)
+
+    return Server(config)
 
 
 class Supervisor:

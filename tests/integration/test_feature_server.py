@@ -181,6 +181,26 @@ def test_a_worker_that_was_killed_is_replaced(tmp_path: Path) -> None:
         server.connect()
 
 
+def test_connections_that_come_together_are_shared_by_the_workers(tmp_path: Path) -> None:
+    server = echoing(tmp_path, 2, 600)
+    until(lambda: len(server.workers()) == 2)
+    assert server.status("/") == 200
+    shares = []
+    for _ in range(20):  # a worker may be slow to wake up, but not each time
+        connections = [server.connect() for _ in range(32)]
+        for connection in connections:
+            connection.sendall(HEAD + b"\r\n" + BODY)
+        for connection in connections:
+            assert answer_of(connection) == BODY
+        found = [psutil.Process(pid).net_connections() for pid in server.workers()]
+        shares.append(min(sum(each.status == psutil.CONN_ESTABLISHED for each in held) for held in found))
+        for connection in connections:
+            connection.close()
+    server.process.kill()
+    server.process.wait()
+    assert max(shares) >= 8, shares
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_requests_in_flight_are_answered_before_it_ends(tmp_path: Path, workers: int) -> None:
     server = echoing(tmp_path, workers, 600)
