@@ -182,8 +182,10 @@ class Resolver:
         try:
             store = self._store
             context = utils._get_cached_request_context(store.registry, store.project, features, request.full_names)
-        except Exception:
+        except Exception as error:
             self._ensure_known(request.features, request.full_names)
+            if isinstance(error, ValueError):  # of a view that was disabled, which may be one of a service's
+                raise FieldError(f"{error}") from error
             raise
         on_demand, grouped, inputs = context[1], context[5], context[7]
         keys = {}

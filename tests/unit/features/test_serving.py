@@ -699,6 +699,19 @@ def test_a_service_that_is_applied_again_is_seen(client: TestClient) -> None:
     assert "a key of the view product_popularity" in wrong.json()["detail"]
 
 
+@pytest.mark.parametrize("body", [ONE, {"feature_service": "customer_value_v1", "entities": {"customer_id": [1]}}])
+def test_a_view_that_was_disabled_is_no_failure(client: TestClient, body: Any) -> None:
+    materialize.materialize(release.read())
+    other = registry.open_store()
+    view = other.get_feature_view("customer_activity")
+    view.enabled = False
+    other.registry.apply_feature_view(view, other.project)
+    client.app.online.store.refresh_registry()
+    answer = ask(client, **body)
+    assert answer.status_code == 422
+    assert "customer_activity' is disabled" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
