@@ -24,7 +24,7 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from contracts.release import Release
 from features import as_of, kinds, labels, queries, saved
-from features.labels import HeldLabels, LabelError, LabelSource, QueriedLabels
+from features.labels import HeldLabels, JoinKey, LabelError, LabelSource, QueriedLabels
 from features.lake_reader import LakeReader, pinned
 from features.queries import identifier
 
@@ -225,7 +225,7 @@ class NarrowView:
         return pa.table({prefix + feature.name: pa.array(result[feature.name], kinds.of(feature.dtype, feature.name).arrow) for feature in self._view.features})
 
 
-def _labels(release: Release, entity_df: Any, join_keys: dict[str, Any]) -> LabelSource:
+def _labels(release: Release, entity_df: Any, join_keys: dict[str, JoinKey]) -> LabelSource:
     if isinstance(entity_df, str):
         reader = LakeReader(release)  # a connection of its own, on which the query stays open while pieces are joined on the other
         reader.offer(entity_df)

@@ -10,15 +10,19 @@ from datetime import datetime
 from typing import Any
 
 import click
+import pandas as pd
+import pyarrow as pa
 from feast import FeatureView, OnDemandFeatureView
 from feast.base_feature_view import BaseFeatureView
 from feast.entity import Entity
+from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 
 from contracts.report import UNCHANGED
-from features import generation, materialize
+from features import generation, labels, materialize
+from features.labels import JoinKey
 from features.lake_reader import pinned
 from features.registry import ensure_gold
 
@@ -61,6 +65,13 @@ class ReleaseProvider(PassthroughProvider):
             count = self._loaded.get(report.generation, {}).get(report.view)
             how = "online already" if count is None else f"{count:,} loaded"
             click.echo(f"  {report.view}: {report.rows:,} rows of release {release.number} ({how})")
+
+    def _prep_rows_to_write_for_ingestion(self, feature_view: Any, df: pd.DataFrame, field_mapping: dict[str, str] | None = None) -> Any:
+        """Rows that somebody pushes, as Feast prepares them. LabelError where a key is not of its own type, which Feast would convert."""
+        for key in getattr(feature_view, "entity_columns", []):
+            if key.name in df and key.name != DUMMY_ENTITY_ID:
+                labels.as_key(key.name, pa.chunked_array([pa.array(df[key.name], from_pandas=True)]), JoinKey(key.dtype, feature_view.name), "the rows")
+        return super()._prep_rows_to_write_for_ingestion(feature_view, df, field_mapping)
 
     def update_infra(
         self,

@@ -123,7 +123,6 @@ ACTIVITY = {"features": ["customer_activity:spend_7d", "customer_activity:last_b
         (ACTIVITY, True),
         ({**ACTIVITY, "feature_service": None, "more": 1}, True),
         ({**ACTIVITY, "feature_service": "", "full_feature_names": False, "include_feature_view_version_metadata": False}, True),
-        ({"features": ["customer_profile:age"], "entities": {"customer_id": ["1"]}}, True),
         ({**ACTIVITY, "entities": {"customer_id": list(range(5000))}}, True),
         ({**ACTIVITY, "include_feature_view_version_metadata": True}, False),
         ({**ACTIVITY, "include_feature_view_version_metadata": 0}, False),
