@@ -23,7 +23,7 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
 from contracts.release import Release
-from features import as_of, kinds, labels, queries, saved
+from features import as_of, kinds, labels, queries, ranges, saved
 from features.labels import HeldLabels, JoinKey, LabelError, LabelSource, QueriedLabels
 from features.lake_reader import LakeReader, pinned
 from features.queries import identifier
@@ -123,12 +123,16 @@ class ReleaseOfflineStore(OfflineStore):
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
         **_: Any,
     ) -> RetrievalJob:
-        """Features as of each label's event_timestamp."""
+        """Features as of each label's event_timestamp; without labels (`entity_df` None), as of each feature row from `start_date` to `end_date`, see `features.ranges`."""
         reader, join = LakeReader(pinned(config.offline_store.release), shared=True), as_of.joiner(config.offline_store.join, config.offline_store.session)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         wanted = as_of.wanted(feature_views, feature_refs)
+        if entity_df is None:
+            entity_df = ranges.labels(reader.release, [one.view for one in wanted], on_demand, start_date, end_date)
         given = _labels(reader.release, entity_df, as_of.join_keys(feature_views))
         _check_request_data(given.columns, on_demand)
         as_of.check_names(given.columns, wanted, full_feature_names)
@@ -232,7 +236,8 @@ def _labels(release: Release, entity_df: Any, join_keys: dict[str, JoinKey]) -> 
         return QueriedLabels(reader.connection.sql(entity_df), join_keys)
     if not isinstance(entity_df, pd.DataFrame):
         raise LabelError(
-            f"entity_df is {type(entity_df).__name__}. Give a pandas DataFrame or the text of a DuckDB query, with the join keys and event_timestamp"
+            f"entity_df is {type(entity_df).__name__}. Give a pandas DataFrame or the text of a DuckDB query, with the join keys and event_timestamp,"
+            " or None with start_date and end_date"
         )
     return HeldLabels(labels.check(labels.from_frame(entity_df), join_keys))
 

@@ -101,7 +101,7 @@ def test_offline_in_sql(store: FeatureStore, wrong: str) -> None:
 def test_pushed(store: FeatureStore, wrong: Any) -> None:
     rows = {"customer_id": [wrong], "age": ["65+"], "income": ["x"], "household_size": ["1"], "kids_count": ["0"], "event_timestamp": [datetime(2017, 1, 30)]}
     before = generation.current()
-    with pytest.raises(LabelError, match="customer_id is .* in the rows, and the key of the feature view customer_profile is Int64"):
+    with pytest.raises(LabelError, match=r"customer_id is .* in the rows, and the key of the feature view customer_profile is Int64"):
         store.write_to_online_store("customer_profile", pd.DataFrame(rows))
     assert store.get_online_features(["customer_profile:age"], [{"customer_id": 1}]).to_dict()["age"] == ["25-34"]
     assert generation.current() == before

@@ -142,7 +142,8 @@ def test_pull_latest_and_all(shop: Lake) -> None:
         (pd.DataFrame({"customer_id": [1], "event_timestamp": ["2017-01-01"]}), "is text, such as '2017-01-01'"),
         (pd.DataFrame({"customer_id": [1], "event_timestamp": [20170101]}), "event_timestamp is int64, not an instant"),
         (labels([1], ["2017-01-01"], spend_7d=[0.5]), "entity_df already has spend_7d"),
-        (None, "entity_df is NoneType. Give a pandas DataFrame or the text of a DuckDB query"),
+        ([1], "entity_df is list. Give a pandas DataFrame or the text of a DuckDB query"),
+        (None, "without an entity_df, start_date is needed"),
     ],
 )
 def test_labels_that_cannot_be_joined(shop: Lake, join: Join, given: Any, said: str) -> None:
