@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import pandas as pd
@@ -15,6 +16,7 @@ import pyarrow as pa
 from feast import FileSource
 from feast.data_source import DataSource
 from feast.errors import RequestDataNotFoundInEntityDfException
+from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
@@ -196,11 +198,15 @@ class ReleaseOfflineStore(OfflineStore):
         )
 
     @staticmethod
-    def write_logged_features(config: RepoConfig, data: Any, source: Any, logging_config: Any, registry: BaseRegistry) -> NoReturn:
-        """Not available: the lake holds audited tables only."""
-        raise NotImplementedError(
-            "served features cannot be logged to the lake, which holds audited tables only. Log them where the model runs, and land them as files"
-        )
+    def write_logged_features(
+        config: RepoConfig,  # noqa: ARG004 (Feast's signature)
+        data: pa.Table | Path,
+        source: LoggingSource,  # noqa: ARG004
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,  # noqa: ARG004
+    ) -> None:
+        """Add a parquet file of served features to the folder that the service's `logging_config` names; `data` is a table, or a folder of parquet files."""
+        saved.log(data, logging_config.destination)
 
 
 class NarrowView:

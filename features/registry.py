@@ -15,11 +15,12 @@ from typing import Any
 from feast import Entity, FeatureService, FeatureStore, FeatureView, FeatureViewState, OnDemandFeatureView, Project
 from feast.data_source import DataSource
 from feast.infra.registry.file import FileRegistryStore
+from feast.protos.feast.core.FeatureService_pb2 import LoggingConfig as LoggingConfigProto
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.repo_config import RegistryConfig
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped,unused-ignore]
 
-from contracts import settings
+from contracts import settings, storage
 from contracts.files import locked, write_whole
 from contracts.release import Release
 from features.source import GoldTable
@@ -142,9 +143,30 @@ def apply() -> bool:
 
 
 def ensure_servable(registry_proto: RegistryProto) -> None:
-    """Raise DefinitionError where a view cannot be both trained on and served: it is refused when it is applied, and not later by one of the two stores."""
+    """Raise DefinitionError where a view cannot be both trained on and served, or a service not be logged: it is refused when it is applied, and not later by a store."""
     for view in (*registry_proto.feature_views, *registry_proto.stream_feature_views):
         ensure_gold(view.spec.name, DataSource.from_proto(view.spec.batch_source) if view.spec.HasField("batch_source") else None)
+    for service in registry_proto.feature_services:
+        if service.spec.HasField("logging_config"):
+            _ensure_loggable(service.spec.name, service.spec.logging_config)
+
+
+def _ensure_loggable(service: str, logging: LoggingConfigProto) -> None:
+    kind, file = logging.WhichOneof("destination"), logging.file_destination
+    problem = ""
+    if kind != "file_destination":
+        problem = f"a {kind}"
+    elif storage.is_remote(file.path) or not Path(file.path).is_absolute():
+        problem = f"{file.path!r}, which is not an absolute path of this machine"
+    elif file.partition_by:
+        problem = f"files in partitions ({', '.join(file.partition_by)})"
+    elif not storage.is_remote(lake := settings.lake()) and Path(file.path).resolve().is_relative_to(Path(str(lake)).resolve()):
+        problem = f"{file.path}, which is in the lake, where only audited tables are"
+    if problem:
+        raise DefinitionError(
+            f"feature service {service} logs what was served to {problem}. Served features are logged to parquet files in a folder outside of the lake:"
+            " LoggingConfig(destination=FileLoggingDestination(path='/an/absolute/path')), without partition_by"
+        )
 
 
 def ensure_gold(view: str, source: DataSource | None) -> None:
