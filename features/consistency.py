@@ -95,7 +95,10 @@ class Consistency:
 
 
 def compare(of: Release, name: str, views: Sequence[FeatureView], sample: int | None = SAMPLE) -> Consistency:
-    """Compare a generation with the release, for `sample` entities of each view and side, or for all of them. A view that was disabled is answered by neither side, and left out."""
+    """Compare a generation with the release, for `sample` entities of each view and side, or for all of them.
+
+    A view that was disabled is answered by neither side, and left out.
+    """
     store = registry.open_store(of.number)
     reader = LakeReader(of)
     served = generation.place().open(name)
@@ -128,7 +131,8 @@ def _features(store: FeatureStore, view: FeatureView) -> list[str]:
     """All of the view, and of what is computed on demand from it alone."""
     found = [f"{view.name}:{feature.name}" for feature in view.features]
     for on_demand in store.list_on_demand_feature_views():
-        if on_demand.enabled and {source.name for source in on_demand.source_feature_view_projections.values()} == {view.name}:
+        sources = {source.name for source in on_demand.source_feature_view_projections.values()}
+        if on_demand.enabled and sources == {view.name}:
             found += [f"{on_demand.name}:{feature.name}" for feature in on_demand.features]
     return found
 

@@ -23,7 +23,7 @@ class KindError(TypeError):
 
 
 class KeyTypeError(KindError):
-    """An entity's key is not of its own type; nothing is converted, because a key that was converted may be another entity's."""
+    """An entity's key is not of its own type. Nothing is converted: the result may be another entity's key."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ _KEYS: dict[ValueType, tuple[str, tuple[type, ...], str]] = {
     ValueType.BYTES: ("bytes_val", (bytes,), "bytes"),
     ValueType.BOOL: ("bool_val", (bool, np.bool_), "True or False"),
 }
-"""How a key of each type may be given: as which field of `Value`, as which types of Python, and an example. Instants are Feast's to read, in any of its forms."""
+"""How a key of each type may be given: as which field of `Value`, as which types of Python, and an example.
+
+Instants are Feast's to read, in any of its forms.
+"""
 
 LIMITS = {"int64_val": 2**63, "unix_timestamp_val": 2**63, "int32_val": 2**31}
 
@@ -121,7 +124,10 @@ def key(value: Any, proto: str) -> Any:
 
 
 def ensure_key(values: Iterable[Any], expected: ValueType, name: str, view: str) -> None:
-    """Raise KeyTypeError unless each of a caller's values is of the key's own type: for an Int64 key a whole number, and not "1", True or 1.0. None is not looked at."""
+    """Raise KeyTypeError unless each of a caller's values is of the key's own type; None is not looked at.
+
+    For an Int64 key that is a whole number, and not "1", True or 1.0.
+    """
     if expected not in _KEYS:
         return
     field, types, example = _KEYS[expected]
@@ -133,7 +139,8 @@ def ensure_key(values: Iterable[Any], expected: ValueType, name: str, view: str)
         if not fits:
             shown = repr(value).replace("\n", " ")[:60]
             raise KeyTypeError(
-                f"key {name} of the feature view {view} is {shown} ({type(value).__name__}), and must be {example} ({expected.name}). Keys are not converted: give it in its own type"
+                f"key {name} of the feature view {view} is {shown} ({type(value).__name__}), and must be {example}"
+                f" ({expected.name}). Keys are not converted: give it in its own type"
             )
 
 

@@ -191,13 +191,14 @@ def _microseconds(instants: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def as_key(name: str, column: pa.ChunkedArray, key: JoinKey, inputs: str = "entity_df") -> pa.ChunkedArray:
-    """A column of keys in the Arrow type of the view's key. LabelError, and nothing is converted, where it is of another kind of type, or a value does not fit."""
+    """A column of keys in the Arrow type of the view's key; LabelError where it is of another kind, or a value does not fit."""
     expected = kinds.of(key.dtype, name).arrow
     if pa.types.is_null(column.type):
         return column.cast(expected)
     if not _is_kind_of(column.type, key.dtype):
         raise LabelError(
-            f"{name} is {column.type} in {inputs}, and the key of the feature view {key.view} is {key.dtype}. Keys are not converted. {_remedy(name, column.type, key.dtype)}"
+            f"{name} is {column.type} in {inputs}, and the key of the feature view {key.view} is {key.dtype}."
+            f" Keys are not converted. {_remedy(name, column.type, key.dtype)}"
         )
     try:
         return _without_nan(column).cast(expected)
@@ -208,7 +209,7 @@ def as_key(name: str, column: pa.ChunkedArray, key: JoinKey, inputs: str = "enti
 
 
 def _is_kind_of(type_: pa.DataType, dtype: Any) -> bool:
-    """Whether a column holds keys of such a type, of whatever width. A float is no whole number, even where it has no fraction."""
+    """Whether a column holds keys of such a type, of whatever width. A float is no whole number, even without a fraction."""
     if dtype in (Int64, Int32):
         return bool(pa.types.is_integer(type_))
     if dtype in (Float64, Float32):
@@ -223,7 +224,7 @@ def _remedy(name: str, type_: pa.DataType, dtype: Any) -> str:
     pandas, sql = _CASTS.get(dtype, (str(dtype).lower(), str(dtype).upper()))
     cast = f"entity_df.{name}.astype({pandas!r}), or CAST({name} AS {sql}) in a query"
     if dtype in (Int64, Int32) and pa.types.is_floating(type_):
-        return f"pandas makes floats of whole numbers as soon as one is missing: drop such rows, and convert the rest: {cast}"
+        return f"pandas makes floats of whole numbers as soon as one is missing: drop such rows, and convert: {cast}"
     return f"Convert it: {cast}"
 
 
@@ -233,4 +234,11 @@ def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
 
 
-_CASTS = {Int64: ("Int64", "BIGINT"), Int32: ("Int32", "INTEGER"), String: ("string", "VARCHAR"), Float64: ("float64", "DOUBLE"), Float32: ("float32", "FLOAT")}
+_CASTS = {
+    Int64: ("Int64", "BIGINT"),
+    Int32: ("Int32", "INTEGER"),
+    String: ("string", "VARCHAR"),
+    Float64: ("float64", "DOUBLE"),
+    Float32: ("float32", "FLOAT"),
+}
+"""What a column is converted to, in pandas and in SQL."""

@@ -87,9 +87,10 @@ def materialize(release: Release, progress: Progress | None = None, sample: int 
 
 
 def materialize_until(release: Release, end: datetime, progress: Progress | None = None) -> Materialized | None:
-    """`materialize`, as of the last midnight (UTC) at or before `end` where that is before the release's horizon: what `feast materialize` asks for.
+    """`materialize` as of the last midnight (UTC) at or before `end`, or as of the release's horizon if that is earlier.
 
-    None, and nothing is done, when a later day is online: an older row never replaces a newer one. NothingToServeError when no row was knowable by `end`.
+    None, and nothing is done, when a later day is online: an older row never replaces a newer one.
+    NothingToServeError when no row was knowable by `end`.
     """
     wanted = replace(release, horizon=min(release.horizon, queries.utc(end).date().isoformat()))
     served = online_release()
@@ -99,7 +100,8 @@ def materialize_until(release: Release, end: datetime, progress: Progress | None
     first = _first_midnight(LakeReader(wanted), registry.online_views(registry.open_store()))
     if first is None or first > queries.microseconds(midnight(date.fromisoformat(wanted.horizon))):
         raise NothingToServeError(
-            f"release {release.number} has no feature row that was known at {wanted.horizon}T00:00 UTC, so nothing would be served."
+            f"release {release.number} has no feature row that was known at {wanted.horizon}T00:00 UTC:"
+            " nothing would be served."
             + (
                 f" The first is of {EPOCH + timedelta(microseconds=first):%Y-%m-%dT%H:%M} UTC: give a later end"
                 if first is not None
@@ -114,7 +116,8 @@ def _first_midnight(reader: LakeReader, views: Sequence[FeatureView]) -> int | N
     firsts = []
     for view in views:
         source = as_of.gold(view.batch_source)
-        [first] = reader.connection.execute(f"SELECT min(epoch_us({identifier(source.event_column)})) FROM {reader.table(source.table)}").fetchall()[0]
+        event, table = identifier(source.event_column), reader.table(source.table)
+        [(first,)] = reader.connection.execute(f"SELECT min(epoch_us({event})) FROM {table}").fetchall()
         firsts += [] if first is None else [first]
     return min(firsts, default=None)
 
@@ -149,7 +152,9 @@ def load(
 def _unchanged(place: Place, wanted: About, views: Sequence[FeatureView]) -> list[ViewReport]:
     """What is served already, if it is what is wanted and nothing else."""
     served = generation.in_use(place)
-    if served is None or replace(served.about, rows={}) != wanted or {*served.about.rows} != {view.name for view in views}:
+    if served is None or replace(served.about, rows={}) != wanted:
+        return []
+    if {*served.about.rows} != {view.name for view in views}:  # a view was applied besides the definitions
         return []
     return [ViewReport(view.name, UNCHANGED, served.about.rows.get(view.name, 0), 0.0, served.name) for view in views]
 

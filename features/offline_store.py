@@ -129,7 +129,10 @@ class ReleaseOfflineStore(OfflineStore):
         end_date: datetime | None = None,
         **_: Any,
     ) -> RetrievalJob:
-        """Features as of each label's event_timestamp; without labels (`entity_df` None), as of each feature row from `start_date` to `end_date`, see `features.ranges`."""
+        """Features as of each label's event_timestamp.
+
+        Without labels (`entity_df` None): as of each feature row from `start_date` to `end_date`, see `features.ranges`.
+        """
         reader, join = LakeReader(pinned(config.offline_store.release), shared=True), as_of.joiner(config.offline_store.join, config.offline_store.session)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         wanted = as_of.wanted(feature_views, feature_refs)
@@ -205,7 +208,10 @@ class ReleaseOfflineStore(OfflineStore):
         logging_config: LoggingConfig,
         registry: BaseRegistry,  # noqa: ARG004
     ) -> None:
-        """Add a parquet file of served features to the folder that the service's `logging_config` names; `data` is a table, or a folder of parquet files."""
+        """Add a parquet file of served features to the folder that the service's `logging_config` names.
+
+        `data` is a table, or a folder of parquet files.
+        """
         saved.log(data, logging_config.destination)
 
 

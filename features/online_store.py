@@ -131,7 +131,7 @@ class PackedOnlineStore(OnlineStore):
         return self._again(answer)
 
     async def get_online_features_async(self, *arguments: Any, **named: Any) -> OnlineResponse:
-        """`get_online_features`, in a thread: all of the request in one, so that it reads one generation. The drivers wait for their server without an event loop.
+        """`get_online_features`, in a thread: all of the request in one, so that it reads one generation.
 
         `async_supported` stays false on purpose: a feature server then uses its own, larger pool of threads.
         """

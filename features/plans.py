@@ -121,7 +121,9 @@ class Plan:
             return None
         known = {}
         for name, values in given.items():
-            column = (_plain(values, self.keys.get(name, ValueType.UNKNOWN)) or self._as_feast(name, values)) if len(values) == count else None
+            if len(values) != count:
+                return None
+            column = _plain(values, self.keys.get(name, ValueType.UNKNOWN)) or self._as_feast(name, values)
             if column is None:
                 return None
             known[name] = column
@@ -130,7 +132,8 @@ class Plan:
     def _as_feast(self, name: str, values: list[Any]) -> tuple[str, Sequence[Any]] | None:
         """What Feast makes of other values than the usual ones; KeyTypeError for a key that is not of its own type."""
         if name in self.keys:
-            kinds.ensure_key(values, self.keys[name], name, next((source.view.name for source in self.sources if name in source.keys), "none"))
+            view = next((source.view.name for source in self.sources if name in source.keys), "none")
+            kinds.ensure_key(values, self.keys[name], name, view)
         field, plain = _converted(values, self.keys.get(name, ValueType.UNKNOWN)) or ("", [None])
         return None if None in plain else (field, plain)
 
@@ -193,7 +196,10 @@ def resolve(features: Any, registry: Any, project: str, full_names: bool) -> Pla
 
 
 def ensure_keys(features: Any, rows: Any, registry: Any, project: str, full_names: bool) -> None:
-    """KeyTypeError where a request that is left to Feast has a key that is not of its own type. What else is wrong with a request, Feast says."""
+    """KeyTypeError where a request that is left to Feast has a key that is not of its own type.
+
+    What else is wrong with a request, Feast says.
+    """
     try:
         context = _get_cached_request_context(registry, project, features, full_names)
     except Exception:
@@ -211,7 +217,8 @@ def ensure_keys(features: Any, rows: Any, registry: Any, project: str, full_name
 def _columns_of(rows: Any) -> Iterator[tuple[str, Iterable[Any]]]:
     """The columns of entities in any of the forms that Feast takes, as far as they have one."""
     if isinstance(rows, Mapping):
-        yield from ((name, values if isinstance(values, Sequence) else getattr(values, "val", [])) for name, values in rows.items())
+        for name, values in rows.items():
+            yield name, values if isinstance(values, Sequence) else getattr(values, "val", [])
     elif isinstance(rows, list):
         for row in (row for row in rows if isinstance(row, Mapping)):
             yield from ((name, [value]) for name, value in row.items())
@@ -282,7 +289,7 @@ def _each(found: Rows, keys: list[Key]) -> list[Found | None]:
 
 
 def _plain(values: list[Any], wanted: ValueType) -> tuple[str, Sequence[Any]] | None:
-    """The field of `Value` and the values that Feast makes of what callers usually give; None where it is something else."""
+    """The field of `Value` and the values that Feast makes of what callers usually give; None for anything else."""
     types = set(map(type, values))
     if types == {int} and wanted in (ValueType.INT64, ValueType.UNKNOWN) and min(values) >= LOWEST and max(values) <= HIGHEST:
         return LONG, values

@@ -1,6 +1,7 @@
 """Feast's provider: what `feast materialize`, `materialize-incremental` and `apply` do in this repository.
 
-Feast loads a view at a time into what is being served. Here a release comes online whole, compared with training, or not at all; so these commands do what `millrace serve` does.
+Feast loads a view at a time into what is being served. Here a release comes online whole, compared with training, or not
+at all; so these commands do what `millrace serve` does.
 """
 
 from __future__ import annotations
@@ -46,17 +47,18 @@ class ReleaseProvider(PassthroughProvider):
         tqdm_builder: Callable[[int], Any],  # noqa: ARG002 (Feast's signature)
         disable_event_timestamp: bool = False,  # noqa: ARG002 (rows from 1970 to now: `end_date` is now then)
     ) -> None:
-        """Put all views of the release online, as of `end_date`'s midnight or of the release's horizon, whichever is earlier; for the views that follow in the same call nothing is left to do.
+        """Put all views of the release online, as of `end_date`'s midnight or the release's horizon, whichever is earlier.
 
-        What was loaded before is told by the versions of the tables, not by `start_date`, so rows that came late count, and rows before `start_date` too. Nothing changes where a later
-        day is served already.
+        Nothing is left to do for the views that follow in the same call, nor where a later day is served already. What was
+        loaded before is told by the versions of the tables, not by `start_date`: rows that came late count.
         """
         release = pinned(config.offline_store.release)
         done = materialize.materialize_until(release, end_date)
         registry.refresh(project)  # definitions may have been applied, and Feast is about to write its own copy back
         if done is None:
             served = generation.about()
-            click.echo(f"  nothing to do: what is online is as of {served.horizon if served else 'a later day'}, after {end_date:%Y-%m-%dT%H:%M}")
+            day = served.horizon if served else "a later day"
+            click.echo(f"  nothing to do: what is online is as of {day}, after {end_date:%Y-%m-%dT%H:%M}")
             return
         loaded = {report.view: report.loaded for report in done.views if report.status != UNCHANGED}
         if loaded:
@@ -66,11 +68,17 @@ class ReleaseProvider(PassthroughProvider):
             how = "online already" if count is None else f"{count:,} loaded"
             click.echo(f"  {report.view}: {report.rows:,} rows of release {release.number} ({how})")
 
-    def _prep_rows_to_write_for_ingestion(self, feature_view: Any, df: pd.DataFrame, field_mapping: dict[str, str] | None = None) -> Any:
-        """Rows that somebody pushes, as Feast prepares them. LabelError where a key is not of its own type, which Feast would convert."""
+    def _prep_rows_to_write_for_ingestion(
+        self,
+        feature_view: Any,
+        df: pd.DataFrame,
+        field_mapping: dict[str, str] | None = None,
+    ) -> Any:
+        """Rows that somebody pushes, as Feast prepares them; LabelError where a key is not of its own type."""
         for key in getattr(feature_view, "entity_columns", []):
             if key.name in df and key.name != DUMMY_ENTITY_ID:
-                labels.as_key(key.name, pa.chunked_array([pa.array(df[key.name], from_pandas=True)]), JoinKey(key.dtype, feature_view.name), "the rows")
+                column = pa.chunked_array([pa.array(df[key.name], from_pandas=True)])
+                labels.as_key(key.name, column, JoinKey(key.dtype, feature_view.name), "the rows")
         return super()._prep_rows_to_write_for_ingestion(feature_view, df, field_mapping)
 
     def update_infra(
@@ -82,7 +90,7 @@ class ReleaseProvider(PassthroughProvider):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """As Feast does it. DefinitionError, before any row is dropped, where a view has another source than a gold table."""
+        """As Feast does it; DefinitionError, before any row is dropped, where a view's source is not a gold table."""
         for view in tables_to_keep:
             if isinstance(view, FeatureView):
                 ensure_gold(view.name, view.batch_source)

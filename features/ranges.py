@@ -1,4 +1,7 @@
-"""Training sets without labels: `get_historical_features(entity_df=None, start_date=..., end_date=...)`, which Feast documents as all features of a range of time."""
+"""Training sets without labels: `get_historical_features(entity_df=None, start_date=..., end_date=...)`.
+
+Feast documents it as all features of a range of time.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,17 @@ from features.queries import identifier
 from features.views import REQUEST_TIME
 
 
-def labels(release: Release, views: Sequence[FeatureView], on_demand: Sequence[OnDemandFeatureView], start: datetime | None, end: datetime | None) -> str:
-    """SQL of labels: one row per entity and instant at which a feature row became known, from `start` to `end` (both inclusive; none after the release's horizon), ordered by both.
+def labels(
+    release: Release,
+    views: Sequence[FeatureView],
+    on_demand: Sequence[OnDemandFeatureView],
+    start: datetime | None,
+    end: datetime | None,
+) -> str:
+    """SQL of labels: one row per entity and instant at which a feature row became known, ordered by instant and key.
 
-    Entities are those of the views that have all keys of the request; views with fewer keys are joined to them as to any label. `request_time` is the instant itself.
+    From `start` to `end`, both inclusive, and none after the release's horizon. Entities are those of the views that have
+    all keys of the request; views with fewer keys are joined to them as to any label. `request_time` is the instant itself.
     """
     if start is None:
         raise LabelError("without an entity_df, start_date is needed: the first instant whose feature rows to return. end_date is now unless you give it")
@@ -27,20 +37,24 @@ def labels(release: Release, views: Sequence[FeatureView], on_demand: Sequence[O
     entities = [view for view in views if {*queries.labelled(view)} == {*keys}]
     if not entities:
         raise LabelError(
-            f"without an entity_df, one of the feature views must have all keys of the request, {', '.join(keys)}, and none of {', '.join(view.name for view in views)} has."
+            f"without an entity_df, one of the feature views must have all keys of the request, {', '.join(keys)},"
+            f" and none of {', '.join(view.name for view in views)} has."
             " Ask for fewer views, or give an entity_df"
         )
     horizon = midnight(date.fromisoformat(release.horizon))
     until = horizon if end is None else min(queries.utc(end), horizon)
     rows = " UNION ".join(_rows(view, queries.utc(start), until) for view in entities)
-    moment = f", {EVENT_TIMESTAMP} AS {REQUEST_TIME}" if any(REQUEST_TIME in view.get_request_data_schema() for view in on_demand) else ""
+    has_request_time = any(REQUEST_TIME in view.get_request_data_schema() for view in on_demand)
+    moment = f", {EVENT_TIMESTAMP} AS {REQUEST_TIME}" if has_request_time else ""
     return f"SELECT *{moment} FROM ({rows}) ORDER BY {', '.join([EVENT_TIMESTAMP, *map(identifier, keys)])}"
 
 
 def _rows(view: FeatureView, start: datetime, end: datetime) -> str:
     """Distinct keys, by the labels' names for them and in the order of those, and instants of a view's rows."""
     source = as_of.gold(view.batch_source)
-    names = {label: source.column(key.name) for label, key in zip(queries.labelled(view), view.entity_columns, strict=True)}
-    keys = [f"{identifier(names[label])} AS {identifier(label)}" for label in sorted(names)]
-    event = identifier(source.event_column)
-    return f"SELECT DISTINCT {', '.join([*keys, f'{event} AS {EVENT_TIMESTAMP}'])} FROM {source.table} WHERE {queries.between(source.event_column, start, end)}"
+    columns = [source.column(key.name) for key in view.entity_columns]
+    names = dict(zip(queries.labelled(view), columns, strict=True))
+    picked = [f"{identifier(names[label])} AS {identifier(label)}" for label in sorted(names)]
+    picked.append(f"{identifier(source.event_column)} AS {EVENT_TIMESTAMP}")
+    known = queries.between(source.event_column, start, end)
+    return f"SELECT DISTINCT {', '.join(picked)} FROM {source.table} WHERE {known}"

@@ -1,4 +1,4 @@
-"""The Feast registry under `MILLRACE_HOME`: where it is, what it may hold, how it is written, and `apply()`, which brings it up to the definitions."""
+"""The Feast registry under `MILLRACE_HOME`: where it is, what it may hold, how it is written, and `apply()`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _VOLATILE = frozenset({"meta", "createdTimestamp", "lastUpdatedTimestamp", "body
 
 _VIEWS = ("feature_views", "stream_feature_views", "on_demand_feature_views", "label_views")
 """Fields of the registry whose entries have a lifecycle state."""
-_KEPT_SILENTLY = frozenset(state.to_proto() for state in (FeatureViewState.MATERIALIZING, FeatureViewState.AVAILABLE_ONLINE))
+_SET_BY_FEAST = {FeatureViewState.MATERIALIZING.to_proto(), FeatureViewState.AVAILABLE_ONLINE.to_proto()}
 """States that Feast sets by itself while it materializes."""
 
 
@@ -45,7 +45,7 @@ class RegistryMissingError(LookupError):
 
 
 class DefinitionError(ValueError):
-    """A definition that our stores cannot carry out as Feast documents it; the message says which one and what to use. The registry stays as it was."""
+    """A definition that our stores cannot carry out; the message says which one, and what to use. Nothing was applied."""
 
 
 class LifecycleStateError(ValueError):
@@ -60,8 +60,9 @@ def path() -> Path:
 class HomeRegistryStore(FileRegistryStore):
     """Feast's file registry at `path()`, written whole or not at all, and never invented by a reader.
 
-    It holds no lifecycle state. Feast marks a view MATERIALIZING while it loads, refuses every read of it meanwhile, and a loader that is killed leaves the mark for good. Here what is
-    served is a whole generation, which no loader touches, so there is nothing to mark: readers and writers of this registry see STATE_UNSPECIFIED, which Feast serves.
+    It holds no lifecycle state. Feast marks a view MATERIALIZING while it loads, refuses every read of it meanwhile, and a
+    loader that is killed leaves the mark for good. Here what is served is a whole generation, which no loader touches, so
+    there is nothing to mark: readers and writers of this registry see STATE_UNSPECIFIED, which Feast serves.
     """
 
     def __init__(self, registry_config: RegistryConfig, repo_path: Path | None) -> None:  # noqa: ARG002 (Feast's signature)
@@ -79,18 +80,20 @@ class HomeRegistryStore(FileRegistryStore):
         return registry_proto
 
     def _write_registry(self, registry_proto: RegistryProto) -> None:
-        registry_proto.version_id = hashlib.sha256(os.urandom(16)).hexdigest()[:16]  # Feast keeps objects for as long as it is the same, refused ones too
+        # Feast keeps the objects that it made, refused ones too, for as long as this id is the same.
+        registry_proto.version_id = hashlib.sha256(os.urandom(16)).hexdigest()[:16]
         states = _clear_states(registry_proto)  # also in the caller's own copy, which it goes on reading from
-        if by_hand := {view: state for view, state in states.items() if state not in _KEPT_SILENTLY}:
+        if by_hand := {view: state for view, state in states.items() if state not in _SET_BY_FEAST}:
             view, state = next(iter(by_hand.items()))
             raise LifecycleStateError(
-                f"feature view {view} was not set to {FeatureViewState.from_proto(state).name}: Millrace serves a view in every lifecycle state, and keeps none."
+                f"feature view {view} was not set to {FeatureViewState.from_proto(state).name}:"
+                " Millrace serves a view in every lifecycle state, and keeps none."
                 f" To stop serving the view: feast feature-views disable {view}"
             )
         try:
             ensure_servable(registry_proto)
         except DefinitionError:
-            registry_proto.CopyFrom(self.get_registry_proto())  # or the caller's own copy would refuse every later change, too
+            registry_proto.CopyFrom(self.get_registry_proto())  # else the caller's copy would refuse later changes too
             raise
         registry_proto.last_updated.GetCurrentTime()
         write_whole(self._filepath, registry_proto.SerializeToString())
@@ -115,8 +118,9 @@ def definitions() -> list[Any]:
 
 
 def project(name: str, declared: Iterable[Any]) -> Project:
-    """The Feast project of what is declared. Its tag says which definitions were applied last, by whichever of `feast apply` and `apply()`."""
-    return Project(name=name, description="Features of the Millrace lake", tags={FINGERPRINT: fingerprint(_with_sources(declared))})
+    """The Feast project of what is declared; its tag says which definitions `feast apply` or `apply()` applied last."""
+    tags = {FINGERPRINT: fingerprint(_with_sources(declared))}
+    return Project(name=name, description="Features of the Millrace lake", tags=tags)
 
 
 def fingerprint(objects: Iterable[Any] | None = None) -> str:
@@ -143,9 +147,10 @@ def apply() -> bool:
 
 
 def ensure_servable(registry_proto: RegistryProto) -> None:
-    """Raise DefinitionError where a view cannot be both trained on and served, or a service not be logged: it is refused when it is applied, and not later by a store."""
+    """Raise DefinitionError where a view cannot be both trained on and served, or a service not be logged."""
     for view in (*registry_proto.feature_views, *registry_proto.stream_feature_views):
-        ensure_gold(view.spec.name, DataSource.from_proto(view.spec.batch_source) if view.spec.HasField("batch_source") else None)
+        source = DataSource.from_proto(view.spec.batch_source) if view.spec.HasField("batch_source") else None
+        ensure_gold(view.spec.name, source)
     for service in registry_proto.feature_services:
         if service.spec.HasField("logging_config"):
             _ensure_loggable(service.spec.name, service.spec.logging_config)
@@ -160,21 +165,29 @@ def _ensure_loggable(service: str, logging: LoggingConfigProto) -> None:
         problem = f"{file.path!r}, which is not an absolute path of this machine"
     elif file.partition_by:
         problem = f"files in partitions ({', '.join(file.partition_by)})"
-    elif not storage.is_remote(lake := settings.lake()) and Path(file.path).resolve().is_relative_to(Path(str(lake)).resolve()):
+    elif _is_in_lake(Path(file.path)):
         problem = f"{file.path}, which is in the lake, where only audited tables are"
     if problem:
         raise DefinitionError(
-            f"feature service {service} logs what was served to {problem}. Served features are logged to parquet files in a folder outside of the lake:"
+            f"feature service {service} logs what was served to {problem}."
+            " Served features are logged to parquet files in a folder outside of the lake:"
             " LoggingConfig(destination=FileLoggingDestination(path='/an/absolute/path')), without partition_by"
         )
+
+
+def _is_in_lake(path: Path) -> bool:
+    lake = settings.lake()
+    return not storage.is_remote(lake) and path.resolve().is_relative_to(Path(str(lake)).resolve())
 
 
 def ensure_gold(view: str, source: DataSource | None) -> None:
     """Raise DefinitionError unless a view's source is a gold table."""
     if not isinstance(source, GoldTable):
         raise DefinitionError(
-            f"feature view {view} reads {f'a {type(source).__name__}' if source else 'no table'}. Training sets and the online store read the gold tables of a release:"
-            " publish its rows as one (CONTRIBUTING.md, Add a table), and use GoldTable(table='gold.<name>') as its source,"
+            f"feature view {view} reads {f'a {type(source).__name__}' if source else 'no table'}."
+            " Training sets and the online store read the gold tables of a release:"
+            " publish its rows as one (CONTRIBUTING.md, Add a table),"
+            " and use GoldTable(table='gold.<name>') as its source,"
             " or as the batch_source of its push or stream source"
         )
 

@@ -113,7 +113,7 @@ def to_delta(pieces: Iterator[pa.Table], path: str, release: Release, *, overwri
 
 
 def log(rows: pa.Table | Path, destination: Any) -> None:
-    """Add rows of served features to the folder of a FileLoggingDestination, as one parquet file, which appears when it is whole."""
+    """Add served features to the folder of a FileLoggingDestination, as a parquet file that appears when it is whole."""
     if not isinstance(destination, FileLoggingDestination):
         raise SavedSetError(f"served features are not logged to a {type(destination).__name__}. Use FileLoggingDestination(path='/an/absolute/path')")
     folder = Path(destination.path)
@@ -128,7 +128,7 @@ def log(rows: pa.Table | Path, destination: Any) -> None:
 
 
 def open_saved(source: FileSource) -> tuple[LakeReader, str]:
-    """A connection, and the name of a view in it, over a training set that was saved, or over a folder of logged features."""
+    """A connection, and the name of a view in it, over a saved training set or a folder of logged features."""
     reader = LakeReader(Release(0, "", "", {}))
     if isinstance(source.file_format, DeltaFormat):
         reader.connection.register("saved", DeltaTable(source.path).to_pyarrow_dataset())

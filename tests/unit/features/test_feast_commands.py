@@ -87,8 +87,16 @@ def test_a_killed_materialize_changes_nothing(shop: Lake) -> None:
     shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
     shop.release(*VIEWS)
     feast_folder = settings.home() / "feast"
-    arguments = [str(Path(sys.executable).with_name("feast")), "materialize", "2016-01-01T00:00:00", "2017-02-01T00:00:00"]
-    with locked(feast_folder / ".materialize.lock"), locked(feast_folder / ".online.lock"):  # it cannot end before it is killed
+    arguments = [
+        str(Path(sys.executable).with_name("feast")),
+        "materialize",
+        "2016-01-01T00:00:00",
+        "2017-02-01T00:00:00",
+    ]
+    with (
+        locked(feast_folder / ".materialize.lock"),
+        locked(feast_folder / ".online.lock"),
+    ):  # it cannot end before it is killed
         killed = subprocess.Popen(arguments, cwd=registry.REPO, stdout=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"})
         assert killed.stdout is not None
         assert any(b"customer_activity" in line for line in killed.stdout)
@@ -104,7 +112,10 @@ def test_a_killed_materialize_changes_nothing(shop: Lake) -> None:
 def test_materialize_serves_the_release_as_of_its_end(shop: Lake) -> None:
     registry.apply()
     store = registry.open_store()
-    with pytest.raises(NothingToServeError, match=r"no feature row that was known at 2016-12-31T00:00 UTC.* The first is of 2017-01-01T00:00 UTC"):
+    with pytest.raises(
+        NothingToServeError,
+        match=r"no feature row that was known at 2016-12-31T00:00 UTC.* The first is of 2017-01-01T00:00 UTC",
+    ):
         store.materialize(at("2016-01-01"), at("2016-12-31 23:00"))
     assert generation.current() is None
     store.materialize(at("2016-01-01"), at("2017-01-08 12:00"))
@@ -148,7 +159,12 @@ def test_materialize_after_the_definitions_changed_keeps_both(shop: Lake) -> Non
 
 def view(name: str, source: object, kind: type[FeatureView] = FeatureView) -> FeatureView:
     customer = Entity(name="customer_id", join_keys=["customer_id"], value_type=ValueType.INT64)
-    return kind(name=name, entities=[customer], schema=[Field(name="n", dtype=Int64), Field(name="customer_id", dtype=Int64)], source=source)
+    return kind(
+        name=name,
+        entities=[customer],
+        schema=[Field(name="n", dtype=Int64), Field(name="customer_id", dtype=Int64)],
+        source=source,
+    )
 
 
 @pytest.mark.parametrize("kind", [FeatureView, BatchFeatureView])

@@ -48,7 +48,10 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     def on_loopback(*arguments: Any, **named: Any) -> Any:
         server = make(futures.ThreadPoolExecutor(2), *arguments[1:], **named)
         monkeypatch.setattr(
-            server, "add_insecure_port", lambda _address, add=server.add_insecure_port: started.append((server, add("127.0.0.1:0"))), raising=False
+            server,
+            "add_insecure_port",
+            lambda _address, add=server.add_insecure_port: started.append((server, add("127.0.0.1:0"))),
+            raising=False,
         )
         monkeypatch.setattr(server, "wait_for_termination", lambda *_: None, raising=False)
         return server

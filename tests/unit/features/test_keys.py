@@ -74,7 +74,10 @@ def test_online_by_another_name_of_the_key(store: FeatureStore) -> None:
 @pytest.mark.parametrize("wrong", [["1"], [True], [1.0], [1.0, None], [np.float32(1)]], ids=repr)
 def test_offline_in_a_data_frame(store: FeatureStore, wrong: list[Any]) -> None:
     labels = pd.DataFrame({"customer_id": wrong}).assign(event_timestamp=at("2017-02-01"))
-    with pytest.raises(LabelError, match=r"customer_id is .* in entity_df, and the key of the feature view customer_activity is Int64.*astype\('Int64'\)"):
+    with pytest.raises(
+        LabelError,
+        match=r"customer_id is .* in entity_df, and the key of the feature view customer_activity is Int64.*astype\('Int64'\)",
+    ):
         store.get_historical_features(labels, SPEND).to_df()
 
 
@@ -99,7 +102,14 @@ def test_offline_in_sql(store: FeatureStore, wrong: str) -> None:
 
 @pytest.mark.parametrize("wrong", ["1", True, 1.0], ids=repr)
 def test_pushed(store: FeatureStore, wrong: Any) -> None:
-    rows = {"customer_id": [wrong], "age": ["65+"], "income": ["x"], "household_size": ["1"], "kids_count": ["0"], "event_timestamp": [datetime(2017, 1, 30)]}
+    rows = {
+        "customer_id": [wrong],
+        "age": ["65+"],
+        "income": ["x"],
+        "household_size": ["1"],
+        "kids_count": ["0"],
+        "event_timestamp": [datetime(2017, 1, 30)],
+    }
     before = generation.current()
     with pytest.raises(LabelError, match=r"customer_id is .* in the rows, and the key of the feature view customer_profile is Int64"):
         store.write_to_online_store("customer_profile", pd.DataFrame(rows))

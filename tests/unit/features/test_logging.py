@@ -21,13 +21,21 @@ NOW = datetime(2017, 3, 1, 12, tzinfo=UTC)
 
 
 def service(destination: object) -> FeatureService:
-    return FeatureService(name="logged", features=[definitions.customer_profile[["age"]]], logging_config=LoggingConfig(destination=destination))
+    return FeatureService(
+        name="logged",
+        features=[definitions.customer_profile[["age"]]],
+        logging_config=LoggingConfig(destination=destination),
+    )
 
 
 def rows(of: FeatureService, *ages: str) -> pa.Table:
     source = FeatureServiceLoggingSource(of, "millrace")
     schema = source.get_schema(registry.open_store().registry)
-    values = {"customer_id": [1] * len(ages), "customer_profile__age": list(ages), source.get_log_timestamp_column(): [NOW] * len(ages)}
+    values = {
+        "customer_id": [1] * len(ages),
+        "customer_profile__age": list(ages),
+        source.get_log_timestamp_column(): [NOW] * len(ages),
+    }
     return pa.table({field.name: pa.array(values.get(field.name, [None] * len(ages)), field.type) for field in schema})
 
 
@@ -53,7 +61,10 @@ def test_what_is_logged_is_read_back(lake: Lake, tmp_path: Path) -> None:
         (lambda: FileLoggingDestination(path="s3://bucket/logs"), "not an absolute path"),
         (lambda: FileLoggingDestination(path="logs"), "not an absolute path"),
         (lambda: FileLoggingDestination(path="/tmp/logs", partition_by=["age"]), r"partitions \(age\)"),
-        (lambda: FileLoggingDestination(path=str(settings.lake() / "gold" / "logs")), "in the lake, where only audited tables are"),
+        (
+            lambda: FileLoggingDestination(path=str(settings.lake() / "gold" / "logs")),
+            "in the lake, where only audited tables are",
+        ),
     ],
 )
 def test_what_cannot_be_logged_is_refused_at_apply(lake: Lake, destination: object, said: str) -> None:

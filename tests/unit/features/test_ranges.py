@@ -24,7 +24,11 @@ def between(store: FeatureStore, features: object, start: datetime, end: datetim
 def test_each_row_of_the_range_as_of_its_instant(store: FeatureStore) -> None:
     """customer_activity has rows on the 2nd, 5th and 9th, and one after the horizon; the profile of customer 1 is of the 1st."""
     found = between(store, ["customer_activity:spend_7d"], at("2017-01-02"), at("2017-01-08"))
-    assert found.to_dict("list") == {"customer_id": [1, 2], "event_timestamp": [at("2017-01-02"), at("2017-01-05")], "spend_7d": [10.0, 7.77]}
+    assert found.to_dict("list") == {
+        "customer_id": [1, 2],
+        "event_timestamp": [at("2017-01-02"), at("2017-01-05")],
+        "spend_7d": [10.0, 7.77],
+    }
     found = between(store, ["customer_activity:spend_7d", "customer_profile:age"], at("2017-01-01"))
     assert [(row.customer_id, f"{row.event_timestamp:%d}", row.spend_7d, row.age) for row in found.fillna(-1).itertuples()] == [
         (1, "01", -1, "25-34"),
@@ -38,7 +42,11 @@ def test_each_row_of_the_range_as_of_its_instant(store: FeatureStore) -> None:
 
 def test_a_service_with_fewer_keys_in_some_views_and_on_demand_features(store: FeatureStore) -> None:
     found = between(store, store.get_feature_service("recommendation_v1"), datetime(2017, 1, 2), datetime(2017, 1, 31))
-    assert [*zip(found.customer_id, found.product_id, found.purchases_90d, strict=True)] == [(1, 23, 9), (12, 3, 7), (1, 3, 2)]
+    assert [*zip(found.customer_id, found.product_id, found.purchases_90d, strict=True)] == [
+        (1, 23, 9),
+        (12, 3, 7),
+        (1, 3, 2),
+    ]
     assert found.spend_7d.fillna(-1).tolist() == [10.0, -1, 10.0]
     assert found.units_7d.fillna(-1).tolist() == [-1, 5, 5]
     assert found.request_time.tolist() == found.event_timestamp.tolist()
