@@ -15,7 +15,7 @@ import pyarrow as pa
 from feast.feature_view import FeatureView
 
 from features import frames, queries, spark_join
-from features.labels import LabelError, Labels, LabelSource
+from features.labels import JoinKey, LabelError, Labels, LabelSource
 from features.lake_reader import LakeReader, SourceError
 from features.source import GoldTable
 
@@ -42,9 +42,9 @@ def wanted(views: list[FeatureView], refs: list[str]) -> list[Wanted]:
     return [one for one in picked if one.features]
 
 
-def join_keys(views: list[FeatureView]) -> dict[str, Any]:
-    """What labels call the keys of the views, with their Feast types."""
-    return {view.projection.join_key_map.get(key.name, key.name): key.dtype for view in views for key in view.entity_columns}
+def join_keys(views: Sequence[FeatureView]) -> dict[str, JoinKey]:
+    """What labels call the keys of the views."""
+    return {view.projection.join_key_map.get(key.name, key.name): JoinKey(key.dtype, view.name) for view in views for key in view.entity_columns}
 
 
 def check_names(columns: Sequence[str], wanted: list[Wanted], full_names: bool) -> None:

@@ -95,12 +95,15 @@ class Consistency:
 
 
 def compare(of: Release, name: str, views: Sequence[FeatureView], sample: int | None = SAMPLE) -> Consistency:
-    """Compare a generation with the release, for `sample` entities of each view and side, or for all of them."""
+    """Compare a generation with the release, for `sample` entities of each view and side, or for all of them.
+
+    A view that was disabled is answered by neither side, and left out.
+    """
     store = registry.open_store(of.number)
     reader = LakeReader(of)
     served = generation.place().open(name)
     with generation.previewing(name, _instant(reader)):
-        found = [one for view in views for one in _compare_view(store, reader, served, view, sample)]
+        found = [one for view in views if view.enabled for one in _compare_view(store, reader, served, view, sample)]
     return Consistency(of.number, of.horizon, name, tuple(found))
 
 
@@ -128,7 +131,8 @@ def _features(store: FeatureStore, view: FeatureView) -> list[str]:
     """All of the view, and of what is computed on demand from it alone."""
     found = [f"{view.name}:{feature.name}" for feature in view.features]
     for on_demand in store.list_on_demand_feature_views():
-        if {one.name for one in on_demand.source_feature_view_projections.values()} == {view.name}:
+        sources = {source.name for source in on_demand.source_feature_view_projections.values()}
+        if on_demand.enabled and sources == {view.name}:
             found += [f"{on_demand.name}:{feature.name}" for feature in on_demand.features]
     return found
 

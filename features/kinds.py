@@ -5,19 +5,25 @@ Feast's UnixTimestamp holds whole seconds. Both stores therefore round instants 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Bool, Bytes, FeastType, Float32, Float64, Int32, Int64, String, UnixTimestamp
+from feast.value_type import ValueType
 
 from contracts.model import BOOLEAN, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Type
 
 
 class KindError(TypeError):
     """A type that the feature stores cannot hold."""
+
+
+class KeyTypeError(KindError):
+    """An entity's key is not of its own type. Nothing is converted: the result may be another entity's key."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,21 @@ KINDS = {
     )
 }
 
+_WHOLE, _REAL = (int, np.integer), (float, int, np.floating, np.integer)
+_KEYS: dict[ValueType, tuple[str, tuple[type, ...], str]] = {
+    ValueType.INT64: ("int64_val", _WHOLE, "a whole number such as 1"),
+    ValueType.INT32: ("int32_val", _WHOLE, "a whole number such as 1"),
+    ValueType.DOUBLE: ("double_val", _REAL, "a number such as 1.5"),
+    ValueType.FLOAT: ("float_val", _REAL, "a number such as 1.5"),
+    ValueType.STRING: ("string_val", (str,), 'a text such as "a"'),
+    ValueType.BYTES: ("bytes_val", (bytes,), "bytes"),
+    ValueType.BOOL: ("bool_val", (bool, np.bool_), "True or False"),
+}
+"""How a key of each type may be given: as which field of `Value`, as which types of Python, and an example.
+
+Instants are Feast's to read, in any of its forms.
+"""
+
 LIMITS = {"int64_val": 2**63, "unix_timestamp_val": 2**63, "int32_val": 2**31}
 
 FROM_CONTRACT: dict[Type, FeastType] = {LONG: Int64, STRING: String, DOUBLE: Float64, BOOLEAN: Bool, TIMESTAMP: UnixTimestamp}
@@ -100,6 +121,27 @@ def key(value: Any, proto: str) -> Any:
     if (type(value) is int and -limit <= value < limit) if limit else type(value) is str and proto == "string_val":
         return value
     return retyped(value, proto)
+
+
+def ensure_key(values: Iterable[Any], expected: ValueType, name: str, view: str) -> None:
+    """Raise KeyTypeError unless each of a caller's values is of the key's own type; None is not looked at.
+
+    For an Int64 key that is a whole number, and not "1", True or 1.0.
+    """
+    if expected not in _KEYS:
+        return
+    field, types, example = _KEYS[expected]
+    for value in values:
+        if isinstance(value, Value):
+            fits = value.WhichOneof("val") in (field, None)
+        else:
+            fits = value is None or (isinstance(value, types) and (type(value) is not bool or bool in types))
+        if not fits:
+            shown = repr(value).replace("\n", " ")[:60]
+            raise KeyTypeError(
+                f"key {name} of the feature view {view} is {shown} ({type(value).__name__}), and must be {example}"
+                f" ({expected.name}). Keys are not converted: give it in its own type"
+            )
 
 
 def dtype_of(column: Column) -> FeastType:

@@ -26,6 +26,14 @@ class LabelError(ValueError):
 
 
 @dataclass(frozen=True)
+class JoinKey:
+    """A key of a feature view: its Feast type, and the view, for messages."""
+
+    dtype: Any
+    view: str
+
+
+@dataclass(frozen=True)
 class Labels:
     """`table` is what the caller gave; `joinable` has `__row`, `__at` (microseconds, UTC) and each join key in the type of its entity."""
 
@@ -90,7 +98,7 @@ class HeldLabels:
 class QueriedLabels:
     """Labels as a query gives them, which are never in memory as a whole unless that is asked for. Nothing else may use the query's connection meanwhile."""
 
-    def __init__(self, query: duckdb.DuckDBPyRelation, join_keys: dict[str, Any]) -> None:
+    def __init__(self, query: duckdb.DuckDBPyRelation, join_keys: dict[str, JoinKey]) -> None:
         self._query = query
         self._join_keys = join_keys
         self.instants = check(query.limit(0).to_arrow_table(), join_keys).instants
@@ -134,8 +142,8 @@ def from_frame(frame: pd.DataFrame) -> pa.Table:
         ) from error
 
 
-def check(table: pa.Table, join_keys: dict[str, Any]) -> Labels:
-    """Labels whose instants are such and whose keys (name -> Feast type) are typed, or LabelError."""
+def check(table: pa.Table, join_keys: dict[str, JoinKey]) -> Labels:
+    """Labels whose instants are such and whose keys are of their own types, or LabelError."""
     instant = _instant_column(table)
     missing = [name for name in (instant, *join_keys) if name not in table.column_names]
     if missing:
@@ -145,7 +153,7 @@ def check(table: pa.Table, join_keys: dict[str, Any]) -> Labels:
         )
     instants = _as_instants(table[instant], instant)
     table = table.set_column(table.column_names.index(instant), instant, instants)
-    keys = {name: _as_key(name, table[name], dtype) for name, dtype in join_keys.items()}
+    keys = {name: as_key(name, table[name], key) for name, key in join_keys.items()}
     return Labels(table, pa.table({"__row": np.arange(table.num_rows), "__at": _microseconds(instants).cast(pa.int64()), **keys}), instant)
 
 
@@ -182,25 +190,42 @@ def _microseconds(instants: pa.ChunkedArray) -> pa.ChunkedArray:
         return pc.floor_temporal(instants, unit="microsecond").cast(INSTANT, safe=False)
 
 
-def _as_key(name: str, column: pa.ChunkedArray, dtype: Any) -> pa.ChunkedArray:
-    wanted = kinds.of(dtype, name).arrow
+def as_key(name: str, column: pa.ChunkedArray, key: JoinKey, inputs: str = "entity_df") -> pa.ChunkedArray:
+    """A column of keys in the Arrow type of the view's key; LabelError where it is of another kind, or a value does not fit."""
+    expected = kinds.of(key.dtype, name).arrow
     if pa.types.is_null(column.type):
-        return column.cast(wanted)
-    if not _alike(column.type, dtype):
-        raise LabelError(f"{name} is {column.type} in entity_df, but the entity's keys are {dtype}. Convert it: entity_df.{name}.astype({_example(dtype)!r})")
+        return column.cast(expected)
+    if not _is_kind_of(column.type, key.dtype):
+        raise LabelError(
+            f"{name} is {column.type} in {inputs}, and the key of the feature view {key.view} is {key.dtype}."
+            f" Keys are not converted. {_remedy(name, column.type, key.dtype)}"
+        )
     try:
-        return _without_nan(column).cast(wanted)
+        return _without_nan(column).cast(expected)
     except pa.ArrowInvalid as error:
-        raise LabelError(f"{name} has a value that is no {dtype}: {error}. Keys are compared as {dtype}: correct or drop such rows") from error
+        raise LabelError(
+            f"{name} has a value that is no {key.dtype}, the type of the key of the feature view {key.view}: {error}. Correct or drop such rows"
+        ) from error
 
 
-def _alike(type_: pa.DataType, dtype: Any) -> bool:
-    """Whether a column can hold such keys. Floats pass as integers, because pandas turns whole numbers with a NULL into them; a fraction is refused later."""
-    is_text: bool = pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_dictionary(type_)
-    is_number: bool = pa.types.is_integer(type_) or pa.types.is_floating(type_)
-    if dtype in (Int64, Int32, Float64, Float32):
-        return is_number
-    return is_text if dtype == String else bool(type_ == kinds.of(dtype, "key").arrow)
+def _is_kind_of(type_: pa.DataType, dtype: Any) -> bool:
+    """Whether a column holds keys of such a type, of whatever width. A float is no whole number, even without a fraction."""
+    if dtype in (Int64, Int32):
+        return bool(pa.types.is_integer(type_))
+    if dtype in (Float64, Float32):
+        return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_))
+    if dtype == String:
+        return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_dictionary(type_))
+    return bool(type_ == kinds.of(dtype, "key").arrow)
+
+
+def _remedy(name: str, type_: pa.DataType, dtype: Any) -> str:
+    """How to bring a column to the type of its key, in pandas and in SQL."""
+    pandas, sql = _CASTS.get(dtype, (str(dtype).lower(), str(dtype).upper()))
+    cast = f"entity_df.{name}.astype({pandas!r}), or CAST({name} AS {sql}) in a query"
+    if dtype in (Int64, Int32) and pa.types.is_floating(type_):
+        return f"pandas makes floats of whole numbers as soon as one is missing: drop such rows, and convert: {cast}"
+    return f"Convert it: {cast}"
 
 
 def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -209,5 +234,11 @@ def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
 
 
-def _example(dtype: Any) -> str:
-    return {Int64: "Int64", Int32: "Int32", String: "string"}.get(dtype, str(dtype).lower())
+_CASTS = {
+    Int64: ("Int64", "BIGINT"),
+    Int32: ("Int32", "INTEGER"),
+    String: ("string", "VARCHAR"),
+    Float64: ("float64", "DOUBLE"),
+    Float32: ("float32", "FLOAT"),
+}
+"""What a column is converted to, in pandas and in SQL."""

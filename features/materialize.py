@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import date
+from datetime import date, datetime, timedelta
 from time import perf_counter
 from typing import Any
 
@@ -13,19 +13,22 @@ from feast import FeatureView
 from contracts.interval import midnight
 from contracts.release import Release
 from contracts.report import PUBLISHED, UNCHANGED
-from features import changes, consistency, generation, queries, registry
+from features import as_of, changes, consistency, generation, queries, registry
 from features.consistency import Consistency
 from features.generation import About, Draft, InUse, Place, Stored
 from features.lake_reader import LakeReader
 from features.online_store import layout_of
-from features.queries import identifier
-from features.source import GoldTable
+from features.queries import EPOCH, identifier
 
 BATCH = 50_000
 MOST_CHANGED = 0.5
 """Where more of a view's entities changed than this share, all are loaded anew: appending is faster than searching."""
 Progress = Callable[[str, int], Any]
 """Called with a view's name and the number of its rows loaded so far."""
+
+
+class NothingToServeError(generation.OnlineStoreError, LookupError):
+    """No feature row was known at the day for which features were to be put online."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,42 @@ def materialize(release: Release, progress: Progress | None = None, sample: int 
     return Materialized(reports, judged[0] if judged else None)
 
 
+def materialize_until(release: Release, end: datetime, progress: Progress | None = None) -> Materialized | None:
+    """`materialize` as of the last midnight (UTC) at or before `end`, or as of the release's horizon if that is earlier.
+
+    None, and nothing is done, when a later day is online: an older row never replaces a newer one.
+    NothingToServeError when no row was knowable by `end`.
+    """
+    wanted = replace(release, horizon=min(release.horizon, queries.utc(end).date().isoformat()))
+    served = online_release()
+    if served and served.horizon and served.horizon > wanted.horizon:
+        return None
+    registry.apply()
+    first = _first_midnight(LakeReader(wanted), registry.online_views(registry.open_store()))
+    if first is None or first > queries.microseconds(midnight(date.fromisoformat(wanted.horizon))):
+        raise NothingToServeError(
+            f"release {release.number} has no feature row that was known at {wanted.horizon}T00:00 UTC:"
+            " nothing would be served."
+            + (
+                f" The first is of {EPOCH + timedelta(microseconds=first):%Y-%m-%dT%H:%M} UTC: give a later end"
+                if first is not None
+                else " Run the DAG `millrace`"
+            )
+        )
+    return materialize(wanted, progress)
+
+
+def _first_midnight(reader: LakeReader, views: Sequence[FeatureView]) -> int | None:
+    """The first event time of any view, in microseconds since 1970."""
+    firsts = []
+    for view in views:
+        source = as_of.gold(view.batch_source)
+        event, table = identifier(source.event_column), reader.table(source.table)
+        [(first,)] = reader.connection.execute(f"SELECT min(epoch_us({event})) FROM {table}").fetchall()
+        firsts += [] if first is None else [first]
+    return min(firsts, default=None)
+
+
 def load(
     release: Release, views: Sequence[FeatureView], definitions: str, progress: Progress | None = None, judge: Callable[[str], Any] | None = None
 ) -> list[ViewReport]:
@@ -114,6 +153,8 @@ def _unchanged(place: Place, wanted: About, views: Sequence[FeatureView]) -> lis
     """What is served already, if it is what is wanted and nothing else."""
     served = generation.in_use(place)
     if served is None or replace(served.about, rows={}) != wanted:
+        return []
+    if {*served.about.rows} != {view.name for view in views}:  # a view was applied besides the definitions
         return []
     return [ViewReport(view.name, UNCHANGED, served.about.rows.get(view.name, 0), 0.0, served.name) for view in views]
 
@@ -155,9 +196,7 @@ def _batches(reader: LakeReader, sql: str) -> Iterator[list[Stored]]:
 
 def _newest(reader: LakeReader, view: FeatureView, among: str | None = None) -> str:
     """SQL whose rows fit the view's layout, in the order of its keys, so that sqlite only ever appends; only of keys in the table `among`, if given."""
-    source, layout = view.batch_source, layout_of(view)
-    if not isinstance(source, GoldTable):
-        raise TypeError(f"feature view {view.name} reads a {type(source).__name__}; only GoldTable(table='gold.<name>') sources can be materialized")
+    source, layout = as_of.gold(view.batch_source), layout_of(view)
     keys, event, created = [source.column(name) for name in layout.keys], source.event_column, source.created_column
     features = {name: source.column(name) for name in layout.features}
     reader.require(source.table, [*keys, event, *([created] if created else []), *features.values()])

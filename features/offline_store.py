@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import pandas as pd
@@ -15,6 +16,7 @@ import pyarrow as pa
 from feast import FileSource
 from feast.data_source import DataSource
 from feast.errors import RequestDataNotFoundInEntityDfException
+from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
@@ -23,8 +25,8 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
 from contracts.release import Release
-from features import as_of, kinds, labels, queries, saved
-from features.labels import HeldLabels, LabelError, LabelSource, QueriedLabels
+from features import as_of, kinds, labels, queries, ranges, saved
+from features.labels import HeldLabels, JoinKey, LabelError, LabelSource, QueriedLabels
 from features.lake_reader import LakeReader, pinned
 from features.queries import identifier
 
@@ -123,12 +125,19 @@ class ReleaseOfflineStore(OfflineStore):
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
         **_: Any,
     ) -> RetrievalJob:
-        """Features as of each label's event_timestamp."""
+        """Features as of each label's event_timestamp.
+
+        Without labels (`entity_df` None): as of each feature row from `start_date` to `end_date`, see `features.ranges`.
+        """
         reader, join = LakeReader(pinned(config.offline_store.release), shared=True), as_of.joiner(config.offline_store.join, config.offline_store.session)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         wanted = as_of.wanted(feature_views, feature_refs)
+        if entity_df is None:
+            entity_df = ranges.labels(reader.release, [one.view for one in wanted], on_demand, start_date, end_date)
         given = _labels(reader.release, entity_df, as_of.join_keys(feature_views))
         _check_request_data(given.columns, on_demand)
         as_of.check_names(given.columns, wanted, full_feature_names)
@@ -192,11 +201,18 @@ class ReleaseOfflineStore(OfflineStore):
         )
 
     @staticmethod
-    def write_logged_features(config: RepoConfig, data: Any, source: Any, logging_config: Any, registry: BaseRegistry) -> NoReturn:
-        """Not available: the lake holds audited tables only."""
-        raise NotImplementedError(
-            "served features cannot be logged to the lake, which holds audited tables only. Log them where the model runs, and land them as files"
-        )
+    def write_logged_features(
+        config: RepoConfig,  # noqa: ARG004 (Feast's signature)
+        data: pa.Table | Path,
+        source: LoggingSource,  # noqa: ARG004
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,  # noqa: ARG004
+    ) -> None:
+        """Add a parquet file of served features to the folder that the service's `logging_config` names.
+
+        `data` is a table, or a folder of parquet files.
+        """
+        saved.log(data, logging_config.destination)
 
 
 class NarrowView:
@@ -225,14 +241,15 @@ class NarrowView:
         return pa.table({prefix + feature.name: pa.array(result[feature.name], kinds.of(feature.dtype, feature.name).arrow) for feature in self._view.features})
 
 
-def _labels(release: Release, entity_df: Any, join_keys: dict[str, Any]) -> LabelSource:
+def _labels(release: Release, entity_df: Any, join_keys: dict[str, JoinKey]) -> LabelSource:
     if isinstance(entity_df, str):
         reader = LakeReader(release)  # a connection of its own, on which the query stays open while pieces are joined on the other
         reader.offer(entity_df)
         return QueriedLabels(reader.connection.sql(entity_df), join_keys)
     if not isinstance(entity_df, pd.DataFrame):
         raise LabelError(
-            f"entity_df is {type(entity_df).__name__}. Give a pandas DataFrame or the text of a DuckDB query, with the join keys and event_timestamp"
+            f"entity_df is {type(entity_df).__name__}. Give a pandas DataFrame or the text of a DuckDB query, with the join keys and event_timestamp,"
+            " or None with start_date and end_date"
         )
     return HeldLabels(labels.check(labels.from_frame(entity_df), join_keys))
 

@@ -6,6 +6,7 @@ Feast itself writes (`store.materialize`, `write_to_online_store`, `push`) is me
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from features import generation, kinds
 from features.generation import Found, GenerationGoneError, Key, Layout, Reader, Session
-from features.plans import Plans
+from features.plans import Plans, ensure_keys
 from features.queries import EPOCH, microseconds
 from features.views import REQUEST_TIME
 
@@ -110,7 +111,10 @@ class PackedOnlineStore(OnlineStore):
         full_feature_names: bool = False,
         include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:
-        """What Feast's own gives, by a shorter way where there is one (`features.plans`). The request's time is now unless the caller gives `request_time`."""
+        """What Feast's own gives, by a shorter way where there is one (`features.plans`). The request's time is now unless the caller gives `request_time`.
+
+        KeyTypeError where a key is not given in its own type, which Feast would convert.
+        """
 
         def answer() -> OnlineResponse:
             with self._one_generation():
@@ -118,12 +122,28 @@ class PackedOnlineStore(OnlineStore):
                     found = self._plans.answer(features, entity_rows, registry, project, full_feature_names, self._query)
                     if found is not None:
                         return found
+                ensure_keys(features, entity_rows, registry, project, full_feature_names)
                 rows = _with_request_time(entity_rows)
                 return OnlineStore.get_online_features(
                     self, config, features, rows, registry, project, full_feature_names, include_feature_view_version_metadata
                 )
 
         return self._again(answer)
+
+    async def get_online_features_async(self, *arguments: Any, **named: Any) -> OnlineResponse:
+        """`get_online_features`, in a thread: all of the request in one, so that it reads one generation.
+
+        `async_supported` stays false on purpose: a feature server then uses its own, larger pool of threads.
+        """
+        return await asyncio.to_thread(self.get_online_features, *arguments, **named)
+
+    async def online_read_async(self, *arguments: Any, **named: Any) -> list[Row]:
+        """`online_read`, in a thread."""
+        return await asyncio.to_thread(self.online_read, *arguments, **named)
+
+    async def online_write_batch_async(self, *arguments: Any, **named: Any) -> None:
+        """`online_write_batch`, in a thread."""
+        await asyncio.to_thread(self.online_write_batch, *arguments, **named)
 
     def update(
         self,

@@ -6,7 +6,7 @@ Python lists or would see a name twice, entities that are not given by their key
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import NoneType
@@ -123,11 +123,21 @@ class Plan:
             return None
         known = {}
         for name, values in given.items():
-            one = _plain(values, self.keys.get(name, ValueType.UNKNOWN)) if len(values) == count else None
-            if one is None:
+            if len(values) != count:
                 return None
-            known[name] = one
+            column = _plain(values, self.keys.get(name, ValueType.UNKNOWN)) or self._as_feast(name, values)
+            if column is None:
+                return None
+            known[name] = column
         return known if all(name in known and known[name][0] == field for name, field in self.needed.items()) else None
+
+    def _as_feast(self, name: str, values: list[Any]) -> tuple[str, Sequence[Any]] | None:
+        """What Feast makes of other values than the usual ones; KeyTypeError for a key that is not of its own type."""
+        if name in self.keys:
+            view = next((source.view.name for source in self.sources if name in source.keys), "none")
+            kinds.ensure_key(values, self.keys[name], name, view)
+        field, plain = _converted(values, self.keys.get(name, ValueType.UNKNOWN)) or ("", [None])
+        return None if None in plain else (field, plain)
 
 
 class Plans:
@@ -188,6 +198,35 @@ def resolve(features: Any, registry: Any, project: str, full_names: bool) -> Pla
         unwanted=frozenset(named) - wanted,
         types=OnlineStore._build_feature_types(grouped),
     )
+
+
+def ensure_keys(features: Any, rows: Any, registry: Any, project: str, full_names: bool) -> None:
+    """KeyTypeError where a request that is left to Feast has a key that is not of its own type.
+
+    What else is wrong with a request, Feast says.
+    """
+    try:
+        context = _get_cached_request_context(registry, project, features, full_names)
+    except Exception:
+        return
+    join_key_of, types, grouped = context[2], context[3], context[5]
+    readers = {
+        view.projection.join_key_map.get(key.name, key.name): view.projection.name_to_use() for view, _ in reversed(grouped) for key in view.entity_columns
+    }
+    for name, values in _columns_of(rows):
+        key = name if name in types else join_key_of.get(name)
+        if key in types:
+            kinds.ensure_key(values, types[key], name, readers.get(key, "none"))
+
+
+def _columns_of(rows: Any) -> Iterator[tuple[str, Iterable[Any]]]:
+    """The columns of entities in any of the forms that Feast takes, as far as they have one."""
+    if isinstance(rows, Mapping):
+        for name, values in rows.items():
+            yield name, values if isinstance(values, Sequence) else getattr(values, "val", [])
+    elif isinstance(rows, list):
+        for row in (row for row in rows if isinstance(row, Mapping)):
+            yield from ((name, [value]) for name, value in row.items())
 
 
 def _is_plain(view: Any, features: Sequence[str]) -> bool:
@@ -255,7 +294,7 @@ def _each(found: Rows, keys: list[Key]) -> list[Found | None]:
 
 
 def _plain(values: list[Any], wanted: ValueType) -> tuple[str, Sequence[Any]] | None:
-    """The field of `Value` and the values that Feast makes of what a caller gave; None unless they are all of one scalar type."""
+    """The field of `Value` and the values that Feast makes of what callers usually give; None for anything else."""
     types = set(map(type, values))
     if types == {int} and wanted in (ValueType.INT64, ValueType.UNKNOWN) and min(values) >= LOWEST and max(values) <= HIGHEST:
         return LONG, values
@@ -263,8 +302,7 @@ def _plain(values: list[Any], wanted: ValueType) -> tuple[str, Sequence[Any]] | 
         return TEXT, values
     if types == {datetime} and wanted in (ValueType.UNIX_TIMESTAMP, ValueType.UNKNOWN):
         return MOMENT, [_seconds(values[0])] * len(values) if values.count(values[0]) == len(values) else list(map(_seconds, values))
-    field, plain = _converted(values, wanted) or ("", [None])
-    return None if None in plain else (field, plain)
+    return None
 
 
 def _returned(values: Any, wanted: ValueType) -> tuple[str, Sequence[Any]] | None:

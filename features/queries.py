@@ -34,10 +34,14 @@ def parquet(files: Iterable[str]) -> str:
     return f"read_parquet([{', '.join(map(literal, files))}], union_by_name = true)"
 
 
+def utc(moment: datetime) -> datetime:
+    """The same moment in UTC; a naive one is UTC already."""
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 def microseconds(moment: datetime) -> int:
     """Microseconds since 1970; a naive moment is UTC."""
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (aware - EPOCH) // timedelta(microseconds=1)
+    return (utc(moment) - EPOCH) // timedelta(microseconds=1)
 
 
 def between(column: str, start: datetime | None, end: datetime | None) -> str:

@@ -1,4 +1,4 @@
-"""The Feast registry under `MILLRACE_HOME`: where it is, how it is written, and `apply()`, which brings it up to the definitions."""
+"""The Feast registry under `MILLRACE_HOME`: where it is, what it may hold, how it is written, and `apply()`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFeatureView, Project
+from feast import Entity, FeatureService, FeatureStore, FeatureView, FeatureViewState, OnDemandFeatureView, Project
 from feast.data_source import DataSource
 from feast.infra.registry.file import FileRegistryStore
+from feast.protos.feast.core.FeatureService_pb2 import LoggingConfig as LoggingConfigProto
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.repo_config import RegistryConfig
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped,unused-ignore]
 
-from contracts import settings
+from contracts import settings, storage
 from contracts.files import locked, write_whole
 from contracts.release import Release
+from features.source import GoldTable
 
 REPO = Path(__file__).parent / "feast_repo"
 FINGERPRINT = "definitions"
@@ -31,8 +34,22 @@ _VOLATILE = frozenset({"meta", "createdTimestamp", "lastUpdatedTimestamp", "body
 """What differs between processes, or is filled in by Feast while it applies (key columns repeat what the entities say)."""
 
 
+_VIEWS = ("feature_views", "stream_feature_views", "on_demand_feature_views", "label_views")
+"""Fields of the registry whose entries have a lifecycle state."""
+_SET_BY_FEAST = {FeatureViewState.MATERIALIZING.to_proto(), FeatureViewState.AVAILABLE_ONLINE.to_proto()}
+"""States that Feast sets by itself while it materializes."""
+
+
 class RegistryMissingError(LookupError):
     """No definitions were applied below this `MILLRACE_HOME`."""
+
+
+class DefinitionError(ValueError):
+    """A definition that our stores cannot carry out; the message says which one, and what to use. Nothing was applied."""
+
+
+class LifecycleStateError(ValueError):
+    """Somebody set a lifecycle state by hand; Millrace keeps none."""
 
 
 def path() -> Path:
@@ -41,7 +58,12 @@ def path() -> Path:
 
 
 class HomeRegistryStore(FileRegistryStore):
-    """Feast's file registry at `path()`, written whole or not at all, and never invented by a reader."""
+    """Feast's file registry at `path()`, written whole or not at all, and never invented by a reader.
+
+    It holds no lifecycle state. Feast marks a view MATERIALIZING while it loads, refuses every read of it meanwhile, and a
+    loader that is killed leaves the mark for good. Here what is served is a whole generation, which no loader touches, so
+    there is nothing to mark: readers and writers of this registry see STATE_UNSPECIFIED, which Feast serves.
+    """
 
     def __init__(self, registry_config: RegistryConfig, repo_path: Path | None) -> None:  # noqa: ARG002 (Feast's signature)
         self._filepath = path()
@@ -54,10 +76,25 @@ class HomeRegistryStore(FileRegistryStore):
             )
         registry_proto = RegistryProto()
         registry_proto.ParseFromString(self._filepath.read_bytes())
+        _clear_states(registry_proto)
         return registry_proto
 
     def _write_registry(self, registry_proto: RegistryProto) -> None:
+        # Feast keeps the objects that it made, refused ones too, for as long as this id is the same.
         registry_proto.version_id = hashlib.sha256(os.urandom(16)).hexdigest()[:16]
+        states = _clear_states(registry_proto)  # also in the caller's own copy, which it goes on reading from
+        if by_hand := {view: state for view, state in states.items() if state not in _SET_BY_FEAST}:
+            view, state = next(iter(by_hand.items()))
+            raise LifecycleStateError(
+                f"feature view {view} was not set to {FeatureViewState.from_proto(state).name}:"
+                " Millrace serves a view in every lifecycle state, and keeps none."
+                f" To stop serving the view: feast feature-views disable {view}"
+            )
+        try:
+            ensure_servable(registry_proto)
+        except DefinitionError:
+            registry_proto.CopyFrom(self.get_registry_proto())  # else the caller's copy would refuse later changes too
+            raise
         registry_proto.last_updated.GetCurrentTime()
         write_whole(self._filepath, registry_proto.SerializeToString())
 
@@ -76,12 +113,14 @@ def online_views(store: FeatureStore) -> list[FeatureView]:
 
 
 def definitions() -> list[Any]:
-    """Every Feast object that `feast_repo/definitions.py` declares, sources included."""
-    declared = vars(importlib.import_module("features.feast_repo.definitions")).values()
-    found = [one for one in declared if isinstance(one, _KINDS)]
-    sources = [one.batch_source for one in found if isinstance(one, FeatureView)]
-    requests = {source.name: source for one in found if isinstance(one, OnDemandFeatureView) for source in one.source_request_sources.values()}
-    return [*sources, *requests.values(), *found]
+    """Every Feast object that `feast_repo/definitions.py` declares, sources included; the project is not among them."""
+    return _with_sources(vars(_repo()).values())
+
+
+def project(name: str, declared: Iterable[Any]) -> Project:
+    """The Feast project of what is declared; its tag says which definitions `feast apply` or `apply()` applied last."""
+    tags = {FINGERPRINT: fingerprint(_with_sources(declared))}
+    return Project(name=name, description="Features of the Millrace lake", tags=tags)
 
 
 def fingerprint(objects: Iterable[Any] | None = None) -> str:
@@ -101,11 +140,78 @@ def apply() -> bool:
         if _applied(store) == wanted:
             return False
         objects = definitions()
-        project = Project(name=store.project, description="Features of the Millrace lake", tags={FINGERPRINT: wanted})
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
-            store.apply([project, *objects], objects_to_delete=_obsolete(store, objects), partial=False)
+            store.apply([project(store.project, objects), *objects], objects_to_delete=_obsolete(store, objects), partial=False)
         return True
+
+
+def ensure_servable(registry_proto: RegistryProto) -> None:
+    """Raise DefinitionError where a view cannot be both trained on and served, or a service not be logged."""
+    for view in (*registry_proto.feature_views, *registry_proto.stream_feature_views):
+        source = DataSource.from_proto(view.spec.batch_source) if view.spec.HasField("batch_source") else None
+        ensure_gold(view.spec.name, source)
+    for service in registry_proto.feature_services:
+        if service.spec.HasField("logging_config"):
+            _ensure_loggable(service.spec.name, service.spec.logging_config)
+
+
+def _ensure_loggable(service: str, logging: LoggingConfigProto) -> None:
+    kind, file = logging.WhichOneof("destination"), logging.file_destination
+    problem = ""
+    if kind != "file_destination":
+        problem = f"a {kind}"
+    elif storage.is_remote(file.path) or not Path(file.path).is_absolute():
+        problem = f"{file.path!r}, which is not an absolute path of this machine"
+    elif file.partition_by:
+        problem = f"files in partitions ({', '.join(file.partition_by)})"
+    elif _is_in_lake(Path(file.path)):
+        problem = f"{file.path}, which is in the lake, where only audited tables are"
+    if problem:
+        raise DefinitionError(
+            f"feature service {service} logs what was served to {problem}."
+            " Served features are logged to parquet files in a folder outside of the lake:"
+            " LoggingConfig(destination=FileLoggingDestination(path='/an/absolute/path')), without partition_by"
+        )
+
+
+def _is_in_lake(path: Path) -> bool:
+    lake = settings.lake()
+    return not storage.is_remote(lake) and path.resolve().is_relative_to(Path(str(lake)).resolve())
+
+
+def ensure_gold(view: str, source: DataSource | None) -> None:
+    """Raise DefinitionError unless a view's source is a gold table."""
+    if not isinstance(source, GoldTable):
+        raise DefinitionError(
+            f"feature view {view} reads {f'a {type(source).__name__}' if source else 'no table'}."
+            " Training sets and the online store read the gold tables of a release:"
+            " publish its rows as one (CONTRIBUTING.md, Add a table),"
+            " and use GoldTable(table='gold.<name>') as its source,"
+            " or as the batch_source of its push or stream source"
+        )
+
+
+def _repo() -> ModuleType:
+    return importlib.import_module("features.feast_repo.definitions")
+
+
+def _with_sources(declared: Iterable[Any]) -> list[Any]:
+    found = [definition for definition in declared if isinstance(definition, _KINDS)]
+    sources = [view.batch_source for view in found if isinstance(view, FeatureView)]
+    requests = {source.name: source for view in found if isinstance(view, OnDemandFeatureView) for source in view.source_request_sources.values()}
+    known = {id(definition) for definition in found}
+    return [*(source for source in [*sources, *requests.values()] if id(source) not in known), *found]
+
+
+def _clear_states(registry_proto: RegistryProto) -> dict[str, int]:
+    """Forget the lifecycle states; returns those that there were, by view."""
+    found = {}
+    for view in (view for views in _VIEWS for view in getattr(registry_proto, views)):
+        if state := getattr(view.meta, "state", 0):
+            found[view.spec.name] = state
+            view.meta.ClearField("state")
+    return found
 
 
 def _applied(store: FeatureStore) -> str | None:

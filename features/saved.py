@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from feast import FileSource
 from feast.data_format import DeltaFormat
 from feast.errors import SavedDatasetLocationAlreadyExists
-from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.saved_dataset import SavedDatasetStorage
 
@@ -111,11 +112,27 @@ def to_delta(pieces: Iterator[pa.Table], path: str, release: Release, *, overwri
     write_deltalake(path, reader, mode="overwrite", schema_mode="overwrite", commit_properties=properties)
 
 
+def log(rows: pa.Table | Path, destination: Any) -> None:
+    """Add served features to the folder of a FileLoggingDestination, as a parquet file that appears when it is whole."""
+    if not isinstance(destination, FileLoggingDestination):
+        raise SavedSetError(f"served features are not logged to a {type(destination).__name__}. Use FileLoggingDestination(path='/an/absolute/path')")
+    folder = Path(destination.path)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{uuid.uuid4().hex}.parquet"
+    hidden = folder / f".{name}"
+    try:
+        pq.write_table(pq.read_table(rows) if isinstance(rows, Path) else rows, hidden)
+        storage.move(hidden, folder / name)
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
 def open_saved(source: FileSource) -> tuple[LakeReader, str]:
-    """A connection, and the name of a view in it, over a training set that was saved."""
+    """A connection, and the name of a view in it, over a saved training set or a folder of logged features."""
     reader = LakeReader(Release(0, "", "", {}))
     if isinstance(source.file_format, DeltaFormat):
         reader.connection.register("saved", DeltaTable(source.path).to_pyarrow_dataset())
     else:
-        reader.connection.execute(f"CREATE VIEW saved AS FROM read_parquet({literal(source.path)})")
+        files = f"{source.path.rstrip('/')}/*.parquet" if Path(source.path).is_dir() else source.path
+        reader.connection.execute(f"CREATE VIEW saved AS FROM read_parquet({literal(files)})")
     return reader, "saved"

@@ -7,7 +7,7 @@ from contracts.gold.customer_product import customer_product as pair
 from contracts.gold.customer_profile import customer_profile as profile
 from contracts.gold.product_popularity import product_popularity as popularity
 from contracts.silver import CUSTOMER_ID, PRODUCT_ID
-from features import recency, views
+from features import recency, registry, views
 
 customer = views.entity(CUSTOMER_ID)
 product = views.entity(PRODUCT_ID)
@@ -42,3 +42,5 @@ customer_value_v1 = FeatureService(
     description="What is this customer worth? Activity and profile",
     owner="ml-platform",
 )
+
+project = registry.project("millrace", vars().values())  # last: its tag is the fingerprint of all that is above

@@ -12,7 +12,8 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFea
 from feast.errors import FeatureServiceNotFoundException
 
 from contracts.release import Release
-from features import kinds, queries, registry
+from features import as_of, kinds, registry
+from features.labels import JoinKey
 from features.source import GoldTable
 
 Place = tuple[str, str]
@@ -46,9 +47,9 @@ class Service:
     definitions: dict[str, str]
 
     @property
-    def join_keys(self) -> dict[str, Any]:
-        """What labels must have besides the instant, with Feast's types."""
-        return {name: key.dtype for view in self.views for name, key in zip(queries.labelled(view), view.entity_columns, strict=True)}
+    def join_keys(self) -> dict[str, JoinKey]:
+        """What labels must have besides the instant."""
+        return as_of.join_keys(self.views)
 
     def of(self, release: Release) -> Release:
         """The release, cut down to the tables that these features need."""

@@ -17,6 +17,8 @@ from tests.unit.features.test_online_store import (  # noqa: F401
     test_a_table_older_than_the_definitions_gives_their_types,
     test_an_older_event_does_not_overwrite,
     test_an_open_store_sees_the_next_generation,
+    test_async_reads_answer_the_same,
+    test_async_reads_of_one_view_and_async_pushes,
     test_dropped_views_and_teardown,
     test_each_of_many_keys_gets_its_own_row,
     test_feasts_own_materialize_gives_the_same,

@@ -49,7 +49,7 @@ def test_repeated_labels_stay(shop: Lake, join: Join) -> None:
 
 
 def test_null_key_and_null_time_give_null(shop: Lake, join: Join) -> None:
-    given = pd.DataFrame({"customer_id": [1.0, None, 1.0], "event_timestamp": pd.to_datetime(["2017-01-03", "2017-01-03", None])})
+    given = pd.DataFrame({"customer_id": pd.array([1, None, 1], "Int64"), "event_timestamp": pd.to_datetime(["2017-01-03", "2017-01-03", None])})
     assert join([ACTIVITY], ["customer_activity:spend_7d"], given).spend_7d.fillna(-1).to_list() == [10.0, -1, -1]
 
 
@@ -136,12 +136,14 @@ def test_pull_latest_and_all(shop: Lake) -> None:
     [
         (pd.DataFrame({"customer_id": [1]}), "no column event_timestamp. Got: customer_id"),
         (pd.DataFrame({"event_timestamp": [datetime(2017, 1, 1)]}), "no column customer_id"),
-        (labels(["1"], ["2017-01-01"]), r"customer_id is .*string in entity_df, but the entity's keys are Int64. Convert it: .*astype\('Int64'\)"),
-        (labels([1.5], ["2017-01-01"]), "customer_id has a value that is no Int64"),
+        (labels(["1"], ["2017-01-01"]), r"customer_id is .*string in entity_df, and the key of the feature view customer_activity is Int64.*astype\('Int64'\)"),
+        (labels([1.5], ["2017-01-01"]), "customer_id is double in entity_df.* pandas makes floats of whole numbers"),
+        (labels([2**63], ["2017-01-01"]), "customer_id has a value that is no Int64, the type of the key of the feature view customer_activity"),
         (pd.DataFrame({"customer_id": [1], "event_timestamp": ["2017-01-01"]}), "is text, such as '2017-01-01'"),
         (pd.DataFrame({"customer_id": [1], "event_timestamp": [20170101]}), "event_timestamp is int64, not an instant"),
         (labels([1], ["2017-01-01"], spend_7d=[0.5]), "entity_df already has spend_7d"),
-        (None, "entity_df is NoneType. Give a pandas DataFrame or the text of a DuckDB query"),
+        ([1], "entity_df is list. Give a pandas DataFrame or the text of a DuckDB query"),
+        (None, "without an entity_df, start_date is needed"),
     ],
 )
 def test_labels_that_cannot_be_joined(shop: Lake, join: Join, given: Any, said: str) -> None:

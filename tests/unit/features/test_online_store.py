@@ -1,5 +1,6 @@
 """Serving: the online answer equals the offline one, older events never win, and no kill takes the former generation offline."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from contracts import release
 from features import generation, materialize, online_store, registry
 from features.feast_repo import definitions
 from features.generation import OnlineStoreEmptyError
+from features.kinds import KeyTypeError
 from features.online import sqlite
 from tests.unit.features.conftest import VIEWS, Lake, activity, at, popularity
 
@@ -185,6 +187,36 @@ def test_the_request_is_now_unless_given(shop: Lake) -> None:
     assert online(store, "customer_recency:days_since_last_basket", customer_id=404) is None
     full = store.get_online_features(["customer_recency:days_since_last_basket"], [{"customer_id": 1, "request_time": at("2017-01-02 09:30:15")}], True)
     assert full.to_dict()["customer_recency__days_since_last_basket"] == [1.0]
+
+
+def test_async_reads_answer_the_same(shop: Lake) -> None:
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    service = store.get_feature_service("recommendation_v1")
+    rows = [{"customer_id": customer, "product_id": 3, "request_time": at("2017-02-01 06:00")} for customer in (1, 2, 12, 404)]
+    requests = [(service, rows, False), (service, rows, True), (["customer_activity:spend_7d"], [{"customer_id": 2}], False)]
+
+    async def served() -> list[Any]:
+        return await asyncio.gather(*(store.get_online_features_async(*request) for request in requests * 3))
+
+    expected = [store.get_online_features(*request) for request in requests]
+    answers = asyncio.run(served())
+    assert [answer.to_dict() for answer in answers] == [answer.to_dict() for answer in expected] * 3
+    assert [answer.proto for answer in answers] == [answer.proto for answer in expected] * 3
+    with pytest.raises(KeyTypeError):
+        asyncio.run(store.get_online_features_async(["customer_activity:spend_7d"], [{"customer_id": "2"}]))
+
+
+def test_async_reads_of_one_view_and_async_pushes(shop: Lake) -> None:
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    key = EntityKey(join_keys=["customer_id"], entity_values=[Value(int64_val=1)])
+    provider, view = store._get_provider(), definitions.customer_profile
+    arguments = (store.config, view, [key], ["age"])
+    assert asyncio.run(provider.online_read_async(*arguments)) == provider.online_read(*arguments)
+    rows = {"customer_id": [1], "age": ["65+"], "income": [None], "household_size": [None], "kids_count": [None], "event_timestamp": [at("2017-01-09")]}
+    asyncio.run(store.write_to_online_store_async("customer_profile", pd.DataFrame(rows)))
+    assert online(store, "customer_profile:age", customer_id=1) == "65+"
 
 
 def test_value_service_needs_a_customer_only(shop: Lake) -> None:

@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 
 from features import generation, online_store
 from features.answers import Answer
+from features.kinds import KeyTypeError
 from features.source import GoldTable
 
 customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
@@ -289,15 +290,11 @@ ONE = {"customer_id": [1]}
         (["profile:age"], ONE, True),
         (["profile:age"], [{"customer_id": 1}, {"customer_id": 7}], True),
         (["profile:age"], {"customer_id": (1, 2)}, True),
-        (["profile:age"], {"customer_id": [True, 2]}, True),
-        (["profile:age"], {"customer_id": ["1", "2"]}, True),
-        (["profile:age"], {"customer_id": [1.9, 2]}, True),
-        (["profile:age"], {"customer_id": [np.int64(1), pd.Timestamp(2, unit="s")]}, True),
+        (["profile:age"], {"customer_id": [np.int64(1), np.int32(2)]}, True),
         (["profile:age"], {"customer_id": [Value(int64_val=1)]}, True),
         (["profile:age"], {"customer_id": [1], "age": ["x"]}, None),
         (["profile:age"], {"customer_id": [1], "shop_code": [5], "request_time": [WHEN], "other": [3]}, True),
         (["profile:age", "stock:amount"], {"shop_code": ["\u00e9", "a"], "customer_id": [1, 1]}, True),
-        (["profile:age", "stock:amount"], {"shop_code": [2, 3], "customer_id": [1, 1]}, True),
         (["profile:age"], {"customer_id": RepeatedValue(val=[Value(int64_val=1)])}, False),
         (["profile:age"], {"customer": [1]}, False),
         (["elapsed:since"], {"customer_id": [1, 2], "request_time": ["2018-01-02", "2018-01-03"]}, None),
@@ -313,7 +310,6 @@ ONE = {"customer_id": [1]}
         (["double:factor", "scales:product"], {"customer_id": [1], "shop_code": ["a"], "factor": [2.0], "request_time": [WHEN]}, None),
         (["double:factor"], {"customer_id": [1], "factor": [2.0]}, True),
         (["coded:shop_code"], {"customer_id": [1], "shop_code": ["a"]}, None),
-        (["profile:age"], {"customer_id": [Value(string_val="1")]}, False),
         (["profile:age"], {"customer_id": [1, 2], "customer": [2, 2]}, False),
         (["profile:age"], {"customer": [1, 2], "customer_id": [2, 2]}, False),
         (SERVICES["rekeyed"], {"buyer_id": [1], "customer_id": [2]}, False),
@@ -351,11 +347,8 @@ def test_which_way_is_taken(store: FeatureStore, features: Any, rows: Any, short
         (["profile:age"], {"customer_id": [1, 2], "shop_code": ["a"]}, ValueError),
         (["profile:age"], [{"customer_id": 1}, {"customer_id": 2, "shop_code": "a"}], ValueError),
         (["profile:age"], [{"customer_id": 1, "shop_code": "a"}, {"customer_id": 2}], ValueError),
-        (["profile:age"], {"customer_id": ["one"]}, ValueError),
         (["profile:age"], {"customer_id": [1, None]}, TypeError),
         (["profile:age"], {"customer_id": [None]}, TypeError),
-        (["profile:age"], {"customer_id": [float("nan")]}, TypeError),
-        (["profile:age"], {"customer_id": [[1]]}, TypeError),
         (["profile:age"], {"customer_id": [2**63]}, ValueError),
         (["profile:age"], {"customer_id": [-(2**63) - 1, 1]}, ValueError),
         (["stock:amount"], {"customer_id": [1], "shop_code": ["\ud800"]}, UnicodeEncodeError),
@@ -370,6 +363,27 @@ def test_errors_are_feasts(store: FeatureStore, features: Any, rows: Any, error:
     told = check(store, features, rows)
     assert isinstance(told, tuple), told
     assert issubclass(told[0], error)
+
+
+@pytest.mark.parametrize(
+    ("features", "rows", "view"),
+    [
+        (["profile:age"], {"customer_id": [True, 2]}, "profile"),
+        (["profile:age"], {"customer_id": ["1", "2"]}, "profile"),
+        (["profile:age"], {"customer_id": [1.9, 2]}, "profile"),
+        (["profile:age"], {"customer_id": [1, pd.Timestamp(2, unit="s")]}, "profile"),
+        (["profile:age"], {"customer_id": [float("nan")]}, "profile"),
+        (["profile:age"], {"customer_id": [[1]]}, "profile"),
+        (["profile:age"], {"customer_id": [Value(string_val="1")]}, "profile"),
+        (["profile:age", "stock:amount"], {"shop_code": [2, 3], "customer_id": [1, 1]}, "stock"),
+        (["profile:age"], {"customer": ["1"]}, "profile"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using entity name is deprecated")
+def test_a_key_of_another_type_is_not_converted_as_feast_would(store: FeatureStore, features: Any, rows: Any, view: str) -> None:
+    """Feast answers 1.9 with the features of 1."""
+    with pytest.raises(KeyTypeError, match=f"of the feature view {view} is "):
+        store.get_online_features(features, rows)
 
 
 def test_the_request_is_now_for_both(store: FeatureStore) -> None:

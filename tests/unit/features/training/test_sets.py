@@ -351,7 +351,7 @@ def test_labels_that_cannot_be_joined(shop: Lake, given: Any, told: str) -> None
 
 
 def test_labels_without_an_instant_are_counted(shop: Lake) -> None:
-    frame = LABELS.to_pandas()
+    frame = LABELS.to_pandas().astype({"customer_id": "Int64"})
     frame.loc[[1, 3], "event_timestamp"] = None
     with pytest.raises(LabelError, match=r"^2 of 5 labels have no event_timestamp \(the first is row 2\)\. .* fill it in, or drop these rows$"):
         training.create(frame, SERVICE, "bad")
