@@ -11,6 +11,7 @@ import pytest
 from contracts import settings
 from tests.landing import Shop
 from tests.parallel import once, pytest_collection_modifyitems, pytest_runtest_protocol, pytest_xdist_make_scheduler  # noqa: F401 (hooks)
+from tests.programs import pytest_terminal_summary  # noqa: F401 (hook)
 
 START, END = "2017-01-01", "2018-01-02"
 

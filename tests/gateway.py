@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from contracts import files, settings
 from etl.spark.server import free_port, listens
+from tests import programs
 
 VERSION = "v1.8.0"
 MODULE = f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"
@@ -24,9 +24,7 @@ def binary() -> Path:
     found = folder / f"versitygw-{VERSION}"
     with files.locked(folder / ".lock"):
         if not found.exists():
-            go = shutil.which("go")
-            assert go, "the tests of lakes in a bucket build an S3 server, which needs Go 1.25 or newer. Install it (apt install golang, or go.dev/dl)"
-            done = subprocess.run([go, "install", MODULE], env={**os.environ, "GOBIN": str(folder)}, capture_output=True, text=True)
+            done = subprocess.run([programs.go(), "install", MODULE], env={**os.environ, "GOBIN": str(folder)}, capture_output=True, text=True)
             assert done.returncode == 0, f"go install {MODULE} ended with {done.returncode}: {done.stderr[-2000:]}"
             (folder / "versitygw").rename(found)
     return found

@@ -11,6 +11,7 @@ import pytest
 
 from contracts import settings
 from etl.spark import jars, server
+from tests import programs
 
 
 def share_jars(home: Path) -> None:
@@ -21,6 +22,7 @@ def share_jars(home: Path) -> None:
 @contextmanager
 def running(home: Path, prepare: Callable[[pytest.MonkeyPatch], None] = lambda _: None) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The server's process and its URL. It starts in the environment that `prepare` makes, which the test does not keep."""
+    programs.java()
     share_jars(home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MILLRACE_HOME", str(home))
