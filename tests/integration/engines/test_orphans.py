@@ -29,7 +29,7 @@ import sys
 from etl.commits import committer, delta_spark
 from etl.delta import State
 from tests.unit.etl.visits import VISITS, staged, visit
-act, base = sys.argv[1], int(sys.argv[2])
+base = int(sys.argv[1])
 original = delta_spark._rows
 slow = "length(concat(reflect('java.lang.Thread', 'sleep', {SECONDS * 1000}L), '.')) > 0"  # one row, one sleep
 
@@ -38,13 +38,7 @@ def rows(*arguments):
     return original(*arguments).filter(slow)
 
 delta_spark._rows = rows
-files = [staged(visit(2), name="orphan")]
-if act == "append":
-    committer().publish(VISITS, files, State("killed"), base=base)
-elif act == "once":
-    committer().append_once(VISITS, files, State("killed"), "orders/1")
-else:
-    committer().merge(VISITS, files, State("killed"), base=base)
+committer().publish(VISITS, [staged(visit(2), name="orphan")], State("killed"), base=base)
 """
 
 
@@ -60,9 +54,9 @@ def until(condition: Callable[[], Any], what: str) -> None:
         time.sleep(0.05)
 
 
-def kill_while_it_writes(act: str, base: int) -> None:
+def kill_while_it_writes(base: int) -> None:
     """Start the client, and kill it when its statement is on the server."""
-    command = [sys.executable, "-W", "ignore", "-c", CLIENT, act, str(base)]
+    command = [sys.executable, "-W", "ignore", "-c", CLIENT, str(base)]
     client = subprocess.Popen(command, cwd=settings.CHECKOUT, env={**os.environ, "PYTHONPATH": "."}, stdout=subprocess.PIPE, text=True)
     try:
         assert client.stdout is not None
@@ -75,13 +69,9 @@ def kill_while_it_writes(act: str, base: int) -> None:
     assert delta.version_of(NAME) == base, "the statement had ended before the kill"
 
 
-def again(act: str, base: int, run: str = "again") -> int:
+def again(base: int, run: str = "again") -> int:
     """What a rerun does."""
-    if act == "append":
-        return committer().publish(VISITS, [staged(visit(2), name=run)], State(run), base=base)
-    if act == "once":
-        return committer().append_once(VISITS, [staged(visit(2), name=run)], State(run), "orders/1")
-    return committer().merge(VISITS, [staged(visit(2), name=run)], State(run), base=base)
+    return committer().publish(VISITS, [staged(visit(2), name=run)], State(run), base=base)
 
 
 def found() -> list[int]:
@@ -107,22 +97,22 @@ def ended(before: set[Path], others: int) -> None:
     time.sleep(3)
 
 
-@pytest.mark.parametrize(("engine", "act"), [("spark", "append"), ("sail", "append"), ("spark", "once"), ("spark", "merge")])
-def test_a_rerun_that_is_quicker_than_what_a_killed_client_left(engine: str, act: str, monkeypatch: pytest.MonkeyPatch, spark_url: str) -> None:
+@pytest.mark.parametrize("engine", ["spark", "sail"])
+def test_a_rerun_that_is_quicker_than_what_a_killed_client_left(engine: str, monkeypatch: pytest.MonkeyPatch, spark_url: str) -> None:
     before = files()
-    kill_while_it_writes(act, 1)
+    kill_while_it_writes(1)
     monkeypatch.setenv("MILLRACE_ENGINE", "sail" if engine == "sail" else spark_url)
-    assert again(act, 1) == 2
+    assert again(1) == 2
     ended(before, 1)
     assert (found(), runs()) == ([1, 2], ["again", "first"])
     assert committer().publish(VISITS, [staged(visit(3))], State("next"), base=2) == 3
     assert found() == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("engine", "act"), [("spark", "append"), ("sail", "append"), ("spark", "merge")])
-def test_what_a_killed_client_left_is_quicker_than_the_rerun(engine: str, act: str, monkeypatch: pytest.MonkeyPatch, spark_url: str) -> None:
+@pytest.mark.parametrize("engine", ["spark", "sail"])
+def test_what_a_killed_client_left_is_quicker_than_the_rerun(engine: str, monkeypatch: pytest.MonkeyPatch, spark_url: str) -> None:
     """It commits after the rerun has looked which version is the newest, at the last moment: below the check, above the statement."""
-    kill_while_it_writes(act, 1)
+    kill_while_it_writes(1)
     monkeypatch.setenv("MILLRACE_ENGINE", "sail" if engine == "sail" else spark_url)
     original = publishing._move_under if engine == "sail" else publishing.open_at
 
@@ -135,16 +125,16 @@ def test_what_a_killed_client_left_is_quicker_than_the_rerun(engine: str, act: s
     with monkeypatch.context() as patch:
         patch.setattr(publishing, original.__name__, late)
         with pytest.raises(PublishError, match=rf"^silver\.visits: {told}.*Nothing.* was written; run the interval again$"):
-            again(act, 1)
+            again(1)
     assert (found(), runs()) == ([1, 2], ["killed", "first"])
     with pytest.raises(PublishError, match="the table moved from version 1 to 2"):
-        again(act, 1)
+        again(1)
     assert found() == [1, 2]
 
 
 def test_a_rerun_under_the_same_name_is_not_taken_for_what_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Airflow tries a task again under the same run id, with the same state."""
-    kill_while_it_writes("append", 1)
+    kill_while_it_writes(1)
     original = publishing.open_at
 
     def late(*arguments: Any) -> Any:
@@ -154,5 +144,5 @@ def test_a_rerun_under_the_same_name_is_not_taken_for_what_was_left(monkeypatch:
 
     monkeypatch.setattr(publishing, "open_at", late)
     with pytest.raises(PublishError, match="it is another's"):
-        again("append", 1, run="killed")
+        again(1, run="killed")
     assert found() == [1, 2]
