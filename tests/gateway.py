@@ -10,7 +10,7 @@ from pathlib import Path
 
 from contracts import files, settings
 from etl.spark.server import free_port, listens
-from tests import programs
+from tests import patience, programs
 
 VERSION = "v1.8.0"
 MODULE = f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"
@@ -52,7 +52,7 @@ class Gateway:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + patience.SECONDS
         while not listens(port):
             died = process.poll() is not None or time.monotonic() > deadline
             assert not died, (folder.parent / "gateway.log").read_text()
@@ -66,4 +66,4 @@ class Gateway:
     def stop(self) -> None:
         """End it and wait until it is gone."""
         self.process.terminate()
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=patience.SECONDS)

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from etl.spark.server import free_port, listens
-from tests import programs
-
-SECONDS = 30
+from tests import patience, programs
 
 
 @dataclass
@@ -40,7 +38,7 @@ class Server:
         """Start it, or start it again with what it kept, and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, **self.options)
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + patience.SECONDS
         while not (listens(self.port) and self.answers()):
             died = self.process.poll() is not None or time.monotonic() > deadline
             assert not died, (self.folder / "log").read_text()
@@ -53,7 +51,7 @@ class Server:
         """End it, clients or not, and wait until it is gone."""
         assert self.process
         self.process.send_signal(self.ending)
-        self.process.wait(timeout=SECONDS)
+        self.process.wait(timeout=patience.SECONDS)
 
     def remove(self) -> None:
         """End it and what it wrote."""
@@ -149,7 +147,7 @@ class Postgres(Server):
         import psycopg
 
         try:
-            psycopg.connect(self.url, connect_timeout=2).close()
+            psycopg.connect(self.url, connect_timeout=20).close()
         except psycopg.OperationalError:
             return False
         return True

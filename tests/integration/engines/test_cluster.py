@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -17,9 +16,8 @@ from etl import stage
 from etl.spark import jars, server
 from tests.carrying import FIRST, carry, differing, land
 from tests.landing import Shop
+from tests.patience import until
 from tests.spark import share_jars
-
-SECONDS = 60
 
 
 @contextmanager
@@ -43,13 +41,6 @@ def end(process: subprocess.Popen) -> None:
         with suppress(psutil.Error):
             one.kill()
     process.wait()
-
-
-def until(condition: Any, what: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from etl import delta
 from etl.commits import committer
 from etl.delta import State
 from etl.publishing import PublishError
+from tests import patience
 from tests.integration.engines.killing import ACTS, DAY, NAME, STATE
 from tests.landing import rows
 from tests.unit.etl.visits import VISITS, staged, visit
@@ -64,7 +65,7 @@ def strike(url: str, cases: list[tuple[Path, str, str]]) -> list[tuple[int, list
 
 def rerun(act: str) -> None:
     """What a run does that follows: plan from the table as it finds it. While an orphaned statement is at work it may be refused, and is tried again."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patience.SECONDS
     while delta.last_state(delta.open_table(NAME)) != STATE:
         try:
             ACTS[act]()
