@@ -13,6 +13,10 @@ from contracts import settings
 from etl.spark import jars, server
 from tests import programs
 
+QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+SHORT_LIVED = {"MILLRACE_SPARK_CONF": f"spark.driver.extraJavaOptions={QUICK}", "SPARK_LAUNCHER_OPTS": QUICK}
+"""A server of a minute: the second compiler and the threads of the collector cost more than they bring."""
+
 
 def share_jars(home: Path) -> None:
     """Let a home use the jars of this checkout's own."""
@@ -26,6 +30,8 @@ def running(home: Path, prepare: Callable[[pytest.MonkeyPatch], None] = lambda _
     share_jars(home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MILLRACE_HOME", str(home))
+        for name, value in SHORT_LIVED.items():
+            patch.setenv(name, value)
         prepare(patch)
         process, port = server.start(home / "spark.log")
     try:

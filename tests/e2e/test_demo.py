@@ -181,12 +181,8 @@ def test_two_runs_triggered_at_once_both_succeed_and_change_nothing(airflow: Ser
 @pytest.mark.parametrize(
     ("conf", "told"),
     [
-        ({"start": "2017-02-01", "end": "2017-01-01"}, "is not after start"),
-        ({"start": "2017-02-01", "end": "2017-02-01"}, "is not after start"),
-        ({"start": "1999-01-01", "end": "1999-01-02"}, "lies outside the data"),
         ({"start": "2030-01-01", "end": "2030-01-02"}, "lies outside the data"),
         ({"strat": "2017-01-01", "end": "2017-01-02"}, "Did you mean start?"),
-        ({}, "start is missing"),
     ],
 )
 def test_a_run_that_makes_no_sense_fails_with_a_sentence_and_writes_nothing(airflow: Services, year_run: demo.Run, conf: dict[str, str], told: str) -> None:

@@ -17,7 +17,7 @@ from etl.spark import jars, server
 from tests.carrying import FIRST, carry, differing, land
 from tests.landing import Shop
 from tests.patience import until
-from tests.spark import share_jars
+from tests.spark import SHORT_LIVED, share_jars
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def cluster(home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> Iter
         workers = [stack.enter_context(running("worker.Worker", home, *options, "--webui-port", str(server.free_port()), master)) for _ in range(2)]
         monkeypatch.setenv("MILLRACE_SPARK_MASTER", master)
         monkeypatch.setenv("MILLRACE_SPARK_MEMORY", "2g")
-        monkeypatch.setenv("MILLRACE_SPARK_CONF", "spark.executor.memory=900m,spark.executor.cores=1")
+        monkeypatch.setenv("MILLRACE_SPARK_CONF", f"{SHORT_LIVED['MILLRACE_SPARK_CONF']},spark.executor.memory=900m,spark.executor.cores=1")
         process, connect = server.start(home / "connect.log")
         until(lambda: len(list((home / "work").glob("*/*"))) == 2, "not both workers have an executor")
         stack.callback(server.stop, process)

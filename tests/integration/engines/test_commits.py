@@ -63,39 +63,33 @@ def test_a_sail_at_a_url_is_committed_to_by_delta_rs(home: Any, monkeypatch: pyt
 # --- publish
 
 
-def test_rows_come_back_as_they_were_staged(engine: str) -> None:
+def test_rows_state_and_schema_come_back_as_they_were_given(engine: str) -> None:
     hostile = visit(1, "1969-12-31 23:59:59.999999", paid=Decimal("9999999999.99"), weight=-0.0, visitor="Ä\n'\"", booked_date=date(9999, 12, 31))
     nothing = visit(2, paid=None, weight=None, visitor=None, is_member=None, booked_date=None)
-    assert append(hostile, nothing) == 1
+    state = State(
+        "first", inputs={"bronze.visits": 3}, touched=(DAY,), horizon=date(2017, 3, 5), code="abc", account={"rows_in": 1}, ids={"bronze.visits": "x"}
+    )
+    assert committer().publish(VISITS, [staged(hostile, nothing)], state, base=None) == 1
     for wanted in (hostile, nothing):
         assert row(wanted["visit_id"]) == wanted
     assert str(row(1)["weight"]) == "-0.0"
+    assert delta.last_state(delta.open_table(NAME)) == state
+    append(visit(3), replace=[DAY])
+    fields = {field.name: field for field in DeltaTable(str(settings.table_path(NAME))).schema().fields}
+    assert (fields["visit_id"].nullable, fields["paid"].nullable) == (False, True)
+    assert fields["paid"].metadata == {"comment": "What was paid [USD]", "pii": "none"}
 
 
-def test_days_are_replaced_and_the_others_stay(engine: str) -> None:
-    append(visit(1), visit(2, "2017-03-02 00:00"), visit(3, "2017-03-01 23:59:59.999999"))
-    assert append(visit(4), replace=[DAY]) == 2
-    assert ids() == [2, 4]
-    assert ids(1) == [1, 2, 3]
-
-
-def test_days_are_emptied(engine: str) -> None:
-    append(visit(1), visit(2, "2017-03-02"))
-    append(replace=[DAY, NEXT])
-    assert ids() == []
-
-
-def test_days_apart_are_replaced_at_once(engine: str) -> None:
-    append(visit(1, "2017-03-01"), visit(2, "2017-03-02"), visit(3, "2017-03-03"))
-    append(visit(4, "2017-03-01"), replace=[DAY, of("2017-03-03", "2017-03-04")])
-    assert ids() == [2, 4]
-
-
-def test_all_rows_are_replaced(engine: str) -> None:
-    append(visit(1), visit(2, "2018-01-01"))
-    append(visit(3), whole=True)
-    append(whole=True)
-    assert (ids(2), ids()) == ([3], [])
+def test_days_are_replaced_and_emptied_and_the_others_stay(engine: str) -> None:
+    append(visit(1), visit(2, "2017-03-02 00:00"), visit(3, "2017-03-01 23:59:59.999999"), visit(4, "2017-03-03"), visit(5, "2017-03-04"))
+    assert append(visit(6), replace=[DAY, of("2017-03-03", "2017-03-04")]) == 2
+    assert ids() == [2, 5, 6]
+    assert append(replace=[DAY, NEXT]) == 3
+    assert (ids(), ids(2), ids(1)) == ([5], [2, 5, 6], [1, 2, 3, 4, 5])
+    assert append(visit(7, "2018-01-01"), whole=True) == 4
+    assert ids() == [7]
+    assert append(whole=True) == 5
+    assert (ids(), ids(4)) == ([], [7])
 
 
 def test_a_table_that_moved_is_refused_and_left_as_it_was(engine: str) -> None:
@@ -105,22 +99,6 @@ def test_a_table_that_moved_is_refused_and_left_as_it_was(engine: str) -> None:
         with pytest.raises(PublishError, match=rf"^silver\.visits: the table moved from version {base} to 2 while this run worked\. Nothing was written"):
             committer().publish(VISITS, [staged(visit(3))], State("late"), base=base)
     assert (ids(), delta.version_of(NAME)) == ([1, 2], 2)
-
-
-def test_a_commit_carries_its_state(engine: str) -> None:
-    state = State(
-        "first", inputs={"bronze.visits": 3}, touched=(DAY,), horizon=date(2017, 3, 5), code="abc", account={"rows_in": 1}, ids={"bronze.visits": "x"}
-    )
-    committer().publish(VISITS, [staged(visit(1))], state, base=None)
-    assert delta.last_state(delta.open_table(NAME)) == state
-
-
-def test_the_schema_keeps_what_the_contract_says(engine: str) -> None:
-    append(visit(1))
-    append(visit(2), replace=[DAY])
-    fields = {field.name: field for field in DeltaTable(str(settings.table_path(NAME))).schema().fields}
-    assert (fields["visit_id"].nullable, fields["paid"].nullable) == (False, True)
-    assert fields["paid"].metadata == {"comment": "What was paid [USD]", "pii": "none"}
 
 
 def test_spark_refuses_an_empty_cell_in_a_required_column(home: Any, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,9 +171,3 @@ def test_tables_of_either_are_continued_by_the_other(home: Any, spark_url: str, 
     monkeypatch.setenv("MILLRACE_ENGINE", spark_url)
     assert ids() == [5]
     assert runs() == ["emptied", "rs again", "spark again", "spark", "rs"]
-
-
-@pytest.mark.parametrize("times", [4])
-def test_commits_of_several_versions_count_up_by_one(engine: str, times: int) -> None:
-    assert [append(visit(number)) for number in range(times)] == list(range(1, times + 1))
-    assert ids() == list(range(times))
