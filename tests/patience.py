@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-SECONDS = 300.0
+SECONDS = 600.0
 
 
 def until(condition: Callable[[], object], what: str, every: float = 0.05) -> None:

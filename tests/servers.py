@@ -36,8 +36,9 @@ class Server:
 
     def start(self) -> None:
         """Start it, or start it again with what it kept, and wait until it answers."""
+        command = self.command()
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, **self.options)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, **self.options)
         deadline = time.monotonic() + patience.SECONDS
         while not (listens(self.port) and self.answers()):
             died = self.process.poll() is not None or time.monotonic() > deadline
