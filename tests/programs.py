@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -95,8 +95,10 @@ def closing_list(reasons: Iterable[str]) -> list[str]:
     return [f"{program.name}: {count[program]} tests skipped. {program.remedy}" for program in ALL if count[program]]
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Close with what the machine lacks, however many processes the tests ran in."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any) -> Iterator[None]:
+    """Close with what the machine lacks, however many processes the tests ran in: after pytest's own summary, above its closing line."""
+    yield
     skipped = terminalreporter.stats.get("skipped", [])
     if lines := closing_list(report.longrepr[2] for report in skipped if isinstance(report.longrepr, tuple)):
         terminalreporter.section("NOT TESTED: programs that this machine lacks", sep="!", red=True, bold=True)
