@@ -25,6 +25,7 @@ class ByFile(LoadScopeScheduling):
         return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid.partition("::")[0])
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
     """Keep the order of collection, which `in_order` makes."""
     config.option.loadscopereorder = False

@@ -92,7 +92,7 @@ def _package(name: str) -> Path | None:
 def closing_list(reasons: Iterable[str]) -> list[str]:
     """What is missing, how many tests were skipped for it, and how to get it: a line for each program."""
     count = Counter(program for reason in reasons for program in ALL if f"{MARK}{program.name}." in reason)
-    return [f"{program.name}: {count[program]} tests skipped. {program.remedy}" for program in ALL if count[program]]
+    return [f"{program.name}: {count[program]} {'test' if count[program] == 1 else 'tests'} skipped. {program.remedy}" for program in ALL if count[program]]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
