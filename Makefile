@@ -9,6 +9,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -W ignore -m
 VENV := .venv/.complete
+# Test processes. One holds up to 3 GB; `make test WORKERS=0` runs all tests in one process, in the order of the folders.
+WORKERS ?= logical
 COMPILE := uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --no-emit-index-url --no-header
 
 help: ## List the targets
@@ -31,7 +33,7 @@ sample: $(VENV) ## Land the sample without running anything
 
 test: $(VENV) ## Lint, types, then all tests: unit, integration, end to end
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4
 
 unit: $(VENV) ## Unit tests only, in seconds
 	@$(BIN)/python -m pytest tests/unit

@@ -189,9 +189,6 @@ def commits(spark: Any, log: Path) -> Iterator[Verdict]:
         yield _watched(log, f"publish {table.qualified}", partial(done.publish, table, [staged(table)], state, base=base(table)))
         if table.time_column:
             yield _watched(log, f"replace days of {table.qualified}", partial(done.publish, table, [staged(table)], state, base=base(table), replace=day))
-    table = catalog.table("silver.customers")
-    yield _watched(log, f"merge into {table.qualified}", partial(done.merge, table, [staged(table)], state, base=base(table)))
-    yield _watched(log, f"delete from {table.qualified}", partial(done.delete, table, "customer_id = 2", state, base=base(table) or 0))
 
 
 def _watched(log: Path, name: str, act: Any) -> Verdict:

@@ -107,13 +107,11 @@ def _before(contract: Table) -> str:
     return ", ".join(contract.inputs) or f"the landing zone by a run over all of its days, {settings.landing() / contract.name}"
 
 
-def publish(
-    contract: Table, staged: Sequence[Path], state: State, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False, once: str = ""
-) -> int:
+def publish(contract: Table, staged: Sequence[Path], state: State, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False) -> int:
     """Commit the staged files and return the version that holds them.
 
     `replace` names the days whose rows go as the new ones come; `whole` replaces all rows; neither appends. `base` is the version that the work was
-    based on (None for a new table): when the table has moved on since, nothing is written. `once` names a transaction of the commit beside the fence.
+    based on (None for a new table): when the table has moved on since, nothing is written.
     The caller holds the table's lock.
     """
     table = open_at(contract, base)
@@ -122,7 +120,7 @@ def publish(
     kept = [file for file, partly in removes if partly]
     if kept:
         adds += _remainder(contract, kept, replace)
-    _commit(table, contract, adds, [file for file, _ in removes], state, once)
+    _commit(table, contract, adds, [file for file, _ in removes], state)
     return settled(contract, table)
 
 
@@ -142,11 +140,11 @@ def refuse_moved(contract: Table, base: int | None, known: int | None) -> None:
         )
 
 
-def fenced(table: DeltaTable, once: str = "") -> list[Any]:
-    """The transactions of the commit that follows the table's version: the fence, and the caller's own."""
+def fenced(table: DeltaTable) -> list[Any]:
+    """The transactions of the commit that follows the table's version: the fence."""
     from deltalake import Transaction
 
-    return [Transaction(FENCE, table.version() + 1), *([Transaction(once, 1)] if once else [])]
+    return [Transaction(FENCE, table.version() + 1)]
 
 
 def settled(contract: Table, table: DeltaTable) -> int:
@@ -266,13 +264,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _commit(table: DeltaTable, contract: Table, adds: list[Any], removes: list[dict[str, Any]], state: State, once: str = "") -> None:
+def _commit(table: DeltaTable, contract: Table, adds: list[Any], removes: list[dict[str, Any]], state: State) -> None:
     from deltalake import CommitProperties
     from deltalake.exceptions import CommitFailedError
     from deltalake.transaction import RemoveAction
 
     gone = [RemoveAction(one["path"], deletion_timestamp=int(time.time() * 1000), data_change=True, size=one["size_bytes"]) for one in removes]
-    properties = CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=fenced(table, once), max_commit_retries=0)
+    properties = CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=fenced(table), max_commit_retries=0)
     try:
         table.create_write_transaction([*adds, *gone], "append", table.schema(), commit_properties=properties)
     except CommitFailedError as error:

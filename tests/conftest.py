@@ -10,6 +10,8 @@ import pytest
 
 from contracts import settings
 from tests.landing import Shop
+from tests.parallel import once, pytest_collection_modifyitems, pytest_runtest_protocol, pytest_xdist_make_scheduler  # noqa: F401 (hooks)
+from tests.programs import pytest_terminal_summary  # noqa: F401 (hook)
 
 START, END = "2017-01-01", "2018-01-02"
 
@@ -39,11 +41,13 @@ def command(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="session")
 def year_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which the whole sample has been carried through every layer. Read it, do not write to it."""
-    path = tmp_path_factory.mktemp("year")
-    for arguments in (("sample",), ("run", "--start", START, "--end", END), ("serve",)):
-        done = command(*arguments, home=path)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return path
+
+    def build(path: Path) -> None:
+        for arguments in (("sample",), ("run", "--start", START, "--end", END), ("serve",)):
+            done = command(*arguments, home=path)
+            assert done.returncode == 0, done.stdout + done.stderr
+
+    return once(tmp_path_factory, "year", build)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from contracts import files, settings
 from etl.spark.server import free_port, listens
+from tests import patience, programs
 
 VERSION = "v1.8.0"
 MODULE = f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"
@@ -24,9 +24,7 @@ def binary() -> Path:
     found = folder / f"versitygw-{VERSION}"
     with files.locked(folder / ".lock"):
         if not found.exists():
-            go = shutil.which("go")
-            assert go, "the tests of lakes in a bucket build an S3 server, which needs Go 1.25 or newer. Install it (apt install golang, or go.dev/dl)"
-            done = subprocess.run([go, "install", MODULE], env={**os.environ, "GOBIN": str(folder)}, capture_output=True, text=True)
+            done = subprocess.run([programs.go(), "install", MODULE], env={**os.environ, "GOBIN": str(folder)}, capture_output=True, text=True)
             assert done.returncode == 0, f"go install {MODULE} ended with {done.returncode}: {done.stderr[-2000:]}"
             (folder / "versitygw").rename(found)
     return found
@@ -54,7 +52,7 @@ class Gateway:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + patience.SECONDS
         while not listens(port):
             died = process.poll() is not None or time.monotonic() > deadline
             assert not died, (folder.parent / "gateway.log").read_text()
@@ -68,4 +66,4 @@ class Gateway:
     def stop(self) -> None:
         """End it and wait until it is gone."""
         self.process.terminate()
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=patience.SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -13,16 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from etl.spark.server import free_port, listens
-
-DEBIAN = "apt-get install redis-server postgresql"
-SECONDS = 30
-
-
-def program(name: str) -> str:
-    """The path of a server's program; Debian keeps those of PostgreSQL off the PATH."""
-    found = shutil.which(name) or next((str(path) for path in sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)), None)
-    assert found, f"the tests of the online store run against real servers, and there is no {name} here. On Debian: {DEBIAN}"
-    return found
+from tests import patience, programs
 
 
 @dataclass
@@ -44,9 +36,10 @@ class Server:
 
     def start(self) -> None:
         """Start it, or start it again with what it kept, and wait until it answers."""
+        command = self.command()
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, **self.options)
-        deadline = time.monotonic() + SECONDS
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, **self.options)
+        deadline = time.monotonic() + patience.SECONDS
         while not (listens(self.port) and self.answers()):
             died = self.process.poll() is not None or time.monotonic() > deadline
             assert not died, (self.folder / "log").read_text()
@@ -59,7 +52,7 @@ class Server:
         """End it, clients or not, and wait until it is gone."""
         assert self.process
         self.process.send_signal(self.ending)
-        self.process.wait(timeout=SECONDS)
+        self.process.wait(timeout=patience.SECONDS)
 
     def remove(self) -> None:
         """End it and what it wrote."""
@@ -87,7 +80,7 @@ class Redis(Server):
     """Keeps what it has in an append-only file, as a Redis that serves features should."""
 
     def command(self) -> list[str]:
-        return [program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir", str(self.folder)]
+        return [programs.redis_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir", str(self.folder)]
 
     @property
     def url(self) -> str:
@@ -102,21 +95,36 @@ class Redis(Server):
             return False
 
 
+UNPRIVILEGED = "postgres" if "postgres" in {user.pw_name for user in pwd.getpwall()} else "nobody"
+"""PostgreSQL refuses to be run by root. Debian's package adds a user for it."""
+
+
 class Postgres(Server):
-    """Run by the user `postgres` where the tests are run by root, whom it refuses. It asks for a password, so that one is in the URL."""
+    """Run by another user where the tests are run by root, whom it refuses. It asks for a password, so that one is in the URL."""
 
     ending = signal.SIGINT
+    options: ClassVar[dict[str, Any]] = {"user": UNPRIVILEGED, "group": pwd.getpwnam(UNPRIVILEGED).pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
 
-    options: ClassVar[dict[str, Any]] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+    def program(self, name: str) -> str:
+        """The path of one of its programs, copied to where the other user may read it if it lies in root's own folders, as a checkout's .venv may."""
+        path = Path(programs.postgres(name)).resolve()
+        if subprocess.run(["test", "-x", path], check=False, **self.options).returncode == 0:
+            return str(path)
+        copy = self.folder / "program"
+        if not copy.exists():
+            package = path.parent.parent.parent
+            for folder in (package, package.with_name(f"{package.name}.libs")):
+                shutil.copytree(folder, copy / folder.name)
+        return str(copy / path.relative_to(path.parent.parent.parent.parent))
 
     def command(self) -> list[str]:
         data = self.folder / "data"
         if not data.exists():
             if os.getuid() == 0:
-                shutil.chown(self.folder, "postgres", "postgres")
+                shutil.chown(self.folder, UNPRIVILEGED)
             (self.folder / "password").write_text("opensesame")
             command = [
-                program("initdb"),
+                self.program("initdb"),
                 "-D",
                 str(data),
                 "-U",
@@ -130,7 +138,7 @@ class Postgres(Server):
             ]
             done = subprocess.run(command, capture_output=True, text=True, check=False, **self.options)
             assert done.returncode == 0, done.stderr
-        return [program("postgres"), "-D", str(data), "-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.folder), "-c", "fsync=off"]
+        return [self.program("postgres"), "-D", str(data), "-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.folder), "-c", "fsync=off"]
 
     @property
     def url(self) -> str:
@@ -140,7 +148,7 @@ class Postgres(Server):
         import psycopg
 
         try:
-            psycopg.connect(self.url, connect_timeout=2).close()
+            psycopg.connect(self.url, connect_timeout=20).close()
         except psycopg.OperationalError:
             return False
         return True

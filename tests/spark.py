@@ -11,6 +11,11 @@ import pytest
 
 from contracts import settings
 from etl.spark import jars, server
+from tests import programs
+
+QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+SHORT_LIVED = {"MILLRACE_SPARK_CONF": f"spark.driver.extraJavaOptions={QUICK}", "SPARK_LAUNCHER_OPTS": QUICK}
+"""A server of a minute: the second compiler and the threads of the collector cost more than they bring."""
 
 
 def share_jars(home: Path) -> None:
@@ -21,9 +26,12 @@ def share_jars(home: Path) -> None:
 @contextmanager
 def running(home: Path, prepare: Callable[[pytest.MonkeyPatch], None] = lambda _: None) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The server's process and its URL. It starts in the environment that `prepare` makes, which the test does not keep."""
+    programs.java()
     share_jars(home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MILLRACE_HOME", str(home))
+        for name, value in SHORT_LIVED.items():
+            patch.setenv(name, value)
         prepare(patch)
         process, port = server.start(home / "spark.log")
     try:

@@ -10,7 +10,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +18,13 @@ from contracts import settings
 from contracts.interval import Interval
 from contracts.model import Table
 from etl import delta, publishing
-from etl.commits import Commit
-from etl.commits.delta_rs import refuse_doubled_keys, untouched
+from etl.commits.delta_rs import untouched
 from etl.delta import State
 from etl.publishing import PublishError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-TRANSACTION = "spark.databricks.delta.write"
 METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _one_at_a_time = threading.Lock()
 """What marks a SQL statement's commit is set in the session, which the threads of a process share."""
@@ -41,13 +39,8 @@ class Ours:
 
     @property
     def options(self) -> dict[str, str]:
-        """For a frame's writer."""
+        """For the writer of a frame."""
         return {"txnAppId": publishing.FENCE, "txnVersion": str(self.version), "userMetadata": self.metadata}
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """For SQL statements."""
-        return {f"{TRANSACTION}.txnAppId": publishing.FENCE, f"{TRANSACTION}.txnVersion": str(self.version), METADATA: self.metadata}
 
 
 class DeltaSpark:
@@ -65,34 +58,6 @@ class DeltaSpark:
         _write(contract, staged, "overwrite" if whole or replace else "append", {**ours.options, **days})
         return self._settled(contract, ours)
 
-    def append_once(self, contract: Table, staged: Sequence[Path], state: State, once: str) -> int:
-        """Delta's transaction id remembers what was appended, and passes a repeat over."""
-        before = publishing.open_or_create(contract)
-        if before.transaction_version(once) is None:
-            ours = Ours(before.version() + 1, state)
-            _write(contract, staged, "append", {**ours.options, "txnAppId": once, "txnVersion": "1"})
-            return self._settled(contract, ours)
-        return int(before.version())
-
-    def merge(self, contract: Table, staged: Sequence[Path], state: State, *, base: int | None) -> int:
-        """MERGE INTO by the contract's key."""
-        refuse_doubled_keys(contract, staged)
-        publishing.open_at(contract, base)
-        ours = Ours((base or 0) + 1, state)
-        same = " AND ".join(f"target.{name} = source.{name}" for name in contract.key)
-        with _refusals(contract), self._session(ours.settings) as spark:
-            query = f"MERGE INTO {_name(contract)} AS target USING {{rows}} AS source ON {same} WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
-            spark.sql(query, rows=_rows(spark, contract, staged)).collect()
-        return self._settled(contract, ours)
-
-    def delete(self, contract: Table, condition: str, state: State, *, base: int) -> int:
-        """DELETE FROM."""
-        publishing.open_at(contract, base)
-        ours = Ours(base + 1, state)
-        with _refusals(contract), self._session(ours.settings) as spark:
-            spark.sql(f"DELETE FROM {_name(contract)} WHERE {condition}").collect()
-        return self._settled(contract, ours, or_nothing=True)
-
     def optimize(self, contract: Table) -> int:
         """OPTIMIZE; the commit repeats the last state, with no day touched."""
         with self._session({METADATA: untouched(delta.last_state(publishing.open_or_create(contract))).to_json()}) as spark:
@@ -104,26 +69,6 @@ class DeltaSpark:
         from etl.commits.delta_rs import DeltaRs
 
         return DeltaRs().vacuum(contract, older_than, keep, delete=delete)
-
-    def history(self, contract: Table) -> list[Commit]:
-        """DESCRIBE HISTORY."""
-        from etl.engine import session
-
-        if delta.open_table(contract.qualified) is None:
-            return []
-        rows = session().sql(f"DESCRIBE HISTORY {_name(contract)}").select("version", "timestamp", "operation", "userMetadata").toArrow().to_pylist()
-        runs = {one.version: one.run_id for one in self._recorded(contract)}
-        return [Commit(row["version"], row["timestamp"].astimezone(UTC), row["operation"], runs.get(row["version"], "")) for row in rows]
-
-    def at(self, contract: Table, version: int) -> DataFrame:
-        """As the engine reads it."""
-        return delta.read(contract.qualified, version).select(*contract.column_names)
-
-    def _recorded(self, contract: Table) -> list[Commit]:
-        """Commits of delta-rs keep their state where DESCRIBE HISTORY does not look."""
-        from etl.commits.delta_rs import DeltaRs
-
-        return DeltaRs().history(contract)
 
     @contextmanager
     def _session(self, options: dict[str, str]) -> Iterator[SparkSession]:
@@ -140,11 +85,11 @@ class DeltaSpark:
                 for name in options:
                     spark.conf.unset(name)
 
-    def _settled(self, contract: Table, ours: Ours, *, or_nothing: bool = False) -> int:
+    def _settled(self, contract: Table, ours: Ours) -> int:
         """The version that was made, once the log says that it is ours and the newest."""
         newest = self._newest(contract)
         made = _metadata(contract, ours.version, newest)
-        if (newest, made) == (ours.version, ours.metadata) or (or_nothing and newest == ours.version - 1):
+        if (newest, made) == (ours.version, ours.metadata):
             return newest
         if made == ours.metadata:
             told = f"this run made version {ours.version}, and others went on to {newest}. Nothing is lost"

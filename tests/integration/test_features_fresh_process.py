@@ -11,6 +11,7 @@ import pytest
 from contracts import release, settings
 from features import generation, materialize, registry
 from features.online import sqlite
+from tests import patience
 from tests.unit.features.conftest import VIEWS, Lake, activity, pair, shop  # noqa: F401 (a fixture)
 from tests.unit.features.conftest import lake as lake
 
@@ -91,5 +92,5 @@ def test_the_feast_command_line_works(shop: Lake) -> None:  # noqa: F811
 
 
 def test_a_forked_child_ends_like_anybody(shop: Lake) -> None:  # noqa: F811
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], env=environment(), check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], env=environment(), check=False, timeout=patience.SECONDS)
     assert done.returncode == 0

@@ -26,13 +26,17 @@ from contracts.interval import DAY, Interval, merged, midnight
 from etl import engine
 from etl.gold import customer_activity, customer_product, product_popularity, windows
 
+EFFORT = int(os.environ.get("MILLRACE_TEST_EFFORT") or 1)
+"""Multiplies how many shops are tried: 10 for a night."""
 hostile = settings(
-    max_examples=60,
+    max_examples=40 * EFFORT,
     deadline=None,
     derandomize=bool(os.environ.get("CI")),
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
+hostile_twice = settings(hostile, max_examples=20 * EFFORT)
+"""For properties whose example computes the features two to four times."""
 
 IDS = (-33, -16, -1, 0, 1, 16, 17, 32, 2**40 + 16)
 """Most of them fall into one bucket; % of a negative id is negative."""
@@ -302,7 +306,7 @@ class TestAView:
                 expected = view.row(lines, t, shop) if any(one.transaction_at < t for one in lines) else None
                 assert newest == expected, f"{key} at {t}"
 
-    @hostile
+    @hostile_twice
     @given(shop=shops())
     @example(shop=NOTHING)
     @example(shop=SPANNING)
@@ -313,7 +317,7 @@ class TestAView:
         parts = [features(view, shop, run, _known(view, shop, run)) for run in runs(shop)]
         assert by_key(view, reduce(DataFrame.unionAll, parts)) == by_key(view, features(view, shop, [whole(shop)]))
 
-    @hostile
+    @hostile_twice
     @given(shop=shops(), which=st.integers(0, 15))
     def test_changes_at_no_other_midnights_than_it_says(self, view: View, shop: Shop, which: int) -> None:
         """Without one purchase, rows differ only within `midnights_changed_by` its day: that is what an increment computes anew."""

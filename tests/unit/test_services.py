@@ -250,6 +250,7 @@ def test_spark_without_java_is_told_before_anything_starts(home: Path, monkeypat
     monkeypatch.setenv("MILLRACE_ENGINE", "spark")
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setattr("etl.spark.java._of_wheel", lambda: None)
     with pytest.raises(ServicesError, match=r"^MILLRACE_ENGINE=spark needs Java, and there is none on PATH\. Install Java 17 or 21"):
         services.up()
     assert not (home / "run" / "services.json").exists()

@@ -63,13 +63,13 @@ def test_a_csv_that_is_not_utf_8_is_refused(stocked: Shop, refused: Callable, en
     refused(LandingError, f"{FILE}.csv cannot be read as CSV (line {1 if encoding == 'utf-16' else 2} ", "UTF-8", AGAIN)
 
 
-def test_a_refused_file_that_lands_whole_is_loaded_by_the_next_run(stocked: Shop, run: Callable, refused: Callable) -> None:
+def test_a_refused_file_that_lands_whole_is_loaded_by_the_next_run(stocked: Shop, run_transactions: Callable, refused: Callable) -> None:
     path = parquet(stocked)
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     refused(LandingError)
     path.write_bytes(whole)
-    assert run(DAY, END)["silver.transactions"].account.published == 1
+    assert run_transactions(DAY, END)["silver.transactions"].account.published == 1
     assert [row["basket_id"] for row in rows("silver.transactions")] == [1, 2, 5]
 
 
@@ -97,9 +97,9 @@ def test_a_column_that_comes_twice_is_refused(stocked: Shop, refused: Callable) 
     refused(LandingError, f"{FILE}.csv has household_id more than once", AGAIN)
 
 
-def test_a_column_more_is_passed_over(stocked: Shop, run: Callable) -> None:
+def test_a_column_more_is_passed_over(stocked: Shop, run_transactions: Callable) -> None:
     csv(stocked, f"{LINE},7", header=f"{HEADER},colour")
-    assert run(DAY, END)["silver.transactions"].account.published == 1
+    assert run_transactions(DAY, END)["silver.transactions"].account.published == 1
 
 
 # --- types
@@ -135,9 +135,9 @@ def test_a_column_of_another_kind_is_refused(stocked: Shop, refused: Callable, c
     ],
     ids=lambda one: one if isinstance(one, str) else str(one.type),
 )
-def test_another_type_that_means_the_same_is_loaded(stocked: Shop, run: Callable, column: str, values: pa.Array) -> None:
+def test_another_type_that_means_the_same_is_loaded(stocked: Shop, run_transactions: Callable, column: str, values: pa.Array) -> None:
     parquet(stocked, **{column: values})
-    run(DAY, END)
+    run_transactions(DAY, END)
     (found,) = rows("silver.transactions", where="basket_id = 5")
     assert (found["quantity"], f"{found['transaction_at']:%d %H:%M}") == (2, "02 10:00")
 
@@ -185,16 +185,16 @@ def test_a_link_to_nothing(stocked: Shop, refused: Callable) -> None:
 
 
 @pytest.mark.parametrize("name", [".transactions.parquet", "_SUCCESS", "transactions.parquet.tmp"])
-def test_a_file_that_is_still_being_written_is_passed_over(stocked: Shop, run: Callable, untouched: Callable, name: str) -> None:
+def test_a_file_that_is_still_being_written_is_passed_over(stocked: Shop, run_transactions: Callable, untouched: Callable, name: str) -> None:
     stocked.path("transactions").with_name(name).write_bytes(b"x")
     with untouched():
-        run(DAY, NEXT)
+        run_transactions(DAY, NEXT)
 
 
-def test_a_file_that_was_corrected_and_then_put_back_counts_as_it_is_now(shop: Shop, run: Callable) -> None:
-    for value in (3.0, 4.0, 3.0):
-        shop.land("transactions", [purchase(1, sales_value=value)])
-        run("2017-03-01", "2017-03-02")
+def test_a_file_that_was_corrected_and_then_put_back_counts_as_it_is_now(stocked: Shop, run_transactions: Callable) -> None:
+    for value in (4.0, 3.0):
+        stocked.land("transactions", [purchase(1, sales_value=value), purchase(2, product=2, customer=2)])
+        run_transactions(DAY, NEXT)
     assert [row["sales_value"] for row in rows("silver.transactions", where="basket_id = 1")] == [Decimal("3.00")]
 
 

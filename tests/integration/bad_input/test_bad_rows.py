@@ -62,55 +62,55 @@ CELLS = (
 """A good text, a bad one in its place, and the reason that the row goes."""
 
 
-def test_a_cell_that_does_not_fit_its_column_costs_its_row(stocked: Shop, run: Callable) -> None:
+def test_a_cell_that_does_not_fit_its_column_costs_its_row(stocked: Shop, run_transactions: Callable) -> None:
     csv(stocked, *[GOOD.replace(good, bad, 1) for good, bad, _ in CELLS], GOOD.replace(",5,", ",6,"))
-    reports = run(DAY, END)
+    reports = run_transactions(DAY, END)
     assert sorted(quarantined()) == sorted(("bronze", [reason]) for _, _, reason in CELLS)
     assert accounts(reports) == [(11, 1, 10, 0), (1, 1, 0, 0)]
     assert baskets() == [1, 2, 6]
 
 
-def test_every_reason_of_a_row_is_told_and_the_row_is_kept_as_it_was(stocked: Shop, run: Callable) -> None:
+def test_every_reason_of_a_row_is_told_and_the_row_is_kept_as_it_was(stocked: Shop, run_transactions: Callable) -> None:
     csv(stocked, "one,10,5,1,two,3.0,0.5,0,0,10,2017-03-02 10:00:00")
-    run(DAY, END)
+    run_transactions(DAY, END)
     (row,) = rows("quarantine.transactions")
     assert row["reasons"] == ["household_id is 'one', not a bigint", "quantity is 'two', not a bigint"]
     assert (row["file"], str(row["day"])) == (f"transactions/{NEXT}/transactions.csv", NEXT)
     assert json.loads(row["row"])["household_id"] == "one"
 
 
-def test_a_date_that_python_cannot_hold_costs_its_row(stocked: Shop, run: Callable) -> None:
+def test_a_date_that_python_cannot_hold_costs_its_row(stocked: Shop, run_transactions: Callable) -> None:
     far = pa.array([2**56, 1488448800000000], pa.timestamp("us"))
     table = pa.Table.from_pylist([purchase(5), purchase(6)], schema=COLUMNS["transactions"])
     stocked.land("transactions", table.set_column(table.num_columns - 1, "transaction_timestamp", far), NEXT)
-    run(DAY, END)
+    run_transactions(DAY, END)
     ((layer, (reason,)),) = quarantined()
     assert layer == "bronze"
     assert "not a timestamp between 1900 and 2199" in reason
     assert baskets() == [1, 2, 6]
 
 
-def test_money_with_too_many_digits_is_quarantined_as_it_came(stocked: Shop, run: Callable) -> None:
+def test_money_with_too_many_digits_is_quarantined_as_it_came(stocked: Shop, run_transactions: Callable) -> None:
     odd = [purchase(5, at=MORNING, sales_value=1e17), purchase(6, at=MORNING, retail_disc=-1e10), purchase(7, at=MORNING, sales_value=9_999_999_999.99)]
     stocked.land("transactions", odd, NEXT)
-    assert accounts(run(DAY, END)) == [(3, 1, 2, 0), (1, 1, 0, 0)]
+    assert accounts(run_transactions(DAY, END)) == [(3, 1, 2, 0), (1, 1, 0, 0)]
     found = {json.loads(row["row"])["basket_id"]: (row["reasons"], json.loads(row["row"])) for row in rows("quarantine.transactions")}
     assert found[5][0] == ["sales_value is not between -9999999999.99 and 9999999999.99"]
     assert found[6][0] == ["retail_disc is not between -9999999999.99 and 9999999999.99"]
     assert (found[5][1]["sales_value"], found[6][1]["retail_disc"]) == (1e17, -1e10)
 
 
-def test_one_bad_cell_among_many_rows_costs_one_row(stocked: Shop, run: Callable) -> None:
+def test_one_bad_cell_among_many_rows_costs_one_row(stocked: Shop, run_transactions: Callable) -> None:
     lines = [GOOD.replace(",5,", f",{basket},") for basket in range(100, 3100)]
     lines[1234] = lines[1234].replace(",2,3.0", ",two,3.0")
     csv(stocked, *lines)
-    assert accounts(run(DAY, END)) == [(3000, 2999, 1, 0), (2999, 2999, 0, 0)]
+    assert accounts(run_transactions(DAY, END)) == [(3000, 2999, 1, 0), (2999, 2999, 0, 0)]
     assert 1334 not in baskets()
 
 
-def test_a_ragged_line_costs_its_row(stocked: Shop, run: Callable) -> None:
+def test_a_ragged_line_costs_its_row(stocked: Shop, run_transactions: Callable) -> None:
     csv(stocked, "1,10,6,1", f"{GOOD.replace(',5,', ',7,')},9,9", GOOD)
-    assert accounts(run(DAY, END)) == [(3, 1, 2, 0), (1, 1, 0, 0)]
+    assert accounts(run_transactions(DAY, END)) == [(3, 1, 2, 0), (1, 1, 0, 0)]
     assert quarantined() == [("bronze", ["the line has 13 fields, the header has 11"]), ("bronze", ["the line has 4 fields, the header has 11"])]
 
 
@@ -124,10 +124,10 @@ def test_a_quote_that_is_never_closed_stops_the_file(stocked: Shop, refused: Cal
     )
 
 
-def test_a_cell_that_goes_on_after_its_closing_quote_costs_its_row(stocked: Shop, run: Callable) -> None:
+def test_a_cell_that_goes_on_after_its_closing_quote_costs_its_row(stocked: Shop, run_transactions: Callable) -> None:
     odd = GOOD.replace(",5,", ',"6"x,')
     csv(stocked, GOOD, odd, GOOD.replace(",5,", ",7,"))
-    assert accounts(run(DAY, END)) == [(3, 2, 1, 0), (2, 2, 0, 0)]
+    assert accounts(run_transactions(DAY, END)) == [(3, 2, 1, 0), (2, 2, 0, 0)]
     assert quarantined() == [("bronze", ["a cell goes on after its closing quote"])]
     assert json.loads(rows("quarantine.transactions")[0]["row"]) == {"line": odd}
 
@@ -136,18 +136,18 @@ def test_a_cell_that_goes_on_after_its_closing_quote_costs_its_row(stocked: Shop
 
 
 @pytest.mark.parametrize("column", ["basket_id", "quantity", "transaction_timestamp"])
-def test_a_null_in_a_required_column_costs_its_row(stocked: Shop, run: Callable, column: str) -> None:
+def test_a_null_in_a_required_column_costs_its_row(stocked: Shop, run_transactions: Callable, column: str) -> None:
     bad = purchase(5, at=MORNING) | {column: None}
     stocked.land("transactions", [bad, bad, purchase(6, at=MORNING)], NEXT)
-    assert accounts(run(DAY, END)) == [(3, 1, 2, 0), (1, 1, 0, 0)]
+    assert accounts(run_transactions(DAY, END)) == [(3, 1, 2, 0), (1, 1, 0, 0)]
     assert quarantined() == [("bronze", [f"{column} is missing"])] * 2
     assert baskets() == [1, 2, 6]
 
 
-def test_a_key_that_comes_with_null_and_whole_is_published_once(stocked: Shop, run: Callable) -> None:
+def test_a_key_that_comes_with_null_and_whole_is_published_once(stocked: Shop, run_transactions: Callable) -> None:
     whole, holed = purchase(5, at=MORNING), purchase(5, at=MORNING, product_id=None)
     stocked.land("transactions", [whole, holed, whole], NEXT)
-    assert accounts(run(DAY, END)) == [(3, 2, 1, 0), (2, 1, 0, 1)]
+    assert accounts(run_transactions(DAY, END)) == [(3, 2, 1, 0), (2, 1, 0, 1)]
     assert quarantined() == [("bronze", ["product_id is missing"])]
 
 
@@ -166,18 +166,18 @@ def test_a_negative_quantity_is_stopped_at_silver_and_gold_goes_on_without_it(st
     assert (found["items_7d"], found["spend_7d"], found["baskets_7d"]) == (4, Decimal("6.00"), 2)
 
 
-def test_a_corrected_row_leaves_the_quarantine(stocked: Shop, run: Callable) -> None:
+def test_a_corrected_row_leaves_the_quarantine(stocked: Shop, run_transactions: Callable) -> None:
     stocked.land("transactions", [purchase(5, at=MORNING, quantity=-1), purchase(6, at=MORNING)], NEXT)
-    run(DAY, END)
+    run_transactions(DAY, END)
     stocked.land("transactions", [purchase(5, at=MORNING, quantity=1), purchase(6, at=MORNING)], NEXT)
-    run(DAY, END)
+    run_transactions(DAY, END)
     assert quarantined() == []
     assert [row["quantity"] for row in rows("silver.transactions", where="basket_id >= 5")] == [1, 2]
 
 
-def test_a_bad_delivery_does_not_displace_the_good_row(stocked: Shop, run: Callable) -> None:
+def test_a_bad_delivery_does_not_displace_the_good_row(stocked: Shop, run_transactions: Callable) -> None:
     stocked.land("transactions", [purchase(1, quantity=-7)], name="late")
-    assert accounts(run(DAY, END)) == [(1, 1, 0, 0), (3, 2, 0, 1)]
+    assert accounts(run_transactions(DAY, END)) == [(1, 1, 0, 0), (3, 2, 0, 1)]
     assert [row["quantity"] for row in rows("silver.transactions")] == [2, 2]
 
 
@@ -190,15 +190,15 @@ def test_an_unknown_product_is_a_warning_published_and_counted(stocked: Shop, ru
     assert rows("gold.product_popularity", where="product_id = 99")
 
 
-def test_a_quantity_of_0_is_a_warning_and_published(stocked: Shop, run: Callable) -> None:
+def test_a_quantity_of_0_is_a_warning_and_published(stocked: Shop, run_transactions: Callable) -> None:
     stocked.land("transactions", [purchase(5, quantity=0, at=MORNING)], NEXT)
-    assert [(one.reason, one.failed) for one in run(DAY, END)["silver.transactions"].warnings] == [("quantity is 0", 1)]
+    assert [(one.reason, one.failed) for one in run_transactions(DAY, END)["silver.transactions"].warnings] == [("quantity is 0", 1)]
     assert baskets("quantity = 0") == [5]
 
 
-def test_a_transaction_after_the_day_it_landed_costs_its_row(stocked: Shop, run: Callable) -> None:
+def test_a_transaction_after_the_day_it_landed_costs_its_row(stocked: Shop, run_transactions: Callable) -> None:
     stocked.land("transactions", [purchase(5, at="2017-03-03 00:00:00"), purchase(6, at="2017-03-02 23:59:59.999999")], NEXT)
-    run(DAY, END)
+    run_transactions(DAY, END)
     assert quarantined() == [("bronze", ["the transaction lies after the day its file landed"])]
     assert baskets() == [1, 2, 6]
 
@@ -220,54 +220,54 @@ def test_too_many_bad_rows_stop_silver(stocked: Shop, run: Callable, untouched: 
         assert text in str(caught.value)
 
 
-def test_after_the_files_were_mended_the_run_goes_through(stocked: Shop, run: Callable) -> None:
+def test_after_the_files_were_mended_the_run_goes_through(stocked: Shop, run_transactions: Callable) -> None:
     stocked.land("transactions", [purchase(n, at=MORNING, quantity=-1) for n in range(5, 16)], NEXT)
     with pytest.raises(AuditError):
-        run(DAY, END)
+        run_transactions(DAY, END)
     stocked.land("transactions", [purchase(n, at=MORNING) for n in range(5, 16)], NEXT)
-    assert accounts(run(DAY, END)) == [(11, 11, 0, 0), (22, 11, 0, 11)]
+    assert accounts(run_transactions(DAY, END)) == [(11, 11, 0, 0), (22, 11, 0, 11)]
     assert baskets() == [1, 2, *range(5, 16)]
 
 
 # --- the same row again
 
 
-def test_a_row_twice_in_a_file(stocked: Shop, run: Callable) -> None:
+def test_a_row_twice_in_a_file(stocked: Shop, run_transactions: Callable) -> None:
     stocked.land("transactions", [purchase(5, at=MORNING), purchase(5, at=MORNING)], NEXT)
-    assert accounts(run(DAY, END)) == [(2, 2, 0, 0), (2, 1, 0, 1)]
+    assert accounts(run_transactions(DAY, END)) == [(2, 2, 0, 0), (2, 1, 0, 1)]
     assert baskets() == [1, 2, 5]
 
 
-def test_a_row_in_two_files_of_a_day(stocked: Shop, run: Callable) -> None:
+def test_a_row_in_two_files_of_a_day(stocked: Shop, run_transactions: Callable) -> None:
     stocked.land("transactions", [purchase(5, at=MORNING)], NEXT)
     stocked.land("transactions", [purchase(5, at=MORNING), purchase(6, at=MORNING)], NEXT, name="more")
-    assert accounts(run(DAY, END)) == [(3, 3, 0, 0), (3, 2, 0, 1)]
+    assert accounts(run_transactions(DAY, END)) == [(3, 3, 0, 0), (3, 2, 0, 1)]
     assert baskets() == [1, 2, 5, 6]
 
 
-def test_a_row_that_lands_again_under_another_day(stocked: Shop, run: Callable) -> None:
+def test_a_row_that_lands_again_under_another_day(stocked: Shop, run_transactions: Callable) -> None:
     stocked.land("transactions", [purchase(1), purchase(5, at=MORNING)], NEXT)
-    assert accounts(run(NEXT, END)) == [(2, 2, 0, 0), (4, 3, 0, 1)]
+    assert accounts(run_transactions(NEXT, END)) == [(2, 2, 0, 0), (4, 3, 0, 1)]
     assert baskets() == [1, 2, 5]
 
 
-def test_a_key_that_comes_again_with_another_day_of_its_own(stocked: Shop, run: Callable) -> None:
+def test_a_key_that_comes_again_with_another_day_of_its_own(stocked: Shop, run_transactions: Callable) -> None:
     stocked.land("transactions", [purchase(1, at=MORNING, quantity=9), purchase(5, at=MORNING)], NEXT)
-    assert accounts(run(DAY, END)) == [(2, 2, 0, 0), (2, 1, 0, 1)]
+    assert accounts(run_transactions(DAY, END)) == [(2, 2, 0, 0), (2, 1, 0, 1)]
     assert [row["quantity"] for row in rows("silver.transactions", where="basket_id = 1")] == [2]
 
 
 @pytest.mark.parametrize(("basket", "product"), [(1, 1), (2, 2)])
-def test_a_key_that_comes_again_alone(stocked: Shop, run: Callable, basket: int, product: int) -> None:
+def test_a_key_that_comes_again_alone(stocked: Shop, run_transactions: Callable, basket: int, product: int) -> None:
     """What is published before is looked for between the least and the greatest key that come in: here they are one."""
     stocked.land("transactions", [purchase(basket, product=product, at=MORNING)], NEXT)
-    assert accounts(run(NEXT, END)) == [(1, 1, 0, 0), (1, 0, 0, 1)]
+    assert accounts(run_transactions(NEXT, END)) == [(1, 1, 0, 0), (1, 0, 0, 1)]
     assert baskets() == [1, 2]
 
 
-def test_a_day_whose_rows_all_lack_their_key(stocked: Shop, run: Callable) -> None:
+def test_a_day_whose_rows_all_lack_their_key(stocked: Shop, run_transactions: Callable) -> None:
     stocked.land("transactions", [purchase(5, at=MORNING) | {"basket_id": None}], NEXT)
-    run(NEXT, END)
+    run_transactions(NEXT, END)
     assert baskets() == [1, 2]
     assert len(quarantined()) == 1
 
@@ -286,12 +286,12 @@ def test_the_same_bytes_under_another_name_are_duplicates(stocked: Shop, run: Ca
 
 
 @pytest.mark.parametrize("start", [DAY, NEXT])
-def test_the_same_bytes_under_another_day_are_duplicates_to_silver(stocked: Shop, run: Callable, start: str) -> None:
+def test_the_same_bytes_under_another_day_are_duplicates_to_silver(stocked: Shop, run_transactions: Callable, start: str) -> None:
     before = rows("silver.transactions")
     copy = stocked.path("transactions", NEXT)
     copy.parent.mkdir()
     shutil.copy(stocked.path("transactions"), copy)
-    assert accounts(run(start, END)) == [(2, 2, 0, 0), (4, 2, 0, 2)]
+    assert accounts(run_transactions(start, END)) == [(2, 2, 0, 0), (4, 2, 0, 2)]
     assert rows("silver.transactions") == before
 
 
@@ -355,11 +355,11 @@ def test_an_empty_day_is_a_day_on_which_windows_decay(stocked: Shop, run: Callab
     assert [(f"{row['event_timestamp']:%m-%d}", row["items_7d"], row["items_30d"]) for row in decayed] == [("03-02", 2, 2), ("03-09", 0, 2)]
 
 
-def test_an_empty_file_is_no_reason_for_a_new_version(stocked: Shop, run: Callable) -> None:
+def test_an_empty_file_is_no_reason_for_a_new_version(stocked: Shop, run_transactions: Callable) -> None:
     before = versions()["bronze.transactions"]
     stocked.land("transactions", [], NEXT)
     for _ in range(2):
-        assert run(DAY, END)["bronze.transactions"].account == RowAccount(0, 0, 0, 0)
+        assert run_transactions(DAY, END)["bronze.transactions"].account == RowAccount(0, 0, 0, 0)
     assert versions()["bronze.transactions"] == before
 
 

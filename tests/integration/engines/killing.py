@@ -55,9 +55,6 @@ ACTS: dict[str, Callable[[], Any]] = {
     "append": lambda: committer().publish(VISITS, [staged(visit(3)), staged(visit(4), name="b")], STATE, base=base()),
     "replace": lambda: committer().publish(VISITS, [staged(visit(3))], STATE, base=base(), replace=[DAY]),
     "whole": lambda: committer().publish(VISITS, [staged(visit(3))], STATE, base=base(), whole=True),
-    "once": lambda: committer().append_once(VISITS, [staged(visit(3))], STATE, "orders/1"),
-    "merge": lambda: committer().merge(VISITS, [staged(visit(1, visitor="eve"), visit(3))], STATE, base=base()),
-    "delete": lambda: committer().delete(VISITS, "visit_id = 1", STATE, base=base() or 0),
     "optimize": lambda: committer().optimize(VISITS),
     "vacuum": lambda: committer().vacuum(VISITS, timedelta(0)),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -17,9 +16,8 @@ from etl import stage
 from etl.spark import jars, server
 from tests.carrying import FIRST, carry, differing, land
 from tests.landing import Shop
-from tests.spark import share_jars
-
-SECONDS = 60
+from tests.patience import until
+from tests.spark import SHORT_LIVED, share_jars
 
 
 @contextmanager
@@ -45,13 +43,6 @@ def end(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def until(condition: Any, what: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 @pytest.fixture
 def cluster(home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[subprocess.Popen]]]:
     """The Connect server's URL, and the workers."""
@@ -65,7 +56,7 @@ def cluster(home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> Iter
         workers = [stack.enter_context(running("worker.Worker", home, *options, "--webui-port", str(server.free_port()), master)) for _ in range(2)]
         monkeypatch.setenv("MILLRACE_SPARK_MASTER", master)
         monkeypatch.setenv("MILLRACE_SPARK_MEMORY", "2g")
-        monkeypatch.setenv("MILLRACE_SPARK_CONF", "spark.executor.memory=900m,spark.executor.cores=1")
+        monkeypatch.setenv("MILLRACE_SPARK_CONF", f"{SHORT_LIVED['MILLRACE_SPARK_CONF']},spark.executor.memory=900m,spark.executor.cores=1")
         process, connect = server.start(home / "connect.log")
         until(lambda: len(list((home / "work").glob("*/*"))) == 2, "not both workers have an executor")
         stack.callback(server.stop, process)

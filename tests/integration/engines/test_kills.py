@@ -20,15 +20,14 @@ from etl import delta
 from etl.commits import committer
 from etl.delta import State
 from etl.publishing import PublishError
+from tests import patience
 from tests.integration.engines.killing import ACTS, DAY, NAME, STATE
 from tests.landing import rows
 from tests.unit.etl.visits import VISITS, staged, visit
 
-EXPECTED = {
-    "create": [3, 4], "append": [1, 2, 3, 4], "replace": [2, 3], "whole": [3], "once": [1, 2, 3], "merge": [1, 2, 3], "delete": [2], "optimize": [1, 2], "vacuum": [1, 2],
-}  # fmt: skip
+EXPECTED = {"create": [3, 4], "append": [1, 2, 3, 4], "replace": [2, 3], "whole": [3], "optimize": [1, 2], "vacuum": [1, 2]}
 TIDYING = ("optimize", "vacuum")
-AROUND = ("before _session", "before _rows", "before _newest", "after sync_log")
+AROUND = ("before _session", "before _newest", "after sync_log")
 """The steps beside the statement of delta-spark and of the log."""
 ALL = (
     "after open_at",
@@ -41,8 +40,9 @@ ALL = (
     "before _metadata",
     "after _settled",
 )
-ON_SPARK = {"append": ALL, "create": AROUND, "replace": AROUND, "once": AROUND, "merge": AROUND, "delete": AROUND, "optimize": AROUND}
-"""At which steps: a session and a statement take seconds there. An overwrite is a replacement, and delta-rs vacuums."""
+ON_SPARK = {"append": ALL, "create": ("before _newest",), "replace": ("before _newest",), "optimize": AROUND}
+"""At which steps: a session and a statement take seconds there. A creation and a replacement are an append with another option, so they are killed where that option has
+done its work and nobody knows of it yet. An overwrite is a replacement, and delta-rs vacuums."""
 
 
 def prepare(home: Path, act: str, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -66,8 +66,8 @@ def strike(url: str, cases: list[tuple[Path, str, str]]) -> list[tuple[int, list
 
 def rerun(act: str) -> None:
     """What a run does that follows: plan from the table as it finds it. While an orphaned statement is at work it may be refused, and is tried again."""
-    deadline = time.monotonic() + 60
-    while delta.last_state(delta.open_table(NAME)) != STATE or act == "once":
+    deadline = time.monotonic() + patience.SECONDS
+    while delta.last_state(delta.open_table(NAME)) != STATE:
         try:
             ACTS[act]()
         except PublishError:
@@ -88,8 +88,6 @@ def check(act: str, step: str, home: Path, url: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MILLRACE_ENGINE", url)
     rerun(act)
     assert found() == EXPECTED[act], step
-    if act == "merge":
-        assert [row["visitor"] for row in rows(NAME, "visit_id")] == ["eve", "ada", "ada"], step
     runs = [state.run_id for state in delta.states(delta.open_to_write(NAME)) if state]
     assert act in TIDYING or runs.count("struck") == 1, step
     monkeypatch.setenv("MILLRACE_ENGINE", "sail")
@@ -127,11 +125,10 @@ def test_delta_rs_killed_at_every_step(home: Path, act: str, tmp_path: Path, mon
 @pytest.mark.parametrize("act", ON_SPARK)
 def test_delta_spark_killed_around_the_statement(home: Path, act: str, tmp_path: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = everywhere(spark_url, act, tmp_path, monkeypatch, ON_SPARK[act], once=True)
-    wanted = {"before _newest", "after sync_log"} | {"before _session" if act in ("merge", "delete", "optimize") else "before _rows"}
-    assert (wanted if act != "append" else {*ALL}) <= {*steps}
+    assert {*ON_SPARK[act]} == {*steps}
 
 
-@pytest.mark.parametrize("act", ["append", "replace", "merge"])
+@pytest.mark.parametrize("act", ["append", "replace"])
 def test_delta_spark_killed_in_the_middle_of_a_statement(home: Path, act: str, tmp_path: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kill falls is for the machine to say; whatever is left goes on on the server, and the rerun meets it."""
     template = prepare(tmp_path / "template", act, monkeypatch)

@@ -23,8 +23,9 @@ def running() -> Iterator[dict[str, Server]]:
 
 def started(running: dict[str, Server], name: str) -> Server:
     if name not in running:
-        running[name] = KINDS[name]()
-        running[name].start()
+        server = KINDS[name]()
+        server.start()
+        running[name] = server
     return running[name]
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from contracts import settings
+from tests import patience
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def at_once(script: str, *arguments: tuple[Any, ...]) -> Iterator[Callable[[], b
     try:
         yield lambda: any(one.poll() is None for one in started)
         for one in started:
-            _, told = one.communicate(timeout=60)
+            _, told = one.communicate(timeout=patience.SECONDS)
             assert one.returncode == 0, told.decode()
     finally:
         for one in started:

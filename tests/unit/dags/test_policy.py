@@ -14,6 +14,7 @@ import pytest
 from contracts import catalog, settings
 from contracts.model import Table
 from lineage.naming import asset_uri
+from tests import patience
 
 HEAVY = ("pyspark", "pysail", "great_expectations", "feast", "deltalake", "duckdb", "pandas", "pyarrow")
 PARSE = f"""
@@ -45,7 +46,7 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     def result(name: str) -> dict[str, Any]:
         if name not in found:
-            out, err = started[name].communicate(timeout=120)
+            out, err = started[name].communicate(timeout=patience.SECONDS)
             assert started[name].returncode == 0, err
             found[name] = json.loads(out.splitlines()[-1])
         return found[name] | {"home": home}

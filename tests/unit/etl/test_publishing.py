@@ -221,8 +221,6 @@ def test_every_commit_takes_the_fence_of_its_version() -> None:
     for version in (1, 2):
         assert publish(visit(1), state=FULL, whole=True) == version
         assert table().transaction_version(publishing.FENCE) == version
-    publish(visit(2), once="orders/1")
-    assert (table().transaction_version(publishing.FENCE), table().transaction_version("orders/1")) == (3, 1)
 
 
 def test_a_table_that_moves_while_it_is_opened_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

