@@ -44,7 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
 
         def say(outcome: Outcome, step: Step, number: int = number, done: int = done) -> None:
             kills = done + len(outcome.kills)
-            print(f"{time.monotonic() - started:6.0f} s  episode {number}, step {len(outcome.steps)}: {step.kind:13} {kills:4}/{options.kills} kills", flush=True)
+            print(
+                f"{time.monotonic() - started:6.0f} s  episode {number}, step {len(outcome.steps)}: {step.kind:13} {kills:4}/{options.kills} kills", flush=True
+            )
 
         here = folder / f"episode-{number}"
         outcomes.append(Episode(here, seed, number, script, options.sabotage).run(options.kills - done, say))

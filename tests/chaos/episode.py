@@ -81,7 +81,8 @@ class Episode:
     def run(self, most: int, say: Callable[[Outcome, Step], Any]) -> Outcome:
         """All steps, or as many as it takes for `most` kills. Stops at the first divergence."""
         try:
-            for self.at, step in enumerate(schedule.steps(self.seed, self.number)):
+            for at, step in enumerate(schedule.steps(self.seed, self.number)):
+                self.at = at
                 if len(self.outcome.kills) >= most:
                     break
                 self._step(step, most - len(self.outcome.kills))
@@ -129,7 +130,9 @@ class Episode:
         seconds = 0.0
         for at, command in enumerate(dict.fromkeys(step.commands)):
             record, started = self.folder / "points.json", time.monotonic()
-            operation = self.runner.start(self.control, self._command(step, command, self.observers[self.control.path].look), Orders(record=record))
+            operation = self.runner.start(
+                self.control, self._command(step, command, self.observers[self.control.path].look), Orders(record=record, pages=False)
+            )
             code = operation.end()
             if code:
                 self._refuse([f"{' '.join(command)} in the control ended with {code}: {operation.said}"], "undisturbed")
@@ -214,7 +217,7 @@ class Episode:
     def _killed(self, step: Step, kill: Kill) -> tuple[Operation, list[Operation], int]:
         """Start all commands of the step, and kill the first."""
         operation = self._start(step, 0, kill)
-        others = [self._start(step, at) for at in range(1, len(step.commands))]
+        others = [self._start(step, at, replace(kill, mode="none", point=None)) for at in range(1, len(step.commands))]
         if kill.point is None and operation.wait(kill.delay) is None:
             operation.kill()
         code = operation.end()
@@ -227,7 +230,9 @@ class Episode:
         command = self._command(step, step.commands[at], self.observers[self.victim.path].look)
         if kill and kill.mode == "real":
             return self.runner.start_real(self.victim, command)
-        return self.runner.start(self.victim, command, Orders(kill.point if kill else None, kill.delay if kill else 0.0, sabotage=self.sabotage))
+        pages = kill is not None or any(one.step == self.at and one.hit == "data docs" for one in self.outcome.kills)
+        delay = kill.delay if kill and kill.mode == "delayed" else 0.0
+        return self.runner.start(self.victim, command, Orders(kill.point if kill else None, delay, pages=pages, sabotage=self.sabotage))
 
     def _finish(self, operation: Operation, what: str, *, may_die: bool = False) -> None:
         code = operation.end()

@@ -18,7 +18,12 @@ Answer = tuple[tuple[str, tuple[Any, ...]], ...]
 
 def features(store: Any) -> list[str]:
     """All of all views, as Feast names them."""
-    return [f"{view.name}:{field.name}" for view in sorted(store.list_batch_feature_views(), key=lambda view: view.name) if view.name in VIEWS for field in view.features]
+    return [
+        f"{view.name}:{field.name}"
+        for view in sorted(store.list_batch_feature_views(), key=lambda view: view.name)
+        if view.name in VIEWS
+        for field in view.features
+    ]
 
 
 def ask(store: Any, names: list[str]) -> Answer | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ def view_by_view() -> None:
         self.connection = sqlite.sqlite3.connect(self.path, isolation_level=None)
 
     sqlite.SqliteDraft._open = opened  # type: ignore[method-assign]
-    sqlite.SqliteDraft.resemble = lambda self, name: None  # type: ignore[method-assign]
+    sqlite.SqliteDraft.resemble = lambda *_: None  # type: ignore[method-assign]
     finish = sqlite.SqliteDraft.finish
 
     def finished(self: Any, about: Any) -> None:
@@ -179,11 +178,6 @@ def _with(act: Callable[..., Any], module: Any, put: Any) -> Callable[..., Any]:
         return act(*arguments, **options)
 
     return acting
-
-
-@contextlib.contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 ACTS: dict[str, Callable[[], None]] = {

@@ -12,6 +12,8 @@ from tests.landing import purchase
 
 FIRST_DAY = date(2017, 3, 1)
 CUSTOMERS, PRODUCTS = range(1, 6), range(1, 6)
+UNKNOWN = 999
+"""A product that no snapshot knows: worth a warning, and published."""
 STEPS = 10
 """Operations in an episode."""
 TRAINING_SETS = 3
@@ -123,7 +125,10 @@ class Tills:
                 rows.append(corrected)
                 self.kept[key] = (folder, corrected)
         if self.random.random() < 0.6:
-            rows.append({**self._purchase(folder), **self.random.choice(({"household_id": None}, {"product_id": 999}, {"sales_value": 1e300}, {"quantity": -1}))})
+            rows.append({**self._purchase(folder), **self.random.choice(({"household_id": None}, {"sales_value": 1e300}, {"quantity": -1}))})
+        if self.random.random() < 0.2:
+            rows.append({**self._purchase(folder), "product_id": UNKNOWN})
+            self.kept[rows[-1]["basket_id"], UNKNOWN] = (folder, rows[-1])
         self.random.shuffle(rows)
         self.landed += len(rows)
         self.files.append(Landing("transactions", folder, name, tuple(rows)))
@@ -205,7 +210,7 @@ def _step(kind: str, random: Random, tills: Tills, made: Made) -> Step:
     elif kind == "rebuild":
         lost = random.choice(made.training)
         commands = (("training-set", "rebuild", lost),)
-    kills = random.randint(2, 4)
+    kills = random.randint(3, 5)
     draws = tuple((random.random(), random.random(), random.random()) for _ in range(kills))
     return Step(kind, commands, kills, tills.truth(), landings, back_to, lost, draws)
 

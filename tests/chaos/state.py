@@ -79,7 +79,9 @@ class Observer:
         for path in sorted((self.lake / "_releases").glob("[0-9]*.json"), key=lambda path: int(path.stem)):
             with self._problem(seen, f"release {path.stem}"):
                 plain = json.loads(path.read_text())
-                seen.releases.append(Release(plain["number"], plain["horizon"], {name: self._digest(name, version) for name, version in plain["tables"].items()}))
+                seen.releases.append(
+                    Release(plain["number"], plain["horizon"], {name: self._digest(name, version) for name, version in plain["tables"].items()})
+                )
         for path in sorted((self.lake / "_training_sets").glob("[a-z]*.json")):
             with self._problem(seen, f"training set {path.stem}"):
                 seen.training[path.stem] = self._training_set(path, seen.problems)
@@ -92,7 +94,9 @@ class Observer:
 
     def unneeded(self) -> int:
         """Parquet files below the tables that no version names, and whatever lies in a stage: what kills left."""
-        needed = {path for name in self._names() for version in range(DeltaTable(str(self._path(name))).version() + 1) for path in self._version_files(name, version)}
+        needed = {
+            path for name in self._names() for version in range(DeltaTable(str(self._path(name))).version() + 1) for path in self._version_files(name, version)
+        }
         there = {path for name in self._names() for path in self._path(name).rglob("*.parquet") if "_delta_log" not in path.parts}
         return len(there - needed)
 
@@ -224,7 +228,9 @@ def after_rerun(control: Seen, now: Seen) -> list[str]:
     ):
         for name in sorted({*theirs, *ours}):
             if theirs.get(name) != ours.get(name):
-                found.append(f"{what}{name}: {_only(ours.get(name), theirs.get(name))} after the rerun, {_only(theirs.get(name), ours.get(name))} in the control")
+                found.append(
+                    f"{what}{name}: {_only(ours.get(name), theirs.get(name))} after the rerun, {_only(theirs.get(name), ours.get(name))} in the control"
+                )
     mine, others = [one.content for one in now.differing_releases], [one.content for one in control.differing_releases]
     if len(mine) != len(others):
         found.append(f"{len(mine)} releases that differ after the rerun, {len(others)} in the control")

@@ -28,7 +28,12 @@ def answer(truth: Truth, customers: Landing) -> Answer:
         ("product_id",): pd.DataFrame({"product_id": list(PRODUCTS)}),
         ("customer_id", "product_id"): pd.DataFrame(PAIRS, columns=["customer_id", "product_id"]),
     }
-    inputs = {"customer_activity": ("transactions",), "product_popularity": ("transactions", "promotions"), "customer_product": ("transactions",), "customer_profile": ("demographics",)}
+    inputs = {
+        "customer_activity": ("transactions",),
+        "product_popularity": ("transactions", "promotions"),
+        "customer_product": ("transactions",),
+        "customer_profile": ("demographics",),
+    }
     found: dict[str, tuple[object, ...]] = {}
     for view in VIEWS:
         keys = oracle.KEYS[view]
@@ -62,7 +67,9 @@ def silver_differences(truth: Truth, lake: Path) -> list[str]:
             rejected = con.execute("SELECT count(*) FROM read_parquet(?) WHERE layer = 'bronze'", [files]).fetchall()[0][0]
     told = []
     if (expected := sorted((row["basket_id"], row["product_id"], row["quantity"]) for row in truth.purchases)) != sorted(found):
-        told.append(f"silver.transactions: only expected {sorted({*expected} - {*found})[:5]}, only there {sorted({*found} - {*expected})[:5]}, {len(expected)} and {len(found)} rows")
+        told.append(
+            f"silver.transactions: only expected {sorted({*expected} - {*found})[:5]}, only there {sorted({*found} - {*expected})[:5]}, {len(expected)} and {len(found)} rows"
+        )
     if bronze + rejected != truth.landed:
         told.append(f"bronze.transactions: {bronze} rows and {rejected} rejected ones of {truth.landed} that landed")
     return told
@@ -70,4 +77,3 @@ def silver_differences(truth: Truth, lake: Path) -> list[str]:
 
 def _files(lake: Path, name: str) -> list[str]:
     return DeltaTable(str(lake / name)).file_uris() if (lake / name / "_delta_log" / f"{0:020}.json").exists() else []
-
