@@ -1,5 +1,6 @@
-"""Chaos: operations of a small shop are killed at random, and the home that suffered it is compared with a control that did not. See docs/chaos.md.
+"""Chaos tests: kill operations at random and compare the home with an undisturbed control. See docs/chaos.md.
 
-`schedule` draws what happens from a seed, `operations` runs and kills commands, `points` counts what a command writes, `state` looks into a home, `online` asks what is served,
-`truth` counts features from the landed rows, `episode` puts them together, `sabotage` breaks a guard to show that the harness notices.
+`schedule` derives an episode from a seed, `operations` runs and kills commands, `kill_points` counts the writes of a
+command, `state` reads a home, `online` requests features, `expected` computes them by brute force, `episode` combines
+these, `sabotage` breaks a guard to show that the harness notices.
 """

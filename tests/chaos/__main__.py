@@ -1,10 +1,10 @@
-"""`make chaos KILLS=200`: kill operations at random until so many were killed, compare each time with a control, and report.
+"""`make chaos`: kill operations at random, compare each time with an undisturbed control, and report.
 
     python -m tests.chaos --kills 200 --seed 7
-    python -m tests.chaos --replay FOLDER/failure.json       # the episode that diverged, with the same kills at the same points
-    python -m tests.chaos --sabotage no-lock --kills 100     # with a guard broken: has to fail
+    python -m tests.chaos --replay FOLDER/failure.json       # repeat a diverged episode, killed at the same kill points
+    python -m tests.chaos --sabotage no-lock --kills 100     # break a guard: must exit with 1
 
-Exit status 1 on any divergence. The folder of an episode that diverged is kept: both homes, the landing zone, what each process said.
+Exit status 1 on any divergence. The folder of a diverged episode is kept: both homes, the landing zone, all output.
 """
 
 from __future__ import annotations
@@ -20,111 +20,125 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import episode, sabotage
-from tests.chaos.episode import Episode, Outcome, plain
+from tests.chaos import operations, sabotage
+from tests.chaos.episode import Episode, EpisodeResult, from_json, to_json
 from tests.chaos.schedule import Step
 
 EPISODES = 10_000
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when every home was what its control was."""
+    """0 when every home equaled its control, 1 otherwise."""
     options = _parser().parse_args(arguments)
     warnings.simplefilter("ignore")
+    operations.isolate()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="millrace-chaos-"))
-    started, outcomes = time.monotonic(), list[Outcome]()
+    started, results = time.monotonic(), list[EpisodeResult]()
     seed, first, script = options.seed, options.episode or 0, None
     if options.replay:
-        seed, first, script = episode.script(options.replay.read_text())
-    print(f"seed {seed}, {options.kills} kills, in {folder}" + (f", with {options.sabotage} broken" if options.sabotage else ""), flush=True)
-    for number in range(first, first + 1 if options.replay or options.episode is not None else EPISODES):
-        done = sum(len(one.kills) for one in outcomes)
+        seed, first, script = from_json(options.replay.read_text())
+    only = options.replay or options.episode is not None
+    broken = f", with {options.sabotage} broken" if options.sabotage else ""
+    print(f"seed {seed}, {options.kills} kills{broken}, in {folder}", flush=True)
+    for number in range(first, first + 1 if only else EPISODES):
+        done = sum(len(result.kills) for result in results)
         if done >= options.kills:
             break
 
-        def say(outcome: Outcome, step: Step, number: int = number, done: int = done) -> None:
-            kills = done + len(outcome.kills)
-            print(
-                f"{time.monotonic() - started:6.0f} s  episode {number}, step {len(outcome.steps)}: {step.kind:13} {kills:4}/{options.kills} kills", flush=True
-            )
+        def on_step(result: EpisodeResult, step: Step, number: int = number, done: int = done) -> None:
+            kills, seconds = done + len(result.kills), time.monotonic() - started
+            at = f"episode {number}, step {len(result.steps)}"
+            print(f"{seconds:6.0f} s  {at}: {step.kind:13} {kills:4}/{options.kills} kills", flush=True)
 
-        here = folder / f"episode-{number}"
-        outcomes.append(Episode(here, seed, number, script, options.sabotage).run(options.kills - done, say))
-        if outcomes[-1].divergences:
-            _tell(outcomes[-1], here)
+        episode = Episode(folder / f"episode-{number}", seed, number, script, options.sabotage)
+        results.append(episode.run(options.kills - done, on_step))
+        if results[-1].divergences:
+            print(failure(results[-1], episode.folder), flush=True)
             if options.sabotage:
                 break
         else:
-            shutil.rmtree(here)
-    found = report(seed, outcomes, time.monotonic() - started, options.sabotage)
-    print(page(found))
+            shutil.rmtree(episode.folder)
+    content = report(seed, results, time.monotonic() - started, options.sabotage)
+    print(page(content))
     if options.report:
-        options.report.write_text(json.dumps(found, indent=1) + "\n")
-    if not options.folder and not found["divergences"]:
+        options.report.write_text(json.dumps(content, indent=1) + "\n")
+    if not options.folder and not content["divergences"]:
         shutil.rmtree(folder, ignore_errors=True)
-    return 1 if found["divergences"] else 0
+    return 1 if content["divergences"] else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=200, help="stop after so many (default: 200)")
-    parser.add_argument("--seed", type=int, default=1, help="of the schedule: what lands, what is done, where it is killed (default: 1)")
-    parser.add_argument("--episode", type=int, help="only this one")
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="the failure.json of an episode: the same steps, killed at the same points")
-    parser.add_argument("--sabotage", choices=sorted(sabotage.ACTS), default="", help="break this guard in the home that is killed")
-    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder, removed when all is well)")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the report as JSON, too")
+    parser.add_argument("--seed", type=int, default=1, help="what lands, what runs, where it is killed (default: 1)")
+    parser.add_argument("--episode", type=int, help="run only this episode")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="a failure.json: same steps, same kill points")
+    parser.add_argument("--sabotage", choices=sorted(sabotage.ACTS), default="", help="break this guard in the victim")
+    parser.add_argument("--folder", type=Path, help="working folder (default: a temporary one)")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="also write the report as JSON")
     return parser
 
 
-def _tell(outcome: Outcome, folder: Path) -> None:
-    print(f"\nDIVERGED: episode {outcome.episode} after {len(outcome.kills)} kills")
-    for divergence in outcome.divergences[:8]:
-        print(f"  {divergence}")
-    if outcome.kills:
-        print(f"  the last kill: {outcome.kills[-1]}")
-    print(f"  kept: {folder}")
-    print(f"  again: .venv/bin/python -m tests.chaos --replay {folder / 'failure.json'}")
-    print(f"  or:    .venv/bin/python -m tests.chaos --seed {outcome.seed} --episode {outcome.episode}\n", flush=True)
+def failure(result: EpisodeResult, folder: Path) -> str:
+    """What diverged, and how to repeat it."""
+    python = ".venv/bin/python -m tests.chaos"
+    lines = [f"\nDIVERGED: episode {result.episode} after {len(result.kills)} kills"]
+    lines += [f"  {divergence}" for divergence in result.divergences[:8]]
+    if result.kills:
+        lines.append(f"  last kill: {result.kills[-1]}")
+    lines += [
+        f"  kept:      {folder}",
+        f"  repeat:    {python} --replay {folder / 'failure.json'}",
+        f"  or:        {python} --seed {result.seed} --episode {result.episode}\n",
+    ]
+    return "\n".join(lines)
 
 
-def report(seed: int, outcomes: list[Outcome], seconds: float, broken: str) -> dict[str, Any]:
-    """All figures."""
-    kills = [kill for one in outcomes for kill in one.kills]
+def report(seed: int, results: list[EpisodeResult], seconds: float, broken: str) -> dict[str, Any]:
+    """All figures as plain JSON."""
+    kills = [kill for result in results for kill in result.kills]
     return {
         "seed": seed,
         "sabotage": broken,
         "seconds": round(seconds, 1),
-        "episodes": len(outcomes),
-        "steps": dict(Counter(step for one in outcomes for step in one.steps).most_common()),
+        "episodes": len(results),
         "kills": len(kills),
-        "missed": sum(one.missed for one in outcomes),
-        "divergences": sum(len(one.divergences) for one in outcomes),
-        "by_operation": dict(Counter(kill.kind for kill in kills).most_common()),
-        "by_mode": dict(Counter(kill.mode for kill in kills).most_common()),
-        "by_phase": dict(Counter(kill.hit for kill in kills).most_common()),
-        "after_first_commit": sum(kill.moved > 0 for kill in kills),
-        "answers": sum(one.answers for one in outcomes),
-        "values_by_brute_force": sum(one.compared for one in outcomes),
-        "leftover_files": sum(one.leftovers for one in outcomes),
-        "outcomes": [plain(one) for one in outcomes],
+        "missed": sum(result.missed for result in results),
+        "divergences": sum(len(result.divergences) for result in results),
+        "by_operation": _counts(kill.kind for kill in kills),
+        "by_mode": _counts(kill.mode for kill in kills),
+        "by_phase": _counts(kill.hit for kill in kills),
+        "after_a_commit": sum(kill.moved > 0 for kill in kills),
+        "steps": _counts(step for result in results for step in result.steps),
+        "requests": sum(result.requests for result in results),
+        "values_by_brute_force": sum(result.values for result in results),
+        "leftover_files": sum(result.leftover_files for result in results),
+        "results": [to_json(result) for result in results],
     }
 
 
-def page(found: dict[str, Any]) -> str:
-    """For people."""
-    counted = {name: ", ".join(f"{key} {value}" for key, value in found[name].items()) for name in ("by_operation", "by_mode", "by_phase", "steps")}
-    return "\n".join(
-        (
-            f"\n{found['kills']} kills in {found['seconds']:.0f} s, seed {found['seed']}: {found['divergences']} divergences",
-            f"  killed:      {counted['by_operation']}",
-            f"  how:         {counted['by_mode']}; {found['missed']} operations ended before their kill",
-            f"  where:       {counted['by_phase']}; {found['after_first_commit']} after a first commit of the step",
-            f"  steps:       {counted['steps']}, in {found['episodes']} episodes",
-            f"  readers:     {found['answers']:,} answers during all of it, each one release's; {found['values_by_brute_force']:,} values by brute force",
-            f"  left behind: {found['leftover_files']} files that a vacuum would take",
-        )
+def _counts(names: Any) -> dict[str, int]:
+    return dict(Counter(names).most_common())
+
+
+def page(content: dict[str, Any]) -> str:
+    """The figures for people."""
+    lists = ("by_operation", "by_mode", "by_phase", "steps")
+    listed = {name: ", ".join(f"{key} {count}" for key, count in content[name].items()) for name in lists}
+    lines = (
+        f"\n{content['kills']} kills in {content['seconds']:.0f} s, seed {content['seed']}:"
+        f" {content['divergences']} divergences",
+        f"  killed:   {listed['by_operation']}",
+        f"  mode:     {listed['by_mode']}; {content['missed']} operations ended before their kill",
+        f"  phase:    {listed['by_phase']}; {content['after_a_commit']} after a commit of the step",
+        f"  steps:    {listed['steps']}; {content['episodes']} episodes",
+        f"  online:   {content['requests']:,} requests during all of it, each answered by one release;"
+        f" {content['values_by_brute_force']:,} values compared with brute force",
+        f"  leftover: {content['leftover_files']} files that no version needs",
     )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Operations in processes of their own, each the leader of a group that is killed as a whole.
+"""Operations in processes of their own, each the leader of a process group that is killed as a whole.
 
-Most are forks of a process that has imported everything and done nothing else (a fork server): a start costs milliseconds and not five seconds, and the kill falls into the operation. A share are
-the real thing, `python -m dags ...`, killed by the clock, imports and all.
+Most are forks of a server that has imported everything and done nothing else: they start in milliseconds, and the kill
+hits the operation rather than its imports. A share of them is the real `python -m dags ...`, killed by the clock.
 """
 
 from __future__ import annotations
@@ -21,34 +21,60 @@ from pathlib import Path
 from typing import Any
 
 from contracts import settings
-from tests.chaos import points
-from tests.chaos.points import Point, Watch
+from tests.chaos import kill_points
+from tests.chaos.kill_points import KillPoint, KillPointMonitor
 
 PRELOADED = (
-    "deltalake", "duckdb", "pyarrow.dataset", "pyarrow.csv", "pysail.spark", "pyspark.sql.connect.session", "great_expectations", "feast", "sqlite3", "dags.cli", "etl.stage",
-    "etl.quarantine", "etl.commits.delta_rs", "expectations.docs", "expectations.audit", "lineage.record", "features.materialize", "features.training", "features.online.sqlite",
-    "features.feast_repo.definitions", "features.offline_store", "tests.chaos.operations", "tests.chaos.online", "tests.chaos.sabotage",
-)  # fmt: skip
+    "deltalake",
+    "duckdb",
+    "pyarrow.dataset",
+    "pyarrow.csv",
+    "pysail.spark",
+    "pyspark.sql.connect.session",
+    "great_expectations",
+    "feast",
+    "sqlite3",
+    "dags.cli",
+    "etl.stage",
+    "etl.quarantine",
+    "etl.commits.delta_rs",
+    "expectations.docs",
+    "expectations.audit",
+    "lineage.record",
+    "features.materialize",
+    "features.training",
+    "features.online.sqlite",
+    "features.feast_repo.definitions",
+    "features.offline_store",
+    "tests.chaos.online",
+    "tests.chaos.sabotage",
+    "tests.chaos.episode",
+)
 KILLED = (-signal.SIGKILL, -signal.SIGALRM)
 LIMIT_SECONDS = 600
-"""An operation that hangs is an error, too."""
+"""An operation that takes longer hangs, which is an error too."""
 
 
 @dataclass(frozen=True)
 class Home:
-    """A home, and the landing zone that it shares with the one it is compared with."""
+    """A home and the landing zone that it shares with the home it is compared with."""
 
     path: Path
     landing: Path
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to use it, and nothing of the caller's."""
-        return {"MILLRACE_HOME": str(self.path), "MILLRACE_LANDING": str(self.landing), "GX_ANALYTICS_ENABLED": "false", "RUST_LOG": "error"}
+        """The variables that point a process at this home."""
+        return {
+            "MILLRACE_HOME": str(self.path),
+            "MILLRACE_LANDING": str(self.landing),
+            "GX_ANALYTICS_ENABLED": "false",
+            "RUST_LOG": "error",
+        }
 
     @contextlib.contextmanager
     def here(self):  # type: ignore[no-untyped-def]
-        """Use it in this process."""
+        """This process uses the home inside the block."""
         before = dict(os.environ)
         os.environ.update(self.environment)
         try:
@@ -59,18 +85,28 @@ class Home:
 
 
 @dataclass(frozen=True)
-class Orders:
-    """What a process does besides its command: die at a point, write down all points it passed, leave out the pages of the Data Docs (a third of a run's time), work with a guard broken."""
+class RunOptions:
+    """How a command runs.
 
-    die_at: Point | None = None
+    Dies at a kill point, writes the list of kill points that it passed, renders Data Docs or not (a third of a run's
+    time), has a guard broken.
+    """
+
+    die_at: KillPoint | None = None
     delay: float = 0.0
     record: Path | None = None
     pages: bool = True
     sabotage: str = ""
 
 
+def isolate() -> None:
+    """Drop what the caller's environment says about a lake, an engine or a store."""
+    for name in [name for name in os.environ if name.startswith(("MILLRACE_", "OPENLINEAGE_", "AWS_"))]:
+        del os.environ[name]
+
+
 def server() -> Any:
-    """The fork server's context; it imports once, on the first start."""
+    """The context of the fork server, which imports once, at the first start."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     return context
@@ -78,7 +114,7 @@ def server() -> Any:
 
 @dataclass
 class Operation:
-    """A command under way."""
+    """A running command."""
 
     pid: int
     log: Path
@@ -87,7 +123,7 @@ class Operation:
     started: float = field(default_factory=time.monotonic)
 
     def kill(self) -> bool:
-        """Kill its whole group; whether there still was one."""
+        """Kill the whole process group. Returns False when it is gone already."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -95,7 +131,7 @@ class Operation:
         return True
 
     def wait(self, seconds: float = LIMIT_SECONDS) -> int | None:
-        """Its exit code, minus the signal; None while it runs on."""
+        """Exit code, or minus the signal; None when it is still running after so many seconds."""
         if isinstance(self.process, subprocess.Popen):
             try:
                 return self.process.wait(seconds)
@@ -106,7 +142,7 @@ class Operation:
         return code
 
     def end(self) -> int:
-        """Wait for its end, and for nothing of its group to be left. TimeoutError when it hangs."""
+        """Wait for the exit code, then kill what is left of the group. TimeoutError when it hangs."""
         code = self.wait()
         self.kill()
         if code is None:
@@ -115,28 +151,30 @@ class Operation:
         return code
 
     @property
-    def last_point(self) -> Point | None:
-        """The last point it passed."""
-        return points.last(self.mark)
+    def last_point(self) -> KillPoint | None:
+        """The last kill point it passed; None for a real process, which has none."""
+        return kill_points.last(self.mark)
 
     @property
-    def said(self) -> str:
-        """The last of what it printed."""
+    def output(self) -> str:
+        """The end of its output."""
         return self.log.read_text(errors="replace")[-2000:]
 
 
 class Runner:
-    """Starts commands; logs and marks lie in `folder`."""
+    """Starts commands; their output lies in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count, self.server = folder, 0, server()
         folder.mkdir(parents=True, exist_ok=True)
 
-    def start(self, home: Home, command: Sequence[str], orders: Orders = Orders()) -> Operation:
-        """A fork that runs the command; returns once it leads a group of its own."""
+    def start(self, home: Home, command: Sequence[str], options: RunOptions = RunOptions()) -> Operation:
+        """Run the command in a fork. Returns once the fork leads a group of its own."""
         log, mark = self._files()
         ready, there = self.server.Pipe(duplex=False)
-        process = self.server.Process(target=perform, args=(home, tuple(command), orders, log, mark, there), daemon=True)
+        process = self.server.Process(
+            target=run_command, args=(home, tuple(command), options, log, mark, there), daemon=True
+        )
         process.start()
         there.close()
         with contextlib.suppress(EOFError):
@@ -144,7 +182,7 @@ class Runner:
         return Operation(process.pid, log, mark, process)
 
     def start_real(self, home: Home, command: Sequence[str]) -> Operation:
-        """`python -m dags ...`, as a user would."""
+        """Run `python -m dags ...`, as a user does."""
         log, mark = self._files()
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -163,8 +201,8 @@ class Runner:
         return self.folder / f"{self.count:04}.log", self.folder / f"{self.count:04}.mark"
 
 
-def perform(home: Home, command: tuple[str, ...], orders: Orders, log: Path, mark: Path, ready: Any) -> None:
-    """In the fork: run the command and leave as a program would."""
+def run_command(home: Home, command: tuple[str, ...], options: RunOptions, log: Path, mark: Path, ready: Any) -> None:
+    """The fork: run the command of the CLI and exit with its code."""
     os.setsid()
     os.environ.update(home.environment)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -175,11 +213,11 @@ def perform(home: Home, command: tuple[str, ...], orders: Orders, log: Path, mar
     from tests.chaos import sabotage
 
     cli._days = _any_age
-    if not orders.pages:
+    if not options.pages:
         docs.render = docs.index
-    sabotage.apply(orders.sabotage)
-    watch = Watch(home.path, mark, orders.die_at, orders.delay)
-    watch.install()
+    sabotage.apply(options.sabotage)
+    monitor = KillPointMonitor(home.path, mark, options.die_at, options.delay)
+    monitor.install()
     ready.send(True)
     ready.close()
     code = 3
@@ -192,13 +230,13 @@ def perform(home: Home, command: tuple[str, ...], orders: Orders, log: Path, mar
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        if orders.record:
-            orders.record.write_text(json.dumps(watch.passed))
+        if options.record:
+            options.record.write_text(json.dumps(monitor.passed))
         os._exit(code)
 
 
 def _any_age(text: str) -> timedelta:
-    """`--days` as ever, but for the default: an episode lasts seconds, and its files would all be too young to go."""
+    """`--days` with a default of zero: all files of an episode are seconds old, and a vacuum would spare them."""
     from dags import arguments, cli
 
     return timedelta(0) if text == cli.KEPT_DAYS else timedelta(days=arguments.count("a number of days")(text))

@@ -1,4 +1,7 @@
-"""Guards broken on purpose, each in one place, to show that the harness notices: `python -m tests.chaos --sabotage NAME` has to exit with 1."""
+"""Sabotage: guards broken on purpose, each in one place, to show that the harness notices.
+
+`python -m tests.chaos --sabotage NAME` must exit with 1.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 
 
 def torn_files() -> None:
-    """Files are written in place, in two halves, and not renamed."""
+    """Small files are written in place, in two halves, without a rename."""
     from contracts import files
 
     def write_whole(path: Path, content: bytes) -> None:
@@ -36,8 +39,17 @@ def release_first() -> None:
         names = [table.qualified for layer in (Layer.SILVER, Layer.GOLD) for table in catalog.tables(layer)]
         versions = {name: delta.version_of(name) for name in names}
         if None not in versions.values():
-            moving = ("silver.transactions", "gold.customer_activity", "gold.customer_product", "gold.product_popularity")
-            release.write({name: (version or 0) + (name in moving) for name, version in versions.items()}, end, {name: delta.id_of(name) for name in names})
+            moving = (
+                "silver.transactions",
+                "gold.customer_activity",
+                "gold.customer_product",
+                "gold.product_popularity",
+            )
+            release.write(
+                {name: (version or 0) + (name in moving) for name, version in versions.items()},
+                end,
+                {name: delta.id_of(name) for name in names},
+            )
         return carry(start, end, *others)
 
     steps.run_all = run_all
@@ -182,7 +194,18 @@ def _with(act: Callable[..., Any], module: Any, put: Any) -> Callable[..., Any]:
 
 ACTS: dict[str, Callable[[], None]] = {
     act.__name__.replace("_", "-"): act
-    for act in (torn_files, release_first, no_lock, two_commits, pointer_first, view_by_view, vacuum_all, load_again, quarantine_last, manifest_first)
+    for act in (
+        torn_files,
+        release_first,
+        no_lock,
+        two_commits,
+        pointer_first,
+        view_by_view,
+        vacuum_all,
+        load_again,
+        quarantine_last,
+        manifest_first,
+    )
 }
 
 

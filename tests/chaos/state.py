@@ -1,7 +1,9 @@
-"""What a home holds, read with delta-rs and DuckDB and none of Millrace: tables as multisets of rows, row accounts, releases, training sets; and how two homes differ.
+"""The state of a home, read with delta-rs and DuckDB only, and the comparison of two states.
 
-Left out of a comparison is what no two runs agree on: when a row was loaded or rejected (`_loaded_at`, `quarantined_at`, also inside a rejected row), the id of the run (`run_id`), versions and
-numbers (a killed compaction may have taken one), and of two releases in a row that hold the same rows, the second one.
+A state is each table as a multiset of rows, the row account of each commit, each release with the rows it pins, and
+each training set with its bytes. Left out is what differs between any two runs: `_loaded_at` (also inside a rejected
+row), `quarantined_at`, `run_id`, and version and release numbers, since a killed compaction may have taken one. Of
+consecutive releases with the same rows only the first one counts.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +25,32 @@ from contracts import catalog
 from etl.delta import METADATA_KEY, TIDYING
 
 EMPTY = "no rows"
+LAYERS = ("bronze", "silver", "gold", "quarantine")
+FIRST_COMMIT = f"_delta_log/{0:020}.json"
 ACCOUNT = ("rows_in", "published", "quarantined", "duplicates")
-Held = dict[str, str]
-"""Table -> digest of its rows."""
+Digests = dict[str, str]
+"""Table -> number and digest of its rows."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """A release, with the rows that its versions hold."""
+    """A release and the rows of the versions that it pins."""
 
     number: int
     horizon: str
-    tables: Held
+    tables: Digests
 
     @property
-    def content(self) -> tuple[str, Held]:
-        """What has to be the same in another home."""
+    def content(self) -> tuple[str, Digests]:
+        """What must be equal in both homes."""
         return self.horizon, self.tables
 
 
 @dataclass
-class Seen:
-    """A home at one moment. `problems` are what can be wrong in a home by itself: what cannot be read, accounts that do not add up."""
+class HomeState:
+    """The state at one moment. `problems` are unreadable files and accounts that do not add up."""
 
-    tables: Held = field(default_factory=dict)
+    tables: Digests = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
     accounts: dict[str, list[str]] = field(default_factory=dict)
     releases: list[Release] = field(default_factory=list)
@@ -53,13 +58,13 @@ class Seen:
     problems: list[str] = field(default_factory=list)
 
     @property
-    def differing_releases(self) -> list[Release]:
-        """Without those that hold what the one before holds."""
-        return [one for at, one in enumerate(self.releases) if not at or one.content != self.releases[at - 1].content]
+    def distinct_releases(self) -> list[Release]:
+        """The releases without those that equal the one before."""
+        return [next(same) for _, same in groupby(self.releases, key=lambda release: release.content)]
 
 
-class Observer:
-    """Looks into one home again and again; files that are the same as before are not read again, but looked for."""
+class HomeReader:
+    """Reads the state of one home. Digests of unchanged files are cached, but every file must be there at each read."""
 
     def __init__(self, home: Path) -> None:
         self.lake, self.connection = home / "lake", duckdb.connect()
@@ -68,49 +73,50 @@ class Observer:
         self._digests: dict[tuple[Any, ...], str] = {}
         self._accounts: dict[Path, tuple[str, dict[str, int]] | None] = {}
 
-    def look(self) -> Seen:
-        """All of it."""
-        seen = Seen()
+    def read(self) -> HomeState:
+        """Read the whole state; `problems` says what cannot be read or does not add up."""
+        result = HomeState()
         for name in self._names():
-            with self._problem(seen, name):
+            with _noting(result.problems, name):
                 version = DeltaTable(str(self._path(name))).version()
-                seen.versions[name], seen.tables[name] = version, self._digest(name, version)
-                seen.accounts[name] = sorted(self._table_accounts(name, seen.problems))
+                result.versions[name], result.tables[name] = version, self._digest(name, version)
+                result.accounts[name] = sorted(self._table_accounts(name, result.problems))
         for path in sorted((self.lake / "_releases").glob("[0-9]*.json"), key=lambda path: int(path.stem)):
-            with self._problem(seen, f"release {path.stem}"):
-                plain = json.loads(path.read_text())
-                seen.releases.append(
-                    Release(plain["number"], plain["horizon"], {name: self._digest(name, version) for name, version in plain["tables"].items()})
-                )
+            with _noting(result.problems, f"release {path.stem}"):
+                result.releases.append(self._release(path))
         for path in sorted((self.lake / "_training_sets").glob("[a-z]*.json")):
-            with self._problem(seen, f"training set {path.stem}"):
-                seen.training[path.stem] = self._training_set(path, seen.problems)
-        return seen
+            with _noting(result.problems, f"training set {path.stem}"):
+                result.training[path.stem] = self._training_set(path, result.problems)
+        return result
 
     def forget(self) -> None:
-        """Read everything anew from here on."""
+        """Forget all cached digests, so that the next read opens every file again."""
         self._files.clear()
         self._digests.clear()
+        self._accounts.clear()
 
-    def unneeded(self) -> int:
-        """Parquet files below the tables that no version names, and whatever lies in a stage: what kills left."""
-        needed = {
-            path for name in self._names() for version in range(DeltaTable(str(self._path(name))).version() + 1) for path in self._version_files(name, version)
-        }
-        there = {path for name in self._names() for path in self._path(name).rglob("*.parquet") if "_delta_log" not in path.parts}
-        return len(there - needed)
+    def leftover_files(self) -> int:
+        """How many parquet files below the tables belong to no version: what killed runs left behind."""
+        count = 0
+        for name in self._names():
+            versions = range(DeltaTable(str(self._path(name))).version() + 1)
+            needed = {path for version in versions for path in self._version_files(name, version)}
+            there = {path for path in self._path(name).rglob("*.parquet") if path.parent.name != "_delta_log"}
+            count += len(there - needed)
+        return count
 
     def _names(self) -> list[str]:
-        """Tables with a first commit."""
-        logs = sorted(log for layer in ("bronze", "silver", "gold", "quarantine") for log in (self.lake / layer).glob("*/_delta_log"))
-        return [f"{log.parent.parent.name}.{log.parent.name}" for log in logs if (log / f"{0:020}.json").exists()]
+        """Tables that have a first commit."""
+        folders = [folder for layer in LAYERS for folder in sorted((self.lake / layer).glob("*"))]
+        return [f"{path.parent.name}.{path.name}" for path in folders if (path / FIRST_COMMIT).exists()]
 
     def _path(self, name: str) -> Path:
         return self.lake.joinpath(*name.split("."))
 
-    @staticmethod
-    def _problem(seen: Seen, what: str) -> Any:
-        return _Noted(seen.problems, what)
+    def _release(self, path: Path) -> Release:
+        content = json.loads(path.read_text())
+        tables = {name: self._digest(name, version) for name, version in content["tables"].items()}
+        return Release(content["number"], content["horizon"], tables)
 
     def _version_files(self, name: str, version: int) -> list[Path]:
         if (name, version) not in self._files:
@@ -133,20 +139,21 @@ class Observer:
             columns = "layer, day::VARCHAR, file, list_sort(reasons)::VARCHAR, row"
             rows = self.connection.execute(f"SELECT {columns} FROM read_parquet(?)", [files]).fetchall()
             texts = sorted(repr((*others, _without_clock(row))) for *others, row in rows)
-            return f"{len(rows)} rows, {hashlib.sha256(repr(texts).encode()).hexdigest()[:16]}" if rows else EMPTY
+            return _summary(len(rows), repr(texts))
         text = parity.row_text(catalog.table(name))
-        query = f"SELECT count(*), sum(md5_number_lower(row)), sum(md5_number_upper(row)) FROM (SELECT {text} AS row FROM read_parquet(?))"
+        sums = "count(*), sum(md5_number_lower(row)), sum(md5_number_upper(row))"
+        query = f"SELECT {sums} FROM (SELECT {text} AS row FROM read_parquet(?))"
         count, low, high = self.connection.execute(query, [files]).fetchall()[0]
-        return f"{count} rows, {hashlib.sha256(f'{low} {high}'.encode()).hexdigest()[:16]}" if count else EMPTY
+        return _summary(count, f"{low} {high}")
 
     def _table_accounts(self, name: str, problems: list[str]) -> Iterator[str]:
-        """The account of each commit that carried rows."""
+        """The row account of each commit that published rows."""
         for path in sorted((self._path(name) / "_delta_log").glob("0*[0-9].json")):
             if path not in self._accounts:
                 self._accounts[path] = _account(path)
-            if (found := self._accounts[path]) is None:
+            if (known := self._accounts[path]) is None:
                 continue
-            text, account = found
+            text, account = known
             if account["rows_in"] != account["published"] + account["quarantined"] + account["duplicates"]:
                 problems.append(f"{name}: the account of {path.name} does not add up: {account}")
             yield text
@@ -165,24 +172,22 @@ class Observer:
         return f"{made['rows']} rows, {made['data']['file']}"
 
 
-class _Noted:
-    """Turns an error inside into a problem."""
+@contextmanager
+def _noting(problems: list[str], what: str) -> Iterator[None]:
+    """Record an error inside the block as a problem."""
+    try:
+        yield
+    except Exception as error:
+        message = next(iter(str(error).splitlines()), "")
+        problems.append(f"{what} cannot be read: {type(error).__name__}: {message}")
 
-    def __init__(self, problems: list[str], what: str) -> None:
-        self.problems, self.what = problems, what
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> bool:
-        if isinstance(error, Exception):
-            self.problems.append(f"{self.what} cannot be read: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-            return True
-        return False
+def _summary(count: int, content: str) -> str:
+    return f"{count} rows, {hashlib.sha256(content.encode()).hexdigest()[:16]}" if count else EMPTY
 
 
 def _account(commit: Path) -> tuple[str, dict[str, int]] | None:
-    """Days and account that a commit of the log carries; None when it only created the table or tidied up, or is of a quarantine table."""
+    """Changed days and row account of a commit; None when it published no rows, and for quarantine tables."""
     actions = [json.loads(line) for line in commit.read_text().splitlines() if line]
     info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
     if METADATA_KEY not in info:
@@ -198,49 +203,57 @@ def _without_clock(row: str) -> str:
     return str({name: value for name, value in sorted(json.loads(row).items()) if name != "_loaded_at"})
 
 
-def after_kill(before: Seen, control: Seen, now: Seen, lost: str = "") -> list[str]:
-    """What is wrong right after a kill, before anything is repaired: each table, release and training set is as it was before the operation, or as it is after an undisturbed one."""
-    found = list(now.problems)
+def kill_violations(before: HomeState, control: HomeState, now: HomeState, dropped_table: str = "") -> list[str]:
+    """What is wrong right after a kill, before any repair.
+
+    Each table, release and training set must be as it was before the operation, or as it is in the control after it.
+    """
+    problems = list(now.problems)
     for name in sorted({*before.tables, *now.tables}):
-        was, becomes, held = before.tables.get(name, EMPTY), control.tables.get(name, EMPTY), now.tables.get(name, "gone")
-        if held not in (was, becomes):
-            found.append(f"{name} holds {held} right after the kill; before it {was}, and undisturbed {becomes}")
-        elif before.versions.get(name) == now.versions.get(name) and held != was:
-            found.append(f"{name} changed from {was} to {held} without a commit")
-    contents = [one.content for one in control.differing_releases]
-    for at, one in enumerate(now.differing_releases):
-        if at >= len(contents) or one.content != contents[at]:
-            found.append(f"release {one.number} is none of the control's right after the kill")
-    found += [f"release {one.number} is gone" for one in before.releases if one.number not in {other.number for other in now.releases}]
-    for name in sorted({*before.training, *now.training} - {lost}):
-        if now.training.get(name) != control.training.get(name):
-            found.append(f"training set {name}: {now.training.get(name, 'gone')} right after the kill, {control.training.get(name)} in the control")
-    return found
+        was, becomes = before.tables.get(name, EMPTY), control.tables.get(name, EMPTY)
+        rows = now.tables.get(name, "gone")
+        if rows not in (was, becomes):
+            problems.append(f"{name}: {rows}; before the operation {was}, in the control {becomes}")
+        elif before.versions.get(name) == now.versions.get(name) and rows != was:
+            problems.append(f"{name} changed from {was} to {rows} without a commit")
+    contents = [release.content for release in control.distinct_releases]
+    for at, release in enumerate(now.distinct_releases):
+        if at >= len(contents) or release.content != contents[at]:
+            problems.append(f"release {release.number} is none of the control's")
+    numbers = {release.number for release in now.releases}
+    problems += [f"release {release.number} is gone" for release in before.releases if release.number not in numbers]
+    for name in sorted({*before.training, *now.training} - {dropped_table}):
+        ours, theirs = now.training.get(name, "gone"), control.training.get(name)
+        if ours != theirs:
+            problems.append(f"training set {name}: {ours}, in the control {theirs}")
+    return problems
 
 
-def after_rerun(control: Seen, now: Seen) -> list[str]:
-    """How the home differs from the control once the operation has been done."""
-    found = list(now.problems)
+def differences(control: HomeState, now: HomeState) -> list[str]:
+    """How the state after the rerun differs from the control's."""
+    problems = list(now.problems)
     for what, theirs, ours in (
         ("", control.tables, now.tables),
         ("accounts of ", control.accounts, now.accounts),
         ("training set ", control.training, now.training),
     ):
         for name in sorted({*theirs, *ours}):
-            if theirs.get(name) != ours.get(name):
-                found.append(
-                    f"{what}{name}: {_only(ours.get(name), theirs.get(name))} after the rerun, {_only(theirs.get(name), ours.get(name))} in the control"
-                )
-    mine, others = [one.content for one in now.differing_releases], [one.content for one in control.differing_releases]
+            mine, other = ours.get(name), theirs.get(name)
+            if mine != other:
+                problems.append(f"{what}{name}: {_only(mine, other)}, in the control {_only(other, mine)}")
+    mine, others = now.distinct_releases, control.distinct_releases
     if len(mine) != len(others):
-        found.append(f"{len(mine)} releases that differ after the rerun, {len(others)} in the control")
-    for at, (one, other) in enumerate(zip(mine, others, strict=False), 1):
-        if one != other:
-            odd = sorted(name for name in {*one[1], *other[1]} if one[1].get(name) != other[1].get(name))
-            found.append(f"release {at}: horizon {one[0]}, in the control {other[0]}; other rows in {', '.join(odd) or 'no table'}")
-    return found
+        problems.append(f"{len(mine)} distinct releases, in the control {len(others)}")
+    for at, (release, other) in enumerate(zip(mine, others, strict=False), 1):
+        if release.content != other.content:
+            odd = [name for name in sorted(release.tables) if release.tables[name] != other.tables.get(name)]
+            horizons = f"horizon {release.horizon}, in the control {other.horizon}"
+            problems.append(f"release {at}: {horizons}; other rows in {', '.join(odd) or 'no table'}")
+    return problems
 
 
-def _only(ours: Any, theirs: Any) -> Any:
+def _only(mine: Any, other: Any) -> Any:
     """Of two lists, what only the first has."""
-    return [one for one in ours if one not in theirs] or f"{len(ours)} of the same" if isinstance(ours, list) and isinstance(theirs, list) else ours
+    if isinstance(mine, list) and isinstance(other, list):
+        return [item for item in mine if item not in other] or f"{len(mine)} of them"
+    return mine

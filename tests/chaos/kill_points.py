@@ -1,8 +1,9 @@
-"""The points of an operation: each time its process writes something below its home. A process can be killed at the n-th of a kind, and tells its last one to who killed it.
+"""Kill points: the writes of a process below its home. A process can die at the n-th write of a kind.
 
-What Python writes is seen by an audit hook, before it is done; what delta-rs writes, by its calls, before and after; syncs, before and after. What an engine writes into a stage by itself
-is not seen: kills by the clock fall there. A point is named after the call and the path, without numbers and hashes, and counted for each name by itself: two tables that
-are carried at the same time by two threads do not disturb each other's counts.
+An audit hook sees what Python writes (open for writing, rename, remove, link), just before it happens. Calls of
+delta-rs and fsync are seen before and after. What an engine writes by itself into a stage is not seen; kills by the
+clock hit there. A kill point is named after the call and the path, without digits and hashes, and each name has a
+count of its own: two tables that two threads write at the same time do not disturb each other's counts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 WIDTH = 512
 PATHS = {"os.rename": 1, "os.remove": 0, "os.link": 1, "shutil.rmtree": 0, "shutil.copyfile": 1}
-"""Audit events, and which of their arguments is what they change."""
+"""Audit event -> position of the argument that names the changed path."""
 CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 VARYING = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{32}|\d+")
 PHASES = (
@@ -40,43 +41,49 @@ PHASES = (
 )
 
 
-class Point(NamedTuple):
-    """The `nth` time (from 1) that this was about to happen, or had just happened."""
+class KillPoint(NamedTuple):
+    """The `nth` write of that name, from 1."""
 
     name: str
     nth: int
 
     @property
     def phase(self) -> str:
-        """Which part of an operation that is."""
+        """The part of an operation that the write belongs to."""
         return next((phase for phase, pattern in PHASES if re.search(pattern, self.name)), "other")
 
 
-class Watch:
-    """Counts the points of this process, and dies at one: at once, or `delay` seconds later by a timer of the kernel, whatever the process does then."""
+class KillPointMonitor:
+    """Counts the kill points of this process and kills its group at one of them.
 
-    def __init__(self, home: Path, mark: Path | None = None, die_at: Point | None = None, delay: float = 0.0) -> None:
+    With a `delay` the process dies so many seconds later, by a kernel timer, whatever it is doing then.
+    The newest kill point is kept in the file `mark`, which survives the kill.
+    """
+
+    def __init__(
+        self, home: Path, mark: Path | None = None, die_at: KillPoint | None = None, delay: float = 0.0
+    ) -> None:
         self.root, self.die_at, self.delay = f"{home}/", die_at, delay
-        self.passed: list[Point] = []
+        self.passed: list[KillPoint] = []
         self._counts: Counter[str] = Counter()
         self._lock = threading.RLock()
         self._mark = _mapped(mark) if mark else None
 
     def install(self) -> None:
-        """See everything from here on; there is no way back but the end of the process."""
+        """Start counting. An audit hook cannot be removed: it ends with the process."""
         self._patch()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         sys.addaudithook(self._audit)
 
-    def see(self, what: str, path: Any) -> None:
-        """Count it if it concerns the home."""
+    def record(self, call: str, path: Any) -> None:
+        """Count a call on a path below the home, and die if it is the kill point."""
         text = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
         if not text.startswith(self.root):
             return
-        name = f"{what} {VARYING.sub('#', text.removeprefix(self.root))}"
+        name = f"{call} {VARYING.sub('#', text.removeprefix(self.root))}"
         with self._lock:
             self._counts[name] += 1
-            point = Point(name, self._counts[name])
+            point = KillPoint(name, self._counts[name])
             self.passed.append(point)
             if self._mark is not None:
                 self._mark[:WIDTH] = f"{point.nth} {point.name}".encode()[:WIDTH].ljust(WIDTH)
@@ -93,9 +100,9 @@ class Watch:
         if event == "open":
             path, _, flags = arguments
             if flags & CHANGING:
-                self.see("open", path)
+                self.record("open", path)
         elif event in PATHS:
-            self.see(event.partition(".")[2], arguments[PATHS[event]])
+            self.record(event.partition(".")[2], arguments[PATHS[event]])
 
     def _patch(self) -> None:
         import deltalake
@@ -106,14 +113,16 @@ class Watch:
 
         def fsync(descriptor: int) -> None:
             path = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115
-            self.see("fsync", path)
+            self.record("fsync", path)
             sync(descriptor)
-            self.see("fsynced", path)
+            self.record("fsynced", path)
 
         os.fsync = fsync
         for name in ("create_write_transaction", "vacuum", "create_checkpoint", "delete"):
             setattr(DeltaTable, name, self._around(name, getattr(DeltaTable, name), lambda table, *_: table.table_uri))
-        TableOptimizer.compact = self._around("compact", TableOptimizer.compact, lambda optimizer, *_: optimizer.table.table_uri)
+        TableOptimizer.compact = self._around(
+            "compact", TableOptimizer.compact, lambda optimizer, *_: optimizer.table.table_uri
+        )
         DeltaTable.create = self._around("create", DeltaTable.create, lambda path, *_: path)
         deltalake.write_deltalake = self._around("write_deltalake", deltalake.write_deltalake, lambda path, *_: path)
 
@@ -121,10 +130,10 @@ class Watch:
         @functools.wraps(act)
         def acting(*arguments: Any, **options: Any) -> Any:
             path = str(path_of(*arguments)).removeprefix("file://").rstrip("/")
-            self.see(f"before {name}", path)
-            done = act(*arguments, **options)
-            self.see(f"after {name}", path)
-            return done
+            self.record(f"before {name}", path)
+            result = act(*arguments, **options)
+            self.record(f"after {name}", path)
+            return result
 
         return acting
 
@@ -135,8 +144,8 @@ def _mapped(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), WIDTH)
 
 
-def last(mark: Path) -> Point | None:
-    """The last point that a process passed, after its death."""
+def last(mark: Path) -> KillPoint | None:
+    """The last kill point that a dead process passed; None when it passed none."""
     text = mark.read_text().strip() if mark.exists() else ""
     nth, _, name = text.partition(" ")
-    return Point(name, int(nth)) if name else None
+    return KillPoint(name, int(nth)) if name else None
