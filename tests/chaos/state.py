@@ -79,7 +79,9 @@ class HomeReader:
         for name in self._names():
             with _noting(result.problems, name):
                 version = DeltaTable(str(self._path(name))).version()
-                result.versions[name], result.tables[name] = version, self._digest(name, version)
+                for part in self._parts(name):
+                    result.versions[f"{name}{part}"] = version
+                    result.tables[f"{name}{part}"] = self._digest(name, version, part)
                 result.accounts[name] = sorted(self._table_accounts(name, result.problems))
         for path in sorted((self.lake / "_releases").glob("[0-9]*.json"), key=lambda path: int(path.stem)):
             with _noting(result.problems, f"release {path.stem}"):
@@ -113,6 +115,11 @@ class HomeReader:
     def _path(self, name: str) -> Path:
         return self.lake.joinpath(*name.split("."))
 
+    @staticmethod
+    def _parts(name: str) -> tuple[str, ...]:
+        """A run commits to a quarantine table once for each layer that rejects rows, so each layer counts by itself."""
+        return (" of bronze", " of silver", " of gold") if name.startswith("quarantine.") else ("",)
+
     def _release(self, path: Path) -> Release:
         content = json.loads(path.read_text())
         tables = {name: self._digest(name, version) for name, version in content["tables"].items()}
@@ -124,27 +131,27 @@ class HomeReader:
             self._files[name, version] = sorted(Path(uri.removeprefix("file://")) for uri in opened.file_uris())
         return self._files[name, version]
 
-    def _digest(self, name: str, version: int) -> str:
+    def _digest(self, name: str, version: int, part: str = "") -> str:
         files = self._version_files(name, version)
-        if not files:
-            return EMPTY
         stats = [path.stat() for path in files]
-        key = tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(files, stats, strict=True))
+        key = (part, *((path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(files, stats, strict=True)))
         if key not in self._digests:
-            self._digests[key] = self._hashed(name, [str(path) for path in files])
+            paths = [str(path) for path in files]
+            self._digests[key] = self._quarantined(paths, part) if part else self._published(name, paths)
         return self._digests[key]
 
-    def _hashed(self, name: str, files: list[str]) -> str:
-        if name.startswith("quarantine."):
-            columns = "layer, day::VARCHAR, file, list_sort(reasons)::VARCHAR, row"
-            rows = self.connection.execute(f"SELECT {columns} FROM read_parquet(?)", [files]).fetchall()
-            texts = sorted(repr((*others, _without_clock(row))) for *others, row in rows)
-            return _summary(len(rows), repr(texts))
+    def _published(self, name: str, files: list[str]) -> str:
         text = parity.row_text(catalog.table(name))
         sums = "count(*), sum(md5_number_lower(row)), sum(md5_number_upper(row))"
         query = f"SELECT {sums} FROM (SELECT {text} AS row FROM read_parquet(?))"
-        count, low, high = self.connection.execute(query, [files]).fetchall()[0]
+        count, low, high = self.connection.execute(query, [files]).fetchall()[0] if files else (0, 0, 0)
         return _summary(count, f"{low} {high}")
+
+    def _quarantined(self, files: list[str], part: str) -> str:
+        columns = "day::VARCHAR, file, list_sort(reasons)::VARCHAR, row"
+        query = f"SELECT {columns} FROM read_parquet(?) WHERE layer = ?"
+        rows = self.connection.execute(query, [files, part.split()[-1]]).fetchall() if files else []
+        return _summary(len(rows), repr(sorted(repr((*others, _without_clock(row))) for *others, row in rows)))
 
     def _table_accounts(self, name: str, problems: list[str]) -> Iterator[str]:
         """The row account of each commit that published rows."""
