@@ -34,12 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
     operations.isolate()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="millrace-chaos-"))
     started, results = time.monotonic(), list[EpisodeResult]()
-    seed, first, script = options.seed, options.episode or 0, None
+    seed, first, script, broken = options.seed, options.episode or 0, None, options.sabotage
     if options.replay:
-        seed, first, script = from_json(options.replay.read_text())
+        former = from_json(options.replay.read_text())
+        seed, first, script, broken = former.seed, former.episode, former.kills, former.sabotage
     only = options.replay or options.episode is not None
-    broken = f", with {options.sabotage} broken" if options.sabotage else ""
-    print(f"seed {seed}, {options.kills} kills{broken}, in {folder}", flush=True)
+    print(f"seed {seed}, {options.kills} kills in {folder}{f', sabotage: {broken}' * bool(broken)}", flush=True)
     for number in range(first, first + 1 if only else EPISODES):
         done = sum(len(result.kills) for result in results)
         if done >= options.kills:
@@ -50,15 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
             at = f"episode {number}, step {len(result.steps)}"
             print(f"{seconds:6.0f} s  {at}: {step.kind:13} {kills:4}/{options.kills} kills", flush=True)
 
-        episode = Episode(folder / f"episode-{number}", seed, number, script, options.sabotage)
+        episode = Episode(folder / f"episode-{number}", seed, number, script, broken)
         results.append(episode.run(options.kills - done, on_step))
         if results[-1].divergences:
             print(failure(results[-1], episode.folder), flush=True)
-            if options.sabotage:
+            if broken:
                 break
         else:
             shutil.rmtree(episode.folder)
-    content = report(seed, results, time.monotonic() - started, options.sabotage)
+    content = report(seed, results, time.monotonic() - started, broken)
     print(page(content))
     if options.report:
         options.report.write_text(json.dumps(content, indent=1) + "\n")

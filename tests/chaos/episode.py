@@ -66,6 +66,8 @@ class EpisodeResult:
     values: int = 0
     """Online values that were compared with brute force."""
     leftover_files: int = 0
+    sabotage: str = ""
+    """The guard that was broken."""
 
 
 class DivergedError(Exception):
@@ -84,7 +86,7 @@ class Episode:
         self.control, self.victim = Home(self.folder / "control", landing), Home(self.folder / "victim", landing)
         self.shop, self.runner = Shop(landing), Runner(self.folder / "processes")
         self.states = {home.path: HomeReader(home.path) for home in (self.control, self.victim)}
-        self.result = EpisodeResult(seed, number)
+        self.result = EpisodeResult(seed, number, sabotage=sabotage)
         self.before, self.served = HomeState(), list[Answer | None]([None])
         self.releases: list[schedule.Expected] = []
         self.reader: OnlineReader | None = None
@@ -306,11 +308,11 @@ def to_json(result: EpisodeResult) -> dict[str, Any]:
     return {**vars(result), "kills": kills}
 
 
-def from_json(text: str) -> tuple[int, int, list[Kill]]:
-    """Seed, episode and kills of a `failure.json`."""
+def from_json(text: str) -> EpisodeResult:
+    """The result that a `failure.json` holds."""
     content = json.loads(text)
     kills = [Kill(**{**kill, "point": kill["point"] and KillPoint(**kill["point"])}) for kill in content["kills"]]
-    return content["seed"], content["episode"], kills
+    return EpisodeResult(**{**content, "kills": kills})
 
 
 @cache

@@ -56,7 +56,7 @@ def release_first() -> None:
 
 
 def no_lock() -> None:
-    """Tables have no lock, and a commit does not mind that the table has moved."""
+    """Tables have no lock, and a commit does not check whether the table has moved."""
     from contextlib import nullcontext
 
     from etl import publishing, quarantine
@@ -66,14 +66,15 @@ def no_lock() -> None:
 
 
 def two_commits() -> None:
-    """What is replaced goes in one commit, and what replaces it comes in the next."""
+    """Old rows are removed in one commit, and the rows that replace them are added in the next."""
     from etl import publishing
+    from etl.commits.delta_rs import untouched
 
     commit = publishing._commit
 
     def committed(table: Any, contract: Any, adds: Any, removes: Any, state: Any, once: str = "") -> None:
         if removes:
-            commit(table, contract, [], removes, state)
+            commit(table, contract, [], removes, untouched(state))
             table.update_incremental()
         commit(table, contract, adds, [], state, once)
 
@@ -81,20 +82,18 @@ def two_commits() -> None:
 
 
 def pointer_first() -> None:
-    """The pointer moves to a generation before it is loaded."""
+    """The pointer moves to a generation before it is loaded, and every generation is loaded from scratch."""
+    from features import materialize
     from features.online import sqlite
 
-    load, change = sqlite.SqliteDraft.load, sqlite.SqliteDraft.change
+    create = sqlite.SqliteDraft.__init__
 
-    def moving(act: Callable[..., int]) -> Callable[..., int]:
-        def acting(self: Any, *arguments: Any) -> int:
-            sqlite._point_to(self.path.name)
-            return act(self, *arguments)
+    def created(self: Any, label: str) -> None:
+        create(self, label)
+        sqlite._point_to(self.path.name)
 
-        return acting
-
-    sqlite.SqliteDraft.load = moving(load)  # type: ignore[method-assign]
-    sqlite.SqliteDraft.change = moving(change)  # type: ignore[method-assign]
+    sqlite.SqliteDraft.__init__ = created  # type: ignore[method-assign]
+    materialize._base = lambda *_: None
 
 
 def view_by_view() -> None:
@@ -121,21 +120,21 @@ def view_by_view() -> None:
 
 
 def vacuum_all() -> None:
-    """A vacuum does not ask what releases and training sets pin."""
+    """A vacuum ignores what releases and training sets pin."""
     from dags import steps
 
     steps.pinned_versions = lambda *_: ()
 
 
 def load_again() -> None:
-    """Bronze does not know which files it has loaded."""
+    """Bronze does not skip the files that it has loaded."""
     from etl.bronze import load
 
     load._known_files = lambda *_: {}
 
 
 def quarantine_last() -> None:
-    """Rejected rows are kept after the table was published, and not before."""
+    """Rejected rows are written after the table is published instead of before."""
     from dags import steps
     from etl import quarantine
 
@@ -157,7 +156,7 @@ def quarantine_last() -> None:
 
 
 class _Arrow:
-    """A frame that was computed already."""
+    """A computed frame, in the shape that quarantine reads."""
 
     def __init__(self, table: Any) -> None:
         self.table = table
@@ -167,7 +166,7 @@ class _Arrow:
 
 
 def manifest_first() -> None:
-    """The manifest of a training set comes before its table."""
+    """The manifest of a training set is written before its table."""
     from contracts import manifest
     from features.training import sets
 

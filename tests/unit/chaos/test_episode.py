@@ -15,8 +15,8 @@ KILLS = [Kill(2, "run", "delayed", 0.01, POINT, hit="release", moved=3), Kill(3,
 
 
 def test_the_kills_of_a_failure_come_back_as_they_were() -> None:
-    result = EpisodeResult(7, 3, KILLS, divergences=["step 3, at the end: rows differ"])
-    assert episode.from_json(json.dumps(episode.to_json(result))) == (7, 3, KILLS)
+    result = EpisodeResult(7, 3, KILLS, divergences=["step 3, at the end: rows differ"], sabotage="no-lock")
+    assert episode.from_json(json.dumps(episode.to_json(result))) == result
 
 
 def test_a_divergence_is_shown_with_the_command_that_repeats_it(tmp_path: Path) -> None:
