@@ -106,6 +106,7 @@ class Episode:
         except DivergedError:
             pass
         finally:
+            self.runner.close()
             if self.reader:
                 self.result.divergences += self._with_step(self.reader.end(), "at the end")
                 self.result.requests += self.reader.requests

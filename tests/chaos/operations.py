@@ -166,6 +166,7 @@ class Runner:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count, self.server = folder, 0, server()
+        self.started: list[Operation] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, home: Home, command: Sequence[str], options: RunOptions = RunOptions()) -> Operation:
@@ -179,7 +180,7 @@ class Runner:
         there.close()
         with contextlib.suppress(EOFError):
             ready.recv()
-        return Operation(process.pid, log, mark, process)
+        return self._started(Operation(process.pid, log, mark, process))
 
     def start_real(self, home: Home, command: Sequence[str]) -> Operation:
         """Run `python -m dags ...`, as a user does."""
@@ -194,7 +195,17 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return Operation(process.pid, log, mark, process)
+        return self._started(Operation(process.pid, log, mark, process))
+
+    def close(self) -> None:
+        """Kill what still runs, as after an interrupt."""
+        for operation in self.started:
+            if operation.wait(0) is None:
+                operation.kill()
+
+    def _started(self, operation: Operation) -> Operation:
+        self.started = [*(other for other in self.started if other.wait(0) is None), operation]
+        return operation
 
     def _files(self) -> tuple[Path, Path]:
         self.count += 1
