@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -29,6 +28,8 @@ from tests.landing import Shop
 
 REAL, CLOCK, DELAYED = 0.08, 0.23, 0.45
 """Cumulative shares: a real process, by the clock, milliseconds after a kill point. The rest die at a kill point."""
+WEIGHTS = {"lock": 1, "lineage": 1, "data docs": 1, "registry": 1, "stage": 1, "other": 1}
+"""Weight of a phase in the draw; 3 for those that change what readers see."""
 MAX_DELAY = 0.03
 BOTH = 0.3
 """Share of the kills beside a second command that kill that one as well."""
@@ -222,7 +223,7 @@ class Episode:
 
     def _drawn(self, step: Step, points: list[KillPoint], seconds: float) -> Iterator[Kill]:
         """The kills by the seed. The phase is drawn first, since locks and lineage have most of the kill points."""
-        phases = sorted({point.phase for point in points})
+        phases = [phase for phase in sorted({point.phase for point in points}) for _ in range(WEIGHTS.get(phase, 3))]
         for how, where, later in step.random_draws:
             both = len(step.commands) > 1 and later < BOTH
             if how < REAL and not self.sabotage and step.kind != "vacuum":
@@ -236,12 +237,13 @@ class Episode:
                 yield Kill(self.at, step.kind, mode, delay, candidates[int(within * len(candidates))], both)
 
     def _within_the_rest(self, kill: Kill, points: list[KillPoint], floor: int) -> Kill:
-        """A rerun passes only the rest. Its kill point lies as far into the rest as the drawn one into the whole."""
+        """A rerun passes only the rest: its kill point lies as far into it as the drawn one into the whole, and is
+        the first of its name, since a rerun counts fewer of them.
+        """
         if self.script is not None or kill.point is None or not floor:
             return kill
         at = floor + (len(points) - floor) * points.index(kill.point) // len(points)
-        passed = Counter(point.name for point in points[:floor])
-        return replace(kill, point=points[at]._replace(nth=points[at].nth - passed[points[at].name]))
+        return replace(kill, point=points[at]._replace(nth=1))
 
     def _killed(self, step: Step, kill: Kill) -> tuple[Operation, list[Operation], int]:
         """Start all commands of the step and kill the first. Returns it, the others, and its exit code."""
