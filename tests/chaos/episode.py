@@ -28,7 +28,7 @@ from tests.landing import Shop
 
 REAL, CLOCK, DELAYED = 0.08, 0.23, 0.45
 """Cumulative shares: a real process, by the clock, milliseconds after a kill point. The rest die at a kill point."""
-WEIGHTS = {"lock": 1, "lineage": 1, "data docs": 1, "registry": 1, "stage": 1, "other": 1}
+WEIGHTS = {"lock": 1, "lineage": 1, "data docs": 1, "registry": 1, "stage": 1, "links": 1, "other": 1}
 """Weight of a phase in the draw; 3 for those that change what readers see."""
 MAX_DELAY = 0.03
 BOTH = 0.3

@@ -30,6 +30,7 @@ PHASES = (
     ("training set", "lake/(_training_sets|training)"),
     ("quarantine", "lake/quarantine"),
     ("stage", "/_stage"),
+    ("links", "/_reading"),
     ("publish bronze", "lake/bronze"),
     ("publish silver", "lake/silver"),
     ("publish gold", "lake/gold"),
