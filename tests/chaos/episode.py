@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts import settings
-from tests.chaos import expected, online, schedule, state
+from tests.chaos import expected, online, sabotage, schedule, state
 from tests.chaos.kill_points import KillPoint
 from tests.chaos.online import Answer, OnlineReader
 from tests.chaos.operations import KILLED, Home, Operation, Runner, RunOptions
@@ -76,18 +76,18 @@ class DivergedError(Exception):
 
 
 class Episode:
-    """Runs in `folder`. `script` repeats recorded kills instead of drawing new ones; `sabotage` breaks the victim."""
+    """Runs in `folder`. `script` repeats recorded kills instead of drawing new ones; `broken` is a sabotage."""
 
     def __init__(
-        self, folder: Path, seed: int, number: int, script: list[Kill] | None = None, sabotage: str = ""
+        self, folder: Path, seed: int, number: int, script: list[Kill] | None = None, broken: str = ""
     ) -> None:
         self.folder, self.seed, self.number = folder.resolve(), seed, number
-        self.script, self.sabotage = script, sabotage
+        self.script, self.sabotage = script, broken
         landing = self.folder / "landing"
         self.control, self.victim = Home(self.folder / "control", landing), Home(self.folder / "victim", landing)
         self.shop, self.runner = Shop(landing), Runner(self.folder / "processes")
         self.states = {home.path: HomeReader(home.path) for home in (self.control, self.victim)}
-        self.result = EpisodeResult(seed, number, sabotage=sabotage)
+        self.result = EpisodeResult(seed, number, sabotage=broken)
         self.before, self.served = HomeState(), list[Answer | None]([None])
         self.releases: list[schedule.Expected] = []
         self.reader: OnlineReader | None = None
@@ -219,10 +219,14 @@ class Episode:
     def _kills(self, step: Step, points: list[KillPoint], seconds: float) -> list[Kill]:
         if self.script is not None:
             return [kill for kill in self.script if kill.step == self.at]
+        if self.sabotage and step.kind not in sabotage.ACTS[self.sabotage].kinds:
+            return []
         return list(self._drawn(step, points, seconds))
 
     def _drawn(self, step: Step, points: list[KillPoint], seconds: float) -> Iterator[Kill]:
-        """The kills by the seed. The phase is drawn first, since locks and lineage have most of the kill points."""
+        """The kills by the seed. Drawn are first the phase, then the call, then the kill point: most points are locks,
+        lineage and fsync, and commits are few.
+        """
         phases = [phase for phase in sorted({point.phase for point in points}) for _ in range(WEIGHTS.get(phase, 3))]
         for how, where, later in step.random_draws:
             both = len(step.commands) > 1 and later < BOTH
@@ -232,7 +236,10 @@ class Episode:
                 yield Kill(self.at, step.kind, "clock", where * seconds, both=both)
             else:
                 phase, within = divmod(where * len(phases), 1)
-                candidates = sorted(point for point in points if point.phase == phases[int(phase)])
+                candidates = [point for point in points if point.phase == phases[int(phase)]]
+                calls = sorted({point.call for point in candidates})
+                call, within = divmod(within * len(calls), 1)
+                candidates = sorted(point for point in candidates if point.call == calls[int(call)])
                 mode, delay = ("delayed", later * MAX_DELAY) if how < DELAYED else ("point", 0.0)
                 yield Kill(self.at, step.kind, mode, delay, candidates[int(within * len(candidates))], both)
 

@@ -49,6 +49,11 @@ class KillPoint(NamedTuple):
     nth: int
 
     @property
+    def call(self) -> str:
+        """What was called, without the path."""
+        return self.name.rpartition(" ")[0]
+
+    @property
     def phase(self) -> str:
         """The part of an operation that the write belongs to."""
         return next((phase for phase, pattern in PHASES if re.search(pattern, self.name)), "other")
@@ -72,6 +77,10 @@ class KillPointMonitor:
 
     def install(self) -> None:
         """Start counting. An audit hook cannot be removed: it ends with the process."""
+        if os.getpgrp() != os.getpid():
+            raise RuntimeError(
+                "this process does not lead a group of its own: its kill would hit the caller. Call os.setsid() first"
+            )
         self._patch()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         sys.addaudithook(self._audit)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -191,19 +192,28 @@ def _with(act: Callable[..., Any], module: Any, put: Any) -> Callable[..., Any]:
     return acting
 
 
-ACTS: dict[str, Callable[[], None]] = {
-    act.__name__.replace("_", "-"): act
-    for act in (
-        torn_files,
-        release_first,
-        no_lock,
-        two_commits,
-        pointer_first,
-        view_by_view,
-        vacuum_all,
-        load_again,
-        quarantine_last,
-        manifest_first,
+@dataclass(frozen=True)
+class Sabotage:
+    """A broken guard, and the steps whose kills can show it; the others are not killed."""
+
+    act: Callable[[], None]
+    kinds: tuple[str, ...]
+
+
+RUNS, SERVES = ("run", "two-runs", "run-and-tidy"), ("serve", "serve-back")
+ACTS = {
+    act.__name__.replace("_", "-"): Sabotage(act, kinds)
+    for act, kinds in (
+        (load_again, RUNS),
+        (manifest_first, ("create",)),
+        (no_lock, RUNS),
+        (pointer_first, SERVES),
+        (quarantine_last, RUNS),
+        (release_first, RUNS),
+        (torn_files, (*RUNS, *SERVES, "create")),
+        (two_commits, RUNS),
+        (vacuum_all, ("vacuum",)),
+        (view_by_view, SERVES),
     )
 }
 
@@ -211,4 +221,4 @@ ACTS: dict[str, Callable[[], None]] = {
 def apply(name: str) -> None:
     """Break that guard in this process; nothing for an empty name."""
     if name:
-        ACTS[name]()
+        ACTS[name].act()
