@@ -134,7 +134,7 @@ def page(content: dict[str, Any]) -> str:
         f"  mode:     {listed['by_mode']}; {content['missed']} operations ended before their kill",
         f"  phase:    {listed['by_phase']}; {content['after_a_commit']} after a commit of the step",
         f"  steps:    {listed['steps']}; {content['episodes']} episodes",
-        f"  online:   {content['requests']:,} requests during all of it, each answered by one release;"
+        f"  online:   {content['requests']:,} requests while processes were killed;"
         f" {content['values_by_brute_force']:,} values compared with brute force",
         f"  leftover: {content['leftover_files']} files that no version needs",
     )
