@@ -11,6 +11,8 @@ RUN := $(BIN)/python -W ignore -m
 VENV := .venv/.complete
 # Test processes. One holds up to 3 GB; `make test WORKERS=0` runs all tests in one process, in the order of the folders.
 WORKERS ?= logical
+KILLS ?= 200
+SEED ?= 1
 COMPILE := uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --no-emit-index-url --no-header
 
 help: ## List the targets
@@ -37,6 +39,9 @@ test: $(VENV) ## Lint, types, then all tests: unit, integration, end to end
 
 unit: $(VENV) ## Unit tests only, in seconds
 	@$(BIN)/python -m pytest tests/unit
+
+chaos: $(VENV) ## Kill operations at random (KILLS=200 SEED=1) and compare with an undisturbed control; see docs/chaos.md
+	@$(RUN) tests.chaos --kills $(KILLS) --seed $(SEED)
 
 check: $(VENV) ## Lint, types and import rules
 	@$(BIN)/ruff check .
@@ -71,4 +76,4 @@ $(VENV): requirements.txt scripts/venv.sh scripts/millrace
 	@PYTHON=$(PYTHON) bash scripts/venv.sh
 	@touch $@
 
-.PHONY: help demo up down status sample test unit check format bench scale parity gpu-plan gpu lock
+.PHONY: help demo up down status sample test unit chaos check format bench scale parity gpu-plan gpu lock
