@@ -8,6 +8,7 @@ from contracts import storage
 CHECKOUT = Path(__file__).resolve().parent.parent
 COUNTS = ("auto", "duckdb", "cudf", "pandas")
 JOINS = (*COUNTS, "spark")
+REFUSE, ALLOW = "refuse", "allow"
 LAKE_FORMAT = 1
 """Version of the lake's own files (format marker, commit metadata, releases). A lake with a higher one is refused."""
 
@@ -40,6 +41,14 @@ def engine() -> str:
 def join() -> str:
     """`MILLRACE_JOIN`: who joins training sets and profiles tables; `auto` (default), `duckdb`, `cudf` (on the GPU) or `pandas`; `spark` joins only."""
     return os.environ.get("MILLRACE_JOIN") or "auto"
+
+
+def beyond_horizon() -> str:
+    """`MILLRACE_BEYOND_HORIZON`: what becomes of labels after a release's horizon; `refuse` (default) or `allow`."""
+    chosen = os.environ.get("MILLRACE_BEYOND_HORIZON") or REFUSE
+    if chosen not in (REFUSE, ALLOW):
+        raise ValueError(f"MILLRACE_BEYOND_HORIZON is {chosen!r}. Set it to {REFUSE} or {ALLOW}, or unset it to refuse labels after a release's horizon")
+    return chosen
 
 
 def online() -> str:

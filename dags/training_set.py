@@ -11,6 +11,7 @@ Joins labels with the features of a service, as they were at each label's instan
 **Trigger it** with a `name` that is not taken, the `labels` as one SELECT over the release's tables, and a `service`:
 `{"name": "churn_2017", "service": "customer_value_v1", "labels": "SELECT customer_id, event_timestamp FROM gold.customer_activity"}`.
 `release` is the newest unless given. With `knowledge_time` each label sees the release that was the newest at its instant. `seed` is only noted down.
+Labels after the release's horizon are refused, unless `allow_beyond_horizon` is true: then they are counted.
 
 Both reports are in XCom. `millrace training-set rebuild <name>` makes the same rows again; `docs/training.md` tells the rest.
 """
@@ -37,6 +38,9 @@ with DAG(
         "release": Param(None, type=["null", "integer"], minimum=1, title="Release", description="Its number; the newest unless given"),
         "knowledge_time": Param(False, type="boolean", title="Knowledge time", description="Each label sees the release of its own time"),
         "seed": Param(None, type=["null", "integer"], title="Seed", description="Noted down in the manifest"),
+        "allow_beyond_horizon": Param(
+            False, type="boolean", title="Allow labels after the horizon", description="They get the features of the horizon, and are counted"
+        ),
     },
 ) as dag:
 

@@ -20,7 +20,7 @@ Out = pytest.CaptureFixture[str]
 NOW = timedelta(0)
 LABELS = """
     SELECT customer_id, product_id, event_timestamp, purchases_90d > 0 AS bought FROM gold.customer_product
-    UNION ALL SELECT 99, 1, TIMESTAMP '2017-03-04', false ORDER BY ALL"""
+    UNION ALL SELECT 99, 1, TIMESTAMP '2017-03-03', false ORDER BY ALL"""
 SERVICE = "recommendation_v1"
 GOLD = "gold.customer_activity"
 
