@@ -28,6 +28,11 @@ def landing() -> Path:
     return Path(os.environ.get("MILLRACE_LANDING") or home() / "landing").expanduser().resolve()
 
 
+def labels() -> Path:
+    """`MILLRACE_LABELS`, or `labels` in the home: the only folder from which labels are read whose path came over a network."""
+    return Path(os.environ.get("MILLRACE_LABELS") or home() / "labels").expanduser().resolve()
+
+
 def lineage() -> Path:
     """Folder of the OpenLineage events, one JSON a line."""
     return home() / "lineage"

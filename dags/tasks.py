@@ -116,7 +116,7 @@ def create_training_set(params: dict[str, Any], dag_run: Any) -> dict[str, Any]:
     _refuse_unknown(dag_run.conf or {}, TRAINING_SET, ", ".join(TRAINING_SET))
     asked = {name: params[name] for name in ("release", "knowledge_time", "seed")}
     asked["allow_beyond_horizon"] = params.get("allow_beyond_horizon", False)
-    made = training.create(params["labels"], params["service"], params["name"], **asked, say=print)
+    made = training.create(training.from_request(params["labels"]), params["service"], params["name"], **asked, say=print)
     print(f"Training set {made.name}: {made.rows:,} rows, {len(made.features)} features of {made.service}")
     told: dict[str, Any] = json.loads(json.dumps(asdict(made)))  # an XCom has a word of its own for tuples
     return told

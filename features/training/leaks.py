@@ -111,7 +111,7 @@ def check_leaks(name: str, say: Say = lambda _: None) -> Leaks:
 def check_labels(given_labels: Given, service: str, number: int | None = None, say: Say = lambda _: None) -> Leaks:
     """What a training set of these labels would hold that was unknowable, before it is made."""
     wanted, asked = services.named(service), pinned(number)
-    rows = given.table(given_labels, LakeReader(asked), wanted)
+    rows = given.table(given_labels, asked, wanted)
     found = joining.at_release(rows, wanted, asked)
     data = pa.table({name: side[name] for side in (rows, found) for name in side.column_names})
     return _check(data, wanted, (wanted.of(asked),), Horizon.of(asked), False, say)

@@ -27,7 +27,7 @@ from contracts.bucket import LockedError
 from contracts.manifest import Data, Feature, Manifest
 from contracts.release import Release
 from features.labels import EVENT_TIMESTAMP, Horizon
-from features.lake_reader import LakeReader, pinned
+from features.lake_reader import pinned
 from features.training import code, columns, given, joining, services, sources
 from features.training.given import Given
 from features.training.joining import Say
@@ -82,7 +82,7 @@ def create(
                 f"there is a training set {name} already, and it is never altered. Choose another name, or see it: millrace training-set show {name}"
             )
         wanted, asked = services.named(service), pinned(release)
-        rows = given.table(labels, LakeReader(asked), wanted)
+        rows = given.table(labels, asked, wanted)
         say(f"{rows.num_rows:,} labels; reading {len(wanted.columns)} features of {service} from release {asked.number}")
         beyond = _beyond(rows, Horizon.of(asked), allow_beyond_horizon, say)
         used = joining.needed(rows, wanted, joining.told(rows, asked.number)) if knowledge_time else (wanted.of(asked),)

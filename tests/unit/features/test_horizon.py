@@ -54,7 +54,7 @@ def test_any_unit_and_time_zone_is_compared_as_an_instant(store: Any, unit: str,
     instants = pd.Series([HORIZON, HORIZON + timedelta(seconds=1)]).dt.tz_convert(zone).astype(f"datetime64[{unit}{', ' + zone if zone else ''}]")
     frame = pd.DataFrame({"customer_id": 1, "event_timestamp": instants})
     assert len(store.get_historical_features(frame[:1], REFS).to_df()) == 1
-    with pytest.raises(BeyondHorizonError, match="^1 of 2 labels"):
+    with pytest.raises(BeyondHorizonError, match=r"^1 of 2 labels"):
         store.get_historical_features(frame, REFS)
 
 
@@ -88,7 +88,7 @@ def test_a_query_is_refused_with_all_of_its_counts(store: Any, monkeypatch: pyte
 
 def test_a_setting_that_is_none_is_refused(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_BEYOND_HORIZON", "yes")
-    with pytest.raises(ValueError, match="^MILLRACE_BEYOND_HORIZON is 'yes'. Set it to refuse or allow"):
+    with pytest.raises(ValueError, match=r"^MILLRACE_BEYOND_HORIZON is 'yes'\. Set it to refuse or allow"):
         store.get_historical_features(LABELS.to_pandas(), REFS)
 
 
