@@ -13,6 +13,10 @@ LAKE_FORMAT = 1
 """Version of the lake's own files (format marker, commit metadata, releases). A lake with a higher one is refused."""
 
 
+class SettingError(ValueError):
+    """An environment variable has a value that it cannot have; the message says which it may have."""
+
+
 def home() -> Path:
     """`MILLRACE_HOME`, or `.millrace` in the checkout: everything that a run writes lies below it."""
     return Path(os.environ.get("MILLRACE_HOME") or CHECKOUT / ".millrace").expanduser().resolve()
@@ -52,7 +56,7 @@ def beyond_horizon() -> str:
     """`MILLRACE_BEYOND_HORIZON`: what becomes of labels after a release's horizon; `refuse` (default) or `allow`."""
     chosen = os.environ.get("MILLRACE_BEYOND_HORIZON") or REFUSE
     if chosen not in (REFUSE, ALLOW):
-        raise ValueError(f"MILLRACE_BEYOND_HORIZON is {chosen!r}. Set it to {REFUSE} or {ALLOW}, or unset it to refuse labels after a release's horizon")
+        raise SettingError(f"MILLRACE_BEYOND_HORIZON is {chosen!r}. Set it to {REFUSE} or {ALLOW}, or unset it to refuse labels after a release's horizon")
     return chosen
 
 

@@ -64,10 +64,11 @@ def start(spark: SparkSession, settings: Mapping[str, str]) -> None:
 
 
 def refresh(spark: SparkSession) -> None:
-    """See that the session is there, unless it was lately, and renew it if it is not."""
+    """See that the session is there, unless it was lately, and renew it if it is not. A server that is away is left for the caller's own request to tell of."""
     kept = _kept.get(spark)
     if kept and not 0 <= time.time() - kept.seen < kept.seconds * 2:
-        _see_to(spark, kept)
+        with suppress(Exception):
+            _see_to(spark, kept)
 
 
 def _keep(reference: weakref.ref[SparkSession], kept: _Kept) -> None:

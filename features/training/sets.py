@@ -165,7 +165,7 @@ def _keep(
     *,
     knowledge_time: bool,
     seed: int | None,
-    beyond: int,
+    beyond: int = 0,
 ) -> Manifest:
     """Labels, then the table, then the manifest, once all versions are seen to be there still: from then on a vacuum spares them."""
     digests, file = columns.digests(data), columns.parquet(data)

@@ -28,6 +28,13 @@ def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def one_table(lake: Lake) -> release.Release:
+    """A release of one small table."""
+    lake.write("customer_activity", [activity(1, "2017-01-02")])
+    return lake.release("customer_activity")
+
+
 def test_it_reads_the_tables_of_its_release_at_their_versions(shop: Lake) -> None:
     then = release.read()
     expected = sandbox.select(EVENTS, then)
@@ -91,11 +98,11 @@ ATTACKS = [
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_an_attack_is_refused_and_tells_nothing(shop: Lake, secret: Path, attack: str) -> None:
+def test_an_attack_is_refused_and_tells_nothing(one_table: release.Release, secret: Path, attack: str) -> None:
     before = sorted(path.name for path in secret.iterdir())
     sql = attack.format(secret, secret.name)
     with pytest.raises(LabelError, match=r"^the labels' SQL cannot be run: .* release 1: gold\..*, and no file$|^labels as SQL must be one SELECT") as caught:
-        sandbox.select(sql, release.read())
+        sandbox.select(sql, one_table)
     assert SECRET not in str(caught.value)
     assert sorted(path.name for path in secret.iterdir()) == before
 
@@ -117,16 +124,16 @@ def test_a_folder_name_with_a_quote_is_a_name(lake: Lake, tmp_path: Path, monkey
     assert sandbox.select(EVENTS, made)["customer_id"].to_pylist() == [1]
 
 
-def test_what_does_not_end_is_ended(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_end_is_ended(one_table: release.Release, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "SECONDS", 0.5)
     with pytest.raises(LabelError, match=r"^the labels' SQL ran for .* s and was ended\. Select fewer"):
-        sandbox.select("SELECT max(a.i * b.i) FROM range(100000000) a(i), range(100000000) b(i)", release.read())
+        sandbox.select("SELECT max(a.i * b.i) FROM range(100000000) a(i), range(100000000) b(i)", one_table)
 
 
-def test_rows_without_end_are_refused_before_memory_is(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_without_end_are_refused_before_memory_is(one_table: release.Release, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "SHARE_OF_MEMORY", 2**14)
     with pytest.raises(LabelError, match=r"^the labels' SQL gives more than [\d,]+ MiB of rows\. .*: select fewer labels"):
-        sandbox.select("SELECT i FROM range(1000000000) r(i)", release.read())
+        sandbox.select("SELECT i FROM range(1000000000) r(i)", one_table)
 
 
 # --- paths that came over a network
