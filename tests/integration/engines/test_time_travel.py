@@ -28,21 +28,23 @@ ENFORCED = "spark.databricks.delta.vacuum.enforceTimeTravelWithinDeletedFileRete
 BEYOND = "DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION"
 
 
-def age(path: Path) -> None:
-    """Have everything that a table holds happen two years ago: data files, commits, and what they say of their own time. Its cached copies are let go."""
+def age(lake: Path, patch: pytest.MonkeyPatch) -> None:
+    """Have all that a lake holds happen two years ago: data files, commits, and what they say of their own time. It moves, because Spark keeps in mind what it read of a table."""
     then = time.time() - TWO_YEARS
-    for checksum in path.rglob(".*.crc"):  # Hadoop's, of files that are about to change
+    for checksum in lake.rglob("*.crc"):  # of commits that are about to change: Hadoop's, and Delta's own
         checksum.unlink()
-    for log in (path / "_delta_log").glob("*.json"):
+    for log in lake.rglob("_delta_log/*.json"):
         actions = [json.loads(line) for line in log.read_text().splitlines()]
         for action in actions:
             for kind, key in (("commitInfo", "timestamp"), ("add", "modificationTime"), ("remove", "deletionTimestamp"), ("metaData", "createdTime")):
                 if kind in action and action[kind].get(key):
                     action[kind][key] = int(then * 1000)
         log.write_text("\n".join(map(json.dumps, actions)))
-    for file in (one for one in path.rglob("*") if one.is_file()):
+    for file in (path for path in lake.rglob("*") if path.is_file()):
         os.utime(file, (then, then))
-    delta._opened.clear()
+    aged = lake.parent / "aged"
+    lake.rename(aged)
+    patch.setenv("MILLRACE_LAKE", str(aged))
 
 
 def append(by: Committer, *numbers: int, whole: bool = False) -> int:
@@ -70,7 +72,7 @@ def test_a_pinned_version_is_read_two_years_later(engine: str, monkeypatch: pyte
             patch.setattr(publishing, "RETENTION", {"delta.logRetentionDuration": "interval 3650 days"})
         pinned = append(committer(), 1, 2)
     append(committer(), 3, whole=True)
-    age(settings.table_path(NAME))
+    age(settings.lake(), monkeypatch)
     assert ids(pinned) == [1, 2]
     if former and engine == "spark":
         with pytest.raises(Exception, match=BEYOND):
@@ -95,8 +97,7 @@ def test_a_training_set_and_a_release_are_read_two_years_later(engine: str, home
     lake = stocked(Lake())
     labels = pa.table({"customer_id": [1, 2, 1], "event_timestamp": [at("2017-01-10"), at("2017-01-10"), at("2017-01-05")]})
     training.create(labels, "customer_value_v1", "kept")
-    for name in VIEWS:
-        age(settings.table_path(f"gold.{name}"))
+    age(settings.lake(), monkeypatch)
     lake.write("customer_activity", [activity(1, "2017-01-02", "11.00")])
     lake.release(*VIEWS, horizon="2017-03-01")
     assert training.rebuild("kept").same_file
