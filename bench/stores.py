@@ -203,7 +203,7 @@ def ours(join: str, case: Case, folder: Path) -> Any:
     release.write({"gold.things": 0}, "2017-02-01")
     _, made = view(case, GoldTable(table="gold.things", created_timestamp_column="created" if case.created else None))
     asked = made.with_join_key_map(case.alias) if case.alias else made
-    config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join=join, session="etl.engine.session"))  # type: ignore[arg-type,unused-ignore]
+    config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join=join, session="etl.engine.session", beyond_horizon="allow"))  # type: ignore[arg-type,unused-ignore]
     registry: Any = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
     refs = [f"things:{name}" for name in FEATURES]
     return ReleaseOfflineStore.get_historical_features(config, [asked], refs, framed(case), registry, "p").to_df()  # type: ignore[arg-type,unused-ignore]

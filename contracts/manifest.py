@@ -72,6 +72,10 @@ class Manifest:
     code: Code
     data: Data
     format: int = settings.LAKE_FORMAT
+    horizon: str = ""
+    """Of that release; empty in a manifest of before labels after it were counted."""
+    beyond_horizon: int = 0
+    """Labels after the horizon, which get the features of the horizon."""
 
     @property
     def versions(self) -> list[tuple[str, str, int]]:

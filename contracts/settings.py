@@ -8,8 +8,13 @@ from contracts import storage
 CHECKOUT = Path(__file__).resolve().parent.parent
 COUNTS = ("auto", "duckdb", "cudf", "pandas")
 JOINS = (*COUNTS, "spark")
+REFUSE, ALLOW = "refuse", "allow"
 LAKE_FORMAT = 1
 """Version of the lake's own files (format marker, commit metadata, releases). A lake with a higher one is refused."""
+
+
+class SettingError(ValueError):
+    """An environment variable has a value that it cannot have; the message says which it may have."""
 
 
 def home() -> Path:
@@ -27,6 +32,11 @@ def landing() -> Path:
     return storage.absolute(os.environ.get("MILLRACE_LANDING") or home() / "landing")
 
 
+def labels() -> Path:
+    """`MILLRACE_LABELS`, or `labels` in the home: the only folder from which labels are read whose path came over a network."""
+    return Path(os.environ.get("MILLRACE_LABELS") or home() / "labels").expanduser().resolve()
+
+
 def lineage() -> Path:
     """Folder of the OpenLineage events, one JSON a line."""
     return home() / "lineage"
@@ -40,6 +50,14 @@ def engine() -> str:
 def join() -> str:
     """`MILLRACE_JOIN`: who joins training sets and profiles tables; `auto` (default), `duckdb`, `cudf` (on the GPU) or `pandas`; `spark` joins only."""
     return os.environ.get("MILLRACE_JOIN") or "auto"
+
+
+def beyond_horizon() -> str:
+    """`MILLRACE_BEYOND_HORIZON`: what becomes of labels after a release's horizon; `refuse` (default) or `allow`."""
+    chosen = os.environ.get("MILLRACE_BEYOND_HORIZON") or REFUSE
+    if chosen not in (REFUSE, ALLOW):
+        raise SettingError(f"MILLRACE_BEYOND_HORIZON is {chosen!r}. Set it to {REFUSE} or {ALLOW}, or unset it to refuse labels after a release's horizon")
+    return chosen
 
 
 def online() -> str:

@@ -204,6 +204,8 @@ def origin(made: Manifest) -> Grid:
         grid.add_row(f"  release {one.number}", ", ".join(f"{table} {version}" for table, version in one.tables.items()))
     grid.add_row("code", f"{made.code.version}, commit {made.code.commit or 'unknown'}, pyarrow {made.code.pyarrow}")
     grid.add_row("seed", "" if made.seed is None else str(made.seed))
+    if made.beyond_horizon:
+        grid.add_row("after the horizon", f"{made.beyond_horizon:,} labels, which have the features of {made.horizon}")
     grid.add_row("labels", ", ".join(made.labels))
     grid.add_row("digest", made.data.digest)
     return grid

@@ -18,7 +18,7 @@ from dags import errors
 from lineage.naming import asset_uri
 
 INTERVAL = ("start", "end")
-TRAINING_SET = ("name", "labels", "service", "release", "knowledge_time", "seed")
+TRAINING_SET = ("name", "labels", "service", "release", "knowledge_time", "seed", "allow_beyond_horizon")
 RECOMMENDER = ("release", "weeks", "seed")
 RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=10)}
 """Of every task: steps do what is left to do, so a time-out of Airflow's own API or a busy lock costs a second try."""
@@ -157,8 +157,9 @@ def create_training_set(params: dict[str, Any], dag_run: Any, ti: Any = None) ->
     _refuse_unknown(dag_run.conf or {}, TRAINING_SET, ", ".join(TRAINING_SET))
     made = _kept_by_an_earlier_try(params["name"], dag_run, ti)
     if made is None:
-        asked = {name: params[name] for name in ("release", "knowledge_time", "seed")}
-        made = training.create(params["labels"], params["service"], params["name"], **asked, say=print)
+        options = {name: params[name] for name in ("release", "knowledge_time", "seed")}
+        options["allow_beyond_horizon"] = params.get("allow_beyond_horizon", False)
+        made = training.create(training.from_request(params["labels"]), params["service"], params["name"], **options, say=print)
     print(f"Training set {made.name}: {made.rows:,} rows, {len(made.features)} features of {made.service}")
     told: dict[str, Any] = json.loads(json.dumps(asdict(made)))  # an XCom has a word of its own for tuples
     return told

@@ -28,6 +28,11 @@ def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.Argument
     create.add_argument("--release", type=int, help="number of the release to read (default: MILLRACE_RELEASE, or the newest)")
     create.add_argument("--knowledge-time", action="store_true", help="each label sees the release that was the newest at its instant, and no later one")
     create.add_argument("--seed", type=int, help="noted down in the manifest, for whoever trains or samples with it")
+    create.add_argument(
+        "--allow-beyond-horizon",
+        action="store_true",
+        help="take labels after the release's horizon too, with the features of the horizon, and count them",
+    )
     adding(commands, "list", _list, "list the training sets")
     for name, command, text in (
         ("show", _show, "say what a training set was made from"),
@@ -45,7 +50,12 @@ def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.Argument
 def _create(options: argparse.Namespace, console: Console) -> None:
     from features import training
 
-    asked = {"release": options.release, "knowledge_time": options.knowledge_time, "seed": options.seed}
+    asked = {
+        "release": options.release,
+        "knowledge_time": options.knowledge_time,
+        "seed": options.seed,
+        "allow_beyond_horizon": options.allow_beyond_horizon,
+    }
     made = training.create(options.labels, options.service, options.name, **asked, say=_saying(console))
     console.print(show.features_of(made))
     console.print(f"Training set {made.name}: {made.rows:,} rows at {manifest.table_path(made.name)}", markup=False)

@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from contracts import settings
-from etl.spark import SparkError, server
+from etl.spark import SparkError, keep_alive, server
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 DEFAULT_PORT = 15002
+SAIL_TIMEOUT_SECONDS = 30 * 86_400
+"""After which a Sail in this process forgets a session. By default it is 15 minutes, also below a query that leaves it no time for other requests. The session ends with the process anyway."""
 OPTIONS = {
     "spark.sql.session.timeZone": "UTC",  # else the machine's zone leaks into dates
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # Spark's INT96 carries no statistics, and publishing needs them
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.sources.fileCompressionFactor": "20",  # rows take so much more memory than their files; Spark takes 20 million promotions for small, and broadcasts them
+    # delta-spark 4.1 refuses versions older than a table's deletedFileRetentionDuration, a week by default, though their files are there; releases pin them, and a vacuum spares them
+    "spark.databricks.delta.vacuum.enforceTimeTravelWithinDeletedFileRetentionDuration": "false",
 }
-"""What every session is set to, so that engines write alike."""
+"""What every session is set to, so that engines read and write alike."""
 
 
 class EngineError(RuntimeError):
@@ -31,9 +35,15 @@ class EngineError(RuntimeError):
 
 
 def session() -> SparkSession:
-    """The session of this process with the engine that is configured, started on first use."""
+    """The session of this process with the engine that is configured, started on first use, kept while it idles, and renewed if the engine forgot it."""
     with _starting:
-        return _session(settings.engine())
+        engine = settings.engine()
+        found = _session(engine)
+        if found.is_stopped:
+            _session.cache_clear()
+            found = _session(engine)
+        keep_alive.refresh(found)
+        return found
 
 
 @cache
@@ -52,8 +62,7 @@ def _session(engine: str) -> SparkSession:
         spark.release_session_on_close = False  # nothing was begun there
         spark.stop()  # else it stays the active one of this thread
         raise
-    for name, value in OPTIONS.items():
-        spark.conf.set(name, value)
+    keep_alive.start(spark, OPTIONS)
     return spark
 
 
@@ -72,6 +81,7 @@ def _url(engine: str) -> str:
 def _embedded_sail() -> str:
     os.environ.setdefault("RUST_LOG", "error")
     logging.getLogger("sail").setLevel(logging.ERROR)
+    os.environ.setdefault(keep_alive.SAIL_TIMEOUT, str(SAIL_TIMEOUT_SECONDS))
     from pysail.spark import SparkConnectServer
 
     one = SparkConnectServer("127.0.0.1", 0)

@@ -24,11 +24,17 @@ from etl.delta import METADATA_KEY, State
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from deltalake import DeltaTable
+    from deltalake import CommitProperties, DeltaTable
 
 LOCK_SECONDS = 600
 CHECKPOINT_EVERY = 10
 """Commits, as on Spark. Without checkpoints each opening reads all that ever were: 16 years of days are 6,000."""
+RETENTION = {"delta.logRetentionDuration": "interval 3650 days", "delta.deletedFileRetentionDuration": "interval 3650 days"}
+"""Table properties that keep old versions readable: a release and a training set pin them for years.
+
+Log entries go after 30 days by default. delta-spark from 4.1 on reads no version from before the other one, which is a week by default, whether or not its files are there; and a vacuum of
+another tool goes by it. Ours spares what is pinned, and goes by its own number of days otherwise.
+"""
 FENCE = "millrace"
 """The transaction that each commit of ours names, with the version that it makes. A statement that a killed client left on a Spark finds it taken, and is refused there."""
 
@@ -85,8 +91,16 @@ def open_or_create(contract: Table) -> DeltaTable:
         schema=arrow_schema(contract),
         name=contract.qualified,
         description=f"{contract.doc}; {contract.grain}. Owner: {contract.owner}",
-        configuration={"delta.logRetentionDuration": "interval 3650 days"},
+        configuration=dict(RETENTION),
     )
+
+
+def keep_versions(table: DeltaTable, properties: CommitProperties) -> None:
+    """Give a table that former code made the properties of RETENTION, in a commit with these `properties`; nothing is committed where they are there."""
+    present = table.metadata().configuration
+    if lacking := {name: value for name, value in RETENTION.items() if present.get(name) != value}:
+        table.alter.set_table_properties(lacking, commit_properties=properties)
+        table.update_incremental()
 
 
 def refuse_other_schema(contract: Table, found: DeltaTable) -> None:

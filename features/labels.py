@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Generator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Protocol
 
 import duckdb
@@ -14,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast.types import Float32, Float64, Int32, Int64, String
 
-from features import kinds
+from contracts.interval import midnight
+from contracts.release import Release
+from features import kinds, queries
 from features.kinds import INSTANT
 from features.queries import identifier
 
@@ -23,6 +26,58 @@ EVENT_TIMESTAMP = "event_timestamp"
 
 class LabelError(ValueError):
     """The entity_df cannot be joined; the message says which column and what to do."""
+
+
+class BeyondHorizonError(LabelError):
+    """Labels lie after the horizon of the release; the message says how many, and what to do."""
+
+
+class BeyondHorizonWarning(UserWarning):
+    """Labels after the horizon were joined, because that was allowed; the message says how many."""
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """Up to when the features of a release are known: a label at the horizon itself is fine.
+
+    The row of the horizon's midnight counts all days before it. What happens from then on is in no row yet, so a later label would get the features
+    of the horizon, however much later it is, without anything that tells them from fresh ones.
+    """
+
+    day: str
+    release: int
+
+    @classmethod
+    def of(cls, release: Release) -> Horizon:
+        """The horizon of that release."""
+        return cls(release.horizon, release.number)
+
+    @property
+    def microseconds(self) -> int:
+        """The horizon's midnight, in microseconds since 1970, UTC."""
+        return queries.microseconds(midnight(date.fromisoformat(self.day)))
+
+    def count_beyond(self, instants: pa.ChunkedArray) -> int:
+        """How many of these instants (or microseconds since 1970, UTC) lie after the horizon; NULLs do not."""
+        at = instants if pa.types.is_integer(instants.type) else _microseconds(instants).cast(pa.int64())
+        return int(pc.sum(pc.greater(at, self.microseconds)).as_py() or 0)
+
+    def sentence(self, beyond: int, rows: int) -> str:
+        """That so many of the labels lie after the horizon."""
+        return f"{beyond:,} of {rows:,} labels lie after {self.day} 00:00 UTC, the horizon of release {self.release}"
+
+    def error(self, beyond: int, rows: int, latest: datetime) -> BeyondHorizonError:
+        """What to raise when nobody allowed such labels."""
+        return BeyondHorizonError(
+            f"{self.sentence(beyond, rows)}, up to which its features are known; the latest is {latest:%Y-%m-%d %H:%M:%S}."
+            " Their features would be those of the horizon, and stale. Drop these labels, or run `millrace` up to their days first,"
+            " or allow them: allow_beyond_horizon=True in Python, --allow-beyond-horizon on the command line, allow_beyond_horizon"
+            " in the DAG's params, MILLRACE_BEYOND_HORIZON=allow for the Feast SDK"
+        )
+
+    def warning(self, beyond: int, rows: int) -> str:
+        """What to say when they were allowed."""
+        return f"{self.sentence(beyond, rows)}: their features are those of the horizon"
 
 
 @dataclass(frozen=True)
@@ -62,7 +117,10 @@ class LabelSource(Protocol):
     def span(self) -> tuple[datetime | None, datetime | None]:
         """First and last instant."""
 
-    def batches(self, rows: int | None) -> Iterator[Labels]:
+    def counts(self, horizon: Horizon) -> tuple[int, int]:
+        """How many labels lie after the horizon, and how many there are."""
+
+    def batches(self, rows: int | None) -> Generator[Labels]:
         """So many labels at a time, or all at once; at least one batch, which may be empty. `__row` goes up from batch to batch or starts anew in each."""
 
 
@@ -88,7 +146,11 @@ class HeldLabels:
         found = pc.min_max(self.held.table[self.held.instants])
         return found["min"].as_py(), found["max"].as_py()
 
-    def batches(self, rows: int | None) -> Iterator[Labels]:
+    def counts(self, horizon: Horizon) -> tuple[int, int]:
+        """Counted in memory."""
+        return horizon.count_beyond(self.held.joinable["__at"]), self.held.table.num_rows
+
+    def batches(self, rows: int | None) -> Generator[Labels]:
         """Slices of what is held."""
         whole = max(self.held.table.num_rows, 1)
         for start in range(0, whole, rows or whole):
@@ -116,18 +178,83 @@ class QueriedLabels:
         low, high = (_as_instants(ends[name], self.instants)[0].as_py() for name in ("low", "high"))
         return low, high
 
-    def batches(self, rows: int | None) -> Iterator[Labels]:
+    def counts(self, horizon: Horizon) -> tuple[int, int]:
+        """Counted by running the query once more."""
+        beyond = f"epoch_us(CAST({identifier(self.instants)} AS TIMESTAMPTZ)) > {horizon.microseconds}"
+        (found,) = self._query.aggregate(f"count(*) FILTER ({beyond}), count(*)").fetchall()
+        return int(found[0]), int(found[1])
+
+    def batches(self, rows: int | None) -> Generator[Labels]:
         """As the query hands them out."""
         if rows is None:
             yield check(self._query.to_arrow_table(), self._join_keys)
             return
-        reader = self._query.to_arrow_reader(rows)
-        empty = True
-        for batch in reader:
-            empty = False
-            yield check(pa.Table.from_batches([batch]), self._join_keys)
-        if empty:
-            yield check(reader.schema.empty_table(), self._join_keys)
+        with self._query.to_arrow_reader(rows) as reader:
+            empty = True
+            for batch in reader:
+                empty = False
+                yield check(pa.Table.from_batches([batch]), self._join_keys)
+            if empty:
+                yield check(reader.schema.empty_table(), self._join_keys)
+
+
+class KnowableLabels:
+    """Labels of which those after the horizon are refused, or counted where they are `allowed`.
+
+    Labels in memory are refused at once. Those of a query are looked at as they come, because to count them first would run the query twice.
+    """
+
+    def __init__(self, labels: LabelSource, horizon: Horizon, *, allowed: bool) -> None:
+        self._labels = labels
+        self._horizon = horizon
+        self._allowed = allowed
+        self.beyond = 0
+        """Labels after the horizon among those that were read last."""
+        self.rows = 0
+        """Labels that were read last."""
+        if isinstance(labels, HeldLabels) and not allowed:
+            self._refuse(labels.counts(horizon)[0])
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+        return self._labels.columns
+
+    @property
+    def instants(self) -> str:
+        """The column that says as of when."""
+        return self._labels.instants
+
+    @property
+    def span(self) -> tuple[datetime | None, datetime | None]:
+        """First and last instant."""
+        return self._labels.span
+
+    def counts(self, horizon: Horizon) -> tuple[int, int]:
+        """How many labels lie after the horizon, and how many there are."""
+        return self._labels.counts(horizon)
+
+    def batches(self, rows: int | None) -> Generator[Labels]:
+        """The same batches; BeyondHorizonError at the first one that has a label after the horizon, unless that is allowed."""
+        self.beyond, self.rows = 0, 0
+        batches = self._labels.batches(rows)
+        for batch in batches:
+            beyond = self._horizon.count_beyond(batch.joinable["__at"])
+            if beyond and not self._allowed:
+                batches.close()  # a query's connection takes no other while its rows are read
+                self._refuse(beyond)
+            self.beyond, self.rows = self.beyond + beyond, self.rows + batch.table.num_rows
+            yield batch
+
+    def warn(self) -> None:
+        """Warn of labels after the horizon, if any were read."""
+        if self.beyond:
+            warnings.warn(self._horizon.warning(self.beyond, self.rows), BeyondHorizonWarning, stacklevel=3)
+
+    def _refuse(self, beyond: int) -> None:
+        if beyond:
+            latest = self._labels.span[1]
+            raise self._horizon.error(*self._labels.counts(self._horizon), latest or datetime.max)
 
 
 def from_frame(frame: pd.DataFrame) -> pa.Table:

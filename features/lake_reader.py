@@ -84,11 +84,26 @@ class LakeReader:
     @cached_property
     def connection(self) -> duckdb.DuckDBPyConnection:
         """In memory, UTC, and blind to Python variables."""
+        return self.connect()
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A new connection, which can read the lake's files."""
         connection = _engine().cursor() if self._shared else storage.readable(duckdb.connect(), settings.lake())
         connection.execute(
             "SET TimeZone = 'UTC'; SET python_enable_replacements = false; SET preserve_insertion_order = false; SET enable_progress_bar = false"
         )
         return connection
+
+    def attach(self, qualified: str, delta: DeltaTable) -> None:
+        """Make a version of a table readable under the name `qualified`."""
+        uris = delta.file_uris()
+        view = identifier(qualified)
+        if uris and is_plain(delta) and not {field.name.lower() for field in delta.schema().fields} & {*PLACE}:
+            self._rows[qualified] = Rows(parquet(uris), f"{PLACE[0]}::BIGINT * {2**40} + {PLACE[1]}")
+            self.connection.execute(f"CREATE TEMP VIEW {view} AS FROM {self._rows[qualified].table}")
+        else:  # empty, partitioned, or with a feature or a name that plain Parquet readers do not know: slower, and never wrong
+            self._rows[qualified] = Rows(view, "row_number() OVER ()", lasting=False)
+            self.connection.register(qualified, delta.to_pyarrow_dataset())
 
     def table(self, qualified: str) -> str:
         """The name of a DuckDB view over the pinned version of `layer.name`."""
@@ -138,11 +153,4 @@ class LakeReader:
             raise SourceError(f"release {self.release.number} has no table {qualified}. It has {', '.join(self.release.tables)}. Run the DAG `millrace` for it")
         delta = DeltaTable(str(settings.table_path(qualified)), version=self.release.tables[qualified])
         self._refuse_another(qualified, str(delta.metadata().id))
-        uris = delta.file_uris()
-        view = identifier(qualified)
-        if uris and is_plain(delta) and not {field.name.lower() for field in delta.schema().fields} & {*PLACE}:
-            self._rows[qualified] = Rows(parquet(uris), f"{PLACE[0]}::BIGINT * {2**40} + {PLACE[1]}")
-            self.connection.execute(f"CREATE TEMP VIEW {view} AS FROM {self._rows[qualified].table}")
-        else:  # empty, partitioned, or with a feature or a name that plain Parquet readers do not know: slower, and never wrong
-            self._rows[qualified] = Rows(view, "row_number() OVER ()", lasting=False)
-            self.connection.register(qualified, delta.to_pyarrow_dataset())
+        self.attach(qualified, delta)

@@ -24,9 +24,10 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
+from contracts import settings
 from contracts.release import Release
 from features import as_of, kinds, labels, queries, ranges, saved
-from features.labels import HeldLabels, JoinKey, LabelError, LabelSource, QueriedLabels
+from features.labels import HeldLabels, Horizon, JoinKey, KnowableLabels, LabelError, LabelSource, QueriedLabels
 from features.lake_reader import LakeReader, pinned
 from features.queries import identifier
 
@@ -38,12 +39,14 @@ Pieces = Callable[[int | None], Iterator[pa.Table]]
 class ReleaseOfflineStoreConfig(FeastConfigBaseModel):
     """`release` pins a release by number; without it `MILLRACE_RELEASE` counts, and then the newest.
 
+    `beyond_horizon` says what becomes of labels after the release's horizon: `refuse` or `allow`; without it `MILLRACE_BEYOND_HORIZON` counts.
     `join` says who joins; without it `MILLRACE_JOIN` counts, and then `auto`: cuDF where there is a GPU, and DuckDB elsewhere. The rows are the same.
     `session` is the dotted name of a function that opens a Spark Connect session; it is asked only where Spark joins.
     """
 
     type: Literal["features.offline_store.ReleaseOfflineStore"] = "features.offline_store.ReleaseOfflineStore"
     release: int | None = None
+    beyond_horizon: Literal["refuse", "allow"] | None = None
     join: Literal["auto", "duckdb", "cudf", "pandas", "spark"] | None = None
     session: str | None = None
 
@@ -61,7 +64,9 @@ class ReleaseRetrievalJob(RetrievalJob):
         about: Callable[[], RetrievalMetadata | None] = lambda: None,
         on_demand: list[Any] | None = None,
         full_names: bool = False,
+        labels: KnowableLabels | None = None,
     ) -> None:
+        self._labels = labels
         self._pieces = pieces
         self._release = release
         self._about = about
@@ -69,11 +74,18 @@ class ReleaseRetrievalJob(RetrievalJob):
         self._full_names = full_names
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002 (Feast's signature)
-        return next(self._pieces(None))
+        whole = next(self._pieces(None))
+        self._warn()
+        return whole
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
         return frame
+
+    @property
+    def beyond_horizon(self) -> int:
+        """Labels after the release's horizon, among the rows that were read last: 0 unless such labels were allowed."""
+        return self._labels.beyond if self._labels else 0
 
     @property
     def full_feature_names(self) -> bool:
@@ -99,6 +111,11 @@ class ReleaseRetrievalJob(RetrievalJob):
         about = self.metadata if self._on_demand else None  # before the labels' query is open: what is asked of its connection meanwhile would end it
         for piece in self._pieces(rows):
             yield ReleaseRetrievalJob(_only(piece), self._release, lambda: about, self._on_demand, self._full_names).to_arrow()
+        self._warn()
+
+    def _warn(self) -> None:
+        if self._labels:
+            self._labels.warn()
 
     def to_parquet(self, path: str, *, overwrite: bool = False, rows: int = PIECE) -> None:
         """Write the result to one parquet file, so many rows at a time."""
@@ -138,7 +155,7 @@ class ReleaseOfflineStore(OfflineStore):
         wanted = as_of.wanted(feature_views, feature_refs)
         if entity_df is None:
             entity_df = ranges.labels(reader.release, [one.view for one in wanted], on_demand, start_date, end_date)
-        given = _labels(reader.release, entity_df, as_of.join_keys(feature_views))
+        given = _knowable(_labels(reader.release, entity_df, as_of.join_keys(feature_views)), reader.release, config.offline_store.beyond_horizon)
         _check_request_data(given.columns, on_demand)
         as_of.check_names(given.columns, wanted, full_feature_names)
         return ReleaseRetrievalJob(
@@ -147,6 +164,7 @@ class ReleaseOfflineStore(OfflineStore):
             lambda: RetrievalMetadata(feature_refs, [name for name in given.columns if name != given.instants], *given.span),
             [NarrowView(view, given.columns) for view in on_demand],
             full_feature_names,
+            given,
         )
 
     @staticmethod
@@ -252,6 +270,10 @@ def _labels(release: Release, entity_df: Any, join_keys: dict[str, JoinKey]) -> 
             " or None with start_date and end_date"
         )
     return HeldLabels(labels.check(labels.from_frame(entity_df), join_keys))
+
+
+def _knowable(given: LabelSource, release: Release, beyond_horizon: str | None) -> KnowableLabels:
+    return KnowableLabels(given, Horizon.of(release), allowed=(beyond_horizon or settings.beyond_horizon()) == settings.ALLOW)
 
 
 def _check_request_data(columns: list[str], on_demand: list[OnDemandFeatureView]) -> None:

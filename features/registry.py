@@ -99,9 +99,14 @@ class HomeRegistryStore(FileRegistryStore):
         write_whole(self._filepath, registry_proto.SerializeToString())
 
 
-def open_store(release: int | Release | None = None) -> FeatureStore:
-    """The feature store of this checkout, from any working directory; training sets read `release`, or the newest one. A `Release` need not be in the lake any more."""
+def open_store(release: int | Release | None = None, *, allow_beyond_horizon: bool | None = None) -> FeatureStore:
+    """The feature store of this checkout, from any working directory; training sets read `release`, or the newest one. A `Release` need not be in the lake any more.
+
+    `allow_beyond_horizon` lets labels lie after the release's horizon; without it `MILLRACE_BEYOND_HORIZON` counts.
+    """
     store = FeatureStore(str(REPO))
+    if allow_beyond_horizon is not None:
+        store.config.offline_store.beyond_horizon = settings.ALLOW if allow_beyond_horizon else settings.REFUSE
     if release is not None:
         store.config.offline_store.release = release
     return store

@@ -28,13 +28,13 @@ class DeltaRs:
 
     def optimize(self, contract: Table) -> int:
         """Compaction; the commit repeats the last state, with no day touched."""
-        table = publishing.open_or_create(contract)
+        table = open_to_tidy(contract, "optimize")
         table.optimize.compact(commit_properties=_properties(untouched(delta.last_state(table)), table))
         return publishing.settled(contract, table)
 
     def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = (), *, delete: bool = True) -> int:
         """Versions in `keep` keep their files, however old. Two commits frame the deletion; like that of a compaction they repeat the last state."""
-        table = publishing.open_or_create(contract)
+        table = open_to_tidy(contract, "vacuum") if delete else publishing.open_or_create(contract)
         hours = int(older_than / timedelta(hours=1))
         vacuuming = partial(table.vacuum, hours, enforce_retention_duration=False, keep_versions=[*keep, table.version()], full=True)
         root = settings.table_path(contract.qualified)
@@ -44,6 +44,16 @@ class DeltaRs:
             vacuuming(dry_run=False, commit_properties=_properties(untouched(delta.last_state(table), "vacuum")))
             publishing.settled(contract, table)
         return len(unneeded)
+
+
+def open_to_tidy(contract: Table, act: str) -> DeltaTable:
+    """The table, whose old versions are readable for as long as those of a new one. Former code left that out for deleted files: a table gets it when it is tidied up."""
+    table = publishing.open_or_create(contract)
+    before = table.version()
+    publishing.keep_versions(table, _properties(untouched(delta.last_state(table), act), table))
+    if table.version() > before:
+        publishing.settled(contract, table)
+    return table
 
 
 def untouched(last: State | None, act: str = "optimize") -> State:

@@ -18,7 +18,7 @@ from contracts import settings
 from contracts.interval import Interval
 from contracts.model import Table
 from etl import delta, publishing
-from etl.commits.delta_rs import untouched
+from etl.commits.delta_rs import open_to_tidy, untouched
 from etl.delta import State
 from etl.publishing import PublishError
 
@@ -60,7 +60,7 @@ class DeltaSpark:
 
     def optimize(self, contract: Table) -> int:
         """OPTIMIZE; the commit repeats the last state, with no day touched."""
-        with self._session({METADATA: untouched(delta.last_state(publishing.open_or_create(contract))).to_json()}) as spark:
+        with self._session({METADATA: untouched(delta.last_state(open_to_tidy(contract, "optimize"))).to_json()}) as spark:
             spark.sql(f"OPTIMIZE {_name(contract)}").collect()
         return self._newest(contract)
 

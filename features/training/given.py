@@ -5,19 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from contracts import settings, storage
+from contracts import settings
+from contracts.release import Release
 from features import labels
 from features.labels import EVENT_TIMESTAMP, LabelError
-from features.lake_reader import LakeReader
-from features.queries import literal
-from features.training import columns
+from features.training import columns, sandbox
 from features.training.services import Service
 
 Given = Any
@@ -25,9 +23,9 @@ Given = Any
 FILES = (".parquet", ".csv")
 
 
-def table(given: Given, reader: LakeReader, service: Service) -> pa.Table:
-    """The labels, typed; where an on-demand view asks for a request time and they have none, it is the label's own instant."""
-    found = _raw(given, reader)
+def table(given: Given, release: Release, service: Service) -> pa.Table:
+    """The labels, typed; where an on-demand view asks for a request time and they have none, it is the label's own instant. SQL sees the tables of `release`."""
+    found = _raw(given, release)
     if not found.num_rows:
         raise LabelError("there are no labels: the label set is empty. Give at least one row with the join keys and event_timestamp")
     found = labels.check(found, service.join_keys).table
@@ -43,7 +41,28 @@ def table(given: Given, reader: LakeReader, service: Service) -> pa.Table:
     return columns.plain(found)
 
 
-def _raw(given: Given, reader: LakeReader) -> pa.Table:
+def from_request(text: str) -> Path | str:
+    """Labels as they came over a network: SQL as it is, and a path only if it leads to a file below `settings.labels()`, symbolic links followed.
+
+    LabelError for any other path, whether or not there is a file. A relative path starts at that folder.
+    """
+    if not text.strip().endswith(FILES):
+        return text
+    folder = settings.labels()
+    try:
+        path = (folder / text.strip()).resolve()
+        known = path.is_relative_to(folder) and path.is_file()
+    except (OSError, ValueError, RuntimeError):  # a name that is too long, a zero byte, a loop of links
+        known = False
+    if not known:
+        raise LabelError(
+            f"labels are {text.strip()!r}, and there is no such file in the folder of labels, {folder}. Over REST and in Airflow's UI, labels are one SELECT,"
+            " or a file below that folder (MILLRACE_LABELS moves it). Put the file there, or run `millrace training-set create` on the machine, which takes any path"
+        )
+    return path
+
+
+def _raw(given: Given, release: Release) -> pa.Table:
     if isinstance(given, pa.Table):
         return given
     if isinstance(given, pd.DataFrame):
@@ -52,7 +71,7 @@ def _raw(given: Given, reader: LakeReader) -> pa.Table:
         raise LabelError(f"labels are {type(given).__name__}. Give a pandas DataFrame, an Arrow table, the path of a .parquet or .csv file, or SQL")
     if isinstance(given, Path) or given.strip().endswith(FILES):
         return _file(Path(str(given).strip()).expanduser())
-    return _selected(given, reader)
+    return sandbox.select(given, release)
 
 
 def _file(path: Path) -> pa.Table:
@@ -64,24 +83,6 @@ def _file(path: Path) -> pa.Table:
         if path.suffix == ".csv" and not path.read_text().strip():
             raise LabelError(f"{path} is empty: there are no labels. Give a line of column names and at least one row") from None
         raise LabelError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}. Write the file again") from error
-
-
-def _selected(sql: str, reader: LakeReader) -> pa.Table:
-    """The rows of one SELECT, which sees the tables of the release and no other file."""
-    connection = reader.connection
-    try:
-        statements = connection.extract_statements(sql)
-        if [one.type for one in statements] != [duckdb.StatementType.SELECT]:
-            raise LabelError("labels as SQL must be one SELECT over the tables of the release, such as gold.customer_product")
-        reader.offer(sql)
-        if not storage.is_remote(settings.lake()):
-            connection.execute(f"SET allowed_directories = [{literal(str(settings.lake()))}]; SET enable_external_access = false")
-        return connection.sql(sql).to_arrow_table()
-    except duckdb.Error as error:
-        known = ", ".join(reader.release.tables)
-        raise LabelError(
-            f"the labels' SQL cannot be run: {str(error).splitlines()[0]}. It may read the tables of release {reader.release.number}: {known}"
-        ) from error
 
 
 def _refuse_without_instant(instants: pa.ChunkedArray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 from contracts import release
 from contracts.release import Release
 from features import queries, registry
-from features.labels import EVENT_TIMESTAMP
+from features.labels import EVENT_TIMESTAMP, BeyondHorizonWarning
 from features.lake_reader import LakeReader
 from features.training.services import Service
 
@@ -24,10 +25,16 @@ class KnowledgeError(LookupError):
 
 
 def at_release(labels: pa.Table, service: Service, one: Release, names: Sequence[str] = ()) -> pa.Table:
-    """The features of each label, in the order of the labels; `names` asks for these alone."""
-    store = registry.open_store(one)
+    """The features of each label, in the order of the labels; `names` asks for these alone.
+
+    Labels after the release's horizon get its newest features: whether they may is for callers to say, who know whether the release was chosen by the
+    user or was in force at the label's instant, which is as a rule after its horizon.
+    """
+    store = registry.open_store(one, allow_beyond_horizon=True)
     wanted = [service.columns[name].ref for name in names] if names else store.get_feature_service(service.name)
-    found = store.get_historical_features(labels.to_pandas(types_mapper=pd.ArrowDtype), wanted).to_arrow()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BeyondHorizonWarning)
+        found = store.get_historical_features(labels.to_pandas(types_mapper=pd.ArrowDtype), wanted).to_arrow()
     return pa.table({name: found[name].cast(column.type) for name, column in service.columns.items() if not names or name in names})
 
 

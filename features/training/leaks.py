@@ -18,7 +18,7 @@ from feast import FeatureView
 from contracts import manifest
 from contracts.release import Release
 from features import kinds, labels, queries
-from features.labels import EVENT_TIMESTAMP
+from features.labels import EVENT_TIMESTAMP, Horizon
 from features.lake_reader import LakeReader, pinned
 from features.queries import identifier
 from features.training import given, joining, services, sets, sources
@@ -50,7 +50,10 @@ class FeatureLeaks:
 
 @dataclass(frozen=True)
 class Leaks:
-    """What a training set knows too early. `unheard` labels lie before the first release, which was made at `first_release_at`."""
+    """What a training set knows too early. `unheard` labels lie before the first release, which was made at `first_release_at`.
+
+    `beyond_horizon` labels lie after the horizon of the release: their values were known, and are stale.
+    """
 
     service: str
     release: int
@@ -59,6 +62,8 @@ class Leaks:
     unheard: int
     first_release_at: str
     features: tuple[FeatureLeaks, ...]
+    horizon: str
+    beyond_horizon: int
 
     @property
     def found(self) -> bool:
@@ -80,7 +85,12 @@ class Leaks:
             )
         if any(one.changed for one in self.features):
             said.append("Values were corrected after label time, by late or corrected files. With knowledge time, a training set holds what was known")
-        if not self.found:
+        if self.beyond_horizon:
+            said.append(
+                f"{Horizon(self.horizon, self.release).warning(self.beyond_horizon, self.rows)}, and stale:"
+                " what happened from then on up to the label is not in them"
+            )
+        elif not self.found:
             said.append("Every value was known at label time")
         return tuple(said)
 
@@ -94,27 +104,38 @@ def check_leaks(name: str, say: Say = lambda _: None) -> Leaks:
     made = manifest.read(name)
     service, data = sets.defined_as(made), sets.read(name)
     sources.ensure_there(made.versions, f"the leak check of training set {name}")
-    return _check(data, service, made.releases, made.release, made.knowledge_time, say)
+    horizon = Horizon(made.horizon or max(one.horizon for one in made.releases), made.release)
+    return _check(data, service, made.releases, horizon, made.knowledge_time, say)
 
 
 def check_labels(given_labels: Given, service: str, number: int | None = None, say: Say = lambda _: None) -> Leaks:
     """What a training set of these labels would hold that was unknowable, before it is made."""
     wanted, asked = services.named(service), pinned(number)
-    rows = given.table(given_labels, LakeReader(asked), wanted)
+    rows = given.table(given_labels, asked, wanted)
     found = joining.at_release(rows, wanted, asked)
     data = pa.table({name: side[name] for side in (rows, found) for name in side.column_names})
-    return _check(data, wanted, (wanted.of(asked),), asked.number, False, say)
+    return _check(data, wanted, (wanted.of(asked),), Horizon.of(asked), False, say)
 
 
-def _check(data: pa.Table, service: Service, used: tuple[Release, ...], number: int, knowledge_time: bool, say: Say) -> Leaks:
+def _check(data: pa.Table, service: Service, used: tuple[Release, ...], horizon: Horizon, knowledge_time: bool, say: Say) -> Leaks:
     rows = data.drop_columns([*service.columns])
-    releases = joining.told(rows, number, used)
+    releases = joining.told(rows, horizon.release, used)
     unheard = int((joining.in_force(rows, releases) < 0).sum())
     then = joining.by_knowledge(rows, service, releases, say)
     say("looking up every value by event time")
     future = _future(data, service, used, knowledge_time)
     features = tuple(_compared(name, data[name], then[name], future[name]) for name in service.columns)
-    return Leaks(service.name, number, knowledge_time, data.num_rows, unheard, releases[0].created_at if releases else "", features)
+    return Leaks(
+        service.name,
+        horizon.release,
+        knowledge_time,
+        data.num_rows,
+        unheard,
+        releases[0].created_at if releases else "",
+        features,
+        horizon.day,
+        horizon.count_beyond(rows[EVENT_TIMESTAMP]),
+    )
 
 
 def _compared(name: str, held: pa.ChunkedArray, then: pa.ChunkedArray, future: int) -> FeatureLeaks:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
@@ -25,7 +26,8 @@ from contracts import manifest, settings, storage
 from contracts.bucket import LockedError
 from contracts.manifest import Data, Feature, Manifest
 from contracts.release import Release
-from features.lake_reader import LakeReader, pinned
+from features.labels import EVENT_TIMESTAMP, Horizon
+from features.lake_reader import pinned
 from features.training import code, columns, given, joining, services, sources
 from features.training.given import Given
 from features.training.joining import Say
@@ -65,11 +67,14 @@ def create(
     release: int | None = None,
     knowledge_time: bool = False,
     seed: int | None = None,
+    allow_beyond_horizon: bool = False,
     say: Say = lambda _: None,
 ) -> Manifest:
     """Join the labels (a frame, an Arrow table, the path of a file, or SQL) with the features of a service, and keep table and manifest under a name.
 
     `release` is the newest unless given. With `knowledge_time` each label sees the release that was the newest at its instant, up to that one. `seed` is only noted down.
+
+    BeyondHorizonError when labels lie after the horizon of `release`, unless that is allowed; then the manifest's `beyond_horizon` counts them.
     """
     with _locked(f"training.{manifest.checked_name(name)}"):
         if name in manifest.names():
@@ -77,11 +82,22 @@ def create(
                 f"there is a training set {name} already, and it is never altered. Choose another name, or see it: millrace training-set show {name}"
             )
         wanted, asked = services.named(service), pinned(release)
-        rows = given.table(labels, LakeReader(asked), wanted)
+        rows = given.table(labels, asked, wanted)
         say(f"{rows.num_rows:,} labels; reading {len(wanted.columns)} features of {service} from release {asked.number}")
+        beyond = _beyond(rows, Horizon.of(asked), allow_beyond_horizon, say)
         used = joining.needed(rows, wanted, joining.told(rows, asked.number)) if knowledge_time else (wanted.of(asked),)
         data = _joined(rows, wanted, used, knowledge_time, say)
-        return _keep(name, rows, data, wanted, asked, used, knowledge_time=knowledge_time, seed=seed)
+        return _keep(name, rows, data, wanted, asked, used, knowledge_time=knowledge_time, seed=seed, beyond=beyond)
+
+
+def _beyond(rows: pa.Table, horizon: Horizon, allowed: bool, say: Say) -> int:
+    instants = rows[EVENT_TIMESTAMP]
+    beyond = horizon.count_beyond(instants)
+    if beyond and not allowed:
+        raise horizon.error(beyond, rows.num_rows, pc.max(instants).as_py())
+    if beyond:
+        say(horizon.warning(beyond, rows.num_rows))
+    return beyond
 
 
 def read(name: str) -> pa.Table:
@@ -140,7 +156,16 @@ def _joined(labels: pa.Table, service: Service, releases: tuple[Release, ...], k
 
 
 def _keep(
-    name: str, labels: pa.Table, data: pa.Table, service: Service, asked: Release, used: tuple[Release, ...], *, knowledge_time: bool, seed: int | None
+    name: str,
+    labels: pa.Table,
+    data: pa.Table,
+    service: Service,
+    asked: Release,
+    used: tuple[Release, ...],
+    *,
+    knowledge_time: bool,
+    seed: int | None,
+    beyond: int = 0,
 ) -> Manifest:
     """Labels, then the table, then the manifest, once all versions are seen to be there still: from then on a vacuum spares them."""
     digests, file = columns.digests(data), columns.parquet(data)
@@ -158,6 +183,8 @@ def _keep(
         definitions=service.definitions,
         code=code.present(),
         data=Data(columns.of_all(digests), hashlib.sha256(file).hexdigest()),
+        horizon=asked.horizon,
+        beyond_horizon=beyond,
     )
     storage.write_whole(manifest.labels_path(name), columns.parquet(labels))
     _put(name, file, data)

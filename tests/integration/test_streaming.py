@@ -16,7 +16,7 @@ import resource, sys, warnings
 warnings.simplefilter("ignore")
 from features import registry
 labels, path, kind = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-sql = f"SELECT 1 + i % 2 AS customer_id, TIMESTAMPTZ '2017-01-02' + INTERVAL (i % 40) DAY AS event_timestamp, i AS n FROM range({labels}) r(i)"
+sql = f"SELECT 1 + i % 2 AS customer_id, TIMESTAMPTZ '2017-01-02' + INTERVAL (i % 30) DAY AS event_timestamp, i AS n FROM range({labels}) r(i)"
 store = registry.open_store()
 store.config.offline_store.join = "duckdb"
 job = store.get_historical_features(sql, store.get_feature_service("customer_value_v1"))

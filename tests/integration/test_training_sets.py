@@ -13,6 +13,7 @@ from contracts import manifest, release, settings
 from dags import cli, steps
 from etl import delta
 from features import training
+from features.labels import LabelError
 from features.training import sets
 from tests.landing import Shop, purchase
 
@@ -20,7 +21,7 @@ Out = pytest.CaptureFixture[str]
 NOW = timedelta(0)
 LABELS = """
     SELECT customer_id, product_id, event_timestamp, purchases_90d > 0 AS bought FROM gold.customer_product
-    UNION ALL SELECT 99, 1, TIMESTAMP '2017-03-04', false ORDER BY ALL"""
+    UNION ALL SELECT 99, 1, TIMESTAMP '2017-03-03', false ORDER BY ALL"""
 SERVICE = "recommendation_v1"
 GOLD = "gold.customer_activity"
 
@@ -164,3 +165,10 @@ def test_the_dag_makes_one_and_checks_it(lake: Shop, capsys: Out, monkeypatch: p
     assert "labels lie before the first release" in capsys.readouterr().out
     with pytest.raises(AirflowFailException, match=r"^unknown param servce\. This DAG takes name, labels, .*Did you mean service\?$"):
         tasks.create_training_set(params, SimpleNamespace(conf={"servce": "x"}))
+    (lake.root.parent / "labels.csv").write_text("customer_id,product_id,event_timestamp\n1,1,2017-03-02\n")
+    outside = params | {"name": "outside", "labels": str(lake.root.parent / "labels.csv")}
+    with pytest.raises(LabelError, match=r"^labels are '.*labels\.csv', and there is no such file in the folder of labels"):
+        tasks.create_training_set(outside, SimpleNamespace(conf=outside))
+    settings.labels().mkdir()
+    (lake.root.parent / "labels.csv").rename(settings.labels() / "labels.csv")
+    assert tasks.create_training_set(outside | {"labels": "labels.csv"}, SimpleNamespace(conf=outside))["rows"] == 1

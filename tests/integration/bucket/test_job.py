@@ -17,6 +17,8 @@ from dags import steps
 from etl import delta
 from etl.commits import committer
 from etl.commits.delta_rs import DeltaRs
+from features.labels import LabelError
+from features.training import sandbox
 from tests.carrying import FIRST, THEN, WRITER, carry, differing, land, land_more, quarantined
 from tests.conftest import command
 from tests.gateway import BUCKET, Gateway
@@ -24,6 +26,7 @@ from tests.integration.bucket.conftest import served, use
 from tests.landing import Shop, purchase, rows, versions
 from tests.spark import running
 from tests.unit.contracts.processes import at_once
+from tests.unit.features.conftest import Lake, activity
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +93,23 @@ def test_features_are_served_from_it_by_the_commands_and_by_feast(shop: Shop, ho
     assert answers["bucket"] == answers["local"]
     assert answers["local"][0]["spend_7d"][0] is not None
     assert not (home / "bucket" / "lake").exists()
+
+
+def test_labels_as_sql_read_the_release_and_nothing_else(store: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the lake in a bucket, too: no file of the machine, no other object, not even one of the lake's own."""
+    lake, remote = Lake(), str(settings.lake())
+    monkeypatch.setenv("MILLRACE_LAKE", str(served(store)))
+    lake.write("customer_activity", [activity(1, "2017-01-02"), activity(2, "2017-01-05")])
+    made = lake.release("customer_activity")
+    (tmp_path / "secret.txt").write_text("nobody may read this")
+    (part,) = (path.name for path in (served(store) / "gold" / "customer_activity").glob("*.parquet"))
+    monkeypatch.setenv("MILLRACE_LAKE", remote)
+    assert sandbox.select("SELECT customer_id FROM gold.customer_activity ORDER BY ALL", made)["customer_id"].to_pylist() == [1, 2]
+    for path in (f"{tmp_path}/secret.txt", f"{remote}/_releases/1.json", f"{remote}/gold/customer_activity/{part}"):
+        for attack in (f"SELECT * FROM read_text('{path}')", f"SELECT * FROM read_parquet('{path}')", f"SELECT * FROM glob('{path}*')"):
+            with pytest.raises(LabelError, match="Permission Error") as caught:
+                sandbox.select(attack, made)
+            assert "nobody may read this" not in str(caught.value)
 
 
 def test_two_processes_commit_at_once_and_lose_no_row(store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,12 +175,20 @@ def test_a_training_set_is_made_when_somebody_asks(training_dag: Any) -> None:
     assert training_dag.schedule is None
     assert (*training_dag.params,) == tasks.TRAINING_SET
     assert training_dag.task_dict["check_leaks"].upstream_task_ids == {"create"}
-    for told in ("`name`", "`labels`", "`service`", "`release`", "`knowledge_time`", "`seed`", "docs/training.md"):
+    for told in ("`name`", "`labels`", "`service`", "`release`", "`knowledge_time`", "`seed`", "`allow_beyond_horizon`", "docs/training.md"):
         assert told in training_dag.doc_md
 
 
 @pytest.mark.parametrize(
-    ("name", "good", "bad"), [("name", "churn_2017", "../x"), ("labels", "SELECT 1", ""), ("release", 3, 0), ("knowledge_time", True, "yes"), ("seed", 7, "x")]
+    ("name", "good", "bad"),
+    [
+        ("name", "churn_2017", "../x"),
+        ("labels", "SELECT 1", ""),
+        ("release", 3, 0),
+        ("knowledge_time", True, "yes"),
+        ("seed", 7, "x"),
+        ("allow_beyond_horizon", True, 1),
+    ],
 )
 def test_a_param_of_a_training_set_is_checked(training_dag: Any, name: str, good: Any, bad: Any) -> None:
     param = training_dag.params.get_param(name)

@@ -4,15 +4,18 @@ import socket
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from pyspark.sql import functions as F
 from pyspark.sql.connect.proto import base_pb2, base_pb2_grpc
 
 from etl import engine
 from etl.engine import EngineError
+from etl.spark import keep_alive
 
 
 @pytest.mark.parametrize("name", ["duckdb", "spark://host:7077", "sc://", "localhost:15002", "sc://:15002"])
@@ -129,3 +132,91 @@ def test_a_record_of_another_process_is_no_server(home: Path) -> None:
         for text in (f'{{"pid": 1, "port": {port}, "started": 0.5}}', "{", "[]", ""):
             server.record_path().write_text(text)
             assert server.running() is None
+
+
+# --- a session that idles
+
+
+@pytest.fixture
+def own_sail(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Sail for this test alone, which forgets sessions after 3 s, and which no other test gets."""
+    monkeypatch.setenv("SAIL_SPARK__SESSION_TIMEOUT_SECS", "3")
+    engine._session.cache_clear()
+    yield
+    engine._session.cache_clear()
+
+
+def release(spark: Any) -> None:
+    """Have the server forget the session, as after its timeout."""
+    spark.client.release_session()
+    with pytest.raises(Exception, match="is not running"):
+        spark.range(1).count()
+
+
+def test_a_session_that_idles_longer_than_the_timeout_goes_on(own_sail: None) -> None:
+    """`lit` of an instant asks the server for its time zone. Without requests the session would be gone after half of the sleep."""
+    spark = engine.session()
+    before = spark.range(5)
+    time.sleep(6)
+    engine.session()
+    F.lit(datetime.now(UTC))
+    assert before.count() == spark.createDataFrame([(1,)] * 5, "a int").count() == 5
+
+
+def test_a_forgotten_session_is_renewed_with_its_settings_and_its_frames(own_sail: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keep_alive, "period", lambda: 10_000.0)
+    spark = engine.session()
+    frame = spark.createDataFrame([(1,), (2,)], "a int").where("a > 1")
+    release(spark)
+    monkeypatch.setattr(keep_alive._kept[spark], "seen", 0.0)  # as after hours of sleep
+    assert engine.session() is spark
+    assert frame.collect() == [(2,)]
+    assert {name: spark.conf.get(name) for name in engine.OPTIONS} == engine.OPTIONS
+
+
+def test_a_forgotten_session_is_renewed_while_nobody_asks(own_sail: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keep_alive, "period", lambda: 0.5)
+    spark = engine.session()
+    forgotten = spark.session_id
+    spark.client.release_session()
+    while spark.session_id == forgotten:
+        time.sleep(0.05)
+    while keep_alive._kept[spark].lock.locked():
+        time.sleep(0.05)
+    assert spark.range(3).count() == 3
+
+
+def test_a_stopped_session_is_replaced(own_sail: None) -> None:
+    spark = engine.session()
+    spark.stop()
+    assert engine.session() is not spark
+    assert engine.session().range(3).count() == 3
+
+
+class Counting(Answering):
+    """Counts the requests that keep a session."""
+
+    asked = 0
+
+    def Config(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.asked += request.operation.WhichOneof("op_type") == "get"
+        return super().Config(request, context)
+
+
+def test_a_server_elsewhere_is_asked_now_and_then(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keep_alive, "period", lambda: 0.1)
+    counting = Counting("4.1.1")
+    with serving(counting) as url:
+        monkeypatch.setenv("MILLRACE_ENGINE", url)
+        spark = engine.session()
+        while counting.asked < 3:
+            time.sleep(0.05)
+        spark.stop()
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(None, 30.0), ("10", 2.0), ("900", 30.0), ("0.1", 0.1), ("", 30.0), ("x", 30.0)])
+def test_sail_is_asked_several_times_within_its_timeout(monkeypatch: pytest.MonkeyPatch, timeout: str | None, seconds: float) -> None:
+    monkeypatch.delenv(keep_alive.SAIL_TIMEOUT, raising=False)
+    if timeout is not None:
+        monkeypatch.setenv(keep_alive.SAIL_TIMEOUT, timeout)
+    assert keep_alive.period() == seconds

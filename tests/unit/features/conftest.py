@@ -114,7 +114,7 @@ def exact(request: pytest.FixtureRequest) -> Callable[..., pa.Table]:
     """`get_historical_features` of views that no registry knows, joined by each that this machine can run, as Arrow, which rounds nothing."""
 
     def run(views: list[Any], refs: list[str], labels: Any, full_names: bool = False) -> pa.Table:
-        config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join=request.param, session="etl.engine.session"))
+        config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join=request.param, session="etl.engine.session", beyond_horizon="allow"))
         registry = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
         return ReleaseOfflineStore.get_historical_features(config, views, refs, labels, registry, "test", full_names).to_arrow()
 

@@ -21,7 +21,7 @@ from tests.unit.features.conftest import Lake, at
 
 SQL = """
     SELECT customer_id, CAST(3 AS BIGINT) AS product_id, d AS event_timestamp, d AS request_time, customer_id * 1000 + epoch(d) // 86400 % 1000 AS n
-    FROM (VALUES (2), (1), (1), (404)) c(customer_id), (SELECT unnest(range(TIMESTAMPTZ '2017-01-01', TIMESTAMPTZ '2017-02-10', INTERVAL 1 DAY)) AS d)
+    FROM (VALUES (2), (1), (1), (404)) c(customer_id), (SELECT unnest(range(TIMESTAMPTZ '2016-12-24', TIMESTAMPTZ '2017-02-02', INTERVAL 1 DAY)) AS d)
     ORDER BY d DESC, customer_id
 """
 
@@ -45,7 +45,7 @@ def test_pieces_are_the_whole(store: FeatureStore, as_frame: bool) -> None:
     assert "days_since_last_purchase" in whole.column_names
     assert pa.concat_tables(pieces).equals(whole)
     assert whole["customer_id"].to_pylist() == [1, 1, 2, 404] * 40
-    assert whole["event_timestamp"].to_pylist() == [at("2017-02-09") - timedelta(days=i // 4) for i in range(160)]
+    assert whole["event_timestamp"].to_pylist() == [at("2017-02-01") - timedelta(days=i // 4) for i in range(160)]
 
 
 def test_no_labels_are_an_empty_training_set_with_all_columns(store: FeatureStore, tmp_path: Path) -> None:

@@ -401,10 +401,10 @@ def test_a_manifest_of_a_newer_millrace_is_refused(stored: bytes) -> None:
 
 def test_labels_as_sql_see_the_release(shop: Lake) -> None:
     grown(shop)
-    sql = "SELECT customer_id, count(*) AS seen, DATE '2017-02-10' AS event_timestamp FROM gold.customer_activity GROUP BY ALL ORDER BY customer_id"
+    sql = "SELECT customer_id, count(*) AS seen, DATE '2017-01-31' AS event_timestamp FROM gold.customer_activity GROUP BY ALL ORDER BY customer_id"
     training.create(sql, "customer_value_v1", "first", release=1)
     assert training.read("first").select(["customer_id", "seen", "spend_7d"]).to_pylist() == [
-        {"customer_id": 1, "seen": 3, "spend_7d": 99.0},
+        {"customer_id": 1, "seen": 3, "spend_7d": 0.05},
         {"customer_id": 2, "seen": 1, "spend_7d": 7.77},
     ]
     assert training.rebuild("first").same_file
