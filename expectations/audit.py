@@ -125,5 +125,6 @@ def _split(verdict: Audit, frame: DataFrame) -> None:
 def to_json(audit_: Audit, run_id: str) -> str:
     """The validation result as Great Expectations writes it, for the Data Docs."""
     plain = audit_.result.to_json_dict()
-    plain["meta"] = {**plain.get("meta", {}), "run_id": run_id, "table": audit_.table.qualified}
+    checks = [{"reason": check.reason, "severity": str(check.severity), "success": check.success, "failed": check.failed} for check in audit_.checks]
+    plain["meta"] = {**plain.get("meta", {}), "run_id": run_id, "table": audit_.table.qualified, "checks": checks}
     return json.dumps(plain)

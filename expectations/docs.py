@@ -13,8 +13,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from contracts import settings
+from contracts.files import locked, write_whole
+from expectations import pages
 from expectations.audit import Audit, to_json
 
 RUNS = 5
@@ -33,11 +36,9 @@ def index() -> Path:
 def keep(verdict: Audit, run_id: str) -> Path:
     """Write one table's result aside for the pages; nothing is rendered yet."""
     target = folder() / "results" / _safe(run_id) / f"{verdict.table.qualified}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_suffix(".tmp")
-    unfinished.write_text(to_json(verdict, run_id))
-    unfinished.rename(target)
-    _make_newest(target.parent)
+    with locked(folder() / "results.lock"):  # else the folder of an old run may go between making it and writing
+        write_whole(target, to_json(verdict, run_id).encode())
+        _make_newest(target.parent)
     return target
 
 
@@ -52,32 +53,55 @@ def _make_newest(run: Path) -> None:
 
 
 def _safe(run_id: str) -> str:
-    return "".join(one if one.isalnum() or one in "-_." else "-" for one in run_id)
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in run_id)
 
 
 def render() -> Path:
-    """Render the results of the newest runs and forget the older ones. Returns the index page; readers see the old pages until the new ones are complete."""
-    import great_expectations as gx
+    """Render the results of the newest runs and forget the older ones. Returns the index page.
 
+    Readers see the old pages until the new ones are complete. Runs that end at the same time render one after the other. An OSError or
+    an error of Great Expectations leaves the old pages as they were.
+    """
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    context = gx.get_context(mode="ephemeral")
-    for run in _newest_runs():
-        for path in sorted(run.glob("*.json")):
-            _add(context, path)
-    fresh, site = folder() / ".site", folder() / "site"
-    shutil.rmtree(fresh, ignore_errors=True)
-    context.add_data_docs_site("pages", _site(fresh))
-    context.build_data_docs(site_names=["pages"])
-    shutil.rmtree(site, ignore_errors=True)
-    fresh.rename(site)
+    with locked(folder() / "render.lock"):
+        fresh, site, former = folder() / ".site", folder() / "site", folder() / ".former"
+        for leftover in (fresh, former):
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            _build(fresh, _newest_runs())
+            if site.exists():
+                site.rename(former)
+            fresh.rename(site)
+        finally:
+            for leftover in (fresh, former):
+                shutil.rmtree(leftover, ignore_errors=True)
     return index()
 
 
+def _build(target: Path, runs: list[Path]) -> None:
+    """All pages, below `target`: those of Great Expectations, made to work without the internet, and the index."""
+    import great_expectations as gx
+
+    context = gx.get_context(mode="ephemeral")
+    context.add_data_docs_site("pages", _site(target))
+    added = [(path, *_add(context, path)) for run in reversed(runs) for path in sorted(run.glob("*.json"))]
+    context.build_data_docs(site_names=["pages"])
+    results = []
+    for path, key, plain in added:
+        (found,) = context.get_docs_sites_urls(resource_identifier=key, site_names=["pages"])
+        page = Path(unquote(urlsplit(found["site_url"]).path))
+        moment = f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        results.append(pages.Result(plain["meta"]["run_id"], moment, plain["meta"]["table"], plain["meta"], plain["statistics"], page))
+    pages.finish(target, results)
+
+
 def _newest_runs() -> list[Path]:
-    runs = sorted((folder() / "results").glob("*"), key=lambda run: run.stat().st_mtime)
-    for old in runs[:-RUNS]:
-        shutil.rmtree(old)
+    """The folders of the newest runs, oldest first; those of older runs are removed."""
+    with locked(folder() / "results.lock"):
+        runs = sorted((folder() / "results").glob("*"), key=lambda run: run.stat().st_mtime)
+        for old in runs[:-RUNS]:
+            shutil.rmtree(old)
     return runs[-RUNS:]
 
 
@@ -90,20 +114,21 @@ def _site(target: Path) -> Any:
     }
 
 
-def _add(context: Any, path: Path) -> None:
-    """One stored result, and the suite that it judges, into the context's stores."""
+def _add(context: Any, path: Path) -> tuple[Any, dict[str, Any]]:
+    """Put one stored result, and the suite that it judges, into the context's stores. Returns its key there, and the result as JSON."""
     import great_expectations as gx
     from great_expectations.core.expectation_validation_result import expectationSuiteValidationResultSchema
     from great_expectations.core.run_identifier import RunIdentifier
     from great_expectations.data_context.types.resource_identifiers import ExpectationSuiteIdentifier, ValidationResultIdentifier
 
-    plain = json.loads(path.read_text())
+    plain: dict[str, Any] = json.loads(path.read_text())
     result = expectationSuiteValidationResultSchema.load(plain)
     name, run_name = plain["meta"]["table"], plain["meta"]["run_id"]
     moment = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     if name not in {suite.name for suite in context.suites.all()}:
-        context.suites.add(gx.ExpectationSuite(name=name, expectations=[one.expectation_config.to_domain_obj() for one in result.results]))
+        context.suites.add(gx.ExpectationSuite(name=name, expectations=[check.expectation_config.to_domain_obj() for check in result.results]))
     result.suite_name, run = name, RunIdentifier(run_name, moment)
     result.meta["run_id"] = run
     key = ValidationResultIdentifier(ExpectationSuiteIdentifier(name), run, name)
     context.validation_results_store.set(key, result)
+    return key, plain

@@ -3,8 +3,11 @@
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pytest
@@ -86,3 +89,76 @@ def test_a_run_after_the_clock_was_set_back_is_the_newest(home: Path, verdict: A
 
 def test_without_a_run_there_is_an_index_all_the_same(home: Path) -> None:
     assert docs.render().exists()
+
+
+def test_runs_that_end_at_the_same_time_render_one_after_the_other(home: Path, verdict: Audit) -> None:
+    keep(verdict, 1)
+    docs.render()  # what is imported once is no part of the race
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(docs.render) for _ in range(4)]
+        assert {future.result() for future in done} == {docs.index()}
+    assert len(pages(home)) == 1
+    assert {path.name for path in (home / "data_docs").iterdir()} == {"results", "results.lock", "render.lock", "site"}
+
+
+def test_a_failure_leaves_the_former_pages(home: Path, verdict: Audit) -> None:
+    keep(verdict, 1)
+    docs.render()
+    before = pages(home)
+    keep(verdict, 2)
+    (home / "data_docs" / "results" / "torn").mkdir()
+    (home / "data_docs" / "results" / "torn" / "silver.campaigns.json").write_text("{")
+    with pytest.raises(ValueError, match="Expecting property name"):
+        docs.render()
+    assert pages(home) == before
+
+
+class Resources(HTMLParser):
+    """What a browser loads for a page by itself, and where its links lead."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.loads: set[str] = set()
+        self.links: set[str] = set()
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        given = dict(attrs)
+        target = given.get("src") or (given.get("href") if tag in ("link", "a") else None)
+        if target:
+            (self.links if tag == "a" else self.loads).add(target)
+
+
+def test_no_page_needs_the_internet_and_no_link_is_dead(home: Path, verdict: Audit) -> None:
+    keep(verdict, 1)
+    site = docs.render().parent
+    found = [*site.rglob("*.html")]
+    assert len(found) == 3, "the index, a suite and its result"
+    for page in found:
+        resources = Resources(page)
+        assert resources.loads, "a style at least"
+        near = resources.loads | {link for link in resources.links if not urlsplit(link).scheme and not link.startswith("#")}
+        assert not [target for target in resources.loads if urlsplit(target).scheme or target.startswith("//")]
+        assert not [target for target in near if not (page.parent / unquote(urlsplit(target).path)).exists()]
+    assert not [style for style in (*found, *site.rglob("*.css")) if "url('http" in style.read_text() or 'url("http' in style.read_text()]
+
+
+def test_the_index_says_which_checks_are_broken_and_leads_to_their_page(home: Path, verdict: Audit) -> None:
+    run = keep(verdict, 1)
+    index = docs.render()
+    text = index.read_text()
+    assert run in text
+    (page,) = [link for link in Resources(index).links if link.startswith("validations/")]
+    assert "campaign_id" in (index.parent / unquote(page)).read_text()
+    broken = [check.reason for check in verdict.checks if not check.success]
+    assert broken
+    assert all(f"critical: {reason}" in text for reason in broken)
+    assert "✘ broken" in text
+
+
+def test_a_broken_warning_is_no_failure_on_the_index() -> None:
+    checks = [{"reason": "quantity is 0", "severity": "warning", "success": False, "failed": 8869}]
+    result = docs.pages.Result("run", "", "t", {"checks": checks}, {"evaluated_expectations": 2, "unsuccessful_expectations": 1}, Path("/s/p.html"))
+    row = docs.pages._row(Path("/s"), result)
+    assert "⚠ 1 warning<" in row
+    assert "warning: quantity is 0: 8,869 rows" in row
