@@ -10,12 +10,17 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one step; a reader sees the old bytes or the new ones."""
+    """Put `content` at `path` in one step; a reader sees the old bytes or the new ones. An OSError names the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    sync(unfinished)
-    unfinished.replace(path)
+    try:
+        unfinished.write_bytes(content)
+        sync(unfinished)
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)  # a full disk shows at `write`, which knows no name
+        raise
     sync(path.parent)
 
 

@@ -14,7 +14,7 @@ LAKE_FORMAT = 1
 
 def home() -> Path:
     """`MILLRACE_HOME`, or `.millrace` in the checkout: everything that a run writes lies below it."""
-    return Path(os.environ.get("MILLRACE_HOME") or CHECKOUT / ".millrace").expanduser().resolve()
+    return storage.absolute(os.environ.get("MILLRACE_HOME") or CHECKOUT / ".millrace")
 
 
 def lake() -> Path:
@@ -24,7 +24,7 @@ def lake() -> Path:
 
 def landing() -> Path:
     """`MILLRACE_LANDING`, or `landing` in the home: where the shop's systems drop their files."""
-    return Path(os.environ.get("MILLRACE_LANDING") or home() / "landing").expanduser().resolve()
+    return storage.absolute(os.environ.get("MILLRACE_LANDING") or home() / "landing")
 
 
 def lineage() -> Path:

@@ -6,6 +6,7 @@ Paths in a bucket are `UPath`s, which have the methods of `Path`. Credentials an
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,18 @@ class Entry(NamedTuple):
 
 def place(root: str) -> Path:
     """A folder, or `s3://bucket/key`; StorageError for anything else."""
-    return bucket.place(root) if is_remote(root) else Path(root).expanduser().resolve()
+    return bucket.place(root) if is_remote(root) else absolute(root)
+
+
+def absolute(path: Path | str) -> Path:
+    """The path without links, whether it exists or not; OSError, which names the path, for a link that leads back to itself."""
+    expanded = Path(path).expanduser()
+    try:
+        expanded.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # `resolve` raises a RuntimeError without it, and from Python 3.13 on says nothing
+            raise
+    return expanded.resolve()
 
 
 def is_remote(path: Path | str) -> bool:

@@ -17,7 +17,7 @@ from rich.console import Console
 from contracts import catalog, manifest, release, settings
 from contracts.release import Release
 from contracts.report import TableReport
-from dags import arguments, recommender_cli, show, steps, training_cli
+from dags import arguments, errors, recommender_cli, show, steps, training_cli
 
 KEPT_DAYS, SAMPLE = "7", 500
 HELP = """Carry an e-commerce lake from landed files to served features.
@@ -32,10 +32,17 @@ def main(arguments: list[str] | None = None) -> int:
     console = show.console()
     try:
         options.command(options, console)
-    except (RuntimeError, ValueError, LookupError, OSError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"{type(error).__name__}: {error}", style="red", markup=False)
+    except Exception as error:
+        explanation = None if errors.is_ours(error) else errors.explain(error)
+        if explanation is None and not isinstance(error, RuntimeError | ValueError | LookupError | OSError):
+            raise  # a defect
+        _complain(f"{type(error).__name__}: {explanation or error}")
         return 1
     return 0
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message, style="red", markup=False)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,9 +113,10 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     run_id = f"cli__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
     reports = steps.run_all(options.start, options.end, run_id, lambda said: console.print(_line(said), markup=False))
     console.print(show.accounts(reports))
-    from expectations import docs
-
-    console.print(f"Data Docs: {docs.render()}", markup=False)
+    try:
+        console.print(f"Data Docs: {steps.render_docs()}", markup=False)
+    except steps.DocsError as error:  # tables and release are published: the run did what it was to do
+        _complain(f"Warning: {error}")
 
 
 def _line(said: TableReport | Release) -> str:

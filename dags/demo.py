@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from contracts import catalog, settings
 from contracts.report import TableReport
-from dags import services, show
+from dags import errors, services, show
 from dags.services import ApiError, Services
 
 DAG = "millrace"
@@ -38,8 +38,11 @@ def main() -> int:
     started = time.monotonic()
     try:
         _demo(console, started)
-    except (DemoError, services.ServicesError, RuntimeError, LookupError) as error:
-        console.print(f"\n{error}", style="red", markup=False)
+    except Exception as error:
+        message = errors.sentence(error)
+        if message is None and not isinstance(error, RuntimeError | LookupError | OSError):
+            raise  # a defect
+        console.print(f"\n{message or error}", style="red", markup=False)
         return 1
     except KeyboardInterrupt:
         console.print("\nStopped. A run that was triggered goes on; `make down` ends Airflow.", markup=False)

@@ -27,6 +27,7 @@ import psutil
 from filelock import FileLock
 
 from contracts import settings
+from dags import errors
 from dags.host import tail
 from etl.spark import SparkError, jars, java, server
 from features.serving import options
@@ -497,7 +498,7 @@ def _record_path() -> Path:
 def _read_record() -> Record | None:
     try:
         return Record(**jsonlib.loads(_record_path().read_text()))
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
@@ -549,8 +550,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             for name, value in status().items():
                 _print(f"{name}: {value}")
-    except ServicesError as error:
-        print(error, file=sys.stderr)
+    except (ServicesError, OSError) as error:
+        print(errors.sentence(error) or error, file=sys.stderr)
         return 1
     return 0
 

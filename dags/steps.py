@@ -5,7 +5,6 @@ Airflow's tasks and the command line call the same functions. Heavy imports stay
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -19,6 +18,7 @@ from contracts.bucket import StorageError
 from contracts.interval import DAY, Interval, IntervalError
 from contracts.model import Layer, Load, Table
 from contracts.report import PUBLISHED, UNCHANGED, CheckResult, RowAccount, TableReport
+from dags import errors
 
 if TYPE_CHECKING:
     from etl.stage import Plan, Staged
@@ -35,13 +35,16 @@ class RunError(RuntimeError):
 RELEASE_ROUNDS = 5
 WORKERS = 2
 """Tables at a time in one process."""
-OURS = ("contracts", "etl", "expectations", "lineage", "features", "dags")
 LONGEST_WINDOW_DAYS = 90
 """After so many days without a purchase every window is empty, and no row of any feature changes any more."""
 
 
 class ReleaseBusyError(RuntimeError):
     """No moment was found at which all tables fit together."""
+
+
+class DocsError(RuntimeError):
+    """The Data Docs could not be rendered; what was published is whole."""
 
 
 @dataclass
@@ -103,18 +106,28 @@ def _in_a_sentence(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__module__.split(".")[0] in OURS and not isinstance(error, StorageError):
+        if errors.is_ours(error) and not isinstance(error, StorageError):
             raise
         told = next(iter(str(error).splitlines()), "").rstrip(".")
         if gone := _engine_lost(error):
             raise RunError(f"{name}: the run broke off ({gone}). What was published is whole. Start the engine again, then run the interval again") from error
         if known := _told_by_the_store(error):
             raise RunError(f"{name}: the run broke off ({known[0]}). What was published is whole. {known[1]}, then run the interval again") from error
-        full = isinstance(error, OSError) or any(f"os error {number})" in told for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-        remedy = f"See that {settings.lake()} has room and can be written" if full else "Mend the cause"
-        raise RunError(
-            f"{name}: the run broke off ({type(error).__name__}: {told}). What was published is whole. {remedy}, then run the interval again"
-        ) from error
+        explanation = errors.explain(error, settings.lake)
+        reason, remedy = explanation or (f"{type(error).__name__}: {told}", "Mend the cause")
+        raise RunError(f"{name}: the run broke off ({reason}). What was published is whole. {remedy}, then run the interval again") from error
+
+
+@contextmanager
+def _of_the_machine(name: str) -> Iterator[None]:
+    """A full disk and its like as a RunError; any other error passes."""
+    try:
+        yield
+    except Exception as error:
+        explanation = None if errors.is_ours(error) else errors.explain(error)
+        if explanation is None:
+            raise
+        raise RunError(f"{name}: {explanation.told}. What was published and served is whole. {explanation.remedy}, then serve again") from error
 
 
 def _told_by_the_store(error: Exception) -> tuple[str, str] | None:
@@ -238,7 +251,7 @@ def make_release(interval: Interval, run_id: str, parent: Parent | None = None) 
     """
     from etl.publishing import locked
 
-    with locked("release"):
+    with _in_a_sentence("release"), locked("release"):
         for _ in range(RELEASE_ROUNDS):
             plans = [_planned(table, interval) for layer in (Layer.SILVER, Layer.GOLD) for table in catalog.tables(layer)]
             behind = [one.table for one in plans if not one.nothing_to_do]
@@ -322,7 +335,7 @@ def serve(number: int | None = None, parent: Parent | None = None) -> dict[str, 
     from lineage.record import Engine, Served, recorded_view
 
     newest = release.read(number)
-    with ExitStack() as stack:
+    with _of_the_machine(f"release {newest.number}, to be served"), ExitStack() as stack:
         recordings = {
             one.name: stack.enter_context(
                 recorded_view(one, version=newest.tables[one.qualified], release=newest.number, parent=parent, engine=Engine(*_duckdb()))
@@ -355,6 +368,23 @@ class Profiled:
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         return {"table": self.table, "version": self.version, "by": self.by, **self.profile.to_dict()}
+
+
+def render_docs() -> str:
+    """Render the Data Docs of the newest runs and return their index page.
+
+    DocsError, with the remedy, when that fails: tables and releases do not depend on the pages.
+    """
+    from expectations import docs
+
+    try:
+        return str(docs.render())
+    except Exception as error:
+        explanation = errors.explain(error) or errors.Explanation(f"{type(error).__name__}: {error}", "Look into the cause")
+        raise DocsError(
+            f"the Data Docs were not rendered ({explanation.told}). Tables and releases are not affected, and the former pages stay. "
+            f"{explanation.remedy}: the next run renders them"
+        ) from error
 
 
 def profile(name: str, version: int | None = None, by: str | None = None) -> Profiled:
