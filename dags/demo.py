@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -24,8 +26,11 @@ from dags.services import ApiError, Services
 
 DAG = "millrace"
 ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
+CONFLICT = 409
 EXAMPLE_CUSTOMER = 1
 POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 120.0
+"""For so long Airflow may fail to answer, on a busy machine or while its API server is started again."""
 
 
 class DemoError(RuntimeError):
@@ -99,9 +104,30 @@ class Run:
 
     @classmethod
     def trigger(cls, airflow: Services, conf: dict[str, Any], dag: str = DAG) -> Run:
-        """Start a run; a refusal of the API says what is wrong with the params."""
-        made = airflow.api("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})
-        return cls(airflow, made["dag_run_id"], dag)
+        """Start a run; a refusal of the API says what is wrong with the params.
+
+        It has an id of ours, so that a second try after a lost answer finds the run of the first.
+        """
+        run = cls(airflow, f"manual__{datetime.now(UTC).isoformat()}_{uuid.uuid4().hex[:8]}", dag)
+        body = {"dag_run_id": run.id, "logical_date": None, "conf": conf}
+        try:
+            run._call("POST", f"/api/v2/dags/{dag}/dagRuns", body)
+        except ApiError as error:
+            if error.status != CONFLICT:
+                raise
+        return run
+
+    def _get(self, path: str = "") -> Any:
+        return self._call("GET", f"{self._path}{path}")
+
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
+        try:
+            return self.airflow.api(method, path, body, patience=PATIENCE_SECONDS)
+        except OSError as error:
+            raise DemoError(
+                f"Airflow at {self.airflow.url} has not answered for {PATIENCE_SECONDS:.0f} s ({error}). `make status` says what runs. "
+                f"The run {self.id} goes on as soon as Airflow does: run `make up`, then look at it, or run `make demo` again"
+            ) from error
 
     @property
     def _path(self) -> str:
@@ -111,16 +137,15 @@ class Run:
 
     def state(self) -> str:
         """queued, running, success or failed."""
-        return str(self.airflow.api("GET", self._path)["state"])
+        return str(self._get()["state"])
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Every task instance by its id."""
-        found = self.airflow.api("GET", f"{self._path}/taskInstances?limit=100")["task_instances"]
-        return {one["task_id"]: one for one in found}
+        return {instance["task_id"]: instance for instance in self._get("/taskInstances?limit=100")["task_instances"]}
 
     def result(self, task: str) -> Any:
         """What a task returned."""
-        return self.airflow.api("GET", f"{self._path}/taskInstances/{task}/xcomEntries/return_value?stringify=false")["value"]
+        return self._get(f"/taskInstances/{task}/xcomEntries/return_value?stringify=false")["value"]
 
     def results(self) -> dict[str, Any]:
         """What every task returned, by task."""
@@ -129,7 +154,7 @@ class Run:
 
     def airflow_share(self, reports: list[TableReport], served: dict[str, Any]) -> str:
         """How much of the run's wall time no task was at work."""
-        run = self.airflow.api("GET", self._path)
+        run = self._get()
         wall = _seconds_between(run["start_date"], run["end_date"])
         work = sum(sum(report.seconds.values()) for report in reports) + sum(view["seconds"] for view in served["views"])
         busy = _union([(one["start_date"], one["end_date"]) for one in self.tasks().values() if one["start_date"] and one["end_date"]])
@@ -145,7 +170,7 @@ class Run:
 
     def _last_error(self, instance: dict[str, Any]) -> str:
         try:
-            log = self.airflow.api("GET", f"{self._path}/taskInstances/{instance['task_id']}/logs/{instance['try_number']}")
+            log = self._get(f"/taskInstances/{instance['task_id']}/logs/{instance['try_number']}")
         except ApiError as error:
             return str(error)
         events = [line for line in log.get("content", []) if isinstance(line, dict) and line.get("error_detail")]
@@ -156,8 +181,6 @@ class Run:
 
 
 def _seconds_between(start: str, end: str) -> float:
-    from datetime import datetime
-
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
@@ -180,6 +203,7 @@ def _watch(console: Console, run: Run) -> None:
             state = run.state()
             tasks = run.tasks()
             _tell_news(console, run, tasks)
+            _tell_retries(console, run, tasks)
             running = sorted(name for name, one in tasks.items() if one["state"] == "running")
             ended = sum(one["state"] in ENDED for one in tasks.values())
             progress.update(bar, completed=ended, total=len(tasks), description=", ".join(running) or "waiting for Airflow")
@@ -195,6 +219,15 @@ def _tell_news(console: Console, run: Run, tasks: dict[str, dict[str, Any]]) -> 
         if one["state"] in ENDED and run.seen.get(name) != one["state"]:
             run.seen[name] = one["state"]
             console.print(f"  {_news(run, name, one)}", markup=False)
+
+
+def _tell_retries(console: Console, run: Run, tasks: dict[str, dict[str, Any]]) -> None:
+    """Say that a task did not end well and is tried again, each time once."""
+    for name, instance in sorted(tasks.items()):
+        state = f"{instance['state']} {instance['try_number']}"
+        if instance["state"] == "up_for_retry" and run.seen.get(name) != state:
+            run.seen[name] = state
+            console.print(f"  {name:<29} try {instance['try_number']} failed, Airflow tries again", markup=False)
 
 
 def _news(run: Run, name: str, instance: dict[str, Any]) -> str:

@@ -7,12 +7,13 @@ configuration from the environment, which `dags.services` prepares. How Airflow 
 
 import gc
 import importlib
+import json
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ import psutil
 from setproctitle import setproctitle
 
 from contracts import settings
+from contracts.files import write_whole
 
 PRELOAD = (
     "airflow.providers.openlineage.plugins.listener",
@@ -45,9 +47,12 @@ COMMANDS = {
     "api-server": ("api-server",),
     "scheduler": ("scheduler", "--skip-serve-logs"),
     "dag-processor": ("dag-processor",),
+    "triggerer": ("triggerer", "--skip-serve-logs"),
 }
 AIRFLOWS = ("AIRFLOW", "_AIRFLOW")
 """Variables with secrets of Airflow's: keys, connections, addresses with passwords. What is not Airflow does not get them."""
+RESTARTS = "restarts.json"
+"""What the host writes about components that died, below `run` in the home."""
 GARBAGE_THRESHOLDS = (50_000, 10, 10)
 """Python's default of 700 new objects makes every import walk all that was imported before: a third of the time to start."""
 
@@ -64,6 +69,8 @@ class Component:
     run: Callable[[], None]
     pid: int = 0
     started: float = field(default=0.0)
+    restarts: int = 0
+    why: str = ""
 
     @property
     def log(self) -> Path:
@@ -98,7 +105,7 @@ def main() -> int:
         if settings.engine() == "spark":
             components["spark"] = Component("spark", _spark)
         components["features"] = Component("features", _features)
-        for name in ("spark", "scheduler", "dag-processor", "features"):
+        for name in ("spark", "scheduler", "dag-processor", "features", "triggerer"):
             if name in components:
                 components[name].start()
         return _supervise(components)
@@ -216,7 +223,17 @@ def _supervise(components: dict[str, Component]) -> int:
         if time.monotonic() - component.started < HEALTHY_SECONDS:
             return _report(failure)
         print(f"{failure}\nStarting {component.name} again.", flush=True)
+        component.restarts += 1
+        component.why = _how(component, status)
+        _note_restarts(components.values())
         component.start()
+
+
+def _note_restarts(components: Iterable[Component]) -> None:
+    """Let `make status` tell which components died; a full disk is no reason to end the others."""
+    dead = {component.name: {"times": component.restarts, "why": component.why} for component in components if component.restarts}
+    with suppress(OSError):
+        write_whole(settings.home() / "run" / RESTARTS, json.dumps({"host": os.getpid(), "components": dead}).encode())
 
 
 def _kill_orphans(component: Component) -> None:
@@ -243,10 +260,13 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _failure(component: Component, status: int) -> str:
+    return f"{component.name} {_how(component, status)}. The end of {component.log}:\n{tail(component.log)}"
+
+
+def _how(component: Component, status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-    seconds = time.monotonic() - component.started
-    return f"{component.name} {how} after {seconds:.0f} s. The end of {component.log}:\n{tail(component.log)}"
+    return f"{how} after {time.monotonic() - component.started:.0f} s"
 
 
 def _report(failure: str) -> int:

@@ -44,7 +44,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["millrace"],
-    default_args={"owner": "data-platform", "retries": 0, "execution_timeout": timedelta(hours=2)},
+    default_args={"owner": "data-platform", **tasks.RETRIES, "execution_timeout": timedelta(hours=2)},
     params={
         "start": Param(None, type=DATE, format="date", title="Start", description="First day, such as 2017-01-01"),
         "end": Param(None, type=DATE, format="date", title="End", description="Day after the last one, such as 2018-01-02"),

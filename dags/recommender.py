@@ -27,7 +27,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["millrace"],
-    default_args={"owner": "ml-platform", "retries": 0, "execution_timeout": timedelta(hours=2)},
+    default_args={"owner": "ml-platform", **tasks.RETRIES, "execution_timeout": timedelta(hours=2)},
     params={
         "release": Param(None, type=["null", "integer"], minimum=1, title="Release", description="Its number; the newest unless given"),
         "weeks": Param(4, type="integer", minimum=1, maximum=52, title="Weeks", description="Weeks to learn from"),

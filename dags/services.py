@@ -6,6 +6,7 @@ token in its environment, so that a stale pid file can never hit a stranger. Wha
 
 import argparse
 import base64
+import http.client
 import json as jsonlib
 import os
 import secrets
@@ -18,7 +19,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from filelock import FileLock
 
 from contracts import settings
 from dags import errors
-from dags.host import tail
+from dags.host import RESTARTS, tail
 from etl.spark import SparkError, jars, java, server
 from features.serving import options
 
@@ -37,9 +38,15 @@ LOOPBACK = "127.0.0.1"
 AIRFLOW_PORT, FEATURES_PORT = 8080, 6566
 USERNAME = "admin"
 TOKEN = "MILLRACE_SERVICES_TOKEN"
-START_SECONDS = 120.0
+HOST = (sys.executable, "-m", "dags.host")
+START_SECONDS = 1800
+"""`up` gives up waiting after so long; what it started goes on. `MILLRACE_START_SECONDS` moves it."""
+SLOW_SECONDS = 120.0
+"""From then on, and each time it passes again, `up` says that it still waits, and for what."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
+"""Seconds between two tries of a call that may be repeated; each is twice the one before."""
 STOP_SECONDS = 10.0
-COMPONENTS = ("metadatabase", "scheduler", "dag_processor")
+COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
 Progress = Callable[[str], None]
 
@@ -67,8 +74,23 @@ class Services:
     password: str = field(repr=False)
     _bearer: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def api(self, method: str, path: str, json: Any = None, timeout: float = 60) -> Any:
-        """Call `/api/v2/...` and return the decoded answer; raise ApiError for a status of 400 and above."""
+    def api(self, method: str, path: str, json: Any = None, timeout: float = 60, patience: float = 0) -> Any:
+        """Call `/api/v2/...` and return the decoded answer; raise ApiError for a status of 400 and above, OSError without an answer.
+
+        A call that may be repeated has `patience`: for so many seconds it is made again when the server does not answer, or answers with
+        a status of 500 and above.
+        """
+        deadline, pause = time.monotonic() + patience, FIRST_PAUSE
+        while True:
+            try:
+                return self._call(method, path, json, timeout)
+            except (ApiError, OSError) as error:
+                if (isinstance(error, ApiError) and error.status < 500) or time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _call(self, method: str, path: str, json: Any, timeout: float) -> Any:
         headers = self._bearer or self._login()
         try:
             return _request(method, self.url, path, json, headers, timeout)
@@ -94,12 +116,18 @@ class Record:
     started_at: str
     dags_folder: str
     features_port: int = 0
+    ready_at: str = ""
+    """When everything was healthy for the first time; empty until then."""
 
 
 def up(progress: Progress | None = None) -> Services:
-    """Start the services, or find them running, and return once they are healthy and every DAG is parsed."""
+    """Start the services, or find them running, and return once they are healthy and every DAG is parsed.
+
+    A slow machine takes as long as it takes: `progress` is told what is still missing. ServicesError once the processes have ended, or
+    after `MILLRACE_START_SECONDS`; then they go on starting.
+    """
     say = progress or _silence
-    port, features = configured_port(), features_port()
+    port, features, patience = configured_port(), features_port(), _seconds("MILLRACE_START_SECONDS", START_SECONDS)
     _refuse_bad_serving_options()
     with _locked():
         record, host = _read_record(), None
@@ -112,8 +140,8 @@ def up(progress: Progress | None = None) -> Services:
             _refuse_foreign_port(features, "MILLRACE_FEATURES_PORT")
             _prepare_engine(say)
             record, host = _start(port, features)
-        services = _services(record)
-        _wait_until_ready(services, record, host, say)
+    services = _services(record)
+    _wait_until_ready(services, record, host, say, patience)  # without the lock: `down` need not wait for it
     return services
 
 
@@ -151,18 +179,75 @@ def down(progress: Progress | None = None) -> bool:
 
 
 def status() -> dict[str, str]:
-    """The health of each component by name; `{"host": "stopped"}` when nothing runs, a dead host when only it is gone."""
+    """What runs, by name: the host first, then each component.
+
+    The host is `stopped`, `starting` (and for what it waits), `running`, `failed` (it ended by itself) or `dead` (only its components are
+    left). `next` says what to do where something is to be done.
+    """
     record = _read_record()
-    if not record or not _processes(record):
+    if not record:
         return {"host": "stopped"}
+    logs = settings.home() / "logs"
+    if not _processes(record):
+        return {"host": "failed: it ended by itself", "next": f"look into {logs}, then run `make up`", "log": tail(logs / "host.log", 5)}
     services = _services(record)
-    health = _health(services)
+    told = {"host": _host_state(services, record), "url": services.url, **_component_states(services, record)}
+    if told["host"] != "running":
+        told["next"] = "`make up` waits until it is ready" if told["host"].startswith("starting") else "run `make up`"
+        told["next"] += f"; logs are in {logs}"
+    return told
+
+
+def _host_state(services: Services, record: Record) -> str:
+    if not _host_lives(record):
+        return "dead: nothing starts its components again"
+    pending = _pending(services, record)
+    if not pending:
+        return "running"
+    if record.ready_at:
+        return f"running, but waiting for {pending}"
+    return f"starting for {_age(record):.0f} s, waiting for {pending}"
+
+
+def _component_states(services: Services, record: Record) -> dict[str, str]:
+    """Each component in words, with what the host wrote about its restarts."""
+    health, restarts = _health(services), _restarts(record)
+    missing = "not answering" if record.ready_at else "starting"
+    states = {}
+    for name in COMPONENTS:
+        healthy = _is_healthy(health, name, record)
+        states[name] = "healthy" if healthy else "unhealthy" if health and record.ready_at else missing
+    states["api_server"] = "healthy" if health else missing
+    answers = _answers(services.features_url, "/health")
+    states["feature_server"] = f"healthy at {services.features_url}" if answers else missing
+    for name, said in restarts.items():
+        states[name] = f"{states[name]}; {said}" if name in states else said
+    return states
+
+
+def _restarts(record: Record) -> dict[str, str]:
+    """What the host wrote about components that died and were started again, by the name that `status` uses."""
+    try:
+        written = jsonlib.loads((settings.home() / "run" / RESTARTS).read_text())
+    except (OSError, ValueError):
+        return {}
+    names = {"features": "feature_server"}
     return {
-        "host": "running" if _host_lives(record) else "dead",
-        "url": services.url,
-        **{name: health.get(name, {}).get("status") or "starting" for name in COMPONENTS},
-        "feature_server": f"healthy at {services.features_url}" if _answers(services.features_url, "/health") else "starting",
+        names.get(name, name.replace("-", "_")): f"started again {one['times']} time{'s' * (one['times'] > 1)}, the last time because it {one['why']}"
+        for name, one in written.get("components", {}).items()
+        if written.get("host") == record.pid
     }
+
+
+def _is_healthy(health: dict[str, Any], name: str, record: Record) -> bool:
+    """Whether a component says so since this start; a heartbeat of the last start counts for nothing."""
+    state = health.get(name) or {}
+    heartbeat = state.get(f"latest_{name}_heartbeat")
+    return state.get("status") == "healthy" and not (heartbeat and _time(heartbeat) < _time(record.started_at))
+
+
+def _age(record: Record) -> float:
+    return (datetime.now(UTC) - _time(record.started_at)).total_seconds()
 
 
 def configured_port() -> int:
@@ -174,6 +259,13 @@ def features_port() -> int:
     """The port of the feature server: `MILLRACE_FEATURES_PORT`, else Feast's own, or beside Airflow's where that was moved."""
     airflow = configured_port()
     return _port("MILLRACE_FEATURES_PORT", FEATURES_PORT if airflow == AIRFLOW_PORT else airflow % 65535 + 1)
+
+
+def _seconds(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise ServicesError(f"{name} must be a number of seconds, 1 or more. Got: {text}. Unset it to use {default}.")
 
 
 def _port(name: str, default: int) -> int:
@@ -213,6 +305,7 @@ def _defaults(state: Path) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "8",
         "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "4",
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",  # Airflow's 5 s are too few on a busy machine, and end the task
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # a worker may notice its task's end only at the next heartbeat
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__MP_START_METHOD": "fork",  # so that tasks inherit what the scheduler preloads, on Python 3.14 as well
@@ -285,7 +378,7 @@ def _start(port: int, features: int) -> tuple[Record, "subprocess.Popen[bytes]"]
     variables = {**_secrets(state / "airflow"), **variables}
     with (state / "logs" / "host.log").open("wb") as log:
         host = subprocess.Popen(  # it outlives this process: a session of its own, and no inherited streams
-            [sys.executable, "-m", "dags.host"],
+            HOST,
             cwd=CHECKOUT,
             env=variables,
             stdin=subprocess.DEVNULL,
@@ -294,10 +387,14 @@ def _start(port: int, features: int) -> tuple[Record, "subprocess.Popen[bytes]"]
             start_new_session=True,
         )
     record = Record(host.pid, port, token, started_at, variables["AIRFLOW__CORE__DAGS_FOLDER"], features)
+    _write_record(record)
+    return record, host
+
+
+def _write_record(record: Record) -> None:
     draft = _record_path().with_suffix(".draft")
     draft.write_text(jsonlib.dumps(asdict(record)) + "\n")
     draft.replace(_record_path())
-    return record, host
 
 
 def _set_logs_aside(logs: Path) -> None:
@@ -306,22 +403,34 @@ def _set_logs_aside(logs: Path) -> None:
         log.replace(log.with_suffix(".log.1"))
 
 
-def _wait_until_ready(services: Services, record: Record, host: "subprocess.Popen[bytes] | None", say: Progress) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    pending = None
-    while (now_pending := _pending(services, record)) and time.monotonic() < deadline:
-        if now_pending != pending:
-            pending = now_pending
+def _wait_until_ready(services: Services, record: Record, host: "subprocess.Popen[bytes] | None", say: Progress, patience: float) -> None:
+    started = said_at = time.monotonic()
+    said = None
+    while pending := _pending(services, record):
+        now = time.monotonic()
+        if pending != said:
             say(f"Waiting for {pending}")
+            said, said_at = pending, now
+        elif now - said_at >= SLOW_SECONDS:
+            say(f"Airflow is still starting after {_age(record):.0f} s: waiting for {pending}. It takes longer where the machine is slow or busy")
+            said_at = now
         _refuse_dead_host(record, host)
+        if now - started >= patience:
+            raise ServicesError(
+                f"Airflow is still starting after {_age(record):.0f} s, and goes on: waiting for {pending}. `make status` says how far it is, "
+                f"`make up` waits again (MILLRACE_START_SECONDS={patience:.0f}), `make down` ends it. Logs are in {settings.home() / 'logs'}."
+            )
         time.sleep(0.1)
-    if now_pending:
-        raise ServicesError(
-            f"Airflow was not ready after {START_SECONDS:.0f} s: still waiting for {now_pending}. "
-            f"Look into {settings.home() / 'logs'}, then run `make down` and try again."
-        )
     _refuse_broken_dags(services, record)
+    _note_ready(record)
     say(f"Airflow is ready at {services.url}")
+
+
+def _note_ready(record: Record) -> None:
+    """Let `status` tell a component that failed from one that has yet to start."""
+    with _locked():
+        if not record.ready_at and _read_record() == record:
+            _write_record(replace(record, ready_at=datetime.now(UTC).isoformat()))
 
 
 def _pending(services: Services, record: Record) -> str | None:
@@ -330,9 +439,7 @@ def _pending(services: Services, record: Record) -> str | None:
     if not health:
         return "the API server"
     for name in COMPONENTS:
-        state = health.get(name) or {}
-        heartbeat = state.get(f"latest_{name}_heartbeat")
-        if state.get("status") != "healthy" or (heartbeat and _time(heartbeat) < _time(record.started_at)):
+        if not _is_healthy(health, name, record):
             return f"the {name.replace('_', ' ')}"
     if not _answers(services.url, "/execution/health"):
         return "the API for tasks"
@@ -388,8 +495,10 @@ def _refuse_broken_dags(services: Services, record: Record) -> None:
 def _refuse_dead_host(record: Record, host: "subprocess.Popen[bytes] | None") -> None:
     if host.poll() is None if host else _host_lives(record):
         return
-    _end(record)
-    _record_path().unlink(missing_ok=True)
+    with _locked():
+        if _read_record() != record:
+            raise ServicesError("Airflow was stopped while it started. Run `make up` to start it again.")
+        _end(record)  # the record stays, by which `status` knows that it failed
     log = settings.home() / "logs" / "host.log"
     raise ServicesError(f"Airflow ended while it started. The end of {log}:\n{tail(log, 25)}")
 
@@ -507,7 +616,7 @@ def _locked() -> Iterator[None]:
     """Let one `up` or `down` at a time change the services of this home."""
     folder = settings.home() / "run"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "services.lock"):
+    with FileLock(folder / "services.lock"):  # held for seconds: while processes start or end, not while they become ready
         yield
 
 
@@ -533,6 +642,8 @@ def _request(method: str, url: str, path: str, json: Any, headers: Mapping[str, 
     except urllib.error.HTTPError as error:
         with error:
             raise ApiError(method, path, error.code, error.read().decode(errors="replace")) from None
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"{method} {path} was answered in part: {type(error).__name__} {error}") from error
     return jsonlib.loads(answer) if answer else None
 
 
@@ -548,8 +659,13 @@ def main(arguments: list[str] | None = None) -> int:
         elif command == "down":
             _print("Airflow is stopped" if down(_print) else "Airflow was not running")
         else:
-            for name, value in status().items():
+            told = status()
+            for name, value in told.items():
                 _print(f"{name}: {value}")
+            return int(told["host"].startswith(("failed", "dead")))
+    except KeyboardInterrupt:
+        print("Stopped waiting. Airflow goes on: `make status` says how far it is, `make down` ends it.", file=sys.stderr)
+        return 130
     except (ServicesError, OSError) as error:
         print(errors.sentence(error) or error, file=sys.stderr)
         return 1

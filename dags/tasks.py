@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+import functools
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar
 
 from airflow.sdk import Asset
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from contracts.interval import Interval, IntervalError
+from contracts.interval import Interval
 from contracts.model import Table
+from dags import errors
 from lineage.naming import asset_uri
 
 INTERVAL = ("start", "end")
 TRAINING_SET = ("name", "labels", "service", "release", "knowledge_time", "seed")
 RECOMMENDER = ("release", "weeks", "seed")
+RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=10)}
+"""Of every task: steps do what is left to do, so a time-out of Airflow's own API, an engine that died or a busy lock costs a second try."""
+PASSING = ("RunError", "ReleaseBusyError", "PublishError", "EngineError", "SparkError", "StorageError", "LockedError", "OnlineStoreUnreachableError")
+"""Errors of ours that another try may mend: the world outside was at fault. All others are verdicts on input, params or code."""
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def final(step: Callable[P, R]) -> Callable[P, R]:
+    """Let a verdict (a failed audit, a bad file, a wrong param) fail the task at once, and anything else be tried again."""
+
+    @functools.wraps(step)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return step(*args, **kwargs)
+        except Exception as error:
+            if errors.is_ours(error) and type(error).__name__ not in PASSING:
+                raise AirflowFailException(str(error)) from error
+            raise
+
+    return run
 
 
 def asset(qualified: str) -> Asset:
@@ -22,6 +50,7 @@ def asset(qualified: str) -> Asset:
     return Asset(name=qualified, uri=asset_uri(qualified), group=qualified.split(".")[0])
 
 
+@final
 def check_interval(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
     """The interval of this run as ISO dates: from the params, or from the schedule's data interval when neither is given."""
     from dags import steps
@@ -30,10 +59,7 @@ def check_interval(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
     start, end, scheduled = params.get("start"), params.get("end"), False
     if not start and not end and dag_run.run_type != "manual":
         start, end, scheduled = str(dag_run.data_interval_start.date()), str(dag_run.data_interval_end.date()), True
-    try:
-        interval = steps.check_interval(start, end, scheduled=scheduled)
-    except (IntervalError, RuntimeError) as error:
-        raise AirflowFailException(str(error)) from error
+    interval = steps.check_interval(start, end, scheduled=scheduled)
     print(f"This run carries {interval}, {interval.days} day{'s' * (interval.days > 1)}, through every layer")
     return {"start": str(interval.start), "end": str(interval.end)}
 
@@ -46,12 +72,14 @@ def _refuse_unknown(conf: dict[str, Any], known: tuple[str, ...], told: str) -> 
         raise AirflowFailException(f"unknown param {', '.join(unknown)}. This DAG takes {told}.{hint}")
 
 
+@final
 def run_table(qualified: str, interval: dict[str, str], context: Any, outlet_events: Any) -> dict[str, Any]:
     """Carry the interval into one table; its version and row account go into the asset event, the whole report into XCom."""
     from dags import steps
 
     report = steps.run_table(qualified, Interval.parse(**interval), context["dag_run"].run_id, parent(context["ti"]))
     account = report.account
+    warnings = [f"{check.reason}: {check.failed:,} rows" if check.failed else check.reason for check in report.warnings]
     outlet_events[asset(qualified)].extra = {
         "version": report.version,
         "status": report.status,
@@ -60,10 +88,11 @@ def run_table(qualified: str, interval: dict[str, str], context: Any, outlet_eve
         "quarantined": account.quarantined,
         "duplicates": account.duplicates,
         "total_rows": report.total_rows,
+        "warnings": warnings,
     }
     print(f"{qualified}: {report.status} as version {report.version}; {account}")
-    for warning in report.warnings:
-        print(f"  {warning.severity}: {warning.reason}" + (f" ({warning.failed:,} rows)" if warning.failed else ""))
+    for warning in warnings:
+        log.warning("%s: %s", qualified, warning)
     return report.to_dict()
 
 
@@ -83,6 +112,7 @@ def parent(ti: Any) -> Any:
     )
 
 
+@final
 def make_release(interval: dict[str, str], context: Any) -> dict[str, Any]:
     """Pin what is published now; the release number and its versions go into XCom."""
     from dataclasses import asdict
@@ -94,6 +124,7 @@ def make_release(interval: dict[str, str], context: Any) -> dict[str, Any]:
     return made
 
 
+@final
 def serve(ti: Any) -> dict[str, Any]:
     """Serve the newest release, once it was compared with training."""
     from dags import show, steps
@@ -106,21 +137,37 @@ def serve(ti: Any) -> dict[str, Any]:
     return served
 
 
-def create_training_set(params: dict[str, Any], dag_run: Any) -> dict[str, Any]:
-    """The manifest of a new training set, as JSON."""
+@final
+def create_training_set(params: dict[str, Any], dag_run: Any, ti: Any = None) -> dict[str, Any]:
+    """The manifest of a new training set, as JSON. A second try returns what the first one kept before it failed."""
     import json
     from dataclasses import asdict
 
     from features import training
 
     _refuse_unknown(dag_run.conf or {}, TRAINING_SET, ", ".join(TRAINING_SET))
-    asked = {name: params[name] for name in ("release", "knowledge_time", "seed")}
-    made = training.create(params["labels"], params["service"], params["name"], **asked, say=print)
+    made = _kept_by_an_earlier_try(params["name"], dag_run, ti)
+    if made is None:
+        asked = {name: params[name] for name in ("release", "knowledge_time", "seed")}
+        made = training.create(params["labels"], params["service"], params["name"], **asked, say=print)
     print(f"Training set {made.name}: {made.rows:,} rows, {len(made.features)} features of {made.service}")
     told: dict[str, Any] = json.loads(json.dumps(asdict(made)))  # an XCom has a word of its own for tuples
     return told
 
 
+def _kept_by_an_earlier_try(name: str, dag_run: Any, ti: Any) -> Any:
+    """The manifest of that name if this task, in this run, has been tried before and the manifest is no older than the run."""
+    from datetime import datetime
+
+    from contracts import manifest
+
+    if not ti or ti.try_number < 2 or name not in manifest.names():
+        return None
+    kept = manifest.read(name)
+    return kept if datetime.fromisoformat(kept.created_at) >= dag_run.start_date.replace(microsecond=0) else None
+
+
+@final
 def check_leaks(name: str) -> dict[str, Any]:
     """The leak check's report, as JSON; its sentences go to the log, too."""
     from features import training
@@ -132,6 +179,7 @@ def check_leaks(name: str) -> dict[str, Any]:
     return found.to_dict()
 
 
+@final
 def prepare_recommender(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
     """The names of both training sets."""
     from dataclasses import asdict
@@ -142,6 +190,7 @@ def prepare_recommender(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
     return asdict(job.prepare(params["release"], params["weeks"], params["seed"], say=print))
 
 
+@final
 def train_recommender(sets: dict[str, str], params: dict[str, Any]) -> dict[str, Any]:
     """What the model is about, its figures included."""
     from models.recommender import job, model
@@ -153,10 +202,14 @@ def train_recommender(sets: dict[str, str], params: dict[str, Any]) -> dict[str,
 
 
 def render_docs() -> str:
-    """Render the Data Docs and return where they are."""
-    from expectations import docs
+    """Render the Data Docs and return where they are. When that fails the task is skipped, with the reason: what was published is whole."""
+    from dags import steps
 
-    return str(docs.render())
+    try:
+        return steps.render_docs()
+    except steps.DocsError as error:
+        log.warning("%s", error)
+        raise AirflowSkipException(str(error)) from error
 
 
 def describe(table: Table) -> str:

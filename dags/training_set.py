@@ -29,7 +29,7 @@ with DAG(
     schedule=None,
     catchup=False,
     tags=["millrace"],
-    default_args={"owner": "ml-platform", "retries": 0, "execution_timeout": timedelta(hours=2)},
+    default_args={"owner": "ml-platform", **tasks.RETRIES, "execution_timeout": timedelta(hours=2)},
     params={
         "name": Param(type="string", pattern="^[a-z][a-z0-9_]{0,99}$", title="Name", description="Small letters, digits and _, such as churn_2017"),
         "labels": Param(type="string", minLength=1, title="Labels", description="One SELECT with event_timestamp and the service's keys"),
@@ -41,9 +41,9 @@ with DAG(
 ) as dag:
 
     @task
-    def create(params: Any = None, dag_run: Any = None) -> dict[str, Any]:
+    def create(params: Any = None, dag_run: Any = None, ti: Any = None) -> dict[str, Any]:
         """Join, write, and keep the manifest."""
-        return tasks.create_training_set(params, dag_run)
+        return tasks.create_training_set(params, dag_run, ti)
 
     @task
     def check_leaks(manifest: Any) -> dict[str, Any]:
