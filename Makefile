@@ -25,8 +25,8 @@ up: $(VENV) ## Start Airflow (port 8080, or MILLRACE_PORT)
 down: ## Stop everything that `make up` or `make demo` started
 	@if [ -e $(VENV) ]; then $(RUN) dags.services down; else echo "There is no complete .venv to stop services with; \`make up\` builds it"; fi
 
-status: $(VENV) ## Say what is running
-	@$(RUN) dags.services status
+status: ## Say what is running, starting or failed
+	@if [ -e $(VENV) ]; then $(RUN) dags.services status; else echo "There is no complete .venv, so nothing of it runs; \`make up\` builds it"; fi
 
 sample: $(VENV) ## Land the sample without running anything
 	@$(RUN) dags sample

@@ -10,6 +10,14 @@ if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
 fi
 echo "Building .venv with $("$python" --version) from requirements.txt ..."
 rm -rf .venv
+# A line every few seconds: on a slow network or a busy machine this takes minutes.
+total=$(grep -c '^[A-Za-z0-9].*==' requirements.txt)
+while sleep "${MILLRACE_VENV_SECONDS:-10}"; do
+  installed=$({ find .venv/lib -maxdepth 3 -name '*.dist-info' 2>/dev/null || true; } | wc -l)
+  echo "  $installed of about $total packages installed, $(du -sh .venv 2>/dev/null | cut -f1) on disk, $SECONDS s"
+done &
+counting=$!
+trap 'kill "$counting" 2>/dev/null || true' EXIT
 "$python" -m venv .venv
 if ! command -v uv >/dev/null; then
   # One process and no pipe: a reader that ends before its writer kills it, and `pipefail` makes that an error.
@@ -17,7 +25,11 @@ if ! command -v uv >/dev/null; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
   PATH="$PWD/.venv/bin:$PATH"
 fi
-uv pip install --quiet --python .venv/bin/python --compile-bytecode --require-hashes -r requirements.txt
+# What uv says of its downloads is shown, the list of what it installed is not.
+uv pip install --no-progress --python .venv/bin/python --compile-bytecode --require-hashes -r requirements.txt 2>&1 |
+  sed -u -e '/^ *[+~-] /d' -e 's/^ */  /'
+kill "$counting"
+wait "$counting" 2>/dev/null || true
 # The checkout's rooms (contracts, features, ...) are importable from any process of this .venv; `millrace` is `python -m dags` of this checkout.
 .venv/bin/python - <<'PY'
 import pathlib, sysconfig
