@@ -301,6 +301,7 @@ def environment(port: int, features: int, caller: Mapping[str, str]) -> dict[str
 def _defaults(state: Path) -> dict[str, str]:
     return {
         "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(CHECKOUT / "dags" / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "8",

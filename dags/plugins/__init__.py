@@ -1,0 +1,1 @@
+"""What Millrace adds to Airflow's pages. Airflow loads every module here as a plugin."""
