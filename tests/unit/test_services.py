@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import psutil
 import pytest
 
 from contracts import settings
-from dags import host, services
+from dags import demo, host, services
 from dags.services import ApiError, Record, Services, ServicesError
 from etl.spark import server as spark
 
@@ -199,12 +200,42 @@ class TestDown:
 
 class _Api(BaseHTTPRequestHandler):
     tokens: ClassVar[list[str]] = []
+    troubles: ClassVar[list[str]] = []
+    """What happens to the next requests, before they are answered: `503`, `reset`, `torn`, or `lost` (done, but not answered)."""
+    made: ClassVar[list[str]] = []
+    """The ids of the runs that were made."""
 
     def do_POST(self) -> None:
+        if self.path.endswith("/dagRuns"):
+            self._make_run()
+            return
         self.tokens.append(f"token-{len(self.tokens)}")
         self._answer(201, {"access_token": self.tokens[-1]})
 
+    def _make_run(self) -> None:
+        run = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["dag_run_id"]
+        known = run in self.made
+        if not known:
+            self.made.append(run)
+        if not self._in_trouble():
+            self._answer(409 if known else 200, {"dag_run_id": run})
+
+    def _in_trouble(self) -> bool:
+        trouble = self.troubles.pop(0) if self.troubles else ""
+        if trouble == "503":
+            self._answer(503, {"detail": "not now"})
+        elif trouble == "torn":
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b'{"path"')
+        elif trouble:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+        return bool(trouble)
+
     def do_GET(self) -> None:
+        if self._in_trouble():
+            return
         if self.path == "/missing":
             self._answer(404, {"detail": "no such DAG"})
         elif self.headers["Authorization"] != "Bearer token-1":
@@ -223,7 +254,9 @@ class _Api(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
-    monkeypatch.setattr(_Api, "tokens", [])
+    for name in ("tokens", "troubles", "made"):
+        monkeypatch.setattr(_Api, name, [])
+    monkeypatch.setattr(services, "FIRST_PAUSE", 0.01)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     server = HTTPServer(("127.0.0.1", 0), _Api)
     Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -241,6 +274,37 @@ class TestApi:
         with pytest.raises(ApiError, match=r"GET /missing answered 404: .*no such DAG") as caught:
             api.api("GET", "/missing")
         assert caught.value.status == 404
+
+    @pytest.mark.parametrize("trouble", ["503", "reset", "torn"])
+    def test_a_call_that_may_be_repeated_survives_what_passes(self, api: Services, trouble: str) -> None:
+        _Api.tokens.append("token-0")
+        _Api.troubles += [trouble] * 3
+        assert api.api("GET", "/api/v2/dags", patience=60) == {"path": "/api/v2/dags"}
+        assert not _Api.troubles
+
+    @pytest.mark.parametrize("trouble", ["503", "reset", "torn"])
+    def test_without_patience_it_is_made_once(self, api: Services, trouble: str) -> None:
+        _Api.troubles += [trouble] * 2
+        with pytest.raises((ApiError, OSError)):
+            api.api("GET", "/api/v2/dags")
+        assert _Api.troubles == [trouble]
+
+    def test_a_refusal_is_not_repeated(self, api: Services) -> None:
+        with pytest.raises(ApiError, match="404"):
+            api.api("GET", "/missing", patience=60)
+
+    def test_a_run_whose_answer_was_lost_is_not_triggered_twice(self, api: Services) -> None:
+        _Api.troubles.append("lost")
+        run = demo.Run.trigger(api, {"start": "2017-01-01", "end": "2017-01-02"})
+        assert _Api.made == [run.id]
+
+    def test_an_airflow_that_stays_silent_ends_the_demo_with_a_sentence(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(demo, "PATIENCE_SECONDS", 0.0)
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            silent = Services(f"http://127.0.0.1:{closed.getsockname()[1]}", "http://127.0.0.1:2", "admin", "secret")
+            with pytest.raises(demo.DemoError, match=r"has not answered for 0 s .*`make status` says what runs.*run `make demo` again"):
+                demo.Run(silent, "x").state()
 
 
 def test_spark_without_java_is_told_before_anything_starts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
