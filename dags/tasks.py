@@ -79,7 +79,7 @@ def run_table(qualified: str, interval: dict[str, str], context: Any, outlet_eve
 
     report = steps.run_table(qualified, Interval.parse(**interval), context["dag_run"].run_id, parent(context["ti"]))
     account = report.account
-    warnings = [f"{check.reason}: {check.failed:,} rows" if check.failed else check.reason for check in report.warnings]
+    warnings = [check.reason + (f": {check.failed:,} row{'s' * (check.failed > 1)}" if check.failed else "") for check in report.warnings]
     outlet_events[asset(qualified)].extra = {
         "version": report.version,
         "status": report.status,

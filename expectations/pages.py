@@ -106,7 +106,7 @@ def _verdict(result: Result, broken: Sequence[dict[str, Any]]) -> str:
 
 
 def _sentence(check: dict[str, Any]) -> str:
-    rows = f": {check['failed']:,} rows" if check["failed"] else ""
+    rows = f": {check['failed']:,} row{'s' * (check['failed'] > 1)}" if check["failed"] else ""
     return f"{check['severity']}: {check['reason']}{rows}"
 
 

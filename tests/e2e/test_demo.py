@@ -70,6 +70,20 @@ def test_each_published_table_is_an_asset_event_with_version_and_rows(airflow: S
     assert set(latest) == {table.qualified for table in catalog.tables()}
     assert latest["silver.transactions"]["published"] == 1_469_307
     assert latest["gold.customer_activity"]["version"] == versions()["gold.customer_activity"]
+    assert "quantity is 0: 8,869 rows" in latest["silver.transactions"]["warnings"]
+
+
+def test_a_run_has_a_tab_with_its_tables_and_every_component_is_healthy(airflow: Services, year_run: demo.Run) -> None:
+    assert "millrace" in {plugin["name"] for plugin in airflow.api("GET", "/api/v2/plugins")["plugins"]}
+    with urllib.request.urlopen(f"{airflow.url}/millrace/run?dag=millrace&run={year_run.id}", timeout=30) as page:
+        assert b"Published tables" in page.read()
+    health = airflow.api("GET", "/api/v2/monitor/health")
+    assert {name: state["status"] for name, state in health.items()} == dict.fromkeys(health, "healthy")
+
+
+def test_warnings_are_logged_as_warnings(airflow: Services, year_run: demo.Run) -> None:
+    log = airflow.api("GET", f"{year_run._path}/taskInstances/silver.transactions/logs/1")["content"]
+    assert "silver.transactions: quantity is 0: 8,869 rows" in {line["event"] for line in log if line.get("level") == "warning"}
 
 
 def test_features_read_through_the_sdk_in_a_fresh_process_equal_the_oracle(year: str, e2e_home: Path, tmp_path: Path) -> None:
