@@ -388,7 +388,11 @@ def _start(port: int, features: int) -> tuple[Record, "subprocess.Popen[bytes]"]
             start_new_session=True,
         )
     record = Record(host.pid, port, token, started_at, variables["AIRFLOW__CORE__DAGS_FOLDER"], features)
-    _write_record(record)
+    try:
+        _write_record(record)
+    except OSError:
+        _end(record)  # nobody would find it again
+        raise
     return record, host
 
 
@@ -428,8 +432,8 @@ def _wait_until_ready(services: Services, record: Record, host: "subprocess.Pope
 
 
 def _note_ready(record: Record) -> None:
-    """Let `status` tell a component that failed from one that has yet to start."""
-    with _locked():
+    """Let `status` tell a component that failed from one that has yet to start; a full disk is no reason to call Airflow not ready."""
+    with suppress(OSError), _locked():
         if not record.ready_at and _read_record() == record:
             _write_record(replace(record, ready_at=datetime.now(UTC).isoformat()))
 
@@ -473,8 +477,8 @@ def _pending_dags(services: Services, record: Record) -> str | None:
     return None
 
 
-def _import_errors(services: Services) -> list[dict[str, str]]:
-    errors: list[dict[str, str]] = services.api("GET", "/api/v2/importErrors")["import_errors"]
+def _import_errors(services: Services, patience: float = 0) -> list[dict[str, str]]:
+    errors: list[dict[str, str]] = services.api("GET", "/api/v2/importErrors", patience=patience)["import_errors"]
     return errors
 
 
@@ -487,7 +491,7 @@ def _time(text: str) -> datetime:
 
 
 def _refuse_broken_dags(services: Services, record: Record) -> None:
-    errors = [error for error in _import_errors(services) if Path(_broken_file(error, record)).exists()]
+    errors = [error for error in _import_errors(services, SLOW_SECONDS) if Path(_broken_file(error, record)).exists()]
     if errors:
         details = "\n".join(f"{error['filename']}:\n{error['stack_trace'].strip()}" for error in errors)
         raise ServicesError(f"Airflow runs, but {len(errors)} DAG file(s) cannot be imported. Correct them, Airflow reads them again:\n{details}")

@@ -116,6 +116,19 @@ def test_a_component_that_fails_later_is_not_starting(home: Path) -> None:
     assert (told["scheduler"], told["triggerer"]) == ("unhealthy", "healthy")
 
 
+def test_a_host_that_cannot_be_noted_down_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[services.Record] = []
+
+    def fail(record: services.Record) -> None:
+        noted.append(record)
+        raise OSError(28, "No space left on device", "services.json")
+
+    monkeypatch.setattr(services, "_write_record", fail)
+    assert services.main(["up"]) == 1
+    (record,) = noted
+    assert services._processes(record) == []
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "soon"])
 def test_a_wait_that_is_no_number_of_seconds(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("MILLRACE_START_SECONDS", text)
