@@ -35,12 +35,12 @@ def place(root: str) -> Path:
 
 
 def absolute(path: Path | str) -> Path:
-    """The path without links, whether it exists or not; OSError, which names the path, for a link that leads back to itself."""
+    """The path without links, whether it exists or not; OSError with the path for a link that leads back to itself."""
     expanded = Path(path).expanduser()
     try:
         expanded.stat()
     except OSError as error:
-        if error.errno == errno.ELOOP:  # `resolve` raises a RuntimeError without it, and from Python 3.13 on says nothing
+        if error.errno == errno.ELOOP:  # `resolve` would raise a RuntimeError, and from Python 3.13 on say nothing
             raise
     return expanded.resolve()
 

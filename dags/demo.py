@@ -125,8 +125,9 @@ class Run:
             return self.airflow.api(method, path, body, patience=PATIENCE_SECONDS)
         except OSError as error:
             raise DemoError(
-                f"Airflow at {self.airflow.url} has not answered for {PATIENCE_SECONDS:.0f} s ({error}). `make status` says what runs. "
-                f"The run {self.id} goes on as soon as Airflow does: run `make up`, then look at it, or run `make demo` again"
+                f"Airflow at {self.airflow.url} has not answered for {PATIENCE_SECONDS:.0f} s ({error}). "
+                f"`make status` says what runs. The run {self.id} goes on as soon as Airflow does: "
+                "run `make up`, then look at it, or run `make demo` again"
             ) from error
 
     @property

@@ -79,7 +79,7 @@ def explain(error: BaseException, root: Callable[[], Path] = settings.home) -> E
 
 
 def sentence(error: BaseException) -> str | None:
-    """What to print about an error instead of a traceback: our own errors' message, or what the machine refused. None for a defect."""
+    """What to print instead of a traceback: the message of an error of ours, or what the machine refused. None for a defect."""
     if is_ours(error):
         return str(error)
     explanation = explain(error)

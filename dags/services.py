@@ -233,8 +233,8 @@ def _restarts(record: Record) -> dict[str, str]:
         return {}
     names = {"features": "feature_server"}
     return {
-        names.get(name, name.replace("-", "_")): f"started again {one['times']} time{'s' * (one['times'] > 1)}, the last time because it {one['why']}"
-        for name, one in written.get("components", {}).items()
+        names.get(name, name.replace("-", "_")): f"started again {died['times']} time{'s' * (died['times'] > 1)}, the last time because it {died['why']}"
+        for name, died in written.get("components", {}).items()
         if written.get("host") == record.pid
     }
 
@@ -422,8 +422,9 @@ def _wait_until_ready(services: Services, record: Record, host: "subprocess.Pope
         _refuse_dead_host(record, host)
         if now - started >= patience:
             raise ServicesError(
-                f"Airflow is still starting after {_age(record):.0f} s, and goes on: waiting for {pending}. `make status` says how far it is, "
-                f"`make up` waits again (MILLRACE_START_SECONDS={patience:.0f}), `make down` ends it. Logs are in {settings.home() / 'logs'}."
+                f"Airflow is still starting after {_age(record):.0f} s, and goes on: waiting for {pending}. "
+                f"`make status` says how far it is, `make up` waits again (MILLRACE_START_SECONDS={patience:.0f}), "
+                f"`make down` ends it. Logs are in {settings.home() / 'logs'}."
             )
         time.sleep(0.1)
     _refuse_broken_dags(services, record)
@@ -432,7 +433,7 @@ def _wait_until_ready(services: Services, record: Record, host: "subprocess.Pope
 
 
 def _note_ready(record: Record) -> None:
-    """Let `status` tell a component that failed from one that has yet to start; a full disk is no reason to call Airflow not ready."""
+    """Let `status` tell a component that failed from one that has yet to start. A full disk does not make Airflow unready."""
     with suppress(OSError), _locked():
         if not record.ready_at and _read_record() == record:
             _write_record(replace(record, ready_at=datetime.now(UTC).isoformat()))
@@ -621,7 +622,8 @@ def _locked() -> Iterator[None]:
     """Let one `up` or `down` at a time change the services of this home."""
     folder = settings.home() / "run"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "services.lock"):  # held for seconds: while processes start or end, not while they become ready
+    # Held for seconds: while processes start or end, not while they become ready.
+    with FileLock(folder / "services.lock"):
         yield
 
 

@@ -21,8 +21,17 @@ INTERVAL = ("start", "end")
 TRAINING_SET = ("name", "labels", "service", "release", "knowledge_time", "seed")
 RECOMMENDER = ("release", "weeks", "seed")
 RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=10)}
-"""Of every task: steps do what is left to do, so a time-out of Airflow's own API, an engine that died or a busy lock costs a second try."""
-PASSING = ("RunError", "ReleaseBusyError", "PublishError", "EngineError", "SparkError", "StorageError", "LockedError", "OnlineStoreUnreachableError")
+"""Of every task: steps do what is left to do, so a time-out of Airflow's own API or a busy lock costs a second try."""
+PASSING = (
+    "RunError",
+    "ReleaseBusyError",
+    "PublishError",
+    "EngineError",
+    "SparkError",
+    "StorageError",
+    "LockedError",
+    "OnlineStoreUnreachableError",
+)
 """Errors of ours that another try may mend: the world outside was at fault. All others are verdicts on input, params or code."""
 
 log = logging.getLogger(__name__)
@@ -156,7 +165,7 @@ def create_training_set(params: dict[str, Any], dag_run: Any, ti: Any = None) ->
 
 
 def _kept_by_an_earlier_try(name: str, dag_run: Any, ti: Any) -> Any:
-    """The manifest of that name if this task, in this run, has been tried before and the manifest is no older than the run."""
+    """The manifest of that name, if this task was tried before in this run and the manifest is no older than the run."""
     from datetime import datetime
 
     from contracts import manifest
@@ -202,7 +211,7 @@ def train_recommender(sets: dict[str, str], params: dict[str, Any]) -> dict[str,
 
 
 def render_docs() -> str:
-    """Render the Data Docs and return where they are. When that fails the task is skipped, with the reason: what was published is whole."""
+    """Render the Data Docs and return where they are. When that fails the task is skipped: what was published is whole."""
     from dags import steps
 
     try:

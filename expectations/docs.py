@@ -115,7 +115,7 @@ def _site(target: Path) -> Any:
 
 
 def _add(context: Any, path: Path) -> tuple[Any, dict[str, Any]]:
-    """Put one stored result, and the suite that it judges, into the context's stores. Returns its key there, and the result as JSON."""
+    """Put one stored result and its suite into the context's stores. Returns its key there, and the result as JSON."""
     import great_expectations as gx
     from great_expectations.core.expectation_validation_result import expectationSuiteValidationResultSchema
     from great_expectations.core.run_identifier import RunIdentifier

@@ -50,10 +50,11 @@ def finish(site: Path, results: Sequence[Result]) -> None:
 
 
 def without_internet(text: str, root: str) -> str:
-    """A page that refers to what lies in its own site only; `root` leads from the page to the site's top. Links to read on stay."""
+    """A page that loads only what lies in its own site; `root` leads from the page to the site's top. Links to read on stay."""
     logo = f'<img src="{root}static/images/logo-long.png" alt="Great Expectations" style="height: 50px">'
     text = REMOTE_IMAGE.sub(logo, REMOTE_LINK.sub("", SCRIPT.sub("", text)))
-    text = ICON.sub("", FOOTER.sub("", TITLE.sub("", REMOTE_URL.sub("none", text))))  # their icon is sought one folder too high
+    # Their icon is sought one folder too high.
+    text = ICON.sub("", FOOTER.sub("", TITLE.sub("", REMOTE_URL.sub("none", text))))
     ours = (
         f'<link rel="shortcut icon" href="{root}static/images/favicon.ico">'
         f'<link rel="stylesheet" href="{root}static/pages.css"><script defer src="{root}static/pages.js"></script>'
@@ -94,7 +95,8 @@ def _row(site: Path, result: Result) -> str:
     broken = [check for check in result.meta.get("checks", []) if not check["success"]]
     said = "<br>".join(html.escape(_sentence(check)) for check in broken)
     link = f'<a href="{_href(result.page.relative_to(site))}">{html.escape(result.table)}</a>'
-    return f'<tr><td>{link}</td><td>{_verdict(result, broken)}</td><td class="number">{result.statistics.get("evaluated_expectations", "")}</td><td>{said}</td></tr>'
+    checks = result.statistics.get("evaluated_expectations", "")
+    return f'<tr><td>{link}</td><td>{_verdict(result, broken)}</td><td class="number">{checks}</td><td>{said}</td></tr>'
 
 
 def _verdict(result: Result, broken: Sequence[dict[str, Any]]) -> str:
