@@ -1,6 +1,7 @@
 """An engine that is not there, or not the right one, is told in a sentence and at once."""
 
 import socket
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
