@@ -52,7 +52,7 @@ def append(by: Committer, *numbers: int, whole: bool = False) -> int:
 
 
 def ids(version: int) -> list[int]:
-    return sorted(committer().at(VISITS, version).toArrow()["visit_id"].to_pylist())
+    return sorted(delta.read(NAME, version).toArrow()["visit_id"].to_pylist())
 
 
 def ids_where_enforced(version: int) -> list[int]:
