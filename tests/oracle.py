@@ -107,11 +107,17 @@ def customer_product(triples: pd.DataFrame, transactions: Raw = None) -> pd.Data
     """One row per asked (customer_id, product_id, event_timestamp) with a purchase of the product before it."""
     return _answer(
         f"""
+        WITH known AS (
+            SELECT *, date_diff('day', bought_at::DATE, max(bought_at) OVER (PARTITION BY customer_id, product_id, event_timestamp)::DATE) AS age
+            FROM asked JOIN purchases USING (customer_id, product_id) WHERE bought_at < event_timestamp
+        )
         SELECT customer_id, product_id, event_timestamp,
             {_whole("count(DISTINCT basket_id)", 90)} AS purchases_90d,
-            max(bought_at) AS last_purchased_at
-        FROM asked JOIN purchases USING (customer_id, product_id)
-        WHERE bought_at < event_timestamp GROUP BY ALL ORDER BY ALL""",
+            max(bought_at) AS last_purchased_at,
+            count(DISTINCT basket_id) FILTER (WHERE age < 365) AS memory_purchases,
+            min(bought_at) FILTER (WHERE age < 365) AS memory_began_at,
+            CAST(sum(round(power(2, 20 - age / 60))::BIGINT) FILTER (WHERE age < 365) AS BIGINT) AS memory_weight
+        FROM known GROUP BY ALL ORDER BY ALL""",
         asked=triples,
         transactions=transactions,
     )

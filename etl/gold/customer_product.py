@@ -1,15 +1,17 @@
-"""`gold.customer_product`: how many baskets of a customer held a product over 90 days, and when the last one was."""
+"""`gold.customer_product`: how many baskets of a customer held a product over 90 days, when the last one was, and what went before it."""
 
 from collections.abc import Sequence
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from contracts.gold.customer_product import WINDOW
+from contracts.gold.customer_product import HALF_LIFE, MEMORY, WINDOW
 from contracts.interval import Interval
 from etl.gold import windows
 
-LONGEST = WINDOW
+REMEMBERED = windows.Memory("purchases", MEMORY, HALF_LIFE)
+LONGEST = WINDOW + MEMORY
+"""Days: a row is written as its last purchase leaves the window, and tells the memory of that purchase."""
 KEY = ("customer_id", "product_id")
 
 
@@ -20,5 +22,6 @@ def features(midnights: Sequence[Interval], transactions: DataFrame) -> DataFram
     """
     concerned = windows.concerned(transactions, KEY, midnights, (WINDOW,))
     lines = concerned.select(*KEY, "transaction_at", F.lit(1).cast("bigint").alias("purchases"))
-    held = windows.contents(lines, midnights, KEY, {"purchases": (WINDOW,)}, newest="last_purchased_at")
-    return held.select(*KEY, "event_timestamp", F.col(f"purchases_{WINDOW}d").cast("bigint").alias(f"purchases_{WINDOW}d"), "last_purchased_at")
+    held = windows.contents(lines, midnights, KEY, {"purchases": (WINDOW,)}, newest="last_purchased_at", memory=REMEMBERED)
+    counts = [F.col(name).cast("bigint").alias(name) for name in (f"purchases_{WINDOW}d", "memory_purchases", "memory_weight")]
+    return held.select(*KEY, "event_timestamp", *counts, "last_purchased_at", "memory_began_at")

@@ -51,25 +51,62 @@ class Distinct:
     windows: Sequence[int]
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What a key did in the `days` days that end with the day of its newest purchase: it changes with a purchase only, so a long memory adds no rows.
+
+    `contents` adds `memory_<of>` (the sum of column `of` over these days), `memory_began_at` (the oldest purchase of them) and `memory_weight` (the sum in which a
+    purchase k whole days before the newest counts `weights[k]`, an integer, so that every engine finds the same).
+    """
+
+    of: str
+    days: int
+    half_life: int
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """`round(2**20 * 2 ** (-k / half_life))` for k = 0 up to days - 1. No value lies near a half, so rounding does not depend on the platform's power function."""
+        return tuple(round(ONE_PURCHASE * 2 ** (-k / self.half_life)) for k in range(self.days))
+
+
+ONE_PURCHASE = 2**20
+"""The weight of a purchase on the day of the newest."""
+
+
 Sums = Mapping[str, Sequence[int]]
 """Column -> the windows (days) over which it is summed or counted."""
 
 
 def contents(
-    lines: DataFrame, midnights: Sequence[Interval], keys: Sequence[str], sums: Sums, *, distinct: Distinct | None = None, newest: str | None = None
+    lines: DataFrame,
+    midnights: Sequence[Interval],
+    keys: Sequence[str],
+    sums: Sums,
+    *,
+    distinct: Distinct | None = None,
+    newest: str | None = None,
+    memory: Memory | None = None,
 ) -> DataFrame:
     """What the windows hold, a row per key and midnight of `midnights` at which that changes; none when there is no interval, as before the first purchase.
 
     `lines` has a row per purchase with the keys, the instant `transaction_at`, the columns of `sums` (never NULL) and the member of `distinct`. It must reach back as
     far as `history_for` says. The result has the keys, `event_timestamp`, `<name>_<w>d` for each name and window, and as `newest` the latest `transaction_at` before the midnight.
+    With a `memory`, lines must reach back its days further, and the result has its columns, too.
     """
     days = [one.start + n * DAY for one in midnights for n in range(one.days)] if _are_few(midnights) else []
     if days:
-        return reduce(DataFrame.unionAll, (_at(lines, day, keys, sums, distinct, newest) for day in days))
+        return reduce(DataFrame.unionAll, (_at(lines, day, keys, sums, distinct, newest, memory) for day in days))
     counts = {distinct.name: distinct.windows} if distinct else {}
-    changed = changes(_daily(lines, keys, sums, distinct, newest), keys, sums, counts, newest)
+    daily = _daily(lines, keys, sums, distinct, newest)
+    instants = (newest,) if newest else ()
+    carried: tuple[str, ...] = instants
+    if memory:
+        by_day = _by_day(lines, keys, memory)
+        daily = daily.join(remembered(by_day, by_day.select(*keys, "day"), keys, memory), [*keys, "day"])
+        instants, carried = (*instants, BEGAN), (*carried, *_names(memory))
+    changed = changes(daily, keys, sums, counts, carried, instants)
     inside = [(F.col("t") >= F.lit(one.start)) & (F.col("t") < F.lit(one.end)) for one in midnights]
-    held = totals(changed, keys, {**sums, **counts}, newest).filter(reduce(or_, inside, F.lit(False)))
+    held = totals(changed, keys, {**sums, **counts}, carried, instants).filter(reduce(or_, inside, F.lit(False)))
     return held.withColumn("event_timestamp", F.col("t").cast("timestamp")).drop("t")
 
 
@@ -77,7 +114,7 @@ def _are_few(midnights: Sequence[Interval]) -> bool:
     return sum(one.days for one in midnights) <= FEW_MIDNIGHTS
 
 
-def _at(lines: DataFrame, day: date, keys: Sequence[str], sums: Sums, distinct: Distinct | None, newest: str | None) -> DataFrame:
+def _at(lines: DataFrame, day: date, keys: Sequence[str], sums: Sums, distinct: Distinct | None, newest: str | None, memory: Memory | None) -> DataFrame:
     """The rows of one midnight, from the definition of a window: the purchases in [day - w days, day)."""
     counts = {distinct.name: distinct.windows} if distinct else {}
     every = sorted({w for windows in (*sums.values(), *counts.values()) for w in windows})
@@ -93,7 +130,43 @@ def _at(lines: DataFrame, day: date, keys: Sequence[str], sums: Sums, distinct: 
         members = known.groupBy(*keys, distinct.member).agg(*summed, *there, *latest, moved)
         again = [F.sum(f"{name}_{w}d").alias(f"{name}_{w}d") for name, windows in {**sums, **counts}.items() for w in windows]
         held = members.groupBy(*keys).agg(*again, *([F.max(newest).alias(newest)] if newest else []), F.max("moved").alias("moved"))
-    return held.filter("moved = 1").drop("moved").withColumn("event_timestamp", F.lit(midnight(day)))
+    held = held.filter("moved = 1").drop("moved")
+    if memory:
+        by_day = _by_day(lines.filter(F.col("transaction_at") < F.lit(midnight(day))), keys, memory)
+        latest_days = by_day.groupBy(*keys).agg(F.max("day").alias("day"))
+        held = held.join(remembered(by_day, latest_days, keys, memory).drop("day"), list(keys))
+    return held.withColumn("event_timestamp", F.lit(midnight(day)))
+
+
+BEGAN = "memory_began_at"
+
+
+def _names(memory: Memory) -> tuple[str, ...]:
+    return (f"memory_{memory.of}", BEGAN, "memory_weight")
+
+
+def _by_day(lines: DataFrame, keys: Sequence[str], memory: Memory) -> DataFrame:
+    """A row per key and `day`: what it did, and its first instant."""
+    return lines.groupBy(*keys, day_of("transaction_at")).agg(F.sum(memory.of).alias(memory.of), F.min("transaction_at").alias("first_at"))
+
+
+def remembered(by_day: DataFrame, days: DataFrame, keys: Sequence[str], memory: Memory) -> DataFrame:
+    """The memory of each key and `day` of `days`: the columns of `memory`, from the rows of `by_day` (see `_by_day`) in the days that end with it.
+
+    Each row is offered to its own block of days and to the next one, so that the join pairs no days that lie further apart than two memories: the cost grows with
+    the length of the past, not with its square.
+    """
+    block = F.floor(F.datediff("day", F.lit(date(1970, 1, 1))) / memory.days).cast("bigint")
+    offered = by_day.select(*keys, F.col("day").alias("then"), memory.of, "first_at", F.explode(F.array(block, block + 1)).alias("block"))
+    pairs = days.withColumn("block", block).join(offered, [*keys, "block"])
+    age = F.datediff("day", "then")
+    kept = pairs.filter((age >= 0) & (age < memory.days))
+    weight = F.element_at(F.array(*(F.lit(value) for value in memory.weights)), age + 1).cast("bigint")
+    return kept.groupBy(*keys, "day").agg(
+        F.sum(memory.of).cast("bigint").alias(f"memory_{memory.of}"),
+        F.min("first_at").alias(BEGAN),
+        F.sum(F.col(memory.of) * weight).cast("bigint").alias("memory_weight"),
+    )
 
 
 def _daily(lines: DataFrame, keys: Sequence[str], sums: Sums, distinct: Distinct | None, newest: str | None) -> DataFrame:
@@ -129,21 +202,21 @@ def day_of(instant: str) -> Column:
     return F.to_date(F.col(instant)).alias("day")
 
 
-def changes(daily: DataFrame, keys: Sequence[str], sums: Sums, counts: Sums, newest: str | None = None) -> DataFrame:
+def changes(daily: DataFrame, keys: Sequence[str], sums: Sums, counts: Sums, carried: Sequence[str] = (), instants: Sequence[str] = ()) -> DataFrame:
     """What enters and leaves: `daily` has a row per key and `day`; the result one per key and midnight `t`.
 
     For each sum and count and each of its windows, `<name>_<w>d` is the change of that window's value at t. A count's entries and exits are columns
-    `<name>_in_<w>` and `<name>_out_<w>` of `daily` (see `with_presence`). `newest` names an instant whose latest value `totals` shall carry along; it
-    becomes steps in microseconds from one entry to the next, across keys too, so that a running sum of the steps is the newest instant.
+    `<name>_in_<w>` and `<name>_out_<w>` of `daily` (see `with_presence`). `carried` names integers, and `instants` among them, whose latest value `totals` shall carry along;
+    they become steps (of an instant in microseconds) from one entry to the next, across keys too, so that a running sum of the steps is the latest value.
     """
     longer = sorted({w for windows in (*sums.values(), *counts.values()) for w in windows})
-    if newest:
-        micros = F.unix_micros(newest)
-        daily = daily.withColumn(newest, micros - F.coalesce(F.lag(micros).over(_in_buckets(keys, "day")), F.lit(0)))
+    values = {name: F.unix_micros(name) if name in instants else F.col(name) for name in carried}
+    ordered = _in_buckets(keys, "day")
+    daily = daily.withColumns({name: value - F.coalesce(F.lag(value).over(ordered), F.lit(0)) for name, value in values.items()})
     moved = daily.withColumn("w", F.explode(F.array(*(F.lit(w) for w in (ENTERED, *longer))))).withColumn("t", F.expr("date_add(day, w + 1)"))
     changed = [_change(name, name, w).alias(f"{name}_{w}d") for name, windows in sums.items() for w in windows]
     changed += [_change(f"{name}_in_{w}", f"{name}_out_{w}", w).alias(f"{name}_{w}d") for name, windows in counts.items() for w in windows]
-    steps = [F.sum(F.when(F.col("w") == ENTERED, F.col(newest)).otherwise(0)).alias(newest)] if newest else []
+    steps = [F.sum(F.when(F.col("w") == ENTERED, F.col(name)).otherwise(0)).alias(name) for name in carried]
     return moved.groupBy(*keys, "t").agg(*changed, *steps)
 
 
@@ -151,11 +224,12 @@ def _change(enters: str, leaves: str, window: int) -> Column:
     return F.sum(F.when(F.col("w") == ENTERED, F.col(enters)).when(F.col("w") == window, -F.col(leaves)).otherwise(0))
 
 
-def totals(changed: DataFrame, keys: Sequence[str], sums: Sums, newest: str | None = None) -> DataFrame:
+def totals(changed: DataFrame, keys: Sequence[str], sums: Sums, carried: Sequence[str] = (), instants: Sequence[str] = ()) -> DataFrame:
     """The content of each window at each midnight, from what `changes` gave: the same columns, now running."""
     until = _in_buckets(keys, "t").rowsBetween(Window.unboundedPreceding, Window.currentRow)
     running = [F.sum(f"{name}_{w}d").over(until).alias(f"{name}_{w}d") for name, windows in sums.items() for w in windows]
-    last = [F.timestamp_micros(F.sum(newest).over(until)).alias(newest)] if newest else []
+    latest = {name: F.sum(name).over(until) for name in carried}
+    last = [(F.timestamp_micros(value) if name in instants else value).alias(name) for name, value in latest.items()]
     return changed.select(*keys, "t", *running, *last)
 
 

@@ -29,10 +29,31 @@ customer_product_recency = views.on_demand_view(
     customer_product[["last_purchased_at"]],
     "Days from the customer's last purchase of the product to request_time, fractional",
 )
+customer_product_decay = views.on_demand_view(
+    "customer_product_decay",
+    recency.decayed_purchases,
+    customer_product[["memory_weight", "last_purchased_at"]],
+    "Remembered purchases of the product, each counted half for every 60 days before request_time",
+)
+customer_product_memory = views.on_demand_view(
+    "customer_product_memory",
+    recency.days_since_memory_began,
+    customer_product[["memory_began_at"]],
+    "Days from the oldest remembered purchase of the product to request_time, fractional",
+)
 
 recommendation_v1 = FeatureService(
     name="recommendation_v1",
-    features=[customer_activity, product_popularity, customer_product, customer_profile, customer_recency, customer_product_recency],
+    features=[
+        customer_activity,
+        product_popularity,
+        customer_product,
+        customer_profile,
+        customer_recency,
+        customer_product_recency,
+        customer_product_decay,
+        customer_product_memory,
+    ],
     description="What will this customer want of this product? All features",
     owner="ml-platform",
 )

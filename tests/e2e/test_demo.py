@@ -133,7 +133,7 @@ def test_the_feature_server_says_what_the_sdk_says(airflow: Services, year_run: 
 
 def test_what_is_served_was_compared_with_training_first(year_run: demo.Run) -> None:
     compared = year_run.result("serve.materialize")["consistency"]["features"]
-    assert len(compared) == 26
+    assert len(compared) == 31
     assert {(one["mismatched"], one["missing"], one["extra"]) for one in compared} == {(0, 0, 0)}
     assert min(one["compared"] for one in compared) > 500
 

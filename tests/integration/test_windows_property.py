@@ -42,7 +42,7 @@ IDS = (-33, -16, -1, 0, 1, 16, 17, 32, 2**40 + 16)
 """Most of them fall into one bucket; % of a negative id is negative."""
 FIRST_DAYS = (date(2016, 2, 25), date(2000, 2, 28), date(2017, 12, 30), date(1969, 12, 20), date(2100, 2, 27))
 """Leap years, one that is none, a year's end, and the epoch."""
-GAPS = (0, 1, 2, 6, 7, 8, 27, 28, 29, 30, 31, 89, 90, 91, 92, 200)
+GAPS = (0, 1, 2, 6, 7, 8, 27, 28, 29, 30, 31, 89, 90, 91, 92, 200, 364, 365, 366)
 TIMES = (timedelta(0), timedelta(microseconds=1), timedelta(hours=12), DAY - timedelta(microseconds=1))
 AFTER = 100
 """Days after the last purchase for which every midnight is compared."""
@@ -175,6 +175,12 @@ LONG_BASKETS = Shop(
     ((30, True), (31, True), (32, True)),
 )
 """The same for a basket, paid in two halves."""
+REMEMBERED = Shop(
+    tuple(_line(10 * n + half, LEAP + half * gap * DAY, product_id=n) for n, gap in enumerate((1, 60, 363, 364, 365, 366, 730), 1) for half in (0, 1)),
+    (),
+    ((365, True), (366, True)),
+)
+"""A purchase that is just remembered when the next one comes, and one that just is not; single midnights and long runs."""
 FREE = Shop((_line(1, LEAP, quantity=0, sales_value=Decimal("0.00")),), (Promotion(1, 10, 1, "5", "0"),), ())
 
 
@@ -216,7 +222,13 @@ def popularity(lines: Sequence[Line], t: datetime, shop: Shop) -> Row:
 
 def pair(lines: Sequence[Line], t: datetime, _: Shop) -> Row:
     baskets = {one.basket_id for one in _within(lines, t, 90)}
-    return {"purchases_90d": len(baskets), "last_purchased_at": max(one.transaction_at for one in lines if one.transaction_at < t)}
+    known = [line for line in lines if line.transaction_at < t]
+    last = max(line.transaction_at for line in known)
+    remembered = [line for line in known if (last.date() - line.day).days < 365]
+    weight = sum(round(2**20 * 2 ** (-(last.date() - line.day).days / 60)) for line in remembered)
+    began = min(line.transaction_at for line in remembered)
+    memory = {"memory_purchases": len(remembered), "memory_began_at": began, "memory_weight": weight}
+    return {"purchases_90d": len(baskets), "last_purchased_at": last, **memory}
 
 
 @dataclass(frozen=True)
@@ -293,6 +305,7 @@ class TestAView:
     @example(shop=EXACTLY)
     @example(shop=RETURNS)
     @example(shop=LONG_BASKETS)
+    @example(shop=REMEMBERED)
     @example(shop=FREE)
     def test_is_right_at_every_midnight(self, view: View, shop: Shop) -> None:
         found = by_key(view, features(view, shop, [whole(shop)]))
@@ -313,6 +326,7 @@ class TestAView:
     @example(shop=EXACTLY)
     @example(shop=RETURNS)
     @example(shop=LONG_BASKETS)
+    @example(shop=REMEMBERED)
     def test_is_the_same_however_it_is_cut_into_runs(self, view: View, shop: Shop) -> None:
         parts = [features(view, shop, run, _known(view, shop, run)) for run in runs(shop)]
         assert by_key(view, reduce(DataFrame.unionAll, parts)) == by_key(view, features(view, shop, [whole(shop)]))

@@ -328,7 +328,7 @@ def store(year: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 NOON = datetime.combine(date.fromisoformat(END), time(12), UTC)
-RECENCY = {"days_since_last_basket": "last_basket_at", "days_since_last_purchase": "last_purchased_at"}
+RECENCY = {"days_since_last_basket": "last_basket_at", "days_since_last_purchase": "last_purchased_at", "days_since_memory_began": "memory_began_at"}
 
 
 def _asked(size: int, seed: int, at: pd.Timestamp | None = None) -> pd.DataFrame:
@@ -357,8 +357,11 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str) else float(value)
 
 
-def _days_since(moments: list[Any]) -> list[float | None]:
-    return [None if moment is None else (NOON - moment).total_seconds() / 86_400 for moment in moments]
+def _on_demand(expected: dict[str, list[Any]]) -> dict[str, list[float | None]]:
+    """The features computed from the request's time, from the instants and weights that are expected."""
+    days = {name: [None if at is None else (NOON - at).total_seconds() / 86_400 for at in expected[moment]] for name, moment in RECENCY.items()}
+    weights = zip(expected["memory_weight"], days["days_since_last_purchase"], strict=True)
+    return days | {"decayed_purchases": [None if weight is None or ago is None else weight / 2**20 * 2 ** (-ago / 60) for weight, ago in weights]}
 
 
 def test_online_features_are_the_oracle_s_at_the_horizon(store: Any) -> None:
@@ -367,7 +370,7 @@ def test_online_features_are_the_oracle_s_at_the_horizon(store: Any) -> None:
     entities = [{"customer_id": int(row.customer_id), "product_id": int(row.product_id), "request_time": NOON} for row in asked.itertuples()]
     served = store.get_online_features(store.get_feature_service("recommendation_v1"), entities).to_dict()
     expected = _expected(asked)
-    expected |= {name: _days_since(expected[moment]) for name, moment in RECENCY.items()}
+    expected |= _on_demand(expected)
     assert set(served) - {"customer_id", "product_id", "request_time"} == set(expected)
     for name, values in expected.items():
         assert [_plain(value) for value in served[name]] == values, name
@@ -382,7 +385,7 @@ def test_historical_features_are_the_oracle_s(store: Any) -> None:
     found = store.get_historical_features(labels, store.get_feature_service("recommendation_v1")).to_df().sort_values("label")
     assert found["label"].tolist() == labels["label"].tolist()
     expected = _expected(asked)
-    expected |= {name: _days_since(expected[moment]) for name, moment in RECENCY.items()}
+    expected |= _on_demand(expected)
     assert set(found.columns) - set(labels.columns) == set(expected)
     for name, values in expected.items():
         assert [_plain(value) for value in found[name]] == values, name

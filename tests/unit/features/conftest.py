@@ -70,7 +70,8 @@ def popularity(product: int, when: str, units: int = 1) -> dict[str, Any]:
 
 def pair(customer: int, product: int, when: str, purchases: int = 1, last: str = "2017-01-01 09:30:15") -> dict[str, Any]:
     """A row of gold.customer_product."""
-    return {"customer_id": customer, "product_id": product, "event_timestamp": at(when), "purchases_90d": purchases, "last_purchased_at": at(last)}
+    memory = {"memory_purchases": purchases, "memory_began_at": at("2017-01-01"), "memory_weight": purchases * 2**20}
+    return {"customer_id": customer, "product_id": product, "event_timestamp": at(when), "purchases_90d": purchases, "last_purchased_at": at(last), **memory}
 
 
 def profile(customer: int, when: str, age: str | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tests.unit.features.conftest import VIEWS, Lake, activity, at
 from tests.unit.features.test_online_store import online, push
 
 Fault = Callable[[pytest.MonkeyPatch], None]
-ACTIVITY, PAIR, PROFILE, POPULARITY = 11 + 1, 2 + 1, 4, 7
+ACTIVITY, PAIR, PROFILE, POPULARITY = 11 + 1, 5 + 3, 4, 7
 """Features of each view, with those on demand."""
 
 
@@ -54,6 +54,7 @@ def altered(sql: str) -> Fault:
     return fault
 
 
+PAIR_COLUMNS = "purchases_90d, last_purchased_at, memory_purchases, memory_began_at, memory_weight"
 FAULTS = {
     "a shifted window": (windows_end_a_day_early, r"customer_activity:spend_7d: 1 mismatched of 2 \(1 has 0\.05 offline and 10\.0 online\)"),
     "a stale generation": (
@@ -66,12 +67,14 @@ FAULTS = {
         r"customer_profile:age: 1 missing of 2 \(1 has '25-34' offline and NULL online\)",
     ),
     "a row too many": (
-        altered("INSERT INTO customer_product SELECT 404, product_id, _event_at, _created_at, purchases_90d, last_purchased_at FROM customer_product LIMIT 1"),
+        altered(
+            f"INSERT INTO customer_product (customer_id, product_id, _event_at, _created_at, {PAIR_COLUMNS}) SELECT 404, product_id, _event_at, _created_at, {PAIR_COLUMNS} FROM customer_product LIMIT 1"
+        ),
         r"customer_product:purchases_90d: 1 extra of 4 \(404, .* has NULL offline and \d online\).*customer_product_recency:days_since_last_purchase: 1 extra of 4",
     ),
     "a value changed": (
         altered("UPDATE product_popularity SET units_28d = 7 WHERE product_id = 23"),
-        r"1 of 55 values online .* product_popularity:units_28d: 1 mismatched of 2 \(23 has 6 offline and 7 online\)",
+        r"1 of 70 values online .* product_popularity:units_28d: 1 mismatched of 2 \(23 has 6 offline and 7 online\)",
     ),
 }
 
@@ -140,7 +143,7 @@ def test_the_command_compares_and_is_1_when_a_value_differs(shop: Lake, capsys: 
     assert cli.main(["compare", "--all"]) == 0
     out = capsys.readouterr().out
     assert ["customer_profile", "age", "2", "0", "0", "0"] in [line.split() for line in out.splitlines()]
-    assert out.endswith("55 values compared, 0 differ\n")
+    assert out.endswith("70 values compared, 0 differ\n")
     push(registry.open_store(), 1, at("2017-01-10"), 3.5)
     assert cli.main(["compare", "--json"]) == 1
     told = capsys.readouterr()

@@ -44,7 +44,7 @@ def test_online_is_offline_at_the_horizon(shop: Lake) -> None:
     trained = store.get_historical_features(labels, service).to_arrow().to_pydict()
     served = store.get_online_features(features=service, entity_rows=rows).to_dict()
 
-    assert len(served) == 28
+    assert len(served) == 33
     assert {name: trained[name] for name in served} == served
     assert served["spend_7d"][:3] == [0.05] * 3
     assert served["units_7d"][0] == 0
