@@ -212,11 +212,11 @@ def changes(daily: DataFrame, keys: Sequence[str], sums: Sums, counts: Sums, car
     longer = sorted({w for windows in (*sums.values(), *counts.values()) for w in windows})
     values = {name: F.unix_micros(name) if name in instants else F.col(name) for name in carried}
     ordered = _in_buckets(keys, "day")
-    daily = daily.withColumns({name: value - F.coalesce(F.lag(value).over(ordered), F.lit(0)) for name, value in values.items()})
+    daily = daily.select("*", *((value - F.coalesce(F.lag(value).over(ordered), F.lit(0))).alias(f"step_{name}") for name, value in values.items()))
     moved = daily.withColumn("w", F.explode(F.array(*(F.lit(w) for w in (ENTERED, *longer))))).withColumn("t", F.expr("date_add(day, w + 1)"))
     changed = [_change(name, name, w).alias(f"{name}_{w}d") for name, windows in sums.items() for w in windows]
     changed += [_change(f"{name}_in_{w}", f"{name}_out_{w}", w).alias(f"{name}_{w}d") for name, windows in counts.items() for w in windows]
-    steps = [F.sum(F.when(F.col("w") == ENTERED, F.col(name)).otherwise(0)).alias(name) for name in carried]
+    steps = [F.sum(F.when(F.col("w") == ENTERED, F.col(f"step_{name}")).otherwise(0)).alias(name) for name in carried]
     return moved.groupBy(*keys, "t").agg(*changed, *steps)
 
 
