@@ -65,7 +65,7 @@ class Memory:
 
     @property
     def weights(self) -> tuple[int, ...]:
-        """`round(2**20 * 2 ** (-k / half_life))` for k = 0 up to days - 1. No value lies near a half, so rounding does not depend on the platform's power function."""
+        """`round(2**20 * 2 ** (-k / half_life))` for k = 0 up to days - 1. A test sees that none lies near a half, where rounding would depend on an engine's power function."""
         return tuple(round(ONE_PURCHASE * 2 ** (-k / self.half_life)) for k in range(self.days))
 
 
@@ -97,12 +97,11 @@ def contents(
     if days:
         return reduce(DataFrame.unionAll, (_at(lines, day, keys, sums, distinct, newest, memory) for day in days))
     counts = {distinct.name: distinct.windows} if distinct else {}
-    daily = _daily(lines, keys, sums, distinct, newest)
+    daily = _daily(lines, keys, sums, distinct, newest, memory)
     instants = (newest,) if newest else ()
     carried: tuple[str, ...] = instants
     if memory:
-        by_day = _by_day(lines, keys, memory)
-        daily = daily.join(remembered(by_day, by_day.select(*keys, "day"), keys, memory), [*keys, "day"])
+        daily = remembered(daily, daily.drop("first_at"), keys, memory)
         instants, carried = (*instants, BEGAN), (*carried, *_names(memory))
     changed = changes(daily, keys, sums, counts, carried, instants)
     inside = [(F.col("t") >= F.lit(one.start)) & (F.col("t") < F.lit(one.end)) for one in midnights]
@@ -151,33 +150,36 @@ def _by_day(lines: DataFrame, keys: Sequence[str], memory: Memory) -> DataFrame:
 
 
 def remembered(by_day: DataFrame, days: DataFrame, keys: Sequence[str], memory: Memory) -> DataFrame:
-    """The memory of each key and `day` of `days`: the columns of `memory`, from the rows of `by_day` (see `_by_day`) in the days that end with it.
+    """`days`, a row per key and `day`, with the columns of `memory`: from the rows of `by_day` (see `_by_day`) in the days that end with it.
 
     Each row is offered to its own block of days and to the next one, so that the join pairs no days that lie further apart than two memories: the cost grows with
     the length of the past, not with its square.
     """
     block = F.floor(F.datediff("day", F.lit(date(1970, 1, 1))) / memory.days).cast("bigint")
-    offered = by_day.select(*keys, F.col("day").alias("then"), memory.of, "first_at", F.explode(F.array(block, block + 1)).alias("block"))
+    offered = by_day.select(*keys, F.col("day").alias("then"), F.col(memory.of).alias("did"), "first_at", F.explode(F.array(block, block + 1)).alias("block"))
     pairs = days.withColumn("block", block).join(offered, [*keys, "block"])
     age = F.datediff("day", "then")
     kept = pairs.filter((age >= 0) & (age < memory.days))
-    weight = F.element_at(F.array(*(F.lit(value) for value in memory.weights)), age + 1).cast("bigint")
-    return kept.groupBy(*keys, "day").agg(
-        F.sum(memory.of).cast("bigint").alias(f"memory_{memory.of}"),
+    weight = F.round(F.pow(F.lit(2.0), 20 - age / memory.half_life)).cast("bigint")
+    return kept.groupBy(*days.columns).agg(
+        F.sum("did").cast("bigint").alias(f"memory_{memory.of}"),
         F.min("first_at").alias(BEGAN),
-        F.sum(F.col(memory.of) * weight).cast("bigint").alias("memory_weight"),
+        F.sum(F.col("did") * weight).cast("bigint").alias("memory_weight"),
     )
 
 
-def _daily(lines: DataFrame, keys: Sequence[str], sums: Sums, distinct: Distinct | None, newest: str | None) -> DataFrame:
-    """One row per key and day, with the sums of the day and the marks of the members who come and go."""
+def _daily(lines: DataFrame, keys: Sequence[str], sums: Sums, distinct: Distinct | None, newest: str | None, memory: Memory | None = None) -> DataFrame:
+    """One row per key and day, with the sums of the day, the marks of the members who come and go, and for a memory `first_at`."""
     summed = [F.sum(name).alias(name) for name in sums]
     latest = [F.max("transaction_at").alias(newest)] if newest else []
+    first = [F.min("transaction_at").alias("first_at")] if memory else []
     if distinct is None:
-        return lines.groupBy(*keys, day_of("transaction_at")).agg(*summed, *latest)
-    members = lines.groupBy(*keys, distinct.member, day_of("transaction_at")).agg(*summed, *latest)
+        return lines.groupBy(*keys, day_of("transaction_at")).agg(*summed, *latest, *first)
+    members = lines.groupBy(*keys, distinct.member, day_of("transaction_at")).agg(*summed, *latest, *first)
     marked = with_presence(members, keys, distinct.member, distinct.windows, distinct.name)
-    return marked.groupBy(*keys, "day").agg(*summed, *presence(distinct.name, distinct.windows), *([F.max(newest).alias(newest)] if newest else []))
+    again = [F.max(newest).alias(newest)] if newest else []
+    again += [F.min("first_at").alias("first_at")] if memory else []
+    return marked.groupBy(*keys, "day").agg(*summed, *presence(distinct.name, distinct.windows), *again)
 
 
 def _on(days: Sequence[Interval]) -> Column:
