@@ -1,15 +1,16 @@
 """
 ### A recommender on the features
 
-What will a customer buy in the next seven days? A model learns from the weeks before the last one of a release, through the feature service `recommendation_v1`, and is judged on the last.
+What will a customer buy in the next seven days? Models learn through the feature service `recommendation_v1`, and each is judged on the week after those that it learned from.
 
 | task | what happens |
 |---|---|
-| `prepare` | two training sets, each with a manifest: the weeks to learn from, and the week held back |
-| `train` | gradient-boosted trees are fitted to the first, and judged on the second beside two baselines: what most customers buy, and what this customer bought before |
+| `prepare` | two training sets, each with a manifest: the weeks to learn from, and the weeks held back |
+| `train` | LambdaMART is fitted for each week held back, and judged on it beside six baselines; the last model is kept |
+| `track` | the model's run goes to MLflow: parameters, figures with intervals, signature, training sets and tables |
 
 **Trigger it** after a run of `millrace`; no param is needed. The figures, and the training sets by name, are in the XCom of `train` and in
-`$MILLRACE_HOME/models/recommender/<name>/about.json`. `millrace recommender ask 1` answers for one customer from the online store.
+`$MILLRACE_HOME/models/recommender/<name>/about.json`. `millrace recommender ask 1` answers for one customer from the online store, and the DAG `recommender_scores` for all.
 """
 
 from datetime import timedelta
@@ -30,7 +31,10 @@ with DAG(
     default_args={"owner": "ml-platform", **tasks.RETRIES, "execution_timeout": timedelta(hours=2)},
     params={
         "release": Param(None, type=["null", "integer"], minimum=1, title="Release", description="Its number; the newest unless given"),
-        "weeks": Param(4, type="integer", minimum=1, maximum=52, title="Weeks", description="Weeks to learn from"),
+        "weeks": Param(5, type="integer", minimum=1, maximum=52, title="Weeks", description="Weeks that each model learns from"),
+        "held_back": Param(
+            4, type="integer", minimum=1, maximum=52, title="Held back", description="Weeks held back, each judged by a model of the weeks before it"
+        ),
         "seed": Param(7, type="integer", title="Seed", description="Of the model"),
     },
 ) as dag:
@@ -45,4 +49,9 @@ with DAG(
         """Fit, judge, keep."""
         return tasks.train_recommender(sets, params)
 
-    train(prepare())
+    @task
+    def track(about: Any) -> str:
+        """Make the run in MLflow. The model is kept already: when the server is away, clear this task alone."""
+        return tasks.track_recommender(about)
+
+    track(train(prepare()))

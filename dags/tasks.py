@@ -19,7 +19,8 @@ from lineage.naming import asset_uri
 
 INTERVAL = ("start", "end")
 TRAINING_SET = ("name", "labels", "service", "release", "knowledge_time", "seed", "allow_beyond_horizon")
-RECOMMENDER = ("release", "weeks", "seed")
+RECOMMENDER = ("release", "weeks", "held_back", "seed")
+SCORES = ("model", "release")
 RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=10)}
 """Of every task: steps do what is left to do, so a time-out of Airflow's own API or a busy lock costs a second try."""
 PASSING = (
@@ -31,6 +32,7 @@ PASSING = (
     "StorageError",
     "LockedError",
     "OnlineStoreUnreachableError",
+    "TrackingError",
 )
 """Errors of ours that another try may mend: the world outside was at fault. All others are verdicts on input, params or code."""
 
@@ -197,18 +199,39 @@ def prepare_recommender(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
     from models.recommender import job
 
     _refuse_unknown(dag_run.conf or {}, RECOMMENDER, ", ".join(RECOMMENDER))
-    return asdict(job.prepare(params["release"], params["weeks"], params["seed"], say=print))
+    return asdict(job.prepare(params["release"], params["weeks"], params["held_back"], params["seed"], say=print))
 
 
 @final
 def train_recommender(sets: dict[str, str], params: dict[str, Any]) -> dict[str, Any]:
     """What the model is about, its figures included."""
-    from models.recommender import job, model
+    from models.recommender import job
 
-    about = job.finish(model.fit(sets["learned"], params["seed"]), job.Sets(**sets))
-    for name, one in about["quality"].items():
-        print(f"{name}: recall@10 {one['recall']:.4f}, NDCG@10 {one['ndcg']:.4f}, over {one['customers']:,} customers")
+    about = job.finish(job.Sets(**sets), params["weeks"], params["seed"], say=print).about
+    for name, figures in about["quality"].items():
+        print(f"{name}: recall@10 {figures['recall']:.4f}, NDCG@10 {figures['ndcg']:.4f}, over {figures['customers']:,} customers")
     return about
+
+
+@final
+def track_recommender(about: dict[str, Any]) -> str:
+    """The id of the model's run in MLflow."""
+    from models.recommender import model, tracking
+
+    return tracking.track(model.load(about["name"]))
+
+
+@final
+def score_customers(params: dict[str, Any], dag_run: Any) -> dict[str, Any]:
+    """What was scored, by the model that the params name, or by the newest."""
+    from dataclasses import asdict
+
+    from models.recommender import model, scoring
+
+    _refuse_unknown(dag_run.conf or {}, SCORES, ", ".join(SCORES))
+    done = scoring.score(model.load(params["model"]), params["release"])
+    print(f"{done.rows:,} rows for {done.customers:,} customers: {'published as' if done.is_new else 'there already, in'} version {done.version}")
+    return asdict(done)
 
 
 def render_docs() -> str:

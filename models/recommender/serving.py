@@ -18,10 +18,10 @@ from models.recommender.model import Model
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A product and how likely it is bought within a week, with what the catalogue says of it."""
+    """A product and its score, which orders the products of one customer and means nothing else, with what the catalogue says of it."""
 
     product_id: int
-    probability: float
+    score: float
     department: str
     category: str
 
@@ -34,15 +34,22 @@ def recommend(model: Model, customer: int, number: int = TOP) -> list[Recommenda
     reader, horizon = LakeReader(release.read(about.release)), date.fromisoformat(about.horizon)
     sql = candidates.considered_sql(horizon, customer)
     reader.offer(sql)
-    products = [row[0] for row in reader.connection.execute(sql).fetchall()]
+    products = [row[1] for row in reader.connection.execute(sql).fetchall()]
     if not products:
         return []
     store = registry.open_store(about.release)
-    rows = {"customer_id": [customer] * len(products), "product_id": products, "request_time": [midnight(horizon)] * len(products)}
+    rows = {
+        "customer_id": [customer] * len(products),
+        "product_id": products,
+        "request_time": [midnight(horizon)] * len(products),
+    }
     served = pd.DataFrame(store.get_online_features(store.get_feature_service(model.about["service"]), rows).to_dict())
-    best = sorted(zip(model.scores(served).tolist(), served["product_id"].tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))[:number]
+    best = sorted(
+        zip(model.scores(served).tolist(), served["product_id"].tolist(), strict=True),
+        key=lambda pair: (-pair[0], pair[1]),
+    )[:number]
     named = _catalogue(reader, [product for _, product in best])
-    return [Recommendation(product, probability, *named.get(product, ("", ""))) for probability, product in best]
+    return [Recommendation(product, score, *named.get(product, ("", ""))) for score, product in best]
 
 
 def _catalogue(reader: LakeReader, products: list[int]) -> dict[int, tuple[str, str]]:

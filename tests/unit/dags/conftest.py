@@ -14,6 +14,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         environment.delenv("MILLRACE_SCHEDULE", raising=False)
         import dags.millrace
         import dags.recommender
+        import dags.recommender_scores
         import dags.training_set  # noqa: F401
 
         yield

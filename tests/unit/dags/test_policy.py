@@ -69,8 +69,8 @@ def test_parsing_writes_nothing_of_ours(parsed: Any) -> None:
     assert {path.name for path in home.iterdir()} <= {"off", "on"}
 
 
-def test_the_folder_gives_two_dags_and_no_import_error(parsed: Any) -> None:
-    assert (sorted(parsed("off")["dags"]), parsed("off")["errors"]) == (["millrace", "recommender", "training_set"], {})
+def test_the_folder_gives_these_dags_and_no_import_error(parsed: Any) -> None:
+    assert (sorted(parsed("off")["dags"]), parsed("off")["errors"]) == (["millrace", "recommender", "recommender_scores", "training_set"], {})
 
 
 # --- schedule and params
@@ -206,9 +206,10 @@ def test_a_recommender_is_trained_when_somebody_asks(recommender_dag: Any) -> No
     assert recommender_dag.schedule is None
     assert (*recommender_dag.params,) == tasks.RECOMMENDER
     assert recommender_dag.task_dict["train"].upstream_task_ids == {"prepare"}
+    assert recommender_dag.task_dict["track"].upstream_task_ids == {"train"}
 
 
-@pytest.mark.parametrize(("name", "good", "bad"), [("release", 3, 0), ("weeks", 4, 53), ("seed", 1, "x")])
+@pytest.mark.parametrize(("name", "good", "bad"), [("release", 3, 0), ("weeks", 4, 53), ("held_back", 1, 0), ("seed", 1, "x")])
 def test_a_param_of_the_recommender_is_checked(recommender_dag: Any, name: str, good: Any, bad: Any) -> None:
     param = recommender_dag.params.get_param(name)
     assert param.resolve(good) == good

@@ -1,59 +1,75 @@
-"""Recall and NDCG against a plain count, and by hand."""
+"""Recall and NDCG against a plain count, and by hand; intervals of what is known."""
 
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from models.recommender.evaluation import TOP, Quality, bought_before, quality
+from models.recommender.evaluation import TOP, by_customer, interval, qualities, retrieved
 
-pairs = st.tuples(st.integers(1, 4), st.integers(1, 30))
-scores = st.dictionaries(pairs, st.integers(0, 3) | st.none(), max_size=80)
+keys = st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 30))
+scores = st.dictionaries(keys, st.integers(0, 3) | st.none(), max_size=80)
+NAMES = ("since", "customer_id", "product_id")
+Key = tuple[int, int, int]
 
 
-def counted(scored: dict[tuple[int, int], int | None], bought: set[tuple[int, int]]) -> Quality:
-    """One customer after the other, one place after the other."""
-    recalls, gains = [], []
-    for customer in {one for one, _ in bought}:
-        wanted = {product for one, product in bought if one == customer}
-        mine = [(product, score) for (one, product), score in scored.items() if one == customer]
+def counted(ranked: dict[Key, int | None], bought: set[Key]) -> dict[tuple[int, int], tuple[float, float]]:
+    """One week and customer after the other, one position after the other."""
+    found = {}
+    for buyer in {(week, customer) for week, customer, _ in bought}:
+        theirs = {product for week, customer, product in bought if (week, customer) == buyer}
+        mine = [(product, score) for (week, customer, product), score in ranked.items() if (week, customer) == buyer]
         first = sorted(mine, key=lambda pair: (pair[1] is None, -(pair[1] or 0), pair[0]))[:TOP]
-        gain = sum(1 / math.log2(place + 2) for place, (product, _) in enumerate(first) if product in wanted)
-        best = sum(1 / math.log2(place + 2) for place in range(min(TOP, len(wanted))))
-        recalls.append(sum(product in wanted for product, _ in first) / len(wanted))
-        gains.append(gain / best)
-    return Quality(sum(recalls) / len(recalls), sum(gains) / len(gains), len(recalls))
+        gain = sum(1 / math.log2(position + 2) for position, (product, _) in enumerate(first) if product in theirs)
+        best = sum(1 / math.log2(position + 2) for position in range(min(TOP, len(theirs))))
+        found[buyer] = (sum(product in theirs for product, _ in first) / len(theirs), gain / best)
+    return found
 
 
 def frame(rows: Any, *names: str) -> pd.DataFrame:
     return pd.DataFrame([*rows], columns=[*names])
 
 
-@given(scored=scores, bought=st.sets(pairs, min_size=1, max_size=60))
-def test_equals_a_plain_count(scored: dict[tuple[int, int], int | None], bought: set[tuple[int, int]]) -> None:
-    rows = frame(((*pair, score) for pair, score in scored.items()), "customer_id", "product_id", "score").astype({"score": "float64"})
-    found, expected = quality(rows, "score", frame(bought, "customer_id", "product_id")), counted(scored, bought)
-    assert (found.recall, found.ndcg, found.customers) == (pytest.approx(expected.recall), pytest.approx(expected.ndcg), expected.customers)
+@hypothesis(deadline=None, max_examples=50)
+@given(ranked=scores, bought=st.sets(keys, min_size=1, max_size=60))
+def test_equals_a_plain_count(ranked: dict[Key, int | None], bought: set[Key]) -> None:
+    rows = frame(((*key, score) for key, score in ranked.items()), *NAMES, "score").astype({"score": "float64"})
+    found, expected = by_customer(rows, "score", frame(bought, *NAMES)), counted(ranked, bought)
+    assert {key: (row.recall, row.ndcg) for key, row in zip(found.index, found.itertuples(), strict=True)} == {
+        key: (pytest.approx(recall), pytest.approx(ndcg)) for key, (recall, ndcg) in expected.items()
+    }
 
 
 def test_by_hand() -> None:
-    scored = frame([(1, 10, 0.9), (1, 11, 0.8), (1, 12, 0.7)], "customer_id", "product_id", "score")
-    bought = frame([(1, 12), (1, 99), (2, 10)], "customer_id", "product_id")
-    found = quality(scored, "score", bought)
-    assert found.recall == pytest.approx((1 / 2 + 0) / 2)
-    assert found.ndcg == pytest.approx((1 / math.log2(4)) / (1 + 1 / math.log2(3)) / 2)
-    assert found.customers == 2
+    ranked = frame([(1, 1, 10, 0.9), (1, 1, 11, 0.8), (1, 1, 12, 0.7)], *NAMES, "score")
+    bought = frame([(1, 1, 12), (1, 1, 99), (1, 2, 10)], *NAMES)
+    found = by_customer(ranked, "score", bought)
+    assert found["recall"].tolist() == [0.5, 0.0]
+    assert found["ndcg"].tolist() == [pytest.approx(1 / math.log2(4) / (1 + 1 / math.log2(3))), 0.0]
+    assert retrieved(ranked, bought) == pytest.approx(1 / 3)
 
 
-def test_of_products_bought_as_often_the_latest_comes_first_and_the_unknown_last() -> None:
-    data = pd.DataFrame({"purchases_90d": [2, 2, 1, None], "days_since_last_purchase": [9.0, 3.0, 1.0, None]})
-    assert bought_before(data).rank(ascending=False).tolist() == [2, 1, 3, 4]
+def of_customers(*values: float) -> pd.DataFrame:
+    """Two weeks of each customer, with the same figures."""
+    index = pd.MultiIndex.from_product([(1, 2), range(len(values))], names=["since", "customer_id"])
+    return pd.DataFrame({"recall": [*values] * 2, "ndcg": [*values] * 2}, index)
 
 
-def test_ten_of_twenty_are_half_of_what_was_bought_in_the_best_order() -> None:
-    scored = frame([(1, product, 1.0) for product in range(20)], "customer_id", "product_id", "score")
-    found = quality(scored, "score", frame([(1, product) for product in range(20)], "customer_id", "product_id"))
-    assert (found.recall, found.ndcg) == (pytest.approx(0.5), pytest.approx(1.0))
+def test_weeks_of_a_customer_are_drawn_together() -> None:
+    """100 customers of 0 or 1 in two equal weeks: the standard error is that of 100 draws, not of 200."""
+    low, high = interval(of_customers(*[0.0, 1.0] * 50)["recall"])
+    assert (high - low) / 2 == pytest.approx(1.96 * 0.5 / math.sqrt(100), rel=0.1)
+
+
+def test_a_lead_is_paired() -> None:
+    """A lead of 0.01 with everybody is certain, however much customers differ."""
+    base = of_customers(*np.linspace(0, 0.9, 50))
+    found = qualities({"model": base + 0.01, "simple": base}, "simple")
+    assert found["model"].ndcg_lead_interval == (pytest.approx(0.01), pytest.approx(0.01))
+    assert found["model"].recall_interval[0] < found["simple"].recall < found["model"].recall_interval[1]
+    assert (found["simple"].ndcg_lead, found["simple"].customers) == (0.0, 50)
