@@ -239,6 +239,7 @@ def model_origin(link: Link) -> Grid:
     """What a model was made from."""
     grid = _grid(f"Model {link.model}", "what", "value")
     grid.add_row("digest", link.digest[:16])
+    grid.add_row("MLflow run", link.run or "none")
     for role, name in zip(("learned from", "judged on"), link.training_sets, strict=True):
         grid.add_row(role, name)
     grid.add_row("release", str(link.release))

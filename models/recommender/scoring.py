@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import Transaction
@@ -147,7 +148,8 @@ def _published(model: Model, found: release.Release) -> Scoring | None:
         return None
     if table.transaction_version(_name(model, found)) is None:
         return None
-    rows = table.to_pyarrow_table(["customer_id"], filters=[("model_digest", "=", model.digest), ("release", "=", found.number)])
+    ours = (pc.field("model_digest") == model.digest) & (pc.field("release") == found.number)
+    rows = table.to_pyarrow_dataset().to_table(["customer_id"], filter=ours)
     return Scoring(
         model.about["name"],
         found.number,

@@ -55,19 +55,15 @@ def track(model: Model) -> str:
             f"tags.`{TAG}digest` = '{about['digest']}' and tags.`{TAG}model` = '{about['name']}' and attributes.status = 'FINISHED'",
         )
         if found:
-            return str(found[0].info.run_id)
-        with mlflow.start_run(experiment_id=experiment, run_name=about["name"]) as run:
-            _log(mlflow, model)
-        return str(run.info.run_id)
-
-
-def run_of(name: str) -> str | None:
-    """The id of the finished run of a model, None when there is none."""
-    with _connected(name) as mlflow:
-        experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-        query = f"tags.`{TAG}model` = '{name}' and attributes.status = 'FINISHED'"
-        found = mlflow.MlflowClient().search_runs([experiment.experiment_id], query) if experiment else []
-        return str(found[0].info.run_id) if found else None
+            run_id = str(found[0].info.run_id)
+        else:
+            with mlflow.start_run(experiment_id=experiment, run_name=about["name"]) as run:
+                _log(mlflow, model)
+            run_id = str(run.info.run_id)
+    if about.get("mlflow_run") != run_id:
+        about["mlflow_run"] = run_id
+        models.keep(model)
+    return run_id
 
 
 def _log(mlflow: Any, model: Model) -> None:
@@ -113,7 +109,11 @@ def _metrics(quality: dict[str, dict[str, Any]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for ranking, figures in quality.items():
         for name, value in figures.items():
-            ends = dict(zip((f"{name}_low", f"{name}_high"), value, strict=True)) if isinstance(value, list) else {name: value}
+            ends = (
+                dict(zip((f"{name.removesuffix('_interval')}_low", f"{name.removesuffix('_interval')}_high"), value, strict=True))
+                if isinstance(value, list)
+                else {name: value}
+            )
             found |= {f"{ranking}.{key}": float(end) for key, end in ends.items()}
     return found
 
