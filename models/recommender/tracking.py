@@ -42,7 +42,11 @@ class Link:
 
 def store() -> str:
     """The tracking URI: `MLFLOW_TRACKING_URI`, or sqlite in the home."""
-    return os.environ.get(URI) or f"sqlite:///{settings.home() / 'mlflow' / 'mlflow.db'}"
+    return os.environ.get(URI) or _local_store()
+
+
+def _local_store() -> str:
+    return f"sqlite:///{settings.home() / 'mlflow' / 'mlflow.db'}"
 
 
 def track(model: Model) -> str:
@@ -130,7 +134,8 @@ def _experiment(mlflow: Any) -> str:
     found = mlflow.get_experiment_by_name(EXPERIMENT)
     if found:
         return str(found.experiment_id)
-    local = None if os.environ.get(URI) else (settings.home() / "mlflow" / "artifacts").as_uri()
+    ours = str(mlflow.get_tracking_uri()) == _local_store()
+    local = (settings.home() / "mlflow" / "artifacts").as_uri() if ours else None
     return str(mlflow.create_experiment(EXPERIMENT, artifact_location=local))
 
 
@@ -144,17 +149,21 @@ def _connected(name: str) -> Iterator[Any]:
     import mlflow.lightgbm
     from mlflow.exceptions import MlflowException
 
-    if not os.environ.get(URI):
+    named = os.environ.get(URI)
+    if not named:
         (settings.home() / "mlflow").mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(store())
     try:
         yield mlflow
     except (MlflowException, OSError) as error:
-        where = f"the server that {URI} names" if os.environ.get(URI) else f"the store below {settings.home() / 'mlflow'}"
+        where = f"the server that {URI} names" if named else f"the store below {settings.home() / 'mlflow'}"
         raise TrackingError(
             f"MLflow did not take the run of model {name}: {where} answered {type(error).__name__}. The model is kept at {models.folder() / name}, and can be used."
             f" See that MLflow is up, then send it again: millrace recommender track {name}"
         ) from None  # what MLflow says may hold the URI, and a password in it
+    finally:
+        if not named:
+            os.environ.pop(URI, None)  # MLflow sets it, and the next home of this process would write to this one's store
 
 
 def links(model: str | None = None, training_set: str | None = None, release: int | None = None, table: str | None = None) -> list[Link]:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from deltalake import DeltaTable
 
-from contracts import manifest, release
+from contracts import manifest, release, settings
 from dags import cli
 from features import registry, training
 from features.lake_reader import LakeReader, pinned
@@ -117,7 +117,11 @@ def test_a_model_is_tracked_once_and_followed_both_ways(trained: model.Model) ->
     assert {made.name, trained.about["held_back"]} <= set(inputs)
     assert {table: inputs[table]["delta_table_version"] for table, _, _ in made.versions} == {table: number for table, _, number in made.versions}
     data = training.read(trained.about["held_back"]).slice(0, 20).to_pandas()
+    assert kept.info.artifact_uri.startswith((settings.home() / "mlflow" / "artifacts").as_uri()), "nothing is written where the process runs"
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    mlflow.set_tracking_uri(tracking.store())
     loaded = mlflow.pyfunc.load_model(f"runs:/{run}/model")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it
     frame = model.inputs(data, trained.features, trained.categories)
     assert loaded.metadata.signature.inputs.input_names() == [*trained.features]
     assert loaded.predict(frame).tolist() == trained.scores(data).tolist()
