@@ -124,18 +124,18 @@ def key(value: Any, proto: str) -> Any:
 
 
 def ensure_key(values: Iterable[Any], expected: ValueType, name: str, view: str) -> None:
-    """Raise KeyTypeError unless each of a caller's values is of the key's own type; None is not looked at.
+    """Raise KeyTypeError unless each of a caller's values is of the key's own type.
 
-    For an Int64 key that is a whole number, and not "1", True or 1.0.
+    For an Int64 key that is a whole number, and not "1", True, 1.0 or None.
     """
     if expected not in _KEYS:
         return
     field, types, example = _KEYS[expected]
     for value in values:
         if isinstance(value, Value):
-            fits = value.WhichOneof("val") in (field, None)
+            fits = value.WhichOneof("val") == field
         else:
-            fits = value is None or (isinstance(value, types) and (type(value) is not bool or bool in types))
+            fits = isinstance(value, types) and (type(value) is not bool or bool in types)
         if not fits:
             shown = repr(value).replace("\n", " ")[:60]
             raise KeyTypeError(

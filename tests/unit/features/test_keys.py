@@ -19,7 +19,7 @@ from features.online import sqlite
 from tests.unit.features.conftest import Lake, at, stocked
 
 SPEND = ["customer_activity:spend_7d"]
-WRONG = ["1", True, 1.0, np.float64(1), np.True_, b"1"]
+WRONG = ["1", True, 1.0, np.float64(1), np.True_, b"1", None]
 
 
 @pytest.fixture(scope="module")

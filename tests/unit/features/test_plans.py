@@ -355,8 +355,6 @@ def test_which_way_is_taken(store: FeatureStore, features: Any, rows: Any, short
         (["profile:age"], {"customer_id": [1, 2], "shop_code": ["a"]}, ValueError),
         (["profile:age"], [{"customer_id": 1}, {"customer_id": 2, "shop_code": "a"}], ValueError),
         (["profile:age"], [{"customer_id": 1, "shop_code": "a"}, {"customer_id": 2}], ValueError),
-        (["profile:age"], {"customer_id": [1, None]}, TypeError),
-        (["profile:age"], {"customer_id": [None]}, TypeError),
         (["profile:age"], {"customer_id": [2**63]}, ValueError),
         (["profile:age"], {"customer_id": [-(2**63) - 1, 1]}, ValueError),
         (["stock:amount"], {"customer_id": [1], "shop_code": ["\ud800"]}, UnicodeEncodeError),
