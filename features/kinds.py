@@ -132,16 +132,18 @@ def ensure_key(values: Iterable[Any], expected: ValueType, name: str, view: str)
         return
     field, types, example = _KEYS[expected]
     for value in values:
-        if isinstance(value, Value):
-            fits = value.WhichOneof("val") == field
-        else:
-            fits = isinstance(value, types) and (type(value) is not bool or bool in types)
-        if not fits:
+        if not _is_own_type(value, field, types):
             shown = repr(value).replace("\n", " ")[:60]
             raise KeyTypeError(
                 f"key {name} of the feature view {view} is {shown} ({type(value).__name__}), and must be {example}"
                 f" ({expected.name}). Keys are not converted: give it in its own type"
             )
+
+
+def _is_own_type(value: Any, field: str, types: tuple[type, ...]) -> bool:
+    if isinstance(value, Value):
+        return bool(value.WhichOneof("val") == field)
+    return isinstance(value, types) and (type(value) is not bool or bool in types)
 
 
 def dtype_of(column: Column) -> FeastType:

@@ -261,6 +261,9 @@ def from_frame(frame: pd.DataFrame) -> pa.Table:
     """An Arrow table of a pandas entity_df; columns of Python datetimes become instants."""
     if EVENT_TIMESTAMP in frame and frame[EVENT_TIMESTAMP].dtype == object:
         frame = frame.assign(**{EVENT_TIMESTAMP: _instants(frame[EVENT_TIMESTAMP])})
+    twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
+    if twice:
+        raise LabelError(f"entity_df has more than one column {', '.join(twice)}. Rename or drop all but one")
     try:
         return pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -279,6 +282,7 @@ def check(table: pa.Table, join_keys: dict[str, JoinKey]) -> Labels:
             f" These features need {', '.join([*join_keys, EVENT_TIMESTAMP])}, the instant as of which a row's features are read"
         )
     instants = _as_instants(table[instant], instant)
+    _ensure_calendar(instants, instant)
     table = table.set_column(table.column_names.index(instant), instant, instants)
     keys = {name: as_key(name, table[name], key) for name, key in join_keys.items()}
     return Labels(table, pa.table({"__row": np.arange(table.num_rows), "__at": _microseconds(instants).cast(pa.int64()), **keys}), instant)
@@ -307,6 +311,15 @@ def _as_instants(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     if not pa.types.is_timestamp(column.type):
         raise LabelError(f"{name} is {column.type}, not an instant. Convert it: pd.to_datetime(entity_df.{name}, utc=True)")
     return column.cast(pa.timestamp(column.type.unit, tz="UTC"))
+
+
+def _ensure_calendar(instants: pa.ChunkedArray, name: str) -> None:
+    """Raise LabelError for instants outside of the years 1 to 9999, such as infinity: no release knows them, and Python has no name for them."""
+    first, last = (pa.scalar(end, INSTANT) for end in (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)))
+    at = _microseconds(instants)
+    outside = pc.sum(pc.or_(pc.less(at, first), pc.greater(at, last))).as_py() or 0
+    if outside:
+        raise LabelError(f"{outside:,} of {len(at):,} labels have {name} outside of the years 1 to 9999. Correct or drop such rows")
 
 
 def _microseconds(instants: pa.ChunkedArray) -> pa.ChunkedArray:

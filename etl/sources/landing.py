@@ -455,6 +455,8 @@ def _cast_all(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
         values = values.cast(values.type.value_type)
     if _means_something_else(values.type, wanted):
         raise pa.ArrowNotImplementedError(f"{values.type} is not {wanted}")
+    if pa.types.is_integer(wanted) and pa.types.is_string(values.type) and pc.any(pc.match_substring(values, "x", ignore_case=True)).as_py():
+        raise pa.ArrowInvalid("hexadecimal")  # Arrow would read 0x10 as 16
     if not pa.types.is_timestamp(wanted):
         return values.cast(wanted)
     if not pa.types.is_timestamp(values.type):

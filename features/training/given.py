@@ -78,11 +78,24 @@ def _file(path: Path) -> pa.Table:
     if not path.exists():
         raise LabelError(f"there is no file {path} with labels. Give the path of a .parquet or .csv file, or SQL")
     try:
-        return pq.read_table(path) if path.suffix == ".parquet" else pa.csv.read_csv(path)
+        return pq.read_table(path) if path.suffix == ".parquet" else _csv(path)
     except pa.ArrowInvalid as error:
         if path.suffix == ".csv" and not path.read_text().strip():
             raise LabelError(f"{path} is empty: there are no labels. Give a line of column names and at least one row") from None
         raise LabelError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}. Write the file again") from error
+
+
+def _csv(path: Path) -> pa.Table:
+    """The rows; LabelError where a cell goes over several lines, as one does whose quote is not closed: it would hold the labels of these lines."""
+    found = pa.csv.read_csv(path)
+    for name in found.column_names:
+        column = found[name]
+        if pa.types.is_string(column.type) and len(broken := pc.indices_nonzero(pc.match_substring_regex(column, r"[\r\n]"))):
+            raise LabelError(
+                f"{path} has a line break in column {name} of label {broken[0].as_py() + 1}: is a quote not closed? Close it, or double it where it"
+                " belongs to the cell. Labels whose text has line breaks come as .parquet"
+            )
+    return found
 
 
 def _refuse_without_instant(instants: pa.ChunkedArray) -> None:

@@ -13,7 +13,6 @@ from contracts import manifest, release, settings
 from dags import cli, steps
 from etl import delta
 from features import training
-from features.labels import LabelError
 from features.training import sets
 from tests.landing import Shop, purchase
 
@@ -167,7 +166,7 @@ def test_the_dag_makes_one_and_checks_it(lake: Shop, capsys: Out, monkeypatch: p
         tasks.create_training_set(params, SimpleNamespace(conf={"servce": "x"}))
     (lake.root.parent / "labels.csv").write_text("customer_id,product_id,event_timestamp\n1,1,2017-03-02\n")
     outside = params | {"name": "outside", "labels": str(lake.root.parent / "labels.csv")}
-    with pytest.raises(LabelError, match=r"^labels are '.*labels\.csv', and there is no such file in the folder of labels"):
+    with pytest.raises(AirflowFailException, match=r"^labels are '.*labels\.csv', and there is no such file in the folder of labels"):
         tasks.create_training_set(outside, SimpleNamespace(conf=outside))
     settings.labels().mkdir()
     (lake.root.parent / "labels.csv").rename(settings.labels() / "labels.csv")

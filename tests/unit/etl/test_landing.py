@@ -58,7 +58,7 @@ def refused(content: Content) -> list[Any]:
 # --- text
 
 TEXTS: tuple[tuple[Type, dict[str, Any], tuple[str, ...]], ...] = (
-    (LONG, {"12": 12, "-3": -3, "007": 7, "": None, str(2**63 - 1): 2**63 - 1}, ("1.5", "1e3", "twelve", "1 2", "NULL", str(2**63))),
+    (LONG, {"12": 12, "-3": -3, "007": 7, "": None, str(2**63 - 1): 2**63 - 1}, ("1.5", "1e3", "twelve", "1 2", "NULL", "0x10", "-0X1f", str(2**63))),
     (DOUBLE, {"1.5": 1.5, "-0": -0.0, "1e3": 1000.0, "5.55e-17": 5.55e-17, "": None}, ("1.5 USD", "nan", "NaN", "inf", "-Infinity", "1e999", "cheap")),
     (decimal(12, 2), {"1.50": Decimal("1.50"), "-3": Decimal("-3.00"), "": None}, ("1.505", "12345678901.00", "cheap")),
     (BOOLEAN, {"true": True, "False": False, "1": True, "0": False, "": None}, ("yes", "2", "t")),

@@ -62,6 +62,7 @@ def test_table_and_manifest(shop: Lake) -> None:
     assert [one.ref for one in made.features if one.name.startswith("days_since")] == [
         "customer_recency:days_since_last_basket",
         "customer_product_recency:days_since_last_purchase",
+        "customer_product_memory:days_since_memory_began",
     ]
     (pinned,) = made.releases
     assert pinned.tables == {f"gold.{name}": 0 for name in VIEWS}
@@ -152,9 +153,8 @@ def test_another_pyarrow_may_write_another_file_and_not_other_values(stored: byt
 
 def test_values_that_come_out_different_are_refused_by_name(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("features.recency.SECONDS_A_DAY", 3600)
-    with pytest.raises(
-        TrainingSetError, match=r"cannot be made again: days_since_last_basket, days_since_last_purchase came out different.*made by version 0\.1\.0"
-    ):
+    features = "days_since_last_basket, days_since_last_purchase, decayed_purchases, days_since_memory_began"
+    with pytest.raises(TrainingSetError, match=rf"cannot be made again: {features} came out different.*made by version 0\.1\.0"):
         training.rebuild("kept")
     assert file("kept").read_bytes() == stored
 
@@ -334,6 +334,9 @@ def test_no_vacuum_runs_while_a_manifest_is_written(shop: Lake, monkeypatch: pyt
         (LABELS.append_column("tags", pa.array([["a"]] * 5)), r"^tags is list<.*> in the labels\. A training set keeps numbers"),
         (LABELS.append_column("fine", pa.array([1] * 5, pa.timestamp("ns"))), r"^fine has a value that does not fit timestamp\[us, tz=UTC\]"),
         (LABELS.append_column("large", pa.array([2**64 - 1] * 5, pa.uint64())), r"^large has a value that does not fit int64"),
+        ("SELECT 1 AS customer_id, 2 AS product_id, TIMESTAMP '290000-01-01' AS event_timestamp", r"^1 of 1 labels have event_timestamp outside of the years"),
+        ("SELECT 1 AS customer_id, 2 AS product_id, TIMESTAMP 'infinity' AS event_timestamp", r"outside of the years 1 to 9999\. Correct or drop such rows$"),
+        (pd.DataFrame([[1, 2, 0, 1]], columns=["customer_id", "product_id", "bought", "bought"]), r"^entity_df has more than one column bought\. Rename"),
         ("nowhere.csv", r"^there is no file nowhere\.csv with labels"),
         ("SELECT * FROM gold.customer_activty", r"^the labels' SQL cannot be run: Catalog Error.*It may read the tables of release 1: gold\."),
         ("SELECT 1; SELECT 2", r"^labels as SQL must be one SELECT"),
@@ -348,6 +351,13 @@ def test_labels_that_cannot_be_joined(shop: Lake, given: Any, told: str) -> None
         training.create(given, SERVICE, "bad")
     assert manifest.names() == []
     assert not manifest.table_path("bad").exists()
+
+
+def test_a_csv_whose_quote_is_not_closed_loses_no_label(shop: Lake, tmp_path: Path) -> None:
+    path = tmp_path / "open.csv"
+    path.write_text('customer_id,product_id,event_timestamp,note\n1,1,2017-03-02,fine\n2,1,2017-03-02,"open\n2,2,2017-03-02,z\n')
+    with pytest.raises(LabelError, match=r"open\.csv has a line break in column note of label 2: is a quote not closed\? Close it"):
+        training.create(path, SERVICE, "bad")
 
 
 def test_labels_without_an_instant_are_counted(shop: Lake) -> None:
