@@ -315,7 +315,7 @@ def _as_instants(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 def _ensure_calendar(instants: pa.ChunkedArray, name: str) -> None:
     """Raise LabelError for instants outside of the years 1 to 9999, such as infinity: no release knows them, and Python has no name for them."""
-    first, last = (pa.scalar(end, INSTANT) for end in (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)))
+    first, last = (pa.scalar(end, INSTANT) for end in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)))
     at = _microseconds(instants)
     outside = pc.sum(pc.or_(pc.less(at, first), pc.greater(at, last))).as_py() or 0
     if outside:

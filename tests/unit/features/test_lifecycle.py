@@ -85,6 +85,8 @@ def test_a_disabled_view_is_not_served_and_does_not_stop_the_others(shop: Lake) 
         "product_popularity",
         "customer_product",
         "customer_product_recency",
+        "customer_product_memory",
+        "customer_product_decay",
     }
     store.enable_feature_view("customer_activity")
     assert registry.open_store().get_online_features(SPEND, [{"customer_id": 2}]).to_dict()["spend_7d"] == [7.77]
