@@ -123,7 +123,7 @@ def test_the_feature_server_says_what_the_sdk_says(airflow: Services, year_run: 
         answer = json.load(response)
     told = dict(zip(answer["metadata"]["feature_names"], (one["values"] for one in answer["results"]), strict=True))
     served = store.get_online_features(store.get_feature_service("recommendation_v1"), rows).to_dict()
-    instants = ("last_basket_at", "last_purchased_at")
+    instants = ("last_basket_at", "last_purchased_at", "memory_began_at")
     assert {name: values for name, values in told.items() if name not in instants} == {name: values for name, values in served.items() if name not in instants}
     for name in instants:
         assert [value and datetime.fromtimestamp(value, UTC) for value in told[name]] == served[name]
