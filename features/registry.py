@@ -19,7 +19,7 @@ from feast.protos.feast.core.FeatureService_pb2 import LoggingConfig as LoggingC
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.repo_config import RegistryConfig
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped,unused-ignore]
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
 from contracts import settings, storage
 from contracts.files import locked, write_whole
