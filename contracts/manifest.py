@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from contracts import settings, storage
-from contracts.release import Release
+from contracts.release import Release, problem_of
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 
 
 class ManifestError(LookupError):
     """There is no such training set, or the name cannot be one's."""
+
+
+class ManifestDamagedError(ManifestError, ValueError):
+    """A manifest is torn, or holds something else; the message names its file."""
 
 
 @dataclass(frozen=True)
@@ -111,19 +115,31 @@ def names() -> list[str]:
 
 
 def read(name: str) -> Manifest:
-    """The manifest of that training set."""
+    """The manifest of that training set; ManifestDamagedError when its file cannot be read."""
     content = storage.read(folder() / f"{checked_name(name)}.json")
     if content is None:
         known = names()
         near = difflib.get_close_matches(name, known, 1)
         hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}" if known else "Make one: millrace training-set create --help"
         raise ManifestError(f"there is no training set {name}. {hint}")
-    return _parsed(name, json.loads(content))
+    try:
+        return _parsed(name, json.loads(content))
+    except ManifestError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        problem = "is empty" if not content.strip(b"\0 \n") else "is cut short, or no manifest"
+        raise ManifestDamagedError(
+            f"training set {name} cannot be read: {folder() / name}.json {problem} ({type(error).__name__}: {error})."
+            " Restore the file from a backup. Without one, remove it: the training set is gone then, and no vacuum"
+            " keeps what only it needs"
+        ) from error
 
 
 def _parsed(name: str, plain: dict[str, Any]) -> Manifest:
     if plain["format"] > settings.LAKE_FORMAT:
         raise ManifestError(f"training set {name} has format {plain['format']}, and this Millrace reads up to {settings.LAKE_FORMAT}. Update Millrace")
+    for problem in filter(None, map(problem_of, plain["releases"])):
+        raise ValueError(f"a release in it {problem}")
     plain["features"] = tuple(Feature(**one) for one in plain["features"])
     plain["releases"] = tuple(Release(**one) for one in plain["releases"])
     return Manifest(**{**plain, "code": Code(**plain["code"]), "data": Data(**plain["data"])})

@@ -6,15 +6,25 @@ Files are `<lake>/_releases/<number>.json`. Readers name a release by its number
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from contracts import settings, storage
+
+NUMBER = re.compile(r"[1-9][0-9]*")
+"""A release's file without its ending; 007.json is none."""
+LARGEST_VERSION = 2**31 - 1
 
 
 class ReleaseError(LookupError):
     """The release that was asked for does not exist."""
+
+
+class ReleaseDamagedError(ReleaseError, ValueError):
+    """A release's file is torn, or holds something else; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +48,11 @@ def folder() -> Path:
 
 def numbers() -> list[int]:
     """All release numbers, oldest first."""
-    return sorted(int(path.stem) for path in storage.tree(folder(), ".json") if path.stem.isdigit())
+    return sorted(int(path.stem) for path in storage.tree(folder(), ".json") if NUMBER.fullmatch(path.stem))
 
 
 def read(number: int | None = None) -> Release:
-    """The release of that number, or the newest one."""
+    """The release of that number, or the newest one; ReleaseDamagedError when its file cannot be read."""
     known = numbers()
     if not known:
         raise ReleaseError(f"there is no release below {folder()}. Run the DAG `millrace` (or `make demo`) first")
@@ -53,7 +63,64 @@ def read(number: int | None = None) -> Release:
 
 
 def _load(number: int) -> Release:
-    return Release(**json.loads(storage.read(folder() / f"{number}.json") or b""))
+    path = folder() / f"{number}.json"
+    content = storage.read(path)
+    if content is None:
+        raise ReleaseError(f"there is no release {number} any more: it was removed while it was looked for")
+    try:
+        plain = json.loads(content)
+    except (ValueError, RecursionError):
+        plain, problem = None, "is not JSON" if content.strip(b"\0 \n") else "is empty"
+    else:
+        problem = problem_of(plain) or ("" if plain["number"] == number else f"says that it is release {plain['number']}")
+    if problem:
+        raise ReleaseDamagedError(
+            f"release {number} cannot be read: {path} {problem}. Restore the file from a backup, or remove it:"
+            " the releases before it stay, and the next run of the DAG `millrace` writes a release of the present tables"
+        )
+    return Release(**plain)
+
+
+def problem_of(plain: Any) -> str:
+    """What is wrong with a release as JSON; an empty text when nothing is."""
+    if not isinstance(plain, dict):
+        return "is not a JSON object"
+    fields = {"number": _is_number, "created_at": _is_instant, "horizon": _is_date, "tables": _are_versions, "ids": _are_ids}
+    if unknown := sorted(plain.keys() - fields.keys()):
+        return f"has a field {unknown[0]!r}, which this Millrace does not know (a newer one may)"
+    for name, is_valid in fields.items():
+        if name not in plain and name != "ids":
+            return f"has no {name}"
+        if name in plain and not is_valid(plain[name]):
+            return f"has an invalid {name}: {json.dumps(plain[name])[:80]}"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_instant(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _is_date(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
+
+
+def _are_versions(value: Any) -> bool:
+    versions = value.values() if isinstance(value, dict) else [None]
+    return all(type(version) is int and 0 <= version <= LARGEST_VERSION for version in versions)
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(identity, str) for identity in value.values())
 
 
 def pinned_versions(qualified: str, identity: str, since: int = 0) -> list[int]:

@@ -39,6 +39,10 @@ class OnlineStoreEmptyError(OnlineStoreError, LookupError):
     """Nothing was materialized yet."""
 
 
+class OnlineStoreDamagedError(OnlineStoreError):
+    """The pointer, or the generation that it names, is torn, overwritten or incomplete; the next materialization replaces it."""
+
+
 class OnlineStoreUnreachableError(OnlineStoreError, ConnectionError):
     """The server that holds the features does not answer, or not in time."""
 
@@ -135,7 +139,7 @@ class Place(Protocol):
         """The id of the generation in use; None when there is none."""
 
     def about(self) -> About | None:
-        """What the generation in use was made from."""
+        """What the generation in use was made from. OnlineStoreDamagedError when it cannot be read."""
 
     def published_at(self) -> datetime | None:
         """When the pointer moved to the generation in use; None when there is none, or it was published before this was kept."""
@@ -216,6 +220,11 @@ def empty() -> OnlineStoreEmptyError:
     return OnlineStoreEmptyError(
         f"no features are online in {place().where}. Run the DAG `millrace` (or `make demo`), or features.materialize.materialize(release)"
     )
+
+
+def damaged(problem: str) -> OnlineStoreDamagedError:
+    """The error of what is online and cannot be read. It reaches HTTP clients: `problem` holds no path of this machine."""
+    return OnlineStoreDamagedError(f"{problem}. Nothing is served from it. To put a fresh generation online: millrace serve")
 
 
 def new_name(label: str) -> str:

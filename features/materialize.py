@@ -15,7 +15,7 @@ from contracts.release import Release
 from contracts.report import PUBLISHED, UNCHANGED
 from features import as_of, changes, consistency, generation, queries, registry
 from features.consistency import Consistency
-from features.generation import About, Draft, InUse, Place, Stored
+from features.generation import About, Draft, InUse, OnlineStoreDamagedError, Place, Stored
 from features.lake_reader import LakeReader
 from features.online_store import layout_of
 from features.queries import EPOCH, identifier
@@ -93,8 +93,8 @@ def materialize_until(release: Release, end: datetime, progress: Progress | None
     NothingToServeError when no row was knowable by `end`.
     """
     wanted = replace(release, horizon=min(release.horizon, queries.utc(end).date().isoformat()))
-    served = online_release()
-    if served and served.horizon and served.horizon > wanted.horizon:
+    served = _served(generation.place())
+    if served and served.about.horizon and served.about.horizon > wanted.horizon:
         return None
     registry.apply()
     first = _first_midnight(LakeReader(wanted), registry.online_views(registry.open_store()))
@@ -149,9 +149,17 @@ def load(
             return reports
 
 
+def _served(place: Place) -> InUse | None:
+    """What is served; None also when it is damaged, for then it is replaced."""
+    try:
+        return generation.in_use(place)
+    except OnlineStoreDamagedError:
+        return None
+
+
 def _unchanged(place: Place, wanted: About, views: Sequence[FeatureView]) -> list[ViewReport]:
     """What is served already, if it is what is wanted and nothing else."""
-    served = generation.in_use(place)
+    served = _served(place)
     if served is None or replace(served.about, rows={}) != wanted:
         return []
     if {*served.about.rows} != {view.name for view in views}:  # a view was applied besides the definitions
@@ -161,7 +169,7 @@ def _unchanged(place: Place, wanted: About, views: Sequence[FeatureView]) -> lis
 
 def _base(place: Place, wanted: About, views: Sequence[FeatureView]) -> InUse | None:
     """The generation in use that another one can begin with: all of its rows come from a release, by the same definitions."""
-    served = generation.in_use(place)
+    served = _served(place)
     if served is None or served.about.pushed or served.about.definitions != wanted.definitions or {*served.about.rows} != {view.name for view in views}:
         return None
     return served

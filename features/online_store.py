@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
 
@@ -22,7 +22,15 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from features import generation, kinds
-from features.generation import Found, GenerationGoneError, Key, Layout, Reader, Session
+from features.generation import (
+    Found,
+    GenerationGoneError,
+    Key,
+    Layout,
+    OnlineStoreDamagedError,
+    Reader,
+    Session,
+)
 from features.plans import Plans, ensure_keys
 from features.queries import EPOCH, microseconds
 from features.views import REQUEST_TIME
@@ -155,7 +163,8 @@ class PackedOnlineStore(OnlineStore):
         partial: bool,  # noqa: ARG002 (no infrastructure but tables)
     ) -> None:
         """Drop the rows of views that are no longer defined."""
-        generation.place().drop([view.name for view in tables_to_delete])
+        with suppress(OnlineStoreDamagedError):  # it serves nothing, and the materialization that follows replaces it
+            generation.place().drop([view.name for view in tables_to_delete])
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:  # noqa: ARG002 (all of it goes)
         """Take everything offline."""

@@ -19,6 +19,7 @@ from feast.protos.feast.core.FeatureService_pb2 import LoggingConfig as LoggingC
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.repo_config import RegistryConfig
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped,unused-ignore]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
 from contracts import settings, storage
 from contracts.files import locked, write_whole
@@ -42,6 +43,10 @@ _SET_BY_FEAST = {FeatureViewState.MATERIALIZING.to_proto(), FeatureViewState.AVA
 
 class RegistryMissingError(LookupError):
     """No definitions were applied below this `MILLRACE_HOME`."""
+
+
+class RegistryDamagedError(ValueError):
+    """The registry's file is torn, or holds something else."""
 
 
 class DefinitionError(ValueError):
@@ -74,8 +79,7 @@ class HomeRegistryStore(FileRegistryStore):
             raise RegistryMissingError(
                 f"there is no feature registry at {self._filepath}. Run the DAG `millrace` (or `make demo`), or features.registry.apply()"
             )
-        registry_proto = RegistryProto()
-        registry_proto.ParseFromString(self._filepath.read_bytes())
+        registry_proto = _parsed(self._filepath)
         _clear_states(registry_proto)
         return registry_proto
 
@@ -97,6 +101,25 @@ class HomeRegistryStore(FileRegistryStore):
             raise
         registry_proto.last_updated.GetCurrentTime()
         write_whole(self._filepath, registry_proto.SerializeToString())
+
+
+def _parsed(file: Path) -> RegistryProto:
+    registry_proto, content = RegistryProto(), file.read_bytes()
+    try:
+        registry_proto.ParseFromString(content)
+    except DecodeError:
+        content = b""
+    if not content:
+        raise RegistryDamagedError(f"the feature registry at {file} is torn. To make it again from the definitions: millrace serve")
+    return registry_proto
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        _parsed(file)
+    except (FileNotFoundError, RegistryDamagedError):
+        return False
+    return True
 
 
 def open_store(release: int | Release | None = None, *, allow_beyond_horizon: bool | None = None) -> FeatureStore:
@@ -136,9 +159,9 @@ def fingerprint(objects: Iterable[Any] | None = None) -> str:
 
 
 def apply() -> bool:
-    """Bring the registry up to the definitions; True if it had to be written. What is no longer defined is removed."""
+    """Bring the registry up to the definitions; True if it had to be written. What is no longer defined is removed, and a torn registry replaced."""
     with locked(path().parent / ".registry.lock"):
-        if not path().exists():
+        if not _is_whole(path()):
             write_whole(path(), RegistryProto(registry_schema_version="1").SerializeToString())
         store = open_store()
         wanted = fingerprint()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -16,7 +17,17 @@ from pathlib import Path
 
 from contracts import settings
 from contracts.files import locked, sync, write_whole
-from features.generation import About, Found, Key, Layout, Stored, empty, new_name
+from features.generation import (
+    About,
+    Found,
+    Key,
+    Layout,
+    OnlineStoreDamagedError,
+    Stored,
+    damaged,
+    empty,
+    new_name,
+)
 from features.kinds import retyped_row
 from features.online import tables
 from features.queries import identifier
@@ -24,6 +35,10 @@ from features.queries import identifier
 BUSY_SECONDS = 10.0
 LARGEST_PIECE = 64
 """Keys that one statement looks up."""
+FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.sqlite")
+"""A generation's file, as the pointer names it: never one outside of the folder."""
+WHERE = "$MILLRACE_HOME/feast/online"
+"""The folder in messages, which HTTP clients may read."""
 MAPPED_BYTES = 1 << 40
 """A generation is read where the operating system has it in memory; sqlite maps 2 GB of it at most."""
 
@@ -48,8 +63,8 @@ class SqlitePlace:
 
     @property
     def where(self) -> str:
-        """The folder."""
-        return str(folder())
+        """The folder, as it is named on every machine."""
+        return WHERE
 
     def current(self) -> str | None:
         """The generation in use; None also when its file was deleted."""
@@ -60,8 +75,9 @@ class SqlitePlace:
         """Read from the file in use."""
         if self.current() is None:
             return None
-        with closing(_open_current()[1]) as connection:
-            return _about(connection)
+        name, connection = _open_current()
+        with closing(connection):
+            return _about(connection, name)
 
     def published_at(self) -> datetime | None:
         """The time of the pointer file, which is replaced as a whole."""
@@ -75,7 +91,7 @@ class SqlitePlace:
 
     def open(self, name: str) -> SqliteReader:
         """A reader of that file."""
-        return SqliteReader(name, _open(path_of(name)))
+        return SqliteReader(name, _open(name))
 
     @contextmanager
     def drafting(self, label: str) -> Iterator[SqliteDraft]:
@@ -149,9 +165,12 @@ class SqliteReader:
         """Lookups by primary key, many in one statement."""
         try:
             return self._rows(layout, tuple(features), keys)
-        except sqlite3.OperationalError:  # of a view that was dropped, or became another one
+        except sqlite3.DatabaseError as error:  # of a view that was dropped, or became another one
             self._made.clear()
-            return self._rows(layout, tuple(features), keys)
+            with _undamaged(self.name):
+                if not isinstance(error, sqlite3.OperationalError):
+                    raise
+                return self._rows(layout, tuple(features), keys)
 
     def _rows(self, layout: Layout, features: tuple[str, ...], keys: Sequence[Key]) -> list[Found | None]:
         made = self._query(layout, features)
@@ -162,7 +181,9 @@ class SqliteReader:
         if not self._columns(layout.view):
             return []
         order = "" if some is None else f" ORDER BY random() LIMIT {some}"
-        return self.connection.execute(f"SELECT {tables.primary(layout)} FROM {identifier(layout.view)}{order}").fetchall()
+        sql = f"SELECT {tables.primary(layout)} FROM {identifier(layout.view)}{order}"
+        with _undamaged(self.name):
+            return self.connection.execute(sql).fetchall()
 
     def _query(self, layout: Layout, features: tuple[str, ...]) -> Query | None:
         """None while the generation does not have the view; a push may add it, or a feature."""
@@ -174,8 +195,11 @@ class SqliteReader:
         return made
 
     def _columns(self, view: str) -> dict[str, str]:
-        """The type of each column."""
-        return {row[1]: row[2] for row in self.connection.execute(f"PRAGMA table_info({identifier(view)})")}
+        """The type of each column; none where a whole generation does not have the view."""
+        columns = {row[1]: row[2] for row in self.connection.execute(f"PRAGMA table_info({identifier(view)})")}
+        if not columns:
+            _about(self.connection, self.name)
+        return columns
 
 
 class Query:
@@ -231,7 +255,9 @@ class SqliteDraft:
         """A copy of its file, between two pushes. Opening it for writing takes back what a push that was killed has half written."""
         self.connection.close()
         with locked(_write_lock()), closing(sqlite3.connect(path_of(name), timeout=BUSY_SECONDS, isolation_level=None)) as former:
-            former.execute("BEGIN IMMEDIATE")
+            with _undamaged(name):
+                former.execute("BEGIN IMMEDIATE")
+                _about(former, name)
             shutil.copyfile(path_of(name), self.path)
         self._open()
 
@@ -280,7 +306,7 @@ class SqliteDraft:
     def discard(self) -> None:
         """Remove what was written; does no harm after `publish`."""
         self.connection.close()
-        if self.path.name not in _named():
+        if self.path.name not in _kept():
             self.path.unlink(missing_ok=True)
 
 
@@ -296,9 +322,11 @@ def _writing() -> Iterator[sqlite3.Connection]:
             path = draft.path
             _point_to(path.name)
         with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
+            with _undamaged(path.stem):
+                connection.execute("BEGIN IMMEDIATE")
+                about = _about(connection, path.stem)
             yield connection
-            connection.execute("UPDATE _generation SET about = ?", [replace(_about(connection), pushed=True).to_json()])
+            connection.execute("UPDATE _generation SET about = ?", [replace(about, pushed=True).to_json()])
             connection.execute("COMMIT")
 
 
@@ -317,26 +345,61 @@ def _prepare(connection: sqlite3.Connection, layout: Layout) -> None:
         connection.execute(f"ALTER TABLE {identifier(layout.view)} ADD COLUMN {identifier(name)} {layout.features[name].sqlite}")
 
 
-def _about(connection: sqlite3.Connection) -> About:
-    return About(**json.loads(connection.execute("SELECT about FROM _generation").fetchone()[0]))
+@contextmanager
+def _undamaged(name: str) -> Iterator[None]:
+    """A file that is no database, or a torn one, as OnlineStoreDamagedError; an OperationalError, such as of a lock, passes."""
+    try:
+        yield
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise damaged(f"the generation {name} in {WHERE} cannot be read: {error}") from error
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    """To read, from any thread. The file itself is opened for writing too, where that is allowed: what a push that was killed has half written, sqlite takes back when it is read next."""
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA query_only=ON")
+def _about(connection: sqlite3.Connection, name: str) -> About:
+    """What the generation was made from; OnlineStoreDamagedError unless it says so, and has the views that it names."""
+    with _undamaged(name):
+        present = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if "_generation" not in present:
+            raise damaged(f"the generation {name} in {WHERE} is empty or torn: it does not say what it was made from")
+        rows = connection.execute("SELECT about FROM _generation").fetchall()
+    try:
+        [(text,)] = rows
+        about = About(**json.loads(text))
+        missing = [] if about.pushed else sorted(about.rows.keys() - present)  # a push may come with views being dropped
+    except (ValueError, TypeError, AttributeError) as error:
+        raise damaged(f"the generation {name} in {WHERE} is torn: what it says of itself cannot be read") from error
+    if missing:
+        raise damaged(f"the generation {name} in {WHERE} is torn: it lacks {', '.join(missing)}")
+    return about
+
+
+def _open(name: str) -> sqlite3.Connection:
+    """To read, from any thread; OnlineStoreDamagedError for a file that is not a whole generation. The file itself is opened for writing too, where that is allowed: what a push that was killed has half written, sqlite takes back when it is read next."""
+    uri = f"{path_of(name).as_uri()}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        with _undamaged(name):
+            connection.execute("PRAGMA query_only=ON")
+            _about(connection, name)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
 def _open_current() -> tuple[str, sqlite3.Connection]:
+    refused: sqlite3.OperationalError | None = None
     for _ in range(3):  # the pointer may move on between its reading and the opening of the file
         named = _named()
         if not named or not (folder() / named[0]).exists():
-            break
+            raise empty()
         try:
-            return Path(named[0]).stem, _open(folder() / named[0])
-        except sqlite3.OperationalError:
-            continue
+            return Path(named[0]).stem, _open(Path(named[0]).stem)
+        except sqlite3.OperationalError as error:
+            refused = error
+    if refused:
+        raise damaged(f"the generation in use in {WHERE} cannot be opened: {refused}") from refused
     raise empty()
 
 
@@ -354,23 +417,38 @@ def _write_lock() -> Path:
 
 
 def _named() -> list[str]:
-    """File names of the current and the former generation."""
+    """File names of the current and the former generation; OnlineStoreDamagedError for a pointer that names none."""
     try:
-        named: list[str] = json.loads(pointer().read_text())
+        content = pointer().read_bytes()
     except FileNotFoundError:
         return []
-    return named
+    try:
+        named: list[str] = json.loads(content)
+    except (ValueError, RecursionError):
+        named = []
+    if isinstance(named, list) and named and all(isinstance(name, str) and FILE.fullmatch(name) for name in named):
+        return named
+    problem = "is not a list with the file of the generation in use" if content.strip(b"\0 \n") else "is empty"
+    raise damaged(f"the pointer current.json in {WHERE} {problem}")
+
+
+def _kept() -> list[str]:
+    """The same for a writer, who replaces a damaged pointer."""
+    try:
+        return _named()
+    except OnlineStoreDamagedError:
+        return []
 
 
 def _point_to(name: str) -> None:
-    former = [one for one in _named() if one != name][:1]
+    former = [one for one in _kept() if one != name][:1]
     write_whole(pointer(), json.dumps([name, *former]).encode())
 
 
 def _clean() -> None:
     """Remove generations that are neither current nor former, among them what killed runs left."""
     with locked(_write_lock()):
-        named = _named()
+        named = _kept()
         for path in folder().glob("*.sqlite*"):
             if not path.name.startswith(tuple(named)):
                 path.unlink(missing_ok=True)

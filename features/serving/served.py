@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from features import generation
 from features.generation import OnlineStoreError
 
 KEEP_SECONDS = 1.0
+log = logging.getLogger("millrace.features")
 
 
 @dataclass(frozen=True)
@@ -59,3 +61,6 @@ def _outcome() -> Served | OnlineStoreError:
         return look()
     except OnlineStoreError as error:
         return error
+    except Exception:
+        log.exception("What is online cannot be looked at")
+        return OnlineStoreError("what is online cannot be looked at. The server's log, logs/features.log of MILLRACE_HOME, says why")

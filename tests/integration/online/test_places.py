@@ -6,7 +6,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -20,6 +19,7 @@ from contracts.settings import online
 from features import generation
 from features.generation import About, GenerationGoneError, Layout, OnlineStoreUnfitError, Place
 from features.kinds import KINDS, KindError
+from features.online import sqlite
 from features.online.postgres import HOME, Bounded, PostgresPlace
 from features.online.redis import RedisPlace
 from features.online.sqlite import SqlitePlace
@@ -58,7 +58,7 @@ def published(place: Place, layout: Layout, rows: list[Any], **about: Any) -> st
 def traces(place: Place, name: str) -> list[Any]:
     """What the place has of a generation, found without the place's own code."""
     if isinstance(place, SqlitePlace):
-        return list(Path(place.where).glob(f"*{name}*"))
+        return list(sqlite.folder().glob(f"*{name}*"))
     if isinstance(place, RedisPlace):
         return [*place.client.scan_iter(f"*{name}*"), *(one for one in place.client.hkeys("millrace:generations") if one == name.encode())]  # type: ignore[union-attr]
     with psycopg.connect(online()) as connection:
@@ -315,7 +315,7 @@ def test_half_a_push_that_was_killed_is_taken_back_by_who_reads_next(lake: Any, 
     """The file as it is on the disk in the middle of a transaction, with the journal beside it, when nobody holds a lock."""
     place = generation.place()
     name = published(place, ONE, [(key, 5, None, key) for key in range(20_000)])
-    path = Path(place.where) / f"{name}.sqlite"
+    path = sqlite.path_of(name)
     with closing(sqlite3.connect(path, isolation_level=None)) as pushing:
         pushing.executescript("PRAGMA cache_size=5; BEGIN IMMEDIATE; UPDATE one SET value = -1")
         half = {one: one.read_bytes() for one in path.parent.glob(f"{name}*")}

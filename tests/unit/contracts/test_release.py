@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from contracts import release, settings
-from contracts.release import ReleaseError
+from contracts.release import ReleaseDamagedError, ReleaseError
 from tests.unit.contracts.processes import at_once
 
 GOLD = {"gold.customer_activity": 3, "gold.customer_product": 5}
@@ -152,3 +152,53 @@ def test_releases_lie_in_the_lake_wherever_it_is(home: Path, monkeypatch: pytest
     release.write(GOLD, "2017-03-02")
     assert (tmp_path / "elsewhere" / "_releases" / "1.json").exists()
     assert settings.home() == tmp_path
+
+
+VALID = {"number": 2, "created_at": "2026-01-01T00:00:00+00:00", "horizon": "2017-03-02", "tables": {"gold.a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", "is empty"),
+        ("\0\0\0", "is empty"),
+        ('{"number": 2, "crea', "is not JSON"),
+        ("[", "is not JSON"),
+        ("[]", "is not a JSON object"),
+        ("{}", "has no number"),
+        ({**VALID, "number": 3}, "says that it is release 3"),
+        ({**VALID, "number": "2"}, 'has an invalid number: "2"'),
+        ({**VALID, "created_at": "yesterday"}, "has an invalid created_at"),
+        ({**VALID, "created_at": "2026-01-01T00:00:00"}, "has an invalid created_at"),
+        ({**VALID, "horizon": "2017-02-30"}, "has an invalid horizon"),
+        ({**VALID, "horizon": 5}, "has an invalid horizon: 5"),
+        ({**VALID, "tables": {"gold.a": -1}}, "has an invalid tables"),
+        ({**VALID, "tables": {"gold.a": 2**63}}, "has an invalid tables"),
+        ({**VALID, "tables": {"gold.a": True}}, "has an invalid tables"),
+        ({**VALID, "tables": ["gold.a"]}, "has an invalid tables"),
+        ({**VALID, "ids": {"gold.a": None}}, "has an invalid ids"),
+        ({**VALID, "more": 1}, "has a field 'more'"),
+    ],
+)
+def test_a_damaged_release_is_named_with_its_file_and_a_remedy(home: Path, content: object, problem: str) -> None:
+    release.write(GOLD, "2017-03-02")
+    path = release.folder() / "2.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    for read in (release.read, lambda: release.read(2), lambda: release.pinned_versions("gold.a", "id"), lambda: release.write({}, "2017-03-02")):
+        with pytest.raises(ReleaseDamagedError, match=r"^release 2 cannot be read: ") as told:
+            read()
+        assert f"{path} {problem}" in str(told.value)
+        assert "Restore the file from a backup, or remove it" in str(told.value)
+    assert release.read(1).tables == GOLD
+    path.unlink()
+    assert release.write({}, "2017-03-02").number == 2
+
+
+@pytest.mark.parametrize("stray", ["007.json", "0.json", "\u00b2.json"])
+def test_a_file_whose_name_no_release_has_is_passed_over(home: Path, stray: str) -> None:
+    release.write(GOLD, "2017-03-02")
+    (release.folder() / stray).write_text("{}")
+    assert release.numbers() == [1]
+    assert release.read().number == 1
+    with pytest.raises(ReleaseError, match=r"^there is no release 7\. Known: 1 to 1$"):
+        release.read(7)

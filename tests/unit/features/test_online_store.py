@@ -1,6 +1,9 @@
 """Serving: the online answer equals the offline one, older events never win, and no kill takes the former generation offline."""
 
 import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +18,7 @@ from feast.value_type import ValueType
 from contracts import release
 from features import generation, materialize, online_store, registry
 from features.feast_repo import definitions
-from features.generation import OnlineStoreEmptyError
+from features.generation import OnlineStoreDamagedError, OnlineStoreEmptyError
 from features.kinds import KeyTypeError
 from features.online import sqlite
 from tests.unit.features.conftest import VIEWS, Lake, activity, at, popularity
@@ -345,3 +348,93 @@ def test_a_table_older_than_the_definitions_gives_their_types(shop: Lake) -> Non
     [[_, share, is_open, new, narrow]] = query.rows([(1,)])
     assert (share, is_open, new, narrow) == (pytest.approx(0.1), True, None, 3.0)
     assert [type(one) for one in (share, is_open, narrow)] == [float, bool, float]
+
+
+def in_its_place(content: Callable[[bytes], bytes]) -> None:
+    """Give the generation in use another content, in a new file, as a restored one would be."""
+    path = sqlite.path_of(generation.current() or "")
+    damaged = path.with_suffix(".new")
+    damaged.write_bytes(content(path.read_bytes()))
+    damaged.replace(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda _: b"",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:10],
+        lambda whole: bytes(len(whole)),
+        lambda _: b"\x89PNG" * 1000,
+    ],
+    ids=["empty", "cut", "cut early", "zeros", "another"],
+)
+def test_a_torn_generation_is_an_error_and_the_next_materialization_replaces_it(shop: Lake, content: Callable[[bytes], bytes]) -> None:
+    materialize.materialize(release.read())
+    in_its_place(content)
+    store = registry.open_store()
+    for _ in range(2):
+        with pytest.raises(OnlineStoreDamagedError, match=r"the generation release-1-\S+ in .*: millrace serve$") as told:
+            online(store, "customer_activity:spend_7d", customer_id=1)
+        assert str(sqlite.folder()) not in str(told.value)
+    with pytest.raises(OnlineStoreDamagedError):
+        generation.about()
+    with pytest.raises(OnlineStoreDamagedError):
+        push(store, 1, at("2017-01-08"), 1.5)
+    assert {one.status for one in materialize.materialize(release.read()).views} == {"published"}
+    assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05
+    assert online(store, "customer_profile:age", customer_id=1) == "25-34"
+
+
+def test_a_generation_that_lacks_a_view_is_torn(shop: Lake) -> None:
+    """By its own account it has the view: nobody dropped it."""
+    materialize.materialize(release.read())
+    with closing(sqlite3.connect(sqlite.path_of(generation.current() or ""))) as connection:
+        connection.execute("DROP TABLE customer_profile")
+    with pytest.raises(OnlineStoreDamagedError, match="is torn: it lacks customer_profile"):
+        online(registry.open_store(), "customer_profile:age", customer_id=1)
+    materialize.materialize(release.read())
+    assert online(registry.open_store(), "customer_profile:age", customer_id=1) == "25-34"
+
+
+def test_a_reader_that_is_open_notices_that_the_tables_went(shop: Lake) -> None:
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05
+    with closing(sqlite3.connect(sqlite.path_of(generation.current() or ""))) as connection:
+        for table in (*VIEWS, "_generation"):
+            connection.execute(f"DROP TABLE {table}")
+    with pytest.raises(OnlineStoreDamagedError):
+        online(store, "customer_activity:spend_7d", customer_id=1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        bytes(40),
+        b"[1]",
+        b"[]",
+        b"{}",
+        b"null",
+        b'"text"',
+        b"[[",
+        b"\xff\x00\x9a\x13",
+        b'["../../../../etc/passwd"]',
+        b'["../x.sqlite"]',
+        b'["/tmp/x.sqlite"]',
+        b'["x.sqlite\\n"]',
+    ],
+)
+def test_a_pointer_that_names_no_generation_is_an_error_and_is_replaced(shop: Lake, content: bytes) -> None:
+    materialize.materialize(release.read())
+    store = registry.open_store()
+    assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05
+    sqlite.pointer().unlink()
+    sqlite.pointer().write_bytes(content)
+    for read in (generation.about, generation.current, lambda: online(store, "customer_activity:spend_7d", customer_id=1)):
+        with pytest.raises(OnlineStoreDamagedError, match=r"^the pointer current\.json in .* is .*: millrace serve$") as told:
+            read()
+        assert str(sqlite.folder()) not in str(told.value)
+    materialize.materialize(release.read())
+    assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05

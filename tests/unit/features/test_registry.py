@@ -7,7 +7,7 @@ from feast.value_type import ValueType
 from contracts.settings import CHECKOUT
 from features import registry
 from features.feast_repo import definitions
-from features.registry import RegistryMissingError
+from features.registry import RegistryDamagedError, RegistryMissingError
 from features.source import GoldTable
 from tests.unit.features.conftest import Lake
 
@@ -60,3 +60,13 @@ def test_a_source_survives_the_registry() -> None:
     assert GoldTable.from_proto(source.to_proto()) == source
     assert source != GoldTable(table="gold.customer_profile", name="gold.customer_activity")
     definitions.customer_activity.batch_source.validate(None)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(100), b"garbage" * 9, b"\xff" * 50])
+def test_a_torn_registry_is_named_and_made_again(lake: Lake, content: bytes) -> None:
+    registry.apply()
+    registry.path().write_bytes(content)
+    with pytest.raises(RegistryDamagedError, match=r"^the feature registry at .* is torn\. .*: millrace serve$"):
+        registry.open_store().list_feature_views()
+    assert registry.apply()
+    assert len(registry.open_store().list_batch_feature_views()) == 4

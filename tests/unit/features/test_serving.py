@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contracts import release
-from features import materialize, registry
+from features import generation, materialize, registry
+from features.online import sqlite
 from features.serving import online, options, served, token
 from features.serving.app import app
 from features.serving.options import LARGEST_BODY, MOST_ENTITIES, Options
@@ -51,6 +54,7 @@ def test_nothing_is_online_yet(client: TestClient) -> None:
     assert answer.status_code == 503
     assert "no features are online" in answer.json()["detail"]
     assert "Run the DAG `millrace`" in answer.json()["detail"]
+    assert str(sqlite.folder().parent) not in answer.text
 
 
 def test_it_says_what_the_sdk_says(client: TestClient) -> None:
@@ -102,6 +106,30 @@ def test_metrics_say_how_old_is_what_is_served(client: TestClient, shop: Lake) -
     assert after["millrace_features_data_age_seconds"] == pytest.approx(time.time() - 1485993600, abs=300)
     assert started - 1 <= after["millrace_features_published_timestamp_seconds"] <= time.time() + 1
     assert sum(name.startswith("millrace_features_generation_info{generation=") for name in after) == 1
+
+
+@pytest.mark.parametrize("damage", ["generation", "pointer", "table of contents"])
+def test_what_is_damaged_is_unavailable_until_it_is_served_anew(client: TestClient, shop: Lake, damage: str) -> None:
+    materialize.materialize(release.read())
+    path = sqlite.path_of(generation.current() or "")
+    if damage == "pointer":
+        sqlite.pointer().write_bytes(b"")
+    elif damage == "generation":
+        path.write_bytes(b"")
+    else:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE _generation SET about = ?", ['{"release": 1, "horizon": "soon"}'])
+    ready = client.get("/ready")
+    assert (ready.status_code, samples(client)["millrace_features_ready"]) == (503, 0)
+    assert str(sqlite.folder().parent.parent) not in ready.text
+    if damage != "table of contents":
+        assert "millrace serve" in ready.json()["detail"]
+        answer = ask(client, **ONE)
+        assert (answer.status_code, answer.json()["error_type"]) == (503, "OnlineStoreDamagedError")
+        assert str(sqlite.folder().parent.parent) not in answer.text
+    materialize.materialize(release.read())
+    assert client.get("/ready").status_code == 200
+    assert values(ask(client, **ONE))["spend_7d"] == [0.05]
 
 
 def samples(client: TestClient) -> dict[str, float]:
