@@ -18,6 +18,8 @@ MOST_FEATURES = 1_000
 """Of one request: features that it names one by one."""
 LARGEST_HEAD = 1 << 16
 """Bytes of a request line with its headers."""
+LARGEST_FRAMING = 1 << 20
+"""Bytes of a chunked body beside its content: chunk sizes, extensions and trailers."""
 REQUEST_SECONDS = 10.0
 """A request has arrived as a whole by then, or its connection is closed."""
 MOST_CONNECTIONS = 512

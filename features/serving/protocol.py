@@ -1,20 +1,30 @@
-"""HTTP as uvicorn speaks it, with two bounds that an application cannot set: a request's head and its arrival."""
+"""HTTP as uvicorn speaks it, with bounds that an application cannot set: a request's head, framing and arrival."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from features.serving.errors import RequestError, TooLargeError, content_of
-from features.serving.options import LARGEST_HEAD, REQUEST_SECONDS
+from features.serving.errors import MalformedRequestError, RequestError, TooLargeError, content_of
+from features.serving.options import LARGEST_FRAMING, LARGEST_HEAD, REQUEST_SECONDS
+
+PIECE = 1 << 12
+"""Bytes parsed at once. The parser does not say where in them a request began, so a pipelined head may have more."""
+DISCARDED: Any = deque(maxlen=0)
+"""Where uvicorn puts trailers, which it would append to the headers that the application reads."""
 
 
 class HeadTooLargeError(TooLargeError):
     """The request line and the headers are too long."""
 
     status = 431
+
+
+class FramingTooLargeError(TooLargeError):
+    """A chunked body has too many bytes beside its content: chunk sizes, extensions and trailers."""
 
 
 class SlowRequestError(RequestError):
@@ -28,7 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request is awaited."""
-        self._partial, self._in_head, self._head_bytes = True, True, 0
+        self._partial, self._in_head, self._room = True, True, LARGEST_HEAD
         self._timer: asyncio.TimerHandle | None = None
         super().connection_made(transport)
         self._arm()
@@ -40,30 +50,44 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some of a request, or several."""
-        if self._in_head:
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if self.transport.is_closing():
-            return
-        if self._in_head and self._head_bytes > LARGEST_HEAD:
-            most = f"A request line with its headers may have {LARGEST_HEAD:,} bytes."
-            self._refuse(HeadTooLargeError(f"{most} Send the rest in the body."))
-        elif self._timer is None and (self._partial or self._is_idle()):
+        start = 0
+        while start < len(data):
+            end = start + (min(self._room, PIECE) if self._in_head else PIECE)
+            piece = data[start:end]  # of a usual request: all of it, without a copy
+            start = end
+            self._room -= len(piece)
+            super().data_received(piece)
+            if self.transport.is_closing():
+                return
+            if self._room <= 0:
+                self._refuse(self._too_large())
+                return
+        if self._timer is None and (self._partial or self._is_idle()):
             self._arm()
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be parsed, refused as the application refuses."""
+        self._refuse(MalformedRequestError(f"{msg} Expected: HTTP/1.1."))
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._partial = self._in_head = True
+        self._partial = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Its head is there."""
-        self._in_head, self._head_bytes = False, 0
-        super().on_headers_complete()
+        super().on_headers_complete()  # raises for a malformed URL, which is a head that is not complete
+        self._in_head, self._room = False, LARGEST_FRAMING
+        self.headers = DISCARDED
+
+    def on_body(self, body: bytes) -> None:
+        """Content, which the application bounds, is no framing."""
+        self._room += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """All of it is there."""
-        self._partial = False
+        self._partial, self._in_head, self._room = False, True, LARGEST_HEAD
         self._disarm()
         super().on_message_complete()
 
@@ -90,10 +114,18 @@ class BoundedProtocol(HttpToolsProtocol):
         late = f"The request had not arrived after {REQUEST_SECONDS:.0f} s."
         self._refuse(SlowRequestError(f"{late} Send it again, as a whole."))
 
+    def _too_large(self) -> TooLargeError:
+        if self._in_head:
+            most = f"A request line with its headers may have {LARGEST_HEAD:,} bytes."
+            return HeadTooLargeError(f"{most} Send the rest in the body.")
+        most = f"Chunk sizes, extensions and trailers of a body may have {LARGEST_FRAMING:,} bytes."
+        return FramingTooLargeError(f"{most} Send fewer chunks, or declare the body's Content-Length.")
+
     def _refuse(self, error: RequestError) -> None:
-        """Answer, unless nothing was asked or an answer has begun, and close."""
+        """Answer, unless no request began, an earlier one is not answered, or an answer has begun; and close."""
         cycle: Any = self.cycle
-        awaited = self._head_bytes > 0 if self._in_head else cycle is not None and not cycle.response_started
+        began = self._partial and self.scope is not None and self._is_idle()
+        awaited = began if self._in_head else not self.pipeline and not cycle.response_started
         if awaited:
             content = content_of(error, error.status)
             lines = (

@@ -1,5 +1,6 @@
 """The feature server as processes: its environment, its workers, how it ends, and connections that send slowly."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -19,6 +20,7 @@ import pytest
 from contracts import release, settings
 from etl.spark.server import free_port
 from features import materialize, registry
+from features.serving.options import LARGEST_HEAD
 from tests.unit.features.conftest import Lake, stocked
 
 SECRETS = {
@@ -32,6 +34,8 @@ SECRETS = {
 BODY = json.dumps({"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [1]}}).encode()
 HEAD = b"POST /get-online-features HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 HEAD += b"Content-Length: %d\r\n" % len(BODY)
+CHUNKED = b"POST /get-online-features HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+CHUNK = b"%x\r\n%b\r\n" % (len(BODY), BODY)
 
 FROM_THE_HOST = "from dags import host; host._features()"
 ECHO = """
@@ -273,9 +277,29 @@ def test_empty_lines_between_requests_do_not_hold_it_open_either(hasty: Running)
 
 def test_an_endless_head_is_refused(hasty: Running) -> None:
     with hasty.connect() as connection:
-        connection.sendall(HEAD + (b"X-More: " + b"x" * 1000 + b"\r\n") * 100)
+        connection.sendall(HEAD + b"X: " + b"x" * (LARGEST_HEAD - len(HEAD) - 3))  # more would be left unread: a reset
         answer = connection.recv(1000)
     assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+def test_endless_trailers_are_refused(server: Running) -> None:
+    """Sent are 16 MiB at most, of which the sockets hold most; without a bound it was 57 MiB in 10 s."""
+    trailers, sent = b"Xx: y\r\n" * 10_000, 0
+    with server.connect() as connection:
+        connection.sendall(CHUNKED + b"Content-Type: application/json\r\n\r\n" + CHUNK + b"0\r\n")
+        with contextlib.suppress(OSError):  # closed or reset
+            while sent < 64 << 20:
+                connection.sendall(trailers)
+                sent += len(trailers)
+    assert sent < 16 << 20
+    assert server.status("/ready") == 200
+
+
+def test_trailers_are_no_headers(server: Running) -> None:
+    """They would declare the body's type, or carry the token, past what looked at the head."""
+    with server.connect() as connection:
+        connection.sendall(CHUNKED + b"\r\n" + CHUNK + b"0\r\nContent-Type: application/json\r\n\r\n")
+        answer_of(connection, 415)
 
 
 def test_pipelined_requests_are_answered_in_turn(hasty: Running) -> None:
