@@ -34,7 +34,7 @@ def landing() -> Path:
 
 def labels() -> Path:
     """`MILLRACE_LABELS`, or `labels` in the home: the only folder from which labels are read whose path came over a network."""
-    return Path(os.environ.get("MILLRACE_LABELS") or home() / "labels").expanduser().resolve()
+    return storage.absolute(os.environ.get("MILLRACE_LABELS") or home() / "labels")
 
 
 def lineage() -> Path:
