@@ -33,7 +33,7 @@ def surroundings(variables: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Services, dict[str, str]]]:
     """Running services, and the variables that lead to them; ended afterwards, whatever happened."""
     variables = {"MILLRACE_HOME": str(tmp_path_factory.mktemp("e2e")), "MILLRACE_PORT": str(free_port()), "MILLRACE_FEATURES_PORT": str(free_port())}

@@ -12,7 +12,7 @@ from etl import engine
 from tests.gateway import BUCKET, Gateway
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """The server, serving a folder."""
     running = Gateway.start(tmp_path_factory.mktemp("gateway") / "buckets")

@@ -8,7 +8,7 @@ import pytest
 from tests.spark import running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def spark_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Spark Connect server with Delta on this machine. Its jars are fetched into this checkout's own home, once."""
     with running(tmp_path_factory.mktemp("spark")) as (_, url):

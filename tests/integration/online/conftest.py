@@ -12,7 +12,7 @@ from tests.unit.features.conftest import Lake, lake, shop  # noqa: F401 (fixture
 KINDS = {"redis": Redis, "postgresql": Postgres}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running() -> Iterator[dict[str, Server]]:
     """The servers that were asked for so far."""
     found: dict[str, Server] = {}

@@ -250,6 +250,7 @@ def test_readers_see_a_generation_whole_while_others_come(place: Place) -> None:
     """Rows of a generation are alike; whoever saw two kinds in one answer saw half of a publication."""
     published(place, ONE, [(key, 1, None, 0) for key in range(200)])
     answers, stop, store = [], threading.Event(), PackedOnlineStore()
+    began = threading.Event()
 
     def read() -> None:
         last = False
@@ -259,10 +260,12 @@ def test_readers_see_a_generation_whole_while_others_come(place: Place) -> None:
                 answers.append({*store._again(lambda: store._newest_reader().rows(ONE, ("value",), [(key,) for key in range(0, 200, 20)]))})
             except Exception as error:
                 answers.append({error})
+            began.set()
 
     reading = threading.Thread(target=read)
     reading.start()
     try:
+        assert began.wait(60)
         for value in range(1, 8):
             published(place, ONE, [(key, 1, None, value) for key in range(200)])
     finally:
