@@ -6,7 +6,7 @@ This is what a good engineer would write for this one job: no audits, no quarant
 Millrace's whole-year run is measured against it. It shares no code with Millrace. It replaces the tables it writes
 under `--lake`, and prints seconds per step and rows per table as one JSON object.
 
-How gold stays exact on every midnight without a self-join: purchases are first summed by entity and day; each daily
+How windows stay exact on every midnight without a self-join: purchases are first summed by entity and day; each daily
 sum is added at day + 1 and taken away at day + w + 1 for every window of w days; a running sum over these changes is
 the window's content. Distinct buyers work alike, with the ends of presence intervals in place of the purchases.
 Baskets are counted by day, which is exact because no basket of the sample spans two days.
@@ -195,12 +195,21 @@ FROM windows
 # midnight another leaves, both changes carry the same running sums (the frame takes in ties), and one of them stays.
 CUSTOMER_PRODUCT = """
 WITH baskets AS (
-    SELECT customer_id, product_id, basket_id, CAST(transaction_at AS DATE) AS day, max(transaction_at) AS last_at
+    SELECT customer_id, product_id, basket_id, CAST(transaction_at AS DATE) AS day,
+        min(transaction_at) AS first_at, max(transaction_at) AS last_at
     FROM transactions GROUP BY ALL
 ),
 daily AS (
-    SELECT customer_id, product_id, day, count(*) AS baskets, max(last_at) AS last_at
+    SELECT customer_id, product_id, day, count(*) AS baskets, min(first_at) AS first_at, max(last_at) AS last_at
     FROM baskets GROUP BY ALL
+),
+memory AS (
+    SELECT customer_id, product_id, now.last_at AS last_purchased_at,
+        CAST(sum(past.baskets) AS BIGINT) AS memory_purchases, min(past.first_at) AS memory_began_at,
+        CAST(sum(past.baskets * CAST(round(power(2, 20 - (now.day - past.day) / 60)) AS BIGINT)) AS BIGINT)
+            AS memory_weight
+    FROM daily AS now JOIN daily AS past USING (customer_id, product_id)
+    WHERE past.day BETWEEN now.day - 364 AND now.day GROUP BY ALL
 ),
 changes AS (
     SELECT customer_id, product_id, day + 1 AS midnight, baskets, last_at FROM daily
@@ -212,8 +221,10 @@ windows AS (
         max(last_at) OVER sofar AS last_purchased_at, lead(midnight) OVER sofar AS next_midnight
     FROM changes WINDOW sofar AS (PARTITION BY customer_id, product_id ORDER BY midnight)
 )
-SELECT customer_id, product_id, CAST(midnight AS TIMESTAMPTZ) AS event_timestamp, purchases_90d, last_purchased_at
-FROM windows WHERE next_midnight IS DISTINCT FROM midnight
+SELECT customer_id, product_id, CAST(midnight AS TIMESTAMPTZ) AS event_timestamp, purchases_90d, last_purchased_at,
+    memory_purchases, memory_began_at, memory_weight
+FROM windows JOIN memory USING (customer_id, product_id, last_purchased_at)
+WHERE next_midnight IS DISTINCT FROM midnight
 """
 
 # One row per customer and snapshot; a snapshot of day d is the state at midnight d, and known from then on.
