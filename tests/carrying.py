@@ -44,6 +44,16 @@ def land_more(shop: Shop) -> None:
     shop.land("promotions", [{"product_id": 2, "store_id": 10, "display_location": "0", "mailer_location": "A", "week": 10}], day="2017-03-04")
 
 
+def keep_only(monkeypatch: pytest.MonkeyPatch, *qualified: str) -> None:
+    """A catalog of these tables and of what they are built from: on Spark every table costs seconds."""
+    every, waiting = catalog.tables, [*qualified]
+    kept: set[str] = set()
+    while waiting:
+        kept.add(name := waiting.pop())
+        waiting += {*steps.needs(catalog.table(name))} - kept
+    monkeypatch.setattr(catalog, "tables", lambda layer=None: tuple(table for table in every(layer) if table.qualified in kept))
+
+
 def carry(monkeypatch: pytest.MonkeyPatch, engine: str, lake: Path | str, interval: tuple[str, str]) -> dict[str, Any]:
     """Run on an engine into a lake; the row accounts by table."""
     monkeypatch.setenv("MILLRACE_ENGINE", engine)

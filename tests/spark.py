@@ -16,6 +16,8 @@ from tests import programs
 QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 SHORT_LIVED = {"MILLRACE_SPARK_CONF": f"spark.driver.extraJavaOptions={QUICK}", "SPARK_LAUNCHER_OPTS": QUICK}
 """A server of a minute: the second compiler and the threads of the collector cost more than they bring."""
+INTERPRETED = "spark.sql.codegen.wholeStage=false,spark.sql.codegen.factoryMode=NO_CODEGEN"
+"""For tests about processes, not about values: compiling each query takes a third of the time of a job over a few rows."""
 
 
 def share_jars(home: Path) -> None:

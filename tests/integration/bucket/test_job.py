@@ -19,7 +19,7 @@ from etl.commits import committer
 from etl.commits.delta_rs import DeltaRs
 from features.labels import LabelError
 from features.training import sandbox
-from tests.carrying import FIRST, THEN, WRITER, carry, differing, land, land_more, quarantined
+from tests.carrying import FIRST, THEN, WRITER, carry, differing, keep_only, land, land_more, quarantined
 from tests.conftest import command
 from tests.gateway import BUCKET, Gateway
 from tests.integration.bucket.conftest import served, use
@@ -29,7 +29,7 @@ from tests.unit.contracts.processes import at_once
 from tests.unit.features.conftest import Lake, activity
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def spark_on_s3(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Spark that can read and write the bucket."""
     with running(tmp_path_factory.mktemp("spark-s3"), lambda patch: use(patch, gateway.environment(), f"s3://{BUCKET}/spark")) as (_, url):
@@ -45,6 +45,8 @@ def engine(request: pytest.FixtureRequest) -> str:
 def test_tables_accounts_and_quarantine_are_those_of_a_file_system(
     shop: Shop, home: Path, store: Gateway, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if engine != "sail":
+        keep_only(monkeypatch, "gold.product_popularity", "gold.customer_profile")
     lake, folder = str(settings.lake()), served(store)
     land(shop)
     expected = carry(monkeypatch, "sail", home / "local", FIRST)
@@ -79,13 +81,16 @@ print(json.dumps([online, offline], default=str))
 def test_features_are_served_from_it_by_the_commands_and_by_feast(shop: Shop, home: Path, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     land(shop)
     bucket, answers = str(settings.lake()), {}
-    for name, lake in (("local", str(home / "tables")), ("bucket", bucket)):
+    (home / "bucket").mkdir()
+    (home / "bucket" / "landing").symlink_to(home / "landing")
+    for arguments in (("run", "--start", FIRST[0], "--end", FIRST[1]), ("serve",), ("tables",)):
+        done = command(*arguments, home=home / "bucket")
+        assert done.returncode == 0, done.stdout + done.stderr
+    carry(monkeypatch, "sail", home / "local" / "lake", FIRST)
+    monkeypatch.setenv("MILLRACE_HOME", str(home / "local"))
+    steps.serve()
+    for name, lake in (("local", str(home / "local" / "lake")), ("bucket", bucket)):
         monkeypatch.setenv("MILLRACE_LAKE", lake)
-        (home / name).mkdir()
-        (home / name / "landing").symlink_to(home / "landing")
-        for arguments in (("run", "--start", FIRST[0], "--end", FIRST[1]), ("serve",), ("tables",)):
-            done = command(*arguments, home=home / name)
-            assert done.returncode == 0, done.stdout + done.stderr
         environment = {**os.environ, "MILLRACE_HOME": str(home / name), "PYTHONPATH": str(settings.CHECKOUT)}
         read = subprocess.run([sys.executable, "-W", "ignore", "-c", FEATURES], env=environment, capture_output=True, text=True, check=False)
         assert read.returncode == 0, read.stderr

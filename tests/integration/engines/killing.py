@@ -1,7 +1,7 @@
 """One commit, killed at one step, in a process per case: `python killing.py ENGINE HOME,ACT,STEP ...`.
 
 A step is the entry or the exit of a function of those that commit. STEP is its number; -1 kills at none and prints them all; `after S` kills S seconds after the statement began.
-Prints a JSON line per case: the exit code (minus the signal) and the steps that were passed. Imports are paid once: a case is a fork.
+Prints a JSON line per case: the exit code (minus the signal) and the steps that were passed, each with a number for what the home then held. Imports are paid once: a case is a fork.
 """
 
 from __future__ import annotations
@@ -64,7 +64,13 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def watched(step: int, passed: list[str]) -> Callable[..., None]:
+def contents(home: Path) -> int:
+    """A number that differs when any file or folder of the home does."""
+    found = ((str(path), path.lstat()) for path in sorted(home.rglob("*")))
+    return hash(tuple((name, status.st_ino, status.st_size, status.st_nlink, status.st_mtime_ns) for name, status in found))
+
+
+def watched(step: int, home: Path, passed: list[tuple[str, int]]) -> Callable[..., None]:
     """Counts steps, and kills at one."""
 
     def see(frame: Any, event: str, _: Any) -> None:
@@ -73,22 +79,24 @@ def watched(step: int, passed: list[str]) -> Callable[..., None]:
             return
         if len(passed) == step:
             kill()
-        passed.append(f"{'before' if event == 'call' else 'after'} {code.co_name}")
+        sys.setprofile(None)
+        passed.append((f"{'before' if event == 'call' else 'after'} {code.co_name}", contents(home)))
+        sys.setprofile(see)
 
     return see
 
 
-def struck(home: str, act: str, step: str) -> tuple[int, list[str]]:
+def struck(home: str, act: str, step: str) -> tuple[int, list[tuple[str, int]]]:
     """Exit code and steps of an act, killed at the step."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         os.environ["MILLRACE_HOME"] = home
-        passed: list[str] = []
+        passed: list[tuple[str, int]] = []
         if step.startswith("after "):
             threading.Timer(float(step[6:]), kill).start()
         else:
-            sys.setprofile(watched(int(step), passed))
+            sys.setprofile(watched(int(step), Path(home), passed))
         try:
             ACTS[act]()
         finally:

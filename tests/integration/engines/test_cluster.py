@@ -12,12 +12,12 @@ from typing import Any
 import psutil
 import pytest
 
-from etl import stage
+from etl import delta, stage
 from etl.spark import jars, server
-from tests.carrying import FIRST, carry, differing, land
+from tests.carrying import FIRST, carry, differing, keep_only, land
 from tests.landing import Shop
 from tests.patience import until
-from tests.spark import SHORT_LIVED, share_jars
+from tests.spark import INTERPRETED, QUICK, SHORT_LIVED, share_jars
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def running(name: str, home: Path, *arguments: str) -> Iterator[subprocess.Popen
     """One of Spark's own daemons, in the foreground of a process that this test ends."""
     command = [str(jars.spark_home() / "bin" / "spark-class"), f"org.apache.spark.deploy.{name}", *arguments]
     with (home / f"{name}-{len(list(home.glob('*.log')))}.log").open("wb") as log:
-        process = subprocess.Popen(command, env={**server.environment(), "SPARK_LOCAL_IP": "127.0.0.1"}, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env={**server.environment(), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_JAVA_OPTS": QUICK}, stdout=log, stderr=log, start_new_session=True)
     try:
         yield process
     finally:
@@ -56,7 +56,8 @@ def cluster(home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> Iter
         workers = [stack.enter_context(running("worker.Worker", home, *options, "--webui-port", str(server.free_port()), master)) for _ in range(2)]
         monkeypatch.setenv("MILLRACE_SPARK_MASTER", master)
         monkeypatch.setenv("MILLRACE_SPARK_MEMORY", "2g")
-        monkeypatch.setenv("MILLRACE_SPARK_CONF", f"{SHORT_LIVED['MILLRACE_SPARK_CONF']},spark.executor.memory=900m,spark.executor.cores=1")
+        executors = f"spark.executor.memory=900m,spark.executor.cores=1,spark.executor.extraJavaOptions={QUICK}"
+        monkeypatch.setenv("MILLRACE_SPARK_CONF", f"{SHORT_LIVED['MILLRACE_SPARK_CONF']},{INTERPRETED},{executors}")
         process, connect = server.start(home / "connect.log")
         until(lambda: len(list((home / "work").glob("*/*"))) == 2, "not both workers have an executor")
         stack.callback(server.stop, process)
@@ -67,6 +68,7 @@ def test_a_worker_killed_in_the_middle_of_a_stage_does_not_fail_the_run(
     shop: Shop, home: Path, cluster: tuple[str, list[subprocess.Popen]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, workers = cluster
+    keep_only(monkeypatch, "gold.customer_activity")
     land(shop)
     struck: list[str] = []
     original = stage._write
@@ -85,3 +87,4 @@ def test_a_worker_killed_in_the_middle_of_a_stage_does_not_fail_the_run(
     monkeypatch.setattr(stage, "_write", original)
     carry(monkeypatch, "sail", home / "sail", FIRST)
     assert differing(home / "cluster", home / "sail") == []
+    assert delta.version_of("gold.customer_activity") == 1

@@ -18,7 +18,7 @@ from dags.steps import RunError
 from etl import delta, stage
 from etl.spark import server
 from tests import patience
-from tests.carrying import FIRST, THEN, WRITER, carry, differing, land, land_more, quarantined
+from tests.carrying import FIRST, THEN, WRITER, carry, differing, keep_only, land, land_more, quarantined
 from tests.landing import Shop, rows
 from tests.spark import running, share_jars
 from tests.unit.contracts.processes import at_once
@@ -60,6 +60,7 @@ def test_a_server_that_dies_in_the_middle_costs_the_run_and_nothing_else(
     shop: Shop, home: Path, spark_url: str, mortal: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process, url = mortal
+    keep_only(monkeypatch, "gold.customer_activity")
     land(shop)
     begun = time.monotonic()
 
