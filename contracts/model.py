@@ -25,6 +25,8 @@ class Layer(StrEnum):
     BRONZE = "bronze"
     SILVER = "silver"
     GOLD = "gold"
+    SCORES = "scores"
+    """What models say about a release."""
     QUARANTINE = "quarantine"
 
 
@@ -153,7 +155,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Rule:
-    """A promise that binds several columns of a row: `sql` is true, in the SQL that Spark and DuckDB share. NULL counts as kept."""
+    """A promise that binds several columns of a row: `sql` is true, in the SQL that Spark and DuckDB share. NULL counts as kept.
+
+    A window in it (`OVER (...)`) sees the rows that are staged together, not those that are published already.
+    """
 
     name: str
     sql: str
@@ -177,7 +182,8 @@ class Table:
     """A Delta table at `<lake>/<layer>/<name>` and all that it promises.
 
     `key` is unique over the table. `time_column` orders the table in time: its date decides which interval a row belongs to.
-    `max_quarantine_share` is the share of bad rows above which nothing is published, because the fault is then in the file, not in the rows.
+    `max_quarantine_share` is the share of bad rows above which nothing is published, because the fault is then in the file, not in the rows; at 0
+    a single bad row stops the table, because its rows belong together.
     """
 
     layer: Layer

@@ -155,7 +155,7 @@ def test_a_reference_is_named_by_what_it_joins() -> None:
     assert reference.reason == "coupon_upc, campaign_id is not in silver.coupons"
 
 
-@pytest.mark.parametrize("table", catalog.tables(), ids=lambda one: one.qualified)
+@pytest.mark.parametrize("table", catalog.all_tables(), ids=lambda one: one.qualified)
 def test_every_check_is_sql_that_duckdb_understands_and_keeps_null(table: Table) -> None:
     empty = ", ".join(f"CAST(NULL AS {column.type.spark}) AS {column.name}" for column in table.columns)
     needs_a_value = {f"{column.name}_present" for column in table.columns if column.required} | {rule.name for rule in table.rules if "IS NOT NULL" in rule.sql}
@@ -166,7 +166,7 @@ def test_every_check_is_sql_that_duckdb_understands_and_keeps_null(table: Table)
             assert broken == (check.name in needs_a_value), check.name
 
 
-@pytest.mark.parametrize("table", catalog.tables(), ids=lambda one: one.qualified)
+@pytest.mark.parametrize("table", catalog.all_tables(), ids=lambda one: one.qualified)
 def test_no_two_checks_of_a_table_share_a_name(table: Table) -> None:
     names = [one.name for one in (*table.checks(), *table.references)]
     assert len(names) == len({*names})
