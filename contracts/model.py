@@ -13,6 +13,8 @@ from decimal import Decimal as Number
 from enum import StrEnum
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+WINDOW = re.compile(r"\bover\s*\(", re.IGNORECASE)
+"""A window in SQL."""
 
 
 class ContractError(ValueError):
@@ -157,7 +159,8 @@ class Reference:
 class Rule:
     """A promise that binds several columns of a row: `sql` is true, in the SQL that Spark and DuckDB share. NULL counts as kept.
 
-    A window in it (`OVER (...)`) sees the rows that are staged together, not those that are published already.
+    A window in it (`OVER (...)`) sees the rows that are staged together, not those that are published already. A silver table has none: its rules also
+    choose among rows of one key, one row at a time.
     """
 
     name: str
@@ -210,6 +213,12 @@ class Table:
         unknown = sorted(set(used) - set(names))
         if unknown:
             raise ContractError(f"{self.qualified}: key, time_column or references name columns that are not declared: {', '.join(unknown)}")
+        windowed = [rule.name for rule in self.rules if WINDOW.search(rule.sql)]
+        if windowed and self.layer == Layer.SILVER:
+            raise ContractError(
+                f"{self.qualified}: the rules {', '.join(windowed)} look at other rows by a window, and in silver a rule also chooses among"
+                " the rows of one key. Write rules over columns of the row alone"
+            )
 
     @property
     def qualified(self) -> str:

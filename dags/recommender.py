@@ -15,14 +15,15 @@ What will a customer buy in the next seven days? Models learn through the featur
 
 from typing import Any
 
-from airflow.sdk import Param, task
+from airflow.sdk import DAG, Param, task
 
 from dags import tasks
 
-with tasks.on_demand(
+with DAG(
     "recommender",
-    __doc__,
-    "A release to a judged model that recommends products",
+    doc_md=__doc__,
+    description="A release to a judged model that recommends products",
+    **tasks.ON_DEMAND,
     max_active_runs=1,
     params={
         "release": tasks.release_param(),

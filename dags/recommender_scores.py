@@ -12,17 +12,18 @@ A trained model ranks products for every customer who bought something in the 90
 
 from typing import Any
 
-from airflow.sdk import Param, task
+from airflow.sdk import DAG, Param, task
 
 from contracts import catalog
 from dags import tasks
 
 TABLE = "scores.recommender"
 
-with tasks.on_demand(
+with DAG(
     "recommender_scores",
-    __doc__,
-    "A model and a release to the best products of every customer",
+    doc_md=__doc__,
+    description="A model and a release to the best products of every customer",
+    **tasks.ON_DEMAND,
     max_active_runs=1,
     params={
         "model": Param(None, type=["null", "string"], title="Model", description="Its name; the newest unless given"),

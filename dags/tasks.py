@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
-from airflow.sdk import DAG, Asset, Param
+from airflow.sdk import Asset, Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from contracts.interval import Interval
@@ -24,6 +24,13 @@ RECOMMENDER = ("release", "weeks", "held_back", "seed")
 SCORES = ("model", "release")
 RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=10)}
 """Of every task: steps do what is left to do, so a time-out of Airflow's own API or a busy lock costs a second try."""
+ON_DEMAND: dict[str, Any] = {
+    "schedule": None,
+    "catchup": False,
+    "tags": ["millrace"],
+    "default_args": {"owner": "ml-platform", **RETRIES, "execution_timeout": timedelta(hours=2)},
+}
+"""Options of a DAG that runs when somebody triggers it. No function that makes the DAG: Airflow takes the file that calls `DAG` for the DAG's own."""
 PASSING = (
     "RunError",
     "ReleaseBusyError",
@@ -40,21 +47,6 @@ PASSING = (
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def on_demand(dag_id: str, page: str, description: str, params: dict[str, Param], **options: Any) -> DAG:
-    """A DAG that runs when somebody triggers it, with the owner, retries and time limit of all such DAGs."""
-    return DAG(
-        dag_id,
-        doc_md=page,
-        description=description,
-        schedule=None,
-        catchup=False,
-        tags=["millrace"],
-        default_args={"owner": "ml-platform", **RETRIES, "execution_timeout": timedelta(hours=2)},
-        params=params,
-        **options,
-    )
 
 
 def release_param() -> Param:

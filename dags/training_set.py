@@ -18,14 +18,15 @@ Both reports are in XCom. `millrace training-set rebuild <name>` makes the same 
 
 from typing import Any
 
-from airflow.sdk import Param, task
+from airflow.sdk import DAG, Param, task
 
 from dags import tasks
 
-with tasks.on_demand(
+with DAG(
     "training_set",
-    __doc__,
-    "Labels and a feature service to a training set that can be made again",
+    doc_md=__doc__,
+    description="Labels and a feature service to a training set that can be made again",
+    **tasks.ON_DEMAND,
     params={
         "name": Param(type="string", pattern="^[a-z][a-z0-9_]{0,99}$", title="Name", description="Small letters, digits and _, such as churn_2017"),
         "labels": Param(

@@ -171,8 +171,10 @@ class _Link:
 
 # --- kills
 
-KILLED = re.compile(r"lake/scores|data_docs/results/.*/|lineage")
-"""The kill points: writes to the table, its stage and its log, the audit's result, the events. The others are locks."""
+KILLED = re.compile(
+    r"(open|rename|before \w+|after \w+|fsynced|rmtree) (lake/scores/\w+/(_stage|_delta_log|part|$)|lake/scores/\w+$|data_docs/results/.*#$|lineage)"
+)
+"""The kill points: changes of the table, its stage and its log, the audit's result, the events. The others change nothing: locks, links, and what stands before an fsync."""
 
 SCRIPT = """
 import json, os, signal, sys

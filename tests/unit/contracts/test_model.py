@@ -93,6 +93,16 @@ def test_a_minimum_that_is_the_maximum_is_one_value() -> None:
     assert Column("amount", LONG, "Paid", minimum=2, maximum=2).minimum == 2
 
 
+@pytest.mark.parametrize("layer", [Layer.SILVER, Layer.GOLD])
+def test_a_rule_of_a_silver_table_looks_at_no_other_row(layer: Layer) -> None:
+    rule = Rule("amounts_grow", "amount > lag(amount) over (ORDER BY order_id)", "an amount is not above the one before it")
+    if layer == Layer.SILVER:
+        with pytest.raises(ContractError, match=r"^silver\.orders: the rules amounts_grow look at other rows by a window"):
+            replace(orders(KEY, AMOUNT), layer=layer, rules=(rule,))
+    else:
+        replace(orders(KEY, AMOUNT), layer=layer, rules=(rule,))
+
+
 @pytest.mark.parametrize("name", ["Amount", "amount paid", "1st", "amount-usd", "", "größe"])
 def test_a_name_that_does_not_follow_the_grammar(name: str) -> None:
     with pytest.raises(ContractError, match="a name is lower case letters, digits and underscores, such as sales_value"):
