@@ -158,13 +158,14 @@ def score(name: str | None = None, number: int | None = None, run_id: str = "sco
 
 
 def record_model(about: dict[str, Any], parent: Parent | None = None) -> None:
-    """Record as lineage that a kept model was made from the tables of its training sets, at the versions that their manifests name."""
+    """Record as lineage that a kept model was made from the tables of its training sets, at the versions that their manifests name, and from the labels'."""
     from lineage.record import record_artifact
-    from models.recommender import tracking
+    from models.recommender import candidates, tracking
 
     (link,) = tracking.links(about["name"])
+    tables = {candidates.EVENTS: release.read(link.release).tables[candidates.EVENTS]} | link.tables
     tags = {"release": str(link.release), "training_set": about["training_set"], "held_back": about["held_back"]}
-    record_artifact("models.recommender", _model(about), link.tables, parent=parent, tags=tags)
+    record_artifact("models.recommender", _model(about), tables, parent=parent, tags=tags)
 
 
 def _model(about: dict[str, Any]) -> Artifact:

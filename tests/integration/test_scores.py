@@ -162,7 +162,7 @@ def test_lineage_leads_from_scores_to_the_model_and_to_the_tables_of_the_release
     tables = {str(settings.table_path(name)): "4" for name in catalog.table(NAME).inputs}
     assert versions == {**tables, model["name"]: models.about("tiny")["digest"]}
     assert model["facets"]["version"]["datasetVersion"] == models.about("tiny")["digest"]
-    assert {source["name"] for source in trained["inputs"]} == {str(settings.table_path("gold.customer_product"))}
+    assert {source["name"] for source in trained["inputs"]} == {str(settings.table_path(name)) for name in ("silver.transactions", "gold.customer_product")}
 
 
 class _Link:
