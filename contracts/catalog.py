@@ -8,18 +8,27 @@ from functools import cache
 from contracts.model import ContractError, Layer, Table
 
 LAYERS = (Layer.BRONZE, Layer.SILVER, Layer.GOLD)
+"""What a run builds from what has landed, and a release pins."""
+AFTER_RELEASE = (Layer.SCORES,)
+"""What is made from a release, by a run of its own."""
 
 
 @cache
 def tables(layer: Layer | None = None) -> tuple[Table, ...]:
-    """Every table of a layer, or of all, in the order in which they can be built: a table comes after its inputs and references."""
+    """Every table of a layer, or of all that a run builds, in an order in which they can be built: a table comes after its inputs and references."""
     layers = (layer,) if layer else LAYERS
     return tuple(table for one in layers for table in _in_order(_declared(one)))
 
 
+@cache
+def all_tables() -> tuple[Table, ...]:
+    """Every table with a contract: those that a run builds, then those that are made from a release."""
+    return (*tables(), *(table for layer in AFTER_RELEASE for table in tables(layer)))
+
+
 def table(qualified: str) -> Table:
     """The contract of `layer.name`, or an error that offers the nearest name."""
-    known = {one.qualified: one for one in tables()}
+    known = {one.qualified: one for one in all_tables()}
     if qualified not in known:
         near = difflib.get_close_matches(qualified, known, 1)
         hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}."

@@ -13,6 +13,8 @@ from decimal import Decimal as Number
 from enum import StrEnum
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+WINDOW = re.compile(r"\bover\s*\(", re.IGNORECASE)
+"""A window in SQL."""
 
 
 class ContractError(ValueError):
@@ -25,6 +27,8 @@ class Layer(StrEnum):
     BRONZE = "bronze"
     SILVER = "silver"
     GOLD = "gold"
+    SCORES = "scores"
+    """What models say about a release."""
     QUARANTINE = "quarantine"
 
 
@@ -153,7 +157,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class Rule:
-    """A promise that binds several columns of a row: `sql` is true, in the SQL that Spark and DuckDB share. NULL counts as kept."""
+    """A promise that binds several columns of a row: `sql` is true, in the SQL that Spark and DuckDB share. NULL counts as kept.
+
+    A window in it (`OVER (...)`) sees the rows that are staged together, not those that are published already. A silver table has none: its rules also
+    choose among rows of one key, one row at a time.
+    """
 
     name: str
     sql: str
@@ -177,7 +185,8 @@ class Table:
     """A Delta table at `<lake>/<layer>/<name>` and all that it promises.
 
     `key` is unique over the table. `time_column` orders the table in time: its date decides which interval a row belongs to.
-    `max_quarantine_share` is the share of bad rows above which nothing is published, because the fault is then in the file, not in the rows.
+    `max_quarantine_share` is the share of bad rows above which nothing is published, because the fault is then in the file, not in the rows; at 0
+    a single bad row stops the table, because its rows belong together.
     """
 
     layer: Layer
@@ -204,6 +213,12 @@ class Table:
         unknown = sorted(set(used) - set(names))
         if unknown:
             raise ContractError(f"{self.qualified}: key, time_column or references name columns that are not declared: {', '.join(unknown)}")
+        windowed = [rule.name for rule in self.rules if WINDOW.search(rule.sql)]
+        if windowed and self.layer == Layer.SILVER:
+            raise ContractError(
+                f"{self.qualified}: the rules {', '.join(windowed)} look at other rows by a window, and in silver a rule also chooses among"
+                " the rows of one key. Write rules over columns of the row alone"
+            )
 
     @property
     def qualified(self) -> str:

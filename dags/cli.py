@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +110,7 @@ def _sample(_options: argparse.Namespace, console: Console) -> None:
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:
-    run_id = f"cli__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
-    reports = steps.run_all(options.start, options.end, run_id, lambda said: console.print(_line(said), markup=False))
+    reports = steps.run_all(options.start, options.end, arguments.run_id(), lambda said: console.print(_line(said), markup=False))
     console.print(show.accounts(reports))
     try:
         console.print(f"Data Docs: {steps.render_docs()}", markup=False)
@@ -140,7 +139,7 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
 
 
 def _tables(_options: argparse.Namespace, console: Console) -> None:
-    sizes = [(table.qualified, *steps.published_size(table)) for table in catalog.tables()]
+    sizes = [(table.qualified, *steps.published_size(table)) for table in catalog.all_tables()]
     console.print(show.sizes([one for one in sizes if one[1] is not None]))
 
 

@@ -13,7 +13,6 @@ What will a customer buy in the next seven days? Models learn through the featur
 `$MILLRACE_HOME/models/recommender/<name>/about.json`. `millrace recommender ask 1` answers for one customer from the online store, and the DAG `recommender_scores` for all.
 """
 
-from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param, task
@@ -24,13 +23,10 @@ with DAG(
     "recommender",
     doc_md=__doc__,
     description="A release to a judged model that recommends products",
-    schedule=None,
-    catchup=False,
+    **tasks.ON_DEMAND,
     max_active_runs=1,
-    tags=["millrace"],
-    default_args={"owner": "ml-platform", **tasks.RETRIES, "execution_timeout": timedelta(hours=2)},
     params={
-        "release": Param(None, type=["null", "integer"], minimum=1, title="Release", description="Its number; the newest unless given"),
+        "release": tasks.release_param(),
         "weeks": Param(5, type="integer", minimum=1, maximum=52, title="Weeks", description="Weeks that each model learns from"),
         "held_back": Param(
             4, type="integer", minimum=1, maximum=52, title="Held back", description="Weeks held back, each judged by a model of the weeks before it"
@@ -45,9 +41,9 @@ with DAG(
         return tasks.prepare_recommender(params, dag_run)
 
     @task
-    def train(sets: Any, params: Any = None) -> dict[str, Any]:
+    def train(sets: Any, params: Any = None, ti: Any = None) -> dict[str, Any]:
         """Fit, judge, keep."""
-        return tasks.train_recommender(sets, params)
+        return tasks.train_recommender(sets, params, ti)
 
     @task
     def track(about: Any) -> str:

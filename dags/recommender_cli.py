@@ -57,9 +57,11 @@ def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.Argument
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
+    from dags import steps
     from models.recommender import job, tracking
 
     fitted = job.train(options.release, options.weeks, options.held_back, options.seed, lambda said: console.print(said, markup=False))
+    steps.record_model(fitted.about)
     console.print(show.model(fitted.about))
     if not options.no_tracking:
         console.print(f"MLflow run {tracking.track(fitted)} of experiment {tracking.EXPERIMENT}", markup=False)
@@ -87,14 +89,9 @@ def _ask(options: argparse.Namespace, console: Console) -> None:
 
 
 def _score(options: argparse.Namespace, console: Console) -> None:
-    from models.recommender import model, scoring
+    from dags import steps
 
-    done = scoring.score(model.load(options.model), options.release)
-    what = f"{done.rows:,} rows for {done.customers:,} customers, by model {done.model} as of {done.as_of} (release {done.release})"
-    console.print(
-        f"{what}: {'published as' if done.is_new else 'there already, in'} version {done.version} of {scoring.table_path()}",
-        markup=False,
-    )
+    console.print(str(steps.score(options.model, options.release, arguments.run_id())), markup=False)
 
 
 def _track(options: argparse.Namespace, console: Console) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from contracts import bucket, catalog, manifest, release, settings, storage
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from expectations.audit import Audit
     from features.consistency import Consistency
     from features.profiles import Profile
-    from lineage.record import Parent
+    from lineage.record import Artifact, Parent
 
 
 class RunError(RuntimeError):
@@ -84,24 +84,106 @@ def check_interval(start: str | None, end: str | None, *, scheduled: bool = Fals
 
 def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None = None) -> TableReport:
     """Carry the interval into one table: plan, stage, audit, publish, each recorded as lineage. Nothing to do is a result, not an error."""
+    from etl.stage import plan, stage
+
+    table = catalog.table(name)
+    with _in_a_sentence(name):
+        return _build(table, interval, lambda: plan(table, interval), stage, run_id, parent)
+
+
+def _build(
+    table: Table,
+    interval: Interval,
+    plan: Callable[[], Plan],
+    stage: Callable[[Plan], Staged],
+    run_id: str,
+    parent: Parent | None,
+    artifacts: tuple[Artifact, ...] = (),
+) -> TableReport:
+    """Plan, stage, audit and publish under the table's lock. `artifacts` are read besides tables, for lineage."""
     from etl import delta, engine
     from etl.publishing import locked
-    from etl.stage import plan
     from lineage.record import Engine, recorded
 
-    table, clock = catalog.table(name), Clock()
-    with _in_a_sentence(name), locked(name), delta.holding_files(name):
-        planned = plan(table, interval)
+    with locked(table.qualified), delta.holding_files(table.qualified):
+        planned = plan()
         if planned.nothing_to_do:
             return _unchanged(planned)
-        with recorded(table, interval, planned.inputs, parent=parent, engine=Engine(*engine.describe())) as recording:
-            report = _carry(planned, run_id, clock, on_checks=lambda checks: setattr(recording, "checks", checks))
+        with recorded(table, interval, planned.inputs, artifacts=artifacts, parent=parent, engine=Engine(*engine.describe())) as recording:
+            report = _carry(planned, stage, run_id, on_checks=lambda checks: setattr(recording, "checks", checks))
             recording.report = report
             return report
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A scoring that is in the table: by which model, of which release, as of its horizon, and what the table's run said."""
+
+    model: str
+    release: int
+    as_of: str
+    report: TableReport
+
+    def __str__(self) -> str:
+        report = self.report
+        done = "published as" if report.status == PUBLISHED else "there already, in"
+        what = f"{report.account.published:,} rows by model {self.model} as of {self.as_of} (release {self.release})"
+        return f"{what}: {done} version {report.version} of {settings.table_path(report.table)}"
+
+
+def score(name: str | None = None, number: int | None = None, run_id: str = "scores", parent: Parent | None = None) -> Scored:
+    """Publish the best products of every active customer, by a model (the newest by default) as of a release (the newest by default), unless they are there."""
+    from etl.stage import plan_part, stage_rows
+    from features.lake_reader import pinned
+    from models.recommender import model as models
+    from models.recommender import scoring
+
+    table = catalog.table(scoring.TABLE)
+    with _in_a_sentence(table.qualified, "score again"):
+        fitted, found = models.load(name), pinned(number)
+        horizon = date.fromisoformat(found.horizon)
+        interval = Interval(horizon, horizon + DAY)
+        inputs = {name: found.tables[name] for name in table.inputs}
+        ids = {name: found.ids.get(name, "") for name in inputs}
+        report = _build(
+            table,
+            interval,
+            lambda: plan_part(table, interval, scoring.part(fitted, found), inputs, ids),
+            lambda planned: stage_rows(planned, *scoring.scores(fitted, found)),
+            run_id,
+            parent,
+            (_model(fitted.about),),
+        )
+        return Scored(fitted.about["name"], found.number, found.horizon, report)
+
+
+def record_model(about: dict[str, Any], parent: Parent | None = None) -> None:
+    """Record as lineage that a kept model was made from the tables of its training sets, at the versions that their manifests name, and from the labels'."""
+    from lineage.record import record_artifact
+    from models.recommender import candidates, tracking
+
+    (link,) = tracking.links(about["name"])
+    tables = {candidates.EVENTS: release.read(link.release).tables[candidates.EVENTS]} | link.tables
+    tags = {"release": str(link.release), "training_set": about["training_set"], "held_back": about["held_back"]}
+    record_artifact("models.recommender", _model(about), tables, parent=parent, tags=tags)
+
+
+def _model(about: dict[str, Any]) -> Artifact:
+    from lineage.record import Artifact
+    from models.recommender import model
+
+    return Artifact(
+        kind="MODEL",
+        location=str(model.folder() / about["name"]),
+        version=about["digest"],
+        doc=catalog.table("scores.recommender").doc,
+        grain="one model per training set, last week and seed",
+        owner="ml-platform",
+    )
+
+
 @contextmanager
-def _in_a_sentence(name: str) -> Iterator[None]:
+def _in_a_sentence(name: str, again: str = "run the interval again") -> Iterator[None]:
     """Our own errors say what to do; any other one is told in a sentence, with itself as the cause."""
     try:
         yield
@@ -110,12 +192,12 @@ def _in_a_sentence(name: str) -> Iterator[None]:
             raise
         told = next(iter(str(error).splitlines()), "").rstrip(".")
         if gone := _engine_lost(error):
-            raise RunError(f"{name}: the run broke off ({gone}). What was published is whole. Start the engine again, then run the interval again") from error
+            raise RunError(f"{name}: the run broke off ({gone}). What was published is whole. Start the engine again, then {again}") from error
         if known := _told_by_the_store(error):
-            raise RunError(f"{name}: the run broke off ({known[0]}). What was published is whole. {known[1]}, then run the interval again") from error
+            raise RunError(f"{name}: the run broke off ({known[0]}). What was published is whole. {known[1]}, then {again}") from error
         explanation = errors.explain(error, settings.lake)
         reason, remedy = explanation or (f"{type(error).__name__}: {told}", "Mend the cause")
-        raise RunError(f"{name}: the run broke off ({reason}). What was published is whole. {remedy}, then run the interval again") from error
+        raise RunError(f"{name}: the run broke off ({reason}). What was published is whole. {remedy}, then {again}") from error
 
 
 @contextmanager
@@ -142,10 +224,10 @@ def _engine_lost(error: Exception) -> str:
     return engine.lost() if type(error).__module__.split(".")[0] in ("pyspark", "grpc") else ""
 
 
-def _carry(planned: Plan, run_id: str, clock: Clock, on_checks: Callable[[tuple[CheckResult, ...]], None]) -> TableReport:
+def _carry(planned: Plan, stage: Callable[[Plan], Staged], run_id: str, on_checks: Callable[[tuple[CheckResult, ...]], None]) -> TableReport:
     from etl import quarantine
-    from etl.stage import stage
 
+    clock = Clock()
     with clock.phase("stage"):
         staged = stage(planned)
     try:
@@ -171,7 +253,7 @@ def _carry(planned: Plan, run_id: str, clock: Clock, on_checks: Callable[[tuple[
 
 def _changes(staged: Staged) -> bool:
     """Whether there is something to commit: files that add no row to bronze (copies, empty ones) leave the table at its version, however often they are met."""
-    return staged.plan.base is None or staged.table.layer != Layer.BRONZE or staged.rows > 0
+    return staged.plan.base is None or not staged.plan.appends or staged.rows > 0
 
 
 def _audit(staged: Staged, run_id: str) -> Audit:
@@ -205,10 +287,9 @@ def _publish(staged: Staged, account: RowAccount, run_id: str) -> int:
     from etl.delta import State
 
     planned = staged.plan
-    code = "" if planned.table.layer == Layer.BRONZE else stage.code_of(planned.table)
-    state = State(run_id, planned.inputs, staged.touched, planned.horizon, code, asdict(account), planned.ids)
-    whole = planned.whole or (planned.table.layer != Layer.BRONZE and planned.table.load == Load.SNAPSHOT)
-    replace = () if planned.table.layer == Layer.BRONZE else planned.days
+    state = State(run_id, planned.inputs, staged.touched, planned.horizon, stage.code_of(planned.table), asdict(account), planned.ids)
+    whole = planned.whole or (not planned.appends and planned.table.load == Load.SNAPSHOT)
+    replace = () if planned.appends else planned.days
     return committer().publish(planned.table, staged.paths(), state, base=planned.base, replace=replace, whole=whole)
 
 
@@ -417,7 +498,7 @@ def published_tables(name: str | None = None) -> list[str]:
     from etl import delta
     from etl.stage import StageError
 
-    wanted = [catalog.table(name)] if name else catalog.tables()
+    wanted = [catalog.table(name)] if name else catalog.all_tables()
     found = [one.qualified for one in wanted if delta.version_of(one.qualified) is not None]
     if not found:
         raise StageError(f"{name or 'no table'} was {'never' if name else 'ever'} published. Run the DAG first")

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
-from airflow.sdk import Asset
+from airflow.sdk import Asset, Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from contracts.interval import Interval
 from contracts.model import Table
+from contracts.report import TableReport
 from dags import errors
 from lineage.naming import asset_uri
 
@@ -23,6 +24,13 @@ RECOMMENDER = ("release", "weeks", "held_back", "seed")
 SCORES = ("model", "release")
 RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=10)}
 """Of every task: steps do what is left to do, so a time-out of Airflow's own API or a busy lock costs a second try."""
+ON_DEMAND: dict[str, Any] = {
+    "schedule": None,
+    "catchup": False,
+    "tags": ["millrace"],
+    "default_args": {"owner": "ml-platform", **RETRIES, "execution_timeout": timedelta(hours=2)},
+}
+"""Options of a DAG that runs when somebody triggers it. No function that makes the DAG: Airflow takes the file that calls `DAG` for the DAG's own."""
 PASSING = (
     "RunError",
     "ReleaseBusyError",
@@ -39,6 +47,11 @@ PASSING = (
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def release_param() -> Param:
+    """The release that a DAG reads."""
+    return Param(None, type=["null", "integer"], minimum=1, title="Release", description="Its number; the newest unless given")
 
 
 def final(step: Callable[P, R]) -> Callable[P, R]:
@@ -89,7 +102,12 @@ def run_table(qualified: str, interval: dict[str, str], context: Any, outlet_eve
     from dags import steps
 
     report = steps.run_table(qualified, Interval.parse(**interval), context["dag_run"].run_id, parent(context["ti"]))
-    account = report.account
+    return _announce(report, outlet_events)
+
+
+def _announce(report: TableReport, outlet_events: Any) -> dict[str, Any]:
+    """Put version and row account into the asset event and the log. Returns the report as JSON."""
+    qualified, account = report.table, report.account
     warnings = [check.reason + (f": {check.failed:,} row{'s' * (check.failed > 1)}" if check.failed else "") for check in report.warnings]
     outlet_events[asset(qualified)].extra = {
         "version": report.version,
@@ -203,11 +221,13 @@ def prepare_recommender(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
 
 
 @final
-def train_recommender(sets: dict[str, str], params: dict[str, Any]) -> dict[str, Any]:
+def train_recommender(sets: dict[str, str], params: dict[str, Any], ti: Any) -> dict[str, Any]:
     """What the model is about, its figures included."""
+    from dags import steps
     from models.recommender import job
 
     about = job.finish(job.Sets(**sets), params["weeks"], params["seed"], say=print).about
+    steps.record_model(about, parent(ti))
     for name, figures in about["quality"].items():
         print(f"{name}: recall@10 {figures['recall']:.4f}, NDCG@10 {figures['ndcg']:.4f}, over {figures['customers']:,} customers")
     return about
@@ -222,16 +242,14 @@ def track_recommender(about: dict[str, Any]) -> str:
 
 
 @final
-def score_customers(params: dict[str, Any], dag_run: Any) -> dict[str, Any]:
-    """What was scored, by the model that the params name, or by the newest."""
-    from dataclasses import asdict
+def score_customers(params: dict[str, Any], context: Any, outlet_events: Any) -> dict[str, Any]:
+    """The report of the table, and which model and release were scored: those that the params name, or the newest."""
+    from dags import steps
 
-    from models.recommender import model, scoring
-
-    _refuse_unknown(dag_run.conf or {}, SCORES, ", ".join(SCORES))
-    done = scoring.score(model.load(params["model"]), params["release"])
-    print(f"{done.rows:,} rows for {done.customers:,} customers: {'published as' if done.is_new else 'there already, in'} version {done.version}")
-    return asdict(done)
+    _refuse_unknown(context["dag_run"].conf or {}, SCORES, ", ".join(SCORES))
+    done = steps.score(params["model"], params["release"], context["dag_run"].run_id, parent(context["ti"]))
+    print(done)
+    return {"model": done.model, "release": done.release, "as_of": done.as_of, **_announce(done.report, outlet_events)}
 
 
 def render_docs() -> str:

@@ -16,7 +16,6 @@ Labels after the release's horizon are refused, unless `allow_beyond_horizon` is
 Both reports are in XCom. `millrace training-set rebuild <name>` makes the same rows again; `docs/training.md` tells the rest.
 """
 
-from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Param, task
@@ -27,17 +26,14 @@ with DAG(
     "training_set",
     doc_md=__doc__,
     description="Labels and a feature service to a training set that can be made again",
-    schedule=None,
-    catchup=False,
-    tags=["millrace"],
-    default_args={"owner": "ml-platform", **tasks.RETRIES, "execution_timeout": timedelta(hours=2)},
+    **tasks.ON_DEMAND,
     params={
         "name": Param(type="string", pattern="^[a-z][a-z0-9_]{0,99}$", title="Name", description="Small letters, digits and _, such as churn_2017"),
         "labels": Param(
             type="string", minLength=1, title="Labels", description="One SELECT, or a file below $MILLRACE_LABELS, with event_timestamp and the service's keys"
         ),
         "service": Param("recommendation_v1", type="string", title="Feature service"),
-        "release": Param(None, type=["null", "integer"], minimum=1, title="Release", description="Its number; the newest unless given"),
+        "release": tasks.release_param(),
         "knowledge_time": Param(False, type="boolean", title="Knowledge time", description="Each label sees the release of its own time"),
         "seed": Param(None, type=["null", "integer"], title="Seed", description="Noted down in the manifest"),
         "allow_beyond_horizon": Param(

@@ -215,12 +215,13 @@ def _remainder(contract: Table, files: list[dict[str, Any]], replace: Sequence[I
             if rows.num_rows:
                 target = root / f"part-{uuid.uuid4()}.zst.parquet"
                 with target.open("wb") as output:
-                    pq.write_table(rows.cast(_nullable(contract)), output, compression="zstd")
+                    pq.write_table(rows.cast(nullable(contract)), output, compression="zstd")
                 adds.append(_add_action(contract, target))
     return adds
 
 
-def _nullable(contract: Table) -> pa.Schema:
+def nullable(contract: Table) -> pa.Schema:
+    """The table's columns, each of which may be NULL, as files hold them: what is required is for the audit to judge."""
     import pyarrow as pa
 
     return pa.schema([pa.field(c.name, arrow_type(c.type)) for c in contract.columns])

@@ -10,26 +10,30 @@ import hashlib
 import importlib
 import inspect
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import date
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from contracts import catalog, settings, storage
 from contracts.interval import DAY, Interval, days_of, merged
-from contracts.model import DATE, LONG, Layer, Load, Severity, Table
+from contracts.model import DATE, LONG, TIMESTAMP, Layer, Load, Severity, Table
 from contracts.report import RowAccount
 from etl import delta
 from etl.bronze.load import Loaded, load
 from etl.delta import State
 from etl.gold import windows
-from etl.publishing import days_sql, refuse_other_schema
+from etl.publishing import days_sql, nullable, refuse_other_schema
 from etl.silver import PROVENANCE
 from etl.sources.landing import Rejected
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    from deltalake import DeltaTable
     from pyspark.sql import DataFrame
 
 MANY_MONTHS = 240
@@ -43,7 +47,7 @@ class StageError(RuntimeError):
 class Plan:
     """What is to be computed: for which days of the table (`days`), or for all of it (`whole`), from which versions of the inputs.
 
-    `base` is the table's version at this moment, and `horizon` the exclusive end of the days it will then cover.
+    `base` is the table's version at this moment, and `horizon` the exclusive end of the days it will then cover. A plan that `appends` adds rows and replaces none.
     """
 
     table: Table
@@ -52,6 +56,7 @@ class Plan:
     inputs: dict[str, int]
     days: tuple[Interval, ...] = ()
     whole: bool = False
+    appends: bool = False
     horizon: date | None = None
     last: State | None = None
     ids: dict[str, str] = field(default_factory=dict)
@@ -59,7 +64,7 @@ class Plan:
     @property
     def nothing_to_do(self) -> bool:
         """Whether the published table is already what this run would make of it."""
-        return self.table.layer != Layer.BRONZE and not self.whole and not self.days and self.last is not None
+        return not self.appends and not self.whole and not self.days and self.last is not None
 
 
 @dataclass
@@ -145,7 +150,7 @@ def plan(table: Table, interval: Interval) -> Plan:
         refuse_other_schema(table, mine)
     base, last = (mine.version() if mine else None), delta.last_state(mine)
     if table.layer == Layer.BRONZE:
-        return Plan(table, interval, base, {}, last=last)
+        return Plan(table, interval, base, {}, appends=True, last=last)
     sources = {name: _input(table, name) for name in table.inputs}
     versions = {name: source.version() for name, source in sources.items()}
     ids = {name: str(source.metadata().id) for name, source in sources.items()}
@@ -160,6 +165,34 @@ def plan(table: Table, interval: Interval) -> Plan:
         days = _all_days(sources) if everything else merged(one for days in changed.values() for one in days or ())
         return _replaced(common, days=days)
     return _plan_gold(common, sources, changed)
+
+
+def plan_part(table: Table, interval: Interval, part: Mapping[str, Any], inputs: Mapping[str, int], ids: Mapping[str, str]) -> Plan:
+    """What it takes to add a part of a table that is computed elsewhere: the rows in which these columns have these values.
+
+    A part is published in one commit, so it is there as a whole or not at all. `inputs` and `ids` are the versions and identities of the tables that it is made from.
+    The caller holds the table's lock until it has published.
+    """
+    mine = delta.open_table(table.qualified)
+    if mine is not None:
+        refuse_other_schema(table, mine)
+    base, last = (mine.version() if mine else None), delta.last_state(mine)
+    rows = _rows_of_part(table, mine, part) if mine else 0
+    if rows:
+        account = asdict(RowAccount(rows, rows, 0, 0))
+        last = State("", dict(inputs), account=account, ids=dict(ids))
+    return Plan(table, interval, base, dict(inputs), appends=not rows, last=last, ids=dict(ids))
+
+
+def _rows_of_part(table: Table, mine: DeltaTable, part: Mapping[str, Any]) -> int:
+    """Files are skipped by numbers and instants alone: for text our log has no bounds, and pyarrow takes a bound that is missing as one that no value is within."""
+    import pyarrow.compute as pc
+
+    equal = {name: pc.field(name) == value for name, value in part.items()}
+    bounded = [equal[name] for name in part if table.column(name).type in (LONG, DATE, TIMESTAMP)]
+    skipped = reduce(and_, bounded) if bounded else None
+    rows = mine.to_pyarrow_dataset().to_table([*part], filter=skipped)
+    return int(rows.filter(reduce(and_, equal.values())).num_rows)
 
 
 def _replaced(before: Plan, **changes: object) -> Plan:
@@ -219,7 +252,9 @@ def transform(table: Table) -> ModuleType:
 
 
 def code_of(table: Table) -> str:
-    """A fingerprint of what decides the table's content: the transform, what the layer shares, and the contract's columns, key and checks."""
+    """A fingerprint of what decides the table's content: the transform, what the layer shares, and the contract's columns, key and checks. Empty for one without a transform."""
+    if table.layer not in (Layer.SILVER, Layer.GOLD):
+        return ""
     shared = [importlib.import_module(f"etl.{table.layer}")] + ([windows] if table.layer == Layer.GOLD else [])
     facts = (
         repr([(c.name, c.type.spark) for c in table.columns])
@@ -242,6 +277,19 @@ def stage(planned: Plan) -> Staged:
     if planned.table.layer == Layer.SILVER:
         return _stage_silver(planned, folder)
     return _stage_gold(planned, folder)
+
+
+def stage_rows(planned: Plan, rows: pa.Table, rows_in: int) -> Staged:
+    """Write aside rows that were computed elsewhere, with at least the contract's columns; `rows_in` is how many the caller expects, counted from what they were made of."""
+    import pyarrow.parquet as pq
+
+    table, folder = planned.table, new_folder(planned.table)
+    storage.make_folder(folder)
+    kept = rows.select(table.column_names).cast(nullable(table))
+    with (folder / "part-0.parquet").open("wb") as output:
+        pq.write_table(kept, output, compression="zstd")
+    keys = kept.group_by([*table.key]).aggregate([]).num_rows if table.key else None
+    return Staged(planned, folder, rows_in, _rows_in(folder), 0, distinct_keys=keys)
 
 
 def _stage_bronze(planned: Plan, folder: Path) -> Staged:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Audit", "AuditError", "audit", "to_json"]
 
 FEW = 10
-"""So many bad rows are never too many: a single bad row in a file of ten is no reason to stop."""
+"""So many bad rows are never too many: a single bad row in a file of ten is no reason to stop. A table that allows none is the exception."""
 
 
 @dataclass
@@ -47,10 +47,15 @@ class Audit:
             told = "; ".join(check.reason for check in broken)
             raise AuditError(f"{self.table.qualified}: {told}. Nothing was published. Look at the Data Docs, mend the input, and run the interval again")
         bad, total, allowed = self.bad_rows + rejected, rows + rejected, self.table.max_quarantine_share
-        if total and bad / total > allowed and bad > FEW:
+        if total and bad / total > allowed and (bad > FEW or not allowed):
+            remedy = (
+                f"Mend the landed files, or raise max_quarantine_share in contracts/{self.table.layer}/{self.table.name}.py"
+                if allowed
+                else "The rows of this table belong together: correct what computes them, then run it again"
+            )
             raise AuditError(
-                f"{self.table.qualified}: {bad:,} of {total:,} rows ({bad / total:.1%}) must go to quarantine ({self._reasons(rejected)}), and at most {allowed:.0%} may."
-                f" Nothing was published. Mend the landed files, or raise max_quarantine_share in contracts/{self.table.layer}/{self.table.name}.py"
+                f"{self.table.qualified}: {bad:,} of {total:,} rows ({bad / total:.1%}) must go to quarantine ({self._reasons(rejected)}),"
+                f" and at most {allowed:.0%} may. Nothing was published. {remedy}"
             )
 
     def _reasons(self, rejected: int) -> str:

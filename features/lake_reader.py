@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-from functools import cache, cached_property
+from functools import cache, cached_property, reduce
+from operator import and_
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 from deltalake import DeltaTable
@@ -14,6 +16,9 @@ from contracts import release, settings, storage
 from contracts.model import Layer
 from contracts.release import Release
 from features.queries import Rows, identifier, parquet
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 PIN = "MILLRACE_RELEASE"
 PLACE = ("file_index", "file_row_number")
@@ -55,6 +60,30 @@ def published(qualified: str, version: int | None = None) -> LakeReader:
 def is_plain(delta: DeltaTable) -> bool:
     """Whether the version's files are all that there is to it: its rows, under the names of its columns."""
     return not delta.metadata().partition_columns and not delta.protocol().reader_features
+
+
+def arrow_dataset(delta: DeltaTable) -> ds.Dataset:
+    """The version's rows as a pyarrow data set, for DuckDB to query.
+
+    delta-rs also passes on each column's bounds in the log. Where the log has none, as ours for text and decimals, it
+    passes on NULL, and pyarrow leaves out the file: `WHERE department = 'GROCERY'` finds nothing. So only the values of
+    partition columns, which no file holds, are taken from the log. The files' own statistics skip row groups as well.
+    """
+    import pyarrow.dataset as ds
+
+    dataset = delta.to_pyarrow_dataset()
+    partitions = {*delta.metadata().partition_columns}
+    fragments = []
+    for fragment in dataset.get_fragments():
+        values = ds.get_partition_keys(fragment.partition_expression)
+        known = [_equals(ds.field(name), value) for name, value in values.items() if name in partitions]
+        known_all = reduce(and_, known) if known else None
+        fragments.append(dataset.format.make_fragment(fragment.path, dataset.filesystem, partition_expression=known_all))
+    return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
+
+
+def _equals(column: ds.Expression, value: Any) -> ds.Expression:
+    return column.is_null() if value is None else column == value
 
 
 @cache
@@ -103,7 +132,7 @@ class LakeReader:
             self.connection.execute(f"CREATE TEMP VIEW {view} AS FROM {self._rows[qualified].table}")
         else:  # empty, partitioned, or with a feature or a name that plain Parquet readers do not know: slower, and never wrong
             self._rows[qualified] = Rows(view, "row_number() OVER ()", lasting=False)
-            self.connection.register(qualified, delta.to_pyarrow_dataset())
+            self.connection.register(qualified, arrow_dataset(delta))
 
     def table(self, qualified: str) -> str:
         """The name of a DuckDB view over the pinned version of `layer.name`."""

@@ -22,7 +22,7 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from contracts import settings, storage
 from contracts.release import Release
-from features.lake_reader import LakeReader
+from features.lake_reader import LakeReader, arrow_dataset
 from features.queries import literal
 
 RELEASE = "millrace_release"
@@ -131,7 +131,7 @@ def open_saved(source: FileSource) -> tuple[LakeReader, str]:
     """A connection, and the name of a view in it, over a saved training set or a folder of logged features."""
     reader = LakeReader(Release(0, "", "", {}))
     if isinstance(source.file_format, DeltaFormat):
-        reader.connection.register("saved", DeltaTable(source.path).to_pyarrow_dataset())
+        reader.connection.register("saved", arrow_dataset(DeltaTable(source.path)))
     else:
         files = f"{source.path.rstrip('/')}/*.parquet" if Path(source.path).is_dir() else source.path
         reader.connection.execute(f"CREATE VIEW saved AS FROM read_parquet({literal(files)})")

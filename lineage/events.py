@@ -21,6 +21,7 @@ from contracts.interval import Interval
 from contracts.model import Layer, Table
 from contracts.report import PUBLISHED, CheckResult, TableReport
 from lineage import facets, naming
+from lineage.facets import Artifact
 from lineage.naming import Name
 
 Versions = Mapping[str, int | None]
@@ -70,7 +71,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Step:
-    """One run of one job: what all of its events say alike. `made` is `silver.transactions` or `features.customer_activity`."""
+    """One run of one job: what all of its events say alike. `made` is `silver.transactions` or `features.customer_activity`; `artifacts` are read besides tables."""
 
     made: str
     table: Table
@@ -79,6 +80,7 @@ class Step:
     engine: Engine | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     kind: str = "TABLE"
+    artifacts: tuple[Artifact, ...] = ()
     run_id: str = field(default_factory=lambda: str(generate_new_uuid()))
 
     @property
@@ -88,9 +90,11 @@ class Step:
         return Parent(*naming.job(self.made), self.run_id, *top, run_id)
 
 
-def table_step(table: Table, interval: Interval | None = None, parent: Parent | None = None, engine: Engine | None = None) -> Step:
+def table_step(
+    table: Table, interval: Interval | None = None, parent: Parent | None = None, engine: Engine | None = None, artifacts: tuple[Artifact, ...] = ()
+) -> Step:
     """A run that makes a table."""
-    return Step(table.qualified, table, interval, parent, engine)
+    return Step(table.qualified, table, interval, parent, engine, artifacts=artifacts)
 
 
 def view_step(table: Table, view: str | None = None, release: int | None = None, parent: Parent | None = None, engine: Engine | None = None) -> Step:
@@ -104,23 +108,20 @@ def view_step(table: Table, view: str | None = None, release: int | None = None,
 
 def table_started(step: Step, versions: Versions | None = None) -> RunEvent:
     """The run begins."""
-    return _event(RunState.START, step, _tables_read(step.table, versions) or [_landed(step.table)], [_table_out(step.table)])
+    return _event(RunState.START, step, _read(step, versions), [_table_out(step.table)])
 
 
 def table_completed(step: Step, report: TableReport | None) -> list[RunEvent]:
     """The run has ended well; with a report, what it read and wrote, and its audit."""
     if report is None:
-        inputs = _tables_read(step.table, None) or [_landed(step.table)]
-        return [_event(RunState.COMPLETE, step, inputs, [_table_out(step.table)])]
-    inputs = _tables_read(step.table, report.inputs) or [_landed(step.table, report)]
-    done = _event(RunState.COMPLETE, step, inputs, _written(step.table, report), _tests(step, report.checks))
+        return [_event(RunState.COMPLETE, step, _read(step, None), [_table_out(step.table)])]
+    done = _event(RunState.COMPLETE, step, _read(step, report.inputs, report), _written(step.table, report), _tests(step, report.checks))
     return [done, *_audited(step, report)]
 
 
 def table_failed(step: Step, problem: BaseException, versions: Versions | None = None, checks: Iterable[CheckResult] = ()) -> RunEvent:
     """The run stopped and published nothing; `checks` are those of the audit, where it came to one."""
-    inputs = _tables_read(step.table, versions) or [_landed(step.table)]
-    return _event(_end_of(problem), step, inputs, [_table_out(step.table)], {"errorMessage": facets.error(problem), **_tests(step, checks)})
+    return _event(_end_of(problem), step, _read(step, versions), [_table_out(step.table)], {"errorMessage": facets.error(problem), **_tests(step, checks)})
 
 
 def _audited(step: Step, report: TableReport) -> list[RunEvent]:
@@ -133,9 +134,15 @@ def _audited(step: Step, report: TableReport) -> list[RunEvent]:
     return [_event(RunState.START, audit, [read], []), _event(RunState.COMPLETE, audit, [checked], [])]
 
 
-def _tables_read(table: Table, versions: Versions | None) -> list[InputDataset]:
+def _read(step: Step, versions: Versions | None, report: TableReport | None = None) -> list[InputDataset]:
+    """The tables of a run's input, or the folder of landed files, and the artifacts."""
     known = dict(versions or {})
-    return [_table_in(name, known.get(name)) for name in dict.fromkeys((*table.inputs, *known))]
+    tables = [_table_in(name, known.get(name)) for name in dict.fromkeys((*step.table.inputs, *known))]
+    return [*(tables or [_landed(step.table, report)]), *map(_artifact_in, step.artifacts)]
+
+
+def _artifact_in(artifact: Artifact) -> InputDataset:
+    return InputDataset(*naming.of_location(artifact.location), facets=facets.of_artifact(artifact))
 
 
 def _landed(table: Table, report: TableReport | None = None) -> InputDataset:
@@ -145,7 +152,7 @@ def _landed(table: Table, report: TableReport | None = None) -> InputDataset:
 
 
 def _table_in(qualified: str, version: int | None, found: Mapping[str, Any] | None = None) -> InputDataset:
-    known = {table.qualified: table for table in catalog.tables()}.get(qualified)
+    known = {table.qualified: table for table in catalog.all_tables()}.get(qualified)
     about = facets.of_table(known, version) if known else facets.of_delta(qualified, version)
     return InputDataset(*naming.of_table(qualified), facets=about, inputFacets=dict(found or {}))
 
@@ -174,6 +181,22 @@ def _quarantined(table: Table, report: TableReport) -> list[OutputDataset]:
     qualified = f"{Layer.QUARANTINE}.{table.name}"
     written = {"outputStatistics": facets.statistics(report.account.quarantined)}
     return [OutputDataset(*naming.of_table(qualified), facets=facets.of_delta(qualified, report.quarantine_version), outputFacets=written)]
+
+
+# --- an artifact
+
+
+def artifact_completed(
+    made: str, artifact: Artifact, versions: Versions, parent: Parent | None = None, tags: Mapping[str, str] | None = None
+) -> list[RunEvent]:
+    """START and COMPLETE of the run of `made` that made an artifact from tables. There is no event before it is there: its name and its inputs are known then."""
+    run, job = Run(str(generate_new_uuid()), facets=_about(parent=parent, tags=tags)), Job(*naming.job(made), facets=facets.of_job(artifact, artifact.kind))
+    inputs = [_table_in(name, version) for name, version in versions.items()]
+    output = OutputDataset(*naming.of_location(artifact.location), facets=facets.of_artifact(artifact))
+    return [
+        RunEvent(eventType=state, eventTime=_now(), run=run, job=job, inputs=inputs, outputs=[output], producer=facets.PRODUCER)
+        for state in (RunState.START, RunState.COMPLETE)
+    ]
 
 
 # --- a feature view
@@ -214,7 +237,7 @@ def _view(step: Step) -> str:
 def _event(state: RunState, step: Step, inputs: list[InputDataset], outputs: list[OutputDataset], found: Mapping[str, Any] | None = None) -> RunEvent:
     return RunEvent(
         eventType=state,
-        eventTime=datetime.now(UTC).isoformat(),
+        eventTime=_now(),
         run=Run(step.run_id, facets={**_of_run(step), **(found or {})}),
         job=Job(*naming.job(step.made), facets=facets.of_job(step.table, step.kind)),
         inputs=inputs,
@@ -223,16 +246,26 @@ def _event(state: RunState, step: Step, inputs: list[InputDataset], outputs: lis
     )
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
 def _of_run(step: Step) -> dict[str, Any]:
+    return _about(step.interval, step.engine, step.parent, step.tags)
+
+
+def _about(
+    interval: Interval | None = None, engine: Engine | None = None, parent: Parent | None = None, tags: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     about: dict[str, Any] = {}
-    if step.interval:
-        about["nominalTime"] = facets.nominal_time(step.interval)
-    if step.engine:
-        about["processing_engine"] = facets.engine(step.engine.name, step.engine.version)
-    if step.parent:
-        about["parent"] = facets.parent(step.parent.job, step.parent.run_id, step.parent.root)
-    if step.tags:
-        about["tags"] = facets.run_tags(step.tags)
+    if interval:
+        about["nominalTime"] = facets.nominal_time(interval)
+    if engine:
+        about["processing_engine"] = facets.engine(engine.name, engine.version)
+    if parent:
+        about["parent"] = facets.parent(parent.job, parent.run_id, parent.root)
+    if tags:
+        about["tags"] = facets.run_tags(tags)
     return about
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -66,6 +67,18 @@ LONGEST_TEXT = 16_000
 """Characters of an error message or stack trace that are kept."""
 
 F = TypeVar("F")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Something that a run reads or makes and that is no table, such as a model. `version` is a digest of its content; `location` is a path or URI."""
+
+    kind: str
+    location: str
+    version: str
+    doc: str
+    grain: str
+    owner: str
 
 
 @attr.define
@@ -171,6 +184,17 @@ def _pii(table: Table) -> dict[str, Any]:
     return {"tags": _facet(tags_dataset.TagsDatasetFacet, tags=tags)} if tags else {}
 
 
+def of_artifact(artifact: Artifact) -> dict[str, Any]:
+    """What is known of something that is no table, such as a model; its version is a digest."""
+    return {
+        "documentation": _facet(documentation_dataset.DocumentationDatasetFacet, description=meaning(artifact), contentType="text/plain"),
+        "ownership": _facet(ownership_dataset.OwnershipDatasetFacet, owners=[ownership_dataset.Owner(f"team:{artifact.owner}", "OWNER")]),
+        "datasetType": _facet(dataset_type_dataset.DatasetTypeDatasetFacet, datasetType=artifact.kind),
+        "dataSource": source(naming.of_location(artifact.location)),
+        "version": dataset_version(artifact.version),
+    }
+
+
 # --- of what a run read, checked and wrote
 
 
@@ -249,18 +273,18 @@ def _is_number(value: Any) -> bool:
 # --- of a job
 
 
-def of_job(table: Table, kind: str) -> dict[str, Any]:
+def of_job(product: Table | Artifact, kind: str) -> dict[str, Any]:
     """What a job makes and who answers for it."""
     return {
-        "documentation": _facet(documentation_job.DocumentationJobFacet, description=meaning(table), contentType="text/plain"),
-        "ownership": _facet(ownership_job.OwnershipJobFacet, owners=[ownership_job.Owner(f"team:{table.owner}", "OWNER")]),
+        "documentation": _facet(documentation_job.DocumentationJobFacet, description=meaning(product), contentType="text/plain"),
+        "ownership": _facet(ownership_job.OwnershipJobFacet, owners=[ownership_job.Owner(f"team:{product.owner}", "OWNER")]),
         "jobType": _facet(job_type_job.JobTypeJobFacet, processingType="BATCH", integration="MILLRACE", jobType=kind),
     }
 
 
-def meaning(table: Table) -> str:
-    """The contract's sentence and grain."""
-    return f"{table.doc}: {table.grain}"
+def meaning(product: Table | Artifact) -> str:
+    """Its sentence and grain."""
+    return f"{product.doc}: {product.grain}"
 
 
 # --- of a run

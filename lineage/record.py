@@ -8,7 +8,7 @@ START is emitted on entering; COMPLETE on leaving, or FAIL with the error, which
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,8 +18,9 @@ from contracts.report import CheckResult, TableReport
 from lineage import events
 from lineage.emit import emit
 from lineage.events import Engine, Parent, Served, Step, Versions
+from lineage.facets import Artifact
 
-__all__ = ["Engine", "Parent", "Served", "TableRun", "ViewRun", "recorded", "recorded_view"]
+__all__ = ["Artifact", "Engine", "Parent", "Served", "TableRun", "ViewRun", "record_artifact", "recorded", "recorded_view"]
 
 
 @dataclass
@@ -42,10 +43,16 @@ class ViewRun:
 
 @contextmanager
 def recorded(
-    table: Table, interval: Interval | None = None, inputs: Versions | None = None, *, parent: Parent | None = None, engine: Engine | None = None
+    table: Table,
+    interval: Interval | None = None,
+    inputs: Versions | None = None,
+    *,
+    artifacts: tuple[Artifact, ...] = (),
+    parent: Parent | None = None,
+    engine: Engine | None = None,
 ) -> Iterator[TableRun]:
     """Record one run of a table. `inputs` gives versions of the tables that are read, as far as known at the start; the report has the last word."""
-    run = TableRun(events.table_step(table, interval, parent, engine))
+    run = TableRun(events.table_step(table, interval, parent, engine, artifacts))
     emit(events.table_started(run.step, inputs))
     try:
         yield run
@@ -53,6 +60,12 @@ def recorded(
         emit(events.table_failed(run.step, problem, inputs, run.checks))
         raise
     for event in events.table_completed(run.step, run.report):
+        emit(event)
+
+
+def record_artifact(made: str, artifact: Artifact, inputs: Versions, *, parent: Parent | None = None, tags: Mapping[str, str] | None = None) -> None:
+    """Record that the job of `made` made an artifact, such as a model, from tables at these versions."""
+    for event in events.artifact_completed(made, artifact, inputs, parent, tags):
         emit(event)
 
 

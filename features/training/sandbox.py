@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 
 from contracts.release import Release
 from features.labels import LabelError
-from features.lake_reader import LakeReader
+from features.lake_reader import LakeReader, arrow_dataset
 
 SECONDS = 3600.0
 """A query that takes longer is ended."""
@@ -74,7 +74,7 @@ class ArrowReader(LakeReader):
 
     def attach(self, qualified: str, delta: DeltaTable) -> None:
         """Register the table; its rows are read by pyarrow."""
-        self.connection.register(qualified, delta.to_pyarrow_dataset())
+        self.connection.register(qualified, arrow_dataset(delta))
 
 
 def _rows(query: duckdb.DuckDBPyRelation) -> pa.Table:

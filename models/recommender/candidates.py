@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date, timedelta
 
+EVENTS = "silver.transactions"
+"""The table that candidates and labels are read from."""
 WEEK = timedelta(days=7)
 ACTIVE_DAYS, SEEN_DAYS, POPULAR_DAYS, POPULAR = 90, 365, 28, 100
 """A customer is active who bought something in so many days. Offered are what it bought in SEEN_DAYS, and the products with the most buyers in POPULAR_DAYS, so many of them."""

@@ -157,6 +157,14 @@ def test_the_recommender_is_trained_over_rest_and_answers(airflow: Services, yea
     done = subprocess.run([sys.executable, "-W", "ignore", "-m", "dags", "recommender", "ask", "1"], cwd=settings.CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"\s-?\d+\.\d{3}\b", done.stdout)) == 10, done.stdout
+    scored = trigger(airflow, {}, "recommender_scores")
+    assert scored.state() == "success", scored.error()
+    report = scored.result("score")
+    assert report["model"] == run.result("train")["name"]
+    assert report["account"]["published"] == report["account"]["rows_in"] == len(rows("scores.recommender", order="1")) > 20_000
+    events = airflow.api("GET", "/api/v2/assets/events?limit=100&order_by=-timestamp")["asset_events"]
+    assert {event["name"]: event["extra"]["version"] for event in events if event["source_run_id"] == scored.id} == {"scores.recommender": report["version"]}
+    assert trigger(airflow, {}, "recommender_scores").result("score")["status"] == "unchanged"
 
 
 def test_lineage_of_our_tables_hangs_below_the_airflow_tasks_and_keeps_the_schema(year_run: demo.Run, e2e_home: Path) -> None:
@@ -169,6 +177,7 @@ def test_lineage_of_our_tables_hangs_below_the_airflow_tasks_and_keeps_the_schem
     jobs = {event["job"]["name"] for event in ours if event["eventType"] == "COMPLETE"}
     for table in catalog.tables():
         assert f"millrace.{table.qualified}" in jobs
+    assert {"millrace.models.recommender", "millrace.scores.recommender"} <= jobs
     for view in ("customer_activity", "product_popularity", "customer_product", "customer_profile"):
         assert f"millrace.features.{view}" in jobs
     top = [event for event in ours if event["job"]["name"] == "millrace.silver.transactions"]

@@ -34,7 +34,7 @@ THINKING = (
     "days_sql",
     "_literal",
     "_plain",
-    "_nullable",
+    "nullable",
     "_statistics",
     "_add_action",
     "fenced",

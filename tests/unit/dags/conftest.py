@@ -42,3 +42,11 @@ def recommender_dag(airflow: None) -> Any:
     from dags.recommender import dag
 
     return dag
+
+
+@pytest.fixture
+def scores_dag(airflow: None) -> Any:
+    """The DAG that scores every customer."""
+    from dags.recommender_scores import dag
+
+    return dag

@@ -22,7 +22,7 @@ import json, sys
 sockets = []
 sys.addaudithook(lambda event, arguments: sockets.append(event) if event.startswith("socket.") else None)
 from dags.millrace import dag
-from dags import recommender, training_set
+from dags import recommender, recommender_scores, training_set
 told = {{"heavy": [name for name in {HEAVY} if name in sys.modules], "sockets": [*sockets], "end_date": str(dag.end_date)}}
 if sys.argv[1] == "all":
     from airflow.dag_processing.dagbag import DagBag
@@ -207,6 +207,23 @@ def test_a_recommender_is_trained_when_somebody_asks(recommender_dag: Any) -> No
     assert (*recommender_dag.params,) == tasks.RECOMMENDER
     assert recommender_dag.task_dict["train"].upstream_task_ids == {"prepare"}
     assert recommender_dag.task_dict["track"].upstream_task_ids == {"train"}
+
+
+def test_scores_are_one_asset_named_as_in_lineage(scores_dag: Any) -> None:
+    from dags import tasks
+
+    assert scores_dag.schedule is None
+    assert (*scores_dag.params,) == tasks.SCORES
+    (task,) = scores_dag.tasks
+    (asset,) = task.outlets
+    assert (asset.name, asset.group, asset.uri) == ("scores.recommender", "scores", asset_uri("scores.recommender"))
+    assert "| `rank` | bigint |" in task.doc_md
+
+
+def test_dags_on_demand_have_the_same_owner_and_limits(training_dag: Any, recommender_dag: Any, scores_dag: Any) -> None:
+    found = [{name: dag.default_args[name] for name in ("owner", "retries", "execution_timeout")} for dag in (training_dag, recommender_dag, scores_dag)]
+    assert found[0] == found[1] == found[2]
+    assert [dag.fileloc.rpartition("/")[2] for dag in (recommender_dag, scores_dag)] == ["recommender.py", "recommender_scores.py"]
 
 
 @pytest.mark.parametrize(("name", "good", "bad"), [("release", 3, 0), ("weeks", 4, 53), ("held_back", 1, 0), ("seed", 1, "x")])

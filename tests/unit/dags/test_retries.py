@@ -59,8 +59,8 @@ def test_what_is_not_ours_is_tried_again(error: Exception) -> None:
     assert outcome(error) is type(error)
 
 
-def test_every_task_has_retries(dag: Any, training_dag: Any, recommender_dag: Any) -> None:
-    for task in [*dag.tasks, *training_dag.tasks, *recommender_dag.tasks]:
+def test_every_task_has_retries(dag: Any, training_dag: Any, recommender_dag: Any, scores_dag: Any) -> None:
+    for task in [*dag.tasks, *training_dag.tasks, *recommender_dag.tasks, *scores_dag.tasks]:
         assert task.retries == 2, task.task_id
         assert task.retry_delay <= timedelta(seconds=30), task.task_id
 

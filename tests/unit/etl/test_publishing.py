@@ -280,7 +280,7 @@ def test_the_remainder_of_a_replaced_file_has_statistics_of_its_own() -> None:
     assert (action["num_records"], action["min.visited_at"], action["max.visited_at"]) == (2, at("2017-03-02 08:00"), at("2017-03-03 09:00"))
 
 
-@pytest.mark.parametrize("contract", [VISITS, *catalog.tables()], ids=lambda one: one.qualified)
+@pytest.mark.parametrize("contract", [VISITS, *catalog.all_tables()], ids=lambda one: one.qualified)
 def test_schema_and_comments_in_the_log_are_those_of_the_contract(contract: Table) -> None:
     publishing.open_or_create(contract)
     log = settings.table_path(contract.qualified) / "_delta_log" / f"{0:020}.json"

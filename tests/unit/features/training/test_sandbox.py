@@ -7,11 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 
 from contracts import release, settings
 from features import training
 from features.labels import LabelError
 from features.training import sandbox
+from tests.unit.etl import visits as visits_of
 from tests.unit.features.conftest import Lake, activity
 
 SECRET = "nobody may read this"
@@ -43,6 +45,39 @@ def test_it_reads_the_tables_of_its_release_at_their_versions(shop: Lake) -> Non
     assert sandbox.select(EVENTS, then) == expected
     assert sandbox.select("SELECT sum(spend_7d)::VARCHAR AS s FROM gold.customer_activity", then)["s"].to_pylist() == ["116.82"]
     assert sandbox.select("WITH few AS (FROM gold.customer_profile) SELECT count(*) AS n FROM few", then)["n"].to_pylist() == [3]
+
+
+CONDITIONS = (
+    "visitor = 'ada'",
+    "visitor IS NULL",
+    "visitor > 'b'",
+    "paid > 1",
+    "paid IS NULL",
+    "weight < 1",
+    "is_member",
+    "booked_date = DATE '2017-02-01'",
+    "visited_at < TIMESTAMPTZ '2017-03-02 00:00:00+00'",
+    "visit_id IN (1, 3)",
+)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_a_condition_on_a_column_of_any_type_finds_its_rows(home: Path, condition: str) -> None:
+    """The log of our tables has no bounds for text, decimals, doubles and flags."""
+    visits = [visits_of.visit(1), visits_of.visit(2, visitor="bob", weight=2.0, is_member=False), visits_of.visit(3, visitor=None, paid=None)]
+    made = release.write({"silver.visits": visits_of.publish(*visits)}, "2017-03-02")
+    counted = sandbox.select(f"SELECT count(*) FILTER (WHERE {condition}) AS n FROM silver.visits", made)["n"].to_pylist()
+    assert sandbox.select(f"SELECT count(*) AS n FROM silver.visits WHERE {condition}", made)["n"].to_pylist() == counted
+    assert counted[0] > 0
+
+
+def test_a_partitioned_table_has_its_values_and_skips_by_them(home: Path) -> None:
+    rows = pa.table({"shop": ["a", "b", None], "n": [1, 2, 3], "name": ["x", None, "z"]})
+    write_deltalake(settings.table_path("silver.visits"), rows, partition_by=["shop"])
+    made = release.write({"silver.visits": 0}, "2017-03-02")
+    assert sandbox.select("FROM silver.visits ORDER BY n", made).select(rows.column_names) == rows
+    assert sandbox.select("SELECT n FROM silver.visits WHERE shop = 'b' AND name IS NULL", made)["n"].to_pylist() == [2]
+    assert sandbox.select("SELECT n FROM silver.visits WHERE shop IS NULL", made)["n"].to_pylist() == [3]
 
 
 ATTACKS = [
