@@ -25,7 +25,13 @@ def running(name: str, home: Path, *arguments: str) -> Iterator[subprocess.Popen
     """One of Spark's own daemons, in the foreground of a process that this test ends."""
     command = [str(jars.spark_home() / "bin" / "spark-class"), f"org.apache.spark.deploy.{name}", *arguments]
     with (home / f"{name}-{len(list(home.glob('*.log')))}.log").open("wb") as log:
-        process = subprocess.Popen(command, env={**server.environment(), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_JAVA_OPTS": QUICK}, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            env={**server.environment(), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_JAVA_OPTS": QUICK},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         yield process
     finally:

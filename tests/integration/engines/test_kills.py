@@ -103,10 +103,7 @@ def everywhere(url: str, act: str, folder: Path, monkeypatch: pytest.MonkeyPatch
     ((code, passed),) = strike(url, [(Path(shutil.copytree(template, folder / "whole")), act, "-1")])
     assert code == 0
     names, states = zip(*passed, strict=True)
-    if only:
-        steps = [names.index(name) for name in only]
-    else:
-        steps = [number for number, state in enumerate(states) if state not in states[:number]]
+    steps = [names.index(name) for name in only] if only else [number for number, state in enumerate(states) if state not in states[:number]]
     homes = {number: Path(shutil.copytree(template, folder / str(number))) for number in steps}
     killed = strike(url, [(home, act, str(number)) for number, home in homes.items()])
     for (number, home), (ended, _) in zip(homes.items(), killed, strict=True):
