@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Protocol
@@ -225,6 +225,23 @@ def empty() -> OnlineStoreEmptyError:
 def damaged(problem: str) -> OnlineStoreDamagedError:
     """The error of what is online and cannot be read. It reaches HTTP clients: `problem` holds no path of this machine."""
     return OnlineStoreDamagedError(f"{problem}. Nothing is served from it. To put a fresh generation online: millrace serve")
+
+
+def parsed(text: str | bytes | None, name: str, where: str) -> About:
+    """What a generation says that it was made from; OnlineStoreDamagedError where it says nothing, or nothing that can be read."""
+    if text is None:
+        raise damaged(f"the generation {name} in {where} is missing or torn: it does not say what it was made from")
+    try:
+        about = About(**json.loads(text))
+        return replace(about, rows={**about.rows})
+    except (ValueError, TypeError) as error:
+        raise damaged(f"the generation {name} in {where} is torn: what it says of itself cannot be read") from error
+
+
+def ensure_views(name: str, where: str, lacking: Iterable[str]) -> None:
+    """OnlineStoreDamagedError where a generation lacks the rows of these views."""
+    if names := ", ".join(sorted(lacking)):
+        raise damaged(f"the generation {name} in {where} is torn: it lacks {names}")
 
 
 def new_name(label: str) -> str:

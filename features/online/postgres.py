@@ -17,7 +17,20 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
-from features.generation import About, Found, GenerationGoneError, Key, Layout, OnlineStoreUnfitError, Stored, empty, new_name
+from features.generation import (
+    About,
+    Found,
+    GenerationGoneError,
+    Key,
+    Layout,
+    OnlineStoreDamagedError,
+    OnlineStoreUnfitError,
+    Stored,
+    empty,
+    ensure_views,
+    new_name,
+    parsed,
+)
 from features.kinds import retyped_row
 from features.online import tables
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, masked, reaching, unreadable
@@ -84,7 +97,14 @@ class PostgresPlace:
         """From the generation's own table."""
         with self.connected(Bounded) as connection:
             name, _ = _named(connection)
-            return None if name is None else _about(connection, name)
+            while name is not None:
+                try:
+                    return _about(connection, name, self.where)
+                except OnlineStoreDamagedError:
+                    before, name = name, _named(connection)[0]
+                    if name == before:  # else it was replaced twice while it was looked at
+                        raise
+            return None
 
     def published_at(self) -> datetime | None:
         """By the server's clock, in the pointer's row."""
@@ -98,7 +118,9 @@ class PostgresPlace:
 
     def open(self, name: str) -> PostgresReader:
         """With a connection of its own."""
-        return PostgresReader(self, name, self.connect(Bounded))
+        reader = PostgresReader(self, name, self.connect(Bounded))
+        reader.ensure_whole()
+        return reader
 
     @contextmanager
     def drafting(self, label: str) -> Iterator[PostgresDraft]:
@@ -171,8 +193,9 @@ class PostgresPlace:
                 _start(connection, name)
                 _describe(connection, name, About())
                 _point_to(connection, name)
+            about = _about(connection, name, self.where)
             yield connection, _schema(name)
-            _describe(connection, name, replace(_about(connection, name), pushed=True))
+            _describe(connection, name, replace(about, pushed=True))
 
 
 class PostgresSession:
@@ -195,7 +218,9 @@ class PostgresSession:
         if name is None:
             raise empty()
         if self._reader is None or (self._reader.name, self._reader.connection) != (name, connection):
-            self._reader = PostgresReader(self._place, name, connection)
+            reader = PostgresReader(self._place, name, connection)
+            reader.ensure_whole()
+            self._reader = reader
         return self._reader
 
 
@@ -212,6 +237,16 @@ class PostgresReader:
 
     def end(self) -> None:
         """Nothing."""
+
+    def ensure_whole(self) -> None:
+        """OnlineStoreDamagedError unless the generation is as it was published; GenerationGoneError where it is no longer in use, and was removed."""
+        with reaching(self._place.where, *DOWN):
+            try:
+                _about(self.connection, self.name, self._place.where)
+            except OnlineStoreDamagedError as error:
+                if self.name != _named(self.connection)[0]:
+                    raise self._gone() from error
+                raise
 
     def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
         """One query for all keys; once more where a view was dropped or became another one."""
@@ -230,6 +265,8 @@ class PostgresReader:
             answer = self._run(made.sql, [list(column) for column in zip(*keys, strict=True)] if width else [])
         except psycopg.DataError as error:
             raise OnlineStoreUnfitError(f"PostgreSQL cannot hold one of the keys of {layout.view}: {' '.join(str(error).split())}") from error
+        if not answer and not self._run(f"SELECT FROM {_literally(f'{self._schema}.{identifier(layout.view)}')} LIMIT 1", []):
+            self.ensure_whole()  # a view without any row: lost, unless it was published so
         found = {row[:width]: made.typed(row[width:]) for row in answer}
         return [found.get(tuple(key)) for key in keys]
 
@@ -246,18 +283,19 @@ class PostgresReader:
             with reaching(self._place.where, *DOWN):
                 return self.connection.cursor(binary=True).execute(sql.encode(), values).fetchall()
         except (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName) as error:
+            self.ensure_whole()
             raise self._gone() from error
 
     def _gone(self) -> GenerationGoneError:
         return GenerationGoneError(f"generation {self.name} was removed from {self._place.where} while it was read")
 
     def _columns(self, view: str) -> dict[str, str]:
-        """None when the generation does not have the view; GenerationGoneError when there is no such generation."""
+        """None when a whole generation does not have the view; GenerationGoneError when there is no such generation."""
         with reaching(self._place.where, *DOWN):
             present = _columns(self.connection, self._schema, view)
-            if not present and not _columns(self.connection, self._schema, ABOUT):
-                raise self._gone()
-            return present
+        if not present:
+            self.ensure_whole()
+        return present
 
     def _query(self, layout: Layout, features: tuple[str, ...]) -> Query | None:
         """None while the generation does not have the view; a push may add it, or a feature."""
@@ -435,8 +473,21 @@ def _point_to(connection: psycopg.Connection[Any], name: str) -> None:
     )
 
 
-def _about(connection: psycopg.Connection[Any], name: str) -> About:
-    return About(**connection.execute(f"SELECT about FROM {_schema(name)}.{ABOUT}").fetchone()[0])  # type: ignore[index]
+def _about(connection: psycopg.Connection[Any], name: str, where: str) -> About:
+    """What the generation was made from; OnlineStoreDamagedError unless it says so, and has rows of the views of which it says so."""
+    schema = _schema(name)
+    row = connection.execute(f"SELECT about::text FROM {schema}.{ABOUT}").fetchone() if _columns(connection, schema, ABOUT) else None
+    about = parsed(row[0] if row else None, name, where)
+    if not about.pushed:  # a push may come with views being dropped
+        ensure_views(name, where, (view for view, count in about.rows.items() if _lacks(connection, schema, view, count)))
+    return about
+
+
+def _lacks(connection: psycopg.Connection[Any], schema: str, view: str, count: int) -> bool:
+    """Whether the table is missing, or has no row although it had some."""
+    if not _columns(connection, schema, view):
+        return True
+    return count > 0 and connection.execute(f"SELECT FROM {schema}.{identifier(view)} LIMIT 1").fetchone() is None
 
 
 def _describe(connection: psycopg.Connection[Any], name: str, about: About) -> None:

@@ -28,7 +28,20 @@ from redis.exceptions import LockError
 from redis.lock import Lock
 from redis.retry import Retry
 
-from features.generation import About, Found, GenerationGoneError, Key, Layout, OnlineStoreUnfitError, Stored, empty, new_name
+from features.generation import (
+    About,
+    Found,
+    GenerationGoneError,
+    Key,
+    Layout,
+    OnlineStoreDamagedError,
+    OnlineStoreUnfitError,
+    Stored,
+    empty,
+    ensure_views,
+    new_name,
+    parsed,
+)
 from features.kinds import retyped_row
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, masked, reaching
 
@@ -107,11 +120,15 @@ return unnamed
 
 @dataclass(frozen=True)
 class Described:
-    """How a view is stored in a generation: its features in the order of a row, what each is in Feast's `Value`, and the number of its buckets."""
+    """How a view is stored in a generation: its features in the order of a row, what each is in Feast's `Value`, and the number of its buckets.
+
+    `filled` of the buckets held rows when the generation was complete; fewer of them tell that some were lost. 0 where that was not kept.
+    """
 
     features: tuple[str, ...]
     protos: tuple[str, ...]
     buckets: int
+    filled: int = 0
 
     def to_json(self) -> str:
         """As it is stored."""
@@ -121,7 +138,7 @@ class Described:
     def of(cls, stored: bytes) -> Described:
         """As it was stored."""
         plain = json.loads(stored)
-        return cls(tuple(plain["features"]), tuple(plain["protos"]), plain["buckets"])
+        return cls(tuple(plain["features"]), tuple(plain["protos"]), plain["buckets"], plain.get("filled", 0))
 
     @classmethod
     def by(cls, layout: Layout, buckets: int) -> Described:
@@ -157,10 +174,12 @@ class RedisPlace:
 
     def about(self) -> About | None:
         """From the list of generations."""
-        name = self.current()
-        with self.reaching():
-            stored: Any = self.client.hget(GENERATIONS, name) if name else None
-        return About(**json.loads(stored)) if stored else About() if name else None
+        while (name := self.current()) is not None:
+            try:
+                return self.ensure_whole(name)
+            except GenerationGoneError:
+                continue
+        return None
 
     def published_at(self) -> datetime | None:
         """By the server's clock, kept beside the pointer."""
@@ -191,8 +210,10 @@ class RedisPlace:
     def merge(self, layout: Layout, rows: Sequence[Stored]) -> None:
         """In one script. It does nothing when a publication, or a push of other features, came in between; then the rows are packed anew."""
         with self.reaching():
-            while not self._merged(self.current() or self._start_empty(), layout, rows):
-                continue
+            while True:
+                with suppress(GenerationGoneError):
+                    if self._merged(self.current() or self._start_empty(), layout, rows):
+                        return
 
     def drop(self, views: Sequence[str]) -> None:
         """Remove their rows. How they are stored stays, because open readers know it."""
@@ -203,6 +224,7 @@ class RedisPlace:
             described = self.described(name)
             for view in described.keys() & {*views}:
                 self.client.hset(GENERATIONS, name, self._pushed(name))
+                self.client.hset(_views(name), view, replace(described[view], filled=0).to_json())
                 self.unlink(name, view, described[view])
 
     def remove_all(self) -> None:
@@ -219,6 +241,41 @@ class RedisPlace:
         """The views of a generation."""
         stored: Any = self.client.hgetall(_views(name))
         return {view.decode(): Described.of(text) for view, text in stored.items()}
+
+    def ensure_whole(self, name: str) -> About:
+        """What the generation was made from.
+
+        OnlineStoreDamagedError unless it says so, has the views that it names, and as many of their buckets as it had;
+        GenerationGoneError where that is so because it is no longer in use.
+        """
+        with self.reaching():
+            stored: Any = self.client.hget(GENERATIONS, name)
+            try:
+                about = parsed(stored, name, self.where)
+                views = self.described(name)
+                short = (view for view, described in views.items() if self._filled(name, view, described) < described.filled)
+                ensure_views(name, self.where, {*(about.rows.keys() - views.keys()), *short})
+            except OnlineStoreDamagedError as error:
+                if name != self.current():
+                    raise self.gone(name) from error
+                raise
+        return about
+
+    def gone(self, name: str) -> GenerationGoneError:
+        """The error of who reads a generation that is no longer kept."""
+        return GenerationGoneError(f"generation {name} was removed from {self.where} while it was read")
+
+    def fill(self, name: str) -> None:
+        """Note how many buckets of each view hold rows."""
+        for view, described in self.described(name).items():
+            filled = replace(described, filled=self._filled(name, view, described))
+            self.client.hset(_views(name), view, filled.to_json())
+
+    def _filled(self, name: str, view: str, described: Described) -> int:
+        """How many buckets of a view there are: those without a row do not exist."""
+        keys = [_bucket_name(name, view, number) for number in range(described.buckets)]
+        counts: Any = [self.client.exists(*keys[start : start + PIPELINED]) for start in range(0, len(keys), PIPELINED)]
+        return sum(counts)
 
     def clean(self, lease: Lock) -> None:
         """Remove generations that are neither current nor former, among them what killed loaders left; none once the lease ran out, for then one of them may be somebody's draft."""
@@ -264,12 +321,16 @@ class RedisPlace:
             key, packed = _pack(layout, view, row)
             bucket = _bucket(name, layout.view, key, view.buckets)
             given += [buckets.setdefault(bucket, len(buckets) + 4), key, packed]
+        if not stored or (buckets and self.client.exists(*buckets) < len(buckets)):  # before a bucket that was lost seems to be there again
+            self.ensure_whole(name)
         return bool(self.merge_script(keys=[POINTER, _views(name), GENERATIONS, *buckets], args=given))
 
     def _pushed(self, name: str) -> str:
         """What is noted of a generation that rows were merged into."""
         stored: Any = self.client.hget(GENERATIONS, name)
-        return replace(About(**json.loads(stored)) if stored else About(), pushed=True).to_json()
+        if stored is None:
+            self.ensure_whole(name)
+        return replace(parsed(stored, name, self.where), pushed=True).to_json()
 
     @contextmanager
     def _leased(self) -> Iterator[Lock]:
@@ -319,6 +380,8 @@ class RedisReader:
         self._place, self.name, self._pinned = place, name, pinned
         with place.reaching():
             self._views = place.described(name)
+            if not self._views:
+                place.ensure_whole(name)
 
     def begin(self) -> None:
         """Nothing: rows that are pushed during a request may be seen by a part of it."""
@@ -327,7 +390,7 @@ class RedisReader:
         """Nothing."""
 
     def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
-        """One round trip. The pointer is looked at last in it: a generation that it still names was whole when its rows were read."""
+        """One round trip, and another for keys without a row. The pointer is looked at last: a generation that it still names was whole when its rows were read."""
         view = self._view(layout, features)
         if view is None or not keys:
             return [None] * len(keys)
@@ -338,7 +401,10 @@ class RedisReader:
         pipe.hvals(POINTER)
         with self._place.reaching():
             *found, named = pipe.execute()
-        self._refuse_gone(named)
+            self._refuse_gone(named)
+            buckets = {_bucket(self.name, layout.view, _packed(key), view.buckets) for key, row in zip(keys, found, strict=True) if row is None}
+            if buckets and self._place.client.exists(*buckets) < len(buckets):
+                self._place.ensure_whole(self.name)
         at = {name: place for place, name in enumerate(view.features)}
         places = [at.get(name, len(at)) for name in features]
         changed = {
@@ -370,12 +436,14 @@ class RedisReader:
             with self._place.reaching():
                 self._views = self._place.described(self.name)
                 self._refuse_gone(self._place.client.hvals(POINTER))
+                if layout.view not in self._views:
+                    self._place.ensure_whole(self.name)
         return self._views.get(layout.view)
 
     def _refuse_gone(self, named: Any) -> None:
         """`named` is what the pointer names after something was read."""
         if not self._pinned and self.name.encode() not in named:
-            raise GenerationGoneError(f"generation {self.name} was removed from {self._place.where} while it was read")
+            raise self._place.gone(self.name)
 
 
 class RedisDraft:
@@ -424,6 +492,7 @@ class RedisDraft:
 
     def finish(self, about: About) -> None:
         """Say what it is made from. How durable it is, the server's persistence says."""
+        self._place.fill(self.name)
         self._place.client.hset(GENERATIONS, self.name, about.to_json())
 
     def publish(self) -> None:

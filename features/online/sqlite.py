@@ -26,7 +26,9 @@ from features.generation import (
     Stored,
     damaged,
     empty,
+    ensure_views,
     new_name,
+    parsed,
 )
 from features.kinds import retyped_row
 from features.online import tables
@@ -360,18 +362,15 @@ def _about(connection: sqlite3.Connection, name: str) -> About:
     """What the generation was made from; OnlineStoreDamagedError unless it says so, and has the views that it names."""
     with _undamaged(name):
         present = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if "_generation" not in present:
-            raise damaged(f"the generation {name} in {WHERE} is empty or torn: it does not say what it was made from")
-        rows = connection.execute("SELECT about FROM _generation").fetchall()
-    try:
-        [(text,)] = rows
-        about = About(**json.loads(text))
-        missing = [] if about.pushed else sorted(about.rows.keys() - present)  # a push may come with views being dropped
-    except (ValueError, TypeError, AttributeError) as error:
-        raise damaged(f"the generation {name} in {WHERE} is torn: what it says of itself cannot be read") from error
-    if missing:
-        raise damaged(f"the generation {name} in {WHERE} is torn: it lacks {', '.join(missing)}")
+        rows = connection.execute("SELECT about FROM _generation").fetchall() if "_generation" in present else []
+        about = parsed(rows[0][0] if rows else None, name, WHERE)
+        if not about.pushed:  # a push may come with views being dropped
+            ensure_views(name, WHERE, (view for view, count in about.rows.items() if view not in present or (count and _is_empty(connection, view))))
     return about
+
+
+def _is_empty(connection: sqlite3.Connection, view: str) -> bool:
+    return connection.execute(f"SELECT 1 FROM {identifier(view)} LIMIT 1").fetchone() is None
 
 
 def _open(name: str) -> sqlite3.Connection:

@@ -1,0 +1,134 @@
+"""A generation that is lost or torn in the server, while the pointer still names it: an error and never an absent value, and the next materialization replaces it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from fastapi.testclient import TestClient
+
+from contracts import release
+from features import generation, materialize, registry
+from features.generation import OnlineStoreDamagedError, Place
+from features.online.postgres import PostgresPlace
+from features.online.redis import RedisPlace
+from tests.integration.online.test_places import ONE, published, values
+from tests.unit.features.conftest import Lake
+from tests.unit.features.test_online_store import at, online, push
+
+SPEND = "customer_activity:spend_7d"
+GENERATIONS = "millrace:generations"
+
+
+def flush(place: RedisPlace, name: str, pattern: str) -> None:
+    keys = [*place.client.scan_iter(f"millrace:{name}:{pattern}")]
+    assert keys
+    place.client.delete(*keys)
+
+
+def lose_all(place: RedisPlace, name: str) -> None:
+    flush(place, name, "*")
+    place.client.hdel(GENERATIONS, name)
+
+
+def lose_a_view(place: RedisPlace, name: str) -> None:
+    flush(place, name, "customer_activity:*")
+    place.client.hdel(f"millrace:{name}:views", "customer_activity")
+
+
+IN_REDIS: dict[str, Callable[[RedisPlace, str], Any]] = {
+    "all of it": lose_all,
+    "all but that it was": lambda place, name: flush(place, name, "*"),
+    "the rows of a view": lambda place, name: flush(place, name, "customer_activity:*"),
+    "a view": lose_a_view,
+    "how views are stored": lambda place, name: flush(place, name, "views"),
+    "what it was made from": lambda place, name: place.client.hdel(GENERATIONS, name),
+    "half of what it was made from": lambda place, name: place.client.hset(GENERATIONS, name, '{"release": 1, "ro'),
+}
+IN_POSTGRES = {
+    "all of it": "DROP SCHEMA {} CASCADE",
+    "the rows of a view": "TRUNCATE {}.customer_activity",
+    "a view": "DROP TABLE {}.customer_activity",
+    "all tables": "DROP TABLE {0}._generation, {0}.customer_activity, {0}.customer_profile",
+    "what it was made from": "DELETE FROM {}._generation",
+    "half of what it was made from": """UPDATE {}._generation SET about = '{{"rows": 3}}'""",
+}
+CASES = [*(("redis", name) for name in IN_REDIS), *(("postgresql", name) for name in IN_POSTGRES)]
+
+
+def damage(place: Place, name: str, what: str) -> None:
+    if isinstance(place, RedisPlace):
+        IN_REDIS[what](place, name)
+        return
+    assert isinstance(place, PostgresPlace)
+    with psycopg.connect(place._url, autocommit=True) as connection:
+        connection.execute(IN_POSTGRES[what].format(f'"millrace_{name}"'))
+
+
+@pytest.mark.parametrize(("server", "what"), CASES, indirect=["server"])
+def test_what_is_lost_is_an_error_and_the_next_materialization_replaces_it(there: Place, shop: Lake, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from features.serving import app, served
+
+    monkeypatch.setattr(served, "KEEP_SECONDS", 0.0)
+    materialize.materialize(release.read())
+    known = registry.open_store()
+    assert online(known, SPEND, customer_id=1) == 0.05
+    client = TestClient(app.app(), base_url="http://127.0.0.1", raise_server_exceptions=False)
+    assert client.get("/ready").status_code == 200
+    damage(there, generation.current() or "", what)
+
+    with pytest.raises(OnlineStoreDamagedError, match=r"the generation release-1-\S+ in .*: millrace serve$") as error:
+        generation.about()
+    assert "opensesame" not in str(error.value)
+    ready = client.get("/ready")
+    assert (ready.status_code, ready.json()["error_type"]) == (503, "OnlineStoreDamagedError")
+    for store in (known, registry.open_store()):  # one that is reading it, and one that begins to
+        try:
+            assert online(store, SPEND, customer_id=1) == 0.05  # what is still there may be read, and is never NULL
+        except OnlineStoreDamagedError:
+            continue
+    answer = client.post("/get-online-features", json={"features": [SPEND], "entities": {"customer_id": [1]}})
+    assert (answer.status_code, answer.json().get("error_type")) in [(200, None), (503, "OnlineStoreDamagedError")]
+    with pytest.raises(OnlineStoreDamagedError):
+        push(known, 1, at("2017-01-08"), 1.5)
+
+    assert {view.status for view in materialize.materialize(release.read()).views} == {"published"}
+    assert client.get("/ready").status_code == 200
+    for store in (known, registry.open_store()):
+        assert online(store, SPEND, customer_id=1) == 0.05
+        assert online(store, "customer_profile:age", customer_id=1) == "25-34"
+
+
+def test_a_bucket_of_many_that_is_lost_is_noticed(in_redis: RedisPlace) -> None:
+    """As a Redis loses it that was allowed to evict keys after the load."""
+    name = published(in_redis, ONE, [(key, 1, None, key) for key in range(2_000)])
+    with in_redis.drafting("test") as draft:
+        draft.load(ONE, [[(key, 1, None, key) for key in range(2_000)]])
+        draft.finish(generation.About(rows={"one": 2_000}))
+        draft.publish()
+    reader = in_redis.session().reader()
+    keys = [(key,) for key in range(2_000)]
+    assert all(reader.rows(ONE, ("value",), keys))
+    assert reader.rows(ONE, ("value",), [(5_000,)]) == [None]
+    in_redis.client.delete(f"millrace:{draft.name}:one:3")
+    with pytest.raises(OnlineStoreDamagedError, match="is torn: it lacks one"):
+        reader.rows(ONE, ("value",), keys)
+    with pytest.raises(OnlineStoreDamagedError, match="is torn: it lacks one"):
+        in_redis.about()
+    with pytest.raises(OnlineStoreDamagedError):  # nor do pushed rows take the place of those that were lost
+        in_redis.merge(ONE, [(key, 2, None, key) for key in range(2_000)])
+    assert all(in_redis.open(name).rows(ONE, ("value",), keys))
+
+
+def test_a_view_without_rows_or_one_that_was_dropped_is_no_damage(there: Place, shop: Lake) -> None:
+    published(there, ONE, [])
+    assert values(there, ONE, [(1,)]) == [None]
+    there.merge(ONE, [(1, 5, None, 10)])
+    assert values(there, ONE, [(1,), (2,)]) == [(5, 10), None]
+    reader = there.session().reader()
+    there.drop(["one"])
+    assert reader.rows(ONE, ("value",), [(1,)]) == [None]
+    assert there.session().reader().rows(ONE, ("value",), [(1,)]) == [None]
+    assert there.about() is not None
+    there.merge(ONE, [(2, 5, None, 10)])
+    assert values(there, ONE, [(1,), (2,)]) == [None, (5, 10)]
