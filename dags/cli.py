@@ -110,8 +110,19 @@ def _sample(_options: argparse.Namespace, console: Console) -> None:
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:
-    reports = steps.run_all(options.start, options.end, arguments.run_id(), lambda said: console.print(_line(said), markup=False))
-    console.print(show.accounts(reports))
+    reports: list[TableReport] = []
+
+    def say(said: TableReport | Release) -> None:
+        console.print(_line(said), markup=False)
+        if isinstance(said, TableReport):
+            reports.append(said)
+
+    try:
+        steps.run_all(options.start, options.end, arguments.run_id(), say)
+    finally:  # a run that fails has published these tables all the same
+        if reports:
+            order = [table.qualified for table in catalog.tables()]
+            console.print(show.accounts(sorted(reports, key=lambda report: order.index(report.table))))
     try:
         console.print(f"Data Docs: {steps.render_docs()}", markup=False)
     except steps.DocsError as error:  # tables and release are published: the run did what it was to do

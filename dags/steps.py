@@ -6,7 +6,7 @@ Airflow's tasks and the command line call the same functions. Heavy imports stay
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -369,32 +369,32 @@ def _pin(plans: list[Plan], interval: Interval) -> release.Release:
 def run_all(start: str | None, end: str | None, run_id: str, say: Callable[[Any], None] = lambda _: None) -> list[TableReport]:
     """The whole run in this process: what the DAG does, without Airflow. `say` gets each report as it comes, then the release.
 
-    WORKERS tables at a time, as soon as those that they need are published; the first error stops what has not begun.
+    WORKERS tables at a time, as soon as those that they need are published. After the first error no other table begins; those that are under way
+    end, and are reported, before it is raised.
     """
     interval = check_interval(start, end)
     waiting = sorted(catalog.tables(), key=lambda one: (-len(_downstream(one)), -len(one.inputs)))
     running: dict[Future[TableReport], str] = {}
     reports: dict[str, TableReport] = {}
+    failure: BaseException | None = None
     with ThreadPoolExecutor(WORKERS) as pool:
-        while waiting or running:
-            ready = [one for one in waiting if set(needs(one)) <= set(reports)]
+        while running or (waiting and failure is None):
+            ready = [] if failure else [table for table in waiting if set(needs(table)) <= set(reports)]
             for table in ready[: WORKERS - len(running)]:
                 waiting.remove(table)
                 running[pool.submit(run_table, table.qualified, interval, run_id)] = table.qualified
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                reports[running.pop(future)] = _result(future, running)
-                say(reports[future.result().table])
+                name = running.pop(future)
+                if error := future.exception():
+                    failure = failure or error
+                    continue
+                reports[name] = future.result()
+                say(reports[name])
+    if failure:
+        raise failure
     say(make_release(interval, run_id))
     return [reports[table.qualified] for table in catalog.tables()]
-
-
-def _result(future: Future[TableReport], others: Iterable[Future[TableReport]]) -> TableReport:
-    """The report, or the error after the tables that have not begun were called off."""
-    if future.exception():
-        for one in others:
-            one.cancel()
-    return future.result()
 
 
 def _downstream(table: Table) -> set[str]:

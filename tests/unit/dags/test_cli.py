@@ -14,7 +14,10 @@ import pyarrow as pa
 import pytest
 
 from contracts import release, settings
+from contracts.interval import Interval
+from contracts.report import PUBLISHED, RowAccount, TableReport
 from dags import cli
+from etl.publishing import PublishError
 from tests.landing import Shop
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -165,6 +168,23 @@ def test_a_profile_of_what_is_not_there(sentence: Callable, published: str, monk
     assert "SourceError: silver.shops has no version 3: its newest is 0" in sentence("profile", published, "--version", "3")
     monkeypatch.setattr("features.frames.find_spec", lambda _name: None)
     assert sentence("profile", published, "--by", "cudf").startswith("FramesError: cudf was asked for, and it is not installed. Run `make gpu`")
+
+
+def test_a_run_that_fails_accounts_for_the_tables_that_it_published(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_table(name: str, *_: object) -> TableReport:
+        if name == "silver.products":
+            raise PublishError("silver.products: another writer committed")
+        return TableReport(name, PUBLISHED, 3, RowAccount(1_234, 1_230, 3, 1), {"stage": 0.5})
+
+    monkeypatch.setattr(cli.steps, "check_interval", Interval.parse)
+    monkeypatch.setattr(cli.steps, "run_table", run_table)
+    assert cli.main(["run", "--start", "2017-03-01", "--end", "2017-03-02"]) == 1
+    told = capsys.readouterr()
+    lines = [line.split() for line in told.out.splitlines()]
+    assert ["bronze.products", "1,234", "1,230", "3", "1", "3", "0.50", "0.00", "0.00", "2,468"] in lines
+    assert not [line for line in lines if line[:1] == ["silver.products"]]
+    assert not [line for line in lines if line[:1] == ["release"]]
+    assert told.err == "PublishError: silver.products: another writer committed\n"
 
 
 def test_what_a_defect_raises_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,3 +40,22 @@ def test_no_more_tables_run_than_there_are_workers_and_each_after_what_it_needs(
     assert most == [steps.WORKERS]
     assert sorted(done) == sorted(one.qualified for one in catalog.tables())
     assert done.index("silver.transactions") < done.index("bronze.redemptions")
+
+
+def test_a_table_that_is_under_way_when_another_fails_is_reported_and_no_other_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, failed, said = [], threading.Event(), []
+
+    def run_table(name: str, *_: object) -> SimpleNamespace:
+        begun.append(name)
+        if len(begun) == 1:
+            failed.set()
+            raise ValueError(f"{name} failed")
+        assert failed.wait(60)
+        return SimpleNamespace(table=name)
+
+    monkeypatch.setattr(steps, "check_interval", lambda start, end: Interval.parse(start, end))
+    monkeypatch.setattr(steps, "run_table", run_table)
+    with pytest.raises(ValueError, match="failed"):
+        steps.run_all("2017-01-01", "2017-01-02", "test", lambda report: said.append(report.table))
+    assert said == begun[1:]
+    assert len(begun) == steps.WORKERS
