@@ -104,17 +104,31 @@ def keep_versions(table: DeltaTable, properties: CommitProperties) -> None:
 
 
 def refuse_other_schema(contract: Table, found: DeltaTable) -> None:
-    """Raise PublishError unless the published table has the contract's columns and types."""
+    """Raise PublishError unless the published table has the contract's columns and types.
+
+    A table is not changed in place: rows of before a column was added would hold NULL in it, which is no value of a feature.
+    """
     import pyarrow as pa
 
     got = {field.name: str(field.type) for field in pa.schema(found.schema().to_arrow())}
     expected = {field.name: str(field.type) for field in arrow_schema(contract)}
     if got != expected:
-        odd = sorted(set(got.items()) ^ set(expected.items()))
+        names = sorted(name for name in got.keys() | expected.keys() if got.get(name) != expected.get(name))
         raise PublishError(
-            f"{contract.qualified}: the published table and contracts/{contract.layer}/{contract.name}.py differ in {', '.join(f'{n} {t}' for n, t in odd)}."
-            f" Remove {settings.table_path(contract.qualified)} (it is rebuilt from {_before(contract)}) or change the contract back"
+            f"{contract.qualified}: the published table and contracts/{contract.layer}/{contract.name}.py differ in"
+            f" {', '.join(_difference(name, got.get(name), expected.get(name)) for name in names)}."
+            f" Remove {settings.table_path(contract.qualified)}, then run again: the table is rebuilt as a whole from {_before(contract)}."
+            " Former releases and training sets cannot read it afterwards: copy the folder first if you need them. Or change the contract back"
         )
+
+
+def _difference(name: str, got: str | None, expected: str | None) -> str:
+    """A column whose type in the published table is not that of the contract."""
+    if got is None:
+        return f"{name} {expected} (which the table lacks)"
+    if expected is None:
+        return f"{name} {got} (which the contract lacks)"
+    return f"{name} {got} (the contract says {expected})"
 
 
 def _before(contract: Table) -> str:

@@ -223,7 +223,9 @@ def test_a_published_table_with_another_schema_is_refused(stocked: Shop, run: Ca
     write_deltalake(path, other.append_column("colour", pa.array(["red"] * other.num_rows)), mode="overwrite", schema_mode="overwrite")
     with untouched(table), pytest.raises(PublishError) as caught:
         run(DAY, END)
-    assert f"{table}: the published table and contracts/{table.replace('.', '/')}.py differ in colour string. Remove {path}" in str(caught.value)
+    assert f"{table}: the published table and contracts/{table.replace('.', '/')}.py differ in colour string (which the contract lacks). Remove {path}" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("table", ["bronze.transactions", "silver.transactions"])
