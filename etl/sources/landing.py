@@ -459,7 +459,6 @@ def _cast_distinct(cells: pa.Array, column: Column) -> tuple[pa.ChunkedArray, np
 
 def _impossible(cells: pa.Array, column: Column) -> np.ndarray:
     """Which cells of text hold characters that no value of the type has; none of other cells."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     pattern = _pattern(column.type)
@@ -472,17 +471,23 @@ def _impossible(cells: pa.Array, column: Column) -> np.ndarray:
 def _pattern(kind: Type) -> str | None:
     """A regular expression that each text matches which Arrow casts to the type, and many that it does not."""
     number = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-    day = r"[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-[0-2][0-9])"
+    leap = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29"
+    day = (
+        "(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+        rf"|02-(?:0[1-9]|1[0-9]|2[0-8]))|{leap})"
+    )
+    clock = r"(?:[01][0-9]|2[0-3])(?::[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,9})?)?)?(?:Z|[+-][0-9:]+)?"
     patterns = {
-        LONG: "-?0*[0-9]{1,19}",
+        LONG: "-?0*(?:[0-9]{1,18}|[1-8][0-9]{18}|9[0-2][0-9]{17})",
         DOUBLE: number,
         BOOLEAN: "(?i:true|false|0|1)",
         DATE: day,
-        TIMESTAMP: f"{day}(?:[ T][0-9:.Z+-]*)?",
+        TIMESTAMP: f"{day}(?:[ T]{clock})?",
     }
     if isinstance(kind, DecimalType):
         plain = rf"0*[0-9]{{0,{kind.precision - kind.scale}}}(?:\.[0-9]{{0,{kind.scale}}}0*)?"
-        patterns[kind] = rf"[+-]?(?:{plain}|[0-9]*\.?[0-9]*[eE][+-]?[0-9]+)"
+        # Arrow takes several signs of an exponent, and more digits than its own arithmetic holds
+        patterns[kind] = rf"[+-]?(?:{plain}|[0-9]*\.?[0-9]*[eE][+-]*[0-9]+|[0-9.]{{38,}})"
     return rf"^(?:{patterns[kind]})$" if kind in patterns else None
 
 
