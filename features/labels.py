@@ -89,6 +89,40 @@ class JoinKey:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """How labels came, for messages: what they are called there, and how a column of them is converted."""
+
+    name: str
+    key: str
+    """With `{name}` of the column, and the types to convert it to: `{pandas}`, `{sql}`."""
+    instant: str
+    fraction: str
+    """Where whole numbers with a fraction come from."""
+
+
+_PANDAS = "pandas makes floats of whole numbers as soon as one is missing: drop such rows"
+FRAME = Origin(
+    "entity_df",
+    "Convert it: entity_df.{name}.astype({pandas!r}), or CAST({name} AS {sql}) in a query",
+    "Convert it: pd.to_datetime(entity_df.{name}, utc=True)",
+    _PANDAS,
+)
+ROWS = Origin("the rows", "Convert it: rows.{name}.astype({pandas!r})", "Convert it: pd.to_datetime(rows.{name}, utc=True)", _PANDAS)
+SQL = Origin("the labels' query", "Convert it: CAST({name} AS {sql})", "Convert it: CAST({name} AS TIMESTAMPTZ)", "DOUBLE is no type of a key")
+
+
+def csv_file(name: str) -> Origin:
+    """Labels in a CSV file of that name, which has no types but those that its cells look like."""
+    types = "A CSV has no types of its own: if its cells cannot look like {sql}, give the labels as .parquet, or select them with SQL"
+    return Origin(name, types, "Write ISO instants, such as 2017-03-01T00:00:00Z, in every row", "Write whole numbers as 7, not as 7.0")
+
+
+def parquet_file(name: str) -> Origin:
+    """Labels in a parquet file of that name."""
+    return Origin(name, "Write the file again with it as {sql}", "Write the file again with it as TIMESTAMP", _PANDAS)
+
+
+@dataclass(frozen=True)
 class Labels:
     """`table` is what the caller gave; `joinable` has `__row`, `__at` (microseconds, UTC) and each join key in the type of its entity."""
 
@@ -163,7 +197,7 @@ class QueriedLabels:
     def __init__(self, query: duckdb.DuckDBPyRelation, join_keys: dict[str, JoinKey]) -> None:
         self._query = query
         self._join_keys = join_keys
-        self.instants = check(query.limit(0).to_arrow_table(), join_keys).instants
+        self.instants = check(query.limit(0).to_arrow_table(), join_keys, SQL).instants
 
     @property
     def columns(self) -> list[str]:
@@ -175,7 +209,7 @@ class QueriedLabels:
         """First and last instant, found by running the query once more."""
         column = identifier(self.instants)
         ends = self._query.aggregate(f"min({column}) AS low, max({column}) AS high").to_arrow_table()
-        low, high = (_as_instants(ends[name], self.instants)[0].as_py() for name in ("low", "high"))
+        low, high = (_as_instants(ends[name], self.instants, SQL)[0].as_py() for name in ("low", "high"))
         return low, high
 
     def counts(self, horizon: Horizon) -> tuple[int, int]:
@@ -187,13 +221,13 @@ class QueriedLabels:
     def batches(self, rows: int | None) -> Generator[Labels]:
         """As the query hands them out."""
         if rows is None:
-            yield check(self._query.to_arrow_table(), self._join_keys)
+            yield check(self._query.to_arrow_table(), self._join_keys, SQL)
             return
         with self._query.to_arrow_reader(rows) as reader:
             empty = True
             for batch in reader:
                 empty = False
-                yield check(pa.Table.from_batches([batch]), self._join_keys)
+                yield check(pa.Table.from_batches([batch]), self._join_keys, SQL)
             if empty:
                 yield check(reader.schema.empty_table(), self._join_keys)
 
@@ -272,19 +306,23 @@ def from_frame(frame: pd.DataFrame) -> pa.Table:
         ) from error
 
 
-def check(table: pa.Table, join_keys: dict[str, JoinKey]) -> Labels:
-    """Labels whose instants are such and whose keys are of their own types, or LabelError."""
+def check(table: pa.Table, join_keys: dict[str, JoinKey], origin: Origin = FRAME) -> Labels:
+    """Labels whose instants are such and whose keys are of their own types, or LabelError, which speaks of their origin."""
+    if duplicates := sorted({name for name in table.column_names if table.column_names.count(name) > 1}):
+        raise LabelError(f"{origin.name} has more than one column {', '.join(duplicates)}. Rename or drop all but one")
     instant = _instant_column(table)
     missing = [name for name in (instant, *join_keys) if name not in table.column_names]
     if missing:
+        blank = [name for name in table.column_names if name != name.strip() and name.strip() in missing]
+        hint = f" Remove the blanks around {', '.join(map(str.strip, blank))}." if blank else ""
         raise LabelError(
-            f"entity_df has no column {', '.join(missing)}. Got: {', '.join(table.column_names)}."
+            f"{origin.name} has no column {', '.join(missing)}. Got: {', '.join(map(repr, table.column_names) if blank else table.column_names)}.{hint}"
             f" These features need {', '.join([*join_keys, EVENT_TIMESTAMP])}, the instant as of which a row's features are read"
         )
-    instants = _as_instants(table[instant], instant)
+    instants = _as_instants(table[instant], instant, origin)
     _ensure_calendar(instants, instant)
     table = table.set_column(table.column_names.index(instant), instant, instants)
-    keys = {name: as_key(name, table[name], key) for name, key in join_keys.items()}
+    keys = {name: as_key(name, table[name], key, origin) for name, key in join_keys.items()}
     return Labels(table, pa.table({"__row": np.arange(table.num_rows), "__at": _microseconds(instants).cast(pa.int64()), **keys}), instant)
 
 
@@ -305,11 +343,11 @@ def _instants(column: pd.Series) -> pd.Series:
         return pd.Series(aware, column.index).astype("datetime64[us, UTC]")
 
 
-def _as_instants(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+def _as_instants(column: pa.ChunkedArray, name: str, origin: Origin) -> pa.ChunkedArray:
     if pa.types.is_date(column.type) or pa.types.is_null(column.type):
         return column.cast(pa.timestamp("us")).cast(INSTANT)
     if not pa.types.is_timestamp(column.type):
-        raise LabelError(f"{name} is {column.type}, not an instant. Convert it: pd.to_datetime(entity_df.{name}, utc=True)")
+        raise LabelError(f"{name} is {column.type} in {origin.name}, not an instant. {origin.instant.format(name=name)}")
     return column.cast(pa.timestamp(column.type.unit, tz="UTC"))
 
 
@@ -330,21 +368,21 @@ def _microseconds(instants: pa.ChunkedArray) -> pa.ChunkedArray:
         return pc.floor_temporal(instants, unit="microsecond").cast(INSTANT, safe=False)
 
 
-def as_key(name: str, column: pa.ChunkedArray, key: JoinKey, inputs: str = "entity_df") -> pa.ChunkedArray:
+def as_key(name: str, column: pa.ChunkedArray, key: JoinKey, origin: Origin = FRAME) -> pa.ChunkedArray:
     """A column of keys in the Arrow type of the view's key; LabelError where it is of another kind, or a value does not fit."""
     expected = kinds.of(key.dtype, name).arrow
     if pa.types.is_null(column.type):
         return column.cast(expected)
     if not _is_kind_of(column.type, key.dtype):
         raise LabelError(
-            f"{name} is {column.type} in {inputs}, and the key of the feature view {key.view} is {key.dtype}."
-            f" Keys are not converted. {_remedy(name, column.type, key.dtype)}"
+            f"{name} is {column.type} in {origin.name}, and the key of the feature view {key.view} is {key.dtype}."
+            f" Keys are not converted. {_remedy(name, column.type, key.dtype, origin)}"
         )
     try:
         return _without_nan(column).cast(expected)
     except pa.ArrowInvalid as error:
         raise LabelError(
-            f"{name} has a value that is no {key.dtype}, the type of the key of the feature view {key.view}: {error}. Correct or drop such rows"
+            f"{name} has a value that is no {key.dtype}, the type of the key of the feature view {key.view}: {str(error).rstrip('.')}. Correct or drop such rows"
         ) from error
 
 
@@ -359,13 +397,11 @@ def _is_kind_of(type_: pa.DataType, dtype: Any) -> bool:
     return bool(type_ == kinds.of(dtype, "key").arrow)
 
 
-def _remedy(name: str, type_: pa.DataType, dtype: Any) -> str:
-    """How to bring a column to the type of its key, in pandas and in SQL."""
+def _remedy(name: str, type_: pa.DataType, dtype: Any, origin: Origin) -> str:
+    """How to bring a column to the type of its key where the labels came from."""
     pandas, sql = _CASTS.get(dtype, (str(dtype).lower(), str(dtype).upper()))
-    cast = f"entity_df.{name}.astype({pandas!r}), or CAST({name} AS {sql}) in a query"
-    if dtype in (Int64, Int32) and pa.types.is_floating(type_):
-        return f"pandas makes floats of whole numbers as soon as one is missing: drop such rows, and convert: {cast}"
-    return f"Convert it: {cast}"
+    cast = origin.key.format(name=name, pandas=pandas, sql=sql)
+    return f"{origin.fraction}. {cast}" if dtype in (Int64, Int32) and pa.types.is_floating(type_) else cast
 
 
 def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -78,7 +78,7 @@ class ReleaseProvider(PassthroughProvider):
         for key in getattr(feature_view, "entity_columns", []):
             if key.name in df and key.name != DUMMY_ENTITY_ID:
                 column = pa.chunked_array([pa.array(df[key.name], from_pandas=True)])
-                labels.as_key(key.name, column, JoinKey(key.dtype, feature_view.name), "the rows")
+                labels.as_key(key.name, column, JoinKey(key.dtype, feature_view.name), labels.ROWS)
         return super()._prep_rows_to_write_for_ingestion(feature_view, df, field_mapping)
 
     def update_infra(

@@ -185,6 +185,8 @@ def _ensure_inside(table: Table, root: Path, link: str) -> None:
 def _ensure_format(table: Table, file: LandedFile) -> None:
     if not file.path.is_file():
         raise LandingError(f"{table.qualified}: {file.name} is not a file. Land files at {table.name}/{file.day}/<file>, or move it out of the landing zone")
+    if file.path.suffix.lower() in FORMATS and file.path.suffix not in FORMATS:
+        raise LandingError(f"{table.qualified}: {file.name} ends in {file.path.suffix}. Rename it to end in {file.path.suffix.lower()}, in small letters")
     if file.path.suffix not in FORMATS:
         raise LandingError(f"{table.qualified}: {file.name} is neither .parquet nor .csv. Land it in one of these formats, or move it out of the landing zone")
 
@@ -353,6 +355,8 @@ def _refuse_missing(table: Table, file: LandedFile, columns: list[Column], got: 
     extra = {name.strip().lower(): name for name in got if name not in table.column_names}
     guesses = [f"{extra[near[0]]} instead of {name}" for name in missing if (near := difflib.get_close_matches(name, extra, 1, 0.5))]
     hint = f" Got: {', '.join(got)}." + (f" Renamed? It has {', '.join(guesses)}." if guesses else "")
+    if blank := [name for name in got if name != name.strip() and name.strip() in missing]:
+        hint = f" Got: {', '.join(map(repr, got))}. Remove the blanks around {', '.join(name.strip() for name in blank)} in its header."
     if file.path.suffix == ".csv" and not any(difflib.get_close_matches(name.strip().lower(), table.column_names, 1, 0.8) for name in got):
         # Without a header the first line is data, which no message may show.
         hint = " Its first line names no column of the contract. Is the header missing?"

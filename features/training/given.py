@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from contracts import settings
 from contracts.release import Release
 from features import labels
-from features.labels import EVENT_TIMESTAMP, LabelError
+from features.labels import EVENT_TIMESTAMP, LabelError, Origin
 from features.training import columns, sandbox
 from features.training.services import Service
 
@@ -28,7 +28,7 @@ def table(given: Given, release: Release, service: Service) -> pa.Table:
     found = _raw(given, release)
     if not found.num_rows:
         raise LabelError("there are no labels: the label set is empty. Give at least one row with the join keys and event_timestamp")
-    found = labels.check(found, service.join_keys).table
+    found = labels.check(found, service.join_keys, _origin(given)).table
     _refuse_without_instant(found[EVENT_TIMESTAMP])
     for name in service.request:
         if name not in found.column_names:
@@ -46,7 +46,7 @@ def from_request(text: str) -> Path | str:
 
     LabelError for any other path, whether or not there is a file. A relative path starts at that folder.
     """
-    if not text.strip().endswith(FILES):
+    if not _names_file(text):
         return text
     folder = settings.labels()
     try:
@@ -62,6 +62,20 @@ def from_request(text: str) -> Path | str:
     return path
 
 
+def _names_file(text: str) -> bool:
+    """Whether text is the name of a file with labels, and no SQL; the same for everybody, because a path may be forbidden."""
+    return text.strip().lower().endswith(FILES)
+
+
+def _origin(given: Given) -> Origin:
+    if isinstance(given, str) and not _names_file(given):
+        return labels.SQL
+    if isinstance(given, Path | str):
+        name = Path(str(given).strip()).name
+        return labels.parquet_file(name) if name.lower().endswith(".parquet") else labels.csv_file(name)
+    return labels.FRAME
+
+
 def _raw(given: Given, release: Release) -> pa.Table:
     if isinstance(given, pa.Table):
         return given
@@ -69,7 +83,7 @@ def _raw(given: Given, release: Release) -> pa.Table:
         return labels.from_frame(given)
     if not isinstance(given, Path | str):
         raise LabelError(f"labels are {type(given).__name__}. Give a pandas DataFrame, an Arrow table, the path of a .parquet or .csv file, or SQL")
-    if isinstance(given, Path) or given.strip().endswith(FILES):
+    if isinstance(given, Path) or _names_file(given):
         return _file(Path(str(given).strip()).expanduser())
     return sandbox.select(given, release)
 
@@ -78,18 +92,17 @@ def _file(path: Path) -> pa.Table:
     if not path.exists():
         raise LabelError(f"there is no file {path} with labels. Give the path of a .parquet or .csv file, or SQL")
     try:
-        return pq.read_table(path) if path.suffix == ".parquet" else _csv(path)
+        return pq.read_table(path) if path.suffix.lower() == ".parquet" else _csv(path)
     except pa.ArrowInvalid as error:
-        if path.suffix == ".csv" and not path.read_text().strip():
+        if path.suffix.lower() == ".csv" and not path.read_text().strip():
             raise LabelError(f"{path} is empty: there are no labels. Give a line of column names and at least one row") from None
-        raise LabelError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}. Write the file again") from error
+        raise LabelError(f"{path} cannot be read as {path.suffix[1:].lower()}: {str(error).splitlines()[0].rstrip('.')}. Write the file again") from error
 
 
 def _csv(path: Path) -> pa.Table:
     """The rows; LabelError where a cell goes over several lines, as one does whose quote is not closed: it would hold the labels of these lines."""
     found = pa.csv.read_csv(path)
-    for name in found.column_names:
-        column = found[name]
+    for name, column in zip(found.column_names, found.columns, strict=True):  # two may have one name
         if pa.types.is_string(column.type) and len(broken := pc.indices_nonzero(pc.match_substring_regex(column, r"[\r\n]"))):
             raise LabelError(
                 f"{path} has a line break in column {name} of label {broken[0].as_py() + 1}: is a quote not closed? Close it, or double it where it"

@@ -59,7 +59,7 @@ def select(sql: str, release: Release) -> pa.Table:
     except duckdb.Error as error:
         known = ", ".join(release.tables)
         raise LabelError(
-            f"the labels' SQL cannot be run: {str(error).splitlines()[0]}. It may read the tables of release {release.number}: {known}, and no file"
+            f"the labels' SQL cannot be run: {str(error).splitlines()[0].rstrip('.!')}. It may read the tables of release {release.number}: {known}, and no file"
         ) from error
     finally:
         reader.connection.close()

@@ -251,6 +251,19 @@ def test_only_files_of_the_interval_are_judged(zone: Path) -> None:
         landing.files(cells(LONG))
 
 
+def test_a_suffix_in_capitals_is_told_how_to_write_it(zone: Path) -> None:
+    land(zone, "2017-03-01/UPPER.CSV")
+    with pytest.raises(LandingError, match=r"cells/2017-03-01/UPPER\.CSV ends in \.CSV\. Rename it to end in \.csv, in small letters$"):
+        landing.files(cells(LONG))
+
+
+def test_blanks_around_a_name_of_the_header_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "cells.csv"
+    path.write_text("other, cell\n1, 2\n")
+    with pytest.raises(LandingError, match=r"lacks 1 column: cell\. Got: 'other', ' cell'\. Remove the blanks around cell in its header\. Land the file again"):
+        landing.read(cells(LONG), LandedFile(path, "cells/2017-03-01/cells.csv", date(2017, 3, 1)))
+
+
 # --- names and links
 
 

@@ -140,7 +140,7 @@ def test_pull_latest_and_all(shop: Lake) -> None:
         (labels([1.5], ["2017-01-01"]), "customer_id is double in entity_df.* pandas makes floats of whole numbers"),
         (labels([2**63], ["2017-01-01"]), "customer_id has a value that is no Int64, the type of the key of the feature view customer_activity"),
         (pd.DataFrame({"customer_id": [1], "event_timestamp": ["2017-01-01"]}), "is text, such as '2017-01-01'"),
-        (pd.DataFrame({"customer_id": [1], "event_timestamp": [20170101]}), "event_timestamp is int64, not an instant"),
+        (pd.DataFrame({"customer_id": [1], "event_timestamp": [20170101]}), "event_timestamp is int64 in entity_df, not an instant"),
         (labels([1], ["2017-01-01"], spend_7d=[0.5]), "entity_df already has spend_7d"),
         ([1], "entity_df is list. Give a pandas DataFrame or the text of a DuckDB query"),
         (None, "without an entity_df, start_date is needed"),

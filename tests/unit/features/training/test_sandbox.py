@@ -199,7 +199,7 @@ def test_sql_is_left_as_it_is() -> None:
     [
         "{0}/file.csv", "{0}/file.parquet", "../../{1}/file.csv", "below/../../../{1}/file.csv", "file://{0}/file.csv", "s3://bucket/file.csv",
         "https://host/file.csv", "~/file.csv", "link.csv", "linked/file.csv", "dangling.csv", "loop.csv", "nowhere.csv", "*.csv", "b[e]low/labels.csv",
-        "folder.parquet", "a\0.csv", ".csv", "a" * 5000 + ".csv", "/proc/self/environ/../../../{0}/file.csv", "/dev/stdin/.csv",
+        "{0}/file.CSV", "../../{1}/file.Parquet", "folder.parquet", "a\0.csv", ".csv", "a" * 5000 + ".csv", "/proc/self/environ/../../../{0}/file.csv", "/dev/stdin/.csv",
     ],
 )  # fmt: skip
 def test_any_other_path_is_refused_alike_whether_or_not_it_is_there(folder: Path, secret: Path, text: str) -> None:

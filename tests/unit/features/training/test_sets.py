@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
@@ -339,6 +341,10 @@ def test_no_vacuum_runs_while_a_manifest_is_written(shop: Lake, monkeypatch: pyt
         (pd.DataFrame([[1, 2, 0, 1]], columns=["customer_id", "product_id", "bought", "bought"]), r"^entity_df has more than one column bought\. Rename"),
         ("nowhere.csv", r"^there is no file nowhere\.csv with labels"),
         ("SELECT * FROM gold.customer_activty", r"^the labels' SQL cannot be run: Catalog Error.*It may read the tables of release 1: gold\."),
+        ("SELECT * FROM shop.visits", r"schema \"shop\" does not exist\. It may read"),
+        ("SELECT 1.0::DOUBLE AS customer_id, 2 AS product_id, now() AS event_timestamp",
+         r"^customer_id is double in the labels' query, .*\. DOUBLE is no type of a key\. Convert it: CAST\(customer_id AS BIGINT\)$"),
+        (LABELS.append_column("customer_id", LABELS["bought"]), r"^entity_df has more than one column customer_id\. Rename"),
         ("SELECT 1; SELECT 2", r"^labels as SQL must be one SELECT"),
         ("CREATE TABLE a AS SELECT 1", r"^labels as SQL must be one SELECT"),
         ("COPY (SELECT 1) TO 'a.txt'", r"^labels as SQL must be one SELECT"),
@@ -431,6 +437,38 @@ def test_labels_from_files(shop: Lake, tmp_path: Path) -> None:
         training.create(given, SERVICE, f"by_{i}").data.digest for i, given in enumerate([LABELS, tmp_path / "labels.csv", str(tmp_path / "labels.parquet")])
     }
     assert len(digests) == 1
+
+
+CSV_MISTAKES = [
+    (
+        "customer_id, product_id,event_timestamp\n1,1,2017-03-02\n",
+        r"^labels\.csv has no column product_id\. Got: 'customer_id', ' product_id', .* Remove the blanks around product_id\.",
+    ),
+    (
+        "customer_id,product_id,event_timestamp\n1.5,1,2017-03-02\n",
+        r"^customer_id is double in labels\.csv, .* Write whole numbers as 7, not as 7\.0\. A CSV has no types",
+    ),
+    ("customer_id,product_id,event_timestamp\nx,1,2017-03-02\n", r"^customer_id is string in labels\.csv, .* look like BIGINT, give the labels as \.parquet"),
+    (
+        "customer_id,product_id,event_timestamp\n1,1,02/03/2017\n",
+        r"^event_timestamp is string in labels\.csv, not an instant\. Write ISO instants, such as 2017-03-01T00:00:00Z",
+    ),
+    ("customer_id,product_id,event_timestamp,customer_id\n1,1,2017-03-02,1\n", r"^labels\.csv has more than one column customer_id\."),
+]
+
+
+@pytest.mark.parametrize(("content", "told"), CSV_MISTAKES)
+def test_a_mistake_in_a_csv_is_told_without_pandas(shop: Lake, tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "labels.csv").write_text(content)
+    with pytest.raises(LabelError, match=told) as caught:
+        training.create(tmp_path / "labels.csv", SERVICE, "bad")
+    assert not {"entity_df", "pandas", "astype"} & {*re.findall(r"\w+", str(caught.value))}
+
+
+def test_a_mistake_in_a_parquet_file_is_told_with_the_type_to_write(shop: Lake, tmp_path: Path) -> None:
+    pq.write_table(LABELS.set_column(0, "customer_id", pc.cast(LABELS["customer_id"], pa.string())), tmp_path / "labels.PARQUET")
+    with pytest.raises(LabelError, match=r"^customer_id is string in labels\.PARQUET, .*\. Write the file again with it as BIGINT$"):
+        training.create(tmp_path / "labels.PARQUET", SERVICE, "bad")
 
 
 @pytest.mark.parametrize("content", ["", "customer_id,product_id,event_timestamp\n"])
