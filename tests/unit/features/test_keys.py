@@ -54,7 +54,7 @@ def test_online_a_whole_number_of_any_width_is_one(store: FeatureStore, right: A
 
 def test_online_as_protobuf(store: FeatureStore) -> None:
     assert asked(store, {"customer_id": RepeatedValue(val=[Value(int64_val=2)])}) == [7.77]
-    for wrong in (Value(string_val="2"), Value(double_val=2), Value(int32_val=2)):
+    for wrong in (Value(string_val="2"), Value(double_val=2), Value(int32_val=2), Value()):
         with pytest.raises(KeyTypeError, match="customer_activity"):
             asked(store, {"customer_id": RepeatedValue(val=[wrong])})
 

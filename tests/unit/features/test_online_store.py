@@ -391,10 +391,21 @@ def test_a_generation_that_lacks_a_view_is_torn(shop: Lake) -> None:
     materialize.materialize(release.read())
     with closing(sqlite3.connect(sqlite.path_of(generation.current() or ""))) as connection:
         connection.execute("DROP TABLE customer_profile")
-    with pytest.raises(OnlineStoreDamagedError, match="is torn: it lacks customer_profile"):
-        online(registry.open_store(), "customer_profile:age", customer_id=1)
+    for feature in ("customer_profile:age", "customer_activity:spend_7d"):  # nothing is served of a torn generation that is opened
+        with pytest.raises(OnlineStoreDamagedError, match="is torn: it lacks customer_profile"):
+            online(registry.open_store(), feature, customer_id=1)
     materialize.materialize(release.read())
     assert online(registry.open_store(), "customer_profile:age", customer_id=1) == "25-34"
+
+
+def test_a_view_whose_rows_were_all_deleted_is_torn(shop: Lake) -> None:
+    materialize.materialize(release.read())
+    with closing(sqlite3.connect(sqlite.path_of(generation.current() or ""), isolation_level=None)) as connection:
+        connection.execute("DELETE FROM customer_activity")
+    with pytest.raises(OnlineStoreDamagedError, match="is torn: it lacks customer_activity"):
+        online(registry.open_store(), "customer_activity:spend_7d", customer_id=1)
+    materialize.materialize(release.read())
+    assert online(registry.open_store(), "customer_activity:spend_7d", customer_id=1) == 0.05
 
 
 def test_a_reader_that_is_open_notices_that_the_tables_went(shop: Lake) -> None:
