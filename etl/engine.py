@@ -45,6 +45,7 @@ def session() -> SparkSession:
             _session.cache_clear()
             found = _session(engine)
         keep_alive.refresh(found)
+        type(found)._active_session.session = found  # PySpark asks the thread's active session for settings, and never makes a later one active
         return found
 
 

@@ -38,6 +38,7 @@ def test_tables_accounts_and_quarantine_are_the_same(shop: Shop, home: Path, spa
 
 
 def _goes_on_where_the_other_stopped(shop: Shop, home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_only(monkeypatch, "gold.customer_activity", "gold.customer_product")
     land_more(shop)
     carry(monkeypatch, spark_url, home / "sail", THEN)
     carry(monkeypatch, "sail", home / "spark", THEN)

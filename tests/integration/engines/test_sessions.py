@@ -1,6 +1,10 @@
 """A session that the server forgot goes on, on each engine."""
 
+from datetime import UTC, datetime
+
 import pytest
+from pyspark.sql import functions as F
+from pysail.spark import SparkConnectServer
 
 from etl import engine as engines
 from etl.spark import keep_alive
@@ -14,3 +18,15 @@ def test_a_forgotten_session_is_renewed_with_its_settings_and_its_frames(engine:
     assert engines.session() is spark
     assert frame.collect() == [(2,)]
     assert {name: spark.conf.get(name) for name in engines.OPTIONS} == engines.OPTIONS
+
+
+def test_a_server_that_was_left_is_asked_no_more(home: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PySpark builds the literal of an instant with the settings of the thread's active session, by itself the first one of the thread."""
+    left = SparkConnectServer("127.0.0.1", 0)
+    left.start()
+    monkeypatch.setenv("MILLRACE_ENGINE", f"sc://127.0.0.1:{left.listening_address[1]}")
+    engines.session()
+    left.stop()
+    monkeypatch.setenv("MILLRACE_ENGINE", "sail")
+    moment = datetime(2017, 3, 1, tzinfo=UTC)
+    assert engines.session().range(1).select(F.unix_seconds(F.lit(moment))).collect() == [(int(moment.timestamp()),)]
