@@ -14,10 +14,11 @@ from etl.spark import jars, server
 from tests import programs
 
 QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-SHORT_LIVED = {"MILLRACE_SPARK_CONF": f"spark.driver.extraJavaOptions={QUICK}", "SPARK_LAUNCHER_OPTS": QUICK}
-"""A server of a minute: the second compiler and the threads of the collector cost more than they bring."""
 INTERPRETED = "spark.sql.codegen.wholeStage=false,spark.sql.codegen.factoryMode=NO_CODEGEN"
-"""For tests about processes, not about values: compiling each query takes a third of the time of a job over a few rows."""
+SHORT_LIVED = {"MILLRACE_SPARK_CONF": f"spark.driver.extraJavaOptions={QUICK},{INTERPRETED}", "SPARK_LAUNCHER_OPTS": QUICK}
+"""A server of a minute and queries over a few rows: what compilers and the threads of the collector cost is more than they bring. Tests of what queries answer ask for `COMPILED`."""
+COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}
+"""Spark's own defaults, by which it compiles each query."""
 
 
 def share_jars(home: Path) -> None:

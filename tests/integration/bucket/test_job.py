@@ -24,7 +24,7 @@ from tests.conftest import command
 from tests.gateway import BUCKET, Gateway
 from tests.integration.bucket.conftest import served, use
 from tests.landing import Shop, purchase, rows, versions
-from tests.spark import INTERPRETED, SHORT_LIVED, running
+from tests.spark import running
 from tests.unit.contracts.processes import at_once
 from tests.unit.features.conftest import Lake, activity
 
@@ -32,12 +32,7 @@ from tests.unit.features.conftest import Lake, activity
 @pytest.fixture(scope="package")
 def spark_on_s3(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Spark that can read and write the bucket."""
-
-    def prepare(patch: pytest.MonkeyPatch) -> None:
-        use(patch, gateway.environment(), f"s3://{BUCKET}/spark")
-        patch.setenv("MILLRACE_SPARK_CONF", f"{SHORT_LIVED['MILLRACE_SPARK_CONF']},{INTERPRETED}")
-
-    with running(tmp_path_factory.mktemp("spark-s3"), prepare) as (_, url):
+    with running(tmp_path_factory.mktemp("spark-s3"), lambda patch: use(patch, gateway.environment(), f"s3://{BUCKET}/spark")) as (_, url):
         yield url
 
 

@@ -17,7 +17,7 @@ from etl.spark import jars, server
 from tests.carrying import FIRST, carry, differing, keep_only, land
 from tests.landing import Shop
 from tests.patience import until
-from tests.spark import INTERPRETED, QUICK, SHORT_LIVED, share_jars
+from tests.spark import QUICK, SHORT_LIVED, share_jars
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def cluster(home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> Iter
         monkeypatch.setenv("MILLRACE_SPARK_MASTER", master)
         monkeypatch.setenv("MILLRACE_SPARK_MEMORY", "2g")
         executors = f"spark.executor.memory=900m,spark.executor.cores=1,spark.executor.extraJavaOptions={QUICK}"
-        monkeypatch.setenv("MILLRACE_SPARK_CONF", f"{SHORT_LIVED['MILLRACE_SPARK_CONF']},{INTERPRETED},{executors}")
+        monkeypatch.setenv("MILLRACE_SPARK_CONF", f"{SHORT_LIVED['MILLRACE_SPARK_CONF']},{executors}")
         process, connect = server.start(home / "connect.log")
         until(lambda: len(list((home / "work").glob("*/*"))) == 2, "not both workers have an executor")
         stack.callback(server.stop, process)

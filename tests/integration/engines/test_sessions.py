@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 import pytest
-from pyspark.sql import functions as F
 from pysail.spark import SparkConnectServer
+from pyspark.sql import functions as F
 
 from etl import engine as engines
 from etl.spark import keep_alive

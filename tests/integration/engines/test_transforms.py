@@ -22,6 +22,7 @@ from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Colu
 from etl import engine
 from etl.publishing import arrow_type
 from etl.stage import transform
+from tests.spark import COMPILED
 
 Row = dict[str, Any]
 FEW = settings(max_examples=4, deadline=None, database=None, derandomize=True, phases=[Phase.generate], suppress_health_check=[*HealthCheck])
@@ -77,7 +78,10 @@ def found(frame: Any) -> Counter:
 
 @pytest.fixture
 def sessions(home: Any, spark_url: str) -> dict[str, Any]:
-    return {"sail": engine._session("sail"), "spark": engine._session(spark_url)}
+    spark = engine._session(spark_url)
+    for name, value in COMPILED.items():
+        spark.conf.set(name, value)
+    return {"sail": engine._session("sail"), "spark": spark}
 
 
 def inputs(table: Table) -> st.SearchStrategy[tuple[list[Row], ...]]:
