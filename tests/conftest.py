@@ -1,6 +1,7 @@
 """Fixtures that every part of the suite shares: a home of its own for each test, and the whole year computed once."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,10 +20,7 @@ START, END = "2017-01-01", "2018-01-02"
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home; nothing of the caller's environment leaks in."""
-    stores = [name for name in os.environ if name.startswith("AWS_")]
-    for name in ("MILLRACE_LAKE", "MILLRACE_LANDING", "MILLRACE_ENGINE", "MILLRACE_RELEASE", "MILLRACE_ONLINE", "OPENLINEAGE_URL", *stores):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
+    set_home(tmp_path, monkeypatch)
     return tmp_path
 
 
@@ -30,6 +28,43 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def shop(home: Path) -> Shop:
     """A small landing zone with a valid file of each table on 2017-03-01, to which tests add and in which they break things."""
     return Shop.open(home / "landing")
+
+
+def set_home(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in that home; nothing of the caller's environment leaks in."""
+    stores = [name for name in os.environ if name.startswith("AWS_")]
+    for name in ("MILLRACE_LAKE", "MILLRACE_LANDING", "MILLRACE_ENGINE", "MILLRACE_RELEASE", "MILLRACE_ONLINE", "OPENLINEAGE_URL", *stores):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MILLRACE_HOME", str(path))
+
+
+def copy_home(template: Path, home: Path) -> Shop:
+    """Make a home as the template is. Copies and not links: a test may write into any file of its own.
+
+    A lake may be moved as a whole: what a commit was built from names tables and files relative to the lake and the landing zone.
+    """
+    shutil.copytree(template, home, dirs_exist_ok=True)
+    return Shop(home / "landing")
+
+
+@pytest.fixture(scope="session")
+def published_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small shop, its first day published by one run. Copy it, do not write to it."""
+    from dags import steps
+
+    def build(path: Path) -> None:
+        with pytest.MonkeyPatch.context() as environment:
+            set_home(path, environment)
+            Shop.open(path / "landing")
+            steps.run_all("2017-03-01", "2017-03-02", "first")
+
+    return once(tmp_path_factory, "published", build)
+
+
+@pytest.fixture
+def stocked(home: Path, published_home: Path) -> Shop:
+    """The small shop whose first day is published."""
+    return copy_home(published_home, home)
 
 
 def command(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:

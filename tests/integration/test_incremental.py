@@ -21,6 +21,7 @@ from contracts.model import Layer
 from contracts.report import PUBLISHED, TableReport
 from dags import steps
 from tests import may, oracle
+from tests.conftest import copy_home, set_home
 from tests.landing import Shop, purchase, rows, versions
 from tests.may import END, START, Contents
 
@@ -50,11 +51,20 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def one_run(landed: Path, tmp_path_factory: pytest.TempPathFactory) -> Contents:
+def month(landed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which one run carried the month through the lake. Copy it, do not write to it."""
+    folder = tmp_path_factory.mktemp("one")
+    with pytest.MonkeyPatch.context() as patch:
+        Lakes(folder, landed, patch).fresh("month")
+        run(START, END)
+    return folder / "month"
+
+
+@pytest.fixture(scope="module")
+def one_run(month: Path) -> Contents:
     """What one run over the month makes of it."""
     with pytest.MonkeyPatch.context() as patch:
-        Lakes(tmp_path_factory.mktemp("one"), landed, patch).fresh("month")
-        run(START, END)
+        set_home(month, patch)
         return may.contents()
 
 
@@ -77,10 +87,13 @@ class Lakes:
 
     def fresh(self, name: str, landing: Path | None = None) -> None:
         """From now on, work in an empty lake of that name."""
-        for variable in ("MILLRACE_LAKE", "MILLRACE_ENGINE", "MILLRACE_RELEASE", "OPENLINEAGE_URL"):
-            self.patch.delenv(variable, raising=False)
-        self.patch.setenv("MILLRACE_HOME", str(self.root / name))
+        set_home(self.root / name, self.patch)
         self.patch.setenv("MILLRACE_LANDING", str(landing or self.landing))
+
+    def copy(self, name: str, of: Path, landing: Path) -> None:
+        """From now on, work in a lake of that name that is as another home's."""
+        self.fresh(name, landing)
+        copy_home(of, self.root / name)
 
     def own_landing(self, name: str) -> Shop:
         """A copy of the landing zone that a test may change."""
@@ -147,11 +160,10 @@ def test_a_first_run_may_find_no_purchase(shop: Shop, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("first", "second"), [(5, 3), (3, 5)])
-def test_the_earliest_of_two_days_with_one_key_wins_in_any_order(shop: Shop, first: int, second: int) -> None:
+def test_the_earliest_of_two_days_with_one_key_wins_in_any_order(stocked: Shop, first: int, second: int) -> None:
     """A basket and product that come under two days: the later one is a duplicate, whichever was loaded first."""
-    run("2017-03-01", "2017-03-02")
     for day in (first, second):
-        shop.land("transactions", [purchase(9, at=f"2017-03-0{day} 10:00:00"), purchase(90 + day, at=f"2017-03-0{day} 11:00:00")], day=f"2017-03-0{day}")
+        stocked.land("transactions", [purchase(9, at=f"2017-03-0{day} 10:00:00"), purchase(90 + day, at=f"2017-03-0{day} 11:00:00")], day=f"2017-03-0{day}")
         run(f"2017-03-0{day}", f"2017-03-0{day + 1}")
     assert [(row["basket_id"], row["transaction_at"].day) for row in rows("silver.transactions", "basket_id")] == [(1, 1), (2, 1), (9, 3), (93, 3), (95, 5)]
     assert [(row["event_timestamp"].day, row["baskets_7d"]) for row in rows("gold.customer_activity", where="customer_id = 1")] == [(2, 1), (4, 3), (6, 4)]
@@ -165,12 +177,14 @@ class Late:
     """A file that comes after its day was processed.
 
     `hold` takes it out of a landing zone that has it and returns the file, unlanded. `concerns` names every table that is to change, and tells of each of
-    its rows whether that row may: from the row, before or after, and the file's rows.
+    its rows whether that row may: from the row, before or after, and the file's rows. `splits`: it holds rows of a file of the month, which are not there
+    without it; otherwise the lake without it is the month's.
     """
 
     hold: Callable[[Shop], Path]
     day: date
     concerns: dict[str, Callable[[dict[str, Any], list[dict[str, Any]]], bool]]
+    splits: bool = False
 
 
 def _some_transactions(shop: Shop) -> Path:
@@ -233,6 +247,7 @@ LATE = {
             "gold.customer_product": lambda row, late: _moved_by(late, CUSTOMER | PRODUCT, (TENTH, TENTH), 90, row),
             "gold.product_popularity": lambda row, late: _moved_by(late, PRODUCT, (TENTH, TENTH), 28, row),
         },
+        splits=True,
     ),
     "promotions of a past week": Late(
         _some_promotions,
@@ -243,6 +258,7 @@ LATE = {
             # the shops' Sunday ends in the early hours of our Monday
             "gold.product_popularity": lambda row, late: _moved_by(late, PRODUCT, (WEEK_20, WEEK_20 + 7 * DAY), 28, row),
         },
+        splits=True,
     ),
     "a corrected catalogue": Late(
         _corrected_products,
@@ -270,7 +286,7 @@ LATE = {
 
 
 @pytest.mark.parametrize("case", LATE.values(), ids=LATE.keys())
-def test_a_late_file_is_picked_up_and_changes_only_what_it_must(lakes: Lakes, case: Late) -> None:
+def test_a_late_file_is_picked_up_and_changes_only_what_it_must(lakes: Lakes, month: Path, case: Late) -> None:
     shop = lakes.own_landing("late")
     path = case.hold(shop)
     late = pq.read_table(path).to_pylist() if path.suffix == ".parquet" else []
@@ -279,8 +295,11 @@ def test_a_late_file_is_picked_up_and_changes_only_what_it_must(lakes: Lakes, ca
     expected = may.contents()
 
     held = path.rename(path.with_name(f".{path.name}"))
-    lakes.fresh("late", shop.root)
-    run(START, END)
+    if case.splits:
+        lakes.fresh("late", shop.root)
+        run(START, END)
+    else:
+        lakes.copy("late", month, shop.root)
     before, at, number = may.contents(), versions(), release.read().number
     held.rename(path)
     reports = run_day(case.day)
@@ -304,13 +323,13 @@ def test_a_late_file_is_picked_up_and_changes_only_what_it_must(lakes: Lakes, ca
 IDLE = {"customer_activity": (1, 8, 31, 91), "product_popularity": (1, 8, 29), "customer_product": (1, 91)}
 """Days after the purchase at whose midnights it enters the windows, and leaves each."""
 CUTS = (1, 2, 8, 9, 28, 30, 31, 90, 92)
-"""Ends of the runs, in days after the purchase."""
+"""Ends of the runs, in days after the purchase; the first of them is published already."""
 
 
-def test_idle_customers_decay_to_zero_and_then_emit_no_rows(shop: Shop) -> None:
+def test_idle_customers_decay_to_zero_and_then_emit_no_rows(stocked: Shop) -> None:
     """Whether the windows move inside a run or just at its edge; the 91st midnight is the last at which anything does."""
     bought = date(2017, 3, 1)
-    for first, end in pairwise((0, *CUTS)):
+    for first, end in pairwise(CUTS):
         run(bought + first * DAY, bought + end * DAY)
     for view, moves in IDLE.items():
         found = rows(f"gold.{view}", "event_timestamp", where=f"{oracle.KEYS[view][-1]} = 1")
@@ -332,6 +351,17 @@ def test_idle_customers_decay_to_zero_and_then_emit_no_rows(shop: Shop) -> None:
 # --- the code changes
 
 
+@pytest.fixture(scope="module")
+def four_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which one run carried four days of the small shop through the lake. Copy it, do not write to it."""
+    path = tmp_path_factory.mktemp("four")
+    with pytest.MonkeyPatch.context() as patch:
+        set_home(path, patch)
+        Shop.open(path / "landing").land("transactions", [purchase(3, at="2017-03-04 09:00:00")], day="2017-03-04")
+        run("2017-03-01", "2017-03-05")
+    return path
+
+
 @pytest.mark.parametrize(
     ("changed", "follow"),
     [
@@ -341,9 +371,10 @@ def test_idle_customers_decay_to_zero_and_then_emit_no_rows(shop: Shop) -> None:
         ("silver.customers", {"gold.customer_profile"}),
     ],
 )
-def test_a_changed_transform_rebuilds_its_table_and_what_reads_it(shop: Shop, monkeypatch: pytest.MonkeyPatch, changed: str, follow: set[str]) -> None:
-    shop.land("transactions", [purchase(3, at="2017-03-04 09:00:00")], day="2017-03-04")
-    run("2017-03-01", "2017-03-05")
+def test_a_changed_transform_rebuilds_its_table_and_what_reads_it(
+    home: Path, four_days: Path, monkeypatch: pytest.MonkeyPatch, changed: str, follow: set[str]
+) -> None:
+    copy_home(four_days, home)
     before, at = may.contents(), versions()
     real = etl.stage.code_of
     monkeypatch.setattr(etl.stage, "code_of", lambda table: "changed" if table.qualified == changed else real(table))
@@ -355,11 +386,10 @@ def test_a_changed_transform_rebuilds_its_table_and_what_reads_it(shop: Shop, mo
     assert published(run("2017-03-04", "2017-03-05")) == set()
 
 
-def test_a_changed_transform_changes_rows_that_were_published(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_transform_changes_rows_that_were_published(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only the fingerprint: what the new code gives replaces what the old one gave, on days long past too."""
     from etl.silver import products
 
-    run("2017-03-01", "2017-03-02")
     real, fingerprint = products.clean, etl.stage.code_of
     monkeypatch.setattr(products, "clean", lambda bronze: real(bronze).replace("GROCERY", "FOOD", ["department"]))
     monkeypatch.setattr(etl.stage, "code_of", lambda table: fingerprint(table) + ("2" if table.qualified == "silver.products" else ""))
@@ -370,16 +400,15 @@ def test_a_changed_transform_changes_rows_that_were_published(shop: Shop, monkey
 # --- releases
 
 
-def test_a_release_is_new_only_when_something_changed_and_an_old_one_stays_readable(shop: Shop) -> None:
+def test_a_release_is_new_only_when_something_changed_and_an_old_one_stays_readable(stocked: Shop) -> None:
     from features import registry
     from features.labels import BeyondHorizonWarning
 
-    run("2017-03-01", "2017-03-02")
     first, then = release.read(), {name: rows(name) for name in GOLD}
     run("2017-03-01", "2017-03-02")
     assert release.numbers() == [1]
 
-    shop.land("transactions", [purchase(3, at="2017-03-02 09:00:00", quantity=5)], day="2017-03-02")
+    stocked.land("transactions", [purchase(3, at="2017-03-02 09:00:00", quantity=5)], day="2017-03-02")
     run("2017-03-02", "2017-03-03")
     second = release.read()
     assert (first.number, first.horizon, second.number, second.horizon) == (1, "2017-03-02", 2, "2017-03-03")

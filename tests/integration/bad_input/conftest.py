@@ -1,7 +1,6 @@
 """A lake that was published and is then fed with bad input: what must not change is photographed before and after."""
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -9,31 +8,8 @@ from pathlib import Path
 import pytest
 
 from contracts import settings
-from tests.landing import Shop
 
 DAY, NEXT, END = "2017-03-01", "2017-03-02", "2017-03-03"
-
-
-@pytest.fixture(scope="session")
-def published_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small shop, its first day published. Copy it, do not write to it."""
-    from dags import steps
-
-    path = tmp_path_factory.mktemp("published")
-    with pytest.MonkeyPatch.context() as environment:
-        for name in ("MILLRACE_LAKE", "MILLRACE_LANDING", "MILLRACE_ENGINE", "OPENLINEAGE_URL"):
-            environment.delenv(name, raising=False)
-        environment.setenv("MILLRACE_HOME", str(path))
-        Shop.open(path / "landing")
-        steps.run_all(DAY, NEXT, "first")
-    return path
-
-
-@pytest.fixture
-def stocked(home: Path, published_home: Path) -> Shop:
-    """The small shop whose first day is published."""
-    shutil.copytree(published_home, home, dirs_exist_ok=True)
-    return Shop(home / "landing")
 
 
 CHAIN = ("bronze.transactions", "silver.transactions", "gold.customer_activity")
