@@ -16,6 +16,7 @@ from dags import cli, steps
 from etl import delta
 from etl.stage import StageError
 from features.lake_reader import LakeReader
+from tests.conftest import copy_home, set_home
 from tests.landing import Shop, purchase, rows, versions
 
 Out = pytest.CaptureFixture[str]
@@ -23,17 +24,26 @@ NOW = timedelta(0)
 TABLE = "silver.transactions"
 
 
+@pytest.fixture(scope="module")
+def three_releases(published_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with three runs and three releases, each of which replaced what the one before had published. Copy it, do not write to it."""
+    path = tmp_path_factory.mktemp("three")
+    with pytest.MonkeyPatch.context() as patch:
+        set_home(path, patch)
+        shop = copy_home(published_home, path)
+        shop.land("transactions", [purchase(3), purchase(4, at="2017-03-02 09:00")], "2017-03-02")
+        shop.land("products", [{"product_id": 7, "manufacturer_id": 5, "department": "GROCERY", "brand": "National"}], "2017-03-02")
+        steps.run_all("2017-03-01", "2017-03-03", "second")
+        shop.land("transactions", [purchase(5)], "2017-03-03")
+        steps.run_all("2017-03-01", "2017-03-04", "third")
+        assert release.numbers() == [1, 2, 3]
+    return path
+
+
 @pytest.fixture
-def lake(shop: Shop, run: Callable) -> Shop:
-    """Three runs and three releases, each of which replaced what the one before had published."""
-    run("2017-03-01", "2017-03-02")
-    shop.land("transactions", [purchase(3), purchase(4, at="2017-03-02 09:00")], "2017-03-02")
-    shop.land("products", [{"product_id": 7, "manufacturer_id": 5, "department": "GROCERY", "brand": "National"}], "2017-03-02")
-    run("2017-03-01", "2017-03-03")
-    shop.land("transactions", [purchase(5)], "2017-03-03")
-    run("2017-03-01", "2017-03-04")
-    assert release.numbers() == [1, 2, 3]
-    return shop
+def lake(home: Path, three_releases: Path) -> Shop:
+    """A copy of it that the test may change."""
+    return copy_home(three_releases, home)
 
 
 def pinned() -> dict[tuple[int, str], list[dict[str, Any]]]:

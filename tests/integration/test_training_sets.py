@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from dags import cli, steps
 from etl import delta
 from features import training
 from features.training import sets
+from tests.conftest import copy_home, set_home
 from tests.landing import Shop, purchase
 
 Out = pytest.CaptureFixture[str]
@@ -25,24 +25,45 @@ SERVICE = "recommendation_v1"
 GOLD = "gold.customer_activity"
 
 
+@pytest.fixture(scope="module")
+def two_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with two days, and the training set `kept` of what was known after them. Copy it, do not write to it."""
+    path = tmp_path_factory.mktemp("two")
+    with pytest.MonkeyPatch.context() as patch:
+        set_home(path, patch)
+        shop = Shop.open(path / "landing")
+        shop.land("transactions", [purchase(3, at="2017-03-02 09:00"), purchase(4, product=2, customer=2, at="2017-03-02 10:00")], "2017-03-02")
+        steps.run_all("2017-03-01", "2017-03-03", "first")
+        training.create(LABELS, SERVICE, "kept", seed=1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def later_days(two_days: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with later days, a late file and a correction. Copy it, do not write to it."""
+    path = tmp_path_factory.mktemp("later")
+    with pytest.MonkeyPatch.context() as patch:
+        set_home(path, patch)
+        shop = copy_home(two_days, path)
+        shop.land("transactions", [purchase(5, at="2017-03-03 08:00")], "2017-03-03")
+        steps.run_all("2017-03-03", "2017-03-04", "second")
+        shop.land("transactions", [purchase(6, at="2017-03-01 20:00")], "2017-03-02", "late")
+        answers = {"income": "50-74K", "household_size": "1", "kids_count": "0"}
+        shop.land("demographics", [{"household_id": 1, "age": "65+", **answers}], name="corrected", suffix=".csv")
+        steps.run_all("2017-03-01", "2017-03-04", "third")
+    return path
+
+
 @pytest.fixture
-def lake(shop: Shop, run: Callable) -> Shop:
-    """Two days, and the training set `kept` of what was known after them."""
-    shop.land("transactions", [purchase(3, at="2017-03-02 09:00"), purchase(4, product=2, customer=2, at="2017-03-02 10:00")], "2017-03-02")
-    run("2017-03-01", "2017-03-03")
-    training.create(LABELS, SERVICE, "kept", seed=1)
-    return shop
+def lake(home: Path, two_days: Path) -> Shop:
+    """Two days and the training set, for the test to change."""
+    return copy_home(two_days, home)
 
 
-def go_on(shop: Shop, run: Callable) -> None:
-    """Later days, a late file, a correction."""
-    shop.land("transactions", [purchase(5, at="2017-03-03 08:00")], "2017-03-03")
-    run("2017-03-03", "2017-03-04")
-    shop.land("transactions", [purchase(6, at="2017-03-01 20:00")], "2017-03-02", "late")
-    shop.land(
-        "demographics", [{"household_id": 1, "age": "65+", "income": "50-74K", "household_size": "1", "kids_count": "0"}], name="corrected", suffix=".csv"
-    )
-    run("2017-03-01", "2017-03-04")
+@pytest.fixture
+def went_on(home: Path, later_days: Path) -> Shop:
+    """The later days too, for the test to change."""
+    return copy_home(later_days, home)
 
 
 def file() -> bytes:
@@ -54,9 +75,10 @@ def tidy(**options: object) -> int:
     return sum(steps.vacuum(name, NOW, delete=True, **options).gone for name in steps.published_tables())  # type: ignore[arg-type]
 
 
-def test_after_later_days_late_files_corrections_and_tidying_it_is_the_same(lake: Shop, run: Callable) -> None:
-    before, then = file(), training.read("kept")
-    go_on(lake, run)
+def test_after_later_days_late_files_corrections_and_tidying_it_is_the_same(went_on: Shop, two_days: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as as_it_was:
+        as_it_was.setenv("MILLRACE_HOME", str(two_days))
+        before, then = file(), training.read("kept")
     for name in steps.published_tables():
         steps.optimize(name)
     tidy()
@@ -72,9 +94,8 @@ def test_after_later_days_late_files_corrections_and_tidying_it_is_the_same(lake
     assert training.read("kept") == then == done.data
 
 
-def test_without_the_manifest_the_vacuum_would_have_taken_them(lake: Shop, run: Callable) -> None:
+def test_without_the_manifest_the_vacuum_would_have_taken_them(went_on: Shop) -> None:
     """Were the versions spared for another reason, the test above would hold without a manifest."""
-    go_on(lake, run)
     for number in release.numbers()[:-1]:
         (release.folder() / f"{number}.json").unlink()
     needed = {version for table, _, version in manifest.read("kept").versions if table == GOLD}
@@ -88,8 +109,7 @@ def test_without_the_manifest_the_vacuum_would_have_taken_them(lake: Shop, run: 
     assert training.read("kept").num_rows == manifest.read("kept").rows
 
 
-def test_a_release_of_the_time_of_the_labels_makes_no_difference_to_event_time(lake: Shop, run: Callable) -> None:
-    go_on(lake, run)
+def test_a_release_of_the_time_of_the_labels_makes_no_difference_to_event_time(went_on: Shop) -> None:
     found = training.check_leaks("kept")
     assert {one.future for one in found.features} == {0}
     assert found.unheard == found.rows
@@ -107,8 +127,7 @@ def told(capsys: Out, *arguments: str, rc: int = 0) -> str:
     return err if rc else out
 
 
-def test_vacuum_lets_old_releases_go_and_training_sets_only_by_name(lake: Shop, run: Callable, capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
-    go_on(lake, run)
+def test_vacuum_lets_old_releases_go_and_training_sets_only_by_name(went_on: Shop, capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_days", lambda _: NOW)
     assert "there is no release 9" in told(capsys, "vacuum", "--forget-releases-before", "9", "--delete", rc=1)
     assert "there is no training set kapt. Did you mean kept?" in told(capsys, "vacuum", "--forget-training-set", "kapt", rc=1)
