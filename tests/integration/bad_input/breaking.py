@@ -1,6 +1,7 @@
 """Run the interval in one process per case, and break it at a point of one table: `python breaking.py HOME,POINT,TABLE ...`.
 
-Prints a JSON line per case: the exit code (minus the signal that killed it) and what the command printed. Imports are paid once: a case is a fork.
+Prints a JSON line per case: the exit code (minus the signal that killed it) and what the command printed. The point `at once` breaks nothing: two processes
+run the interval at the same time. Imports are paid once: a case is a fork.
 """
 
 import importlib
@@ -29,6 +30,10 @@ HEAVY = (
     "pyspark.sql.connect.functions",
 )
 """Imported before the forks, and started after them: threads do not survive a fork."""
+
+
+TWICE = "at once"
+"""The point at which nothing breaks: two processes run the interval at the same time."""
 
 
 def kill() -> None:
@@ -91,22 +96,35 @@ def arrange(point: str, table: str) -> None:
         raise ValueError(point)
 
 
-def run(home: str, point: str, table: str) -> tuple[int, str]:
-    """Exit code and output of the command, broken at the point."""
+def start(home: str, point: str, table: str) -> tuple[int, int]:
+    """The process of the command, to be broken at the point, and the end of a pipe from which to read its output."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         os.dup2(writing, 1)
         os.dup2(writing, 2)
         os.environ["MILLRACE_HOME"] = home
-        arrange(point, table)
+        if point != TWICE:
+            arrange(point, table)
         code = cli.main(list(INTERVAL))
         sys.stdout.flush()
         os._exit(code)
     os.close(writing)
+    return child, reading
+
+
+def end(child: int, reading: int) -> tuple[int, str]:
+    """Exit code and output of the process."""
     with os.fdopen(reading) as output:
         text = output.read()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
+
+
+def run(home: str, point: str, table: str) -> tuple[int, str]:
+    """Exit code and output of the case; of two processes at once the code that is not 0, if there is one, and both outputs."""
+    started = [start(home, point, table) for _ in range(2 if point == TWICE else 1)]
+    ended = [end(*process) for process in started]
+    return next((code for code, _ in ended if code), 0), "".join(text for _, text in ended)
 
 
 if __name__ == "__main__":
