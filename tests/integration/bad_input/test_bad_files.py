@@ -76,10 +76,15 @@ def test_a_refused_file_that_lands_whole_is_loaded_by_the_next_run(stocked: Shop
 # --- columns
 
 
-@pytest.mark.parametrize("name", ["householdid", "Household_Id", "house_hold_id", " household_id"])
+@pytest.mark.parametrize("name", ["householdid", "Household_Id", "house_hold_id"])
 def test_a_renamed_column_is_refused_with_the_right_one_suggested(stocked: Shop, refused: Callable, name: str) -> None:
     csv(stocked, LINE, header=HEADER.replace("household_id", name))
     refused(LandingError, f"{FILE}.csv lacks 1 column: household_id.", f"It has {name} instead of household_id.", "contracts/bronze/transactions.py")
+
+
+def test_a_blank_in_the_header_is_told(stocked: Shop, refused: Callable) -> None:
+    csv(stocked, LINE, header=HEADER.replace("household_id", " household_id"))
+    refused(LandingError, f"{FILE}.csv lacks 1 column: household_id. Got: ' household_id'", "Remove the blanks around household_id in its header", AGAIN)
 
 
 def test_a_missing_column_is_refused_and_named(stocked: Shop, refused: Callable) -> None:
@@ -162,10 +167,15 @@ def test_a_folder_that_is_not_a_date(stocked: Shop, refused: Callable, name: str
     refused(LandingError, f"bronze.transactions: the folder transactions/{name} is not a date", "Rename it or move it away")
 
 
-@pytest.mark.parametrize("name", ["transactions.xlsx", "transactions.csv.gz", "transactions", "transactions.PARQUET"])
+@pytest.mark.parametrize("name", ["transactions.xlsx", "transactions.csv.gz", "transactions"])
 def test_a_file_of_an_unknown_format(stocked: Shop, refused: Callable, name: str) -> None:
     stocked.path("transactions").with_name(name).write_bytes(b"x")
     refused(LandingError, f"bronze.transactions: transactions/{DAY}/{name} is neither .parquet nor .csv", "move it out of the landing zone")
+
+
+def test_a_suffix_in_capitals_is_told(stocked: Shop, refused: Callable) -> None:
+    stocked.path("transactions").with_name("transactions.PARQUET").write_bytes(b"x")
+    refused(LandingError, f"bronze.transactions: transactions/{DAY}/transactions.PARQUET ends in .PARQUET. Rename it to end in .parquet")
 
 
 @pytest.mark.parametrize("name", ["2017-03-02", "transactions.parquet"])
