@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--end", required=True, help="day after the last one, such as 2018-01-02")
     serve = _add(commands, "serve", _serve, "load a release into the online store: the newest one, or an older one to go back")
     serve.add_argument("--release", type=int, help="number of the release (default: the newest)")
+    serve.add_argument("--fresh", action="store_true", help="load every row again, to repair rows that were changed in the online store")
     compare = _add(commands, "compare", _compare, "compare what is served with what a training set would hold, value by value; 1 when any differs")
     compare.add_argument("--sample", type=arguments.count(), default=SAMPLE, help=f"entities of each view and side (default: {SAMPLE})")
     compare.add_argument("--all", action="store_true", help="all entities; minutes for a million")
@@ -136,7 +137,7 @@ def _line(said: TableReport | Release) -> str:
 
 
 def _serve(options: argparse.Namespace, console: Console) -> None:
-    console.print(show.views(steps.serve(options.release)))
+    console.print(show.views(steps.serve(options.release, fresh=options.fresh)))
 
 
 def _compare(options: argparse.Namespace, console: Console) -> None:

@@ -112,7 +112,11 @@ def _lineage(options: argparse.Namespace, console: Console) -> None:
         print(json.dumps([asdict(link) for link in found], indent=1))
         return
     if not found:
-        console.print("No kept model was made from that. See all: millrace recommender lineage")
+        console.print(
+            "No kept model was made from that"
+            if any((options.training_set, options.release, options.table))
+            else "No model is kept. Train one: millrace recommender train"
+        )
         return
     for link in found:
         console.print(show.model_origin(link))

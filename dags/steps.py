@@ -160,12 +160,11 @@ def score(name: str | None = None, number: int | None = None, run_id: str = "sco
 def record_model(about: dict[str, Any], parent: Parent | None = None) -> None:
     """Record as lineage that a kept model was made from the tables of its training sets, at the versions that their manifests name, and from the labels'."""
     from lineage.record import record_artifact
-    from models.recommender import candidates, tracking
+    from models.recommender import tracking
 
     (link,) = tracking.links(about["name"])
-    tables = {candidates.EVENTS: release.read(link.release).tables[candidates.EVENTS]} | link.tables
     tags = {"release": str(link.release), "training_set": about["training_set"], "held_back": about["held_back"]}
-    record_artifact("models.recommender", _model(about), tables, parent=parent, tags=tags)
+    record_artifact("models.recommender", _model(about), link.tables, parent=parent, tags=tags)
 
 
 def _model(about: dict[str, Any]) -> Artifact:
@@ -408,8 +407,11 @@ def needs(table: Table) -> tuple[str, ...]:
     return tuple(sorted({*table.inputs, *(one.to for one in table.references)}))
 
 
-def serve(number: int | None = None, parent: Parent | None = None) -> dict[str, Any]:
-    """Load a release (the newest one by default) into the online store, each feature view recorded as lineage. Readers see all of it at once, or the former one."""
+def serve(number: int | None = None, parent: Parent | None = None, *, fresh: bool = False) -> dict[str, Any]:
+    """Load a release (the newest one by default) into the online store, each feature view recorded as lineage. Readers see all of it at once, or the former one.
+
+    `fresh` loads every row, also of a release that is online already.
+    """
     from contextlib import ExitStack
 
     from features.materialize import materialize
@@ -423,7 +425,7 @@ def serve(number: int | None = None, parent: Parent | None = None) -> dict[str, 
             )
             for one in catalog.tables(Layer.GOLD)
         }
-        done = materialize(newest)
+        done = materialize(newest, fresh=fresh)
         for view in done.views:
             recordings[view.view].served = Served(generation=view.generation, rows=view.rows)
     compared = done.consistency.to_dict() if done.consistency else None

@@ -6,7 +6,9 @@ import ctypes
 import os
 from functools import cache, cached_property, reduce
 from operator import and_
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import duckdb
 from deltalake import DeltaTable
@@ -68,10 +70,16 @@ def arrow_dataset(delta: DeltaTable) -> ds.Dataset:
     delta-rs also passes on each column's bounds in the log. Where the log has none, as ours for text and decimals, it
     passes on NULL, and pyarrow leaves out the file: `WHERE department = 'GROCERY'` finds nothing. So only the values of
     partition columns, which no file holds, are taken from the log. The files' own statistics skip row groups as well.
+
+    Files of this machine are read by Arrow itself. delta-rs would have its threads call Python, and where a query ends
+    before the scan does, after an error or a LIMIT, they still do so while the process ends: it hangs or is aborted.
     """
     import pyarrow.dataset as ds
+    from pyarrow import fs
 
-    dataset = delta.to_pyarrow_dataset()
+    path = Path(unquote(urlsplit(delta.table_uri).path) if delta.table_uri.startswith("file:") else delta.table_uri)
+    native = fs.SubTreeFileSystem(str(path), fs.LocalFileSystem()) if path.is_dir() else None
+    dataset = delta.to_pyarrow_dataset(filesystem=native)
     partitions = {*delta.metadata().partition_columns}
     fragments = []
     for fragment in dataset.get_fragments():

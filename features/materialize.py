@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timedelta
@@ -25,6 +26,8 @@ MOST_CHANGED = 0.5
 """Where more of a view's entities changed than this share, all are loaded anew: appending is faster than searching."""
 Progress = Callable[[str, int], Any]
 """Called with a view's name and the number of its rows loaded so far."""
+
+log = logging.getLogger(__name__)
 
 
 class NothingToServeError(generation.OnlineStoreError, LookupError):
@@ -65,8 +68,10 @@ def online_release() -> About | None:
     return generation.about()
 
 
-def materialize(release: Release, progress: Progress | None = None, sample: int | None = consistency.SAMPLE) -> Materialized:
+def materialize(release: Release, progress: Progress | None = None, sample: int | None = consistency.SAMPLE, *, fresh: bool = False) -> Materialized:
     """Serve a release, as of its horizon. Nothing is done when it is already being served with the same definitions.
+
+    `fresh` loads every row from the release all the same, whatever the store holds: it repairs rows that were changed in the store.
 
     Before it is served, `sample` entities of each view and side (None: all) are compared with training; ConsistencyError, and the former generation stays,
     when any value differs.
@@ -82,8 +87,8 @@ def materialize(release: Release, progress: Progress | None = None, sample: int 
         judged.append(consistency.compare(release, name, views, sample))
         judged[-1].refuse_mismatch()
 
-    reports = load(release, views, registry.fingerprint(), progress, judge)
-    return Materialized(reports, judged[0] if judged else None)
+    reports = load(release, views, registry.fingerprint(), progress, judge, fresh=fresh)
+    return Materialized(reports, judged[-1] if judged else None)
 
 
 def materialize_until(release: Release, end: datetime, progress: Progress | None = None) -> Materialized | None:
@@ -123,28 +128,42 @@ def _first_midnight(reader: LakeReader, views: Sequence[FeatureView]) -> int | N
 
 
 def load(
-    release: Release, views: Sequence[FeatureView], definitions: str, progress: Progress | None = None, judge: Callable[[str], Any] | None = None
+    release: Release,
+    views: Sequence[FeatureView],
+    definitions: str,
+    progress: Progress | None = None,
+    judge: Callable[[str], Any] | None = None,
+    *,
+    fresh: bool = False,
 ) -> list[ViewReport]:
     """Fill a generation with these views and put it in use, all of them at once, unless `judge` raises about it: then the former one stays.
 
     Where the generation in use was made by the same definitions and nothing was pushed into it, the new one is that one with what changed between the two releases.
+    If that fails, its rows may have been changed in the store, and all rows are loaded from the release, as with `fresh`.
     """
     place, wanted = generation.place(), About(release.number, release.horizon, definitions, release.tables, release.ids)
-    if unchanged := _unchanged(place, wanted, views):
+    if not fresh and (unchanged := _unchanged(place, wanted, views)):
         return unchanged
     while True:
         with place.drafting(f"release-{release.number}") as draft:
-            if unchanged := _unchanged(place, wanted, views):  # somebody else served it while this one waited for its turn
+            if not fresh and (unchanged := _unchanged(place, wanted, views)):  # somebody else served it while this one waited for its turn
                 return unchanged
-            base, reader = _base(place, wanted, views), LakeReader(release)
-            if base:
-                draft.resemble(base.name)
-            reports = [_load_view(reader, draft, view, base.about if base else None, progress) for view in views]
-            draft.finish(replace(wanted, rows={report.view: report.rows for report in reports}))
-            if base and _base(place, wanted, views) != base:  # what was pushed meanwhile may have been copied; it is no base now, so that this happens once
+            base, reader = None if fresh else _base(place, wanted, views), LakeReader(release)
+            try:
+                if base:
+                    draft.resemble(base.name)
+                reports = [_load_view(reader, draft, view, base.about if base else None, progress) for view in views]
+                draft.finish(replace(wanted, rows={report.view: report.rows for report in reports}))
+                if base and _base(place, wanted, views) != base:  # what was pushed meanwhile may have been copied; it is no base now, so that this happens once
+                    continue
+                if judge:
+                    judge(draft.name)
+            except Exception as error:
+                if base is None:
+                    raise
+                log.warning("%s cannot be built upon (%s: %s), so every row is loaded from release %d", base.name, type(error).__name__, error, release.number)
+                fresh = True
                 continue
-            if judge:
-                judge(draft.name)
             draft.publish()
             return reports
 

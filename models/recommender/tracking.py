@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from contracts import manifest, settings
+from contracts import release as releases
+from models.recommender import candidates
 from models.recommender import model as models
 from models.recommender.model import Model
 
@@ -183,4 +185,6 @@ def _link(about: dict[str, Any]) -> Link:
     sets = (about["training_set"], about["held_back"])
     known = [manifest.read(name) for name in sets if name in manifest.names()]
     tables = {table: number for made in known for table, _, number in made.versions}
+    if about["release"] in releases.numbers():  # the labels are read from it
+        tables |= {candidates.EVENTS: releases.read(about["release"]).tables[candidates.EVENTS]}
     return Link(about["name"], about.get("digest", ""), sets, about["release"], tables, about.get("mlflow_run"))

@@ -213,8 +213,9 @@ def _without_clock(row: str) -> str:
 def kill_violations(before: HomeState, control: HomeState, now: HomeState, dropped_table: str = "") -> list[str]:
     """What is wrong right after a kill, before any repair.
 
-    Each table, release and training set must be as it was before the operation, or as it is in the control after it. The table of the training set
-    `dropped_table` was lost before the operation, which puts it back: until it has, the set cannot be read.
+    Each table, release and training set must be as it was before the operation, or as it is in the control after it.
+    The table of the training set `dropped_table` was lost before the operation, which puts it back: until it has, the
+    set cannot be read.
     """
     lost = f"training set {dropped_table} cannot be read"
     problems = [problem for problem in now.problems if not (dropped_table and problem.startswith(lost))]

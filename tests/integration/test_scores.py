@@ -166,7 +166,7 @@ def test_lineage_leads_from_scores_to_the_model_and_to_the_tables_of_the_release
 
 
 class _Link:
-    release, tables = 2, {"gold.customer_product": 4}
+    release, tables = 2, {"silver.transactions": 4, "gold.customer_product": 4}
 
 
 # --- kills

@@ -106,7 +106,7 @@ def test_no_landing_zone(sentence: Callable, home: Path) -> None:
 
 
 def test_serving_before_there_is_a_release(sentence: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.steps, "serve", release.read)  # what it does first, without the seconds that Feast takes to import
+    monkeypatch.setattr(cli.steps, "serve", lambda number, **_: release.read(number))  # what it does first, without the seconds that Feast takes to import
     assert sentence("serve").startswith("ReleaseError: there is no release below")
     assert sentence("serve", "--release", "7").startswith("ReleaseError: there is no release below")
 
