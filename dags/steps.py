@@ -169,13 +169,13 @@ def record_model(about: dict[str, Any], parent: Parent | None = None) -> None:
 
 def _model(about: dict[str, Any]) -> Artifact:
     from lineage.record import Artifact
-    from models.recommender import model
+    from models.recommender import model, scoring
 
     return Artifact(
         kind="MODEL",
         location=str(model.folder() / about["name"]),
         version=about["digest"],
-        doc=catalog.table("scores.recommender").doc,
+        doc=catalog.table(scoring.TABLE).doc,
         grain="one model per training set, last week and seed",
         owner="ml-platform",
     )

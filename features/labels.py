@@ -295,9 +295,7 @@ def from_frame(frame: pd.DataFrame) -> pa.Table:
     """An Arrow table of a pandas entity_df; columns of Python datetimes become instants."""
     if EVENT_TIMESTAMP in frame and frame[EVENT_TIMESTAMP].dtype == object:
         frame = frame.assign(**{EVENT_TIMESTAMP: _instants(frame[EVENT_TIMESTAMP])})
-    twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
-    if twice:
-        raise LabelError(f"entity_df has more than one column {', '.join(twice)}. Rename or drop all but one")
+    _ensure_distinct([str(name) for name in frame.columns], FRAME)
     try:
         return pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -306,10 +304,14 @@ def from_frame(frame: pd.DataFrame) -> pa.Table:
         ) from error
 
 
+def _ensure_distinct(names: list[str], origin: Origin) -> None:
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise LabelError(f"{origin.name} has more than one column {', '.join(duplicates)}. Rename or drop all but one")
+
+
 def check(table: pa.Table, join_keys: dict[str, JoinKey], origin: Origin = FRAME) -> Labels:
     """Labels whose instants are such and whose keys are of their own types, or LabelError, which speaks of their origin."""
-    if duplicates := sorted({name for name in table.column_names if table.column_names.count(name) > 1}):
-        raise LabelError(f"{origin.name} has more than one column {', '.join(duplicates)}. Rename or drop all but one")
+    _ensure_distinct(table.column_names, origin)
     instant = _instant_column(table)
     missing = [name for name in (instant, *join_keys) if name not in table.column_names]
     if missing:

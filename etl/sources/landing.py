@@ -414,13 +414,13 @@ def _cast_cells(table: Table, values: pa.ChunkedArray, column: Column) -> tuple[
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    unfit = np.zeros(len(values), bool)
+    values, unfit = _decoded(values), np.zeros(len(values), bool)
     try:
         typed = _cast_text(_cast_all(values, column), column)
     except pa.ArrowInvalid:
-        distinct = pc.unique(_decoded(values))
+        distinct = pc.unique(values)
         typed, fails = _cast_distinct(distinct, column)
-        positions = pc.index_in(_decoded(values), value_set=distinct)
+        positions = pc.index_in(values, value_set=distinct)
         typed, unfit = typed.take(positions), fails[positions.to_numpy()]
     fits = _fits(table, typed, column)
     if fits is not None:
@@ -428,7 +428,7 @@ def _cast_cells(table: Table, values: pa.ChunkedArray, column: Column) -> tuple[
     if not unfit.any():
         return typed, []
     rows = np.flatnonzero(unfit)
-    cells = _plain_cells(_decoded(values).take(pa.array(rows)))
+    cells = _plain_cells(values.take(pa.array(rows)))
     return pc.if_else(pa.array(unfit), pa.scalar(None, typed.type), typed), list(zip(rows.tolist(), cells, strict=True))
 
 
