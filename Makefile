@@ -12,11 +12,16 @@ VENV := .venv/.complete
 # Test processes. One holds up to 3 GB; `make test WORKERS=0` runs all tests in one process, in the order of the folders.
 WORKERS ?= logical
 KILLS ?= 200
+SBOM ?= $(MILLRACE_HOME)/sbom
 SEED ?= 1
-COMPILE := uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --no-emit-index-url --no-header
+UV = $(shell command -v uv || echo $(BIN)/uv)
+COMPILE = $(UV) pip compile --quiet --generate-hashes --python-version 3.11 --no-emit-index-url --no-header
+# The images' locks hold the versions of requirements.txt, and no types for SQLAlchemy.
+COMPILE_GPU = $(COMPILE) --python-platform x86_64-manylinux_2_28 -c requirements.txt --override requirements/overrides.txt
+COMPILE_IMAGE = $(COMPILE) --universal -c requirements.txt --override requirements/overrides.txt
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV) ## The main job on the real sample, from landed files to served features; services stay up
 	@$(RUN) dags.demo
@@ -36,6 +41,9 @@ sample: $(VENV) ## Land the sample without running anything
 test: $(VENV) ## Lint, types, then all tests: unit, integration, end to end
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4
+
+test-compose: $(VENV) ## Faults on the containers that `make images` built: servers and components killed, full volumes, wrong secrets
+	@$(BIN)/python -m pytest tests/compose
 
 unit: $(VENV) ## Unit tests only, in seconds
 	@$(BIN)/python -m pytest tests/unit
@@ -68,12 +76,42 @@ gpu-plan: $(VENV) ## Say what of each transform and commit would run on a GPU, a
 gpu: $(VENV) ## Add cuDF to .venv, for as-of joins and profiles on an NVIDIA GPU (3 GB); a rebuilt .venv needs it again
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-gpu.txt
 
-lock: ## Compile requirements.txt, and requirements-gpu.txt so that it fits
-	$(COMPILE) --universal requirements.in -o requirements.txt
-	$(COMPILE) --python-platform x86_64-manylinux_2_28 requirements-gpu.in -o requirements-gpu.txt
+images: ## Build the container images; as root on Debian, Docker is started where there is none
+	@bash scripts/images.sh
 
-$(VENV): requirements.txt scripts/venv.sh scripts/millrace
+compose: ## Start Millrace in containers, run the main job over REST, read features over HTTP
+	@bash scripts/compose.sh demo
+
+compose-down: ## Stop and remove the containers; state stays in volumes
+	@bash scripts/compose.sh down
+
+docker-down: ## End the Docker Engine that `make images` or `make compose` started for this checkout
+	@bash scripts/docker-engine.sh down
+
+lock: ## Compile all lock files anew, with the newest versions that requirements/*.in allow
+	@$(MAKE) --no-print-directory relock COMPILE='$(COMPILE) --upgrade'
+
+relock: ## Compile all lock files after a change of requirements/*.in; what is pinned already keeps its version
+	$(COMPILE) --universal requirements.in -o requirements.txt
+	$(COMPILE_IMAGE) requirements/engine.in requirements/client.in -o requirements/engine.txt
+	$(COMPILE_IMAGE) requirements/features.in -o requirements/features.txt
+	$(COMPILE_IMAGE) requirements/pipeline.in requirements/client.in -o requirements/pipeline.txt
+	$(COMPILE) --python-platform x86_64-manylinux_2_28 requirements-gpu.in -o requirements-gpu.txt
+	$(COMPILE_GPU) requirements/pipeline.in requirements/spark.in requirements-gpu.in -o requirements/gpu.txt
+
+sbom: $(VENV) ## Write a CycloneDX bill of materials of each image to .millrace/sbom (SBOM=folder)
+	@$(BIN)/python scripts/sbom.py "$(SBOM)"
+
+release-notes: ## Print what CHANGELOG.md says of VERSION=1.2.3
+	@awk -v version='$(VERSION)' '/^## / {found = index($$0, "## [" version "]") == 1; seen += found; next} /^\[.*\]: / {next} found; \
+	  END {if (!seen) {print "CHANGELOG.md has no section \"## [" version "]\". Add one for the release" > "/dev/stderr"; exit 1}}' CHANGELOG.md
+
+push-images: ## Push what `make images` built to REGISTRY=host/name as VERSION=1.2.3
+	@for image in engine features pipeline; do \
+	  docker tag millrace/$$image:latest $(REGISTRY)/$$image:$(VERSION) && docker push $(REGISTRY)/$$image:$(VERSION) || exit 1; done
+
+$(VENV): requirements.txt scripts/venv.sh scripts/millrace scripts/health.py
 	@PYTHON=$(PYTHON) bash scripts/venv.sh
 	@touch $@
 
-.PHONY: help demo up down status sample test unit chaos check format bench scale parity gpu-plan gpu lock
+.PHONY: help images compose compose-down docker-down demo up down status sample test test-compose unit chaos check format bench scale parity gpu-plan gpu lock relock sbom release-notes push-images

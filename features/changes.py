@@ -6,9 +6,6 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
-import duckdb
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 from feast import FeatureView
 
 from contracts import settings
@@ -29,6 +26,9 @@ def between(before: About, reader: LakeReader, view: FeatureView) -> int | None:
     A key counts when one of its rows is in a file that was added or removed, or became known because the horizon moved on. It cannot be told when the horizon moved back, a version or its
     files are gone, or a table has features of Delta by which a file changes in place.
     """
+    import duckdb  # here, as in lake_reader.py
+    from deltalake.exceptions import DeltaError
+
     source, table = view.batch_source, view.batch_source.table
     if before.horizon is None or table not in before.tables or before.horizon > reader.release.horizon:
         return None
@@ -56,6 +56,8 @@ def between(before: About, reader: LakeReader, view: FeatureView) -> int | None:
 
 def _differing(table: str, before: int, after: int) -> list[str] | None:
     """Files that one of the two versions has and the other does not; None when files are not all that there is to a version."""
+    from deltalake import DeltaTable
+
     path = str(settings.table_path(table))
     versions = [DeltaTable(path, version=number) for number in (before, after)]
     if not all(map(is_plain, versions)):

@@ -6,9 +6,8 @@ import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -20,6 +19,9 @@ from contracts.release import Release
 from features import kinds, queries
 from features.kinds import INSTANT
 from features.queries import identifier
+
+if TYPE_CHECKING:
+    import duckdb
 
 EVENT_TIMESTAMP = "event_timestamp"
 

