@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 def write_whole(path: Path, content: bytes) -> None:
     """Put `content` at `path` in one step; a reader sees the old bytes or the new ones. An OSError names the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # containers that share a volume share process ids
     try:
         unfinished.write_bytes(content)
         sync(unfinished)
@@ -22,6 +24,11 @@ def write_whole(path: Path, content: bytes) -> None:
         error.filename = error.filename or str(path)  # a full disk shows at `write`, which knows no name
         raise
     sync(path.parent)
+
+
+def machine() -> str:
+    """This machine's or container's name, as a part of a file name: who writes to a volume that several share."""
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in socket.gethostname()) or "unnamed"
 
 
 def sync(path: Path) -> None:

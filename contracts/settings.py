@@ -1,9 +1,10 @@
 """Where things are: the home of all state, the landing zone, the lake, the lineage. Read from the environment on each call, never at import."""
 
+import ipaddress
 import os
 from pathlib import Path
 
-from contracts import storage
+from contracts import secret_files, storage
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 COUNTS = ("auto", "duckdb", "cudf", "pandas")
@@ -28,13 +29,16 @@ def lake() -> Path:
 
 
 def landing() -> Path:
-    """`MILLRACE_LANDING`, or `landing` in the home: where the shop's systems drop their files."""
-    return storage.absolute(os.environ.get("MILLRACE_LANDING") or home() / "landing")
+    """`MILLRACE_LANDING`, or `landing` in the home: where the shop drops its files, a folder or `s3://bucket/path`."""
+    return storage.place(os.environ.get("MILLRACE_LANDING") or str(home() / "landing"))
 
 
 def labels() -> Path:
     """`MILLRACE_LABELS`, or `labels` in the home: the only folder from which labels are read whose path came over a network."""
-    return storage.absolute(os.environ.get("MILLRACE_LABELS") or home() / "labels")
+    chosen = os.environ.get("MILLRACE_LABELS") or home() / "labels"
+    if storage.is_remote(chosen):
+        raise SettingError(f"MILLRACE_LABELS is {chosen}, and labels are read from a folder only. Set it to a folder")
+    return storage.absolute(chosen)
 
 
 def lineage() -> Path:
@@ -42,9 +46,18 @@ def lineage() -> Path:
     return home() / "lineage"
 
 
+def bind() -> str:
+    """`MILLRACE_BIND`: the address that components listen on; `127.0.0.1` (default), or `0.0.0.0` in a container."""
+    address = os.environ.get("MILLRACE_BIND") or "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        raise SettingError(f"MILLRACE_BIND is {address!r}. Set it to an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::") from None
+
+
 def engine() -> str:
     """`MILLRACE_ENGINE`: `sail` (default), `spark` (a Spark of this machine), or a Spark Connect URL `sc://host:port`."""
-    return os.environ.get("MILLRACE_ENGINE") or "sail"
+    return secret_files.get("MILLRACE_ENGINE") or "sail"
 
 
 def join() -> str:
@@ -62,7 +75,15 @@ def beyond_horizon() -> str:
 
 def online() -> str:
     """`MILLRACE_ONLINE`: where features are served from; `sqlite` (default: files in the home), `redis://...` or `postgresql://...`. It may hold a password."""
-    return os.environ.get("MILLRACE_ONLINE") or "sqlite"
+    return secret_files.get("MILLRACE_ONLINE") or "sqlite"
+
+
+def registry() -> str:
+    """`MILLRACE_REGISTRY`: the `postgresql://user@host:port/database` that holds Feast's registry, perhaps with a password.
+
+    Empty (default): a file in the home.
+    """
+    return secret_files.get("MILLRACE_REGISTRY") or ""
 
 
 def table_path(qualified: str) -> Path:

@@ -1,4 +1,4 @@
-"""The files of the lake, on a file system or in an S3 bucket: one set of verbs for both.
+"""The files of lake and landing zone, on a file system or in an S3 bucket: one set of verbs for both.
 
 A local file is moved by renaming and locked by the kernel. A bucket knows neither: there a copy stands in for the move, and a lease, kept by conditional PUTs, for the lock.
 Paths in a bucket are `UPath`s, which have the methods of `Path`. Credentials and endpoint come from the environment, under the names that AWS gave them.
@@ -7,18 +7,23 @@ Paths in a bucket are `UPath`s, which have the methods of `Path`. Credentials an
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 from contracts import bucket, files
-from contracts.bucket import LockedError, StorageError
+from contracts.bucket import ChangedError, FolderEntry, LockedError, ObjectSource, StorageError
 
 if TYPE_CHECKING:
     import duckdb
+
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Entry(NamedTuple):
@@ -195,6 +200,99 @@ def readable(connection: duckdb.DuckDBPyConnection, root: Path) -> duckdb.DuckDB
     if is_remote(root):
         connection.register_filesystem(root.fs)  # type: ignore[attr-defined]
     return connection
+
+
+# --- files that others write
+
+
+class FileSource:
+    """A file on a file system, in the state of the mark, or in any if there is none."""
+
+    held = 0
+
+    def __init__(self, path: Path, mark: tuple[int, ...] | None = None) -> None:
+        self.path, self.mark = path, mark
+
+    def fetch(self) -> FileSource:
+        """This source: a file system needs no head start."""
+        return self
+
+    def open(self, mode: str = "rb") -> BinaryIO:  # noqa: ARG002 (as `Path.open`)
+        """The content as a file."""
+        return self.path.open("rb")
+
+    def for_arrow(self) -> Any:
+        """What Arrow reads it from."""
+        return self.path
+
+    def release(self) -> None:
+        """It is not in memory."""
+
+    def ensure_same(self) -> None:
+        """Raise ChangedError if the file is not in the state of its mark any more."""
+        try:
+            if self.mark is None or _mark(self.path.stat()) == self.mark:
+                return
+            what = f"{self.path} was replaced while it was read"
+        except FileNotFoundError:
+            what = f"{self.path} was removed while it was read"
+        remedy = "Wait until it is whole"
+        raise ChangedError(f"{what}. {remedy}, then run again", what, remedy)
+
+
+AnyEntry: TypeAlias = "os.DirEntry[str] | FolderEntry"
+"""A file or a folder, in a folder of a file system or of a bucket."""
+Source: TypeAlias = "FileSource | ObjectSource"
+"""A file in one state, to be read several times."""
+
+
+def _mark(about: os.stat_result) -> tuple[int, ...]:
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def source(path: Path) -> Source:
+    """The file as it is now."""
+    return ObjectSource(path) if is_remote(path) else FileSource(path)
+
+
+def digest(path: Path) -> tuple[str, Source]:
+    """SHA-256 of a file's content, in hex, and the file in the state that has it.
+
+    A large file is never in memory as a whole.
+    """
+    if is_remote(path):
+        return bucket.digest(path)
+    with path.open("rb") as content:
+        mark = _mark(os.fstat(content.fileno()))  # before: what is written meanwhile changes it
+        return hashlib.file_digest(content, "sha256").hexdigest(), FileSource(path, mark)
+
+
+def is_folder(path: Path | str) -> bool:
+    """Whether there is such a folder; in a bucket, whether anything lies in it."""
+    return bucket.exists(path) if is_remote(path) else Path(path).is_dir()
+
+
+def entries(folder: Path | str) -> Sequence[AnyEntry]:
+    """What lies in a folder: files and folders, in any order.
+
+    Raises OSError if a file system has no such folder; in a bucket it is empty.
+    """
+    if is_remote(folder):
+        return bucket.entries(folder)
+    with os.scandir(folder) as found:
+        return list(found)
+
+
+def entries_of(folders: Sequence[str]) -> Iterator[Sequence[AnyEntry]]:
+    """What lies in each of these folders of one parent; in a bucket, by one listing."""
+    if folders and is_remote(folders[0]):
+        return bucket.entries_of(folders)
+    return map(entries, folders)
+
+
+def side_by_side(function: Callable[[T], R], items: Iterable[T], where: Path) -> Iterator[R]:
+    """The function of each item, in their order: of objects in a bucket some at a time, as each waits for an answer."""
+    return bucket.side_by_side(function, items) if is_remote(where) else map(function, items)
 
 
 # --- locks

@@ -166,13 +166,12 @@ class Place(Protocol):
 
 def place() -> Place:
     """The place that `MILLRACE_ONLINE` names, or the folder of sqlite files in this home."""
-    return _place(os.environ.get("MILLRACE_ONLINE"), os.environ.get("MILLRACE_HOME"))
+    return _place(settings.online(), os.environ.get("MILLRACE_HOME"))
 
 
 @cache
-def _place(*_: str | None) -> Place:
+def _place(url: str, _home: str | None) -> Place:
     """By what the environment says, which is looked at in each request: to resolve a path takes as long as to read a row."""
-    url = settings.online()
     scheme = url.partition("://")[0] if "://" in url else ""
     if url == "sqlite":
         from features.online.sqlite import SqlitePlace

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 from openlineage.client.serde import Serde
 
-from contracts import settings
+from contracts import secret_files, settings
+from contracts.files import machine
 
 FILE = "millrace"
 """Stem of the file that takes our events."""
@@ -32,17 +33,25 @@ _asked_again_at: dict[str, float] = {}
 
 
 def emit(event: Any, file: str = FILE) -> None:
-    """Send a `RunEvent`, `JobEvent` or `DatasetEvent`, or append it to `<home>/lineage/<file>.ndjson`."""
+    """Send a `RunEvent`, `JobEvent` or `DatasetEvent`, or append it to this machine's file of events."""
     if os.environ.get("OPENLINEAGE_DISABLED", "").strip().lower() == "true":
         return
     url = os.environ.get("OPENLINEAGE_URL", "").strip()
     if url and _sent(event, url):
         return
-    path = settings.lineage() / f"{file}.ndjson"
+    path = path_of(file)
     try:
         append(path, Serde.to_json(event))
     except OSError as error:
         log.warning("A lineage event is lost: %s cannot be written (%s)", path, error)
+
+
+def path_of(file: str = FILE) -> Path:
+    """`<home>/lineage/<file>.<machine>.ndjson`.
+
+    Machines that share a volume write a file each: a lock may not reach from one to the other.
+    """
+    return settings.lineage() / f"{file}.{machine()}.ndjson"
 
 
 def append(path: Path, line: str) -> None:
@@ -87,7 +96,7 @@ def _post(event: Any, url: str) -> None:
     config = {"url": url, "timeout": TIMEOUT, "retry": {"total": 0, "connect": 0, "read": 0}}
     if endpoint := os.environ.get("OPENLINEAGE_ENDPOINT"):
         config["endpoint"] = endpoint
-    if key := os.environ.get("OPENLINEAGE_API_KEY"):
+    if key := secret_files.get("OPENLINEAGE_API_KEY"):
         config["auth"] = {"type": "api_key", "apiKey": key}
     transport = HttpTransport(HttpConfig.from_dict(config))
     try:

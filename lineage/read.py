@@ -14,8 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def events(file: str = "*") -> Iterator[dict[str, Any]]:
-    """Every event of `<home>/lineage/<file>.ndjson`, file by file in the order of writing. A line that a killed process left torn is passed over."""
-    for path in sorted(settings.lineage().glob(f"{file}.ndjson")):
+    """Every event of `<home>/lineage/<file>.<machine>.ndjson`, of all machines: file by file, in the order of writing.
+
+    A line that a killed process left torn is passed over.
+    """
+    for path in sorted(settings.lineage().glob(f"{file}.*ndjson")):
         with path.open() as lines:
             for number, line in enumerate(lines, 1):
                 try:

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from contracts import storage
+
 DAY = date(2017, 3, 1)
 COLUMNS = {
     "transactions": pa.schema(
@@ -85,12 +87,10 @@ class Shop:
     def land(self, table: str, rows: list[dict[str, Any]] | pa.Table, day: date | str = DAY, name: str | None = None, suffix: str = ".parquet") -> Path:
         """Write a file of these rows; columns that a row does not give are NULL. Give an Arrow table for columns of another shape."""
         path = self.path(table, day, name, suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(path.parent)
         data = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=COLUMNS[table])
-        if suffix == ".csv":
-            csv.write_csv(data, path)
-        else:
-            pq.write_table(data, path)
+        with path.open("wb") as file:
+            (csv.write_csv if suffix == ".csv" else pq.write_table)(data, file)
         return path
 
 

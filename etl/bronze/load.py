@@ -63,8 +63,7 @@ def load(table: Table, interval: Interval, stage: Path) -> Loaded:
     known = _known_files(table, published, interval) if published else {}
     result, new = Loaded(), []
     digests: dict[str, str] = {}
-    for file in landing.files(table, interval):
-        digest = landing.digest(table, file)
+    for file, digest in landing.digests(table, landing.files(table, interval)):
         if (known_as := known.get((digest, file.day))) is None:
             known[digest, file.day] = file.name
             digests[file.name] = digest
@@ -147,8 +146,7 @@ class Staging:
         return result
 
     def _read(self, files: list[LandedFile], result: Month) -> Iterator[Piece]:
-        for file in files:
-            content = landing.read(self.table, file)
+        for file, content in landing.read_each(self.table, files):
             result.rows_in += content.total
             result.staged += content.rows.num_rows
             result.rejected += content.rejected

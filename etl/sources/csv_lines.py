@@ -11,8 +11,7 @@ import csv
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 
@@ -43,6 +42,13 @@ class LineError(ValueError):
         self.column = column
 
 
+class Content(Protocol):
+    """A path, or what else can be opened several times and read as bytes."""
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """The bytes as a file."""
+
+
 @dataclass(frozen=True)
 class Span:
     """The bytes [start, end) of a record, line ends included, and the number of its first line, from 1."""
@@ -71,26 +77,27 @@ class Lines:
     malformed: list[Span] = field(default_factory=list)
 
 
-def scan(path: Path, multiline: Collection[str] = ()) -> Lines:
+def scan(content: Content, multiline: Collection[str] = ()) -> Lines:
     """The file's lines. A quoted cell may span lines in the columns named by `multiline` only.
 
     Raises LineError for a quote that is not closed where it must be, a record of several lines that does not have the
     cells of the header, bytes that are not UTF-8, a NUL, a record longer than LONGEST, and a file without a header.
     """
-    with path.open("rb") as file:
+    with content.open("rb") as file:
         return _Scan(multiline).read(file)
 
 
-def without(path: Path, spans: Collection[Span]) -> bytes:
+def without(content: Content, spans: Collection[Span]) -> bytes:
     """The file's bytes but for these records."""
-    content = path.read_bytes()
-    edges = [0, *(edge for span in spans for edge in (span.start, span.end)), len(content)]
-    return b"".join(content[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True))
+    with content.open("rb") as file:
+        whole = file.read()
+    edges = [0, *(edge for span in spans for edge in (span.start, span.end)), len(whole)]
+    return b"".join(whole[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True))
 
 
-def text(path: Path, spans: Collection[Span]) -> list[str]:
+def text(content: Content, spans: Collection[Span]) -> list[str]:
     """Each record as text, without its line end."""
-    with path.open("rb") as file:
+    with content.open("rb") as file:
         return [_text(file, span) for span in spans]
 
 

@@ -1,35 +1,38 @@
-"""The landing zone: `<landing>/<table>/<YYYY-MM-DD>/<file>.parquet|csv`. Find the files of an interval and read each into typed rows.
+"""The landing zone: `<landing>/<table>/<YYYY-MM-DD>/<file>.parquet|csv`, in a folder or in a bucket.
 
+Find the files of an interval and read each into typed rows.
 A file that cannot be trusted as a whole (torn, a column missing, a column of another kind) stops the table. A cell that does not fit its column only rejects its row.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from contracts import settings
+from contracts import settings, storage
 from contracts.bronze import AUDIT_COLUMNS
 from contracts.interval import DAY, Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Table, Type
+from contracts.storage import Source
 from etl.publishing import arrow_type
 from etl.sources import csv_lines
 from etl.sources.csv_lines import LineError, Lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from contracts.storage import AnyEntry
 
 FORMATS = (".parquet", ".csv")
 MAGIC = {b"PAR1": "it is a parquet file, so its name should end in .parquet", b"\x1f\x8b": "it is compressed by gzip"}
@@ -38,6 +41,8 @@ BLOCK = 1 << 20
 """Bytes that the CSV parser works on at a time, if no record needs more: its own default."""
 LARGEST_BLOCK = 2**31 - 1
 """More bytes the parser cannot count."""
+HELD = 32 << 20
+"""Bytes of small objects that a load keeps in memory between hashing and reading them."""
 FEW_CELLS = 64
 """Of so many cells that do not all fit, each is cast by itself."""
 AUDIT_NAMES = tuple(column.name for column in AUDIT_COLUMNS)
@@ -51,11 +56,15 @@ class LandingError(RuntimeError):
 
 @dataclass(frozen=True)
 class LandedFile:
-    """One file: `name` is its path relative to the landing zone, `day` its folder's date."""
+    """One file: `name` is its path relative to the landing zone, `day` its folder's date.
+
+    `source` is the file in the state in which it was hashed; None if it was not.
+    """
 
     path: Path
     name: str
     day: date
+    source: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -77,10 +86,14 @@ class Content:
     total: int
 
 
+Raw: TypeAlias = "tuple[pa.Table, list[Rejected], int]"
+"""Rows whose types are not judged yet, those that could not be read, and how many there were."""
+
+
 def require() -> Path:
     """The landing zone, or an error that says how to get one."""
     root = settings.landing()
-    if not root.is_dir():
+    if not storage.is_folder(root):
         raise LandingError(
             f"there is no landing zone at {root}. Run `make sample` to land the sample, or set MILLRACE_LANDING to the folder that holds <table>/<YYYY-MM-DD>/<file>"
         )
@@ -93,23 +106,45 @@ def files(table: Table, interval: Interval | None = None) -> list[LandedFile]:
     Hidden and half-written files (.x, _x, x.tmp) are passed over. Symbolic links are followed within the landing zone only.
     """
     root = require()
+    days = _days(root, table, interval)
+    folders = [folder for _, folder in days]
     found = []
-    for day, folder in _days(root, table, interval):
-        entries = sorted(_visible_entries(table, root, folder), key=lambda entry: entry.name)
+    for (day, folder), inside in zip(days, _checked(table, root, folders, storage.entries_of(folders)), strict=True):
         name = _within(root, folder)
-        found += [LandedFile(Path(entry.path), f"{name}/{entry.name}", day) for entry in entries]
-    for file in found:
-        _ensure_format(table, file)
-    return found
+        for entry in sorted(inside, key=lambda entry: entry.name):
+            file = LandedFile(_as_path(root, entry.path), f"{name}/{entry.name}", day)
+            found.append((entry, file))
+    for entry, file in found:
+        _ensure_format(table, file, entry)
+    return [file for _, file in found]
 
 
-def digest(table: Table, file: LandedFile) -> str:
-    """SHA-256 of the file's bytes, in hex."""
+def _as_path(root: Path, path: str) -> Path:
+    """The path of an entry, in the class that the landing zone's has."""
+    return type(root)(path)
+
+
+def digest(table: Table, file: LandedFile) -> tuple[str, Source]:
+    """SHA-256 of the file's bytes, in hex, and the file in the state that has it."""
     try:
-        with file.path.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+        return storage.digest(file.path)
     except OSError as error:
         raise _unreadable(table, file, "a file", error.strerror or str(error)) from error
+
+
+def digests(table: Table, found: Sequence[LandedFile]) -> Iterator[tuple[LandedFile, str]]:
+    """Each file with the SHA-256 of its bytes, in their order.
+
+    The files are in the states that were hashed: `read` raises ChangedError for one that is in another state by then.
+    Of small objects the first HELD bytes stay in memory, and are not fetched again.
+    """
+    held = 0
+    hashes = storage.side_by_side(partial(digest, table), found, settings.landing())
+    for file, (sha256, source) in zip(found, hashes, strict=True):
+        held += source.held
+        if held > HELD:
+            source.release()
+        yield LandedFile(file.path, file.name, file.day, source), sha256
 
 
 def _days(root: Path, table: Table, interval: Interval | None = None) -> list[tuple[date, str]]:
@@ -117,10 +152,11 @@ def _days(root: Path, table: Table, interval: Interval | None = None) -> list[tu
     start, end = (interval.start, interval.end) if interval else (date.min, date.max)
     found = []
     folder = root / table.name
-    if folder.is_symlink():
-        _ensure_inside(table, root, str(folder))
-    if not folder.is_dir():
-        return []
+    if not storage.is_remote(root):
+        if folder.is_symlink():
+            _ensure_inside(table, root, str(folder))
+        if not folder.is_dir():
+            return []
     for entry in _visible_entries(table, root, str(folder)):
         day = _day_of(entry.name)
         if not day or not entry.is_dir():
@@ -130,28 +166,43 @@ def _days(root: Path, table: Table, interval: Interval | None = None) -> list[tu
     return sorted(found)
 
 
-def _visible_entries(table: Table, root: Path, folder: str) -> list[os.DirEntry[str]]:
-    """What lies in a folder, without hidden and half-written files.
+def _visible_entries(table: Table, root: Path, folder: str) -> list[AnyEntry]:
+    """What lies in a folder, without hidden and half-written files."""
+    return next(_checked(table, root, [folder], map(storage.entries, [folder])))
+
+
+def _checked(
+    table: Table,
+    root: Path,
+    folders: Sequence[str],
+    listings: Iterator[Sequence[AnyEntry]],
+) -> Iterator[list[AnyEntry]]:
+    """What lies in each folder, without hidden and half-written files.
 
     Raises LandingError for a name that is not UTF-8, and for a link out of the landing zone.
     """
-    try:
-        with os.scandir(folder) as entries:
-            found = [entry for entry in entries if _visible(entry.name)]
-    except OSError as error:
-        name = _within(root, folder)
-        raise LandingError(f"{table.qualified}: the folder {name} cannot be listed ({error.strerror}). Let this user read it, then run again") from error
-    for entry in found:
-        if not entry.name.isascii():
-            _ensure_utf8(table, root, entry.path)
-        if entry.is_symlink():
-            _ensure_inside(table, root, entry.path)
-    return found
+    for folder in folders:
+        try:
+            inside = next(listings)
+        except OSError as error:
+            refusal = f"the folder {_within(root, folder)} cannot be listed ({error.strerror})"
+            raise LandingError(f"{table.qualified}: {refusal}. Let this user read it, then run again") from error
+        found = [entry for entry in inside if _visible(entry.name)]
+        for entry in found:
+            if not entry.name.isascii():
+                _ensure_utf8(table, root, entry.path)
+            if entry.is_symlink():
+                _ensure_inside(table, root, entry.path)
+        yield found
+
+
+def _prefix(root: Path) -> str:
+    return str(root).rstrip("/") + "/"
 
 
 def _within(root: Path, path: str) -> str:
     """The path relative to the landing zone."""
-    return str(Path(path).relative_to(root))
+    return path.removeprefix(_prefix(root))
 
 
 def _ensure_utf8(table: Table, root: Path, path: str) -> None:
@@ -182,8 +233,8 @@ def _ensure_inside(table: Table, root: Path, link: str) -> None:
         )
 
 
-def _ensure_format(table: Table, file: LandedFile) -> None:
-    if not file.path.is_file():
+def _ensure_format(table: Table, file: LandedFile, entry: AnyEntry) -> None:
+    if not entry.is_file():
         raise LandingError(f"{table.qualified}: {file.name} is not a file. Land files at {table.name}/{file.day}/<file>, or move it out of the landing zone")
     if file.path.suffix.lower() in FORMATS and file.path.suffix not in FORMATS:
         raise LandingError(f"{table.qualified}: {file.name} ends in {file.path.suffix}. Rename it to end in {file.path.suffix.lower()}, in small letters")
@@ -205,7 +256,7 @@ def _day_of(name: str) -> date | None:
     return day if YEARS[0] <= day.year <= YEARS[1] else None
 
 
-def _refuse_folder(table: Table, entry: os.DirEntry[str]) -> NoReturn:
+def _refuse_folder(table: Table, entry: AnyEntry) -> NoReturn:
     name = f"{table.name}/{entry.name}"
     if not entry.is_dir():
         raise LandingError(f"{table.qualified}: {name} lies outside of any day. Move it to the folder of its day, such as {table.name}/2017-01-31/{entry.name}")
@@ -238,7 +289,7 @@ def _ends(table: Table) -> Iterator[date]:
 def _refuse_misspelt_tables(tables: tuple[Table, ...]) -> None:
     """A folder under nearly a table's name would never be loaded, and nobody would notice. Other folders are none of our business."""
     names = [table.name for table in tables]
-    for folder in sorted(require().iterdir()):
+    for folder in sorted(storage.entries(str(require())), key=lambda entry: entry.name):
         near = difflib.get_close_matches(folder.name, names, 1, 0.8)
         if _visible(folder.name) and near and folder.name not in names:
             raise LandingError(
@@ -253,24 +304,40 @@ def _printable(name: str) -> str:
 
 def read(table: Table, file: LandedFile) -> Content:
     """The file's rows in the contract's columns and types (without the audit columns)."""
+    return _read(table, file, file.source or storage.source(file.path))
+
+
+def read_each(table: Table, found: Sequence[LandedFile]) -> Iterator[tuple[LandedFile, Content]]:
+    """Each file with its rows, in their order. Small objects are fetched while those before them are read."""
+    sources = (file.source or storage.source(file.path) for file in found)
+    fetched = storage.side_by_side(lambda source: source.fetch(), sources, settings.landing())
+    for file, source in zip(found, fetched, strict=True):
+        content = _read(table, file, source)
+        source.release()
+        yield file, content
+
+
+def _read(table: Table, file: LandedFile, source: Source) -> Content:
     columns = [column for column in table.columns if column.name not in AUDIT_NAMES]
-    raw, unreadable, total = _read_csv(table, file, columns) if file.path.suffix == ".csv" else _read_parquet(table, file, columns)
+    raw, unreadable, total = (_read_csv if file.path.suffix == ".csv" else _read_parquet)(table, file, source, columns)
+    source.ensure_same()
     return _typed(table, file, raw.select([column.name for column in columns]), columns, unreadable, total)
 
 
-def _read_parquet(table: Table, file: LandedFile, columns: list[Column]) -> tuple[pa.Table, list[Rejected], int]:
+def _read_parquet(table: Table, file: LandedFile, source: Source, columns: list[Column]) -> Raw:
+    """The columns as they are; no row of a parquet file is unreadable by itself."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(file.path) as reader:
+        with pq.ParquetFile(source.for_arrow()) as reader:
             _ensure_columns(table, file, columns, reader.schema_arrow.names)
             return reader.read(), [], reader.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(table, file, "parquet", error) from error
 
 
-def _read_csv(table: Table, file: LandedFile, columns: list[Column]) -> tuple[pa.Table, list[Rejected], int]:
+def _read_csv(table: Table, file: LandedFile, source: Source, columns: list[Column]) -> Raw:
     """Every cell as text: types are judged later, cell by cell, so that one bad cell costs one row.
 
     Raises LandingError unless the parser comes to as many records as the lines do.
@@ -278,10 +345,11 @@ def _read_csv(table: Table, file: LandedFile, columns: list[Column]) -> tuple[pa
     import pyarrow as pa
     from pyarrow import csv
 
-    lines = _lines(table, file, columns)
+    lines = _lines(table, file, source, columns)
     _ensure_columns(table, file, columns, lines.header)
     goes_on = "a cell goes on after its closing quote"
-    rejected = [Rejected(file.name, file.day, json.dumps({"line": line}), (goes_on,)) for line in csv_lines.text(file.path, lines.malformed)]
+    malformed = csv_lines.text(source, lines.malformed)
+    rejected = [Rejected(file.name, file.day, json.dumps({"line": line}), (goes_on,)) for line in malformed]
 
     def keep(row: Any) -> str:
         reason = f"the line has {row.actual_columns} fields, the header has {row.expected_columns}"
@@ -293,9 +361,9 @@ def _read_csv(table: Table, file: LandedFile, columns: list[Column]) -> tuple[pa
         include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False
     )
     parse = csv.ParseOptions(invalid_row_handler=keep, newlines_in_values=lines.spanning)
-    source = pa.BufferReader(csv_lines.without(file.path, lines.malformed)) if lines.malformed else file.path
+    content = pa.BufferReader(csv_lines.without(source, lines.malformed)) if lines.malformed else source.for_arrow()
     try:
-        rows = csv.read_csv(source, csv.ReadOptions(block_size=_block_size(table, file, lines)), parse, convert)
+        rows = csv.read_csv(content, csv.ReadOptions(block_size=_block_size(table, file, lines)), parse, convert)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(table, file, "CSV", type(error).__name__) from None  # the parser's message may quote a cell
     if rows.num_rows + len(rejected) != lines.records:
@@ -314,14 +382,14 @@ def _block_size(table: Table, file: LandedFile, lines: Lines) -> int:
     return needed
 
 
-def _lines(table: Table, file: LandedFile, columns: list[Column]) -> Lines:
+def _lines(table: Table, file: LandedFile, source: Source, columns: list[Column]) -> Lines:
     """The account of the file's lines; LandingError where they do not add up. Its message holds no cell of the file."""
     try:
-        with file.path.open("rb") as content:
+        with source.open("rb") as content:
             start = content.read(4)
         if other := next((what for magic, what in MAGIC.items() if start.startswith(magic)), ""):
             raise _unreadable(table, file, "CSV", other)
-        return csv_lines.scan(file.path, [column.name for column in columns if column.multiline])
+        return csv_lines.scan(source, [column.name for column in columns if column.multiline])
     except LineError as error:
         remedy = ""
         if error.column is not None:

@@ -5,14 +5,15 @@ The files keep the source's columns and types. Landing is idempotent: a landing 
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from contracts import settings
+from contracts import settings, storage
 from contracts.interval import Interval
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ Progress = Callable[[str], None]
 
 def is_landed() -> bool:
     """Whether the whole sample lies in the landing zone already."""
-    marker = settings.landing() / MARKER
-    return marker.exists() and json.loads(marker.read_text()) == {"layout": LAYOUT}
+    marker = storage.read(settings.landing() / MARKER)
+    return marker is not None and json.loads(marker) == {"layout": LAYOUT}
 
 
 def land(progress: Progress | None = None) -> Path:
@@ -46,17 +47,23 @@ def land(progress: Progress | None = None) -> Path:
     root = settings.landing()
     if is_landed():
         return root
+    for _ in storage.side_by_side(lambda file: _write(*file), _files(root, progress), root):
+        pass
+    storage.write_whole(root / MARKER, json.dumps({"layout": LAYOUT}).encode())
+    return root
+
+
+def _files(root: Path, progress: Progress | None) -> Iterator[tuple[pa.Table, Path]]:
+    """The rows of each file, and where it lands."""
     for name, cut in (("transactions", _days), ("promotions", _weeks), ("redemptions", _redemption_days)):
         if progress:
             progress(name)
         for day, rows in cut():
-            _write(rows, root / name / str(day) / f"{name}{'.csv' if name == 'redemptions' else '.parquet'}")
+            yield rows, root / name / str(day) / f"{name}{'.csv' if name == 'redemptions' else '.parquet'}"
     for name, (source, suffix) in SNAPSHOTS.items():
         if progress:
             progress(name)
-        _write(_source(source), root / name / str(SNAPSHOT_DAY) / f"{name}{suffix}")
-    (root / MARKER).write_text(json.dumps({"layout": LAYOUT}))
-    return root
+        yield _source(source), root / name / str(SNAPSHOT_DAY) / f"{name}{suffix}"
 
 
 def _source(name: str) -> pa.Table:
@@ -112,14 +119,23 @@ def _with_plain_dates(rows: pa.Table) -> pa.Table:
 
 
 def _write(rows: pa.Table, path: Path) -> None:
-    """Write beside the target and rename, so that a reader never sees half a file."""
+    """Write a whole file or none: beside the target and renamed, or in one PUT."""
+    if storage.is_remote(path):
+        content = io.BytesIO()
+        _encode(rows, path.suffix, content)
+        storage.write_whole(path, content.getvalue())
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    _encode(rows, path.suffix, unfinished)
+    unfinished.rename(path)
+
+
+def _encode(rows: pa.Table, suffix: str, target: Any) -> None:
     import pyarrow.parquet as pq
     from pyarrow import csv
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    if path.suffix == ".csv":
-        csv.write_csv(_with_plain_dates(rows), unfinished)
+    if suffix == ".csv":
+        csv.write_csv(_with_plain_dates(rows), target)
     else:
-        pq.write_table(rows.replace_schema_metadata(None), unfinished, compression="snappy")
-    unfinished.rename(path)
+        pq.write_table(rows.replace_schema_metadata(None), target, compression="snappy")

@@ -6,17 +6,20 @@ same connection moves the pointer, so that a loader that lost the lock cannot pu
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any, ClassVar
 
 import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
+from contracts import tls
 from features.generation import (
     About,
     Found,
@@ -33,7 +36,7 @@ from features.generation import (
 )
 from features.kinds import retyped_row
 from features.online import tables
-from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, masked, reaching, unreadable
+from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explained, Words, masked, reaching, unreadable
 from features.queries import identifier
 
 HOME = "millrace"
@@ -49,6 +52,12 @@ WORK_SECONDS = 600
 TURN_SECONDS = 0.2
 ANY = "\0"
 """Stands for a parameter: no name has it."""
+WORDS = Words(
+    "sslrootcert",
+    "sslcert and sslkey",
+    "Where the network may be trusted, set sslmode=disable in MILLRACE_ONLINE",
+    "Set sslmode=verify-full and sslrootcert in MILLRACE_ONLINE",
+)
 DOWN = (psycopg.OperationalError, psycopg.InterfaceError)
 LIMITS = ["statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
 """Settings of the server by which it would end a loader that works or compares for long."""
@@ -175,12 +184,31 @@ class PostgresPlace:
 
     def connect(self, kind: type[psycopg.Connection[Any]]) -> psycopg.Connection[Any]:
         """A new connection; each statement is a transaction, unless told otherwise."""
-        with reaching(self.where, psycopg.Error):
+        with reaching(self.where, psycopg.Error, explained=self._explained):
             connection = kind.connect(self._url, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="millrace")
             if not self._prepared:
                 _prepare(connection)
                 self._prepared = True
             return connection
+
+    def _explained(self, text: str) -> Explained | None:
+        """What keeps a connection from being encrypted.
+
+        libpq says only that the verification failed, of an expired certificate as of an untrusted one.
+        """
+        if text.endswith("no encryption"):
+            return (
+                text,
+                "If the server wants encrypted connections, set sslmode=verify-full and sslrootcert in MILLRACE_ONLINE. If not, let its pg_hba.conf admit this host",
+            )
+        fault = tls.named(text)
+        if fault is tls.Fault.UNTRUSTED:
+            known = conninfo_to_dict(self._url)
+            host, port = str(known.get("host") or ""), str(known.get("port") or "5432")
+            authority = str(known.get("sslrootcert") or os.environ.get("PGSSLROOTCERT") or Path.home() / ".postgresql" / "root.crt")
+            if port.isdecimal() and "," not in host:
+                fault = tls.found(host, int(port), None if authority == "system" else authority, postgres=True) or fault
+        return WORDS.explained(fault) if fault else None
 
     @contextmanager
     def _writing(self) -> Iterator[tuple[psycopg.Connection[Any], str]]:
@@ -426,6 +454,16 @@ def _prepare(connection: psycopg.Connection[Any]) -> None:
             connection.execute(f"CREATE TABLE {HOME}.pointer (one boolean PRIMARY KEY DEFAULT true CHECK (one), current text NOT NULL, former text)")
         if "published_at" not in _columns(connection, HOME, "pointer"):
             connection.execute(f"ALTER TABLE {HOME}.pointer ADD COLUMN published_at timestamptz")
+
+
+def pending(url: str) -> list[str]:
+    """What `_prepare` would do to the database, in words; nothing is written."""
+    where = masked(url)
+    with reaching(where, psycopg.Error), Bounded.connect(url, autocommit=True, connect_timeout=CONNECT_SECONDS) as connection:
+        columns = _columns(connection, HOME, "pointer")
+    if not columns:
+        return [f"make the table {HOME}.pointer"]
+    return [] if "published_at" in columns else [f"add published_at to {HOME}.pointer"]
 
 
 def _start(connection: psycopg.Connection[Any], name: str) -> None:

@@ -8,8 +8,10 @@ renewed while it works; the pointer moves only for who holds it.
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import socket
 import struct
 import threading
 from collections import defaultdict
@@ -28,6 +30,7 @@ from redis.exceptions import LockError
 from redis.lock import Lock
 from redis.retry import Retry
 
+from contracts import tls
 from features.generation import (
     About,
     Found,
@@ -43,7 +46,7 @@ from features.generation import (
     parsed,
 )
 from features.kinds import retyped_row
-from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, masked, reaching
+from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explained, Words, masked, reaching
 
 POINTER = "millrace:online"
 GENERATIONS = "millrace:generations"
@@ -57,6 +60,10 @@ PIPELINED = 2_000
 NEVER = -(2**63)
 HEAD = struct.Struct(">qq")
 DOWN = (redis.RedisError,)
+FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+OPTIONS = f"A server behind TLS is rediss://user:password@host:port/database, and its options are {', '.join(FILES)}"
+WORDS = Words("ssl_ca_certs", "ssl_certfile and ssl_keyfile", "Begin MILLRACE_ONLINE with redis://", "Begin MILLRACE_ONLINE with rediss://")
+CUT = re.compile(r"reset by peer|closed by server|violation of protocol|Broken pipe")
 EVICTING = "allkeys"
 DATABASE = re.compile(r"unix://.*|rediss?://[^/]*(/\d*)?")
 LEASE_RAN_OUT = "the lease ran out while the generation was loaded, and somebody else may be loading now; run again"
@@ -163,6 +170,7 @@ class RedisPlace:
             self.client = redis.Redis.from_url(url, **options)
         except ValueError as error:
             raise OnlineStoreUnfitError(f"MILLRACE_ONLINE ({self.where}): {error}. Use redis://user:password@host:port/database") from error
+        self._ensure_options()
         self.merge_script, self.publish_script = self.client.register_script(MERGE), self.client.register_script(PUBLISH)
         self._start_script, self._unnamed_script = self.client.register_script(START), self.client.register_script(UNNAMED)
 
@@ -235,7 +243,37 @@ class RedisPlace:
 
     def reaching(self) -> Any:
         """OnlineStoreUnreachableError when the server does not answer."""
-        return reaching(self.where, *DOWN)
+        return reaching(self.where, *DOWN, explained=self._explained)
+
+    def _ensure_options(self) -> None:
+        """Else the client raises a TypeError at the first command, or says that some file is missing and not which one."""
+        pool = self.client.connection_pool
+        try:
+            pool.connection_class(**pool.connection_kwargs)
+        except (TypeError, redis.RedisError) as error:
+            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            fault = f"{unknown[1]} is not an option of {self.where.partition('://')[0]}://" if unknown else str(error)
+            raise OnlineStoreUnfitError(f"MILLRACE_ONLINE ({self.where}): {fault}. {OPTIONS}") from None
+        for option in FILES:
+            path = pool.connection_kwargs.get(option)
+            if path and not os.access(path, os.R_OK):
+                raise OnlineStoreUnfitError(f"MILLRACE_ONLINE ({self.where}): {option} names {path}, which cannot be read. {OPTIONS}")
+
+    def _explained(self, text: str) -> Explained | None:
+        """What keeps a connection from being encrypted.
+
+        A client and a server that do not speak alike part without a reason, so the server is asked once more.
+        """
+        fault, known = tls.named(text), self.client.connection_pool.connection_kwargs
+        if fault is None and (host := known.get("host")):
+            port = known.get("port", 6379)
+            if not self.where.startswith("rediss://"):
+                fault = tls.Fault.ENCRYPTED if CUT.search(text) and tls.is_spoken(host, port) else None
+            elif CUT.search(text):
+                fault = tls.found(host, port, known.get("ssl_ca_certs"))
+            elif "Timeout connecting" in text:
+                fault = tls.Fault.PLAIN if _speaks_plainly(host, port) else None
+        return WORDS.explained(fault) if fault else None
 
     def described(self, name: str) -> dict[str, Described]:
         """The views of a generation."""
@@ -354,6 +392,14 @@ class RedisPlace:
             renewing.join()
             with suppress(LockError):  # it had run out
                 lease.release()
+
+
+def _speaks_plainly(host: str, port: int) -> bool:
+    """Whether a Redis answers without encryption; in its protocol an answer begins with + or -."""
+    with suppress(OSError), socket.create_connection((host, port), tls.SECONDS) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(1) in (b"+", b"-")
+    return False
 
 
 class RedisSession:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+from contracts import tls
 from features.generation import OnlineStoreUnfitError, OnlineStoreUnreachableError
 
 CONNECT_SECONDS = 2
@@ -32,13 +34,49 @@ def unreadable() -> OnlineStoreUnfitError:
     )
 
 
+LOOK = "See that it runs, and that MILLRACE_ONLINE names the right one"
+RENEW = "Renew the certificate at the server, and see that the clocks are right"
+REMEDIES = {
+    tls.Fault.UNTRUSTED: "See that {authority} in MILLRACE_ONLINE names a file with the certificate of that authority, in PEM",
+    tls.Fault.MISSING: "Let {authority} in MILLRACE_ONLINE name a file with the certificate of the authority that issued the server's, in PEM",
+    tls.Fault.STRICT: "Have both issued with Subject and Authority Key Identifier, basicConstraints and keyUsage (RFC 5280)",
+    tls.Fault.OTHER_HOST: "Use a host name that it lists in MILLRACE_ONLINE, or give the server a certificate for this one",
+    tls.Fault.ANONYMOUS: "Let {client} in MILLRACE_ONLINE name a certificate and its key",
+    tls.Fault.PLAIN: "{off}, or turn TLS on at the server",
+    tls.Fault.ENCRYPTED: "{on}",
+}
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the options for authorities and for a client's certificate are called; how to turn encryption off and on."""
+
+    authority: str
+    client: str
+    off: str
+    on: str
+
+    def explained(self, fault: tls.Fault) -> Explained:
+        """The fault, and what to do about it."""
+        return fault.format(server="the server"), REMEDIES.get(fault, RENEW).format(**vars(self))
+
+
+Explained = tuple[str, str]
+"""What is wrong, and what to do."""
+
+
+def _unexplained(_text: str) -> Explained | None:
+    return None
+
+
 @contextmanager
-def reaching(where: str, *errors: type[Exception]) -> Iterator[None]:
+def reaching(where: str, *errors: type[Exception], explained: Callable[[str], Explained | None] = _unexplained) -> Iterator[None]:
     """Say what to do when these errors of a client are raised."""
     try:
         yield
     except errors as error:
-        told = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        told, remedy = explained(text) or (text, LOOK)
         raise OnlineStoreUnreachableError(
-            f"the online store at {where} cannot be used: {told}. Nothing was served, and what is online stays as it was. See that it runs, and that MILLRACE_ONLINE names the right one"
+            f"the online store at {where} cannot be used: {told}. Nothing was served, and what is online stays as it was. {remedy}"
         ) from error

@@ -22,6 +22,7 @@ from contracts.report import AccountError, RowAccount
 from dags.steps import RunError
 from etl.delta import LakeError
 from etl.publishing import PublishError
+from lineage import emit
 from tests.landing import COLUMNS, Shop, purchase, rows, versions
 
 DAY, NEXT, END = "2017-03-01", "2017-03-02", "2017-03-03"
@@ -472,7 +473,7 @@ def test_two_processes_at_once_publish_what_one_would(broken_runs: dict, undistu
 
 def test_a_dead_lineage_server_does_not_stop_a_run(stocked: Shop, run: Callable, undisturbed: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     land_second_day(stocked)
-    file = settings.lineage() / "millrace.ndjson"
+    file = emit.path_of()
     lines = len(file.read_text().splitlines())
     monkeypatch.setenv("OPENLINEAGE_URL", "http://127.0.0.1:9")
     run(DAY, END)

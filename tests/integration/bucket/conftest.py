@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts import bucket, settings
+from contracts import bucket, settings, storage
 from etl import engine
 from tests.gateway import BUCKET, Gateway
 
@@ -27,15 +27,20 @@ def store(gateway: Gateway, home: Path, monkeypatch: pytest.MonkeyPatch) -> Gate
     return gateway
 
 
-def use(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], lake: str) -> None:
-    """Work on this lake with these variables and no others; clients made before, which keep what they were made with, are forgotten."""
+def use(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], lake: str, landing: str | None = None) -> None:
+    """Work on this lake and landing zone with these variables and no others.
+
+    Clients made before, which keep what they were made with, are forgotten.
+    """
     from obstore.fsspec import FsspecStore
 
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "SSL_CERT_"))]:
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MILLRACE_LAKE", lake)
+    if landing:
+        monkeypatch.setenv("MILLRACE_LANDING", landing)
     bucket._store.cache_clear()
     engine._session.cache_clear()
     for one in {FsspecStore, *FsspecStore.__subclasses__()}:
@@ -43,6 +48,18 @@ def use(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], lake: str)
     for name, value in bucket.environment().items():  # what `settings.lake()` would set for good
         monkeypatch.setenv(name, value)
     settings.lake()
+
+
+def mirror(zone: Path, remote: str) -> None:
+    """Have the landing zone in the bucket hold what this one on the disk holds."""
+    root = bucket.place(remote)
+    for path in storage.tree(root, ""):
+        if not (zone / str(path).removeprefix(f"{root}/")).exists():
+            storage.remove(path)
+    for path in storage.tree(zone, ""):
+        target = root / str(path.relative_to(zone))
+        if path.is_file() and storage.read(target) != path.read_bytes():
+            storage.write_whole(target, path.read_bytes())
 
 
 def served(gateway: Gateway) -> Path:

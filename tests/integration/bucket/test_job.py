@@ -12,45 +12,61 @@ from pathlib import Path
 
 import pytest
 
-from contracts import release, settings
+from contracts import release, settings, storage
 from dags import steps
 from etl import delta
 from etl.commits import committer
 from etl.commits.delta_rs import DeltaRs
+from etl.sources.landing import LandingError
 from features.labels import LabelError
 from features.training import sandbox
 from tests.carrying import FIRST, THEN, WRITER, carry, differing, keep_only, land, land_more, quarantined
+from tests.certificates import Certificates
+from tests.components import Stack
 from tests.conftest import command
 from tests.gateway import BUCKET, Gateway
-from tests.integration.bucket.conftest import served, use
-from tests.landing import Shop, purchase, rows, versions
+from tests.integration.bucket.conftest import mirror, served, use
+from tests.landing import COLUMNS, Shop, purchase, rows, versions
 from tests.spark import running
 from tests.unit.contracts.processes import at_once
 from tests.unit.features.conftest import Lake, activity
 
 
 @pytest.fixture(scope="package")
-def spark_on_s3(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Spark that can read and write the bucket."""
-    with running(tmp_path_factory.mktemp("spark-s3"), lambda patch: use(patch, gateway.environment(), f"s3://{BUCKET}/spark")) as (_, url):
+def spark_on_s3(gateway: Gateway, certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Spark that can read and write the bucket: over TLS, by a second gateway before the same folder."""
+    encrypted = Gateway.start(gateway.folder, certificates.server)
+    environment = {**encrypted.environment(), "AWS_CA_BUNDLE": str(certificates.authority)}
+    with running(tmp_path_factory.mktemp("spark-s3"), lambda patch: use(patch, environment, f"s3://{BUCKET}/spark")) as (_, url):
         yield url
+    encrypted.stop()
 
 
-@pytest.fixture(params=["sail", "spark"])
+@pytest.fixture(scope="package")
+def sail_on_s3(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Sail apart, as a container runs it: it has credentials for the bucket, and none of our files."""
+    with Stack(tmp_path_factory.mktemp("sail-s3"), gateway.environment()) as stack:
+        yield stack.start("engine").engine_url
+
+
+@pytest.fixture(params=["sail", "sail apart", "spark"])
 def engine(request: pytest.FixtureRequest) -> str:
     """MILLRACE_ENGINE of one of the engines."""
-    return "sail" if request.param == "sail" else str(request.getfixturevalue("spark_on_s3"))
+    return "sail" if request.param == "sail" else str(request.getfixturevalue("sail_on_s3" if request.param == "sail apart" else "spark_on_s3"))
 
 
 def test_tables_accounts_and_quarantine_are_those_of_a_file_system(
-    shop: Shop, home: Path, store: Gateway, engine: str, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, home: Path, store: Gateway, engine: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    if engine != "sail":
+    """With Sail the landing zone lies in the bucket too."""
+    if request.node.callspec.params["engine"] == "spark":
         keep_only(monkeypatch, "gold.product_popularity", "gold.customer_profile")
     lake, folder = str(settings.lake()), served(store)
+    zone = f"{lake}-landing" if engine == "sail" else str(shop.root)
     land(shop)
     expected = carry(monkeypatch, "sail", home / "local", FIRST)
     rejected = quarantined()
+    put_landing(monkeypatch, shop, zone)
     assert carry(monkeypatch, engine, lake, FIRST) == expected
     assert differing(home / "local", folder) == []
     assert not [path for path in folder.glob("*/*/_stage/**/*") if path.is_file()]
@@ -62,8 +78,74 @@ def test_tables_accounts_and_quarantine_are_those_of_a_file_system(
     monkeypatch.setenv("MILLRACE_LAKE", str(folder))
     assert versions() == before
     land_more(shop)
-    assert carry(monkeypatch, engine, lake, THEN) == carry(monkeypatch, "sail", home / "local", THEN)
+    put_landing(monkeypatch, shop, zone)
+    accounts = carry(monkeypatch, engine, lake, THEN)
+    monkeypatch.setenv("MILLRACE_LANDING", str(shop.root))
+    assert accounts == carry(monkeypatch, "sail", home / "local", THEN)
     assert differing(home / "local", folder) == []
+
+
+def put_landing(monkeypatch: pytest.MonkeyPatch, shop: Shop, zone: str) -> None:
+    """Use this landing zone from now on, holding what the shop's holds."""
+    if zone != str(shop.root):
+        mirror(shop.root, zone)
+    monkeypatch.setenv("MILLRACE_LANDING", zone)
+
+
+DAYS = ("2017-03-01", "2017-03-04")
+BASKETS = [(1, 3.0), (2, 3.0), (5, 9.0), (8, 2.0), (9, 2.0)]
+"""The baskets and what was paid, in the end."""
+HEADER = ",".join(COLUMNS["transactions"].names)
+LINE = "1,10,{basket},1,2,{value},0.5,0,0,10,2017-03-0{day} 10:00:00"
+
+
+def lines(*rows: str) -> bytes:
+    return "".join(f"{row}\n" for row in (HEADER, *rows)).encode()
+
+
+def test_late_and_corrected_files_duplicates_and_refusals_are_those_of_a_file_system(
+    shop: Shop, home: Path, store: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_only(monkeypatch, "silver.transactions")
+    lake, folder = str(settings.lake()), served(store)
+    zone = f"{lake}-landing"
+
+    def run_both(*refused: str) -> None:
+        """The same accounts, rejected rows and tables, or the same refusal."""
+        results = []
+        for landing, to in ((str(shop.root), home / "local"), (zone, lake)):
+            put_landing(monkeypatch, shop, landing)
+            try:
+                results.append((carry(monkeypatch, "sail", to, DAYS), ""))
+            except LandingError as error:
+                results.append(({}, str(error)))
+            monkeypatch.setenv("MILLRACE_LAKE", str(folder) if to == lake else str(to))
+            results.append(quarantined())
+        assert results[:2] == results[2:]
+        assert [text for text in refused if text in results[0][1]] == [*refused]
+        assert bool(results[0][1]) == bool(refused)
+        assert differing(home / "local", folder) == []
+
+    def put(name: str, *rows: str) -> Path:
+        path = shop.root / "transactions" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(lines(*rows))
+        return path
+
+    put("2017-03-02/a b+%.csv", LINE.format(basket=5, value=1, day=2), LINE.format(basket=6, value="dear", day=2))
+    run_both()
+    for name in ("a b+%.csv", "the same again.csv"):
+        values = {5: 9, 6: "cheap", 7: '"1"1'}
+        put(f"2017-03-02/{name}", *(LINE.format(basket=basket, value=value, day=2) for basket, value in values.items()))
+    put("2017-03-03/late.csv", LINE.format(basket=8, value=2, day=1))
+    put("2017-03-03/.half.csv", "torn")
+    run_both()
+    bad = put("2017-03-03/bad.csv", LINE.format(basket=9, value='"2', day=3), LINE.format(basket=10, value=2, day=3))
+    run_both("transactions/2017-03-03/bad.csv cannot be read as CSV (line 2 opens a quote", "in column sales_value)")
+    bad.write_bytes(lines(LINE.format(basket=9, value='"2"', day=3)))
+    run_both()
+    monkeypatch.setenv("MILLRACE_LAKE", str(folder))
+    assert [(row["basket_id"], float(row["sales_value"])) for row in rows("silver.transactions")] == BASKETS
 
 
 FEATURES = f"""
@@ -141,3 +223,13 @@ def test_tables_are_tidied_up_and_released_versions_stay_readable(shop: Shop, st
     assert steps.vacuum(name, timedelta(0), delete=True).gone >= 2
     assert steps.vacuum(name, timedelta(0), delete=True).gone == 0
     assert sorted(delta.read(name, pinned).collect()) == expected
+
+
+def test_an_engine_that_has_another_disk_is_refused_before_a_run(shop: Shop, home: Path, sail_on_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_ENGINE", sail_on_s3)
+    steps.check_interval(*FIRST)  # it sees this one
+    moved = home / "lake"
+    monkeypatch.setattr(storage, "tree", lambda *_: [])  # as if what it wrote lay on its own disk
+    monkeypatch.setenv("MILLRACE_LAKE", str(moved / "elsewhere"))
+    with pytest.raises(delta.LakeError, match=r"^the engine at sc://\S+ does not see the lake at \S+/elsewhere: .*Mount that folder at the same path"):
+        steps.check_interval(*FIRST)

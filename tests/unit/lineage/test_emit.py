@@ -3,6 +3,7 @@
 import json
 import logging
 import multiprocessing
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -58,7 +59,7 @@ def test_an_event_is_one_line(event, home):
     emit.emit(event)
     emit.emit(event)
 
-    lines = (home / "lineage" / "millrace.ndjson").read_text().splitlines()
+    lines = emit.path_of().read_text().splitlines()
     assert [json.loads(line)["run"]["runId"] for line in lines] == [event.run.runId] * 2
 
 
@@ -83,13 +84,22 @@ def test_processes_do_not_tear_each_others_lines(tmp_path):
 
 def test_a_line_that_a_killed_process_left_torn_spoils_no_other(event, home, caplog):
     emit.emit(event)
-    path = home / "lineage" / "millrace.ndjson"
+    path = emit.path_of()
     with path.open("a") as file:
         file.write('{"eventType": "COMP')
     emit.emit(event)
 
     assert len(list(read.events())) == 2
     assert "line 2 is not JSON" in caplog.text
+
+
+def test_machines_that_share_a_home_write_a_file_each(event, home, monkeypatch):
+    """A lock on a network volume may not reach from one to the other."""
+    for name in ("here", "there.example.com"):
+        monkeypatch.setattr(socket, "gethostname", lambda name=name: name)
+        emit.emit(event)
+    assert sorted(path.name for path in (home / "lineage").iterdir()) == ["millrace.here.ndjson", "millrace.there-example-com.ndjson"]
+    assert len(list(read.events())) == len(list(read.events("millrace"))) == 2
 
 
 def test_a_server_gets_the_event_and_the_file_does_not(event, home, monkeypatch):

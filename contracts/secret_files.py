@@ -1,0 +1,117 @@
+"""Secrets as files: `NAME_FILE` names a file whose content becomes `NAME`, as in Docker's official images.
+
+An argument shows in every list of processes, and a variable in `docker inspect` and in the manifest that sets it. Each
+entry point calls `load` first; `get` does so for a process that begins in the middle, such as a notebook. The variable
+with the path is removed, so that a child gets the value once, and a second call finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import threading
+from collections.abc import MutableMapping
+from pathlib import Path
+
+NAMES = (
+    "MILLRACE_ONLINE",
+    "MILLRACE_REGISTRY",
+    "MILLRACE_DATABASE",
+    "MILLRACE_ADMIN_PASSWORD",
+    "MILLRACE_ENGINE",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AIRFLOW__CORE__FERNET_KEY",
+    "AIRFLOW__API_AUTH__JWT_SECRET",
+    "AIRFLOW__API__SECRET_KEY",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC",
+    "AIRFLOW_CONN_AWS_DEFAULT",
+    "OPENLINEAGE_API_KEY",
+)
+"""Of no other variable is `_FILE` looked at: `PGPASSFILE` and `AWS_WEB_IDENTITY_TOKEN_FILE`, say, belong to others."""
+SUFFIX = "_FILE"
+LARGEST = 1 << 16
+"""Bytes; a secret that is larger is another file."""
+log = logging.getLogger("millrace")
+_loading = threading.Lock()
+"""Between setting a variable and removing the other one, both are set: for another thread that would be an error."""
+
+
+class SecretError(ValueError):
+    """The file that a variable names cannot be used. The message has the variable and the path, never the content."""
+
+
+def load(environment: MutableMapping[str, str] | None = None) -> None:
+    """Set each variable of `NAMES` whose `NAME_FILE` names a file, and remove `NAME_FILE`.
+
+    SecretError for the first file that cannot be used.
+    """
+    known = os.environ if environment is None else environment
+    for name in NAMES:
+        if name + SUFFIX in known:
+            with _loading:
+                _load(name, known)
+
+
+def get(name: str) -> str | None:
+    """A variable of `NAMES`; None where it is unset or empty."""
+    if name + SUFFIX in os.environ:
+        load()
+    return os.environ.get(name) or None
+
+
+def _load(name: str, environment: MutableMapping[str, str]) -> None:
+    variable = name + SUFFIX
+    if path := environment.get(variable):
+        if environment.get(name):
+            raise SecretError(f"{name} and {variable} are both set. Unset one of them")
+        environment[name] = read(variable, Path(path))
+    environment.pop(variable, None)
+
+
+def read(variable: str, path: Path) -> str:
+    """The text of the file that `variable` names, without one newline at its end."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe that nobody writes to would wait for ever
+            kind = "a folder" if path.is_dir() else "neither a file nor a link to one"
+            raise SecretError(f"{variable} names {path}, which is {kind}. Name a file that holds the secret and nothing else")
+        with path.open("rb") as file:
+            content, exposed = file.read(LARGEST + 1), is_exposed(file.fileno(), stat.S_IROTH | stat.S_IWOTH)
+    except OSError as error:
+        raise SecretError(f"{variable} names {path}, which cannot be read: {error.strerror}. Name a file that this user may read") from None
+    if exposed:
+        log.warning("%s names %s, which every user of this machine can read. Run `chmod o= %s`", variable, path, path)
+    return _text(variable, path, content)
+
+
+def _text(variable: str, path: Path, content: bytes) -> str:
+    """Errors are raised outside of `except`: a UnicodeDecodeError as their context would show the content."""
+    if len(content) > LARGEST:
+        raise SecretError(f"{variable} names {path}, which has more than {LARGEST >> 10} KiB. Name a file that holds the secret and nothing else")
+    text = _decoded(content)
+    if text is None or "\0" in text:
+        fault = "is not UTF-8" if text is None else "holds a NUL byte"
+        raise SecretError(f"{variable} names {path}, which {fault}. Write the secret as text")
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise SecretError(f"{variable} names {path}, which is empty. Write the secret into it, or unset {variable}")
+    return text
+
+
+def _decoded(content: bytes) -> str | None:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def is_exposed(file: int, bits: int) -> bool:
+    """Whether the mode of an open file has one of these bits, by which others may use it.
+
+    Docker and Kubernetes mount secrets read-only with mode 0444 or 0644. They are not exposed: whoever else is in that
+    container has them anyway.
+    """
+    return bool(os.fstat(file).st_mode & bits) and not os.fstatvfs(file).f_flag & os.ST_RDONLY

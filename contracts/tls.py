@@ -1,0 +1,90 @@
+"""What is wrong with an encrypted connection, in words.
+
+A client's error says it, or else a handshake of our own finds it out.
+Sail says no more than `error sending request`, and libpq says of an expired certificate, too, that its
+verification failed.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import struct
+from contextlib import suppress
+from enum import StrEnum
+
+SECONDS = 2.0
+"""For each step of a handshake of our own; it comes on top of what the client waited."""
+POSTGRES_REQUEST = struct.pack("!ii", 8, 80_877_103)
+"""PostgreSQL's SSLRequest, which asks for TLS within its own protocol."""
+
+
+class Fault(StrEnum):
+    """Why there is no encrypted connection, to be formatted with `server`."""
+
+    UNTRUSTED = "the certificate of {server} is not trusted, since no authority known here has issued it"
+    MISSING = "there is no file of authorities by which to judge the certificate of {server}"
+    EXPIRED = "the certificate of {server} has expired"
+    EARLY = "the certificate of {server} is not valid yet"
+    STRICT = "the certificate of {server}, or of its authority, lacks an extension that Python 3.13 requires"
+    OTHER_HOST = "the certificate of {server} is for another host name"
+    ANONYMOUS = "{server} asks for a client's certificate that it accepts"
+    PLAIN = "{server} does not speak TLS"
+    ENCRYPTED = "{server} speaks TLS only"
+
+
+PHRASES = {
+    Fault.MISSING: r"root certificate file .* does not exist|could not (read|load) root certificate",
+    Fault.EXPIRED: r"certificate has expired|certificate expired|ExpiredContext|NotAfter",
+    Fault.EARLY: r"certificate is not yet valid|NotValidYet|certificate not valid yet|NotBefore",
+    Fault.STRICT: r"Missing (Authority|Subject) Key Identifier|not include key usage|CA cert not marked critical",
+    Fault.OTHER_HOST: r"certificate (is )?not valid for|NotValidForName|does not match host|[Hh]ostname mismatch|No subject alt",
+    Fault.UNTRUSTED: r"UnknownIssuer|self[- ]signed certificate|unable to get (local )?issuer|PKIX path|certificate verify failed(?!:)",
+    Fault.ANONYMOUS: r"certificate required|CertificateRequired|a valid client certificate|alert unknown ca|alert bad cert",
+    Fault.PLAIN: r"(?i)wrong.version.number|InvalidContentType|does not support SSL|record layer failure|unrecognized SSL",
+}
+"""How OpenSSL, libpq, rustls and Java spell each, the more precise ones first."""
+
+
+def named(text: str) -> Fault | None:
+    """What an error's text says; None where it says nothing about TLS."""
+    return next((fault for fault, phrase in PHRASES.items() if re.search(phrase, text)), None)
+
+
+def found(host: str, port: int, authority: str | None = None, *, postgres: bool = False) -> Fault | None:
+    """What is wrong if we connect and trust the authorities of this file; None where nothing is, or nobody answers."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if authority:
+            context.load_verify_locations(authority)
+        else:
+            context.load_default_certs()
+        _shake_hands(context, host, port, postgres=postgres)
+    except ConnectionRefusedError:
+        return None
+    except OSError as error:  # ssl.SSLError is one
+        return named(str(error))
+    return None
+
+
+def is_spoken(host: str, port: int) -> bool:
+    """Whether the server answers a TLS handshake, whoever it is."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with suppress(OSError):
+        _shake_hands(context, host, port)
+        return True
+    return False
+
+
+def _shake_hands(context: ssl.SSLContext, host: str, port: int, *, postgres: bool = False) -> None:
+    with socket.create_connection((host, port), SECONDS) as connection:
+        if postgres:
+            connection.sendall(POSTGRES_REQUEST)
+            if connection.recv(1) != b"S":
+                raise ssl.SSLError("the server does not support SSL")
+        with context.wrap_socket(connection, server_hostname=host) as encrypted:
+            encrypted.settimeout(SECONDS / 10)
+            with suppress(TimeoutError):  # a server that wants a client's certificate says so after the handshake
+                encrypted.recv(1)
