@@ -25,7 +25,7 @@ from contracts.report import UNCHANGED
 from features import generation, labels, materialize
 from features.labels import JoinKey
 from features.lake_reader import pinned
-from features.registry import ensure_gold
+from features.servable import ensure_gold
 
 
 class ReleaseProvider(PassthroughProvider):

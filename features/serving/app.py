@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from features import registry
+from features import registry, registry_store
+from features.registry_database import RegistryDeniedError
 from features.serving import token
 from features.serving.errors import INTERNAL, UNPROCESSABLE, FieldError, content_of
 from features.serving.gateway import ROUTES, Gateway
@@ -18,8 +19,20 @@ REGISTRY_SECONDS = 10
 log = logging.getLogger("millrace.features")
 
 
+def _apply() -> None:
+    """Bring the registry up to the definitions; a server that may only read it serves what others applied."""
+    try:
+        registry.apply()
+    except RegistryDeniedError as error:
+        registry.open_store().list_feature_services()  # RegistryMissingError where nobody applied any
+        log.warning("Serving the definitions of the registry, which are not those of this code: %s", error)
+
+
 def app(options: Options | None = None) -> Gateway:
-    """The application. First the registry is brought up to the definitions, and the token of writes is made."""
+    """The application. First the registry is brought up to the definitions, and the token of writes is made.
+
+    While the server of a registry in PostgreSQL is away, the definitions that were read last are served.
+    """
     from fastapi import Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import Response
@@ -28,8 +41,9 @@ def app(options: Options | None = None) -> Gateway:
     chosen = options or read()
     if chosen.writes:
         token.create()
-    registry.apply()
+    _apply()
     store = registry.open_store()
+    registry_store.keep_answering(store)
     feasts = get_app(store, registry_ttl_sec=REGISTRY_SECONDS)
     feasts.router.routes[:] = [route for route in feasts.router.routes if getattr(route, "path", None) in ROUTES]
 

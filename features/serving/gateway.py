@@ -16,6 +16,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from contracts import settings
+from features import registry_store
 from features.serving import metrics, token
 from features.serving.errors import (
     INTERNAL,
@@ -107,11 +108,12 @@ class Gateway:
             if path == HEALTH:
                 return Response(200, b'{"status": "alive"}')
             if path == READY:
-                return _readiness(await self._probe.look())
+                return _readiness(await self._probe.look(), registry_store.outage(self.online.store))
             if path == METRICS:
                 found = await self._probe.look()
                 served = found if isinstance(found, Served) else None
-                content = await run_in_threadpool(metrics.exposition, served, self._options.workers)
+                outage = registry_store.outage(self.online.store)
+                content = await run_in_threadpool(metrics.exposition, served, self._options.workers, outage is None)
                 return Response(200, content, metrics.CONTENT_TYPE)
             return await self._feasts(scope, await _body(headers, receive), receive, send)
         except ClientClosedError:
@@ -242,12 +244,13 @@ def _host_name(header: bytes) -> str | None:
     return host_name(header.decode("latin-1"))
 
 
-def _readiness(found: Served | Exception) -> Response:
+def _readiness(found: Served | Exception, outage: str | None) -> Response:
+    """Ready also while the registry is away: the definitions that were read last are served, and the answer says so."""
     if isinstance(found, Exception):
         return _error(found)
     horizon = found.horizon.date().isoformat() if found.horizon else None
     content = {"status": "ready", "generation": found.generation, "release": found.release, "horizon": horizon}
-    return Response(200, json.dumps(content).encode())
+    return Response(200, json.dumps(content | ({"registry": outage} if outage else {})).encode())
 
 
 def _error(error: Exception) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import feast.metrics  # noqa: F401 (it tells prometheus-client where to keep values, which has to come first)
@@ -61,11 +62,11 @@ def _entities(service: str) -> Any:
     return ENTITIES.labels(service)
 
 
-def exposition(served: Served | None, workers: int) -> bytes:
+def exposition(served: Served | None, workers: int, registry_answers: bool = True) -> bytes:
     """All metrics in Prometheus' text format; those of what is served are absent, but for `up`, while it is unknown."""
     registry = CollectorRegistry()
     registry.register(_Ours())
-    registry.register(_Now(served, workers))
+    registry.register(_Now(served, workers, registry_answers))
     return generate_latest(registry)
 
 
@@ -74,19 +75,24 @@ class _Ours(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Sums over the files of all workers, of those that ended as well."""
-        files: Any = MultiProcessCollector
-        found = files(None, os.environ["PROMETHEUS_MULTIPROC_DIR"]).collect()
+        # A worker creates its file empty and then gives it a size. Reading it in between would fail the whole answer.
+        folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+        files = [str(path) for path in folder.glob("*.db") if path.stat().st_size]
+        merge: Any = MultiProcessCollector.merge
+        found = merge(files)
         return (metric for metric in found if metric.name.startswith(PREFIX))
 
 
 class _Now(Collector):
-    def __init__(self, served: Served | None, workers: int) -> None:
-        self._served, self._workers = served, workers
+    def __init__(self, served: Served | None, workers: int, registry_answers: bool) -> None:
+        self._served, self._workers, self._registry_answers = served, workers, registry_answers
 
     def collect(self) -> Iterable[Metric]:
         """Gauges as of this moment."""
         served, now = self._served, generation.now()
         yield _gauge("workers", "Worker processes that were asked for", self._workers)
+        told = "0 while the registry is away, and what was read of it last is served"
+        yield _gauge("registry_answers", told, self._registry_answers)
         yield _gauge("ready", "1 while features are online and the online store answers", served is not None)
         if served is None:
             return

@@ -1,4 +1,4 @@
-"""What the feature server is started with: `MILLRACE_FEATURES_HOSTS`, `_WORKERS`, `_WRITES`, and fixed bounds."""
+"""What the feature server is started with: `MILLRACE_FEATURES_HOSTS`, `_WORKERS`, `_WRITES`, `_TOKEN_FILE`, and fixed bounds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from features.serving import token
+
 LOOPBACK = "127.0.0.1"
 LOOPBACK_NAMES = frozenset({"localhost", LOOPBACK, "[::1]"})
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::\d{1,5})?", re.IGNORECASE)
+
+PLAIN_TOKEN = token.SETTING.removesuffix("_FILE")
+"""Refused: the token would be in the environment, and in each dump of it."""
 
 LARGEST_BODY = 1 << 20
 """Bytes of a request's body."""
@@ -44,6 +49,8 @@ class Options:
 def read(environment: Mapping[str, str] | None = None) -> Options:
     """The options that the environment names; ServingOptionError says which of them is wrong."""
     known = os.environ if environment is None else environment
+    if known.get(PLAIN_TOKEN):
+        raise ServingOptionError(f"{PLAIN_TOKEN} is not read. Write the token into a file, and name the file in {token.SETTING}")
     return Options(
         _hosts(known.get("MILLRACE_FEATURES_HOSTS") or ""),
         _workers(known.get("MILLRACE_FEATURES_WORKERS") or "1"),

@@ -6,6 +6,8 @@ from feast.errors import FeastError
 
 from features.generation import OnlineStoreError
 from features.kinds import KindError
+from features.registry_database import RegistryDeniedError, RegistryUnreachableError
+from features.registry_store import RegistryConflictError
 from features.serving.errors import INTERNAL, UNPROCESSABLE, RequestError
 
 UNAVAILABLE = 503
@@ -15,7 +17,7 @@ def status_of(error: Exception) -> int:
     """The status of an answer that reports this error; 500 for what no client can cause."""
     if isinstance(error, RequestError):
         return error.status
-    if isinstance(error, OnlineStoreError):
+    if isinstance(error, OnlineStoreError | RegistryUnreachableError | RegistryDeniedError | RegistryConflictError):
         return UNAVAILABLE
     if isinstance(error, KindError):
         return UNPROCESSABLE

@@ -1,4 +1,4 @@
-"""The bearer token of writes over HTTP: generated once, kept in a file of the home that only its owner can read."""
+"""The bearer token of writes over HTTP, in a file: generated once in the home, or the one that `MILLRACE_FEATURES_TOKEN_FILE` names."""
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from contracts import settings
+from contracts import secret_files, settings
 from features.serving.errors import UnauthorizedError, WritesDisabledError
 
-PLACE = "feast/write_token of MILLRACE_HOME"
-"""For messages, which show no path of this machine."""
+SETTING = "MILLRACE_FEATURES_TOKEN_FILE"
+SHORTEST = 16
 
 
 def path() -> Path:
-    """`$MILLRACE_HOME/feast/write_token`."""
-    return settings.home() / "feast" / "write_token"
+    """The file that `MILLRACE_FEATURES_TOKEN_FILE` names, else `$MILLRACE_HOME/feast/write_token`."""
+    named = os.environ.get(SETTING)
+    return Path(named) if named else settings.home() / "feast" / "write_token"
+
+
+def _described() -> str:
+    """For messages, which show no path of this machine."""
+    return f"the file that {SETTING} names" if os.environ.get(SETTING) else "feast/write_token of MILLRACE_HOME"
 
 
 def create() -> Path:
-    """Make the token where there is none; the file's path. Who comes second keeps the first one's."""
+    """Make the token where there is none; the file's path. Who comes second keeps the first one's. A file that a setting names is its owner's to make."""
+    if os.environ.get(SETTING):
+        return path()
     path().parent.mkdir(parents=True, exist_ok=True)
     draft = path().with_name(f".{path().name}.{uuid.uuid4().hex}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -41,18 +49,26 @@ def ensure_valid(authorization: bytes | None) -> None:
     scheme, _, sent = (authorization or b"").partition(b" ")
     if scheme.lower() != b"bearer" or not hmac.compare_digest(sent.strip(), _read()):
         wrong = "it was missing" if authorization is None else "this one is wrong"
-        remedy = f"The token is in {PLACE}."
+        remedy = f"The token is in {_described()}."
         raise UnauthorizedError(f"Writing needs the header `Authorization: Bearer TOKEN`, and {wrong}. {remedy}")
 
 
+def ensure_usable() -> None:
+    """WritesDisabledError where no header could have the token, because the file has none that is taken."""
+    _read()
+
+
 def _read() -> bytes:
+    named = os.environ.get(SETTING)
     try:
-        mode, kept = path().stat().st_mode, path().read_bytes().strip()
+        with path().open("rb") as file:
+            exposed, kept = secret_files.is_exposed(file.fileno(), 0o077), file.read(secret_files.LARGEST).strip()
     except OSError:
-        raise WritesDisabledError(f"There is no token in {PLACE}. Restart the server: it makes one.") from None
-    if mode & 0o077 or len(kept) < 16:
+        remedy = "Write one into it." if named else "Restart the server: it makes one."
+        raise WritesDisabledError(f"There is no token in {_described()}. {remedy}") from None
+    if exposed or len(kept) < SHORTEST:
+        remedy = f"Give it mode 0600 and {SHORTEST} characters or more." if named else "Delete it and restart the server: it makes one."
         raise WritesDisabledError(
-            f"The token in {PLACE} is readable by other users or shorter than 16 characters, so nobody may write. "
-            "Delete it and restart the server: it makes one."
+            f"The token in {_described()} is readable by other users or shorter than {SHORTEST} characters, so nobody may write. {remedy}"
         )
     return kept

@@ -16,7 +16,8 @@ from typing import Any
 from prometheus_client import multiprocess
 from setproctitle import setproctitle
 
-from features.serving.options import DRAIN_SECONDS, LOOPBACK, MOST_CONNECTIONS
+from contracts import settings
+from features.serving.options import DRAIN_SECONDS, MOST_CONNECTIONS
 
 BACKLOG = 2048
 HEALTHY_SECONDS = 5.0
@@ -40,7 +41,8 @@ def run(make: Callable[[], Any], port: int, workers: int = 1) -> int:
 
 
 def _listen(port: int) -> socket.socket:
-    listener = socket.create_server((LOOPBACK, port), backlog=BACKLOG)
+    address = settings.bind()
+    listener = socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET, backlog=BACKLOG)
     listener.setblocking(False)
     return listener
 

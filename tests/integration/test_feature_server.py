@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ import psutil
 import pytest
 
 from contracts import release, settings
+from contracts.files import machine
 from etl.spark.server import free_port
 from features import materialize, registry
 from features.serving.options import LARGEST_HEAD
 from tests.unit.features.conftest import Lake, stocked
 
+# Whoever runs `services.down` with this token ends the server: no other test may carry the same.
+OURS = uuid.uuid4().hex
 SECRETS = {
     "AIRFLOW__CORE__FERNET_KEY": "secret-fernet",
     "AIRFLOW__API_AUTH__JWT_SECRET": "secret-jwt",
@@ -37,7 +41,7 @@ HEAD += b"Content-Length: %d\r\n" % len(BODY)
 CHUNKED = b"POST /get-online-features HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
 CHUNK = b"%x\r\n%b\r\n" % (len(BODY), BODY)
 
-FROM_THE_HOST = "from dags import host; host._features()"
+FROM_THE_HOST = "from dags import components; components.features()"
 ECHO = """
 import os, sys
 from features.serving import options
@@ -124,11 +128,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         stocked(Lake())
         registry.apply()
         materialize.materialize(release.read())
-    variables = {"MILLRACE_FEATURES_WORKERS": "2", "MILLRACE_SERVICES_TOKEN": "ours", "SPT_NOENV": "1"}
+    variables = {"MILLRACE_FEATURES_WORKERS": "2", "MILLRACE_SERVICES_TOKEN": OURS, "SPT_NOENV": "1"}
     running = Running(home, FROM_THE_HOST, **SECRETS, **variables)
     yield running
     running.process.kill()
     running.process.wait()
+
+
+def test_its_metrics_are_its_own(server: Running, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Another server that shares the home, on this machine or another, removes those of its own only."""
+    home = Path(psutil.Process(server.process.pid).environ()["MILLRACE_HOME"])
+    assert [folder.name for folder in (home / "run" / "metrics").iterdir()] == [f"{machine()}-{server.port}"]
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +156,7 @@ def test_its_processes_carry_no_secret_of_airflows(server: Running) -> None:
         carried = Path(f"/proc/{pid}/environ").read_bytes()
         assert b"secret-" not in carried
         assert b"AIRFLOW" not in carried
-        assert b"MILLRACE_SERVICES_TOKEN=ours" in carried  # by which `make down` finds it
+        assert f"MILLRACE_SERVICES_TOKEN={OURS}".encode() in carried  # by which `make down` finds it
 
 
 def test_workers_share_one_port_and_one_account_of_requests(server: Running) -> None:

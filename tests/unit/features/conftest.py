@@ -82,7 +82,7 @@ def profile(customer: int, when: str, age: str | None) -> dict[str, Any]:
 @pytest.fixture
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
-    for name in ("MILLRACE_LAKE", "MILLRACE_RELEASE", "MILLRACE_ENGINE", "MILLRACE_ONLINE"):
+    for name in ("MILLRACE_LAKE", "MILLRACE_RELEASE", "MILLRACE_ENGINE", "MILLRACE_ONLINE", "MILLRACE_REGISTRY"):
         monkeypatch.delenv(name, raising=False)
     return Lake()
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -106,6 +108,19 @@ def test_metrics_say_how_old_is_what_is_served(client: TestClient, shop: Lake) -
     assert after["millrace_features_data_age_seconds"] == pytest.approx(time.time() - 1485993600, abs=300)
     assert started - 1 <= after["millrace_features_published_timestamp_seconds"] <= time.time() + 1
     assert sum(name.startswith("millrace_features_generation_info{generation=") for name in after) == 1
+
+
+def test_metrics_are_answered_while_another_worker_starts(client: TestClient) -> None:
+    """Its file of counts exists, and nothing is in it yet."""
+    assert client.get("/health").status_code == 200
+    name = 'millrace_features_requests_total{route="/health",service="",status="200"}'
+    before = samples(client)[name]
+    file = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], "counter_0.db")
+    file.touch(exist_ok=False)
+    try:
+        assert samples(client)[name] == before
+    finally:
+        file.unlink()
 
 
 @pytest.mark.parametrize("damage", ["generation", "pointer", "table of contents"])
@@ -572,6 +587,32 @@ def test_the_token_is_its_owners_alone_and_kept(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["error_type"]) == (403, "WritesDisabledError")
 
 
+def test_the_token_may_be_in_a_file_that_a_setting_names(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is its owner's to write, and read at each request."""
+    kept = tmp_path / "elsewhere" / "token"
+    monkeypatch.setenv("MILLRACE_FEATURES_TOKEN_FILE", str(kept))
+
+    def answered(sent: str) -> tuple[int, str]:
+        answer = writer.post("/push", json={}, headers={"Authorization": f"Bearer {sent}"})
+        return answer.status_code, answer.json()["detail"]
+
+    named = "the file that MILLRACE_FEATURES_TOKEN_FILE names"
+    with client_of(app(Options(writes=True))) as writer:
+        assert answered("opensesame" * 2) == (403, f"There is no token in {named}. Write one into it.")
+        assert not kept.parent.exists()
+        kept.parent.mkdir()
+        for token_in_use in ("opensesame" * 2, "sesameopen" * 2):
+            kept.write_text(token_in_use + "\n")
+            kept.chmod(0o600)
+            assert answered(token_in_use)[0] == 422  # let in, and read
+            assert answered("x" * 20)[0] == 401
+        kept.chmod(0o644)
+        assert answered("sesameopen" * 2) == (
+            403,
+            f"The token in {named} is readable by other users or shorter than 16 characters, so nobody may write. Give it mode 0600 and 16 characters or more.",
+        )
+
+
 OURS = ["127.0.0.1:6566", "localhost", "LOCALHOST:1", "localhost.:6566", "[::1]:6566", "features.example.com:443"]
 
 
@@ -748,6 +789,7 @@ def test_a_view_that_was_disabled_is_no_failure(client: TestClient, body: Any) -
             "MILLRACE_FEATURES_WORKERS must be a number from 1 to 256, or auto.* Got: 0",
         ),
         ({"MILLRACE_FEATURES_WORKERS": "two"}, "Got: two"),
+        ({"MILLRACE_FEATURES_TOKEN": "opensesame"}, "^MILLRACE_FEATURES_TOKEN is not read. .*_TOKEN_FILE$"),
         ({"MILLRACE_FEATURES_WRITES": "yes"}, "MILLRACE_FEATURES_WRITES must be 1 .* Got: yes"),
         (
             {"MILLRACE_FEATURES_HOSTS": "a.example,http://b"},
