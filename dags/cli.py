@@ -14,10 +14,10 @@ from typing import Any
 
 from rich.console import Console
 
-from contracts import catalog, manifest, release, settings
+from contracts import catalog, manifest, release, secret_files, settings
 from contracts.release import Release
 from contracts.report import TableReport
-from dags import arguments, errors, recommender_cli, show, steps, training_cli
+from dags import arguments, components_cli, errors, recommender_cli, show, steps, training_cli
 
 KEPT_DAYS, SAMPLE = "7", 500
 HELP = """Carry an e-commerce lake from landed files to served features.
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = show.console()
     try:
+        secret_files.load()
         options.command(options, console)
     except Exception as error:
         explanation = None if errors.is_ours(error) else errors.explain(error)
@@ -60,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--sample", type=arguments.count(), default=SAMPLE, help=f"entities of each view and side (default: {SAMPLE})")
     compare.add_argument("--all", action="store_true", help="all entities; minutes for a million")
     compare.add_argument("--json", action="store_true", help="print all figures as JSON")
+    migrate = _add(commands, "migrate", _migrate, "bring state that an older version left to this version: lake, registry, online store, Airflow's metadata")
+    migrate.add_argument("--check", action="store_true", help="say what is pending, and change nothing; 1 if anything is")
+    migrate.add_argument("--from-file", type=Path, metavar="FILE", help="a registry.db to copy into PostgreSQL (default: this home's)")
     _add(commands, "tables", _tables, "list the published tables: version, rows, size")
     profile = _add(commands, "profile", _profile, "say what the columns of a published table hold: NULLs, distinct and frequent values, range, quantiles")
     profile.add_argument("table", help="layer and name, such as silver.transactions or quarantine.transactions")
@@ -85,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         help="let go of what only this training set needs: it cannot be rebuilt afterwards",
     )
     training_cli.add(_add(commands, "training-set", None, "make training sets that can be made again, and check them for leaks"), _add)
+    components_cli.add(commands, _add)
     recommender_cli.add(_add(commands, "recommender", None, "train a model on the features, say how good it is, and recommend"), _add)
     return parser
 
@@ -148,6 +153,13 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
         console.print(show.consistency(told))
         console.print(f"{told.compared:,} values compared, {told.wrong:,} differ")
     told.refuse_mismatch()
+
+
+def _migrate(options: argparse.Namespace, console: Console) -> None:
+    from dags import migrate
+
+    step = migrate.check if options.check else migrate.migrate
+    step(lambda line: console.print(line, markup=False, soft_wrap=True), options.from_file)
 
 
 def _tables(_options: argparse.Namespace, console: Console) -> None:

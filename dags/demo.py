@@ -1,10 +1,12 @@
 """The demo: land the sample, start Airflow, trigger the DAG over REST, watch it, then read what it made as a user would.
 
 `python -m dags.demo`, or `make demo`. Exits 0 only if every step worked. A second demo finds everything up to date and says so.
+With `--airflow URL` it uses an Airflow that runs elsewhere, and reads features over HTTP: `make compose`.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -19,9 +21,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from contracts import catalog, settings
+from contracts import catalog, secret_files, settings
 from contracts.report import TableReport
-from dags import errors, services, show
+from dags import errors, memory, services, show
+from dags.environment import USERNAME
 from dags.services import ApiError, Services
 
 DAG = "millrace"
@@ -29,6 +32,7 @@ ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
 CONFLICT = 409
 EXAMPLE_CUSTOMER = 1
 POLL_SECONDS = 0.5
+ADMIN_PASSWORD = "MILLRACE_ADMIN_PASSWORD"
 PATIENCE_SECONDS = 120.0
 """For so long Airflow may fail to answer, on a busy machine or while its API server is started again."""
 
@@ -37,12 +41,14 @@ class DemoError(RuntimeError):
     """A step of the demo did not work; the message says which and where to look."""
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the demo; 0 if all of it worked."""
+    options = _parser().parse_args(arguments)
     console = show.console()
     started = time.monotonic()
     try:
-        _demo(console, started)
+        secret_files.load()
+        _demo(console, started, _elsewhere(options) if options.airflow else None)
     except Exception as error:
         message = errors.sentence(error)
         if message is None and not isinstance(error, RuntimeError | LookupError | OSError):
@@ -55,10 +61,27 @@ def main() -> int:
     return 0
 
 
-def _demo(console: Console, started: float) -> None:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dags.demo", description="The main job on the real sample, from landed files to served features.")
+    parser.add_argument("--airflow", metavar="URL", help="an Airflow that runs already, such as http://api-server:8080 (default: start one on this machine)")
+    parser.add_argument("--features", metavar="URL", help="its feature server, such as http://features:6566")
+    parser.add_argument("--user", default=USERNAME, help="who signs in, with the password in MILLRACE_ADMIN_PASSWORD (default: %(default)s)")
+    return parser
+
+
+def _elsewhere(options: argparse.Namespace) -> Services:
+    password = os.environ.get(ADMIN_PASSWORD)
+    if not password or not options.features:
+        raise SystemExit(
+            f"--airflow needs --features URL as well, and the password of {options.user} in {ADMIN_PASSWORD} or in the file that {ADMIN_PASSWORD}_FILE names"
+        )
+    return Services(options.airflow.rstrip("/"), options.features.rstrip("/"), options.user, password)
+
+
+def _demo(console: Console, started: float, elsewhere: Services | None) -> None:
     from etl.sources.sample import WHOLE_YEAR
 
-    airflow = _prepare(console)
+    airflow = _prepare(console, elsewhere)
     conf = {"start": str(WHOLE_YEAR.start), "end": str(WHOLE_YEAR.end)}
     with _timed(console, f"Run of {WHOLE_YEAR} over REST"):
         run = Run.trigger(airflow, conf)
@@ -70,8 +93,8 @@ def _demo(console: Console, started: float) -> None:
         console.print(show.warnings(reports))
     console.print(_release(results["serve.release"]), markup=False)
     console.print(show.views(results["serve.materialize"]))
-    _read_features(console)
-    _where_next(console, airflow, reports, time.monotonic() - started, run.airflow_share(reports, results["serve.materialize"]))
+    _read_features(console, elsewhere)
+    _where_next(console, airflow, elsewhere, reports, time.monotonic() - started, run.airflow_share(reports, results["serve.materialize"]))
 
 
 @contextmanager
@@ -82,15 +105,52 @@ def _timed(console: Console, what: str) -> Iterator[None]:
     console.print(f"[dim]{what}: {time.monotonic() - started:.1f} s[/dim]")
 
 
-def _prepare(console: Console) -> Services:
+def _prepare(console: Console, elsewhere: Services | None) -> Services:
     """The sample lands while Airflow starts."""
     from etl.sources import sample
 
-    with _timed(console, "Landing the sample, starting Airflow"), ThreadPoolExecutor(1) as pool:
-        landing = pool.submit(sample.land, lambda name: console.print(f"  landing {name}", markup=False))
-        airflow = services.up(lambda message: console.print(f"  {message}", markup=False))
+    def say(message: str) -> None:
+        console.print(f"  {message}", markup=False)
+
+    what = "waiting for Airflow" if elsewhere else "starting Airflow"
+    with _timed(console, f"Landing the sample, {what}"), ThreadPoolExecutor(1) as pool:
+        landing = pool.submit(sample.land, lambda name: say(f"landing {name}"))
+        if elsewhere:
+            _wait_for(elsewhere, say)
+        airflow = elsewhere or services.up(say)
         landing.result()
     return airflow
+
+
+def _wait_for(airflow: Services, say: services.Progress) -> None:
+    """Until each component is healthy and the DAG is parsed; DemoError after START_SECONDS."""
+    deadline, said = time.monotonic() + services.START_SECONDS, ""
+    while missing := _missing(airflow):
+        if time.monotonic() > deadline:
+            raise DemoError(f"Airflow at {airflow.url} is not ready after {services.START_SECONDS} s: {missing}")
+        if missing != said:
+            say(f"Waiting for {missing}")
+            said = missing
+        time.sleep(POLL_SECONDS)
+
+
+def _missing(airflow: Services) -> str:
+    """What is not there yet; DemoError where waiting does not help."""
+    try:
+        health = airflow.api("GET", "/api/v2/monitor/health")
+        unhealthy = [name for name in services.COMPONENTS if (health.get(name) or {}).get("status") != "healthy"]
+        if unhealthy:
+            return ", ".join(unhealthy)
+        airflow.api("GET", f"/api/v2/dags/{DAG}")
+    except ApiError as error:
+        if error.status in (401, 403):
+            raise DemoError(
+                f"{airflow.username} may not use Airflow at {airflow.url} ({error.status}): see that the password is that of this Airflow"
+            ) from error
+        return f"the DAG {DAG}" if error.status == 404 else f"Airflow, which answers {error.status}"
+    except OSError:
+        return f"Airflow at {airflow.url}"
+    return ""
 
 
 @dataclass
@@ -174,7 +234,10 @@ class Run:
             log = self._get(f"/taskInstances/{instance['task_id']}/logs/{instance['try_number']}")
         except ApiError as error:
             return str(error)
-        events = [line for line in log.get("content", []) if isinstance(line, dict) and line.get("error_detail")]
+        lines = [line for line in log.get("content", []) if isinstance(line, dict)]
+        events = [line for line in lines if line.get("error_detail")]
+        if any(line.get("signal_name") == "SIGKILL" for line in lines):
+            return f"its process was killed (SIGKILL), most likely because the memory limit was reached. {memory.remedy('scheduler')}{memory.FEWER}"
         if not events:
             return "see its log in the Airflow UI"
         details = events[-1]["error_detail"]
@@ -244,30 +307,49 @@ def _release(made: dict[str, Any]) -> str:
     return f"Release {made['number']}, features known up to {made['horizon']}: {tables}\n"
 
 
-def _read_features(console: Console) -> None:
-    """One customer's online features and the head of a training set, through the Feast SDK."""
-    from dags.reading import features_of_customer, training_set
+def _read_features(console: Console, elsewhere: Services | None) -> None:
+    """One customer's online features, over HTTP where the feature server runs elsewhere, and the head of a training set, through the Feast SDK."""
+    from dags.reading import features_of_customer, features_over_http, training_set
 
-    console.print(show.pairs(f"Online features of customer {EXAMPLE_CUSTOMER} (recommendation_v1)", features_of_customer(EXAMPLE_CUSTOMER)))
+    if elsewhere:
+        found, how = features_over_http(elsewhere.features_url, EXAMPLE_CUSTOMER), "recommendation_v1, over HTTP"
+    else:
+        found, how = features_of_customer(EXAMPLE_CUSTOMER), "recommendation_v1"
+    console.print(show.pairs(f"Online features of customer {EXAMPLE_CUSTOMER} ({how})", found))
     head = training_set()
     console.print("[bold]Head of a training set (recommendation_v1)[/bold]")
     console.print(head.to_string(index=False), markup=False)
     console.print()
 
 
-def _where_next(console: Console, airflow: Services, reports: list[TableReport], seconds: float, share: str) -> None:
+def _outside(airflow: Services) -> dict[str, str]:
+    """The same for containers, as it looks from the machine that they run on."""
+    return {
+        "Airflow": f"{os.environ.get('MILLRACE_PUBLIC_URL') or airflow.url}  (user {airflow.username}; its password is in a file, see docs/deploy.md)",
+        "Features": f"{os.environ.get('MILLRACE_PUBLIC_FEATURES_URL') or airflow.features_url}/get-online-features",
+        "Data Docs": "scripts/compose.sh data-docs DIR  (copies them out of their volume)",
+        "Tables": f"{settings.lake()}  (scripts/compose.sh millrace tables)",
+        "Stop": "make compose-down",
+    }
+
+
+def _where_next(console: Console, airflow: Services, elsewhere: Services | None, reports: list[TableReport], seconds: float, share: str) -> None:
     from expectations import docs
 
     rows = sum(report.account.rows_in for report in reports)
     console.print("[bold]Where to look next[/bold]")
-    shown = {
-        "Airflow": f"{airflow.url}  (user {airflow.username}, password {airflow.password})",
-        "Features": f"{airflow.features_url}/get-online-features  (Feast's feature server)",
-        "Data Docs": docs.index().as_uri(),
-        "Lineage": f"{settings.lineage()}{os.sep}*.ndjson",
-        "Tables": f"{settings.lake()}  (python -m dags tables)",
-        "Stop": "make down",
-    }
+    shown = (
+        _outside(airflow)
+        if elsewhere
+        else {
+            "Airflow": f"{airflow.url}  (user {airflow.username}, password {airflow.password})",
+            "Features": f"{airflow.features_url}/get-online-features  (Feast's feature server)",
+            "Data Docs": docs.index().as_uri(),
+            "Lineage": f"{settings.lineage()}{os.sep}*.ndjson",
+            "Tables": f"{settings.lake()}  (python -m dags tables)",
+            "Stop": "make down",
+        }
+    )
     for name, text in shown.items():
         console.print(f"  {name:<10} {text}", markup=False, soft_wrap=True)
     console.print(f"\nAirflow's run: {share}", markup=False)

@@ -123,7 +123,7 @@ def _root(path: str, default: Callable[[], Path]) -> str:
     """The folder that a user knows and that holds a path: the lake, the landing zone or the home, else the path itself."""
     for root in (settings.lake, settings.landing, settings.home) if path else (default,):
         with suppress(OSError, RuntimeError, ValueError):
-            if not path or Path(path).is_relative_to(root()):
+            if not path or Path(path).is_relative_to(str(root())):
                 return str(root())
     return path or "MILLRACE_HOME"
 

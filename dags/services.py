@@ -5,11 +5,9 @@ token in its environment, so that a stale pid file can never hit a stranger. Wha
 """
 
 import argparse
-import base64
 import http.client
 import json as jsonlib
 import os
-import secrets
 import socket
 import subprocess
 import sys
@@ -27,16 +25,29 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
-from contracts import settings
+from contracts import secret_files, settings
+from contracts.settings import SettingError
 from dags import errors
-from dags.host import RESTARTS, tail
+from dags.components import tail
+from dags.environment import (
+    ADMIN_PASSWORD,
+    CHECKOUT,
+    FAB,
+    LOOPBACK,
+    USERNAME,
+    admin_password,
+    airflow_port,
+    auth,
+    environment,
+    features_port,
+    own_host,
+    seconds,
+    shared_secrets,
+)
+from dags.host import RESTARTS
 from etl.spark import SparkError, jars, java, server
 from features.serving import options
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-LOOPBACK = "127.0.0.1"
-AIRFLOW_PORT, FEATURES_PORT = 8080, 6566
-USERNAME = "admin"
 TOKEN = "MILLRACE_SERVICES_TOKEN"
 HOST = (sys.executable, "-m", "dags.host")
 START_SECONDS = 1800
@@ -127,7 +138,8 @@ def up(progress: Progress | None = None) -> Services:
     after `MILLRACE_START_SECONDS`; then they go on starting.
     """
     say = progress or _silence
-    port, features, patience = configured_port(), features_port(), _seconds("MILLRACE_START_SECONDS", START_SECONDS)
+    secret_files.load()  # before keys of our own are made for Airflow
+    port, features, patience = airflow_port(), features_port(), seconds("MILLRACE_START_SECONDS", START_SECONDS)
     _refuse_bad_serving_options()
     with _locked():
         record, host = _read_record(), None
@@ -250,119 +262,6 @@ def _age(record: Record) -> float:
     return (datetime.now(UTC) - _time(record.started_at)).total_seconds()
 
 
-def configured_port() -> int:
-    """The port that `MILLRACE_PORT` asks for."""
-    return _port("MILLRACE_PORT", AIRFLOW_PORT)
-
-
-def features_port() -> int:
-    """The port of the feature server: `MILLRACE_FEATURES_PORT`, else Feast's own, or beside Airflow's where that was moved."""
-    airflow = configured_port()
-    return _port("MILLRACE_FEATURES_PORT", FEATURES_PORT if airflow == AIRFLOW_PORT else airflow % 65535 + 1)
-
-
-def _seconds(name: str, default: int) -> int:
-    text = os.environ.get(name) or str(default)
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise ServicesError(f"{name} must be a number of seconds, 1 or more. Got: {text}. Unset it to use {default}.")
-
-
-def _port(name: str, default: int) -> int:
-    text = os.environ.get(name) or str(default)
-    if text.isdecimal() and 0 < int(text) < 65536:
-        return int(text)
-    raise ServicesError(f"{name} must be a port from 1 to 65535. Got: {text}. Unset it to use {default}.")
-
-
-def environment(port: int, features: int, caller: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the services: the caller's, completed; what the caller says about Airflow wins, but for port and home."""
-    base, state = f"http://{LOOPBACK}:{port}", settings.home()
-    ours = {
-        "MILLRACE_HOME": str(state),
-        "MILLRACE_LOGS": str(state / "logs"),
-        "MILLRACE_PORT": str(port),
-        "MILLRACE_FEATURES_PORT": str(features),
-        "AIRFLOW_HOME": str(state / "airflow"),
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__API__HOST": LOOPBACK,
-        "AIRFLOW__API__BASE_URL": base,
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{base}/execution/",
-        "PYTHONPATH": _joined(str(CHECKOUT), caller.get("PYTHONPATH")),
-        "PATH": _joined(str(Path(sys.executable).parent), caller.get("PATH")),
-        "SPT_NOENV": "1",  # else setproctitle overwrites the environment that /proc shows, and the token in it
-        "NO_PROXY": _joined(LOOPBACK, "localhost", caller.get("NO_PROXY"), separator=","),
-        "no_proxy": _joined(LOOPBACK, "localhost", caller.get("no_proxy"), separator=","),
-    }
-    inherited = {name: value for name, value in caller.items() if name != "PYTHONDONTWRITEBYTECODE"}  # it triples every start
-    return {**_defaults(state), **inherited, **ours}
-
-
-def _defaults(state: Path) -> dict[str, str]:
-    return {
-        "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "dags"),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(CHECKOUT / "dags" / "plugins"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__PARALLELISM": "8",
-        "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "4",
-        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",  # Airflow's 5 s are too few on a busy machine, and end the task
-        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # a worker may notice its task's end only at the next heartbeat
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__MP_START_METHOD": "fork",  # so that tasks inherit what the scheduler preloads, on Python 3.14 as well
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USERNAME}:admin",
-        "AIRFLOW__DATABASE__CHECK_MIGRATIONS": "False",  # the host migrates once, before any component asks
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
-        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
-        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
-        "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(state / "logs" / "tasks"),
-        "AIRFLOW__OPENLINEAGE__NAMESPACE": "airflow",  # our own jobs are in `millrace`: a task must not be named as the table it makes
-        "AIRFLOW__OPENLINEAGE__TRANSPORT": jsonlib.dumps({"type": "lineage.transport.FileOrServer", "file": "airflow"}),
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-        "RUST_LOG": "warn",  # Sail logs to stderr, which Airflow shows as errors
-        "GX_ANALYTICS_ENABLED": "False",
-        "FEAST_USAGE": "False",
-    }
-
-
-def _joined(*parts: str | None, separator: str = os.pathsep) -> str:
-    return separator.join(part for part in parts if part)
-
-
-# ------------------------------------------------------------------------------------------------------------------------------ secrets
-
-
-def _secrets(folder: Path) -> dict[str, str]:
-    """Airflow's keys, made once and kept, so that sessions and encrypted connections survive a restart."""
-    return _kept(
-        folder / "secrets.json",
-        lambda: {
-            "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
-            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(48),
-            "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(48),
-        },
-    )
-
-
-def _password(folder: Path) -> str:
-    """The password of the UI and the API, in the file that SimpleAuthManager reads."""
-    path = folder / "simple_auth_manager_passwords.json.generated"
-    return _kept(path, lambda: {USERNAME: secrets.token_urlsafe(12)})[USERNAME]
-
-
-def _kept(path: Path, make: Callable[[], dict[str, str]]) -> dict[str, str]:
-    """Read a private file of secrets, or make it: whole or not at all, and for this user only."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(jsonlib.dumps(make()) + "\n")
-        draft.replace(path)
-    kept: dict[str, str] = jsonlib.loads(path.read_text())
-    return kept
-
-
 # --------------------------------------------------------------------------------------------------------------------- start and stop
 
 
@@ -371,12 +270,12 @@ def _start(port: int, features: int) -> tuple[Record, "subprocess.Popen[bytes]"]
     for folder in ("airflow", "logs", "run", "lineage"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     (state / "airflow").chmod(0o700)
-    _password(state / "airflow")
+    password = admin_password(state / "airflow")
     _set_logs_aside(state / "logs")
     token = uuid.uuid4().hex
     started_at = datetime.now(UTC).isoformat()
     variables = {**environment(port, features, os.environ), TOKEN: token}
-    variables = {**_secrets(state / "airflow"), **variables}
+    variables = {**shared_secrets(state / "airflow"), **variables, **({ADMIN_PASSWORD: password} if auth() == FAB else {})}
     with (state / "logs" / "host.log").open("wb") as log:
         host = subprocess.Popen(  # it outlives this process: a session of its own, and no inherited streams
             HOST,
@@ -603,7 +502,8 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _services(record: Record) -> Services:
-    return Services(f"http://{LOOPBACK}:{record.port}", f"http://{LOOPBACK}:{record.features_port}", USERNAME, _password(settings.home() / "airflow"))
+    host, password = own_host(), admin_password(settings.home() / "airflow")
+    return Services(f"http://{host}:{record.port}", f"http://{host}:{record.features_port}", USERNAME, password)
 
 
 def _record_path() -> Path:
@@ -662,7 +562,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if command == "up":
             services = up(_print)
-            _print(f"Sign in as {services.username} with the password {services.password}")
+            given = auth() == FAB and os.environ.get(ADMIN_PASSWORD)
+            _print(f"Sign in as {services.username} with the password {f'that {ADMIN_PASSWORD} held at the first start' if given else services.password}")
         elif command == "down":
             _print("Airflow is stopped" if down(_print) else "Airflow was not running")
         else:
@@ -673,7 +574,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped waiting. Airflow goes on: `make status` says how far it is, `make down` ends it.", file=sys.stderr)
         return 130
-    except (ServicesError, OSError) as error:
+    except (ServicesError, SettingError, secret_files.SecretError, OSError) as error:
         print(errors.sentence(error) or error, file=sys.stderr)
         return 1
     return 0

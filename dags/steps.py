@@ -18,7 +18,7 @@ from contracts.bucket import StorageError
 from contracts.interval import DAY, Interval, IntervalError
 from contracts.model import Layer, Load, Table
 from contracts.report import PUBLISHED, UNCHANGED, CheckResult, RowAccount, TableReport
-from dags import errors
+from dags import errors, memory
 
 if TYPE_CHECKING:
     from etl.stage import Plan, Staged
@@ -191,7 +191,8 @@ def _in_a_sentence(name: str, again: str = "run the interval again") -> Iterator
             raise
         told = next(iter(str(error).splitlines()), "").rstrip(".")
         if gone := _engine_lost(error):
-            raise RunError(f"{name}: the run broke off ({gone}). What was published is whole. Start the engine again, then {again}") from error
+            remedy = f"Start the engine again, then {again}. If it ends again, it may lack memory. {memory.remedy('engine')}"
+            raise RunError(f"{name}: the run broke off ({gone}). What was published is whole. {remedy}") from error
         if known := _told_by_the_store(error):
             raise RunError(f"{name}: the run broke off ({known[0]}). What was published is whole. {known[1]}, then {again}") from error
         explanation = errors.explain(error, settings.lake)
@@ -220,7 +221,7 @@ def _told_by_the_store(error: Exception) -> tuple[str, str] | None:
 def _engine_lost(error: Exception) -> str:
     from etl import engine
 
-    return engine.lost() if type(error).__module__.split(".")[0] in ("pyspark", "grpc") else ""
+    return engine.lost(str(error)) if type(error).__module__.split(".")[0] in ("pyspark", "grpc") else ""
 
 
 def _carry(planned: Plan, stage: Callable[[Plan], Staged], run_id: str, on_checks: Callable[[tuple[CheckResult, ...]], None]) -> TableReport:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
-from airflow.sdk import Asset, Param
+from airflow.sdk import Asset, Param, get_current_context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from contracts.interval import Interval
 from contracts.model import Table
 from contracts.report import TableReport
-from dags import errors
+from dags import errors, memory
 from lineage.naming import asset_uri
 
 INTERVAL = ("start", "end")
@@ -40,6 +40,8 @@ PASSING = (
     "StorageError",
     "LockedError",
     "OnlineStoreUnreachableError",
+    "RegistryUnreachableError",
+    "RegistryConflictError",
     "TrackingError",
 )
 """Errors of ours that another try may mend: the world outside was at fault. All others are verdicts on input, params or code."""
@@ -59,6 +61,7 @@ def final(step: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(step)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        _mind_memory()
         try:
             return step(*args, **kwargs)
         except Exception as error:
@@ -67,6 +70,17 @@ def final(step: Callable[P, R]) -> Callable[P, R]:
             raise
 
     return run
+
+
+def _mind_memory() -> None:
+    """Where this process is a task's: be killed before the scheduler is, and say in a second try's log what the first one could not."""
+    try:
+        number = get_current_context()["ti"].try_number
+    except (LookupError, RuntimeError):
+        return
+    memory.go_first()
+    if number > 1 and (reason := memory.killed()):
+        log.warning("If the try before was ended by SIGKILL: %s", reason)
 
 
 def asset(qualified: str) -> Asset:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -429,11 +430,34 @@ def _refuse_odd_path() -> None:
 def check_format() -> None:
     """Refuse a lake that a newer Millrace wrote, or whose path cannot be used; mark a new one with the format that this code writes."""
     _refuse_odd_path()
-    marker = settings.lake() / "_millrace.json"
+    if lake_format() is None:
+        storage.write_whole(_marker(), json.dumps({"format": settings.LAKE_FORMAT}).encode())
+    if settings.engine().startswith("sc://") and not storage.is_remote(settings.lake()):
+        _refuse_engine_elsewhere(settings.engine(), settings.lake())
+
+
+@cache
+def _refuse_engine_elsewhere(url: str, lake: Path) -> None:
+    """An engine on another machine has another disk: what it writes is not found here, and Sail reads a file that it does not find as empty."""
+    from etl import engine
+
+    folder = lake / "_engine" / uuid.uuid4().hex
+    engine.session().range(1).write.parquet(str(folder))
+    found = storage.tree(folder, ".parquet")
+    storage.remove_tree(folder)
+    if not found:
+        raise LakeError(
+            f"the engine at {url.split(';')[0]} does not see the lake at {lake}: what it wrote there is not here."
+            " Mount that folder at the same path where the engine runs, or keep the lake in a bucket (MILLRACE_LAKE=s3://bucket/path)"
+        )
+
+
+def lake_format() -> int | None:
+    """The format that the lake is marked with, or None; LakeError for a newer one. Nothing is written."""
+    marker = _marker()
     content = storage.read(marker)
     if content is None:
-        storage.write_whole(marker, json.dumps({"format": settings.LAKE_FORMAT}).encode())
-        return
+        return None
     try:
         found = json.loads(content)["format"]
     except (ValueError, TypeError, KeyError):
@@ -444,3 +468,8 @@ def check_format() -> None:
         raise LakeError(
             f"the lake at {settings.lake()} has format {found}, and this Millrace reads up to {settings.LAKE_FORMAT}. Update Millrace, or point MILLRACE_LAKE elsewhere. Nothing was written"
         )
+    return found
+
+
+def _marker() -> Path:
+    return settings.lake() / "_millrace.json"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import threading
+import weakref
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -65,7 +67,7 @@ def _session(engine: str) -> SparkSession:
         spark.release_session_on_close = False  # nothing was begun there
         spark.stop()  # else it stays the active one of this thread
         raise
-    keep_alive.start(spark, OPTIONS | ON_SAIL if engine == "sail" else OPTIONS)
+    keep_alive.start(spark, OPTIONS | ON_SAIL if engine == "sail" or (engine != "spark" and _sails_version(spark)) else OPTIONS)
     return spark
 
 
@@ -77,21 +79,32 @@ def _url(engine: str) -> str:
     if engine.startswith("sc://") and _host_and_port(engine)[0]:
         return engine
     raise EngineError(
-        f"MILLRACE_ENGINE is {engine!r}. Use `sail` (the default, in-process), `spark` (a Spark of this machine, which needs Java) or a Spark Connect URL such as sc://localhost:{DEFAULT_PORT}"
+        f"MILLRACE_ENGINE is {_shown(engine)!r}. Use `sail` (the default, in-process), `spark` (a Spark of this machine, which needs Java) or a Spark Connect URL such as sc://localhost:{DEFAULT_PORT}"
     )
+
+
+def _shown(engine: str) -> str:
+    """Without user, password and options, one of which may be a token."""
+    scheme, separator, rest = engine.split(";")[0].rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def _embedded_sail() -> str:
     os.environ.setdefault("RUST_LOG", "error")
     logging.getLogger("sail").setLevel(logging.ERROR)
+    _servers.append(server := start_sail("127.0.0.1", 0))
+    _, port = server.listening_address
+    return f"sc://127.0.0.1:{port}"
+
+
+def start_sail(address: str, port: int) -> Any:
+    """A Sail in this process that listens there; on a free port where `port` is 0."""
     os.environ.setdefault(keep_alive.SAIL_TIMEOUT, str(SAIL_TIMEOUT_SECONDS))
     from pysail.spark import SparkConnectServer
 
-    one = SparkConnectServer("127.0.0.1", 0)
-    one.start(background=True)
-    _servers.append(one)
-    _, port = one.listening_address
-    return f"sc://127.0.0.1:{port}"
+    started = SparkConnectServer(address, port)
+    started.start(background=True)
+    return started
 
 
 def _local_spark() -> str:
@@ -128,13 +141,24 @@ def _refuse_silence(url: str) -> None:
         raise EngineError(f"no engine answers at {host}:{port}, which MILLRACE_ENGINE names. Start the Spark Connect server there, or correct the URL")
 
 
-def lost() -> str:
-    """A sentence about an engine outside of this process that no longer answers; empty while all is well."""
+ENDED = re.compile(
+    r"UNAVAILABLE|connection (reset|refused)|socket closed|stream removed|broken pipe|operation not found|session \S+ is not running|INVALID_HANDLE",
+    re.IGNORECASE,
+)
+"""What a client says of a server that ended, and of the one that was started in its place."""
+
+
+def lost(said: str = "") -> str:
+    """A sentence about an engine outside of this process that no longer answers, or that ended as a client `said`; empty while all is well."""
     url = settings.engine()
     if url == "spark":
         url = server.url(_ports[0] if _ports else server.recorded_port())
     host, port = _host_and_port(url)
-    return f"no engine answers at {host}:{port} any more" if url.startswith("sc://") and not server.listens(port, host) else ""
+    if not url.startswith("sc://"):
+        return ""
+    if not server.listens(port, host):
+        return f"no engine answers at {host}:{port} any more"
+    return f"the engine at {host}:{port} ended while it worked, and was started again" if ENDED.search(said) else ""
 
 
 def _version(url: str, spark: SparkSession) -> str:
@@ -163,12 +187,33 @@ def _refuse_other_version(url: str, theirs: str) -> None:
 
 
 def describe() -> tuple[str, str]:
-    """Name and version of the engine, for lineage and reports."""
+    """Name and version of the engine, for lineage and reports. A Sail behind a URL is Sail, too."""
     if settings.engine() == "sail":
         from importlib.metadata import version
 
         return "sail", version("pysail")
-    return "spark", session().version
+    spark = session()
+    sails = "" if settings.engine() == "spark" else _sails_version(spark)
+    return ("sail", sails) if sails else ("spark", spark.version)
+
+
+def _sails_version(spark: SparkSession) -> str:
+    """The version of a Sail behind a URL, which speaks as a Spark of another version; empty where the server is a Spark.
+
+    Asked for `version()`, a Spark says the version that it speaks and the revision that it was built from, Sail says its own and nothing more.
+    """
+    from pyspark.errors import PySparkException
+
+    if spark not in _versions:
+        try:
+            told = str(spark.sql("SELECT version()").collect()[0][0])
+        except PySparkException:  # it is no Sail, which can say it
+            told = f"{spark.version} "
+        _versions[spark] = "" if told.startswith(f"{spark.version} ") else told
+    return _versions[spark]
+
+
+_versions: weakref.WeakKeyDictionary[SparkSession, str] = weakref.WeakKeyDictionary()
 
 
 def empty(ddl: str) -> DataFrame:

@@ -36,4 +36,5 @@ import pathlib, sysconfig
 pathlib.Path(sysconfig.get_path("purelib"), "millrace.pth").write_text(str(pathlib.Path.cwd()) + "\n")
 PY
 install -m 755 scripts/millrace .venv/bin/millrace
+install -m 644 scripts/health.py .venv/bin/millrace-health.py
 echo "Done: $(du -sh .venv | cut -f1) in .venv"

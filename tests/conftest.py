@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from contracts import settings
+from tests.certificates import Certificates
 from tests.landing import Shop
 from tests.parallel import once, pytest_collection_modifyitems, pytest_runtest_protocol, pytest_xdist_make_scheduler  # noqa: F401 (hooks)
 from tests.programs import pytest_terminal_summary  # noqa: F401 (hook)
@@ -33,7 +34,16 @@ def shop(home: Path) -> Shop:
 def set_home(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in that home; nothing of the caller's environment leaks in."""
     stores = [name for name in os.environ if name.startswith("AWS_")]
-    for name in ("MILLRACE_LAKE", "MILLRACE_LANDING", "MILLRACE_ENGINE", "MILLRACE_RELEASE", "MILLRACE_ONLINE", "OPENLINEAGE_URL", *stores):
+    for name in (
+        "MILLRACE_LAKE",
+        "MILLRACE_LANDING",
+        "MILLRACE_ENGINE",
+        "MILLRACE_RELEASE",
+        "MILLRACE_ONLINE",
+        "MILLRACE_REGISTRY",
+        "OPENLINEAGE_URL",
+        *stores,
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MILLRACE_HOME", str(path))
 
@@ -45,6 +55,12 @@ def copy_home(template: Path, home: Path) -> Shop:
     """
     shutil.copytree(template, home, dirs_exist_ok=True)
     return Shop(home / "landing")
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Of an authority, of servers that it vouches for, and of a client."""
+    return Certificates.make(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,16 @@
 """The jars that Spark needs besides its own: fetched once with Ivy, which Spark brings along, and checked against the sums below.
 
-A machine without network takes them from `<home>/jars`, where they may be put by hand.
+A machine without network takes them from `<home>/jars`, where they may be put by hand, or from `MILLRACE_JARS`, where an image brings them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import subprocess
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +57,8 @@ def spark_home() -> Path:
 
 
 def folder() -> Path:
-    """Where jars lie."""
-    return settings.home() / "jars"
+    """Where jars lie: `MILLRACE_JARS`, or `jars` in the home."""
+    return Path(os.environ.get("MILLRACE_JARS") or settings.home() / "jars")
 
 
 def share(home: Path, kept: Path | None = None) -> None:
@@ -71,13 +73,18 @@ def share(home: Path, kept: Path | None = None) -> None:
 def fetched(wanted: Iterable[Jar]) -> list[Path]:
     """The jars' files, fetched if they are not there yet. One that differs from its sum is refused, wherever it came from."""
     jars = tuple(wanted)
-    with locked(folder() / ".lock"):
+    with nullcontext() if _is_read_only(folder()) else locked(folder() / ".lock"):
         missing = [jar for jar in jars if not (folder() / jar.file).exists()]
         if missing:
             _fetch(missing)
         for jar in jars:
             _check(jar)
     return [folder() / jar.file for jar in jars]
+
+
+def _is_read_only(path: Path) -> bool:
+    """As an image's folder is: nobody fetches into it, and there is nothing to lock."""
+    return path.exists() and not os.access(path, os.W_OK)
 
 
 def _check(jar: Jar) -> None:

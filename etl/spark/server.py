@@ -31,7 +31,7 @@ def settings_of(port: int, master: str) -> dict[str, str]:
     found = {
         "spark.master": master,
         "spark.app.name": "millrace",
-        "spark.connect.grpc.binding.address": LOOPBACK,
+        "spark.connect.grpc.binding.address": settings.bind(),
         "spark.connect.grpc.binding.port": str(port),
         "spark.driver.host": LOOPBACK,
         "spark.driver.memory": os.environ.get("MILLRACE_SPARK_MEMORY") or f"{max(psutil.virtual_memory().total // 4 >> 20, 2048)}m",
@@ -95,7 +95,23 @@ def command(port: int) -> list[str]:
 
 def environment() -> dict[str, str]:
     """What Spark's scripts look at."""
-    return {**os.environ, "SPARK_HOME": str(jars.spark_home()), "JAVA_HOME": str(java.find().resolve().parent.parent), "SPARK_NO_DAEMONIZE": "1"}
+    found = {**os.environ, "SPARK_HOME": str(jars.spark_home()), "JAVA_HOME": str(java.find().resolve().parent.parent), "SPARK_NO_DAEMONIZE": "1"}
+    if storage.is_remote(settings.lake()) and (bundle := os.environ.get(bucket.BUNDLE)):
+        found["JAVA_TOOL_OPTIONS"] = f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {_trust_options(Path(bundle))}".strip()
+    return found
+
+
+def _trust_options(bundle: Path) -> str:
+    """Have Java trust the authorities of a PEM file and no others: it reads a store of its own format only. The password is Java's usual one, and protects nothing."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
+
+    store, password = settings.home() / "spark" / "authorities.p12", "changeit"
+    trusted = [pkcs12.PKCS12Certificate(found, str(number).encode()) for number, found in enumerate(x509.load_pem_x509_certificates(bundle.read_bytes()))]
+    store.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(store, pkcs12.serialize_java_truststore(trusted, BestAvailableEncryption(password.encode())))
+    options = {"trustStore": f'"{store}"', "trustStoreType": "PKCS12", "trustStorePassword": password}
+    return " ".join(f"-Djavax.net.ssl.{name}={value}" for name, value in options.items())
 
 
 def free_port() -> int:

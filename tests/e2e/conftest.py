@@ -5,8 +5,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_urlsafe
 
 import pytest
+from cryptography.fernet import Fernet
 
 from dags import services
 from dags.services import Services
@@ -33,10 +35,28 @@ def surroundings(variables: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+def secrets_as_files(folder: Path) -> dict[str, str]:
+    """Airflow's keys, each in a file that a variable names."""
+    keys = {
+        "AIRFLOW__CORE__FERNET_KEY": Fernet.generate_key().decode(),
+        "AIRFLOW__API_AUTH__JWT_SECRET": token_urlsafe(48),
+        "AIRFLOW__API__SECRET_KEY": token_urlsafe(48),
+    }
+    for name, key in keys.items():
+        (folder / name).write_text(key + "\n")
+        (folder / name).chmod(0o600)
+    return {f"{name}_FILE": str(folder / name) for name in keys}
+
+
 @pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Services, dict[str, str]]]:
     """Running services, and the variables that lead to them; ended afterwards, whatever happened."""
-    variables = {"MILLRACE_HOME": str(tmp_path_factory.mktemp("e2e")), "MILLRACE_PORT": str(free_port()), "MILLRACE_FEATURES_PORT": str(free_port())}
+    variables = {
+        "MILLRACE_HOME": str(tmp_path_factory.mktemp("e2e")),
+        "MILLRACE_PORT": str(free_port()),
+        "MILLRACE_FEATURES_PORT": str(free_port()),
+        **secrets_as_files(tmp_path_factory.mktemp("secrets")),
+    }
     try:
         with surroundings(variables):
             up = services.up()

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,9 +19,13 @@ import psutil
 import pytest
 
 from contracts import settings
-from dags import demo, host, services
+from contracts.settings import SettingError
+from dags import components, demo, environment, services
 from dags.services import ApiError, Record, Services, ServicesError
 from etl.spark import server as spark
+
+# `down` ends every process of the machine that carries this token: two test runs must not share one.
+OURS = uuid.uuid4().hex
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +36,8 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_record(**changes: Any) -> Record:
-    record = Record(**{"pid": 1, "port": 1, "token": "ours", "started_at": "2026-01-01T00:00:00+00:00", "dags_folder": "dags", **changes})
+    fields = {"pid": 1, "port": 1, "token": OURS, "started_at": "2026-01-01T00:00:00+00:00", "dags_folder": "dags"}
+    record = Record(**{**fields, **changes})
     path = settings.home() / "run" / "services.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(vars(record)))
@@ -43,8 +49,8 @@ def sleeper() -> Iterator[Any]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(token: str | None, code: str = "import time; time.sleep(60)") -> subprocess.Popen[bytes]:
-        environment = {**os.environ, **({services.TOKEN: token} if token else {})}
-        process = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
+        variables = {**os.environ, **({services.TOKEN: token} if token else {})}
+        process = subprocess.Popen([sys.executable, "-c", code], env=variables, start_new_session=True)
         started.append(process)
         return process
 
@@ -56,44 +62,44 @@ def sleeper() -> Iterator[Any]:
 
 class TestEnvironment:
     def test_one_port_moves_every_address(self) -> None:
-        variables = services.environment(9090, 6566, {})
+        variables = environment.environment(9090, 6566, {})
         assert variables["AIRFLOW__API__PORT"] == "9090"
         assert variables["AIRFLOW__API__BASE_URL"] == "http://127.0.0.1:9090"
         assert variables["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:9090/execution/"
 
     def test_binds_to_loopback_only_whatever_the_caller_says(self) -> None:
-        assert services.environment(8080, 6566, {"AIRFLOW__API__HOST": "0.0.0.0"})["AIRFLOW__API__HOST"] == "127.0.0.1"
+        assert environment.environment(8080, 6566, {"AIRFLOW__API__HOST": "0.0.0.0"})["AIRFLOW__API__HOST"] == "127.0.0.1"
 
     def test_the_callers_dags_folder_wins(self) -> None:
-        assert services.environment(8080, 6566, {"AIRFLOW__CORE__DAGS_FOLDER": "/elsewhere"})["AIRFLOW__CORE__DAGS_FOLDER"] == "/elsewhere"
+        assert environment.environment(8080, 6566, {"AIRFLOW__CORE__DAGS_FOLDER": "/elsewhere"})["AIRFLOW__CORE__DAGS_FOLDER"] == "/elsewhere"
 
     def test_the_callers_airflow_home_does_not(self) -> None:
-        assert services.environment(8080, 6566, {"AIRFLOW_HOME": "/elsewhere"})["AIRFLOW_HOME"] == str(settings.home() / "airflow")
+        assert environment.environment(8080, 6566, {"AIRFLOW_HOME": "/elsewhere"})["AIRFLOW_HOME"] == str(settings.home() / "airflow")
 
     def test_our_code_and_our_commands_come_first(self) -> None:
-        variables = services.environment(8080, 6566, {"PYTHONPATH": "/theirs", "PATH": "/usr/bin"})
-        assert variables["PYTHONPATH"].split(os.pathsep) == [str(services.CHECKOUT), "/theirs"]
+        variables = environment.environment(8080, 6566, {"PYTHONPATH": "/theirs", "PATH": "/usr/bin"})
+        assert variables["PYTHONPATH"].split(os.pathsep) == [str(environment.CHECKOUT), "/theirs"]
         assert variables["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]
 
     def test_compiled_bytecode_is_kept(self) -> None:
-        assert "PYTHONDONTWRITEBYTECODE" not in services.environment(8080, 6566, {"PYTHONDONTWRITEBYTECODE": "1"})
+        assert "PYTHONDONTWRITEBYTECODE" not in environment.environment(8080, 6566, {"PYTHONDONTWRITEBYTECODE": "1"})
 
     def test_lineage_goes_through_our_transport(self) -> None:
-        assert json.loads(services.environment(8080, 6566, {})["AIRFLOW__OPENLINEAGE__TRANSPORT"])["type"] == "lineage.transport.FileOrServer"
+        assert json.loads(environment.environment(8080, 6566, {})["AIRFLOW__OPENLINEAGE__TRANSPORT"])["type"] == "lineage.transport.FileOrServer"
 
     def test_an_address_for_lineage_reaches_the_tasks(self) -> None:
-        assert services.environment(8080, 6566, {"OPENLINEAGE_URL": "http://marquez:5000"})["OPENLINEAGE_URL"] == "http://marquez:5000"
+        assert environment.environment(8080, 6566, {"OPENLINEAGE_URL": "http://marquez:5000"})["OPENLINEAGE_URL"] == "http://marquez:5000"
 
 
 class TestPort:
     def test_default(self) -> None:
-        assert services.configured_port() == 8080
+        assert environment.airflow_port() == 8080
 
     @pytest.mark.parametrize("text", ["0", "65536", "http", "-1", "80.5"])
     def test_refuses_what_is_no_port(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MILLRACE_PORT", text)
-        with pytest.raises(ServicesError, match=rf"MILLRACE_PORT must be a port.*Got: {text}"):
-            services.configured_port()
+        with pytest.raises(SettingError, match=rf"MILLRACE_PORT must be a port.*Got: {text}"):
+            environment.airflow_port()
 
     def test_a_port_held_by_a_stranger_is_named_with_the_remedy(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.create_server(("127.0.0.1", 0)) as stranger:
@@ -104,14 +110,14 @@ class TestPort:
         assert not (settings.home() / "run" / "services.json").exists()
 
     def test_the_feature_server_has_feasts_port_or_the_one_after_airflows(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert services.features_port() == 6566
+        assert environment.features_port() == 6566
         monkeypatch.setenv("MILLRACE_PORT", "8090")
-        assert services.features_port() == 8091
+        assert environment.features_port() == 8091
         monkeypatch.setenv("MILLRACE_FEATURES_PORT", "7000")
-        assert services.features_port() == 7000
+        assert environment.features_port() == 7000
         monkeypatch.setenv("MILLRACE_FEATURES_PORT", "seven")
-        with pytest.raises(ServicesError, match=r"MILLRACE_FEATURES_PORT must be a port.*Got: seven"):
-            services.features_port()
+        with pytest.raises(SettingError, match=r"MILLRACE_FEATURES_PORT must be a port.*Got: seven"):
+            environment.features_port()
 
     def test_options_of_the_feature_server_are_checked_before_anything_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MILLRACE_FEATURES_WORKERS", "many")
@@ -129,7 +135,7 @@ class TestPort:
                 services.up()
 
     def test_running_services_do_not_move_silently(self, sleeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        write_record(pid=sleeper("ours").pid, port=4711)
+        write_record(pid=sleeper(OURS).pid, port=4711)
         monkeypatch.setenv("MILLRACE_PORT", "4712")
         with pytest.raises(ServicesError, match="already runs on port 4711, and MILLRACE_PORT asks for 4712"):
             services.up()
@@ -138,8 +144,8 @@ class TestPort:
 class TestSecrets:
     def test_only_this_user_may_read_them(self) -> None:
         folder = settings.home() / "airflow"
-        services._secrets(folder)
-        services._password(folder)
+        environment.shared_secrets(folder)
+        environment.admin_password(folder)
         assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {
             "secrets.json": 0o600,
             "simple_auth_manager_passwords.json.generated": 0o600,
@@ -148,11 +154,11 @@ class TestSecrets:
 
     def test_they_stay_the_same(self) -> None:
         folder = settings.home() / "airflow"
-        assert services._secrets(folder) == services._secrets(folder)
-        assert services._password(folder) == services._password(folder)
+        assert environment.shared_secrets(folder) == environment.shared_secrets(folder)
+        assert environment.admin_password(folder) == environment.admin_password(folder)
 
     def test_every_home_has_its_own(self, tmp_path: Path) -> None:
-        assert services._secrets(tmp_path / "a") != services._secrets(tmp_path / "b")
+        assert environment.shared_secrets(tmp_path / "a") != environment.shared_secrets(tmp_path / "b")
 
     def test_the_password_is_not_printed_by_accident(self) -> None:
         assert "hush" not in repr(Services("http://127.0.0.1:1", "http://127.0.0.1:2", "admin", "hush"))
@@ -183,7 +189,7 @@ class TestDown:
 
     def test_ends_the_whole_session_and_forgets_it(self, sleeper: Any) -> None:
         child = "import os, subprocess, sys, time\nprint(subprocess.Popen(['sleep', '60'], env={}).pid, flush=True)\ntime.sleep(60)"
-        host = sleeper("ours", child)
+        host = sleeper(OURS, child)
         write_record(pid=host.pid)
         time.sleep(0.5)
         assert services.down() is True
@@ -192,7 +198,7 @@ class TestDown:
         assert not [process for process in psutil.process_iter() if services._session(process) == host.pid and services._is_alive(process)]
 
     def test_ends_what_outlived_the_host(self, sleeper: Any) -> None:
-        survivor = sleeper("ours")
+        survivor = sleeper(OURS)
         write_record(pid=2**22)
         assert services.down() is True
         assert survivor.poll() is not None
@@ -327,12 +333,12 @@ def test_what_is_not_airflow_gets_none_of_its_secrets(monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "execvpe", lambda *arguments: started.append(arguments))
     monkeypatch.setattr(spark, "command", lambda _port: ["spark-submit"])
     monkeypatch.setattr(spark, "environment", lambda: dict(os.environ))
-    for name in ("AIRFLOW__CORE__FERNET_KEY", "AIRFLOW_CONN_SHOP", "_AIRFLOW_WWW_USER_PASSWORD"):
+    for name in ("AIRFLOW__CORE__FERNET_KEY", "AIRFLOW_CONN_SHOP", "_AIRFLOW_WWW_USER_PASSWORD", "MILLRACE_DATABASE"):
         monkeypatch.setenv(name, "secret")
-    monkeypatch.setenv(services.TOKEN, "ours")
-    host._features()
-    host._spark()
+    monkeypatch.setenv(services.TOKEN, OURS)
+    components.features()
+    components.spark()
     assert len(started) == 2
-    for _program, _arguments, environment in started:
-        assert "secret" not in environment.values()
-        assert environment[services.TOKEN] == "ours"
+    for _program, _arguments, variables in started:
+        assert "secret" not in variables.values()
+        assert variables[services.TOKEN] == OURS

@@ -24,7 +24,7 @@ exec {sys.executable} "$@"
 
 
 def build(folder: Path, code: int = 0) -> tuple[int, str]:
-    for name in ("scripts/venv.sh", "scripts/millrace"):
+    for name in ("scripts/venv.sh", "scripts/millrace", "scripts/health.py"):
         (folder / "scripts").mkdir(exist_ok=True)
         shutil.copy(settings.CHECKOUT / name, folder / name)
     (folder / "requirements.txt").write_text("lightgbm==4.6.0 \\\n    --hash=sha256:0\nuv==1.0 \\\n    --hash=sha256:0\n")

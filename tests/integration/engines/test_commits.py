@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, timedelta
 from decimal import Decimal
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from deltalake import DeltaTable
 
 from contracts import settings
 from etl import delta
+from etl import engine as engines
 from etl.commits import committer
 from etl.commits.delta_rs import DeltaRs
 from etl.commits.delta_spark import DeltaSpark
@@ -59,8 +61,10 @@ def test_a_sail_at_a_url_is_committed_to_by_delta_rs(home: Any, monkeypatch: pyt
     try:
         monkeypatch.setenv("MILLRACE_ENGINE", f"sc://127.0.0.1:{sail.listening_address[1]}")
         assert type(committer()) is DeltaRs
+        assert engines.describe() == ("sail", version("pysail"))
         assert append(visit(1)) == 1
         assert ids() == [1]
+        delta.check_format()
     finally:
         sail.stop()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from upath import UPath
 
 from contracts import settings
 from dags import errors
@@ -26,6 +27,13 @@ def test_a_full_disk_names_the_file_the_room_and_the_folder_that_the_user_knows(
     assert remedy == f"See that {home}/lake has room and can be written"
     assert errors.explain(full(home / "data_docs" / "index.html")).remedy == f"See that {home} has room and can be written"
     assert errors.explain(full(Path("/elsewhere/x"))).remedy == "See that /elsewhere/x has room and can be written"
+
+
+def test_a_full_disk_is_explained_with_lake_and_landing_zone_in_a_bucket(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "lake", lambda: UPath("s3://bucket/lake"))
+    monkeypatch.setattr(settings, "landing", lambda: UPath("s3://bucket/landing"))
+    explanation = errors.explain(full(home / "data_docs" / "index.html"))
+    assert explanation.remedy == f"See that {home} has room and can be written"
 
 
 @pytest.mark.parametrize(

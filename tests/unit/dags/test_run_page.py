@@ -20,11 +20,11 @@ def test_the_tab_leads_to_the_page_that_is_served() -> None:
 def test_airflow_loads_the_plugin_from_the_folder_that_the_services_name() -> None:
     from airflow._shared.plugins_manager.plugins_manager import is_valid_plugin
 
-    from dags import services
+    from dags import environment
     from dags.plugins import run_page
 
     assert is_valid_plugin(run_page.RunPage)
-    assert services.environment(8080, 6566, {})["AIRFLOW__CORE__PLUGINS_FOLDER"] == str(run_page.PAGE.parent)
+    assert environment.environment(8080, 6566, {})["AIRFLOW__CORE__PLUGINS_FOLDER"] == str(run_page.PAGE.parent)
 
 
 def test_the_page_loads_nothing_but_airflows_events() -> None:

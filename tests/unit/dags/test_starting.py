@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from contracts import settings
+from contracts.settings import SettingError
 from dags import services
 from dags.services import ServicesError
 
@@ -132,7 +133,7 @@ def test_a_host_that_cannot_be_noted_down_is_ended(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("text", ["0", "-1", "soon"])
 def test_a_wait_that_is_no_number_of_seconds(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("MILLRACE_START_SECONDS", text)
-    with pytest.raises(ServicesError, match=rf"MILLRACE_START_SECONDS must be a number of seconds, 1 or more\. Got: {text}"):
+    with pytest.raises(SettingError, match=rf"MILLRACE_START_SECONDS must be a number of seconds, 1 or more\. Got: {text}"):
         services.up()
 
 

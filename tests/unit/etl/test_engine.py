@@ -19,13 +19,14 @@ from etl.engine import EngineError
 from etl.spark import keep_alive
 
 
-@pytest.mark.parametrize("name", ["duckdb", "spark://host:7077", "sc://", "localhost:15002", "sc://:15002"])
+@pytest.mark.parametrize("name", ["duckdb", "spark://host:7077", "sc://", "localhost:15002", "sc://:15002", "http://u:secret@h", "sc://;token=secret"])
 def test_what_is_no_engine_is_refused_with_those_that_are(home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("MILLRACE_ENGINE", name)
     with pytest.raises(
         EngineError, match=r"^MILLRACE_ENGINE is .*\. Use `sail` \(the default, in-process\), `spark` .* or a Spark Connect URL such as sc://localhost:15002"
-    ):
+    ) as told:
         engine.session()
+    assert "secret" not in str(told.value)
 
 
 @pytest.mark.parametrize("options", ["", "/;user_id=me;token=secret"])
@@ -116,6 +117,21 @@ def test_a_shared_spark_that_died_is_told_with_its_port(home: Path, monkeypatch:
     monkeypatch.setattr(engine, "_ports", [])
     assert server.running() is None
     assert engine.lost() == f"no engine answers at 127.0.0.1:{port} any more"
+
+
+def test_an_engine_that_ended_and_was_started_again_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what a client says of it: it answers again by the time that somebody asks."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        monkeypatch.setenv("MILLRACE_ENGINE", f"sc://127.0.0.1:{port}")
+        for said in (
+            "status = StatusCode.UNAVAILABLE, details = Socket closed",
+            "[INVALID_HANDLE.SESSION_NOT_FOUND]",
+            "session 8e0 is not running",
+            "invalid argument: operation not found: 3e39627f",
+        ):
+            assert engine.lost(said) == f"the engine at 127.0.0.1:{port} ended while it worked, and was started again"
+        assert engine.lost("[DIVIDE_BY_ZERO]") == ""
 
 
 def test_an_engine_in_this_process_is_never_lost(home: Path) -> None:
