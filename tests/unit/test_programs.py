@@ -24,6 +24,7 @@ NEEDS = {
     programs.POSTGRES: lambda: programs.postgres("postgres"),
     programs.JAVA: programs.java,
     programs.GO_COMPILER: programs.go,
+    programs.DOCKER: programs.docker_engine,
 }
 
 
@@ -57,6 +58,21 @@ def test_a_go_that_is_too_old_is_passed_over(bare: None, tmp_path: Path, version
     else:
         with pytest.raises(pytest.skip.Exception):
             programs.go()
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_what_the_script_says_of_the_engine_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.delenv(programs.REQUIRE_ALL, raising=False)
+    monkeypatch.setattr(programs, "CHECKOUT", tmp_path)
+    script = tmp_path / "scripts" / "docker-engine.sh"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\n[ $1 = check ] && exit {status}\n")
+    script.chmod(0o755)
+    if status:
+        with pytest.raises(pytest.skip.Exception, match=r"^this machine has no Docker Engine\. Install it: see docs"):
+            programs.docker_engine()
+    else:
+        programs.docker_engine()
 
 
 @pytest.mark.parametrize("find", [programs.redis_server, lambda: programs.postgres("initdb")])
