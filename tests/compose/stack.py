@@ -177,7 +177,7 @@ class Stack:
 
     def port(self, service: str, inside: int, container: str = "") -> int:
         """Docker may give another one after a restart."""
-        return int(self.docker("port", container or self.container(service), str(inside)).splitlines()[0].rpartition(":")[2])
+        return int(self.docker("port", container or self.containers(service)[0], str(inside)).splitlines()[0].rpartition(":")[2])
 
     def airflow(self, name: str = "admin", password: str = "") -> Services:
         return Services(f"http://127.0.0.1:{self.port('api-server', 8080)}", "", name, password or self.secret("admin_password"))
