@@ -18,7 +18,7 @@ options=(--build-arg "BASE=${MILLRACE_BASE_IMAGE:-debian:bookworm-slim}"
   --label "org.opencontainers.image.revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)"
   --label "org.opencontainers.image.licenses=Apache-2.0")
 # A network with a certificate authority of its own: builds trust what this machine does. No layer keeps it.
-for file in "${SSL_CERT_FILE:-}" "${REQUESTS_CA_BUNDLE:-}"; do
+for file in "${SSL_CERT_FILE:-}" "${REQUESTS_CA_BUNDLE:-}" /etc/ssl/certs/ca-certificates.crt; do
   if [ -s "$file" ]; then
     options+=(--secret "id=ca,src=$file")
     break
