@@ -26,8 +26,10 @@ from dags import recommender, recommender_scores, training_set
 told = {{"heavy": [name for name in {HEAVY} if name in sys.modules], "sockets": [*sockets], "end_date": str(dag.end_date)}}
 if sys.argv[1] == "all":
     from airflow.dag_processing.dagbag import DagBag
+    from airflow.utils.file import list_py_file_paths
     bag = DagBag(sys.argv[2])
     told |= {{"dags": [*bag.dag_ids], "errors": bag.import_errors}}
+    told |= {{"defining": [*{{dag.fileloc for dag in bag.dags.values()}}], "parsed": [*map(str, list_py_file_paths(sys.argv[2]))]}}
 print(json.dumps(told))
 """
 
@@ -58,6 +60,13 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 # --- parsing
+
+
+def test_only_files_that_define_a_dag_are_parsed(parsed: Any) -> None:
+    """Each of the others would be imported again every 30 s."""
+    found = parsed("off")
+    assert sorted(found["parsed"]) == sorted(found["defining"])
+    assert len(found["parsed"]) == 4
 
 
 def test_parsing_imports_nothing_heavy_and_opens_no_socket(parsed: Any) -> None:
