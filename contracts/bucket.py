@@ -72,12 +72,17 @@ def place(root: str) -> Path:
     if bundle := os.environ.get(BUNDLE):
         _ensure_bundle(bundle)
     secret_files.load()  # the credentials, for those clients that look for them by themselves
-    for name, value in environment().items():
-        os.environ.setdefault(name, value)
+    set_environment()
     from upath import UPath
 
     _register()
     return cast("Path", UPath(f"s3://{bucket}/{key.strip('/')}"))
+
+
+def set_environment() -> None:
+    """Let the clients of this process find the store by the names that they know; what is set already stays."""
+    for name, value in environment().items():
+        os.environ.setdefault(name, value)
 
 
 def environment() -> dict[str, str]:

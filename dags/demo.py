@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from contracts import catalog, secret_files, settings
 from contracts.report import TableReport
 from dags import errors, memory, services, show
-from dags.environment import USERNAME
+from dags.environment import ADMIN_PASSWORD, USERNAME
 from dags.services import ApiError, Services
 
 DAG = "millrace"
@@ -32,7 +32,6 @@ ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
 CONFLICT = 409
 EXAMPLE_CUSTOMER = 1
 POLL_SECONDS = 0.5
-ADMIN_PASSWORD = "MILLRACE_ADMIN_PASSWORD"
 PATIENCE_SECONDS = 120.0
 """For so long Airflow may fail to answer, on a busy machine or while its API server is started again."""
 

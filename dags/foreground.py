@@ -41,7 +41,6 @@ KILLS_SECONDS = 2.0
 
 def start(name: str) -> NoReturn:
     """Become the component, with the environment that it needs; SettingError where a setting is wrong."""
-    secret_files.load()
     variables = environment.environment(environment.airflow_port(), environment.features_port(), os.environ)
     environment.stop_seconds(), environment.health_port(), environment.engine_port()
     state = settings.home()
@@ -54,7 +53,7 @@ def start(name: str) -> NoReturn:
     elif name == "features":
         variables = components.without(variables, components.NOT_FOR_FEATURES)
     else:
-        variables = {**bucket.environment(), **components.without(variables, components.AIRFLOWS)}  # no client's path sets these here
+        variables = components.without(variables, components.AIRFLOWS)
     module = ("features.serving",) if name == "features" else ("dags.foreground", name)
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-W", "ignore", "-m", *module], variables)
@@ -126,7 +125,7 @@ def _wait_for_tables() -> None:
     except metadata_state.NewerMetadataError as error:
         raise SystemExit(str(error)) from None
     except TimeoutError as error:
-        raise SystemExit(f"The metadata database is not of this version: {error}. Migrate it (`python -m dags.metadata`), with the newest image") from None
+        raise SystemExit(f"The metadata database is not of this version: {error}. Migrate it (`millrace migrate`), with the newest image") from None
     except Exception as error:
         raise SystemExit(f"The metadata database cannot be used: {health.told(error)}") from None
 
@@ -206,8 +205,7 @@ class Foreground:
 def _engine() -> int:
     """Sail as a Spark Connect server, in this process, or with `MILLRACE_ENGINE=spark` the Spark of this machine, below it."""
     setproctitle("millrace engine")
-    for variable, value in bucket.environment().items():  # Sail reads a lake in a bucket by these
-        os.environ.setdefault(variable, value)
+    bucket.set_environment()  # for Sail: no path of a lake is made here, which would do so
     ended = threading.Event()
     stop: Callable[[int, object], None] = lambda _signum, _frame: ended.set()  # noqa: E731
     for signum in (signal.SIGTERM, signal.SIGINT):

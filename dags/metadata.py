@@ -15,6 +15,7 @@ from contracts import settings
 from contracts.settings import SettingError
 from dags import environment
 from dags.environment import ADMIN_PASSWORD, FAB, USERNAME
+from dags.health import told
 
 LOCK = 0x6D696C6C72616365
 """Of PostgreSQL's advisory locks: who holds it migrates."""
@@ -152,11 +153,10 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     except Exception as error:
-        told = next(iter(str(getattr(error, "orig", None) or error).strip().splitlines()), type(error).__name__)
         if not _is_database_error(error):
             raise
         print(
-            f"the database that MILLRACE_DATABASE names cannot be used: {told.rstrip('.')}. See that it runs, and that user, password and database are right",
+            f"the database that MILLRACE_DATABASE names cannot be used: {told(error).rstrip('.')}. See that it runs, and that user, password and database are right",
             file=sys.stderr,
         )
         return 1

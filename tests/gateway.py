@@ -8,27 +8,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from contracts import files, settings
 from etl.spark.server import free_port, listens
 from tests import patience, programs
 from tests.certificates import Pair
 
 VERSION = "v1.8.0"
-MODULE = f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"
+MODULE = "github.com/versity/versitygw/cmd/versitygw"
 BUCKET = "lake"
 KEYS = {"AWS_ACCESS_KEY_ID": "millrace", "AWS_SECRET_ACCESS_KEY": "only-on-loopback"}
-
-
-def binary() -> Path:
-    """The server's program; building it takes about a minute, once."""
-    folder = settings.CHECKOUT / ".millrace" / "bin"
-    found = folder / f"versitygw-{VERSION}"
-    with files.locked(folder / ".lock"):
-        if not found.exists():
-            done = subprocess.run([programs.go(), "install", MODULE], env={**os.environ, "GOBIN": str(folder)}, capture_output=True, text=True)
-            assert done.returncode == 0, f"go install {MODULE} ended with {done.returncode}: {done.stderr[-2000:]}"
-            (folder / "versitygw").rename(found)
-    return found
 
 
 @dataclass
@@ -50,7 +37,7 @@ class Gateway:
         output = folder.parent / f"gateway-{port}.log"
         with output.open("wb") as log:
             process = subprocess.Popen(
-                [str(binary()), "--port", f"127.0.0.1:{port}", "--quiet", *options, "posix", str(folder)],
+                [str(programs.built_by_go(MODULE, VERSION)), "--port", f"127.0.0.1:{port}", "--quiet", *options, "posix", str(folder)],
                 env=environment,
                 stdout=log,
                 stderr=log,

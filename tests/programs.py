@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from contracts import files
 from contracts.settings import CHECKOUT
 from etl.spark import SparkError
 from etl.spark import java as spark_java
@@ -84,6 +85,20 @@ def docker_engine() -> None:
     """There is a Docker Engine, or scripts/docker-engine.sh can start one."""
     if subprocess.run([CHECKOUT / "scripts" / "docker-engine.sh", "check"], capture_output=True, check=False).returncode:
         missing(DOCKER)
+
+
+def built_by_go(module: str, version: str) -> Path:
+    """A program of a Go module, in this checkout's home; building it takes about a minute, once."""
+    name = module.rpartition("/")[2]
+    folder = CHECKOUT / ".millrace" / "bin"
+    program = folder / f"{name}-{version}"
+    with files.locked(folder / ".lock"):
+        if not program.exists():
+            command = [go(), "install", f"{module}@{version}"]
+            done = subprocess.run(command, env={**os.environ, "GOBIN": str(folder)}, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{' '.join(command[1:])} ended with {done.returncode}: {done.stderr[-2000:]}"
+            (folder / name).rename(program)
+    return program
 
 
 def _go_version(path: str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from contracts.tls import POSTGRES_REQUEST
 from etl.spark.server import free_port, listens
@@ -32,6 +32,13 @@ class Server:
     certificates: Certificates | None = None
     options: ClassVar[dict[str, Any]] = {}
     ending: ClassVar[signal.Signals] = signal.SIGTERM
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
 
     def command(self) -> list[str]:
         raise NotImplementedError

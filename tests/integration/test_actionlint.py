@@ -1,31 +1,17 @@
 """actionlint, which knows GitHub's syntax and contexts, finds nothing wrong in the workflows. Built once into this checkout's home with Go."""
 
-import os
 import subprocess
 from pathlib import Path
 
-from contracts import files, settings
+from contracts import settings
 from tests import programs
 
 VERSION = "v1.7.12"
-MODULE = f"github.com/rhysd/actionlint/cmd/actionlint@{VERSION}"
-
-
-def binary() -> Path:
-    """The program; building it takes less than a minute, once."""
-    folder = settings.CHECKOUT / ".millrace" / "bin"
-    program = folder / f"actionlint-{VERSION}"
-    with files.locked(folder / ".lock"):
-        if not program.exists():
-            environment = {**os.environ, "GOBIN": str(folder)}
-            done = subprocess.run([programs.go(), "install", MODULE], env=environment, capture_output=True, text=True)
-            assert done.returncode == 0, f"go install {MODULE} ended with {done.returncode}: {done.stderr[-2000:]}"
-            (folder / "actionlint").rename(program)
-    return program
+MODULE = "github.com/rhysd/actionlint/cmd/actionlint"
 
 
 def lint(*paths: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(binary()), "-shellcheck=", "-pyflakes=", "-no-color", *map(str, paths)]
+    command = [str(programs.built_by_go(MODULE, VERSION)), "-shellcheck=", "-pyflakes=", "-no-color", *map(str, paths)]
     return subprocess.run(command, cwd=settings.CHECKOUT, capture_output=True, text=True)
 
 

@@ -12,18 +12,14 @@ from tests.servers import Postgres, Redis
 
 @pytest.fixture(scope="package")
 def postgres() -> Iterator[Postgres]:
-    server = Postgres()
-    server.start()
-    yield server
-    server.remove()
+    with Postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="package")
 def redis() -> Iterator[Redis]:
-    server = Redis()
-    server.start()
-    yield server
-    server.remove()
+    with Redis() as server:
+        yield server
 
 
 @pytest.fixture

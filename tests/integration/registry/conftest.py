@@ -13,10 +13,8 @@ READER, PASSWORD = "reader", "justlooking"
 
 @pytest.fixture(scope="package")
 def postgres() -> Iterator[Postgres]:
-    server = Postgres()
-    server.start()
-    yield server
-    server.remove()
+    with Postgres() as server:
+        yield server
 
 
 @pytest.fixture
