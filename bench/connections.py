@@ -43,11 +43,11 @@ def main() -> None:
     options = parser.parse_args()
     requests = [request(pair) for pair in random.Random(0).sample(pairs(), 1000)]
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
-    print("| workers | connections | requests/s | p50 | p99 | server CPU a request | memory (PSS) |")
-    print("|---|---|---|---|---|---|---|")
     if options.port:
-        report(options.port, None, f"{len(options.port)} servers", requests, options)
+        print("| servers | connections | requests/s | p50 | p99 |\n|---|---|---|---|---|")
+        report(options.port, None, str(len(options.port)), requests, options)
         return
+    print("| workers | connections | requests/s | p50 | p99 | server CPU a request | memory (PSS) |\n|---|---|---|---|---|---|---|")
     for workers in WORKERS:
         with server(workers) as (port, process):
             report([port], process, str(workers), requests, options)
