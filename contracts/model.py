@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal as Number
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from contracts.aggregations import Aggregates
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 WINDOW = re.compile(r"\bover\s*\(", re.IGNORECASE)
@@ -186,7 +190,8 @@ class Table:
 
     `key` is unique over the table. `time_column` orders the table in time: its date decides which interval a row belongs to.
     `max_quarantine_share` is the share of bad rows above which nothing is published, because the fault is then in the file, not in the rows; at 0
-    a single bad row stops the table, because its rows belong together.
+    a single bad row stops the table, because its rows belong together. A gold table is computed from its `aggregates` (see `contracts.aggregations`), or by a plain
+    transform: then its rows at t depend on the rows of its inputs in [t - history, t), or it is a SNAPSHOT, which any change makes anew.
     """
 
     layer: Layer
@@ -203,6 +208,8 @@ class Table:
     rules: tuple[Rule, ...] = ()
     inputs: tuple[str, ...] = ()
     max_quarantine_share: float = 0.05
+    history: timedelta | None = None
+    aggregates: Aggregates | None = None
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]

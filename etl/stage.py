@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from functools import reduce
 from operator import and_
@@ -26,7 +27,8 @@ from contracts.report import RowAccount
 from etl import delta
 from etl.bronze.load import Loaded, load
 from etl.delta import State
-from etl.gold import windows
+from etl.gold import aggregate, concerns, windows
+from etl.gold.concerns import read_days
 from etl.publishing import days_sql, nullable, refuse_other_schema
 from etl.silver import PROVENANCE
 from etl.sources.landing import Rejected
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import DeltaTable
     from pyspark.sql import DataFrame
+
+    from contracts.aggregations import Aggregates
 
 MANY_MONTHS = 240
 
@@ -156,7 +160,7 @@ def plan(table: Table, interval: Interval) -> Plan:
     ids = {name: str(source.metadata().id) for name, source in sources.items()}
     fresh = last is None or last.code != code_of(table) or last.ids != ids
     changed = {name: None if fresh or last is None else delta.changed_since(source, last.inputs[name]) for name, source in sources.items()}
-    everything = any(days is None for days in changed.values())
+    everything = any(days is None for days in changed.values()) or _another_snapshot_changed(table, sources, last)
     common = Plan(table, interval, base, versions, whole=everything, last=last, ids=ids)
     if table.load == Load.SNAPSHOT:
         moved = fresh or last is None or any(delta.rows_changed_since(source, last.inputs[name]) for name, source in sources.items())
@@ -165,6 +169,14 @@ def plan(table: Table, interval: Interval) -> Plan:
         days = _all_days(sources) if everything else merged(one for days in changed.values() for one in days or ())
         return _replaced(common, days=days)
     return _plan_gold(common, sources, changed)
+
+
+def _another_snapshot_changed(table: Table, sources: dict, last: State | None) -> bool:
+    """Whether a table that a silver transform gets beside its rows was replaced whole: any of these rows may depend on it."""
+    if table.layer != Layer.SILVER or last is None:
+        return False
+    others = [name for name in table.inputs[1:] if catalog.table(name).load == Load.SNAPSHOT]
+    return any(delta.rows_changed_since(sources[name], last.inputs[name]) for name in others if name in last.inputs)
 
 
 def plan_part(table: Table, interval: Interval, part: Mapping[str, Any], inputs: Mapping[str, int], ids: Mapping[str, str]) -> Plan:
@@ -196,8 +208,6 @@ def _rows_of_part(table: Table, mine: DeltaTable, part: Mapping[str, Any]) -> in
 
 
 def _replaced(before: Plan, **changes: object) -> Plan:
-    from dataclasses import replace
-
     return replace(before, **changes)  # type: ignore[arg-type]
 
 
@@ -213,57 +223,89 @@ def _all_days(sources: dict) -> tuple[Interval, ...]:
 
 
 def _plan_gold(common: Plan, sources: dict, changed: dict[str, tuple[Interval, ...] | None]) -> Plan:
-    """Which midnights a change of the purchases concerns: up to the longest window after it, but none beyond the horizon."""
-    longest = transform(common.table).LONGEST
+    """Which midnights a change concerns: those that look back on its days, but none beyond the horizon."""
+    reach, drivers = _reach(common.table), _drivers(common.table)
     horizon = max(common.interval.end, common.last.horizon) if common.last and common.last.horizon else common.interval.end
-    if common.whole:
-        days = _all_days({"silver.transactions": sources["silver.transactions"]})
-        bought = [Interval(days[0].start, max(days[-1].end, horizon))] if days else []
-        midnights = [Interval(one.start + DAY, one.end + DAY) for one in bought]
+    days = None if common.whole else _changed_days(common, sources, changed)
+    if days is None:
+        common = _replaced(common, whole=True)
+        known = _all_days({name: sources[name] for name in drivers})
+        spans = [Interval(known[0].start, max(known[-1].end, horizon))] if known else []
+        midnights = [Interval(span.start + DAY, span.end + DAY) for span in spans]
     else:
-        midnights = [windows.midnights_changed_by(one, longest) for one in _purchase_days(common, changed)]
+        midnights = [windows.midnights_changed_by(span, reach) for span in days]
         if common.last and common.last.horizon and horizon > common.last.horizon:
             midnights.append(Interval(common.last.horizon + DAY, horizon + DAY))
-    clipped = [kept for one in midnights if (kept := one.clipped(horizon + DAY))]
+    clipped = [kept for span in midnights if (kept := span.clipped(horizon + DAY))]
     return _replaced(common, days=merged(clipped), horizon=horizon)
 
 
-def _purchase_days(common: Plan, changed: dict[str, tuple[Interval, ...] | None]) -> list[Interval]:
-    """The days of purchases that the inputs' changes concern; a promotion concerns the purchases of its weeks."""
-    days = list(changed.get("silver.transactions") or ())
-    promoted = changed.get("silver.promotions")
-    if promoted:
-        days += _days_of_promoted_weeks(common, promoted)
-    return days
+def _changed_days(common: Plan, sources: dict, changed: dict[str, tuple[Interval, ...] | None]) -> tuple[Interval, ...] | None:
+    """The days on which something happened that the inputs' changes concern; None where everything is concerned."""
+    before = common.last.inputs if common.last else {}
+    if common.table.aggregates:
+        return concerns.changed_event_days(common.table.aggregates, before, common.inputs, changed)
+    snapshots = [name for name in sources if catalog.table(name).load == Load.SNAPSHOT]
+    if any(delta.rows_changed_since(sources[name], before[name]) for name in snapshots):
+        return None
+    return merged(span for name in sources if name not in snapshots for span in changed[name] or ())
 
 
-def _days_of_promoted_weeks(common: Plan, landed: Sequence[Interval]) -> list[Interval]:
-    from pyspark.sql import functions as F
+def _reach(table: Table) -> int:
+    """How many days before a midnight's own day decide its rows. StageError where the contract does not say."""
+    if table.aggregates:
+        return table.aggregates.reach
+    if table.history is None:
+        raise StageError(
+            f"{table.qualified} neither declares aggregations nor says what its rows depend on. Give its contract `history`, as long as its transform looks back,"
+            " or `load=Load.SNAPSHOT` to make it anew with each change"
+        )
+    return -(-table.history // DAY)
 
-    weeks = _of_days("silver.promotions", common.inputs["silver.promotions"], landed).select("week").distinct()
-    bought = delta.read("silver.transactions", common.inputs["silver.transactions"]).join(weeks, "week", "left_semi")
-    row = bought.agg(F.min("transaction_at").alias("low"), F.max("transaction_at").alias("high")).collect()[0]
-    return [Interval(row.low.date(), row.high.date() + DAY)] if row.low else []
+
+def _drivers(table: Table) -> list[str]:
+    """The inputs whose days the table's midnights follow."""
+    if table.aggregates:
+        return [table.aggregates.events.qualified]
+    return [name for name in table.inputs if catalog.table(name).time_column and catalog.table(name).load != Load.SNAPSHOT]
 
 
 def transform(table: Table) -> ModuleType:
-    """The module that computes the table: its path is the table's name."""
-    return importlib.import_module(f"etl.{table.layer}.{table.name}")
+    """The module that computes the table, or prepares its events: its path is the table's name."""
+    return importlib.import_module(_module_of(table))
+
+
+def has_transform(table: Table) -> bool:
+    """Whether there is one. Aggregations alone need none."""
+    return importlib.util.find_spec(_module_of(table)) is not None
+
+
+def _module_of(table: Table) -> str:
+    return f"etl.{table.layer}.{table.name}"
 
 
 def code_of(table: Table) -> str:
     """A fingerprint of what decides the table's content: the transform, what the layer shares, and the contract's columns, key and checks. Empty for one without a transform."""
     if table.layer not in (Layer.SILVER, Layer.GOLD):
         return ""
-    shared = [importlib.import_module(f"etl.{table.layer}")] + ([windows] if table.layer == Layer.GOLD else [])
+    shared = [importlib.import_module(f"etl.{table.layer}"), *([windows, aggregate] if table.layer == Layer.GOLD else [])]
+    own = [transform(table)] if has_transform(table) or not table.aggregates else []
     facts = (
         repr([(c.name, c.type.spark) for c in table.columns])
         + repr(table.key)
         + repr([(c.name, c.sql, c.severity) for c in table.checks()])
         + repr(table.references)
+        + repr([_declaration(table.aggregates)] if table.aggregates else table.history)
     )
-    text = "".join(inspect.getsource(module) for module in (transform(table), *shared)) + facts
+    text = "".join(inspect.getsource(module) for module in (*own, *shared)) + facts
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _declaration(declared: Aggregates) -> tuple[Any, ...]:
+    """What of a declaration decides values. Inputs count by name: what they hold is known from their versions."""
+    parts = [replace(part, doc="", unit=None) for part in declared.aggregations]
+    joined = [(type(other).__name__, other.table.qualified, {**vars(other), "table": None}) for other in declared.joined]
+    return (declared.events.qualified, declared.time_column, [column.name for column in declared.key], parts, joined)
 
 
 # --- stage
@@ -323,7 +365,7 @@ def _cleaned(planned: Plan) -> tuple[DataFrame, DataFrame]:
     """The rows that come in, and what the transform makes of them."""
     source = catalog.table(planned.table.inputs[0])
     version = planned.inputs[source.qualified]
-    incoming = delta.read(source.qualified, version) if planned.whole else _of_days(source.qualified, version, planned.days)
+    incoming = delta.read(source.qualified, version) if planned.whole else read_days(source.qualified, version, planned.days)
     others = [delta.read(name, planned.inputs[name]) for name in planned.table.inputs[1:]]
     return incoming, transform(planned.table).clean(incoming, *others)
 
@@ -368,37 +410,24 @@ def _stage_gold(planned: Plan, folder: Path) -> Staged:
     if table.load == Load.SNAPSHOT:
         rows = transform(table).features(*(delta.read(name, version) for name, version in planned.inputs.items()))
     else:
-        rows = transform(table).features(planned.days, *(_history(planned, name, version) for name, version in planned.inputs.items()))
+        rows = _features(planned)
     if planned.whole or planned.days:
         _write(table, rows.select(*table.column_names), folder)
     count = _rows_in(folder)
     return Staged(planned, folder, count, count, 0, distinct_keys=_distinct_keys(table, _frame(table, folder), count), touched=planned.days)
 
 
-def _history(planned: Plan, name: str, version: int) -> DataFrame:
-    """The rows of an input that the planned midnights look back on."""
-    if planned.whole:
-        return delta.read(name, version)
-    bought = merged(windows.history_for(one, transform(planned.table).LONGEST) for one in planned.days)
-    if name == "silver.promotions":
-        low, high = _weeks(planned, bought)
-        return delta.read(name, version, {"week": [(low, high)]}).filter(f"week BETWEEN {low} AND {high}")
-    return _of_days(name, version, bought)
-
-
-def _of_days(name: str, version: int, days: Sequence[Interval]) -> DataFrame:
-    """A table's rows of these days."""
-    table = catalog.table(name)
-    return delta.read(name, version, delta.on_days(table.time_column, days)).filter(days_sql(table, days))
-
-
-def _weeks(planned: Plan, bought: Sequence[Interval]) -> tuple[int, int]:
-    """The first and last week of these purchases, so that the promotions of other weeks need not be read."""
-    from pyspark.sql import functions as F
-
-    purchases = _of_days("silver.transactions", planned.inputs["silver.transactions"], bought)
-    row = purchases.agg(F.min("week").alias("low"), F.max("week").alias("high")).collect()[0]
-    return (row.low, row.high) if row.low is not None else (0, 0)
+def _features(planned: Plan) -> DataFrame:
+    """The rows of the planned midnights."""
+    table, versions = planned.table, planned.inputs
+    if table.aggregates:
+        prepare = transform(table).events if table.aggregates.needs_transform else None
+        whole = {name: delta.read(name, version) for name, version in versions.items()} if planned.whole else None
+        return aggregate.features(table, planned.days, whole or concerns.history(table, planned.days, versions), prepare)
+    needed = merged(windows.history_for(span, _reach(table)) for span in planned.days)
+    driven = () if planned.whole else _drivers(table)
+    inputs = [read_days(name, version, needed) if name in driven else delta.read(name, version) for name, version in versions.items()]
+    return transform(table).features(planned.days, *inputs)
 
 
 def _distinct_keys(table: Table, rows: DataFrame, count: int) -> int:

@@ -1,52 +1,36 @@
-"""`gold.customer_product`: how often a customer has bought a product lately, and when last."""
+"""`gold.customer_product`: how often a customer has bought a product lately, and when last.
 
-from datetime import timedelta
+A basket holds a product in one row (the key of silver.transactions), so rows count distinct baskets.
+"""
 
-from contracts.gold import AT_MIDNIGHT, EVENT_TIMESTAMP
-from contracts.model import LONG, TIMESTAMP, Column, Layer, Rule, Table
+from contracts.aggregations import Count, Decayed, First, Latest, before_latest, days, feature_table
+from contracts.model import Rule
 from contracts.silver import CUSTOMER_ID, PRODUCT_ID
+from contracts.silver.transactions import transactions
 
-WINDOW = 90
-"""Days."""
 MEMORY, HALF_LIFE = 365, 60
 """Days: how far back from the newest purchase is remembered, and how much earlier a purchase counts half."""
 
-customer_product = Table(
-    layer=Layer.GOLD,
+customer_product = feature_table(
     name="customer_product",
     doc="How often a customer has bought a product lately, and when last",
-    grain="one row per customer, product and midnight at which the window changes",
     owner="ml-platform",
-    freshness=timedelta(days=1),
-    inputs=("silver.transactions",),
-    key=("customer_id", "product_id", "event_timestamp"),
-    time_column="event_timestamp",
-    columns=(
-        CUSTOMER_ID,
-        PRODUCT_ID,
-        EVENT_TIMESTAMP,
-        Column("purchases_90d", LONG, "Distinct baskets with the product in the last 90 days", required=True, minimum=0, unit="baskets"),
-        Column("last_purchased_at", TIMESTAMP, "Newest purchase before event_timestamp, of any age", required=True),
-        Column(
+    key=(CUSTOMER_ID, PRODUCT_ID),
+    events=transactions,
+    aggregations=(
+        Count("purchases", windows=days(90), doc="Distinct baskets with the product", unit="baskets"),
+        Latest("last_purchased_at", doc="Newest purchase"),
+        Count(
             "memory_purchases",
-            LONG,
-            f"Distinct baskets with the product in the {MEMORY} days that end with the day of last_purchased_at",
-            required=True,
+            windows=before_latest(MEMORY),
+            doc="Distinct baskets with the product",
             minimum=1,
             unit="baskets",
         ),
-        Column("memory_began_at", TIMESTAMP, f"Oldest purchase in the {MEMORY} days that end with the day of last_purchased_at", required=True),
-        Column(
-            "memory_weight",
-            LONG,
-            f"Sum over these baskets of round(2^20 * 2^(-k / {HALF_LIFE})), k being the whole days from the basket's day to that of last_purchased_at",
-            required=True,
-            minimum=1,
-        ),
+        First("memory_began_at", windows=before_latest(MEMORY), doc="Oldest purchase"),
+        Decayed("memory_weight", windows=before_latest(MEMORY), half_life=HALF_LIFE, minimum=1),
     ),
     rules=(
-        AT_MIDNIGHT,
-        Rule("last_purchase_is_past", "last_purchased_at < event_timestamp", "last_purchased_at is not before event_timestamp"),
         Rule("memory_is_past", "memory_began_at <= last_purchased_at", "memory_began_at is after last_purchased_at"),
         Rule("memory_holds_the_window", "purchases_90d <= memory_purchases", "90 days hold more purchases than the memory"),
     ),

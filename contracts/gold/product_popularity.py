@@ -1,36 +1,31 @@
 """`gold.product_popularity`: how much of a product was sold lately, to how many, and how much of it on promotion."""
 
-from datetime import timedelta
-
-from contracts.gold import AT_MIDNIGHT, EVENT_TIMESTAMP
-from contracts.model import DOUBLE, LONG, MONEY_SUM, Column, Layer, Reference, Rule, Table
+from contracts.aggregations import Distinct, MappedInTime, Ratio, Sum, days, feature_table
+from contracts.model import LONG, Column, Reference
 from contracts.silver import PRODUCT_ID
+from contracts.silver.promotions import promotions
+from contracts.silver.transactions import transactions
 
-WINDOWS = (7, 28)
-"""Days."""
-
-product_popularity = Table(
-    layer=Layer.GOLD,
+product_popularity = feature_table(
     name="product_popularity",
     doc="How much of a product was sold lately",
-    grain="one row per product and midnight at which a window changes",
     owner="ml-platform",
-    freshness=timedelta(days=1),
-    inputs=("silver.transactions", "silver.promotions"),
-    key=("product_id", "event_timestamp"),
-    time_column="event_timestamp",
-    columns=(
-        PRODUCT_ID,
-        EVENT_TIMESTAMP,
-        *(Column(f"units_{w}d", LONG, f"Sum of quantity in the last {w} days", required=True, minimum=0, unit="items") for w in WINDOWS),
-        *(Column(f"buyers_{w}d", LONG, f"Distinct customers in the last {w} days", required=True, minimum=0, unit="customers") for w in WINDOWS),
-        *(Column(f"revenue_{w}d", MONEY_SUM, f"Sum of sales_value in the last {w} days", required=True, minimum=0, unit="USD") for w in WINDOWS),
-        Column("promoted_share_28d", DOUBLE, "Units in promoted transactions / units over 28 days, 0 when no units", required=True, minimum=0, maximum=1),
-    ),
-    rules=(
-        AT_MIDNIGHT,
-        Rule(
-            "windows_nest", "units_7d <= units_28d AND buyers_7d <= buyers_28d AND revenue_7d <= revenue_28d", "a shorter window holds more than a longer one"
+    key=(PRODUCT_ID,),
+    events=transactions,
+    joined=(MappedInTime(promotions, by=("week",)),),
+    prepared=(Column("promoted_quantity", LONG, "Units bought on promotion", required=True, minimum=0),),
+    aggregations=(
+        Sum("units", "quantity", windows=days(7, 28), unit="items"),
+        Distinct("buyers", "customer_id", windows=days(7, 28), doc="Distinct customers", unit="customers"),
+        Sum("revenue", "sales_value", windows=days(7, 28)),
+        Ratio(
+            "promoted_share",
+            part=Sum(of="promoted_quantity"),
+            whole=Sum(of="quantity"),
+            windows=days(28),
+            doc="Units in promoted transactions / units",
+            minimum=0,
+            maximum=1,
         ),
     ),
     references=(Reference(("product_id",), "silver.products", ("product_id",)),),

@@ -13,7 +13,6 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import reduce
 from itertools import pairwise
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +23,12 @@ from pyspark.sql import DataFrame
 
 from contracts.interval import DAY, Interval, merged, midnight
 from etl import engine
-from etl.gold import customer_activity, customer_product, product_popularity, windows
+from contracts.gold.customer_activity import customer_activity
+from contracts.gold.customer_product import customer_product
+from contracts.gold.product_popularity import product_popularity
+from contracts.model import Table
+from etl.gold import aggregate, windows
+from etl.gold.product_popularity import events as with_promoted
 
 EFFORT = int(os.environ.get("MILLRACE_TEST_EFFORT") or 1)
 """Multiplies how many shops are tried: 10 for a night."""
@@ -235,7 +239,7 @@ def pair(lines: Sequence[Line], t: datetime, _: Shop) -> Row:
 class View:
     """A transform, its keys and windows as the catalogue has them, and the oracle of one row."""
 
-    module: ModuleType
+    table: Table
     keys: tuple[str, ...]
     windows: tuple[int, ...]
     row: Callable[[Sequence[Line], datetime, Shop], Row]
@@ -255,10 +259,11 @@ VIEWS = (
 
 
 def features(view: View, shop: Shop, midnights: Sequence[Interval], lines: Sequence[Line] | None = None) -> DataFrame:
-    arguments = [_frame(shop.lines if lines is None else lines, TRANSACTIONS)]
-    if view.module is product_popularity:
-        arguments.append(_frame(shop.promotions, PROMOTIONS))
-    return view.module.features(midnights, *arguments)
+    inputs = {
+        "silver.transactions": _frame(shop.lines if lines is None else lines, TRANSACTIONS),
+        "silver.promotions": _frame(shop.promotions, PROMOTIONS),
+    }
+    return aggregate.features(view.table, midnights, inputs, with_promoted)
 
 
 def _frame(rows: Sequence[Line | Promotion], schema: pa.Schema) -> DataFrame:
@@ -296,7 +301,7 @@ def runs(shop: Shop) -> list[tuple[Interval, ...]]:
     return [one for one in (merged(Interval(day, day + DAY) for day in single), merged(between[::2]), merged(between[1::2])) if one]
 
 
-@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.module.__name__.rsplit(".", 1)[-1])
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.table.name)
 class TestAView:
     @hostile
     @given(shop=shops())
@@ -339,7 +344,7 @@ class TestAView:
             return
         gone = shop.lines[which % len(shop.lines)]
         rest = [one for one in shop.lines if one is not gone]
-        concerned = windows.midnights_changed_by(Interval(gone.day, gone.day + DAY), view.module.LONGEST)
+        concerned = windows.midnights_changed_by(Interval(gone.day, gone.day + DAY), _reach(view))
         before, after = (by_key(view, features(view, shop, [whole(shop)], lines)) for lines in (rest, shop.lines))
         for key in {*before, *after}:
             old, new = before.get(key, {}), after.get(key, {})
@@ -353,11 +358,16 @@ def _moves(view: View, lines: Sequence[Line], midnights: Interval) -> set[dateti
     return {midnight(day) for day in days if day in midnights}
 
 
+def _reach(view: View) -> int:
+    assert view.table.aggregates
+    return view.table.aggregates.reach
+
+
 def _midnights(days: Interval) -> list[datetime]:
     return [midnight(days.start + n * DAY) for n in range(days.days)]
 
 
 def _known(view: View, shop: Shop, run: Sequence[Interval]) -> list[Line]:
     """The purchases that staging reads for these midnights."""
-    history = merged(windows.history_for(one, view.module.LONGEST) for one in run)
+    history = merged(windows.history_for(one, _reach(view)) for one in run)
     return [one for one in shop.lines if any(one.day in days for days in history)]
