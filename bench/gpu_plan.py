@@ -155,18 +155,20 @@ def _cell(column: Column) -> Any:
 def transforms(spark: Any) -> Iterator[Verdict]:
     """Every silver and gold transform, with what staging does to its rows."""
     from etl import stage
+    from etl.gold import aggregate
 
     explain = spark._jvm.com.nvidia.spark.rapids.ExplainPlan.explainPotentialGpuPlan
     for table in (*catalog.tables(Layer.SILVER), *catalog.tables(Layer.GOLD)):
         frames = [spark.read.format("delta").load(str(settings.table_path(name))) for name in table.inputs]
-        module = stage.transform(table)
+        module: Any = stage.transform(table) if stage.has_transform(table) else None
         if table.layer == Layer.SILVER:
             cleaned = module.clean(*frames)
             plans = {"": cleaned.select(*table.column_names), "duplicates": stage._without_duplicates(table, cleaned).select(*table.column_names)}
         elif table.load == Load.SNAPSHOT:
             plans = {"": module.features(*frames).select(*table.column_names)}
         else:
-            plans = {name: module.features([midnights], *frames).select(*table.column_names) for name, midnights in MIDNIGHTS.items()}
+            inputs, prepare = dict(zip(table.inputs, frames, strict=True)), getattr(module, "events", None)
+            plans = {name: aggregate.features(table, [midnights], inputs, prepare) for name, midnights in MIDNIGHTS.items()}
         for part, frame in plans.items():
             verdict = Verdict(f"{table.qualified}{f', {part}' if part else ''}")
             verdict.add(explain(frame._jdf, "ALL"))

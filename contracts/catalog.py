@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import pkgutil
+from datetime import timedelta
 from functools import cache
 
 from contracts.model import ContractError, Layer, Table
@@ -24,6 +25,13 @@ def tables(layer: Layer | None = None) -> tuple[Table, ...]:
 def all_tables() -> tuple[Table, ...]:
     """Every table with a contract: those that a run builds, then those that are made from a release."""
     return (*tables(), *(table for layer in AFTER_RELEASE for table in tables(layer)))
+
+
+def longest_window() -> int:
+    """Days: after so many without an event every window is empty, and no row of any feature table changes any more."""
+    declared = [table.aggregates.trailing for table in tables(Layer.GOLD) if table.aggregates]
+    histories = [-(-table.history // timedelta(days=1)) for table in tables(Layer.GOLD) if table.history]
+    return max([*(days for trailing in declared for days in trailing), *histories], default=0)
 
 
 def table(qualified: str) -> Table:

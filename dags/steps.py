@@ -35,8 +35,6 @@ class RunError(RuntimeError):
 RELEASE_ROUNDS = 5
 WORKERS = 2
 """Tables at a time in one process."""
-LONGEST_WINDOW_DAYS = 90
-"""After so many days without a purchase every window is empty, and no row of any feature changes any more."""
 
 
 class ReleaseBusyError(RuntimeError):
@@ -66,7 +64,7 @@ class Clock:
 def check_interval(start: str | None, end: str | None, *, scheduled: bool = False) -> Interval:
     """The interval, if a run over it makes sense: the lake is ours to write, files have landed, and it does not lie outside of them.
 
-    A scheduled run may lie after the newest file: days without purchases count, and windows decay.
+    A scheduled run may lie after the newest file: days without events count, and windows decay.
     """
     from etl import delta
     from etl.sources import landing
@@ -74,7 +72,7 @@ def check_interval(start: str | None, end: str | None, *, scheduled: bool = Fals
     interval = Interval.parse(start, end)
     delta.check_format()
     landed = landing.coverage(catalog.tables(Layer.BRONZE))
-    last = landed.end + (LONGEST_WINDOW_DAYS + 1) * DAY
+    last = landed.end + (catalog.longest_window() + 1) * DAY
     if not scheduled and (interval.start < landed.start or interval.start >= last or interval.end > last):
         raise IntervalError(
             f"{interval} lies outside the data: files have landed for {landed}, and windows are empty from {last} on. Give start and end within [{landed.start}, {last})"

@@ -68,12 +68,14 @@ def _is_readable(name: str, version: int) -> bool:
 def _changed_values(other: Joined, before: int, now: int, days: Days) -> DataFrame:
     """The values by which the changed rows are joined, a row each, named as in the table: of rows that are new, other, or gone."""
     name = other.table.qualified
+    by = tuple(other.pairs.values()) if isinstance(other, Dimension) else other.by
     if other.table.load == Load.SNAPSHOT:
         old, new = delta.read(name, before), delta.read(name, now)
     else:
         old, new = read_days(name, before, days), read_days(name, now, days)
+        if not isinstance(other, Dimension):  # days are narrow enough, and comparing their rows would cost more than it saves
+            return old.select(*by).unionAll(new.select(*by)).distinct()
     columns = _columns_that_matter(other)
-    by = tuple(other.pairs.values()) if isinstance(other, Dimension) else other.by
     return _differing(old.select(*columns), new.select(*columns)).select(*by).distinct()
 
 

@@ -21,12 +21,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame
 
-from contracts.interval import DAY, Interval, merged, midnight
-from etl import engine
 from contracts.gold.customer_activity import customer_activity
 from contracts.gold.customer_product import customer_product
 from contracts.gold.product_popularity import product_popularity
+from contracts.interval import DAY, Interval, merged, midnight
 from contracts.model import Table
+from etl import engine
 from etl.gold import aggregate, windows
 from etl.gold.product_popularity import events as with_promoted
 

@@ -1,27 +1,28 @@
-"""The weights of `windows.Memory` are integers that no platform rounds in another way, and `recency.faded` continues them."""
+"""The weights of `Decayed` are integers that no platform rounds in another way, and `recency.faded` continues them."""
 
 from decimal import Decimal, localcontext
 
 import pytest
 
+from contracts.aggregations import WEIGHT_OF_NEWEST, Decayed
 from contracts.gold.customer_product import HALF_LIFE, MEMORY
-from etl.gold import windows
-from etl.gold.customer_product import REMEMBERED
 from features import recency
+
+WEIGHTS = Decayed("weight", half_life=HALF_LIFE).weights(MEMORY)
 
 
 def test_weights_equal_those_of_fifty_digits_and_lie_far_from_a_tie() -> None:
     with localcontext() as context:
         context.prec = 50
         exact = [2**20 * Decimal(2) ** (Decimal(-k) / HALF_LIFE) for k in range(MEMORY)]
-    assert REMEMBERED.weights == tuple(int(value.to_integral_value()) for value in exact)
+    assert tuple(int(value.to_integral_value()) for value in exact) == WEIGHTS
     assert min(abs(value % 1 - Decimal("0.5")) for value in exact) > Decimal("1e-4")
-    assert REMEMBERED.weights[0] == windows.ONE_PURCHASE
-    assert REMEMBERED.weights[60] * 2 == REMEMBERED.weights[0]
+    assert WEIGHTS[0] == WEIGHT_OF_NEWEST
+    assert WEIGHTS[60] * 2 == WEIGHTS[0]
 
 
 def test_features_fade_as_gold_weighs() -> None:
-    assert (recency.ONE_PURCHASE, recency.HALF_LIFE) == (windows.ONE_PURCHASE, HALF_LIFE)
+    assert (recency.ONE_PURCHASE, recency.HALF_LIFE) == (WEIGHT_OF_NEWEST, HALF_LIFE)
 
 
 @pytest.mark.parametrize(

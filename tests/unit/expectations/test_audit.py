@@ -47,13 +47,13 @@ RULES: dict[str, tuple[tuple[str, ...], Callable[[Row], bool]]] = {
     "ends_after_start": (("start_date", "end_date"), lambda row: row["start_date"] <= row["end_date"]),
     "described": ((), lambda row: row["campaign_type"] is not None),
     "at_midnight": (("event_timestamp",), lambda row: row["event_timestamp"].time() == datetime.min.time()),
-    "last_basket_is_past": (("last_basket_at", "event_timestamp"), lambda row: row["last_basket_at"] < row["event_timestamp"]),
+    "last_basket_at_is_past": (("last_basket_at", "event_timestamp"), lambda row: row["last_basket_at"] < row["event_timestamp"]),
 }
 
 
 def _nests(row: Row) -> bool:
     """SQL's AND: false if any part is false, whatever else is NULL."""
-    pairs = [(f"{name}_{low}d", f"{name}_{high}d") for name in ("baskets", "spend") for low, high in ((7, 30), (30, 90))]
+    pairs = [(f"{name}_{low}d", f"{name}_{high}d") for name in ("baskets", "spend", "items") for low, high in ((7, 30), (30, 90))]
     return not any(row[low] is not None and row[high] is not None and row[low] > row[high] for low, high in pairs)
 
 
