@@ -160,14 +160,13 @@ def transforms(spark: Any) -> Iterator[Verdict]:
     explain = spark._jvm.com.nvidia.spark.rapids.ExplainPlan.explainPotentialGpuPlan
     for table in (*catalog.tables(Layer.SILVER), *catalog.tables(Layer.GOLD)):
         frames = [spark.read.format("delta").load(str(settings.table_path(name))) for name in table.inputs]
-        module: Any = stage.transform(table) if stage.has_transform(table) else None
         if table.layer == Layer.SILVER:
-            cleaned = module.clean(*frames)
+            cleaned = stage.clean(table, *frames)
             plans = {"": cleaned.select(*table.column_names), "duplicates": stage._without_duplicates(table, cleaned).select(*table.column_names)}
         elif table.load == Load.SNAPSHOT:
-            plans = {"": module.features(*frames).select(*table.column_names)}
+            plans = {"": stage.transform(table).features(*frames).select(*table.column_names)}
         else:
-            inputs, prepare = dict(zip(table.inputs, frames, strict=True)), getattr(module, "events", None)
+            inputs, prepare = dict(zip(table.inputs, frames, strict=True)), stage.transform(table).events if stage.has_transform(table) else None
             plans = {name: aggregate.features(table, [midnights], inputs, prepare) for name, midnights in MIDNIGHTS.items()}
         for part, frame in plans.items():
             verdict = Verdict(f"{table.qualified}{f', {part}' if part else ''}")

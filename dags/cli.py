@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from contracts import catalog, manifest, release, secret_files, settings
+from contracts import catalog, manifest, project, release, secret_files, settings
 from contracts.release import Release
 from contracts.report import TableReport
 from dags import arguments, components_cli, errors, recommender_cli, show, steps, training_cli
@@ -106,8 +106,7 @@ def _days(text: str) -> timedelta:
 
 
 def _sample(_options: argparse.Namespace, console: Console) -> None:
-    from etl.sources import sample
-
+    sample = project.required("landing", "land a sample")
     if sample.is_landed():
         console.print(f"The sample has landed already at {settings.landing()}", markup=False)
         return

@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from contracts import catalog, secret_files, settings
+from contracts import catalog, project, secret_files, settings
 from contracts.report import TableReport
 from dags import errors, memory, services, show
 from dags.environment import ADMIN_PASSWORD, USERNAME
@@ -78,11 +78,10 @@ def _elsewhere(options: argparse.Namespace) -> Services:
 
 
 def _demo(console: Console, started: float, elsewhere: Services | None) -> None:
-    from etl.sources.sample import WHOLE_YEAR
-
+    interval = project.required("landing", "run a demo").INTERVAL
     airflow = _prepare(console, elsewhere)
-    conf = {"start": str(WHOLE_YEAR.start), "end": str(WHOLE_YEAR.end)}
-    with _timed(console, f"Run of {WHOLE_YEAR} over REST"):
+    conf = {"start": str(interval.start), "end": str(interval.end)}
+    with _timed(console, f"Run of {interval} over REST"):
         run = Run.trigger(airflow, conf)
         _watch(console, run)
     results = run.results()
@@ -106,7 +105,7 @@ def _timed(console: Console, what: str) -> Iterator[None]:
 
 def _prepare(console: Console, elsewhere: Services | None) -> Services:
     """The sample lands while Airflow starts."""
-    from etl.sources import sample
+    sample = project.required("landing", "land a sample")
 
     def say(message: str) -> None:
         console.print(f"  {message}", markup=False)

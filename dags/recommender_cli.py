@@ -58,7 +58,7 @@ def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.Argument
 
 def _train(options: argparse.Namespace, console: Console) -> None:
     from dags import steps
-    from models.recommender import job, tracking
+    from grocery.recommender import job, tracking
 
     fitted = job.train(options.release, options.weeks, options.held_back, options.seed, lambda said: console.print(said, markup=False))
     steps.record_model(fitted.about)
@@ -68,7 +68,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
 
 
 def _show(options: argparse.Namespace, console: Console) -> None:
-    from models.recommender import model
+    from grocery.recommender import model
 
     about = model.about(options.name)
     if options.json:
@@ -78,8 +78,8 @@ def _show(options: argparse.Namespace, console: Console) -> None:
 
 
 def _ask(options: argparse.Namespace, console: Console) -> None:
-    from models.recommender import model
-    from models.recommender.serving import recommend
+    from grocery.recommender import model
+    from grocery.recommender.serving import recommend
 
     found = recommend(model.load(options.model), options.customer, options.top)
     if not found:
@@ -95,7 +95,7 @@ def _score(options: argparse.Namespace, console: Console) -> None:
 
 
 def _track(options: argparse.Namespace, console: Console) -> None:
-    from models.recommender import model, tracking
+    from grocery.recommender import model, tracking
 
     fitted = model.load(options.name)
     console.print(
@@ -105,7 +105,7 @@ def _track(options: argparse.Namespace, console: Console) -> None:
 
 
 def _lineage(options: argparse.Namespace, console: Console) -> None:
-    from models.recommender import tracking
+    from grocery.recommender import tracking
 
     found = tracking.links(options.model, options.training_set, options.release, options.table)
     if options.json:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from features.consistency import Consistency
     from features.profiles import Profile
     from features.training import Leaks
-    from models.recommender.serving import Recommendation
-    from models.recommender.tracking import Link
+    from grocery.recommender.serving import Recommendation
+    from grocery.recommender.tracking import Link
 
 PIPE_WIDTH = 140
 CELL = 24

@@ -133,8 +133,8 @@ def score(name: str | None = None, number: int | None = None, run_id: str = "sco
     """Publish the best products of every active customer, by a model (the newest by default) as of a release (the newest by default), unless they are there."""
     from etl.stage import plan_part, stage_rows
     from features.lake_reader import pinned
-    from models.recommender import model as models
-    from models.recommender import scoring
+    from grocery.recommender import model as models
+    from grocery.recommender import scoring
 
     table = catalog.table(scoring.TABLE)
     with _in_a_sentence(table.qualified, "score again"):
@@ -157,8 +157,8 @@ def score(name: str | None = None, number: int | None = None, run_id: str = "sco
 
 def record_model(about: dict[str, Any], parent: Parent | None = None) -> None:
     """Record as lineage that a kept model was made from the tables of its training sets, at the versions that their manifests name, and from the labels'."""
+    from grocery.recommender import tracking
     from lineage.record import record_artifact
-    from models.recommender import tracking
 
     (link,) = tracking.links(about["name"])
     tags = {"release": str(link.release), "training_set": about["training_set"], "held_back": about["held_back"]}
@@ -166,8 +166,8 @@ def record_model(about: dict[str, Any], parent: Parent | None = None) -> None:
 
 
 def _model(about: dict[str, Any]) -> Artifact:
+    from grocery.recommender import model, scoring
     from lineage.record import Artifact
-    from models.recommender import model, scoring
 
     return Artifact(
         kind="MODEL",

@@ -228,7 +228,7 @@ def prepare_recommender(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
     """The names of both training sets."""
     from dataclasses import asdict
 
-    from models.recommender import job
+    from grocery.recommender import job
 
     _refuse_unknown(dag_run.conf or {}, RECOMMENDER, ", ".join(RECOMMENDER))
     return asdict(job.prepare(params["release"], params["weeks"], params["held_back"], params["seed"], say=print))
@@ -238,7 +238,7 @@ def prepare_recommender(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
 def train_recommender(sets: dict[str, str], params: dict[str, Any], ti: Any) -> dict[str, Any]:
     """What the model is about, its figures included."""
     from dags import steps
-    from models.recommender import job
+    from grocery.recommender import job
 
     about = job.finish(job.Sets(**sets), params["weeks"], params["seed"], say=print).about
     steps.record_model(about, parent(ti))
@@ -250,7 +250,7 @@ def train_recommender(sets: dict[str, str], params: dict[str, Any], ti: Any) -> 
 @final
 def track_recommender(about: dict[str, Any]) -> str:
     """The id of the model's run in MLflow."""
-    from models.recommender import model, tracking
+    from grocery.recommender import model, tracking
 
     return tracking.track(model.load(about["name"]))
 

@@ -7,8 +7,6 @@ after a change of the code, or nothing at all.
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import inspect
 import uuid
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from contracts import catalog, settings, storage
+from contracts import catalog, project, settings, storage
 from contracts.interval import DAY, Interval, days_of, merged
 from contracts.model import DATE, LONG, TIMESTAMP, Layer, Load, Severity, Table
 from contracts.report import RowAccount
@@ -30,7 +28,7 @@ from etl.delta import State
 from etl.gold import aggregate, concerns, windows
 from etl.gold.concerns import read_days
 from etl.publishing import days_sql, nullable, refuse_other_schema
-from etl.silver import PROVENANCE
+from etl.silver import PROVENANCE, select
 from etl.sources.landing import Rejected
 
 if TYPE_CHECKING:
@@ -271,27 +269,30 @@ def _drivers(table: Table) -> list[str]:
 
 
 def transform(table: Table) -> ModuleType:
-    """The module that computes the table, or prepares its events: its path is the table's name."""
-    return importlib.import_module(_module_of(table))
+    """The project's module that computes the table, or prepares its events: its path is the table's name. StageError where there is none."""
+    found = project.module(_path_of(table))
+    if found is None:
+        raise StageError(f"{table.qualified} needs a transform: write {project.current().file(_path_of(table))}")
+    return found
 
 
 def has_transform(table: Table) -> bool:
-    """Whether there is one. Aggregations alone need none."""
-    return importlib.util.find_spec(_module_of(table)) is not None
+    """Whether the project has one. Declarations of columns and aggregations need none."""
+    return project.current().has_module(_path_of(table))
 
 
-def _module_of(table: Table) -> str:
-    return f"etl.{table.layer}.{table.name}"
+def _path_of(table: Table) -> str:
+    return f"transforms.{table.layer}.{table.name}"
 
 
 def code_of(table: Table) -> str:
     """A fingerprint of what decides the table's content: the transform, what the layer shares, and the contract's columns, key and checks. Empty for one without a transform."""
     if table.layer not in (Layer.SILVER, Layer.GOLD):
         return ""
-    shared = [importlib.import_module(f"etl.{table.layer}"), *([windows, aggregate] if table.layer == Layer.GOLD else [])]
-    own = [transform(table)] if has_transform(table) or not table.aggregates else []
+    shared = [windows, aggregate] if table.layer == Layer.GOLD else [select]
+    own = [transform(table)] if has_transform(table) else []
     facts = (
-        repr([(c.name, c.type.spark) for c in table.columns])
+        repr([(c.name, c.type.spark, c.source) for c in table.columns])
         + repr(table.key)
         + repr([(c.name, c.sql, c.severity) for c in table.checks()])
         + repr(table.references)
@@ -367,7 +368,15 @@ def _cleaned(planned: Plan) -> tuple[DataFrame, DataFrame]:
     version = planned.inputs[source.qualified]
     incoming = delta.read(source.qualified, version) if planned.whole else read_days(source.qualified, version, planned.days)
     others = [delta.read(name, planned.inputs[name]) for name in planned.table.inputs[1:]]
-    return incoming, transform(planned.table).clean(incoming, *others)
+    return incoming, clean(planned.table, incoming, *others)
+
+
+def clean(table: Table, incoming: DataFrame, *others: DataFrame) -> DataFrame:
+    """A silver table's columns and the audit columns, from the rows of its inputs: by the project's transform, or as its columns are declared."""
+    if not has_transform(table):
+        return select.clean(table, catalog.table(table.inputs[0]), incoming)
+    cleaned: DataFrame = transform(table).clean(incoming, *others)
+    return cleaned
 
 
 def _published_elsewhere(planned: Plan, cleaned: DataFrame) -> DataFrame:

@@ -1,15 +1,20 @@
-"""Contract -> Feast objects: the entity, source, view and fields that a gold table promises. Which ones exist is said in `feast_repo/definitions.py`."""
+"""Contract -> Feast objects: the entity, source, view and fields that a gold table promises."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import cache
+from typing import Any
 
-from feast import Entity, FeatureView, Field, OnDemandFeatureView, RequestSource
+from feast import Entity, FeatureService, FeatureView, Field, OnDemandFeatureView, RequestSource
 from feast.types import Float64, UnixTimestamp
 
-from contracts.model import Column, Pii, Table
+from contracts import catalog, project
+from contracts.columns import EVENT_TIMESTAMP
+from contracts.model import Column, Layer, Pii, Table
+from contracts.project import Project
 from features import kinds
 from features.source import GoldTable
 
@@ -20,6 +25,41 @@ request = RequestSource(
     schema=[Field(name=REQUEST_TIME, dtype=UnixTimestamp)],
     description="What only the caller knows: the moment for which features are asked. Online it is now, unless given",
 )
+
+
+def declared() -> dict[str, Any]:
+    """Every Feast object of the current project by its name: entities, views, then what its `features.py` declares."""
+    of = project.current()
+    module = of.module("features")
+    own = vars(module) if module else {}
+    kinds = (Entity, FeatureView, OnDemandFeatureView, FeatureService)
+    tables = catalog.tables(Layer.GOLD)
+    return {
+        **{name: _entity(of, name) for name in sorted({key for table in tables for key in _keys(table)})},
+        **{table.name: view(table.name) for table in tables},
+        **{name: found for name, found in own.items() if isinstance(found, kinds) and not isinstance(found, Entity)},
+    }
+
+
+def view(name: str) -> FeatureView:
+    """The view of `gold.<name>`, the same object at each call."""
+    return _view(project.current(), name)
+
+
+@cache
+def _view(of: Project, name: str) -> FeatureView:
+    table = catalog.table(f"{Layer.GOLD}.{name}")
+    return feature_view(table, [_entity(of, key) for key in _keys(table)])
+
+
+@cache
+def _entity(_: Project, name: str) -> Entity:
+    """The first gold table that has the key says what it is."""
+    return entity(next(table.column(name) for table in catalog.tables(Layer.GOLD) if name in _keys(table)))
+
+
+def _keys(table: Table) -> list[str]:
+    return [name for name in table.key if name != EVENT_TIMESTAMP.name]
 
 
 def entity(column: Column) -> Entity:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
+from contracts import project, settings
 from tests.certificates import Certificates
 from tests.landing import Shop
 from tests.parallel import once, pytest_collection_modifyitems, pytest_runtest_protocol, pytest_xdist_make_scheduler  # noqa: F401 (hooks)
 from tests.programs import pytest_terminal_summary  # noqa: F401 (hook)
+
+project.load(project.DEFAULT)  # so that tests may import its modules
 
 START, END = "2017-01-01", "2018-01-02"
 
@@ -35,6 +37,7 @@ def set_home(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in that home; nothing of the caller's environment leaks in."""
     stores = [name for name in os.environ if name.startswith("AWS_")]
     for name in (
+        "MILLRACE_PROJECT",
         "MILLRACE_LAKE",
         "MILLRACE_LANDING",
         "MILLRACE_ENGINE",

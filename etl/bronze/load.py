@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from contracts import settings, storage
-from contracts.bronze import AUDIT_COLUMNS
+from contracts.columns import AUDIT_COLUMNS
 from contracts.interval import Interval, days_of
 from contracts.model import Table
 from etl import delta

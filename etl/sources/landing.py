@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import numpy as np
 
 from contracts import settings, storage
-from contracts.bronze import AUDIT_COLUMNS
+from contracts.columns import AUDIT_COLUMNS
 from contracts.interval import DAY, Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Table, Type
 from contracts.storage import Source

@@ -16,10 +16,10 @@ from contracts.report import PUBLISHED, UNCHANGED
 from dags import cli, steps
 from features import registry, training
 from features.lake_reader import LakeReader, pinned
-from models.recommender import evaluation, job, model, scoring, tracking
-from models.recommender.model import ModelError
-from models.recommender.serving import recommend
-from models.recommender.tracking import TrackingError
+from grocery.recommender import evaluation, job, model, scoring, tracking
+from grocery.recommender.model import ModelError
+from grocery.recommender.serving import recommend
+from grocery.recommender.tracking import TrackingError
 
 
 @pytest.fixture(scope="module")

@@ -28,10 +28,10 @@ from dags import steps
 from etl import delta, publishing
 from etl.delta import State
 from expectations.audit import AuditError
+from grocery.recommender import model as models
+from grocery.recommender import scoring
+from grocery.recommender.model import Model
 from lineage import read
-from models.recommender import model as models
-from models.recommender import scoring
-from models.recommender.model import Model
 from tests import openlineage_schema
 from tests.landing import rows
 
@@ -146,7 +146,7 @@ def test_a_row_that_was_lost_on_the_way_stops_the_table(lake: Path) -> None:
 
 def test_lineage_leads_from_scores_to_the_model_and_to_the_tables_of_the_release(lake: Path) -> None:
     score()
-    with patch("models.recommender.tracking.links", lambda _: [_Link()]):
+    with patch("grocery.recommender.tracking.links", lambda _: [_Link()]):
         steps.record_model(models.about("tiny") | {"training_set": "learned", "held_back": "judged"})
     events = [*read.events()]
     for event in events:

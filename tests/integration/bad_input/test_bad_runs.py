@@ -20,6 +20,7 @@ from contracts import settings
 from contracts.interval import Interval, IntervalError
 from contracts.report import AccountError, RowAccount
 from dags.steps import RunError
+from etl import stage
 from etl.delta import LakeError
 from etl.publishing import PublishError
 from lineage import emit
@@ -352,10 +353,10 @@ def test_a_foreign_commit_during_the_run_is_not_overwritten(stocked: Shop, run: 
 def test_a_transform_that_loses_or_doubles_rows_publishes_nothing(
     stocked: Shop, run_transactions: Callable, untouched: Callable, monkeypatch: pytest.MonkeyPatch, defect: Callable, given: int
 ) -> None:
-    from etl.silver import transactions
-
-    whole = transactions.clean
-    monkeypatch.setattr(transactions, "clean", lambda frame: defect(whole(frame)))
+    whole = stage.clean
+    monkeypatch.setattr(
+        stage, "clean", lambda table, *frames: defect(whole(table, *frames)) if table.qualified == "silver.transactions" else whole(table, *frames)
+    )
     stocked.land("transactions", [purchase(basket, at=MORNING) for basket in (5, 5, 6, 7, 8, 9)], NEXT)
     with (
         untouched("silver.transactions", *GOLD),

@@ -213,11 +213,12 @@ def test_the_fingerprint_follows_the_transform_the_layer_and_the_checks(monkeypa
         "columns": stage.code_of(replace(table, columns=table.columns[:-1])),
     }
     assert len({before, *changed.values()}) == 4
-    sources = stage.inspect.getsource
-    for module in ("etl.silver", "etl.silver.transactions"):
+    sources, campaigns = stage.inspect.getsource, catalog.table("silver.campaigns")
+    for contract, module in ((table, "etl.silver.select"), (campaigns, "etl.silver.select"), (campaigns, "grocery.transforms.silver.campaigns")):
+        before = stage.code_of(contract)
         with monkeypatch.context() as edited:
             edited.setattr(stage.inspect, "getsource", lambda one, module=module: sources(one) + "# edited" * (one.__name__ == module))
-            assert stage.code_of(table) != before, module
+            assert stage.code_of(contract) != before, module
 
 
 def test_a_time_column_is_an_instant_or_a_date() -> None:

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from models.recommender import candidates
-from models.recommender.candidates import bought_sql, considered_sql, labels_sql, learned_before, weeks
+from grocery.recommender import candidates
+from grocery.recommender.candidates import bought_sql, considered_sql, labels_sql, learned_before, weeks
 
 WEEK = date(2017, 6, 12)
 START = datetime(2017, 6, 12, tzinfo=UTC)

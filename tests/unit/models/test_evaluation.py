@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from models.recommender.evaluation import TOP, by_customer, interval, qualities, retrieved
+from grocery.recommender.evaluation import TOP, by_customer, interval, qualities, retrieved
 
 keys = st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 30))
 scores = st.dictionaries(keys, st.integers(0, 3) | st.none(), max_size=80)
