@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from contracts import settings
+from lake import settings
 
 DEMO_PORT = "8097"
 

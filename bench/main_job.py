@@ -14,11 +14,11 @@ from datetime import date
 from itertools import pairwise
 from typing import Any
 
-from contracts import settings
 from contracts.interval import DAY
 from contracts.report import TableReport
 from dags import steps
 from etl import engine
+from lake import settings
 
 START, END = "2017-01-01", "2018-01-02"
 

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import watch
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.model import STRING, TIMESTAMP, Column, Table
 from etl.spark import jars
+from lake import settings
 
 CLOCK = ("_loaded_at",)
 """Columns that tell when something ran; two runs never agree on them."""

@@ -14,10 +14,11 @@ from typing import Any
 
 from rich.console import Console
 
-from contracts import catalog, manifest, release, secret_files, settings
-from contracts.release import Release
+from contracts import catalog
 from contracts.report import TableReport
 from dags import arguments, components_cli, errors, recommender_cli, show, steps, training_cli
+from lake import manifest, release, secret_files, settings
+from lake.release import Release
 
 KEPT_DAYS, SAMPLE = "7", 500
 HELP = """Carry an e-commerce lake from landed files to served features.

@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from contracts import settings
 from dags import foreground, metadata
+from lake import settings
 
 SHORTEST_PASSWORD = 8
 

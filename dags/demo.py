@@ -21,11 +21,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from contracts import catalog, secret_files, settings
+from contracts import catalog
 from contracts.report import TableReport
 from dags import errors, memory, services, show
 from dags.environment import ADMIN_PASSWORD, USERNAME
 from dags.services import ApiError, Services
+from lake import secret_files, settings
 
 DAG = "millrace"
 ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")

@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from contracts import settings
-from contracts.settings import SettingError
+from lake import settings
+from lake.settings import SettingError
 
 CHECKOUT = settings.CHECKOUT
 LOOPBACK = "127.0.0.1"

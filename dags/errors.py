@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from contracts import settings
+from lake import settings
 
-OURS = ("contracts", "etl", "expectations", "lineage", "features", "models", "dags")
+OURS = ("contracts", "lake", "etl", "expectations", "lineage", "features", "models", "dags")
 ROOM = "See that {where} has room and can be written"
 RIGHT = "See that this user may read and write {where}"
 FOLDER = "Move the file that stands where a folder belongs"

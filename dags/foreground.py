@@ -23,11 +23,11 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
-from contracts import bucket, secret_files, settings
-from contracts.secret_files import SecretError
-from contracts.settings import SettingError
 from dags import components, environment, health, memory
 from dags.components import Component
+from lake import bucket, secret_files, settings
+from lake.secret_files import SecretError
+from lake.settings import SettingError
 
 NAMES = (*components.COMMANDS, "features", "engine")
 PR_SET_PDEATHSIG = 1

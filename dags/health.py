@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-from contracts import settings
 from dags.environment import own_host
+from lake import settings
 
 KEEP_SECONDS = 1.0
 ANSWER_SECONDS = 5.0

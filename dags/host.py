@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 
-from contracts import secret_files, settings
-from contracts.files import write_whole
 from dags import metadata
 from dags.components import COMMANDS, Component, airflow, failure, features, how_it_ended, import_airflow, kill_orphans, spark
 from dags.environment import ADMIN_PASSWORD, FAB, auth
+from lake import secret_files, settings
+from lake.files import write_whole
 
 RESTARTS = "restarts.json"
 """What the host writes about components that died, below `run` in the home."""

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from contracts import settings
-from contracts.settings import SettingError
 from dags import environment
 from dags.environment import ADMIN_PASSWORD, FAB, USERNAME
 from dags.health import told
+from lake import settings
+from lake.settings import SettingError
 
 LOCK = 0x6D696C6C72616365
 """Of PostgreSQL's advisory locks: who holds it migrates."""

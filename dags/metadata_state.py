@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from contracts import settings
+from lake import settings
 
 CONFIGURED = (
     "MILLRACE_DATABASE",

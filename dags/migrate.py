@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from contracts import catalog, settings
-from contracts.files import locked
+from contracts import catalog
+from lake import settings
+from lake.files import locked
 
 Say = Callable[[str], None]
 
@@ -67,7 +68,7 @@ def _parts(file: Path | None) -> list[Part]:
 
 
 def _pending_lake() -> list[str]:
-    from etl import delta
+    from lake import delta
 
     if delta.lake_format() is None and any(delta.version_of(table.qualified) is not None for table in catalog.tables()):
         return [f"mark it with format {settings.LAKE_FORMAT}"]
@@ -75,9 +76,9 @@ def _pending_lake() -> list[str]:
 
 
 def _bring_lake(say: Say) -> None:
-    from etl import delta
+    from etl import table_reader
 
-    delta.check_format()
+    table_reader.check_format()
     say(f"marked with format {settings.LAKE_FORMAT}")
 
 

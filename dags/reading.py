@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from contracts import release, settings, storage
 from contracts.interval import midnight
+from lake import release, settings, storage
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,8 +25,6 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
-from contracts import secret_files, settings
-from contracts.settings import SettingError
 from dags import errors
 from dags.components import tail
 from dags.environment import (
@@ -47,6 +45,8 @@ from dags.environment import (
 from dags.host import RESTARTS
 from etl.spark import SparkError, jars, java, server
 from features.serving import options
+from lake import secret_files, settings
+from lake.settings import SettingError
 
 TOKEN = "MILLRACE_SERVICES_TOKEN"
 HOST = (sys.executable, "-m", "dags.host")

@@ -15,10 +15,10 @@ from rich.text import Text
 from contracts.report import UNCHANGED, TableReport
 
 if TYPE_CHECKING:
-    from contracts.manifest import Manifest
     from features.consistency import Consistency
     from features.profiles import Profile
     from features.training import Leaks
+    from lake.manifest import Manifest
     from models.recommender.serving import Recommendation
     from models.recommender.tracking import Link
 

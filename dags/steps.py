@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
-from contracts import bucket, catalog, manifest, release, settings, storage
-from contracts.bucket import StorageError
+from contracts import catalog
 from contracts.interval import DAY, Interval, IntervalError
 from contracts.model import Layer, Load, Table
 from contracts.report import PUBLISHED, UNCHANGED, CheckResult, RowAccount, TableReport
 from dags import errors, memory
+from lake import bucket, manifest, release, settings, storage
+from lake.bucket import StorageError
 
 if TYPE_CHECKING:
     from etl.stage import Plan, Staged
@@ -68,11 +69,11 @@ def check_interval(start: str | None, end: str | None, *, scheduled: bool = Fals
 
     A scheduled run may lie after the newest file: days without purchases count, and windows decay.
     """
-    from etl import delta
+    from etl import table_reader
     from etl.sources import landing
 
     interval = Interval.parse(start, end)
-    delta.check_format()
+    table_reader.check_format()
     landed = landing.coverage(catalog.tables(Layer.BRONZE))
     last = landed.end + (LONGEST_WINDOW_DAYS + 1) * DAY
     if not scheduled and (interval.start < landed.start or interval.start >= last or interval.end > last):
@@ -101,11 +102,11 @@ def _build(
     artifacts: tuple[Artifact, ...] = (),
 ) -> TableReport:
     """Plan, stage, audit and publish under the table's lock. `artifacts` are read besides tables, for lineage."""
-    from etl import delta, engine
-    from etl.publishing import locked
+    from etl import engine, table_reader
+    from lake.publishing import locked
     from lineage.record import Engine, recorded
 
-    with locked(table.qualified), delta.holding_files(table.qualified):
+    with locked(table.qualified), table_reader.holding_files(table.qualified):
         planned = plan()
         if planned.nothing_to_do:
             return _unchanged(planned)
@@ -270,13 +271,14 @@ def _audit(staged: Staged, run_id: str) -> Audit:
 
 
 def _published(name: str):  # type: ignore[no-untyped-def]
-    from etl import delta
+    from etl import table_reader
     from etl.stage import StageError
+    from lake import delta
 
     version = delta.version_of(name)
     if version is None:
         raise StageError(f"{name} is referred to and was never published. Run the DAG from the bronze layer on, or look why {name} failed")
-    return delta.read(name, version)
+    return table_reader.read(name, version)
 
 
 def _publish(staged: Staged, account: RowAccount, run_id: str) -> int:
@@ -284,7 +286,7 @@ def _publish(staged: Staged, account: RowAccount, run_id: str) -> int:
 
     from etl import stage
     from etl.commits import committer
-    from etl.delta import State
+    from lake.delta import State
 
     planned = staged.plan
     state = State(run_id, planned.inputs, staged.touched, planned.horizon, stage.code_of(planned.table), asdict(account), planned.ids)
@@ -319,7 +321,7 @@ def _report(staged: Staged, verdict: Audit, account: RowAccount, version: int, q
 
 def _size(table: Table) -> tuple[int, int]:
     """Rows and bytes of the whole table, from the log."""
-    from etl import delta
+    from lake import delta
 
     found = delta.open_table(table.qualified)
     return delta.size(found, settings.table_path(table.qualified)) if found else (0, 0)
@@ -330,7 +332,7 @@ def make_release(interval: Interval, run_id: str, parent: Parent | None = None) 
 
     Another run may have published a table in the meantime. Then those that are built from it are brought up first, so that no release mixes two states.
     """
-    from etl.publishing import locked
+    from lake.publishing import locked
 
     with _in_a_sentence("release"), locked("release"):
         for _ in range(RELEASE_ROUNDS):
@@ -359,7 +361,7 @@ def _fit(plans: list[Plan]) -> bool:
 
 
 def _pin(plans: list[Plan], interval: Interval) -> release.Release:
-    from etl import delta
+    from lake import delta
 
     horizons = [str(interval.end), *([release.read().horizon] if release.numbers() else [])]
     versions = {one.table.qualified: one.base or 0 for one in plans}
@@ -498,8 +500,8 @@ class Tidied:
 
 def published_tables(name: str | None = None) -> list[str]:
     """That table, or all; the published ones. StageError when there is none."""
-    from etl import delta
     from etl.stage import StageError
+    from lake import delta
 
     wanted = [catalog.table(name)] if name else catalog.all_tables()
     found = [one.qualified for one in wanted if delta.version_of(one.qualified) is not None]
@@ -511,7 +513,7 @@ def published_tables(name: str | None = None) -> list[str]:
 def optimize(name: str) -> Tidied:
     """Write a table's small files together. Rows stay, and so do the files that older versions need."""
     from etl.commits import committer
-    from etl.publishing import locked
+    from lake.publishing import locked
 
     table = catalog.table(name)
     with _in_a_sentence(name), locked(name):
@@ -522,7 +524,7 @@ def optimize(name: str) -> Tidied:
 
 def pinned_versions(name: str, since: int = 0, forgotten: Collection[str] = ()) -> tuple[int, ...]:
     """The versions of a table that a release from number `since` on names, or a training set that is not `forgotten`."""
-    from etl import delta
+    from lake import delta
 
     identity = delta.id_of(name)
     return tuple(sorted({*release.pinned_versions(name, identity, since), *manifest.pinned_versions(name, identity, forgotten)}))
@@ -530,7 +532,7 @@ def pinned_versions(name: str, since: int = 0, forgotten: Collection[str] = ()) 
 
 def forget_releases(before: int) -> list[int]:
     """Remove the releases before that number, and return theirs. Their files go with the next vacuum, but for those that training sets need."""
-    from etl.publishing import locked
+    from lake.publishing import locked
 
     with locked("release"):
         return release.forget_before(before)
@@ -541,9 +543,9 @@ def vacuum(name: str, older_than: timedelta, *, delete: bool, since: int = 0, fo
 
     Releases before number `since`, and the `forgotten` training sets, pin nothing.
     """
-    from etl import delta
     from etl.commits import committer
-    from etl.publishing import locked
+    from lake import delta
+    from lake.publishing import locked
 
     table = catalog.table(name)
     with _in_a_sentence(name), locked("release"), locked(name):
@@ -553,7 +555,7 @@ def vacuum(name: str, older_than: timedelta, *, delete: bool, since: int = 0, fo
 
 
 def _files(name: str) -> int:
-    from etl import delta
+    from lake import delta
 
     found = delta.open_table(name)
     return len(delta.data_files(found)) if found else 0
@@ -561,6 +563,6 @@ def _files(name: str) -> int:
 
 def published_size(table: Table) -> tuple[int | None, int, int]:
     """Version, rows and bytes of a published table; the version is None when there is none."""
-    from etl import delta
+    from lake import delta
 
     return delta.version_of(table.qualified), *_size(table)

@@ -203,7 +203,7 @@ def _kept_by_an_earlier_try(name: str, dag_run: Any, ti: Any) -> Any:
     """The manifest of that name, if this task was tried before in this run and the manifest is no older than the run."""
     from datetime import datetime
 
-    from contracts import manifest
+    from lake import manifest
 
     if not ti or ti.try_number < 2 or name not in manifest.names():
         return None

@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from contracts import manifest
 from dags import show
+from lake import manifest
 
 
 def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.ArgumentParser]) -> None:

@@ -19,17 +19,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from contracts import catalog, settings, storage
+from contracts import catalog
 from contracts.interval import DAY, Interval, days_of, merged
 from contracts.model import DATE, LONG, TIMESTAMP, Layer, Load, Severity, Table
 from contracts.report import RowAccount
-from etl import delta
+from etl import table_reader as delta
 from etl.bronze.load import Loaded, load
-from etl.delta import State
 from etl.gold import windows
-from etl.publishing import days_sql, nullable, refuse_other_schema
 from etl.silver import PROVENANCE
 from etl.sources.landing import Rejected
+from lake import settings, storage
+from lake.delta import State
+from lake.publishing import days_sql, nullable, refuse_other_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa

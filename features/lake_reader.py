@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from contracts import release, settings, storage
 from contracts.model import Layer
-from contracts.release import Release
 from features.queries import Rows, identifier, parquet
+from lake import release, settings, storage
+from lake.release import Release
 
 if TYPE_CHECKING:  # a feature server imports this module, and its image holds no deltalake and no DuckDB
     import duckdb

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from bench.parity import compared
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.model import Layer
 from dags import steps
+from lake import settings
 from tests.landing import Shop, purchase, rows
 
 FIRST = ("2017-03-01", "2017-03-03")
@@ -82,9 +83,9 @@ def _without_clock(row: str) -> str:
 
 WRITER = """
 import sys
-from etl import delta, publishing
+from lake import delta, publishing
 from etl.commits import committer
-from etl.delta import State
+from lake.delta import State
 from tests.unit.etl.visits import VISITS, staged, visit
 first, count, run = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 for number in range(first, first + count):

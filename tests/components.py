@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
-from contracts import settings
 from etl.spark.server import free_port
+from lake import settings
 from tests import patience
 
 NAMED = ("MILLRACE_", "AIRFLOW", "OPENLINEAGE_", "AWS_")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
+from lake import settings
 from tests.certificates import Certificates
 from tests.landing import Shop
 from tests.parallel import once, pytest_collection_modifyitems, pytest_runtest_protocol, pytest_xdist_make_scheduler  # noqa: F401 (hooks)

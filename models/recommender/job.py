@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from contracts import manifest
 from features import registry, training
 from features.lake_reader import LakeReader, pinned
+from lake import manifest
 from models.recommender import baselines, candidates, evaluation, model
 from models.recommender.evaluation import WEEK
 from models.recommender.model import Model

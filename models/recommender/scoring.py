@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 
 from contracts.interval import midnight
-from contracts.release import Release
 from features import registry
 from features.lake_reader import LakeReader
+from lake.release import Release
 from models.recommender import candidates
 from models.recommender.evaluation import TOP
 from models.recommender.model import Model

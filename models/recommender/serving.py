@@ -7,10 +7,10 @@ from datetime import date
 
 import pandas as pd
 
-from contracts import release
 from contracts.interval import midnight
 from features import generation, registry
 from features.lake_reader import LakeReader
+from lake import release
 from models.recommender import candidates
 from models.recommender.evaluation import TOP
 from models.recommender.model import Model

@@ -13,8 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from contracts import manifest, settings
-from contracts import release as releases
+from lake import manifest, settings
+from lake import release as releases
 from models.recommender import candidates
 from models.recommender import model as models
 from models.recommender.model import Model

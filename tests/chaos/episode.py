@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from contracts import settings
+from lake import settings
 from tests.chaos import expected, online, sabotage, schedule, state
 from tests.chaos.kill_points import KillPoint
 from tests.chaos.online import Answer, OnlineReader

@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from contracts import settings
+from lake import settings
 from tests.chaos import kill_points
 from tests.chaos.kill_points import KillPoint, KillPointMonitor
 
@@ -37,7 +37,7 @@ PRELOADED = (
     "dags.cli",
     "etl.stage",
     "etl.quarantine",
-    "etl.commits.delta_rs",
+    "lake.commits.delta_rs",
     "expectations.docs",
     "expectations.audit",
     "lineage.record",

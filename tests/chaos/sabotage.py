@@ -13,7 +13,7 @@ from typing import Any
 
 def torn_files() -> None:
     """Small files are written in place, in two halves, without a rename."""
-    from contracts import files
+    from lake import files
 
     def write_whole(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,10 +29,10 @@ def torn_files() -> None:
 
 def release_first() -> None:
     """A release names the versions to come before the tables are published."""
-    from contracts import catalog, release
+    from contracts import catalog
     from contracts.model import Layer
     from dags import steps
-    from etl import delta
+    from lake import delta, release
 
     carry = steps.run_all
 
@@ -60,7 +60,8 @@ def no_lock() -> None:
     """Tables have no lock, and a commit does not check whether the table has moved."""
     from contextlib import nullcontext
 
-    from etl import publishing, quarantine
+    from etl import quarantine
+    from lake import publishing
 
     publishing.locked = quarantine.locked = lambda _: nullcontext()  # type: ignore[assignment]
     publishing.refuse_moved = lambda *_: None
@@ -68,8 +69,8 @@ def no_lock() -> None:
 
 def two_commits() -> None:
     """Old rows are removed in one commit, and the rows that replace them are added in the next."""
-    from etl import publishing
-    from etl.commits.delta_rs import untouched
+    from lake import publishing
+    from lake.commits.delta_rs import untouched
 
     commit = publishing._commit
 
@@ -168,8 +169,8 @@ class _Arrow:
 
 def manifest_first() -> None:
     """The manifest of a training set is written before its table."""
-    from contracts import manifest
     from features.training import sets
+    from lake import manifest
 
     put, write = sets._put, manifest.write
     held: list[Any] = []

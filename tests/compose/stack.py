@@ -19,10 +19,11 @@ from typing import Any
 
 import pytest
 
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.report import TableReport
 from dags import demo
 from dags.services import Services
+from lake import settings
 from tests import patience
 from tests.carrying import differing
 from tests.conftest import set_home

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.report import PUBLISHED, TableReport
 from dags import demo
 from dags.services import ApiError, Services
 from features import registry, training
+from lake import settings
 from tests import openlineage_schema, oracle, patience
 from tests.landing import rows, versions
 

@@ -18,11 +18,11 @@ from typing import Any
 import psutil
 import pytest
 
-from contracts import release, settings
-from contracts.files import machine
 from etl.spark.server import free_port
 from features import materialize, registry
 from features.serving.options import LARGEST_HEAD
+from lake import release, settings
+from lake.files import machine
 from tests.unit.features.conftest import Lake, stocked
 
 # Whoever runs `services.down` with this token ends the server: no other test may carry the same.

@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import etl.stage
-from contracts import catalog, release
+from contracts import catalog
 from contracts.interval import IntervalError
 from contracts.model import Layer
 from contracts.report import PUBLISHED, TableReport
 from dags import steps
+from lake import release
 from tests import may, oracle
 from tests.conftest import copy_home, set_home
 from tests.landing import Shop, purchase, rows, versions

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from contracts import release, settings
 from dags import cli, demo, services
 from expectations import docs
+from lake import release, settings
 from tests.landing import Shop, versions
 
 RUN = ("run", "--start", "2017-03-01", "--end", "2017-03-02")

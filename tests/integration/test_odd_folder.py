@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from dags import cli, steps
-from etl.delta import LakeError
 from features import materialize, registry
+from lake.delta import LakeError
 from tests.conftest import command
 from tests.landing import Shop, purchase, rows
 

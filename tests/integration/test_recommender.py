@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 from deltalake import DeltaTable
 
-from contracts import catalog, manifest, release, settings
+from contracts import catalog
 from contracts.model import Severity
 from contracts.report import PUBLISHED, UNCHANGED
 from dags import cli, steps
 from features import registry, training
 from features.lake_reader import LakeReader, pinned
+from lake import manifest, release, settings
 from models.recommender import evaluation, job, model, scoring, tracking
 from models.recommender.model import ModelError
 from models.recommender.serving import recommend

@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contracts import catalog, release, settings
+from contracts import catalog
 from contracts.model import Table
 from contracts.report import PUBLISHED, UNCHANGED, AccountError, RowAccount
 from dags import steps
-from etl import delta, publishing
-from etl.delta import State
 from expectations.audit import AuditError
+from lake import delta, publishing, release, settings
+from lake.delta import State
 from lineage import read
 from models.recommender import model as models
 from models.recommender import scoring
@@ -180,7 +180,7 @@ SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
 import deltalake, duckdb, great_expectations, lightgbm, pyarrow.dataset, pysail.spark, pyspark.sql.connect.session
-import etl.commits.delta_rs, etl.quarantine, etl.stage, expectations.audit, expectations.docs, features.lake_reader, lineage.record
+import lake.commits.delta_rs, etl.quarantine, etl.stage, expectations.audit, expectations.docs, features.lake_reader, lineage.record
 from tests.chaos.kill_points import KillPoint, KillPointMonitor
 from tests.integration.test_scores import score
 

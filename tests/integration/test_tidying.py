@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from contracts import catalog, release, settings
+from contracts import catalog
 from contracts.model import Layer
 from dags import cli, steps
-from etl import delta
 from etl.stage import StageError
 from features.lake_reader import LakeReader
+from lake import delta, release, settings
 from tests.conftest import copy_home, set_home
 from tests.landing import Shop, purchase, rows, versions
 

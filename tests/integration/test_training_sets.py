@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from contracts import manifest, release, settings
 from dags import cli, steps
-from etl import delta
 from features import training
 from features.training import sets
+from lake import delta, manifest, release, settings
 from tests.conftest import copy_home, set_home
 from tests.landing import Shop, purchase
 

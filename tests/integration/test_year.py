@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from contracts import catalog, release, settings
+from contracts import catalog
 from contracts.model import Column, Layer, Table
 from contracts.report import UNCHANGED, RowAccount
 from dags import steps
-from etl import delta
+from lake import delta, release, settings
 from tests import oracle
 from tests.conftest import END, START
 from tests.landing import versions

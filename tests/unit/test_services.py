@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 
-from contracts import settings
-from contracts.settings import SettingError
 from dags import components, demo, environment, services
 from dags.services import ApiError, Record, Services, ServicesError
 from etl.spark import server as spark
+from lake import settings
+from lake.settings import SettingError
 
 # `down` ends every process of the machine that carries this token: two test runs must not share one.
 OURS = uuid.uuid4().hex

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from contracts import settings
 from dags.services import ApiError, Services
 from etl.spark.server import free_port
+from lake import settings
 from tests import patience
 from tests.components import Running, Stack
 from tests.gateway import BUCKET, Gateway

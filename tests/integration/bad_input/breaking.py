@@ -13,10 +13,11 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 
-from contracts import catalog, release
+from contracts import catalog
 from contracts.model import Layer
 from dags import cli, steps
-from etl import publishing, quarantine, stage
+from etl import quarantine, stage
+from lake import publishing, release
 
 INTERVAL = ("run", "--start", "2017-03-01", "--end", "2017-03-03")
 HEAVY = (

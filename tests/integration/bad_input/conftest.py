@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
+from lake import settings
 
 DAY, NEXT, END = "2017-03-01", "2017-03-02", "2017-03-03"
 

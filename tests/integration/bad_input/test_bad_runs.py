@@ -16,12 +16,12 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from contracts import settings
 from contracts.interval import Interval, IntervalError
 from contracts.report import AccountError, RowAccount
 from dags.steps import RunError
-from etl.delta import LakeError
-from etl.publishing import PublishError
+from lake import settings
+from lake.delta import LakeError
+from lake.publishing import PublishError
 from lineage import emit
 from tests.landing import COLUMNS, Shop, purchase, rows, versions
 
@@ -317,7 +317,8 @@ def test_a_table_that_was_made_anew_is_not_mistaken_for_the_old_one(stocked: Sho
     ("moment", "told"), [("stage", "the table moved from version 1 to 2 while this run worked"), ("publish", "another writer committed at the same time")]
 )
 def test_a_foreign_commit_during_the_run_is_not_overwritten(stocked: Shop, run: Callable, monkeypatch: pytest.MonkeyPatch, moment: str, told: str) -> None:
-    from etl import publishing, stage
+    from etl import stage
+    from lake import publishing
 
     module, name = (stage, "stage") if moment == "stage" else (publishing, "_superseded")
     whole, path = getattr(module, name), str(settings.table_path("silver.transactions"))

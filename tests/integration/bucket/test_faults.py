@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from contracts import bucket, release, settings, storage
-from contracts.bucket import StorageError
 from dags import steps
 from dags.steps import RunError
-from etl import delta
-from etl.delta import LakeError
 from etl.spark.server import free_port
+from lake import bucket, delta, release, settings, storage
+from lake.bucket import StorageError
+from lake.delta import LakeError
 from tests.carrying import FIRST, THEN, carry, differing, land, land_more
 from tests.gateway import BUCKET, KEYS, Gateway
 from tests.integration.bucket.conftest import served, use

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from contracts import release, settings, storage
 from dags import steps
-from etl import delta
+from etl import table_reader
 from etl.commits import committer
-from etl.commits.delta_rs import DeltaRs
 from etl.sources.landing import LandingError
 from features.labels import LabelError
 from features.training import sandbox
+from lake import delta, release, settings, storage
+from lake.commits.delta_rs import DeltaRs
 from tests.carrying import FIRST, THEN, WRITER, carry, differing, keep_only, land, land_more, quarantined
 from tests.certificates import Certificates
 from tests.components import Stack
@@ -28,8 +28,8 @@ from tests.gateway import BUCKET, Gateway
 from tests.integration.bucket.conftest import mirror, served, use
 from tests.landing import COLUMNS, Shop, purchase, rows, versions
 from tests.spark import running
-from tests.unit.contracts.processes import at_once
 from tests.unit.features.conftest import Lake, activity
+from tests.unit.lake.processes import at_once
 
 
 @pytest.fixture(scope="package")
@@ -212,7 +212,7 @@ def test_tables_are_tidied_up_and_released_versions_stay_readable(shop: Shop, st
     land(shop)
     carry(monkeypatch, "sail", lake, FIRST)
     pinned = release.read().tables[name]
-    expected = sorted(delta.read(name, pinned).collect())
+    expected = sorted(table_reader.read(name, pinned).collect())
     land_more(shop)
     carry(monkeypatch, "sail", lake, THEN)
     (settings.lake() / "_releases" / "2.json").unlink()
@@ -222,7 +222,7 @@ def test_tables_are_tidied_up_and_released_versions_stay_readable(shop: Shop, st
     (settings.table_path(name) / "part-left-behind.zst.parquet").write_bytes(b"by a killed run")
     assert steps.vacuum(name, timedelta(0), delete=True).gone >= 2
     assert steps.vacuum(name, timedelta(0), delete=True).gone == 0
-    assert sorted(delta.read(name, pinned).collect()) == expected
+    assert sorted(table_reader.read(name, pinned).collect()) == expected
 
 
 def test_an_engine_that_has_another_disk_is_refused_before_a_run(shop: Shop, home: Path, sail_on_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

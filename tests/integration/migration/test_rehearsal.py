@@ -10,11 +10,12 @@ import psycopg
 import pytest
 
 from bench.parity import compared
-from contracts import catalog, settings
+from contracts import catalog
 from dags import steps
 from dags.cli import main
 from features import registry, training
 from features.saved import LakeStorage
+from lake import settings
 from tests.carrying import FIRST, THEN, land, land_more
 from tests.conftest import set_home
 from tests.integration.migration.make_archive import LABELS

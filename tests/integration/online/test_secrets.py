@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from contracts import release, settings
 from etl.spark.server import free_port
 from features import materialize
+from lake import release, settings
 from tests import patience
 from tests.integration.online.conftest import started
 from tests.servers import Postgres, Server

@@ -13,11 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from contracts import release, settings
 from contracts.interval import Interval
 from contracts.report import PUBLISHED, RowAccount, TableReport
 from dags import cli
-from etl.publishing import PublishError
+from lake import release, settings
+from lake.publishing import PublishError
 from tests.landing import Shop
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
-from contracts.settings import SettingError
 from dags import cli, components, environment, foreground, health, metadata
 from dags.health import Health, Probe
 from etl.spark.server import free_port
+from lake import settings
+from lake.settings import SettingError
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ import duckdb
 import pytest
 from upath import UPath
 
-from contracts import settings
 from dags import errors
 from dags.steps import RunError
+from lake import settings
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from contracts import settings
+from lake import settings
 
 MAKEFILE = (settings.CHECKOUT / "Makefile").read_text()
 DOCUMENTED = dict(re.findall(r"^([a-z][a-z-]*):.*?## (.+)$", MAKEFILE, re.MULTILINE))

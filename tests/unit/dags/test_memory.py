@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
 from dags import memory
+from lake import settings
 
 VERSION_1 = {"memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n", "memory/memory.limit_in_bytes": "{limit}\n"}
 VERSION_2 = {"memory.events": "low 0\nhigh 0\nmax 90\noom 3\noom_kill {kills}\noom_group_kill 0\n", "memory.max": "{limit}\n"}

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.model import Table
+from lake import settings
 from lineage.naming import asset_uri
 from tests import patience
 

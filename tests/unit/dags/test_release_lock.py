@@ -6,8 +6,8 @@ import pytest
 
 from contracts.interval import Interval
 from dags import steps
-from etl import publishing
-from etl.publishing import PublishError
+from lake import publishing
+from lake.publishing import PublishError
 
 DAY = Interval.parse("2017-03-01", "2017-03-02")
 

@@ -99,8 +99,8 @@ def test_warnings_are_logged_as_such_and_stand_in_the_asset_event(monkeypatch: p
 
 @pytest.mark.parametrize(("tries", "age", "kept"), [(2, 5, True), (1, 5, False), (2, -5, False)], ids=["second try", "first try", "older one"])
 def test_a_second_try_takes_the_training_set_that_the_first_one_kept(monkeypatch: pytest.MonkeyPatch, tries: int, age: int, kept: bool) -> None:
-    from contracts import manifest
     from dags import tasks
+    from lake import manifest
 
     begun = datetime(2026, 1, 1, tzinfo=UTC)
     made = SimpleNamespace(created_at=(begun + timedelta(seconds=age)).isoformat(timespec="seconds"))

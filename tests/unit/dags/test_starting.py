@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
-from contracts.settings import SettingError
 from dags import services
 from dags.services import ServicesError
+from lake import settings
+from lake.settings import SettingError
 
 HOST = Path(__file__).with_name("slow_host.py")
 

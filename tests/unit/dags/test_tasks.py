@@ -84,7 +84,7 @@ def test_a_landing_zone_that_is_not_there_fails_the_task_for_good(shop: Shop) ->
 
 
 def test_an_interval_that_was_refused_leaves_no_table(shop: Shop) -> None:
-    from contracts import settings
+    from lake import settings
 
     refusal(start="2017-03-02", end="2017-03-01")
     assert [*settings.lake().glob("*/*")] == []

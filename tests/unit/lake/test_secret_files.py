@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from contracts import secret_files, settings
-from contracts.secret_files import SecretError
+from lake import secret_files, settings
+from lake.secret_files import SecretError
 
 URL = "postgresql://millrace:opensesame@db/features"
 
@@ -147,7 +147,7 @@ mount -t tmpfs tmpfs "$1"
 echo opensesame > "$1/secret"
 chmod 444 "$1/secret"
 mount -o remount,ro "$1"
-MILLRACE_ONLINE_FILE="$1/secret" exec "$2" -c 'from contracts import settings; print(settings.online())'
+MILLRACE_ONLINE_FILE="$1/secret" exec "$2" -c 'from lake import settings; print(settings.online())'
 """
 
 
@@ -162,9 +162,9 @@ def test_a_file_on_a_read_only_mount_is_not_warned_of(tmp_path: Path) -> None:
 
 
 USES = {
-    "MILLRACE_ONLINE": "from contracts import settings; value = settings.online()",
-    "MILLRACE_ENGINE": "from contracts import settings; value = settings.engine()",
-    "AWS_SECRET_ACCESS_KEY": "from contracts import bucket; bucket.place('s3://lake/x'); value = os.environ['AWS_SECRET_ACCESS_KEY']",
+    "MILLRACE_ONLINE": "from lake import settings; value = settings.online()",
+    "MILLRACE_ENGINE": "from lake import settings; value = settings.engine()",
+    "AWS_SECRET_ACCESS_KEY": "from lake import bucket; bucket.place('s3://lake/x'); value = os.environ['AWS_SECRET_ACCESS_KEY']",
 }
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from contracts import files
-from contracts.files import write_whole
+from lake import files
+from lake.files import write_whole
 
 
 def test_writers_with_the_same_process_id_do_not_disturb_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,18 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contracts import settings, storage
 from contracts.interval import Interval
 from contracts.model import Table
-from etl import delta, publishing
-from etl.delta import METADATA_KEY, State
+from lake import delta, publishing, settings, storage
+from lake.delta import METADATA_KEY, State
 
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable
 
 
 class DeltaRs:
-    """See `etl.commits.Committer`."""
+    """See `lake.commits.Committer`."""
 
     def publish(self, contract: Table, staged: Sequence[Path], state: State, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False) -> int:
         """Move the files under the table and commit them."""

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from contracts import manifest
-from contracts.manifest import ManifestDamagedError
 from dags import steps
+from lake import manifest
+from lake.manifest import ManifestDamagedError
 
 
 @pytest.mark.parametrize("content", ["", "\0\0", '{"name": "kept", "cr', "{}", "[]", '{"format": 1, "releases": [{}]}'])

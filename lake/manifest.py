@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from contracts import settings, storage
-from contracts.release import Release, problem_of
+from lake import settings, storage
+from lake.release import Release, problem_of
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from contracts import bucket
+from lake import bucket
 
 
 @pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "XAdminUserNotFound"])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from contracts import settings
-from contracts.settings import SettingError
+from lake import settings
+from lake.settings import SettingError
 
 
 def test_labels_in_a_bucket_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,11 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contracts import settings, storage
-from contracts.bucket import LockedError
 from contracts.interval import Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, DecimalType, Table, Type
-from etl import delta
-from etl.delta import METADATA_KEY, State
+from lake import delta, settings, storage
+from lake.bucket import LockedError
+from lake.delta import METADATA_KEY, State
 
 if TYPE_CHECKING:
     import pyarrow as pa

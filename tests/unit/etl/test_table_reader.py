@@ -15,8 +15,8 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame
 
-from contracts import settings
-from etl import delta, engine
+from etl import engine, table_reader
+from lake import delta, settings
 from tests.unit.etl.visits import SCHEMA, VISITS, of, publish, visit
 
 pytestmark = pytest.mark.usefixtures("home", "holding")
@@ -29,7 +29,7 @@ EPOCH = date(1969, 12, 20)
 @pytest.fixture
 def holding(home: Path) -> Iterator[None]:
     """What a table's run does around all of its reads."""
-    with delta.holding_files(OURS):
+    with table_reader.holding_files(OURS):
         yield
 
 
@@ -44,7 +44,7 @@ def rows(frame: DataFrame) -> list[tuple[Any, ...]]:
 
 def named(within: delta.Within, version: int | None = None) -> int | None:
     """How many files the engine is given by name; None where it looks for itself."""
-    picked = delta._few_files(NAME, delta.version_of(NAME) if version is None else version, within)
+    picked = table_reader._few_files(NAME, delta.version_of(NAME) if version is None else version, within)
     return None if picked is None else len(picked.files)
 
 
@@ -77,14 +77,14 @@ def test_all_columns_that_are_named_must_be_met() -> None:
 
 def test_what_is_read_has_the_columns_and_types_of_the_table_and_its_rows() -> None:
     three_days()
-    found = delta.read(NAME, 3)
+    found = table_reader.read(NAME, 3)
     assert [(one.name, one.dataType) for one in found.schema] == [(one.name, one.dataType) for one in by_log(3).schema]
     assert rows(found) == rows(by_log(3))
 
 
 def test_where_no_file_can_hold_a_row_there_is_none_and_the_columns_are_the_same() -> None:
     three_days()
-    found = delta.read(NAME, 3, days(("2017-03-04", "2017-03-08")))
+    found = table_reader.read(NAME, 3, days(("2017-03-04", "2017-03-08")))
     assert rows(found) == []
     assert [(one.name, one.dataType) for one in found.schema] == [(one.name, one.dataType) for one in by_log(3).schema]
 
@@ -120,7 +120,7 @@ def test_files_that_others_wrote_are_left_to_the_engine() -> None:
     assert named({}) == 1
     foreign(visit(2, visitor="bob"), schema=pa.schema([one.with_type(pa.large_string()) if one.name == "visitor" else one for one in SCHEMA]))
     assert named({}) is None
-    assert [row[-1] for row in rows(delta.read(NAME, 2))] == ["ada", "bob"]
+    assert [row[-1] for row in rows(table_reader.read(NAME, 2))] == ["ada", "bob"]
 
 
 @pytest.mark.parametrize("name", ["_part.zst.parquet", "a[b].zst.parquet", "a*b.zst.parquet", "part%20a.zst.parquet", "s3://elsewhere/part.zst.parquet"])
@@ -133,16 +133,16 @@ def test_names_that_mean_something_to_the_engine_are_left_to_it(monkeypatch: pyt
 def test_an_older_version_is_left_to_the_engine() -> None:
     three_days()
     assert named({}, 1) is None
-    assert rows(delta.read(NAME, 1)) == rows(by_log(1))
-    assert len(rows(delta.read(NAME, 1))) == 2
+    assert rows(table_reader.read(NAME, 1)) == rows(by_log(1))
+    assert len(rows(table_reader.read(NAME, 1))) == 2
 
 
 def test_many_files_are_left_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     three_days()
-    monkeypatch.setattr(delta, "FEW_FILES", 2)
+    monkeypatch.setattr(table_reader, "FEW_FILES", 2)
     assert named({}) is None
     assert named(days(("2017-03-03", "2017-03-09"))) == 2
-    assert rows(delta.read(NAME, 3)) == rows(by_log(3))
+    assert rows(table_reader.read(NAME, 3)) == rows(by_log(3))
 
 
 def test_a_table_that_somebody_else_partitioned_is_left_to_the_engine() -> None:
@@ -150,7 +150,7 @@ def test_a_table_that_somebody_else_partitioned_is_left_to_the_engine() -> None:
     path.mkdir(parents=True)
     write_deltalake(str(path), pa.Table.from_pylist([visit(1), visit(2, visitor="bob")], schema=SCHEMA), partition_by="visitor")
     assert named({}, 0) is None
-    assert sorted(row.visitor for row in delta.read(NAME, 0).collect()) == ["ada", "bob"]
+    assert sorted(row.visitor for row in table_reader.read(NAME, 0).collect()) == ["ada", "bob"]
 
 
 def test_a_lake_in_a_bucket_is_left_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_another_engine_reads_by_the_log(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(engine, "session", lambda: spark)
     monkeypatch.setenv("MILLRACE_ENGINE", "spark")
     assert named({}) is None
-    assert rows(delta.read(NAME, 3)) == rows(by_log(3))
+    assert rows(table_reader.read(NAME, 3)) == rows(by_log(3))
 
 
 # --- files that go away
@@ -181,20 +181,20 @@ def links() -> list[Path]:
 
 def test_nothing_is_named_where_nobody_holds_the_files() -> None:
     three_days()
-    assert Context().run(lambda: rows(delta.read(NAME, 3))) == rows(by_log(3))
+    assert Context().run(lambda: rows(table_reader.read(NAME, 3))) == rows(by_log(3))
     assert links() == []
-    delta.read(NAME, 3)
+    table_reader.read(NAME, 3)
     assert [one.name for one in links()] == [one.name for one in data_files()]
     assert all(one.samefile(other) for one, other in zip(links(), data_files(), strict=True))
 
 
 def test_what_is_read_stays_whatever_happens_to_the_files() -> None:
     three_days()
-    found, expected = delta.read(NAME, 3), rows(by_log(3))
+    found, expected = table_reader.read(NAME, 3), rows(by_log(3))
     removed, moved, _ = data_files()
     removed.unlink()
     moved.rename(settings.lake() / "elsewhere.parquet")
-    assert rows(found) == rows(delta.read(NAME, 3)) == expected
+    assert rows(found) == rows(table_reader.read(NAME, 3)) == expected
     shutil.rmtree(settings.table_path(NAME))
     assert rows(found) == expected
 
@@ -204,7 +204,7 @@ def test_the_engine_says_so_where_a_file_is_gone_already() -> None:
     three_days()
     data_files()[0].unlink()
     with pytest.raises(Exception, match=r"part-.*\.parquet"):
-        delta.read(NAME, 3).collect()
+        table_reader.read(NAME, 3).collect()
 
 
 @pytest.mark.parametrize("end", [-1, 0])
@@ -213,7 +213,7 @@ def test_a_file_that_is_cut_short_is_left_to_the_engine(end: int) -> None:
     three_days()
     data_files()[0].write_bytes(data_files()[0].read_bytes()[:end])
     with pytest.raises(Exception, match=r"(?i)parquet"):
-        delta.read(NAME, 3).collect()
+        table_reader.read(NAME, 3).collect()
 
 
 def test_a_file_system_without_links_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,13 +223,13 @@ def test_a_file_system_without_links_is_no_error(monkeypatch: pytest.MonkeyPatch
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    assert rows(delta.read(NAME, 3)) == rows(by_log(3))
+    assert rows(table_reader.read(NAME, 3)) == rows(by_log(3))
     assert links() == []
 
 
 def read_and_break_off() -> None:
-    with delta.holding_files("gold.other"):
-        delta.read(NAME, 3)
+    with table_reader.holding_files("gold.other"):
+        table_reader.read(NAME, 3)
         assert len([*settings.table_path("gold.other").glob("_reading/*")]) == 3
         raise LookupError
 
@@ -242,9 +242,9 @@ def test_links_go_with_the_run_and_those_of_a_killed_one_with_the_next() -> None
     left = settings.table_path("gold.other") / "_reading" / "part.parquet"
     left.parent.mkdir()
     left.touch()
-    with delta.holding_files("gold.other"):
+    with table_reader.holding_files("gold.other"):
         assert not left.parent.exists()
-    delta.read(NAME, 3)
+    table_reader.read(NAME, 3)
     assert len(links()) == 3
 
 
@@ -276,4 +276,4 @@ def test_what_is_kept_is_what_a_search_of_all_rows_keeps(files: list[list[tuple[
         and any(first <= one[3] <= last for first, last in booked)
         and low <= one[2] <= high
     ]
-    assert sorted(row.visit_id for row in delta.read(NAME, version, within).filter(kept).collect()) == sorted(one[2] for one in expected)
+    assert sorted(row.visit_id for row in table_reader.read(NAME, version, within).filter(kept).collect()) == sorted(one[2] for one in expected)

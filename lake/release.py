@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from contracts import settings, storage
+from lake import settings, storage
 
 NUMBER = re.compile(r"[1-9][0-9]*")
 """A release's file without its ending; 007.json is none."""

@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from contracts import settings
-from etl import delta
-from etl.delta import LakeError, State
+from lake import delta, settings
+from lake.delta import LakeError, State
 from tests.unit.etl.visits import SCHEMA, VISITS, of, publish, visit
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -93,7 +92,7 @@ def test_the_last_state_is_unknown_after_a_foreign_commit() -> None:
 
 @pytest.mark.parametrize("new", [True, False], ids=["no table", "no row yet"])
 def test_a_new_table_has_no_state(new: bool) -> None:
-    from etl import publishing
+    from lake import publishing
 
     assert delta.last_state(None if new else publishing.open_or_create(VISITS)) is None
 

@@ -4,7 +4,7 @@ import ipaddress
 import os
 from pathlib import Path
 
-from contracts import secret_files, storage
+from lake import secret_files, storage
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 COUNTS = ("auto", "duckdb", "cudf", "pandas")

@@ -15,14 +15,15 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.model import Table
-from etl import delta, publishing
-from etl.delta import State
-from etl.publishing import PublishError
+from etl import table_reader
+from lake import delta, publishing, settings
+from lake.delta import State
+from lake.publishing import PublishError
 from tests.landing import rows
-from tests.unit.contracts.processes import at_once
 from tests.unit.etl.visits import SCHEMA, VISITS, at, of, publish, staged, visit
+from tests.unit.lake.processes import at_once
 
 pytestmark = pytest.mark.usefixtures("home")
 NAME = "silver.visits"
@@ -323,7 +324,7 @@ def _by_delta_rs() -> list[dict[str, Any]]:
 
 
 def _by_sail() -> list[dict[str, Any]]:
-    return delta.read(NAME, table().version()).orderBy("visit_id").toArrow().to_pylist()
+    return table_reader.read(NAME, table().version()).orderBy("visit_id").toArrow().to_pylist()
 
 
 @pytest.mark.parametrize("read", [_by_duckdb, _by_delta_rs, _by_sail])
@@ -345,7 +346,7 @@ def test_every_reader_sees_the_same_rows(read: Callable) -> None:
 def test_sail_and_delta_rs_skip_no_file_that_holds_the_rows_asked_for() -> None:
     publish(visit(1, "2017-02-28 23:59:59.999999"))
     publish(visit(2, "2017-03-01 00:00:00"))
-    asked = delta.read(NAME, table().version()).filter(publishing.days_sql(VISITS, [of("2017-03-01", "2017-03-02")]))
+    asked = table_reader.read(NAME, table().version()).filter(publishing.days_sql(VISITS, [of("2017-03-01", "2017-03-02")]))
     assert [row.visit_id for row in asked.collect()] == [2]
     late = [("visited_at", "<", datetime(2017, 3, 1, tzinfo=UTC))]
     assert table().to_pyarrow_table(filters=late)["visit_id"].to_pylist() == [1]
@@ -355,8 +356,8 @@ def test_sail_and_delta_rs_skip_no_file_that_holds_the_rows_asked_for() -> None:
 
 WRITER = """
 import sys
-from etl import delta, publishing
-from etl.delta import State
+from lake import delta, publishing
+from lake.delta import State
 from tests.unit.etl.visits import VISITS, staged, visit
 first, count, run = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 for number in range(first, first + count):

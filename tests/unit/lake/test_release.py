@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from contracts import release, settings
-from contracts.release import ReleaseDamagedError, ReleaseError
-from tests.unit.contracts.processes import at_once
+from lake import release, settings
+from lake.release import ReleaseDamagedError, ReleaseError
+from tests.unit.lake.processes import at_once
 
 GOLD = {"gold.customer_activity": 3, "gold.customer_product": 5}
 
@@ -119,7 +119,7 @@ def test_a_write_that_breaks_off_leaves_no_release(home: Path, monkeypatch: pyte
 WRITER = """
 import sys
 from filelock import FileLock
-from contracts import release, settings
+from lake import release, settings
 for version in range(int(sys.argv[2])):
     with FileLock(settings.home() / "release.lock"):
         release.write({sys.argv[1]: version, **{f"gold.table_{n}": n for n in range(300)}}, "2017-03-02")

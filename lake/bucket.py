@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
-from contracts import secret_files, tls
+from lake import secret_files, tls
 
 if TYPE_CHECKING:
     from obstore.store import S3Store

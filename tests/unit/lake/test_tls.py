@@ -9,7 +9,7 @@ from threading import Thread
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from contracts import tls
+from lake import tls
 from tests.certificates import LOOPBACK, YEAR, Pair, _Authority
 
 

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
-from contracts import bucket, files
-from contracts.bucket import ChangedError, FolderEntry, LockedError, ObjectSource, StorageError
+from lake import bucket, files
+from lake.bucket import ChangedError, FolderEntry, LockedError, ObjectSource, StorageError
 
 if TYPE_CHECKING:
     import duckdb
