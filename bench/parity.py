@@ -91,7 +91,7 @@ def main() -> int:
 def land(home: Path) -> None:
     """The sample, once for all engines."""
     environment = {**os.environ, "MILLRACE_HOME": str(home)}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "dags", "sample"], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "millrace", "sample"], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"the sample could not be landed:\n{done.stdout}{done.stderr}")
 

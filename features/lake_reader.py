@@ -53,7 +53,7 @@ def published(qualified: str, version: int | None = None) -> LakeReader:
         newest = DeltaTable(str(path)).version()
     except TableNotFoundError as error:
         raise SourceError(
-            f"{qualified} was never published: there is no table at {path}. Run the DAG `millrace`, or see what there is: python -m dags tables"
+            f"{qualified} was never published: there is no table at {path}. Run the DAG `millrace`, or see what there is: python -m millrace tables"
         ) from error
     if version is not None and not 0 <= version <= newest:
         raise SourceError(f"{qualified} has no version {version}: its newest is {newest}")

@@ -12,8 +12,8 @@ import pytest
 from bench.parity import compared
 from contracts import catalog
 from contracts.model import Layer
-from dags import steps
 from lake import settings
+from millrace import pipeline
 from tests.landing import Shop, purchase, rows
 
 FIRST = ("2017-03-01", "2017-03-03")
@@ -51,7 +51,7 @@ def keep_only(monkeypatch: pytest.MonkeyPatch, *qualified: str) -> None:
     kept: set[str] = set()
     while waiting:
         kept.add(name := waiting.pop())
-        waiting += {*steps.needs(catalog.table(name))} - kept
+        waiting += {*pipeline.needs(catalog.table(name))} - kept
     monkeypatch.setattr(catalog, "tables", lambda layer=None: tuple(table for table in every(layer) if table.qualified in kept))
 
 
@@ -59,7 +59,7 @@ def carry(monkeypatch: pytest.MonkeyPatch, engine: str, lake: Path | str, interv
     """Run on an engine into a lake; the row accounts by table."""
     monkeypatch.setenv("MILLRACE_ENGINE", engine)
     monkeypatch.setenv("MILLRACE_LAKE", str(lake))
-    return {report.table: report.account for report in steps.run_all(*interval, "test")}
+    return {report.table: report.account for report in pipeline.run_all(*interval, "test")}
 
 
 def differing(one: Path, other: Path) -> list[str]:

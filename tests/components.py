@@ -116,7 +116,7 @@ class Stack:
         log = self.folder / f"{host}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", "dags", "start", name],
+                [sys.executable, "-W", "ignore", "-m", "millrace", "start", name],
                 env=environment,
                 cwd=settings.CHECKOUT,
                 stdin=subprocess.DEVNULL,

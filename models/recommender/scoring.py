@@ -1,6 +1,6 @@
 """Batch scoring: the best products of every active customer at a release's horizon, as rows of `scores.recommender`.
 
-The rows are computed here; `dags.steps` stages, audits and publishes them like those of any other table.
+The rows are computed here; `millrace.pipeline` stages, audits and publishes them like those of any other table.
 """
 
 from __future__ import annotations

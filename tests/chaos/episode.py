@@ -329,6 +329,6 @@ def from_json(text: str) -> EpisodeResult:
 def _import_seconds() -> float:
     """How long a real process imports before its command begins."""
     started = time.monotonic()
-    imports = "import dags.cli, great_expectations, pysail.spark"
+    imports = "import millrace.cli, great_expectations, pysail.spark"
     subprocess.run([sys.executable, "-W", "ignore", "-c", imports], cwd=settings.CHECKOUT, check=True)
     return time.monotonic() - started

@@ -31,10 +31,10 @@ def release_first() -> None:
     """A release names the versions to come before the tables are published."""
     from contracts import catalog
     from contracts.model import Layer
-    from dags import steps
     from lake import delta, release
+    from millrace import pipeline
 
-    carry = steps.run_all
+    carry = pipeline.run_all
 
     def run_all(start: str, end: str, *others: Any) -> Any:
         names = [table.qualified for layer in (Layer.SILVER, Layer.GOLD) for table in catalog.tables(layer)]
@@ -53,7 +53,7 @@ def release_first() -> None:
             )
         return carry(start, end, *others)
 
-    steps.run_all = run_all
+    pipeline.run_all = run_all
 
 
 def no_lock() -> None:
@@ -123,9 +123,9 @@ def view_by_view() -> None:
 
 def vacuum_all() -> None:
     """A vacuum ignores what releases and training sets pin."""
-    from dags import steps
+    from millrace import pipeline
 
-    steps.pinned_versions = lambda *_: ()
+    pipeline.pinned_versions = lambda *_: ()
 
 
 def load_again() -> None:
@@ -137,10 +137,10 @@ def load_again() -> None:
 
 def quarantine_last() -> None:
     """Rejected rows are written after the table is published instead of before."""
-    from dags import steps
     from etl import quarantine
+    from millrace import pipeline
 
-    replace, publish = quarantine.replace, steps._publish
+    replace, publish = quarantine.replace, pipeline._publish
     waiting: dict[int, Any] = {}
 
     def later(staged: Any, bad: Any, run_id: str) -> tuple[int | None, int]:
@@ -154,7 +154,7 @@ def quarantine_last() -> None:
         replace(staged, _Arrow(held) if held is not None else None, run_id)
         return version
 
-    quarantine.replace, steps._publish = later, published
+    quarantine.replace, pipeline._publish = later, published
 
 
 class _Arrow:

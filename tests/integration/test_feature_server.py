@@ -41,7 +41,7 @@ HEAD += b"Content-Length: %d\r\n" % len(BODY)
 CHUNKED = b"POST /get-online-features HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
 CHUNK = b"%x\r\n%b\r\n" % (len(BODY), BODY)
 
-FROM_THE_HOST = "from dags import components; components.features()"
+FROM_THE_HOST = "from millrace import components; components.features()"
 ECHO = """
 import os, sys
 from features.serving import options

@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
-from dags.steps import RunError
 from etl import stage
 from etl.spark import server
 from lake import delta, release, settings
+from millrace.pipeline import RunError
 from tests import patience
 from tests.carrying import FIRST, THEN, WRITER, carry, differing, keep_only, land, land_more, quarantined
 from tests.landing import Shop, rows

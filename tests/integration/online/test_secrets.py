@@ -71,7 +71,7 @@ def test_a_feature_server_shows_no_password(running: dict[str, Server], shop: La
 
 def test_the_command_line_shows_no_wrong_password(running: dict[str, Server], shop: Lake) -> None:
     server, home = started(running, "postgresql"), settings.home()
-    command = [sys.executable, "-W", "ignore", "-m", "dags", "serve"]
+    command = [sys.executable, "-W", "ignore", "-m", "millrace", "serve"]
     environment = written(home, WRONG, server)
     done = subprocess.run(command, cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -178,7 +178,7 @@ def test_a_process_that_begins_in_the_middle_reads_its_files(home: Path, name: s
     assert done.stdout == "sqlite False\n", done.stderr
 
 
-ENTRIES = ("dags tables", "dags.services up", "dags.host", "dags.demo", "features.serving")
+ENTRIES = ("millrace tables", "millrace.services up", "millrace.host", "millrace.demo", "features.serving")
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
