@@ -62,7 +62,7 @@ def ours(who: str, folder: Path) -> Callable[[Any], Any]:
     import pyarrow.parquet as pq
     from deltalake import write_deltalake
 
-    from contracts import release, settings
+    from lake import release, settings
 
     os.environ["MILLRACE_HOME"] = str(folder / "home")
     path = settings.table_path("gold.things")

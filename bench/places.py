@@ -16,9 +16,9 @@ from statistics import median
 from urllib.parse import urlsplit
 
 from bench.serving import CALLS, elsewhere, pairs, sdk
-from contracts import release
 from features import generation, registry
 from features.materialize import load
+from lake import release
 
 ROUNDS = 3
 

@@ -26,8 +26,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from contracts import release, settings
 from etl.spark import server as spark_server
+from lake import release, settings
 
 SERVICE, VIEW = "recommendation_v1", "product_popularity"
 TURNS = {1: 40, 100: 6}

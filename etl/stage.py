@@ -18,18 +18,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from contracts import catalog, project, settings, storage
+from contracts import catalog, project
 from contracts.interval import DAY, Interval, days_of, merged
 from contracts.model import DATE, LONG, TIMESTAMP, Layer, Load, Severity, Table
 from contracts.report import RowAccount
-from etl import delta
+from etl import table_reader
 from etl.bronze.load import Loaded, load
-from etl.delta import State
 from etl.gold import aggregate, concerns, windows
 from etl.gold.concerns import read_days
-from etl.publishing import days_sql, nullable, refuse_other_schema
 from etl.silver import PROVENANCE, select
 from etl.sources.landing import Rejected
+from lake import delta, settings, storage
+from lake.delta import State
+from lake.publishing import days_sql, nullable, refuse_other_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -366,8 +367,8 @@ def _cleaned(planned: Plan) -> tuple[DataFrame, DataFrame]:
     """The rows that come in, and what the transform makes of them."""
     source = catalog.table(planned.table.inputs[0])
     version = planned.inputs[source.qualified]
-    incoming = delta.read(source.qualified, version) if planned.whole else read_days(source.qualified, version, planned.days)
-    others = [delta.read(name, planned.inputs[name]) for name in planned.table.inputs[1:]]
+    incoming = table_reader.read(source.qualified, version) if planned.whole else read_days(source.qualified, version, planned.days)
+    others = [table_reader.read(name, planned.inputs[name]) for name in planned.table.inputs[1:]]
     return incoming, clean(planned.table, incoming, *others)
 
 
@@ -390,10 +391,10 @@ def _published_elsewhere(planned: Plan, cleaned: DataFrame) -> DataFrame:
     elsewhere = f"NOT ({days_sql(table, planned.days)})"
     ranged = [name for name in table.key if table.column(name).type in (LONG, DATE)]
     if not ranged:
-        return delta.read(table.qualified, version).filter(elsewhere)
+        return table_reader.read(table.qualified, version).filter(elsewhere)
     found = cleaned.agg(*map(F.min, ranged), *map(F.max, ranged)).collect()[0]
     ranges = {name: (low, high) for name, low, high in zip(ranged, found[: len(ranged)], found[len(ranged) :], strict=True)}
-    published = delta.read(table.qualified, version, {name: [one] for name, one in ranges.items() if one[0] is not None}).filter(elsewhere)
+    published = table_reader.read(table.qualified, version, {name: [one] for name, one in ranges.items() if one[0] is not None}).filter(elsewhere)
     for name, (low, high) in ranges.items():
         published = published.filter(F.col(name).between(low, high))  # of a key that is NULL in each row that comes in: no row
     return published
@@ -417,7 +418,7 @@ def _days_of_later_twins(planned: Plan, cleaned: DataFrame) -> tuple[Interval, .
 def _stage_gold(planned: Plan, folder: Path) -> Staged:
     table = planned.table
     if table.load == Load.SNAPSHOT:
-        rows = transform(table).features(*(delta.read(name, version) for name, version in planned.inputs.items()))
+        rows = transform(table).features(*(table_reader.read(name, version) for name, version in planned.inputs.items()))
     else:
         rows = _features(planned)
     if planned.whole or planned.days:
@@ -431,11 +432,11 @@ def _features(planned: Plan) -> DataFrame:
     table, versions = planned.table, planned.inputs
     if table.aggregates:
         prepare = transform(table).events if table.aggregates.needs_transform else None
-        whole = {name: delta.read(name, version) for name, version in versions.items()} if planned.whole else None
+        whole = {name: table_reader.read(name, version) for name, version in versions.items()} if planned.whole else None
         return aggregate.features(table, planned.days, whole or concerns.history(table, planned.days, versions), prepare)
     needed = merged(windows.history_for(span, _reach(table)) for span in planned.days)
     driven = () if planned.whole else _drivers(table)
-    inputs = [read_days(name, version, needed) if name in driven else delta.read(name, version) for name, version in versions.items()]
+    inputs = [read_days(name, version, needed) if name in driven else table_reader.read(name, version) for name, version in versions.items()]
     return transform(table).features(planned.days, *inputs)
 
 

@@ -8,13 +8,13 @@ from datetime import date, timedelta
 
 from feast import FeatureView
 
-from contracts import settings
 from contracts.interval import midnight
 from features import queries
 from features.generation import About
 from features.lake_reader import LakeReader, is_plain
 from features.online_store import layout_of
 from features.queries import identifier
+from lake import settings
 
 CHANGED = "changed"
 A_MOMENT = timedelta(microseconds=1)

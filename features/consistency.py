@@ -15,15 +15,15 @@ from typing import Any
 import pandas as pd
 from feast import FeatureStore, FeatureView
 
-from contracts import release
 from contracts.interval import midnight
-from contracts.release import Release
 from features import generation, queries, registry
 from features.generation import Key, Reader
 from features.lake_reader import LakeReader
 from features.online_store import layout_of
 from features.queries import identifier
 from features.views import REQUEST_TIME
+from lake import release
+from lake.release import Release
 
 SAMPLE = 500
 """Entities of each view and side."""

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from contracts import settings
+from lake import settings
 
 AUTO, DUCKDB, CUDF, PANDAS, SPARK = settings.JOINS
 EARLIEST, LATEST = -(2**63), 2**63 - 1

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Protocol
 
-from contracts import settings
 from features.kinds import Kind
+from lake import settings
 
 EVENT, CREATED = "_event_at", "_created_at"
 """Microseconds since 1970, UTC."""

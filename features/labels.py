@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from feast.types import Float32, Float64, Int32, Int64, String
 
 from contracts.interval import midnight
-from contracts.release import Release
 from features import kinds, queries
 from features.kinds import INSTANT
 from features.queries import identifier
+from lake.release import Release
 
 if TYPE_CHECKING:
     import duckdb

@@ -12,7 +12,6 @@ from typing import Any
 from feast import FeatureView
 
 from contracts.interval import midnight
-from contracts.release import Release
 from contracts.report import PUBLISHED, UNCHANGED
 from features import as_of, changes, consistency, generation, queries, registry
 from features.consistency import Consistency
@@ -20,6 +19,7 @@ from features.generation import About, Draft, InUse, OnlineStoreDamagedError, Pl
 from features.lake_reader import LakeReader
 from features.online_store import layout_of
 from features.queries import EPOCH, identifier
+from lake.release import Release
 
 BATCH = 50_000
 MOST_CHANGED = 0.5

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from contracts import settings
 from features import generation, registry, registry_store
 from features.registry_store import RegistryDamagedError, RegistryMissingError
+from lake import settings
 
 Say = Callable[[str], None]
 

@@ -24,12 +24,12 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
-from contracts import settings
-from contracts.release import Release
 from features import as_of, kinds, labels, queries, ranges, saved
 from features.labels import HeldLabels, Horizon, JoinKey, KnowableLabels, LabelError, LabelSource, QueriedLabels
 from features.lake_reader import LakeReader, pinned
 from features.queries import identifier
+from lake import settings
+from lake.release import Release
 
 PIECE = 100_000
 """Rows of a training set that are in memory at once while it is saved."""

@@ -12,11 +12,11 @@ from feast import FeatureView
 from feast.on_demand_feature_view import OnDemandFeatureView
 
 from contracts.interval import midnight
-from contracts.release import Release
 from features import as_of, queries
 from features.labels import EVENT_TIMESTAMP, LabelError
 from features.queries import identifier
 from features.views import REQUEST_TIME
+from lake.release import Release
 
 
 def labels(

@@ -20,8 +20,6 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFea
 from feast.data_source import DataSource
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped,unused-ignore]
 
-from contracts import settings
-from contracts.release import Release
 from features.registry_store import (
     LifecycleStateError,
     RegistryConflictError,
@@ -32,6 +30,8 @@ from features.registry_store import (
     where,
 )
 from features.servable import DefinitionError, ensure_gold, ensure_servable
+from lake import settings
+from lake.release import Release
 
 __all__ = [
     "DefinitionError",

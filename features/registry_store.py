@@ -23,10 +23,10 @@ from feast.infra.registry.registry_store import RegistryStore
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
-from contracts import settings
-from contracts.files import locked, write_whole
 from features.registry_database import RegistryDatabase, RegistryNewerError
 from features.servable import DefinitionError, ensure_servable
+from lake import settings
+from lake.files import locked, write_whole
 
 SCHEMA_VERSION = "1"
 """Of the registry's content, by Feast 0.67."""

@@ -19,10 +19,10 @@ from feast.infra.offline_stores.file_source import FileLoggingDestination, Saved
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.saved_dataset import SavedDatasetStorage
 
-from contracts import settings, storage
-from contracts.release import Release
 from features.lake_reader import LakeReader, arrow_dataset
 from features.queries import literal
+from lake import settings, storage
+from lake.release import Release
 
 RELEASE = "millrace_release"
 """Where a saved training set says of which release it is: in the parquet file's metadata, or in the Delta commit's."""

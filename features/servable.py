@@ -8,8 +8,8 @@ from feast.data_source import DataSource
 from feast.protos.feast.core.FeatureService_pb2 import LoggingConfig as LoggingConfigProto
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 
-from contracts import settings, storage
 from features.source import GoldTable
+from lake import settings, storage
 
 
 class DefinitionError(ValueError):

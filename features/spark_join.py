@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from feast import FeatureView
 
-from contracts import settings
 from features import queries
 from features.source import GoldTable
+from lake import settings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

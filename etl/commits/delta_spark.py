@@ -14,13 +14,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contracts import settings
 from contracts.interval import Interval
 from contracts.model import Table
-from etl import delta, publishing
-from etl.commits.delta_rs import open_to_tidy, untouched
-from etl.delta import State
-from etl.publishing import PublishError
+from lake import delta, publishing, settings
+from lake.commits.delta_rs import open_to_tidy, untouched
+from lake.delta import State
+from lake.publishing import PublishError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -44,7 +43,7 @@ class Ours:
 
 
 class DeltaSpark:
-    """See `etl.commits.Committer`.
+    """See `lake.commits.Committer`.
 
     A client that is killed may leave its statement at work on the server. So each statement names the version that it is to make as Delta's transaction: of two, one is refused
     or passed over there. What the log then says of that version tells which.
@@ -66,7 +65,7 @@ class DeltaSpark:
 
     def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = (), *, delete: bool = True) -> int:
         """By delta-rs: Spark's VACUUM counts in hours only, so to spare an old version it would spare all that came after it."""
-        from etl.commits.delta_rs import DeltaRs
+        from lake.commits.delta_rs import DeltaRs
 
         return DeltaRs().vacuum(contract, older_than, keep, delete=delete)
 

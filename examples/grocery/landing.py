@@ -13,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contracts import settings, storage
 from contracts.interval import Interval
+from lake import settings, storage
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,7 +19,6 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
-from contracts import tls
 from features.generation import (
     About,
     Found,
@@ -38,6 +37,7 @@ from features.kinds import retyped_row
 from features.online import tables
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explained, Words, masked, reaching, unreadable
 from features.queries import identifier
+from lake import tls
 
 HOME = "millrace"
 """The schema of the pointer; generations are in schemas that begin with it and `_`."""

@@ -30,7 +30,6 @@ from redis.exceptions import LockError
 from redis.lock import Lock
 from redis.retry import Retry
 
-from contracts import tls
 from features.generation import (
     About,
     Found,
@@ -47,6 +46,7 @@ from features.generation import (
 )
 from features.kinds import retyped_row
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explained, Words, masked, reaching
+from lake import tls
 
 POINTER = "millrace:online"
 GENERATIONS = "millrace:generations"

@@ -15,8 +15,6 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
-from contracts import settings
-from contracts.files import locked, sync, write_whole
 from features.generation import (
     About,
     Found,
@@ -33,6 +31,8 @@ from features.generation import (
 from features.kinds import retyped_row
 from features.online import tables
 from features.queries import identifier
+from lake import settings
+from lake.files import locked, sync, write_whole
 
 BUSY_SECONDS = 10.0
 LARGEST_PIECE = 64

@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from contracts import settings
-from contracts.release import Release
 from features import labels
 from features.labels import EVENT_TIMESTAMP, LabelError, Origin
 from features.training import columns, sandbox
 from features.training.services import Service
+from lake import settings
+from lake.release import Release
 
 Given = Any
 """A pandas DataFrame, an Arrow table, a path, or text, which is SQL over the release's tables, unless it ends like a file's name."""

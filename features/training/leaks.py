@@ -15,8 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView
 
-from contracts import manifest
-from contracts.release import Release
 from features import kinds, labels, queries
 from features.labels import EVENT_TIMESTAMP, Horizon
 from features.lake_reader import LakeReader, pinned
@@ -25,6 +23,8 @@ from features.training import given, joining, services, sets, sources
 from features.training.given import Given
 from features.training.joining import Say
 from features.training.services import Service
+from lake import manifest
+from lake.release import Release
 
 
 @dataclass(frozen=True)

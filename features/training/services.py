@@ -11,10 +11,10 @@ import pyarrow as pa
 from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFeatureView
 from feast.errors import FeatureServiceNotFoundException
 
-from contracts.release import Release
 from features import as_of, kinds, registry
 from features.labels import JoinKey
 from features.source import GoldTable
+from lake.release import Release
 
 Place = tuple[str, str]
 """Table and column."""

@@ -22,16 +22,16 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction
 
-from contracts import manifest, settings, storage
-from contracts.bucket import LockedError
-from contracts.manifest import Data, Feature, Manifest
-from contracts.release import Release
 from features.labels import EVENT_TIMESTAMP, Horizon
 from features.lake_reader import pinned
 from features.training import code, columns, given, joining, services, sources
 from features.training.given import Given
 from features.training.joining import Say
 from features.training.services import Service
+from lake import manifest, settings, storage
+from lake.bucket import LockedError
+from lake.manifest import Data, Feature, Manifest
+from lake.release import Release
 
 LOCK_SECONDS = 600
 FILE = "data.zst.parquet"

@@ -8,7 +8,7 @@ from functools import cache
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from contracts import settings, storage
+from lake import settings, storage
 
 
 class VersionGoneError(LookupError):

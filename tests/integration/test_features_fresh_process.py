@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from contracts import release, settings
 from features import generation, materialize, registry
 from features.online import sqlite
+from lake import release, settings
 from tests import patience
 from tests.unit.features.conftest import VIEWS, Lake, activity, pair, shop  # noqa: F401 (a fixture)
 from tests.unit.features.conftest import lake as lake
@@ -25,13 +25,13 @@ for line in sys.stdin:
 """
 DIE = """
 import os
-from contracts import release
+from lake import release
 from features.materialize import materialize
 materialize(release.read(), lambda view, rows: os._exit(9) if view == "customer_product" else None)
 """
 FORK = """
 import os, signal, sys
-from contracts import release
+from lake import release
 from features.lake_reader import LakeReader
 assert LakeReader(release.read(), shared=True).columns("gold.customer_activity")
 if child := os.fork():

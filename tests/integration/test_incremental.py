@@ -16,11 +16,12 @@ import pytest
 from pyspark.sql import DataFrame
 
 import etl.stage
-from contracts import catalog, release
+from contracts import catalog
 from contracts.interval import IntervalError
 from contracts.model import Layer, Table
 from contracts.report import PUBLISHED, TableReport
-from dags import steps
+from lake import release
+from millrace import pipeline
 from tests import may, oracle
 from tests.conftest import copy_home, set_home
 from tests.landing import Shop, purchase, rows, versions
@@ -34,7 +35,7 @@ Reports = dict[str, TableReport]
 
 def run(start: date | str, end: date | str) -> Reports:
     """Carry an interval through the lake in this process."""
-    return {report.table: report for report in steps.run_all(str(start), str(end), "test")}
+    return {report.table: report for report in pipeline.run_all(str(start), str(end), "test")}
 
 
 def run_day(day: date) -> Reports:
@@ -341,9 +342,9 @@ def test_idle_customers_decay_to_zero_and_then_emit_no_rows(stocked: Shop) -> No
         assert found[-1].get("last_basket_at") == found[0].get("last_basket_at")
 
     rows_before = {name: rows(name) for name in WINDOWED}
-    late = steps.check_interval("2017-06-01", "2017-06-08", scheduled=True)
+    late = pipeline.check_interval("2017-06-01", "2017-06-08", scheduled=True)
     for table in catalog.tables():
-        steps.run_table(table.qualified, late, "scheduled")
+        pipeline.run_table(table.qualified, late, "scheduled")
     assert {name: rows(name) for name in WINDOWED} == rows_before
     with pytest.raises(IntervalError, match="windows are empty from 2017-06-01 on"):
         run("2017-06-01", "2017-06-02")

@@ -5,10 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from contracts import settings
+from lake import settings
 
 SCRIPT = """
-from contracts import release
+from lake import release
 from features.labels import LabelError
 from features.training import sandbox
 try:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
+from lake import settings
 
 EVERYWHERE, GPU = settings.CHECKOUT / "requirements.txt", settings.CHECKOUT / "requirements-gpu.txt"
 INPUTS = settings.CHECKOUT / "requirements"
 IMAGES = [INPUTS / f"{image}.txt" for image in ("engine", "features", "pipeline")]
-ROOMS = ("contracts", "etl", "expectations", "lineage", "features", "models", "dags")
+ROOMS = ("contracts", "lake", "etl", "expectations", "lineage", "features", "models", "millrace", "dags")
 OPTIONAL = {"cudf"}
 """On a machine with a GPU (requirements-gpu.in)."""
 REQUIRED_BY_OTHERS = {"jsonschema", "packaging", "pyyaml"}

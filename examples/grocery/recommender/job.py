@@ -12,12 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from contracts import manifest
 from features import registry, training
 from features.lake_reader import LakeReader, pinned
 from grocery.recommender import baselines, candidates, evaluation, model
 from grocery.recommender.evaluation import WEEK
 from grocery.recommender.model import Model
+from lake import manifest
 
 WEEKS, HELD_BACK = 5, 4
 """Weeks that a model learns from, and weeks held back."""

@@ -19,10 +19,10 @@ import joblib
 import pandas as pd
 import pyarrow as pa
 
-from contracts import manifest, settings
-from contracts.files import write_whole
-from contracts.manifest import Manifest
 from features import training
+from lake import manifest, settings
+from lake.files import write_whole
+from lake.manifest import Manifest
 
 SERVICE = "recommendation_v1"
 TREES, SEED = 250, 7

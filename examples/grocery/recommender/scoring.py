@@ -1,6 +1,6 @@
 """Batch scoring: the best products of every active customer at a release's horizon, as rows of `scores.recommender`.
 
-The rows are computed here; `dags.steps` stages, audits and publishes them like those of any other table.
+The rows are computed here; `millrace.pipeline` stages, audits and publishes them like those of any other table.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import pandas as pd
 import pyarrow as pa
 
 from contracts.interval import midnight
-from contracts.release import Release
 from features import registry
 from features.lake_reader import LakeReader
 from grocery.recommender import candidates
 from grocery.recommender.evaluation import TOP
 from grocery.recommender.model import Model
+from lake.release import Release
 
 TABLE = "scores.recommender"
 

@@ -7,13 +7,13 @@ from datetime import date
 
 import pandas as pd
 
-from contracts import release
 from contracts.interval import midnight
 from features import generation, registry
 from features.lake_reader import LakeReader
 from grocery.recommender import candidates
 from grocery.recommender.evaluation import TOP
 from grocery.recommender.model import Model
+from lake import release
 
 
 @dataclass(frozen=True)

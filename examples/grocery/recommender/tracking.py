@@ -13,11 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from contracts import manifest, settings
-from contracts import release as releases
 from grocery.recommender import candidates
 from grocery.recommender import model as models
 from grocery.recommender.model import Model
+from lake import manifest, settings
+from lake import release as releases
 
 EXPERIMENT = "recommender"
 TAG = "millrace."

@@ -17,10 +17,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from contracts import files, storage
-from etl import delta, publishing
-from etl.commits import committer, delta_rs, delta_spark
-from etl.delta import State
+from etl.commits import committer, delta_spark
+from lake import delta, files, publishing, storage
+from lake.commits import delta_rs
+from lake.delta import State
 from tests.unit.etl.visits import VISITS, of, staged, visit
 
 NAME = VISITS.qualified

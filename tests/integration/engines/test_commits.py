@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from contracts import settings
-from etl import delta
 from etl import engine as engines
+from etl import table_reader
 from etl.commits import committer
-from etl.commits.delta_rs import DeltaRs
 from etl.commits.delta_spark import DeltaSpark
-from etl.delta import State
-from etl.publishing import PublishError
+from lake import delta, settings
+from lake.commits.delta_rs import DeltaRs
+from lake.delta import State
+from lake.publishing import PublishError
 from tests.landing import rows
 from tests.unit.etl.visits import VISITS, of, staged, visit
 
@@ -36,11 +36,11 @@ def ids(version: int | None = None) -> list[int]:
 
 
 def ids_by_engine() -> list[int]:
-    return sorted(delta.read(NAME, delta.version_of(NAME)).toArrow()["visit_id"].to_pylist())
+    return sorted(table_reader.read(NAME, delta.version_of(NAME)).toArrow()["visit_id"].to_pylist())
 
 
 def row(number: int) -> dict[str, Any]:
-    (found,) = delta.read(NAME, delta.version_of(NAME)).filter(f"visit_id = {number}").toArrow().to_pylist()
+    (found,) = table_reader.read(NAME, delta.version_of(NAME)).filter(f"visit_id = {number}").toArrow().to_pylist()
     return found | {"visited_at": found["visited_at"].astimezone(UTC)}
 
 
@@ -64,7 +64,7 @@ def test_a_sail_at_a_url_is_committed_to_by_delta_rs(home: Any, monkeypatch: pyt
         assert engines.describe() == ("sail", version("pysail"))
         assert append(visit(1)) == 1
         assert ids() == [1]
-        delta.check_format()
+        table_reader.check_format()
     finally:
         sail.stop()
 

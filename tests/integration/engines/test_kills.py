@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from contracts import settings
-from etl import delta
 from etl.commits import committer
-from etl.delta import State
-from etl.publishing import PublishError
+from lake import delta, settings
+from lake.delta import State
+from lake.publishing import PublishError
 from tests import patience
 from tests.integration.engines.killing import ACTS, DAY, NAME, STATE
 from tests.landing import rows

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from contracts import settings
-from etl import delta, engine, publishing
+from etl import engine
 from etl.commits import committer
-from etl.delta import State
-from etl.publishing import PublishError
+from lake import delta, publishing, settings
+from lake.delta import State
+from lake.publishing import PublishError
 from tests.landing import rows
 from tests.patience import until
 from tests.unit.etl.visits import VISITS, staged, visit
@@ -31,7 +31,7 @@ CLIENT = f"""
 import sys
 from pyspark.sql import functions as F
 from etl.commits import committer, delta_spark
-from etl.delta import State
+from lake.delta import State
 from tests.unit.etl.visits import VISITS, staged, visit
 base, name = int(sys.argv[1]), sys.argv[2]
 original = delta_spark._rows

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from contracts import settings
-from etl import delta, publishing
-from etl.commits import Committer, committer
-from etl.commits.delta_rs import DeltaRs
-from etl.delta import State
+from etl import table_reader
+from etl.commits import committer
 from etl.engine import session
 from features import registry, training
+from lake import delta, publishing, settings
+from lake.commits import Committer
+from lake.commits.delta_rs import DeltaRs
+from lake.delta import State
 from tests.unit.etl.visits import VISITS, staged, visit
 from tests.unit.features.conftest import VIEWS, Lake, activity, at, stocked
 
@@ -52,7 +53,7 @@ def append(by: Committer, *numbers: int, whole: bool = False) -> int:
 
 
 def ids(version: int) -> list[int]:
-    return sorted(delta.read(NAME, version).toArrow()["visit_id"].to_pylist())
+    return sorted(table_reader.read(NAME, version).toArrow()["visit_id"].to_pylist())
 
 
 def ids_where_enforced(version: int) -> list[int]:

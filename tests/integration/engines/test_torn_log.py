@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
-from etl import delta
+from etl import table_reader
 from etl.commits import committer
-from etl.delta import LakeError, State
+from lake import delta, settings
+from lake.delta import LakeError, State
 from tests.landing import rows
 from tests.unit.etl.visits import VISITS, of, staged, visit
 
@@ -58,5 +58,5 @@ def test_a_torn_newest_commit_is_refused_until_it_is_removed(engine: str, home: 
         other.unlink()
     assert append(3, 1) == 2
     assert [row["visit_id"] for row in rows(NAME, "visit_id")] == [1, 3]
-    assert sorted(delta.read(NAME, 2).toArrow()["visit_id"].to_pylist()) == [1, 3]
+    assert sorted(table_reader.read(NAME, 2).toArrow()["visit_id"].to_pylist()) == [1, 3]
     assert delta.last_state(delta.open_table(NAME)) == State("run")

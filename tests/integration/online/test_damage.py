@@ -10,12 +10,12 @@ import psycopg
 import pytest
 from fastapi.testclient import TestClient
 
-from contracts import release
 from contracts.interval import DAY
 from features import generation, materialize, registry
 from features.generation import OnlineStoreDamagedError, Place
 from features.online.postgres import PostgresPlace
 from features.online.redis import RedisPlace
+from lake import release
 from tests.integration.online.test_places import ONE, published, values
 from tests.unit.features.conftest import Lake
 from tests.unit.features.test_online_store import at, online, push

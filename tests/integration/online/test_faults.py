@@ -17,7 +17,6 @@ import pytest
 from fastapi.testclient import TestClient
 from feast.types import String
 
-from contracts import release, settings
 from features import generation, materialize, registry
 from features.generation import OnlineStoreUnfitError, OnlineStoreUnreachableError, Place
 from features.kinds import KINDS
@@ -25,6 +24,7 @@ from features.online import redis
 from features.online.postgres import LIMITS, Bounded, PostgresPlace, Working
 from features.online.redis import RedisPlace
 from features.online_store import PackedOnlineStore
+from lake import release, settings
 from tests.integration.online.test_places import ONE, published, traces, values
 from tests.patience import ends
 from tests.servers import Postgres, Redis, Server
@@ -106,7 +106,7 @@ def test_over_http_it_is_a_503_with_a_sentence(server: Server, served: Any, monk
 
 KILLED = """
 import os, sys
-from contracts import release
+from lake import release
 from features import materialize
 from features.online import redis as in_redis, postgres
 in_redis.LEASE_SECONDS = 1.0

@@ -15,7 +15,6 @@ from feast.types import Bool, Bytes, Float32, Float64, Int32, Int64, String, Uni
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contracts.settings import online
 from features import generation
 from features.generation import About, GenerationGoneError, Layout, OnlineStoreUnfitError, Place
 from features.kinds import KINDS, KindError
@@ -24,6 +23,7 @@ from features.online.postgres import HOME, Bounded, PostgresPlace
 from features.online.redis import RedisPlace
 from features.online.sqlite import SqlitePlace
 from features.online_store import PackedOnlineStore, Query, layout_of
+from lake.settings import online
 from tests.unit.features.test_changes import THINGS
 
 DTYPES = {"whole": Int64, "small": Int32, "real": Float64, "short": Float32, "flag": Bool, "text": String, "raw": Bytes, "at": UnixTimestamp}

@@ -13,7 +13,6 @@ import pytest
 from feast.types import Float64, Int64, String
 from redis.connection import Connection
 
-from contracts import settings
 from features import changes, generation, materialize
 from features.generation import About, GenerationGoneError, Layout, OnlineStoreUnreachableError, Place
 from features.kinds import KINDS
@@ -22,6 +21,7 @@ from features.online.postgres import PostgresPlace
 from features.online.redis import RedisPlace
 from features.online.sqlite import SqlitePlace
 from features.online_store import PackedOnlineStore, layout_of
+from lake import settings
 from tests.integration.online.test_places import ONE, published, traces, values
 from tests.unit.features.test_changes import THINGS, Things
 

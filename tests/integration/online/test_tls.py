@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from contracts import release
 from features import generation, materialize
 from features.generation import OnlineStoreUnfitError, OnlineStoreUnreachableError
 from features.online import redis as online_redis
+from lake import release
 from tests.certificates import Certificates
 from tests.integration.online.conftest import KINDS, started
 from tests.integration.online.test_places import ONE, published, values

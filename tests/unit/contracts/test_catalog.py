@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.model import LONG, Column, ContractError, Layer, Reference, Table
+from lake import settings
 
 
 def table(name: str, *inputs: str, refers_to: str = "") -> Table:

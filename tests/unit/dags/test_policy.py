@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,18 +12,21 @@ from typing import Any
 
 import pytest
 
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.model import Table
+from lake import settings
 from lineage.naming import asset_uri
 from tests import patience
 
 HEAVY = ("pyspark", "pysail", "great_expectations", "feast", "deltalake", "duckdb", "pandas", "pyarrow")
+DAGS = settings.CHECKOUT / "dags"
+ROOT_PACKAGES = tomllib.loads((settings.CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]["root_packages"]
 PARSE = f"""
 import json, sys
 sockets = []
 sys.addaudithook(lambda event, arguments: sockets.append(event) if event.startswith("socket.") else None)
-from dags.millrace import dag
-from dags import recommender, recommender_scores, training_set
+from dags.millrace_dag import dag
+from dags import recommender_dag, recommender_scores_dag, training_set_dag
 told = {{"heavy": [name for name in {HEAVY} if name in sys.modules], "sockets": [*sockets], "end_date": str(dag.end_date)}}
 if sys.argv[1] == "all":
     from airflow.dag_processing.dagbag import DagBag
@@ -42,7 +46,7 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     started = {}
     for name, more, what in (("off", {}, "all"), ("on", {"MILLRACE_SCHEDULE": "on"}, "dag")):
         environment = {**plain, **more, "AIRFLOW_HOME": str(home / name), "MILLRACE_HOME": str(home), "PYTHONPATH": str(settings.CHECKOUT)}
-        command = [sys.executable, "-W", "ignore", "-c", PARSE, what, str(settings.CHECKOUT / "dags")]
+        command = [sys.executable, "-W", "ignore", "-c", PARSE, what, str(DAGS)]
         started[name] = subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     found: dict[str, Any] = {}
 
@@ -80,6 +84,16 @@ def test_parsing_writes_nothing_of_ours(parsed: Any) -> None:
 
 def test_the_folder_gives_these_dags_and_no_import_error(parsed: Any) -> None:
     assert (sorted(parsed("off")["dags"]), parsed("off")["errors"]) == (["millrace", "recommender", "recommender_scores", "training_set"], {})
+
+
+@pytest.mark.parametrize("package", ROOT_PACKAGES)
+def test_no_dag_file_shadows_a_package(package: str) -> None:
+    """Airflow puts the DAG folder on `sys.path`; in front of it, at worst."""
+    code = f"import sys; sys.path.insert(0, {str(DAGS)!r}); import {package}; print({package}.__file__)"
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=DAGS, env={**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}, capture_output=True, text=True
+    )
+    assert told.stdout.strip() == str(settings.CHECKOUT / package / "__init__.py"), told.stderr
 
 
 # --- schedule and params
@@ -179,7 +193,7 @@ def test_the_page_of_a_task_shows_the_contract(dag: Any, table: Table) -> None:
 
 
 def test_a_training_set_is_made_when_somebody_asks(training_dag: Any) -> None:
-    from dags import tasks
+    from millrace import tasks
 
     assert training_dag.schedule is None
     assert (*training_dag.params,) == tasks.TRAINING_SET
@@ -210,7 +224,7 @@ def test_a_param_of_a_training_set_is_checked(training_dag: Any, name: str, good
 
 
 def test_a_recommender_is_trained_when_somebody_asks(recommender_dag: Any) -> None:
-    from dags import tasks
+    from millrace import tasks
 
     assert recommender_dag.schedule is None
     assert (*recommender_dag.params,) == tasks.RECOMMENDER
@@ -219,7 +233,7 @@ def test_a_recommender_is_trained_when_somebody_asks(recommender_dag: Any) -> No
 
 
 def test_scores_are_one_asset_named_as_in_lineage(scores_dag: Any) -> None:
-    from dags import tasks
+    from millrace import tasks
 
     assert scores_dag.schedule is None
     assert (*scores_dag.params,) == tasks.SCORES
@@ -232,7 +246,7 @@ def test_scores_are_one_asset_named_as_in_lineage(scores_dag: Any) -> None:
 def test_dags_on_demand_have_the_same_owner_and_limits(training_dag: Any, recommender_dag: Any, scores_dag: Any) -> None:
     found = [{name: dag.default_args[name] for name in ("owner", "retries", "execution_timeout")} for dag in (training_dag, recommender_dag, scores_dag)]
     assert found[0] == found[1] == found[2]
-    assert [dag.fileloc.rpartition("/")[2] for dag in (recommender_dag, scores_dag)] == ["recommender.py", "recommender_scores.py"]
+    assert [dag.fileloc.rpartition("/")[2] for dag in (recommender_dag, scores_dag)] == ["recommender_dag.py", "recommender_scores_dag.py"]
 
 
 @pytest.mark.parametrize(("name", "good", "bad"), [("release", 3, 0), ("weeks", 4, 53), ("held_back", 1, 0), ("seed", 1, "x")])

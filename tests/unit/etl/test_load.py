@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.interval import Interval
-from etl import delta, publishing
 from etl.bronze import load
 from etl.bronze.load import Loaded
-from etl.delta import State
+from lake import delta, publishing, settings
+from lake.delta import State
 from tests.landing import rows
 
 COUPONS = catalog.table("bronze.coupons")

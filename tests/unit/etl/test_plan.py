@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.interval import Interval
 from contracts.model import DATE, TIMESTAMP
-from etl import delta, publishing, stage
-from etl.delta import State
+from etl import stage
 from etl.stage import StageError
+from lake import delta, publishing, settings
+from lake.delta import State
 from tests.unit.etl.visits import of
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 
 from contracts import catalog
-from etl import engine, publishing, stage
+from etl import engine, stage
 from etl.silver import PROVENANCE
+from lake import publishing
 
 LANDED = {"_file": "a.csv", "_landed_date": date(2017, 3, 1), "_loaded_at": datetime(2017, 3, 1, 6, tzinfo=UTC)}
 FRESH = {"_file": "b.csv", "_landed_date": date(2017, 3, 2), "_loaded_at": datetime(2017, 3, 2, 6, tzinfo=UTC)}

@@ -8,11 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from contracts import settings, storage
 from contracts.interval import Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, Layer, Pii, Table, decimal
-from etl import delta, publishing
-from etl.delta import State
+from lake import delta, publishing, settings, storage
+from lake.delta import State
 
 VISITS = Table(
     layer=Layer.SILVER,

@@ -11,10 +11,10 @@ from hypothesis import given
 
 from contracts.model import Table
 from etl import engine
-from etl.publishing import arrow_type
 from expectations.audit import audit
 from expectations.judge import Numbers, judge, measure, sql_of_checks
 from expectations.suite import Facts, expectations_of
+from lake.publishing import arrow_type
 from tests.unit.expectations import test_audit as hand
 from tests.unit.expectations.test_audit import ACTIVITY, CAMPAIGNS, FEW_BATCHES, ORDERS, PROMOTIONS, REDEMPTIONS, Row, frame, hostile, valid
 

@@ -14,11 +14,11 @@ from feast.value_type import ValueType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contracts import release
-from contracts import settings as places
 from features import generation, materialize, registry
 from features.online_store import layout_of
 from features.source import GoldTable
+from lake import release
+from lake import settings as places
 from tests.unit.features.conftest import VIEWS, Lake, activity, at, profile
 from tests.unit.features.test_online_store import online, push
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from feast.types import Float64
 
-from contracts import release
-from dags import cli
 from features import consistency, generation, kinds, materialize, plans, registry
 from features.answers import Answer
 from features.consistency import ConsistencyError
 from features.generation import OnlineStoreEmptyError
 from features.lake_reader import LakeReader
 from features.online.sqlite import SqliteDraft
+from lake import release
+from millrace import cli
 from tests.unit.features.conftest import VIEWS, Lake, activity, at
 from tests.unit.features.test_online_store import online, push
 

@@ -14,12 +14,12 @@ from feast import BatchFeatureView, Entity, FeatureStore, FeatureView, Field, Fi
 from feast.types import Int64
 from feast.value_type import ValueType
 
-from contracts import release, settings
-from contracts.files import locked
 from features import consistency, generation, lake_reader, materialize, registry
 from features.materialize import NothingToServeError
 from features.registry import DefinitionError
 from features.source import GoldTable
+from lake import release, settings
+from lake.files import locked
 from tests.unit.features.conftest import VIEWS, Lake, activity, at
 
 COMMANDS = """

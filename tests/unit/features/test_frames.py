@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts import settings as places
 from features import frames
 from features.frames import EARLIEST, LATEST, FramesError, Side
+from lake import settings as places
 
 CUDF_LIKE = "tests.unit.features.cudf_like"
 Row = tuple[Any, Any, int | None, int | None]

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contracts import manifest, settings
-from dags import cli
 from features import registry, training
 from features.labels import BeyondHorizonError, BeyondHorizonWarning
 from features.training import sets
+from lake import manifest, settings
+from millrace import cli
 from tests.unit.features.conftest import VIEWS, Lake, activity, at
 
 SERVICE = "customer_value_v1"

@@ -11,11 +11,11 @@ import pytest
 from feast import FeatureStore
 from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 
-from contracts import release
 from features import generation, materialize, registry
 from features.kinds import KeyTypeError
 from features.labels import LabelError
 from features.online import sqlite
+from lake import release
 from tests.unit.features.conftest import Lake, at, stocked
 
 SPEND = ["customer_activity:spend_7d"]

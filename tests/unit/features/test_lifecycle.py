@@ -9,10 +9,10 @@ from fastapi.testclient import TestClient
 from feast import FeatureViewState
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 
-from contracts import release
 from features import consistency, materialize, registry
 from features.registry import LifecycleStateError
 from features.serving.app import app
+from lake import release
 from tests.unit.features.conftest import Lake, at
 
 SPEND = ["customer_activity:spend_7d"]

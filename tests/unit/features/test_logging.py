@@ -11,10 +11,10 @@ from feast.feature_logging import FeatureServiceLoggingSource, LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination
 from feast.infra.offline_stores.redshift_source import RedshiftLoggingDestination
 
-from contracts import settings
 from features import registry
 from features.feast_repo import definitions
 from features.registry import DefinitionError
+from lake import settings
 from tests.unit.features.conftest import Lake
 
 NOW = datetime(2017, 3, 1, 12, tzinfo=UTC)

@@ -15,7 +15,6 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-from contracts.release import ReleaseError
 from features import as_of, frames, registry
 from features.feast_repo import definitions
 from features.labels import LabelError
@@ -23,6 +22,7 @@ from features.lake_reader import SourceError
 from features.offline_store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
 from features.source import GoldTable
 from features.spark_join import SparkJoinError
+from lake.release import ReleaseError
 from tests.unit.features.conftest import INSTANT, JOINS, VIEWS, Lake, activity, at
 
 Join = Callable[..., pd.DataFrame]

@@ -15,12 +15,12 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Bool, Float32, Float64, Int64, String
 from feast.value_type import ValueType
 
-from contracts import release
 from features import generation, materialize, online_store, registry
 from features.feast_repo import definitions
 from features.generation import OnlineStoreDamagedError, OnlineStoreEmptyError
 from features.kinds import KeyTypeError
 from features.online import sqlite
+from lake import release
 from tests.unit.features.conftest import VIEWS, Lake, activity, at, popularity
 
 PUSHED = {f"{what}_{days}d": [1] for what in ("spend", "items", "baskets") for days in (7, 30, 90)} | {"discount_share_30d": [0.0]}

@@ -4,11 +4,11 @@ import pytest
 from feast import Entity
 from feast.value_type import ValueType
 
-from contracts.settings import CHECKOUT
 from features import registry
 from features.feast_repo import definitions
 from features.registry import RegistryDamagedError, RegistryMissingError
 from features.source import GoldTable
+from lake.settings import CHECKOUT
 from tests.unit.features.conftest import Lake
 
 

@@ -14,9 +14,9 @@ from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.saved_dataset import SavedDatasetStorage
 
-from contracts import settings
 from features import registry, saved
 from features.saved import LakeStorage, SavedSetError
+from lake import settings
 from tests.unit.features.conftest import Lake, at
 
 SQL = """

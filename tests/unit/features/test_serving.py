@@ -18,12 +18,12 @@ from feast.feature_server import get_app
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contracts import release
 from features import generation, materialize, registry
 from features.online import sqlite
 from features.serving import online, options, served, token
 from features.serving.app import app
 from features.serving.options import LARGEST_BODY, MOST_ENTITIES, Options
+from lake import release
 from tests.unit.features.conftest import VIEWS, Lake, activity, stocked
 
 BASE = "http://127.0.0.1:6566"

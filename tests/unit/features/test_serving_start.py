@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from contracts import settings
+from lake import settings
 
 
 def test_a_registry_that_does_not_answer_is_told_in_a_sentence(tmp_path: Path) -> None:

@@ -22,14 +22,14 @@ from deltalake import DeltaTable
 from feast import FeatureService, Field
 from feast.feature_view_projection import FeatureViewProjection
 
-from contracts import manifest, release, settings, storage
-from contracts.manifest import ManifestError
-from contracts.release import ReleaseError
-from contracts.storage import LockedError
 from features import registry, training
 from features.feast_repo import definitions
 from features.labels import LabelError
 from features.training import TrainingSetError, sets
+from lake import manifest, release, settings, storage
+from lake.manifest import ManifestError
+from lake.release import ReleaseError
+from lake.storage import LockedError
 from tests.unit.features.conftest import VIEWS, Lake, activity, at, pair
 
 SERVICE = "recommendation_v1"
