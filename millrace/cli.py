@@ -1,6 +1,6 @@
 """The command line: land the sample, run an interval without Airflow, serve a release, show what is published and what it holds.
 
-It composes the same steps as the DAG. Training sets are in `millrace.training_cli`, the recommender in `millrace.recommender_cli`, starting and stopping Airflow in `millrace.services`, the demo in `millrace.demo`.
+It composes the same steps as the DAG. Training sets are in `millrace.training_cli`, a project's own commands in its `commands.py`, starting and stopping Airflow in `millrace.services`, the demo in `millrace.demo`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contracts import catalog, project
 from contracts.report import TableReport
 from lake import manifest, release, secret_files, settings
 from lake.release import Release
-from millrace import arguments, components_cli, errors, pipeline, recommender_cli, show, training_cli
+from millrace import arguments, components_cli, errors, pipeline, show, training_cli
 
 KEPT_DAYS, SAMPLE = "7", 500
 HELP = """Carry an e-commerce lake from landed files to served features.
@@ -91,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     training_cli.add(_add(commands, "training-set", None, "make training sets that can be made again, and check them for leaks"), _add)
     components_cli.add(commands, _add)
-    recommender_cli.add(_add(commands, "recommender", None, "train a model on the features, say how good it is, and recommend"), _add)
+    own = project.module("commands")
+    if own is not None:
+        own.add(commands, _add)
     return parser
 
 

@@ -31,7 +31,6 @@ from millrace.services import ApiError, Services
 DAG = "millrace"
 ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
 CONFLICT = 409
-EXAMPLE_CUSTOMER = 1
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0
 """For so long Airflow may fail to answer, on a busy machine or while its API server is started again."""
@@ -307,16 +306,14 @@ def _release(made: dict[str, Any]) -> str:
 
 
 def _read_features(console: Console, elsewhere: Services | None) -> None:
-    """One customer's online features, over HTTP where the feature server runs elsewhere, and the head of a training set, through the Feast SDK."""
-    from millrace.reading import features_of_customer, features_over_http, training_set
+    """One entity's online features, over HTTP where the feature server runs elsewhere, and the head of a training set, through the Feast SDK."""
+    from millrace import reading
 
-    if elsewhere:
-        found, how = features_over_http(elsewhere.features_url, EXAMPLE_CUSTOMER), "recommendation_v1, over HTTP"
-    else:
-        found, how = features_of_customer(EXAMPLE_CUSTOMER), "recommendation_v1"
-    console.print(show.pairs(f"Online features of customer {EXAMPLE_CUSTOMER} ({how})", found))
-    head = training_set()
-    console.print("[bold]Head of a training set (recommendation_v1)[/bold]")
+    found, how = (reading.online_over_http(elsewhere.features_url), ", over HTTP") if elsewhere else (reading.online(), "")
+    who = ", ".join(f"{name.removesuffix('_id')} {value}" for name, value in reading.entity().items())
+    console.print(show.pairs(f"Online features of {who} ({reading.service().name}{how})", found))
+    head = reading.training_set()
+    console.print(f"[bold]Head of a training set ({reading.service().name})[/bold]")
     console.print(head.to_string(index=False), markup=False)
     console.print()
 

@@ -14,8 +14,10 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+from contracts import project
 from lake import settings
 from lake.settings import SettingError
 
@@ -121,11 +123,20 @@ def _host(url: str) -> str:
     return urlsplit(url).hostname or ""
 
 
+def _bundles() -> list[dict[str, Any]]:
+    """The folders of DAG files: ours, and the project's where it has one."""
+    local = "airflow.dag_processing.bundles.local.LocalDagBundle"
+    own = project.current().root / "dags"
+    folders: dict[str, dict[str, str]] = {"dags-folder": {}, **({"project": {"path": str(own)}} if own.is_dir() else {})}
+    return [{"name": name, "classpath": local, "kwargs": options} for name, options in folders.items()]
+
+
 def _defaults(url: str) -> dict[str, str]:
     return {
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "dags"),
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(_bundles()),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(CHECKOUT / "millrace" / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",

@@ -15,9 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from contracts import project
 from lake import settings
 
-OURS = ("contracts", "lake", "etl", "expectations", "lineage", "features", "models", "millrace", "dags")
+OURS = ("contracts", "lake", "etl", "expectations", "lineage", "features", "millrace", "dags")
 ROOM = "See that {where} has room and can be written"
 RIGHT = "See that this user may read and write {where}"
 FOLDER = "Move the file that stands where a folder belongs"
@@ -88,7 +89,7 @@ def sentence(error: BaseException) -> str | None:
 
 def is_ours(error: BaseException) -> bool:
     """Whether an error is one of Millrace's own, whose message is complete."""
-    return type(error).__module__.split(".")[0] in (*OURS, "__main__")
+    return type(error).__module__.split(".")[0] in (*OURS, project.current().name, "__main__")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -6,7 +6,7 @@ Airflow's tasks and the command line call the same functions. Heavy imports stay
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,10 +22,13 @@ from lake.bucket import StorageError
 from millrace import errors, memory
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from etl.stage import Plan, Staged
     from expectations.audit import Audit
     from features.consistency import Consistency
     from features.profiles import Profile
+    from lake.release import Release
     from lineage.record import Artifact, Parent
 
 
@@ -114,70 +117,35 @@ def _build(
             return report
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A scoring that is in the table: by which model, of which release, as of its horizon, and what the table's run said."""
+def add_part(
+    table: Table,
+    release: Release,
+    part: Mapping[str, Any],
+    rows: Callable[[], tuple[pa.Table, int]],
+    run_id: str,
+    parent: Parent | None = None,
+    artifacts: tuple[Artifact, ...] = (),
+) -> TableReport:
+    """Publish the rows of a table that is made from a release, in which the columns of `part` have these values; unchanged where they are there.
 
-    model: str
-    release: int
-    as_of: str
-    report: TableReport
-
-    def __str__(self) -> str:
-        report = self.report
-        done = "published as" if report.status == PUBLISHED else "there already, in"
-        what = f"{report.account.published:,} rows by model {self.model} as of {self.as_of} (release {self.release})"
-        return f"{what}: {done} version {report.version} of {settings.table_path(report.table)}"
-
-
-def score(name: str | None = None, number: int | None = None, run_id: str = "scores", parent: Parent | None = None) -> Scored:
-    """Publish the best products of every active customer, by a model (the newest by default) as of a release (the newest by default), unless they are there."""
+    `rows` computes them, and says how many it was to compute; it is not called where they are there. `artifacts` are read besides tables, for lineage.
+    """
     from etl.stage import plan_part, stage_rows
-    from features.lake_reader import pinned
-    from grocery.recommender import model as models
-    from grocery.recommender import scoring
 
-    table = catalog.table(scoring.TABLE)
-    with _in_a_sentence(table.qualified, "score again"):
-        fitted, found = models.load(name), pinned(number)
-        horizon = date.fromisoformat(found.horizon)
-        interval = Interval(horizon, horizon + DAY)
-        inputs = {name: found.tables[name] for name in table.inputs}
-        ids = {name: found.ids.get(name, "") for name in inputs}
-        report = _build(
+    horizon = date.fromisoformat(release.horizon)
+    inputs = {name: release.tables[name] for name in table.inputs}
+    ids = {name: release.ids.get(name, "") for name in inputs}
+    interval = Interval(horizon, horizon + DAY)
+    with _in_a_sentence(table.qualified, "run it again"):
+        return _build(
             table,
             interval,
-            lambda: plan_part(table, interval, scoring.part(fitted, found), inputs, ids),
-            lambda planned: stage_rows(planned, *scoring.scores(fitted, found)),
+            lambda: plan_part(table, interval, part, inputs, ids),
+            lambda planned: stage_rows(planned, *rows()),
             run_id,
             parent,
-            (_model(fitted.about),),
+            artifacts,
         )
-        return Scored(fitted.about["name"], found.number, found.horizon, report)
-
-
-def record_model(about: dict[str, Any], parent: Parent | None = None) -> None:
-    """Record as lineage that a kept model was made from the tables of its training sets, at the versions that their manifests name, and from the labels'."""
-    from grocery.recommender import tracking
-    from lineage.record import record_artifact
-
-    (link,) = tracking.links(about["name"])
-    tags = {"release": str(link.release), "training_set": about["training_set"], "held_back": about["held_back"]}
-    record_artifact("models.recommender", _model(about), link.tables, parent=parent, tags=tags)
-
-
-def _model(about: dict[str, Any]) -> Artifact:
-    from grocery.recommender import model, scoring
-    from lineage.record import Artifact
-
-    return Artifact(
-        kind="MODEL",
-        location=str(model.folder() / about["name"]),
-        version=about["digest"],
-        doc=catalog.table(scoring.TABLE).doc,
-        grain="one model per training set, last week and seed",
-        owner="ml-platform",
-    )
 
 
 @contextmanager

@@ -1,18 +1,21 @@
-"""Read features as a user does, with the plain Feast SDK: for serving and for training."""
+"""Read features as a user does, with the plain Feast SDK: for serving and for training. What to read is the project's example, or the newest row of its views."""
 
 from __future__ import annotations
 
+from datetime import date, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from contracts import project
 from contracts.interval import midnight
+from contracts.project import ProjectError
 from lake import release, settings, storage
 
 if TYPE_CHECKING:
     import pandas as pd
-    from feast import FeatureStore
+    from feast import FeatureService, FeatureStore
 
-SERVICE = "recommendation_v1"
+ROWS = 6
 
 
 @cache
@@ -22,27 +25,39 @@ def _store() -> FeatureStore:
     return FeatureStore(str(settings.CHECKOUT / "features" / "feast_repo"))
 
 
-def _now() -> Any:
-    """The sample ended long ago; pretend to stand at the end of what the release knows."""
-    from datetime import date
-
+def horizon() -> datetime:
+    """Up to when the newest release knows: a sample may have ended long ago."""
     return midnight(date.fromisoformat(release.read().horizon))
 
 
-def features_of_customer(customer: int) -> dict[str, Any]:
-    """Every feature of the service for a customer and the product that it buys most."""
-    store = _store()
-    answer = store.get_online_features(store.get_feature_service(SERVICE), [_row(customer)]).to_dict()
+def service() -> FeatureService:
+    """The feature service of the example: the one that the project's `demo.py` names, or the first."""
+    example, services = project.module("demo"), _store().list_feature_services()
+    name = example.SERVICE if example else min((service.name for service in services), default=None)
+    if name is None:
+        raise ProjectError(f"the project {project.current().name} has no feature service. Declare one in {project.current().file('features')}")
+    return _store().get_feature_service(name)
+
+
+def entity() -> dict[str, Any]:
+    """The keys of an entity with features."""
+    example = project.module("demo")
+    return example.entity() if example else _newest(1)[0]
+
+
+def online() -> dict[str, Any]:
+    """Every feature of the service for the example's entity."""
+    answer = _store().get_online_features(service(), [{**entity(), "request_time": horizon()}]).to_dict()
     return {name: values[0] for name, values in answer.items()}
 
 
-def features_over_http(url: str, customer: int) -> dict[str, Any]:
+def online_over_http(url: str) -> dict[str, Any]:
     """The same from a feature server. OSError where it does not answer, or refuses; urllib's HTTPError is one."""
     import json
     import urllib.request
 
-    entities = {name: [str(value) if name == "request_time" else value] for name, value in _row(customer).items()}
-    body = json.dumps({"feature_service": SERVICE, "entities": entities}).encode()
+    entities = {**{name: [value] for name, value in entity().items()}, "request_time": [str(horizon())]}
+    body = json.dumps({"feature_service": service().name, "entities": entities}, default=str).encode()
     request = urllib.request.Request(f"{url}/get-online-features", body, {"Content-Type": "application/json"})
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
         answer = json.load(response)
@@ -50,51 +65,45 @@ def features_over_http(url: str, customer: int) -> dict[str, Any]:
     return {name: result["values"][0] for name, result in zip(names, results, strict=True)}
 
 
-def _row(customer: int) -> dict[str, Any]:
-    return {"customer_id": customer, "product_id": _favourite(customer), "request_time": _now()}
-
-
-def _favourite(customer: int) -> int:
-    """The product that the customer bought in the most baskets lately."""
-    return int(_bought(f"customer_id = {int(customer)}", 1)[0][1])
-
-
-def training_set(rows: int = 6) -> pd.DataFrame:
-    """Features of a few customers and products as of two midnights, one of them long after the last purchase of some."""
-    from datetime import timedelta
-
+def training_set() -> pd.DataFrame:
+    """Features of a few entities as of several midnights, a month apart."""
     import pandas as pd
 
-    labels = [(customer, product, _now() - timedelta(days=30 * back)) for back, (customer, product) in enumerate(_bought("true", rows))]
-    entity_df = pd.DataFrame(labels, columns=["customer_id", "product_id", "event_timestamp"])
-    entity_df["request_time"] = entity_df["event_timestamp"]
-    store = _store()
-    frame: pd.DataFrame = store.get_historical_features(entity_df, store.get_feature_service(SERVICE)).to_df()
-    shown = [
-        "customer_id",
-        "product_id",
-        "event_timestamp",
-        "spend_30d",
-        "baskets_30d",
-        "units_28d",
-        "promoted_share_28d",
-        "purchases_90d",
-        "days_since_last_purchase",
-        "age",
-    ]
+    example = project.module("demo")
+    entities = example.entities(ROWS) if example else _newest(ROWS)
+    labels = pd.DataFrame([{**keys, "event_timestamp": horizon() - timedelta(days=30 * back)} for back, keys in enumerate(entities)])
+    labels["request_time"] = labels["event_timestamp"]
+    frame: pd.DataFrame = _store().get_historical_features(labels, service()).to_df()
+    shown = example.SHOWN if example else [name for name in frame.columns if name != "request_time"]
     return frame.loc[:, [name for name in shown if name in frame.columns]]
 
 
-def _bought(where: str, rows: int) -> list[tuple[int, int]]:
-    """Pairs of customer and product with the most purchases in the release, for an example that shows something."""
+def _newest(count: int) -> list[dict[str, Any]]:
+    """Keys of the newest rows of the service's views: of each key, as the view with the most keys has them together."""
+    views = [_store().get_feature_view(projection.name) for projection in service().feature_view_projections if projection.name in _batch_views()]
+    found: list[dict[str, Any]] = [{} for _ in range(count)]
+    for view in sorted(views, key=lambda view: -len(view.join_keys)):
+        missing = [key for key in view.join_keys if key not in found[0]]
+        for row, values in zip(found, _keys(f"gold.{view.name}", missing, count) if missing else [], strict=False):
+            row.update(zip(missing, values, strict=True))
+    return [row for row in found if row]
+
+
+def _batch_views() -> set[str]:
+    return {view.name for view in _store().list_batch_feature_views()}
+
+
+def _keys(table: str, columns: list[str], count: int) -> list[tuple[Any, ...]]:
+    names = ", ".join(columns)
+    return query(table, f"SELECT {names} FROM read_parquet(?) GROUP BY {names} ORDER BY max(event_timestamp) DESC, {names} LIMIT {count}")
+
+
+def query(table: str, sql: str) -> list[tuple[Any, ...]]:
+    """Rows of the newest release's version of a table; `read_parquet(?)` in the SQL is the table."""
     import duckdb
     from deltalake import DeltaTable
 
-    name = "gold.customer_product"
-    table = DeltaTable(str(settings.table_path(name)), version=release.read().tables[name])
-    query = f"""
-        SELECT customer_id, max_by(product_id, (purchases_90d, product_id)) FROM read_parquet(?) WHERE {where}
-        GROUP BY customer_id ORDER BY max(purchases_90d) DESC, customer_id LIMIT {rows}"""
+    opened = DeltaTable(str(settings.table_path(table)), version=release.read().tables[table])
     with storage.readable(duckdb.connect(), settings.lake()) as con:
-        pairs: list[tuple[int, int]] = con.execute(query, [table.file_uris()]).fetchall()
-    return pairs
+        rows: list[tuple[Any, ...]] = con.execute(sql, [opened.file_uris()]).fetchall()
+    return rows

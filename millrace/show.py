@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from features.consistency import Consistency
     from features.profiles import Profile
     from features.training import Leaks
-    from grocery.recommender.serving import Recommendation
-    from grocery.recommender.tracking import Link
     from lake.manifest import Manifest
 
 PIPE_WIDTH = 140
@@ -54,7 +52,7 @@ def _seconds(report: TableReport) -> float:
 
 def accounts(reports: Sequence[TableReport]) -> Grid:
     """The row account, time and speed of each table."""
-    grid = _grid("Rows: in = published + quarantined + duplicates", "table")
+    grid = new_grid("Rows: in = published + quarantined + duplicates", "table")
     for name in ("rows in", "published", "quarantined", "duplicates", "version", "stage s", "audit s", "publish s", "rows/s"):
         grid.add_column(name, justify="right", no_wrap=True)
     for one in reports:
@@ -80,7 +78,7 @@ def _times(report: TableReport) -> tuple[str, ...]:
 
 def warnings(reports: Sequence[TableReport]) -> Grid:
     """Checks that failed without stopping anything."""
-    grid = _grid("Warnings: published, and worth a look", "table", "reason")
+    grid = new_grid("Warnings: published, and worth a look", "table", "reason")
     grid.add_column("rows", justify="right")
     for report in reports:
         for check in report.warnings:
@@ -90,7 +88,7 @@ def warnings(reports: Sequence[TableReport]) -> Grid:
 
 def views(served: dict[str, Any]) -> Grid:
     """What was loaded into the online store."""
-    grid = _grid(f"Feast: release {served['release']}, known up to {served['horizon']}", "feature view")
+    grid = new_grid(f"Feast: release {served['release']}, known up to {served['horizon']}", "feature view")
     for name in ("entities", "loaded", "s", "loaded/s"):
         grid.add_column(name, justify="right")
     for view in served["views"]:
@@ -110,7 +108,7 @@ def compared(told: dict[str, Any]) -> str:
 
 def consistency(told: Consistency) -> Grid:
     """Each feature: how many entities were compared online and offline, and how their values differ."""
-    grid = _grid(f"Served and trained on: release {told.release}, as of {told.horizon}", "feature view", "feature")
+    grid = new_grid(f"Served and trained on: release {told.release}, as of {told.horizon}", "feature view", "feature")
     for name in ("compared", "mismatched", "missing", "extra"):
         grid.add_column(name, justify="right")
     grid.add_column("example")
@@ -121,7 +119,7 @@ def consistency(told: Consistency) -> Grid:
 
 def sizes(rows: Sequence[tuple]) -> Grid:
     """Version, rows and size of each table."""
-    grid = _grid("Published tables", "table")
+    grid = new_grid("Published tables", "table")
     for name in ("version", "rows", "MB"):
         grid.add_column(name, justify="right")
     for name, version, count, size in rows:
@@ -131,7 +129,7 @@ def sizes(rows: Sequence[tuple]) -> Grid:
 
 def tidied(title: str, what: str, rows: Sequence[Any]) -> Grid:
     """Files of each table's newest version, those that went, and how many versions are pinned."""
-    grid = _grid(title, "table")
+    grid = new_grid(title, "table")
     for name in ("version", "data files", what, "pinned versions"):
         grid.add_column(name, justify="right")
     for one in rows:
@@ -141,7 +139,7 @@ def tidied(title: str, what: str, rows: Sequence[Any]) -> Grid:
 
 def pairs(title: str, values: dict[str, Any]) -> Grid:
     """Names and values."""
-    grid = _grid(title, "feature", "value")
+    grid = new_grid(title, "feature", "value")
     for name, value in values.items():
         grid.add_row(name, "" if value is None else str(value))
     return grid
@@ -149,13 +147,13 @@ def pairs(title: str, values: dict[str, Any]) -> Grid:
 
 def profile(told: Profile) -> Iterator[Grid]:
     """The figures of each column, its quantiles, its most frequent values."""
-    figures = _grid("Columns", "column", "type")
+    figures = new_grid("Columns", "column", "type")
     for name in ("NULLs", "distinct", "min", "max", "mean", "deviation"):
         figures.add_column(name, justify="right", no_wrap=True)
-    quantiles = _grid("Quantiles: at least so many percent of the cells are no larger", "column")
+    quantiles = new_grid("Quantiles: at least so many percent of the cells are no larger", "column")
     for percent in QUANTILES:
         quantiles.add_column(f"{percent} %", justify="right", no_wrap=True)
-    frequent = _grid("Most frequent values, and their rows", "column", "first", "second", "third")
+    frequent = new_grid("Most frequent values, and their rows", "column", "first", "second", "third")
     for one in told.columns:
         nulls = f"{one.nulls:,}" + (f" + {one.nans:,} NaN" if one.nans else "")
         distinct = "" if one.distinct is None else f"{one.distinct:,}"
@@ -187,7 +185,7 @@ def _cell(value: Any) -> Text:
 
 def training_sets(rows: Sequence[Manifest]) -> Grid:
     """What training sets there are."""
-    grid = _grid("Training sets", "name", "service", "made at")
+    grid = new_grid("Training sets", "name", "service", "made at")
     for name in ("rows", "features", "release"):
         grid.add_column(name, justify="right")
     for one in rows:
@@ -198,7 +196,7 @@ def training_sets(rows: Sequence[Manifest]) -> Grid:
 
 def origin(made: Manifest) -> Grid:
     """What a training set was made from."""
-    grid = _grid(f"Training set {made.name}: {made.rows:,} rows of {made.service}", "what", "value")
+    grid = new_grid(f"Training set {made.name}: {made.rows:,} rows of {made.service}", "what", "value")
     grid.add_row("made at", made.created_at)
     grid.add_row("release", f"each label's own, up to {made.release}" if made.knowledge_time else str(made.release))
     for one in made.releases:
@@ -212,54 +210,9 @@ def origin(made: Manifest) -> Grid:
     return grid
 
 
-def model(about: dict[str, Any]) -> Grid:
-    """How good a model is beside its baselines, and what it was made from."""
-    grid = _grid(f"Model {about['name']}: {about['rows']:,} rows of {about['service']}, release {about['release']}", "on the weeks held back")
-    for name in ("recall@10", "95 %", "NDCG@10", "95 % ", "model's NDCG lead", "95 %  "):
-        grid.add_column(name, justify="right")
-    ours = about["quality"]["model"]
-    for name, figures in about["quality"].items():
-        leads = (f"{ours['ndcg_lead']:+.4f}", _interval(ours["ndcg_lead_interval"])) if name == about["against"] else ("", "")
-        grid.add_row(
-            name, f"{figures['recall']:.4f}", _interval(figures["recall_interval"]), f"{figures['ndcg']:.4f}", _interval(figures["ndcg_interval"]), *leads
-        )
-    weeks = about["held_back_weeks"]
-    grid.caption = (
-        f"{len(weeks)} weeks from {weeks[0]} on, {ours['customers']:,} customers; {about['retrieved']:.1%} of what was bought was considered;"
-        f" training set {about['training_set']}, digest {about['training_set_digest'][:12]}; seed {about['seed']}"
-    )
-    return grid
-
-
-def _interval(ends: Sequence[float]) -> str:
-    return f"{ends[0]:.4f} to {ends[1]:.4f}"
-
-
-def model_origin(link: Link) -> Grid:
-    """What a model was made from."""
-    grid = _grid(f"Model {link.model}", "what", "value")
-    grid.add_row("digest", link.digest[:16])
-    grid.add_row("MLflow run", link.run or "none")
-    for role, name in zip(("learned from", "judged on"), link.training_sets, strict=True):
-        grid.add_row(role, name)
-    grid.add_row("release", str(link.release))
-    for table, version in link.tables.items():
-        grid.add_row(f"  {table}", f"version {version}")
-    return grid
-
-
-def recommendations(customer: int, found: Sequence[Recommendation]) -> Grid:
-    """What a customer will most likely buy within a week."""
-    grid = _grid(f"Customer {customer}, the next seven days", "product", "department", "category")
-    grid.add_column("score", justify="right")
-    for one in found:
-        grid.add_row(str(one.product_id), one.department, one.category, f"{one.score:.3f}")
-    return grid
-
-
 def features_of(made: Manifest) -> Grid:
     """The features of a training set, and how many rows lack them."""
-    grid = _grid("Features", "feature", "view")
+    grid = new_grid("Features", "feature", "view")
     for name in ("NULLs", "of rows"):
         grid.add_column(name, justify="right")
     for one in made.features:
@@ -269,7 +222,7 @@ def features_of(made: Manifest) -> Grid:
 
 def leaks(found: Leaks) -> Grid:
     """What each feature knew too early."""
-    grid = _grid(f"What was known at label time: {found.rows:,} labels, release {found.release}", "feature")
+    grid = new_grid(f"What was known at label time: {found.rows:,} labels, release {found.release}", "feature")
     for name in ("known", "corrected since", "published later", "of the future"):
         grid.add_column(name, justify="right")
     for one in found.features:
@@ -277,7 +230,8 @@ def leaks(found: Leaks) -> Grid:
     return grid
 
 
-def _grid(title: str, *left: str) -> Grid:
+def new_grid(title: str, *left: str) -> Grid:
+    """A table with a title and these columns, flush left."""
     grid = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, caption_justify="left", pad_edge=False)
     for name in left:
         grid.add_column(name, no_wrap=name != "reason")

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from airflow.sdk import Asset, Param, get_current_context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from contracts import project
 from contracts.interval import Interval
 from contracts.model import Table
 from contracts.report import TableReport
@@ -20,8 +21,6 @@ from millrace import errors, memory
 
 INTERVAL = ("start", "end")
 TRAINING_SET = ("name", "labels", "service", "release", "knowledge_time", "seed", "allow_beyond_horizon")
-RECOMMENDER = ("release", "weeks", "held_back", "seed")
-SCORES = ("model", "release")
 RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=10)}
 """Of every task: steps do what is left to do, so a time-out of Airflow's own API or a busy lock costs a second try."""
 ON_DEMAND: dict[str, Any] = {
@@ -42,10 +41,12 @@ PASSING = (
     "OnlineStoreUnreachableError",
     "RegistryUnreachableError",
     "RegistryConflictError",
-    "TrackingError",
 )
-"""Errors of ours that another try may mend: the world outside was at fault. All others are verdicts on input, params or code."""
+"""Errors of ours that another try may mend: the world outside was at fault. All others are verdicts on input, params or code.
 
+A project's own error class says so of itself: `transient = True`."""
+
+project.current()  # so that DAG files may import its modules
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,7 +66,7 @@ def final(step: Callable[P, R]) -> Callable[P, R]:
         try:
             return step(*args, **kwargs)
         except Exception as error:
-            if errors.is_ours(error) and type(error).__name__ not in PASSING:
+            if errors.is_ours(error) and type(error).__name__ not in PASSING and not getattr(error, "transient", False):
                 raise AirflowFailException(str(error)) from error
             raise
 
@@ -93,7 +94,7 @@ def check_interval(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
     """The interval of this run as ISO dates: from the params, or from the schedule's data interval when neither is given."""
     from millrace import pipeline
 
-    _refuse_unknown(dag_run.conf or {}, INTERVAL, "start and end (ISO dates, end exclusive)")
+    refuse_unknown(dag_run.conf or {}, INTERVAL, "start and end (ISO dates, end exclusive)")
     start, end, scheduled = params.get("start"), params.get("end"), False
     if not start and not end and dag_run.run_type != "manual":
         start, end, scheduled = str(dag_run.data_interval_start.date()), str(dag_run.data_interval_end.date()), True
@@ -102,7 +103,8 @@ def check_interval(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
     return {"start": str(interval.start), "end": str(interval.end)}
 
 
-def _refuse_unknown(conf: dict[str, Any], known: tuple[str, ...], told: str) -> None:
+def refuse_unknown(conf: dict[str, Any], known: tuple[str, ...], told: str) -> None:
+    """Fail the task where a caller gave a param that the DAG does not have; Airflow would ignore it."""
     unknown = sorted(set(conf) - set(known))
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, 1)
@@ -116,10 +118,10 @@ def run_table(qualified: str, interval: dict[str, str], context: Any, outlet_eve
     from millrace import pipeline
 
     report = pipeline.run_table(qualified, Interval.parse(**interval), context["dag_run"].run_id, parent(context["ti"]))
-    return _announce(report, outlet_events)
+    return announce(report, outlet_events)
 
 
-def _announce(report: TableReport, outlet_events: Any) -> dict[str, Any]:
+def announce(report: TableReport, outlet_events: Any) -> dict[str, Any]:
     """Put version and row account into the asset event and the log. Returns the report as JSON."""
     qualified, account = report.table, report.account
     warnings = [check.reason + (f": {check.failed:,} row{'s' * (check.failed > 1)}" if check.failed else "") for check in report.warnings]
@@ -188,7 +190,7 @@ def create_training_set(params: dict[str, Any], dag_run: Any, ti: Any = None) ->
 
     from features import training
 
-    _refuse_unknown(dag_run.conf or {}, TRAINING_SET, ", ".join(TRAINING_SET))
+    refuse_unknown(dag_run.conf or {}, TRAINING_SET, ", ".join(TRAINING_SET))
     made = _kept_by_an_earlier_try(params["name"], dag_run, ti)
     if made is None:
         options = {name: params[name] for name in ("release", "knowledge_time", "seed")}
@@ -221,49 +223,6 @@ def check_leaks(name: str) -> dict[str, Any]:
         print(f"{one.feature}: {one.known:,} known, {one.changed:,} corrected since, {one.unpublished:,} published later, {one.future:,} of the future")
     print(". ".join(found.sentences))
     return found.to_dict()
-
-
-@final
-def prepare_recommender(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
-    """The names of both training sets."""
-    from dataclasses import asdict
-
-    from grocery.recommender import job
-
-    _refuse_unknown(dag_run.conf or {}, RECOMMENDER, ", ".join(RECOMMENDER))
-    return asdict(job.prepare(params["release"], params["weeks"], params["held_back"], params["seed"], say=print))
-
-
-@final
-def train_recommender(sets: dict[str, str], params: dict[str, Any], ti: Any) -> dict[str, Any]:
-    """What the model is about, its figures included."""
-    from grocery.recommender import job
-    from millrace import pipeline
-
-    about = job.finish(job.Sets(**sets), params["weeks"], params["seed"], say=print).about
-    pipeline.record_model(about, parent(ti))
-    for name, figures in about["quality"].items():
-        print(f"{name}: recall@10 {figures['recall']:.4f}, NDCG@10 {figures['ndcg']:.4f}, over {figures['customers']:,} customers")
-    return about
-
-
-@final
-def track_recommender(about: dict[str, Any]) -> str:
-    """The id of the model's run in MLflow."""
-    from grocery.recommender import model, tracking
-
-    return tracking.track(model.load(about["name"]))
-
-
-@final
-def score_customers(params: dict[str, Any], context: Any, outlet_events: Any) -> dict[str, Any]:
-    """The report of the table, and which model and release were scored: those that the params name, or the newest."""
-    from millrace import pipeline
-
-    _refuse_unknown(context["dag_run"].conf or {}, SCORES, ", ".join(SCORES))
-    done = pipeline.score(params["model"], params["release"], context["dag_run"].run_id, parent(context["ti"]))
-    print(done)
-    return {"model": done.model, "release": done.release, "as_of": done.as_of, **_announce(done.report, outlet_events)}
 
 
 def render_docs() -> str:

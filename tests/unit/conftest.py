@@ -13,8 +13,6 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         environment.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
         environment.delenv("MILLRACE_SCHEDULE", raising=False)
         import dags.millrace_dag
-        import dags.recommender_dag
-        import dags.recommender_scores_dag
         import dags.training_set_dag  # noqa: F401
 
         yield
@@ -39,7 +37,7 @@ def training_dag(airflow: None) -> Any:
 @pytest.fixture
 def recommender_dag(airflow: None) -> Any:
     """The DAG that trains the recommender."""
-    from dags.recommender_dag import dag
+    from grocery.dags.recommender_dag import dag
 
     return dag
 
@@ -47,6 +45,6 @@ def recommender_dag(airflow: None) -> Any:
 @pytest.fixture
 def scores_dag(airflow: None) -> Any:
     """The DAG that scores every customer."""
-    from dags.recommender_scores_dag import dag
+    from grocery.dags.recommender_scores_dag import dag
 
     return dag

@@ -15,7 +15,7 @@ from lake import settings
 EVERYWHERE, GPU = settings.CHECKOUT / "requirements.txt", settings.CHECKOUT / "requirements-gpu.txt"
 INPUTS = settings.CHECKOUT / "requirements"
 IMAGES = [INPUTS / f"{image}.txt" for image in ("engine", "features", "pipeline")]
-ROOMS = ("contracts", "lake", "etl", "expectations", "lineage", "features", "models", "millrace", "dags")
+ROOMS = ("contracts", "lake", "etl", "expectations", "lineage", "features", "millrace", "dags", "examples")
 OPTIONAL = {"cudf"}
 """On a machine with a GPU (requirements-gpu.in)."""
 REQUIRED_BY_OTHERS = {"jsonschema", "packaging", "pyyaml"}
@@ -50,7 +50,7 @@ def imported() -> Iterator[tuple[str, Path]]:
             else:
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             for name in (name.split(".")[0] for name in names):
-                if name not in sys.stdlib_module_names and name not in ROOMS:
+                if name not in sys.stdlib_module_names and name not in (*ROOMS, "grocery", "tests"):
                     yield name, path
 
 

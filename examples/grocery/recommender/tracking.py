@@ -29,6 +29,8 @@ PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT
 class TrackingError(RuntimeError):
     """MLflow did not take the run. The model is kept, and the message says how to send it again."""
 
+    transient = True
+
 
 @dataclass(frozen=True)
 class Link:

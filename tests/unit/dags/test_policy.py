@@ -12,28 +12,30 @@ from typing import Any
 
 import pytest
 
-from contracts import catalog
+from contracts import catalog, project
 from contracts.model import Table
 from lake import settings
 from lineage.naming import asset_uri
 from tests import patience
 
 HEAVY = ("pyspark", "pysail", "great_expectations", "feast", "deltalake", "duckdb", "pandas", "pyarrow")
-DAGS = settings.CHECKOUT / "dags"
+DAGS, OWN = settings.CHECKOUT / "dags", project.DEFAULT / "dags"
 ROOT_PACKAGES = tomllib.loads((settings.CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]["root_packages"]
 PARSE = f"""
 import json, sys
 sockets = []
 sys.addaudithook(lambda event, arguments: sockets.append(event) if event.startswith("socket.") else None)
 from dags.millrace_dag import dag
-from dags import recommender_dag, recommender_scores_dag, training_set_dag
+from dags import training_set_dag
+from grocery.dags import recommender_dag, recommender_scores_dag
 told = {{"heavy": [name for name in {HEAVY} if name in sys.modules], "sockets": [*sockets], "end_date": str(dag.end_date)}}
 if sys.argv[1] == "all":
     from airflow.dag_processing.dagbag import DagBag
     from airflow.utils.file import list_py_file_paths
     bag = DagBag(sys.argv[2])
+    bag.collect_dags(sys.argv[3])
     told |= {{"dags": [*bag.dag_ids], "errors": bag.import_errors}}
-    told |= {{"defining": [*{{dag.fileloc for dag in bag.dags.values()}}], "parsed": [*map(str, list_py_file_paths(sys.argv[2]))]}}
+    told |= {{"defining": [*{{dag.fileloc for dag in bag.dags.values()}}], "parsed": [str(path) for folder in sys.argv[2:] for path in list_py_file_paths(folder)]}}
 print(json.dumps(told))
 """
 
@@ -46,7 +48,7 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     started = {}
     for name, more, what in (("off", {}, "all"), ("on", {"MILLRACE_SCHEDULE": "on"}, "dag")):
         environment = {**plain, **more, "AIRFLOW_HOME": str(home / name), "MILLRACE_HOME": str(home), "PYTHONPATH": str(settings.CHECKOUT)}
-        command = [sys.executable, "-W", "ignore", "-c", PARSE, what, str(DAGS)]
+        command = [sys.executable, "-W", "ignore", "-c", PARSE, what, str(DAGS), str(OWN)]
         started[name] = subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     found: dict[str, Any] = {}
 
@@ -224,19 +226,21 @@ def test_a_param_of_a_training_set_is_checked(training_dag: Any, name: str, good
 
 
 def test_a_recommender_is_trained_when_somebody_asks(recommender_dag: Any) -> None:
-    from millrace import tasks
+
+    from grocery.recommender import airflow_tasks
 
     assert recommender_dag.schedule is None
-    assert (*recommender_dag.params,) == tasks.RECOMMENDER
+    assert (*recommender_dag.params,) == airflow_tasks.TRAIN
     assert recommender_dag.task_dict["train"].upstream_task_ids == {"prepare"}
     assert recommender_dag.task_dict["track"].upstream_task_ids == {"train"}
 
 
 def test_scores_are_one_asset_named_as_in_lineage(scores_dag: Any) -> None:
-    from millrace import tasks
+
+    from grocery.recommender import airflow_tasks
 
     assert scores_dag.schedule is None
-    assert (*scores_dag.params,) == tasks.SCORES
+    assert (*scores_dag.params,) == airflow_tasks.SCORE
     (task,) = scores_dag.tasks
     (asset,) = task.outlets
     assert (asset.name, asset.group, asset.uri) == ("scores.recommender", "scores", asset_uri("scores.recommender"))

@@ -54,6 +54,16 @@ def test_what_another_try_may_mend_is_not_final_and_all_else_of_ours_is() -> Non
         assert outcome(error) is (kind if name in tasks.PASSING else AirflowFailException), name
 
 
+def test_a_project_says_which_of_its_errors_may_pass() -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from grocery.recommender.model import ModelError
+    from grocery.recommender.tracking import TrackingError
+
+    assert outcome(TrackingError("away")) is TrackingError
+    assert outcome(ModelError("none")) is AirflowFailException
+
+
 @pytest.mark.parametrize("error", [TimeoutError("timed out"), ConnectionResetError("reset"), OSError(28, "No space left"), AttributeError("x")])
 def test_what_is_not_ours_is_tried_again(error: Exception) -> None:
     assert outcome(error) is type(error)

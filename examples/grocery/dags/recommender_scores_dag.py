@@ -34,6 +34,8 @@ with DAG(
     @task(outlets=[tasks.asset(TABLE)], doc_md=tasks.describe(catalog.table(TABLE)))
     def score(params: Any = None, outlet_events: Any = None, **context: Any) -> dict[str, Any]:
         """Score, stage, audit, publish."""
-        return tasks.score_customers(params, context, outlet_events)
+        from grocery.recommender import airflow_tasks
+
+        return airflow_tasks.score(params, context, outlet_events)
 
     score()

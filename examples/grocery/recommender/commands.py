@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from millrace import arguments, show
+from millrace import arguments
 
 
 def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.ArgumentParser]) -> None:
@@ -57,18 +57,17 @@ def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.Argument
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
-    from grocery.recommender import job, tracking
-    from millrace import pipeline
+    from grocery.recommender import job, show, steps, tracking
 
     fitted = job.train(options.release, options.weeks, options.held_back, options.seed, lambda said: console.print(said, markup=False))
-    pipeline.record_model(fitted.about)
+    steps.record_model(fitted.about)
     console.print(show.model(fitted.about))
     if not options.no_tracking:
         console.print(f"MLflow run {tracking.track(fitted)} of experiment {tracking.EXPERIMENT}", markup=False)
 
 
 def _show(options: argparse.Namespace, console: Console) -> None:
-    from grocery.recommender import model
+    from grocery.recommender import model, show
 
     about = model.about(options.name)
     if options.json:
@@ -78,7 +77,7 @@ def _show(options: argparse.Namespace, console: Console) -> None:
 
 
 def _ask(options: argparse.Namespace, console: Console) -> None:
-    from grocery.recommender import model
+    from grocery.recommender import model, show
     from grocery.recommender.serving import recommend
 
     found = recommend(model.load(options.model), options.customer, options.top)
@@ -89,9 +88,9 @@ def _ask(options: argparse.Namespace, console: Console) -> None:
 
 
 def _score(options: argparse.Namespace, console: Console) -> None:
-    from millrace import pipeline
+    from grocery.recommender import steps
 
-    console.print(str(pipeline.score(options.model, options.release, arguments.run_id())), markup=False)
+    console.print(str(steps.score(options.model, options.release, arguments.run_id())), markup=False)
 
 
 def _track(options: argparse.Namespace, console: Console) -> None:
@@ -105,7 +104,7 @@ def _track(options: argparse.Namespace, console: Console) -> None:
 
 
 def _lineage(options: argparse.Namespace, console: Console) -> None:
-    from grocery.recommender import tracking
+    from grocery.recommender import show, tracking
 
     found = tracking.links(options.model, options.training_set, options.release, options.table)
     if options.json:

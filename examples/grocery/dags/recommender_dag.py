@@ -38,16 +38,22 @@ with DAG(
     @task
     def prepare(params: Any = None, dag_run: Any = None) -> dict[str, Any]:
         """Make the training sets, or find those that are there."""
-        return tasks.prepare_recommender(params, dag_run)
+        from grocery.recommender import airflow_tasks
+
+        return airflow_tasks.prepare(params, dag_run)
 
     @task
     def train(sets: Any, params: Any = None, ti: Any = None) -> dict[str, Any]:
         """Fit, judge, keep."""
-        return tasks.train_recommender(sets, params, ti)
+        from grocery.recommender import airflow_tasks
+
+        return airflow_tasks.train(sets, params, ti)
 
     @task
     def track(about: Any) -> str:
         """Make the run in MLflow. The model is kept already: when the server is away, clear this task alone."""
-        return tasks.track_recommender(about)
+        from grocery.recommender import airflow_tasks
+
+        return airflow_tasks.track(about)
 
     track(train(prepare()))
