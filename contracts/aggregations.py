@@ -289,9 +289,20 @@ class Aggregates:
         return max((window.days for part in self.aggregations for window in part.windows if isinstance(window, Recent)), default=0)
 
     @property
-    def reach(self) -> int:
-        """Days: an event may decide rows up to so many days after the midnight at which it becomes knowable."""
-        return max(self.trailing, default=0) + self.recent
+    def reach(self) -> int | None:
+        """Days: an event may decide rows up to so many days after the midnight at which it becomes knowable; None where it may decide any later row."""
+        return None if self.remembers else max(self.trailing, default=0) + self.recent
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a value may be older than every window: the newest of any age, where the newest event need not have one."""
+        columns = self.columns()
+
+        def always_there(part: Aggregation) -> bool:
+            source = columns.get(part.of or self.time_column)
+            return not part.where and source is not None and (source.required or source.name == self.time_column)
+
+        return any(isinstance(part, Latest) and not part.windows and not always_there(part) for part in self.aggregations)
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:

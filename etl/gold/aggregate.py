@@ -21,7 +21,7 @@ Prepare = Callable[..., DataFrame]
 def features(table: Table, midnights: Sequence[Interval], inputs: Mapping[str, DataFrame], prepare: Prepare | None = None) -> DataFrame:
     """One row per key and midnight at which a window changes, in the contract's columns.
 
-    `inputs` has the table's inputs by name; the events must reach back `reach` + 1 days before the first midnight. `prepare` is the transform's function `events`.
+    `inputs` has the table's inputs by name; the events must reach back as far as `windows.history_for` says for the declaration's `reach`. `prepare` is the transform's function `events`.
     """
     declared = table.aggregates
     if declared is None:
