@@ -107,7 +107,8 @@ def _windows(counts: tuple[int, ...], suffix: str, unit: str, length: timedelta)
 class Aggregation:
     """What is made of the events of a window, for each of `windows`: the features `<name>_<window>`.
 
-    `of` is a column of the events, or an expression over several; its type is derived where it adds columns up, and is declared by `type` elsewhere.
+    `of` is a column of the events, or an expression over several; its type is derived where it adds columns up, and is declared by `type` elsewhere:
+    then each value is cast to it.
     `where` keeps the events for which it is true. `doc` is the meaning up to the window ("Distinct baskets"). Unit and bounds are the column's own
     unless they are given.
     """
@@ -379,7 +380,9 @@ class Aggregates:
             raise ContractError(
                 f"{part.name or 'a part of a ratio'}: say by `type` what {part.of!r} is, such as type=LONG. It is derived only where columns of one type are added up"
             )
-        return types.pop()
+        [kind] = types
+        more = len(str(len(names) - 1)) if len(names) > 1 else 0
+        return decimal(min(kind.precision + more, MOST_DIGITS), kind.scale) if more and isinstance(kind, DecimalType) else kind
 
     def _may_be_negative(self, part: Aggregation) -> bool:
         if not isinstance(part, Sum):

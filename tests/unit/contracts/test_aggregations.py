@@ -110,3 +110,12 @@ class TestReach:
 
     def test_has_none_for_a_dimension_that_may_lack_the_row(self) -> None:
         assert Aggregates(STAYS, (GUEST,), (Latest("last", "tier"),), (TIER,)).reach is None
+
+
+class TestTypes:
+    def test_a_sum_of_columns_has_the_digits_that_it_may_need(self) -> None:
+        assert feature(replace(SPENT, of="paid")).type == decimal(18, 2)
+        assert feature(replace(SPENT, of="paid + refund")).type == decimal(19, 2)
+        assert feature(replace(SPENT, of=" + ".join(["paid"] * 10))).type == decimal(19, 2)
+        assert feature(replace(SPENT, of=" + ".join(["paid"] * 11))).type == decimal(20, 2)
+        assert feature(replace(SPENT, of="paid", type=decimal(38, 2))).type == decimal(38, 2)
