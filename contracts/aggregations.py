@@ -15,6 +15,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from itertools import pairwise
+from math import floor
 from typing import ClassVar
 
 from contracts.model import (
@@ -22,6 +23,7 @@ from contracts.model import (
     DOUBLE,
     LONG,
     NAME,
+    STRING,
     TIMESTAMP,
     Bound,
     Column,
@@ -43,7 +45,7 @@ WEIGHT_OF_NEWEST = 2**20
 SUM_DIGITS, MOST_DIGITS = 6, 38
 """Digits that a sum of decimals has more than one of them, and the most that a decimal has."""
 TERM = re.compile(r"\s*([+-]?)\s*([a-z_][a-z0-9_]*)\s*")
-KEY_TYPES = "bigint, string or date"
+KEY_TYPES = (LONG, STRING, DATE)
 
 
 # --- windows
@@ -193,7 +195,7 @@ class First(Aggregation):
 
 @dataclass(frozen=True)
 class Decayed(Aggregation):
-    """Events, each counted as round(2^20 * 2^(-k / half_life)), k being the whole days from its day to that of the key's newest event."""
+    """Events, each counted as round(2^20 * 2^(-k / half_life)), half up, k being the whole days from its day to that of the key's newest event."""
 
     _: KW_ONLY
     half_life: int = 0
@@ -204,7 +206,7 @@ class Decayed(Aggregation):
 
     def weights(self, count: int) -> tuple[int, ...]:
         """Of an event k days before the newest, for k = 0 up to count - 1."""
-        return tuple(round(WEIGHT_OF_NEWEST * 2 ** (-k / self.half_life)) for k in range(count))
+        return tuple(floor(WEIGHT_OF_NEWEST * 2 ** (-k / self.half_life) + 0.5) for k in range(count))
 
 
 @dataclass(frozen=True)
@@ -469,7 +471,7 @@ def feature_table(
         time_column=EVENT_TIMESTAMP.name,
         references=references,
         rules=(AT_MIDNIGHT, *declared.rules(), *rules),
-        inputs=(events.qualified, *(other.table.qualified for other in joined)),
+        inputs=tuple(dict.fromkeys((events.qualified, *(other.table.qualified for other in joined)))),
         max_quarantine_share=max_quarantine_share,
         aggregates=declared,
     )
@@ -497,29 +499,44 @@ def _problems_of_events(declared: Aggregates) -> Iterator[str]:
             yield f"the key {column.name} is no column of {events.qualified}; it has {', '.join(columns)}"
         elif columns[column.name].type != column.type:
             yield f"the key {column.name} is {column.type.spark}, and {columns[column.name].type.spark} in {events.qualified}. Declare one type"
-        if column.type.spark not in KEY_TYPES:
-            yield f"the key {column.name} is {column.type.spark}, and a key is {KEY_TYPES}. Make it one of them in silver"
+        if column.type not in KEY_TYPES:
+            yield f"the key {column.name} is {column.type.spark}, and a key is bigint, string or date. Make it one of them in silver"
 
 
 def _problems_of_joins(declared: Aggregates) -> Iterator[str]:
-    known = {column.name for column in declared.events.columns}
+    events, bringers = declared.events, dict.fromkeys(declared.events.column_names, declared.events.qualified)
     for other in declared.joined:
-        table = other.table
-        if isinstance(other, MappedInTime):
-            here, there = other.by, other.by
-        else:
-            here, there = tuple(other.pairs), (*other.pairs.values(), *other.take)
+        table, pairs = other.table, other.pairs if isinstance(other, Dimension) else {name: name for name in other.by}
+        if not pairs:
+            yield f"{table.qualified} is joined by nothing. Name the columns that its rows and the events share"
+        there = tuple(pairs.values())
+        if isinstance(other, Dimension):
             if (other.as_of == AsOf.EVENT) != (other.valid_from is not None):
                 yield f"{table.qualified} is joined as of the {other.as_of}: name the column since when a row is valid in `valid_from` for AsOf.EVENT, and only then"
-            there = (*there, other.valid_from) if other.valid_from else there
-            for name in sorted(known & set(other.take)):
-                yield f"{table.qualified} brings {name}, which {declared.events.qualified} has, too. Rename it in silver"
-        for name in here:
-            if name not in known:
-                yield f"{table.qualified} is joined by {name}, which is no column of {declared.events.qualified}"
+            there = (*there, *other.take, *([other.valid_from] if other.valid_from else []))
+            for name in sorted(bringers.keys() & set(other.take)):
+                yield f"{table.qualified} brings {name}, which {bringers[name]} has, too. Rename it in silver"
+            bringers |= dict.fromkeys(other.take, table.qualified)
+        for name in pairs:
+            if name not in events.column_names:
+                yield f"{table.qualified} is joined by {name}, which is no column of {events.qualified}"
         for name in there:
             if name not in table.column_names:
                 yield f"{table.qualified} has no column {name}; it has {', '.join(table.column_names)}"
+        yield from _problems_of_types(events, other, pairs)
+    for name in sorted(bringers.keys() & {column.name for column in declared.prepared}):
+        yield f"the transform adds {name}, which {bringers[name]} has, too. Call the prepared column otherwise"
+
+
+def _problems_of_types(events: Table, other: Joined, pairs: Mapping[str, str]) -> Iterator[str]:
+    table = other.table
+    for here, there in pairs.items():
+        ours, theirs = (side.column(name).type if name in side.column_names else None for side, name in ((events, here), (table, there)))
+        if ours and theirs and ours != theirs:
+            yield f"{table.qualified} is joined by {there}, which is {theirs.spark}, and {here} of {events.qualified} is {ours.spark}. Make them one type in silver"
+    since = other.valid_from if isinstance(other, Dimension) else None
+    if since in table.column_names and table.column(since or "").type not in (TIMESTAMP, DATE):
+        yield f"{table.qualified}: valid_from={since} is {table.column(since or '').type.spark}, and says since when a row is valid. Name a timestamp or a date"
 
 
 def _problems_of(declared: Aggregates, part: Aggregation) -> Iterator[str]:
@@ -539,6 +556,8 @@ def _problems_of(declared: Aggregates, part: Aggregation) -> Iterator[str]:
         yield f"{part.name}: one before_latest gives one feature of this name. Declare another aggregation for the other"
     if isinstance(part, Decayed) and part.half_life < 1:
         yield f"{part.name}: say by half_life after how many days an event counts half"
+    if isinstance(part, Ratio) and (part.of or part.where or part.type):
+        yield f"{part.name}: a ratio has no `of`, `where` or `type` of its own. Give them to its part and its whole"
     for value in (part.part, part.whole) if isinstance(part, Ratio) else (part,):
         yield from _problems_of_value(declared, part, value)
 
