@@ -204,7 +204,9 @@ def _daily(events: DataFrame, keys: Sequence[str], measures: Measures) -> DataFr
     if not measures.distinct:
         return events.groupBy(*keys, day_of(AT)).agg(*summed, *kept)
     (name, part), *others = measures.distinct.items()
-    members = events.groupBy(*keys, part.member, day_of(AT)).agg(*summed, *kept)
+    by_member = [F.col(key) for key in (*keys, part.member)]
+    carried = [*summed, *kept]
+    members = events.groupBy(*by_member, day_of(AT)).agg(*carried) if carried else events.select(*by_member, day_of(AT)).distinct()
     marked = with_presence(members, keys, part.member, part.windows, name)
     again = [*_of_the_day(measures), *([F.max(NEWEST).alias(NEWEST)] if measures.newest else []), *_looked_back_on(measures, again=True)]
     again += [F.sum(name).alias(name) for name in measures.sums]
