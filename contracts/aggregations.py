@@ -15,6 +15,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from itertools import pairwise
+from math import floor
 from typing import ClassVar
 
 from contracts.columns import AT_MIDNIGHT, EVENT_TIMESTAMP
@@ -23,6 +24,7 @@ from contracts.model import (
     DOUBLE,
     LONG,
     NAME,
+    STRING,
     TIMESTAMP,
     Bound,
     Column,
@@ -42,7 +44,7 @@ WEIGHT_OF_NEWEST = 2**20
 SUM_DIGITS, MOST_DIGITS = 6, 38
 """Digits that a sum of decimals has more than one of them, and the most that a decimal has."""
 TERM = re.compile(r"\s*([+-]?)\s*([a-z_][a-z0-9_]*)\s*")
-KEY_TYPES = "bigint, string or date"
+KEY_TYPES = (LONG, STRING, DATE)
 
 
 # --- windows
@@ -106,7 +108,8 @@ def _windows(counts: tuple[int, ...], suffix: str, unit: str, length: timedelta)
 class Aggregation:
     """What is made of the events of a window, for each of `windows`: the features `<name>_<window>`.
 
-    `of` is a column of the events, or an expression over several; its type is derived where it adds columns up, and is declared by `type` elsewhere.
+    `of` is a column of the events, or an expression over several; its type is derived where it adds columns up, and is declared by `type` elsewhere:
+    then each value is cast to it.
     `where` keeps the events for which it is true. `doc` is the meaning up to the window ("Distinct baskets"). Unit and bounds are the column's own
     unless they are given.
     """
@@ -191,7 +194,7 @@ class First(Aggregation):
 
 @dataclass(frozen=True)
 class Decayed(Aggregation):
-    """Events, each counted as round(2^20 * 2^(-k / half_life)), k being the whole days from its day to that of the key's newest event."""
+    """Events, each counted as round(2^20 * 2^(-k / half_life)), half up, k being the whole days from its day to that of the key's newest event."""
 
     _: KW_ONLY
     half_life: int = 0
@@ -202,7 +205,7 @@ class Decayed(Aggregation):
 
     def weights(self, count: int) -> tuple[int, ...]:
         """Of an event k days before the newest, for k = 0 up to count - 1."""
-        return tuple(round(WEIGHT_OF_NEWEST * 2 ** (-k / self.half_life)) for k in range(count))
+        return tuple(floor(WEIGHT_OF_NEWEST * 2 ** (-k / self.half_life) + 0.5) for k in range(count))
 
 
 @dataclass(frozen=True)
@@ -288,9 +291,20 @@ class Aggregates:
         return max((window.days for part in self.aggregations for window in part.windows if isinstance(window, Recent)), default=0)
 
     @property
-    def reach(self) -> int:
-        """Days: an event may decide rows up to so many days after the midnight at which it becomes knowable."""
-        return max(self.trailing, default=0) + self.recent
+    def reach(self) -> int | None:
+        """Days: an event may decide rows up to so many days after the midnight at which it becomes knowable; None where it may decide any later row."""
+        return None if self.remembers else max(self.trailing, default=0) + self.recent
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a value may be older than every window: the newest of any age, where the newest event need not have one."""
+        columns = self.columns()
+
+        def always_there(part: Aggregation) -> bool:
+            source = columns.get(part.of or self.time_column)
+            return not part.where and source is not None and (source.required or source.name == self.time_column)
+
+        return any(isinstance(part, Latest) and not part.windows and not always_there(part) for part in self.aggregations)
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
@@ -367,7 +381,9 @@ class Aggregates:
             raise ContractError(
                 f"{part.name or 'a part of a ratio'}: say by `type` what {part.of!r} is, such as type=LONG. It is derived only where columns of one type are added up"
             )
-        return types.pop()
+        [kind] = types
+        more = len(str(len(names) - 1)) if len(names) > 1 else 0
+        return decimal(min(kind.precision + more, MOST_DIGITS), kind.scale) if more and isinstance(kind, DecimalType) else kind
 
     def _may_be_negative(self, part: Aggregation) -> bool:
         if not isinstance(part, Sum):
@@ -454,7 +470,7 @@ def feature_table(
         time_column=EVENT_TIMESTAMP.name,
         references=references,
         rules=(AT_MIDNIGHT, *declared.rules(), *rules),
-        inputs=(events.qualified, *(other.table.qualified for other in joined)),
+        inputs=tuple(dict.fromkeys((events.qualified, *(other.table.qualified for other in joined)))),
         max_quarantine_share=max_quarantine_share,
         aggregates=declared,
     )
@@ -482,29 +498,44 @@ def _problems_of_events(declared: Aggregates) -> Iterator[str]:
             yield f"the key {column.name} is no column of {events.qualified}; it has {', '.join(columns)}"
         elif columns[column.name].type != column.type:
             yield f"the key {column.name} is {column.type.spark}, and {columns[column.name].type.spark} in {events.qualified}. Declare one type"
-        if column.type.spark not in KEY_TYPES:
-            yield f"the key {column.name} is {column.type.spark}, and a key is {KEY_TYPES}. Make it one of them in silver"
+        if column.type not in KEY_TYPES:
+            yield f"the key {column.name} is {column.type.spark}, and a key is bigint, string or date. Make it one of them in silver"
 
 
 def _problems_of_joins(declared: Aggregates) -> Iterator[str]:
-    known = {column.name for column in declared.events.columns}
+    events, bringers = declared.events, dict.fromkeys(declared.events.column_names, declared.events.qualified)
     for other in declared.joined:
-        table = other.table
-        if isinstance(other, MappedInTime):
-            here, there = other.by, other.by
-        else:
-            here, there = tuple(other.pairs), (*other.pairs.values(), *other.take)
+        table, pairs = other.table, other.pairs if isinstance(other, Dimension) else {name: name for name in other.by}
+        if not pairs:
+            yield f"{table.qualified} is joined by nothing. Name the columns that its rows and the events share"
+        there = tuple(pairs.values())
+        if isinstance(other, Dimension):
             if (other.as_of == AsOf.EVENT) != (other.valid_from is not None):
                 yield f"{table.qualified} is joined as of the {other.as_of}: name the column since when a row is valid in `valid_from` for AsOf.EVENT, and only then"
-            there = (*there, other.valid_from) if other.valid_from else there
-            for name in sorted(known & set(other.take)):
-                yield f"{table.qualified} brings {name}, which {declared.events.qualified} has, too. Rename it in silver"
-        for name in here:
-            if name not in known:
-                yield f"{table.qualified} is joined by {name}, which is no column of {declared.events.qualified}"
+            there = (*there, *other.take, *([other.valid_from] if other.valid_from else []))
+            for name in sorted(bringers.keys() & set(other.take)):
+                yield f"{table.qualified} brings {name}, which {bringers[name]} has, too. Rename it in silver"
+            bringers |= dict.fromkeys(other.take, table.qualified)
+        for name in pairs:
+            if name not in events.column_names:
+                yield f"{table.qualified} is joined by {name}, which is no column of {events.qualified}"
         for name in there:
             if name not in table.column_names:
                 yield f"{table.qualified} has no column {name}; it has {', '.join(table.column_names)}"
+        yield from _problems_of_types(events, other, pairs)
+    for name in sorted(bringers.keys() & {column.name for column in declared.prepared}):
+        yield f"the transform adds {name}, which {bringers[name]} has, too. Call the prepared column otherwise"
+
+
+def _problems_of_types(events: Table, other: Joined, pairs: Mapping[str, str]) -> Iterator[str]:
+    table = other.table
+    for here, there in pairs.items():
+        ours, theirs = (side.column(name).type if name in side.column_names else None for side, name in ((events, here), (table, there)))
+        if ours and theirs and ours != theirs:
+            yield f"{table.qualified} is joined by {there}, which is {theirs.spark}, and {here} of {events.qualified} is {ours.spark}. Make them one type in silver"
+    since = other.valid_from if isinstance(other, Dimension) else None
+    if since in table.column_names and table.column(since or "").type not in (TIMESTAMP, DATE):
+        yield f"{table.qualified}: valid_from={since} is {table.column(since or '').type.spark}, and says since when a row is valid. Name a timestamp or a date"
 
 
 def _problems_of(declared: Aggregates, part: Aggregation) -> Iterator[str]:
@@ -524,6 +555,8 @@ def _problems_of(declared: Aggregates, part: Aggregation) -> Iterator[str]:
         yield f"{part.name}: one before_latest gives one feature of this name. Declare another aggregation for the other"
     if isinstance(part, Decayed) and part.half_life < 1:
         yield f"{part.name}: say by half_life after how many days an event counts half"
+    if isinstance(part, Ratio) and (part.of or part.where or part.type):
+        yield f"{part.name}: a ratio has no `of`, `where` or `type` of its own. Give them to its part and its whole"
     for value in (part.part, part.whole) if isinstance(part, Ratio) else (part,):
         yield from _problems_of_value(declared, part, value)
 

@@ -250,8 +250,8 @@ def _changed_days(common: Plan, sources: dict, changed: dict[str, tuple[Interval
     return merged(span for name in sources if name not in snapshots for span in changed[name] or ())
 
 
-def _reach(table: Table) -> int:
-    """How many days before a midnight's own day decide its rows. StageError where the contract does not say."""
+def _reach(table: Table) -> int | None:
+    """How many days before a midnight's own day decide its rows; None: all of them. StageError where the contract does not say."""
     if table.aggregates:
         return table.aggregates.reach
     if table.history is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -21,7 +23,7 @@ Prepare = Callable[..., DataFrame]
 def features(table: Table, midnights: Sequence[Interval], inputs: Mapping[str, DataFrame], prepare: Prepare | None = None) -> DataFrame:
     """One row per key and midnight at which a window changes, in the contract's columns.
 
-    `inputs` has the table's inputs by name; the events must reach back `reach` + 1 days before the first midnight. `prepare` is the transform's function `events`.
+    `inputs` has the table's inputs by name; the events must reach back as far as `windows.history_for` says for the declaration's `reach`. `prepare` is the transform's function `events`.
     """
     declared = table.aggregates
     if declared is None:
@@ -29,15 +31,26 @@ def features(table: Table, midnights: Sequence[Interval], inputs: Mapping[str, D
     keys = [column.name for column in declared.key]
     plan = _Plan(declared)
     wanted = plan.results()
-    events = inputs[declared.events.qualified].withColumn(AT, F.col(declared.time_column).cast("timestamp"))
+    events = _not_null(declared, inputs[declared.events.qualified], [declared.time_column]).withColumn(AT, F.col(declared.time_column).cast("timestamp"))
     # The keys of an event are its own where nothing prepares them, so that the keys without a change can be left out first: joins are then small.
     own = {column.name for column in declared.events.columns}
     narrow = own.issuperset(keys)
     chosen = windows.concerned(events, keys, midnights, declared.trailing) if narrow else events
     prepared = prepared_events(declared, chosen, inputs, prepare)
+    prepared = _not_null(declared, prepared, keys)
     chosen = prepared if narrow else windows.concerned(prepared, keys, midnights, declared.trailing)
-    found = windows.contents(chosen.select(*keys, AT, *plan.columns()), midnights, keys, plan.measures())
-    return found.select(*keys, "event_timestamp", *(wanted[name].cast(table.column(name).type.spark).alias(name) for name in wanted))
+    inner = {name: f"_k{n}" for n, name in enumerate(keys)}  # a key may be called as a column of the windows, such as day
+    renamed = chosen.select(*(F.col(name).alias(alias) for name, alias in inner.items()), AT, *plan.columns())
+    found = windows.contents(renamed, midnights, [*inner.values()], plan.measures())
+    outer = [F.col(alias).alias(name) for name, alias in inner.items()]
+    return found.select(*outer, "event_timestamp", *(wanted[name].cast(table.column(name).type.spark).alias(name) for name in wanted))
+
+
+def _not_null(declared: Aggregates, events: DataFrame, names: Sequence[str]) -> DataFrame:
+    """Without the events that have no value there: they are nobody's, or of no time. What a contract requires needs no look."""
+    columns = declared.columns()
+    optional = [F.col(name).isNotNull() for name in names if not columns[name].required]
+    return events.filter(reduce(and_, optional)) if optional else events
 
 
 def prepared_events(declared: Aggregates, events: DataFrame, inputs: Mapping[str, DataFrame], prepare: Prepare | None) -> DataFrame:

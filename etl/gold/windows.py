@@ -36,14 +36,14 @@ ENTERED = 0
 EPOCH = date(1970, 1, 1)
 
 
-def history_for(midnights: Interval, longest: int) -> Interval:
-    """The days of events that decide the rows at these midnights, for windows of up to `longest` days."""
-    return Interval(midnights.start - (longest + 1) * DAY, midnights.end - DAY)
+def history_for(midnights: Interval, longest: int | None) -> Interval:
+    """The days of events that decide the rows at these midnights, for windows of up to `longest` days; None: for one without an end."""
+    return Interval(date.min if longest is None else midnights.start - (longest + 1) * DAY, midnights.end - DAY)
 
 
-def midnights_changed_by(events: Interval, longest: int) -> Interval:
+def midnights_changed_by(events: Interval, longest: int | None) -> Interval:
     """The midnights whose rows can change when events of these days change."""
-    return Interval(events.start + DAY, events.end + (longest + 1) * DAY)
+    return Interval(events.start + DAY, date.max if longest is None else events.end + (longest + 1) * DAY)
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,6 @@ class Measures:
         return {**self.sums, **self.counts}
 
     @property
-    def reach(self) -> int:
-        """Days of events, before the day that a midnight closes, which decide a row."""
-        return max(self.trailing, default=0) + self.looks_back
-
-    @property
     def looks_back(self) -> int:
         """Days that are looked back from the newest event."""
         return max((part.days for part in self.recent.values()), default=0)
@@ -157,8 +152,9 @@ def day_of(instant: str) -> Column:
 
 
 def _at(events: DataFrame, day: date, keys: Sequence[str], measures: Measures) -> DataFrame:
-    """The rows of one midnight, from the definition of a window: the events in [day - w days, day)."""
-    known = events.filter(_on([Interval(day - (max(measures.trailing, default=0) + 1) * DAY, day)]))
+    """The rows of one midnight, from the definition of a window: the events in [day - w days, day), and all before it for what may be of any age."""
+    longest = None if any(part.any_age for part in measures.extremes.values()) else max(measures.trailing, default=0)
+    known = events.filter(_on([history_for(Interval(day, day + DAY), longest)]))
     moved = F.max(F.when(_on([Interval(gone - DAY, gone) for gone in (day - w * DAY for w in (ENTERED, *measures.trailing))]), 1).otherwise(0)).alias("moved")
     since = {w: F.col(AT) >= F.lit(midnight(day - w * DAY)) for w in measures.trailing}
     summed = [F.sum(F.when(since[w], F.col(name)).otherwise(0)).alias(f"{name}_{w}d") for name, windows in measures.sums.items() for w in windows]
@@ -208,7 +204,9 @@ def _daily(events: DataFrame, keys: Sequence[str], measures: Measures) -> DataFr
     if not measures.distinct:
         return events.groupBy(*keys, day_of(AT)).agg(*summed, *kept)
     (name, part), *others = measures.distinct.items()
-    members = events.groupBy(*keys, part.member, day_of(AT)).agg(*summed, *kept)
+    by_member = [F.col(key) for key in (*keys, part.member)]
+    carried = [*summed, *kept]
+    members = events.groupBy(*by_member, day_of(AT)).agg(*carried) if carried else events.select(*by_member, day_of(AT)).distinct()
     marked = with_presence(members, keys, part.member, part.windows, name)
     again = [*_of_the_day(measures), *([F.max(NEWEST).alias(NEWEST)] if measures.newest else []), *_looked_back_on(measures, again=True)]
     again += [F.sum(name).alias(name) for name in measures.sums]
