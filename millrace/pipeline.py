@@ -24,8 +24,8 @@ from millrace import errors, memory
 if TYPE_CHECKING:
     from etl.stage import Plan, Staged
     from expectations.audit import Audit
-    from features.consistency import Consistency
-    from features.profiles import Profile
+    from features.offline.profiles import Profile
+    from features.online.consistency import Consistency
     from lineage.record import Artifact, Parent
 
 
@@ -417,7 +417,7 @@ def serve(number: int | None = None, parent: Parent | None = None, *, fresh: boo
     """
     from contextlib import ExitStack
 
-    from features.materialize import materialize
+    from features.online.materialize import materialize
     from lineage.record import Engine, Served, recorded_view
 
     newest = release.read(number)
@@ -437,7 +437,7 @@ def serve(number: int | None = None, parent: Parent | None = None, *, fresh: boo
 
 def consistency(sample: int | None) -> Consistency:
     """Compare what is served with what a training set would hold: for so many entities of each view and side, or for all."""
-    from features.consistency import online
+    from features.online.consistency import online
 
     return online(sample)
 
@@ -475,7 +475,8 @@ def render_docs() -> str:
 
 def profile(name: str, version: int | None = None, by: str | None = None) -> Profiled:
     """Count what the columns of a published table hold: of its newest version, or of an older one. `by` is who counts, else `MILLRACE_JOIN` says."""
-    from features import frames, lake_reader, profiles
+    from features import lake_reader
+    from features.offline import frames, profiles
 
     reader, who = lake_reader.published(name, version), frames.chosen(by, settings.COUNTS)
     return Profiled(name, reader.release.tables[name], who, profiles.of(reader, name, who))

@@ -7,7 +7,7 @@ from contracts.gold.customer_product import customer_product as pair
 from contracts.gold.customer_profile import customer_profile as profile
 from contracts.gold.product_popularity import product_popularity as popularity
 from contracts.silver import CUSTOMER_ID, PRODUCT_ID
-from features import recency, registry, views
+from features import on_demand, registry, views
 
 customer = views.entity(CUSTOMER_ID)
 product = views.entity(PRODUCT_ID)
@@ -19,25 +19,25 @@ customer_product = views.feature_view(pair, [customer, product])
 
 customer_recency = views.on_demand_view(
     "customer_recency",
-    recency.days_since_last_basket,
+    on_demand.days_since_last_basket,
     customer_activity[["last_basket_at"]],
     "Days from the customer's last basket to request_time, fractional",
 )
 customer_product_recency = views.on_demand_view(
     "customer_product_recency",
-    recency.days_since_last_purchase,
+    on_demand.days_since_last_purchase,
     customer_product[["last_purchased_at"]],
     "Days from the customer's last purchase of the product to request_time, fractional",
 )
 customer_product_decay = views.on_demand_view(
     "customer_product_decay",
-    recency.decayed_purchases,
+    on_demand.decayed_purchases,
     customer_product[["memory_weight", "last_purchased_at"]],
     "Remembered purchases of the product, each counted half for every 60 days before request_time",
 )
 customer_product_memory = views.on_demand_view(
     "customer_product_memory",
-    recency.days_since_memory_began,
+    on_demand.days_since_memory_began,
     customer_product[["memory_began_at"]],
     "Days from the oldest remembered purchase of the product to request_time, fractional",
 )

@@ -19,7 +19,8 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
-from features.generation import (
+from features.online import tables
+from features.online.generation import (
     About,
     Found,
     GenerationGoneError,
@@ -33,10 +34,9 @@ from features.generation import (
     new_name,
     parsed,
 )
-from features.kinds import retyped_row
-from features.online import tables
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explained, Words, masked, reaching, unreadable
 from features.queries import identifier
+from features.types import retyped_row
 from lake import tls
 
 HOME = "millrace"
@@ -244,7 +244,7 @@ class PostgresSession:
     def _newest(self, connection: psycopg.Connection[Any]) -> PostgresReader:
         name, _ = _named(connection)
         if name is None:
-            raise empty()
+            raise empty(self._place.where)
         if self._reader is None or (self._reader.name, self._reader.connection) != (name, connection):
             reader = PostgresReader(self._place, name, connection)
             reader.ensure_whole()

@@ -30,7 +30,7 @@ from redis.exceptions import LockError
 from redis.lock import Lock
 from redis.retry import Retry
 
-from features.generation import (
+from features.online.generation import (
     About,
     Found,
     GenerationGoneError,
@@ -44,8 +44,8 @@ from features.generation import (
     new_name,
     parsed,
 )
-from features.kinds import retyped_row
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explained, Words, masked, reaching
+from features.types import retyped_row
 from lake import tls
 
 POINTER = "millrace:online"
@@ -413,7 +413,7 @@ class RedisSession:
         """OnlineStoreEmptyError when nothing is online."""
         name = self._place.current()
         if name is None:
-            raise empty()
+            raise empty(self._place.where)
         if self._reader is None or self._reader.name != name:
             self._reader = RedisReader(self._place, name)
         return self._reader

@@ -15,22 +15,10 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
-from features.generation import (
-    About,
-    Found,
-    Key,
-    Layout,
-    OnlineStoreDamagedError,
-    Stored,
-    damaged,
-    empty,
-    ensure_views,
-    new_name,
-    parsed,
-)
-from features.kinds import retyped_row
 from features.online import tables
+from features.online.generation import About, Found, Key, Layout, OnlineStoreDamagedError, Stored, damaged, empty, ensure_views, new_name, parsed
 from features.queries import identifier
+from features.types import retyped_row
 from lake import settings
 from lake.files import locked, sync, write_whole
 
@@ -392,14 +380,14 @@ def _open_current() -> tuple[str, sqlite3.Connection]:
     for _ in range(3):  # the pointer may move on between its reading and the opening of the file
         named = _named()
         if not named or not (folder() / named[0]).exists():
-            raise empty()
+            raise empty(WHERE)
         try:
             return Path(named[0]).stem, _open(Path(named[0]).stem)
         except sqlite3.OperationalError as error:
             refused = error
     if refused:
         raise damaged(f"the generation in use in {WHERE} cannot be opened: {refused}") from refused
-    raise empty()
+    raise empty(WHERE)
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from features.generation import CREATED, EVENT, Layout
+from features.online.generation import CREATED, EVENT, Layout
 from features.queries import identifier
 
 

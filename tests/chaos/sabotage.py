@@ -85,8 +85,7 @@ def two_commits() -> None:
 
 def pointer_first() -> None:
     """The pointer moves to a generation before it is loaded, and every generation is loaded from scratch."""
-    from features import materialize
-    from features.online import sqlite
+    from features.online import materialize, sqlite
 
     create = sqlite.SqliteDraft.__init__
 

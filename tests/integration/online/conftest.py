@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from features import generation
-from features.generation import Place
+from features.online import backends
+from features.online.generation import Place
 from tests.servers import Postgres, Redis, Server
 from tests.unit.features.conftest import Lake, lake, shop  # noqa: F401 (fixtures)
 
@@ -37,7 +37,7 @@ def server(request: pytest.FixtureRequest, running: dict[str, Server]) -> Server
 
 def emptied(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setenv("MILLRACE_ONLINE", url)
-    found = generation.place()
+    found = backends.configured()
     yield found
     found.remove_all()
 

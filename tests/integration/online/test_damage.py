@@ -11,14 +11,15 @@ import pytest
 from fastapi.testclient import TestClient
 
 from contracts.interval import DAY
-from features import generation, materialize, registry
-from features.generation import OnlineStoreDamagedError, Place
+from features import registry
+from features.online import backends, generation, materialize
+from features.online.generation import OnlineStoreDamagedError, Place
 from features.online.postgres import PostgresPlace
 from features.online.redis import RedisPlace
 from lake import release
 from tests.integration.online.test_places import ONE, published, values
 from tests.unit.features.conftest import Lake
-from tests.unit.features.test_online_store import at, online, push
+from tests.unit.features.online.test_store import at, online, push
 
 SPEND = "customer_activity:spend_7d"
 GENERATIONS = "millrace:generations"
@@ -80,10 +81,10 @@ def test_what_is_lost_is_an_error_and_the_next_materialization_replaces_it(there
     assert online(known, SPEND, customer_id=1) == 0.05
     client = TestClient(app.app(), base_url="http://127.0.0.1", raise_server_exceptions=False)
     assert client.get("/ready").status_code == 200
-    damage(there, generation.current() or "", what)
+    damage(there, backends.current() or "", what)
 
     with pytest.raises(OnlineStoreDamagedError, match=r"the generation release-1-\S+ in .*: millrace serve$") as error:
-        generation.about()
+        backends.about()
     assert "opensesame" not in str(error.value)
     ready = client.get("/ready")
     assert (ready.status_code, ready.json()["error_type"]) == (503, "OnlineStoreDamagedError")
@@ -148,7 +149,7 @@ def test_a_row_that_was_deleted_is_back_after_the_next_release_or_a_fresh_load(t
     materialize.materialize(before if next_release else first)
     expected = online(registry.open_store(), SPEND, customer_id=1)
     assert expected is not None
-    name = generation.current()
+    name = backends.current()
     if isinstance(there, RedisPlace):
         key = msgspec.msgpack.encode((1,))
         assert sum(there.client.hdel(bucket, key) for bucket in there.client.scan_iter(f"millrace:{name}:customer_activity:*"))

@@ -17,19 +17,19 @@ import pytest
 from fastapi.testclient import TestClient
 from feast.types import String
 
-from features import generation, materialize, registry
-from features.generation import OnlineStoreUnfitError, OnlineStoreUnreachableError, Place
-from features.kinds import KINDS
-from features.online import redis
+from features import registry
+from features.online import backends, generation, materialize, redis
+from features.online.generation import OnlineStoreUnfitError, OnlineStoreUnreachableError, Place
 from features.online.postgres import LIMITS, Bounded, PostgresPlace, Working
 from features.online.redis import RedisPlace
-from features.online_store import PackedOnlineStore
+from features.online.store import PackedOnlineStore
+from features.types import KINDS
 from lake import release, settings
 from tests.integration.online.test_places import ONE, published, traces, values
 from tests.patience import ends
 from tests.servers import Postgres, Redis, Server
 from tests.unit.features.conftest import VIEWS, Lake, activity
-from tests.unit.features.test_online_store import online
+from tests.unit.features.online.test_store import online
 
 SPEND = "customer_activity:spend_7d"
 
@@ -107,7 +107,7 @@ def test_over_http_it_is_a_503_with_a_sentence(server: Server, served: Any, monk
 KILLED = """
 import os, sys
 from lake import release
-from features import materialize
+from features.online import materialize
 from features.online import redis as in_redis, postgres
 in_redis.LEASE_SECONDS = 1.0
 step = sys.argv[1]
@@ -128,15 +128,15 @@ materialize.materialize(release.read())
 @pytest.mark.parametrize("step", ["load", "finish", "publish"])
 def test_a_loader_that_is_killed_leaves_the_former_generation_and_nothing_else(there: Place, served: Any, shop: Lake, step: str) -> None:
     """Killed between two views, before the commit, and when all was ready but the pointer."""
-    before = generation.current()
+    before = backends.current()
     assert before is not None
     shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
     shop.write("customer_profile", [])
     shop.release(*VIEWS)
-    generation.place().merge(materialize.layout_of(served.get_feature_view("customer_activity")), [])  # so that all views are loaded anew
+    backends.configured().merge(materialize.layout_of(served.get_feature_view("customer_activity")), [])  # so that all views are loaded anew
     ended = subprocess.run([sys.executable, "-c", KILLED, step], cwd=settings.CHECKOUT, env={**os.environ}, capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert generation.current() == before
+    assert backends.current() == before
     assert online(served, SPEND, customer_id=2) == 7.77
     done = materialize.materialize(release.read())
     assert {one.status for one in done.views} == {"published"}
@@ -245,7 +245,7 @@ def test_redis_holds_any_text(in_redis: RedisPlace) -> None:
 def test_an_unknown_place_is_refused(lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", url)
     with pytest.raises(OnlineStoreUnfitError, match=r"MILLRACE_ONLINE begins with .* Use sqlite"):
-        generation.place()
+        backends.configured()
 
 
 @pytest.mark.parametrize("kind", [Redis, Postgres])
@@ -258,7 +258,7 @@ def test_nobody_listens(shop: Lake, monkeypatch: pytest.MonkeyPatch, kind: type[
 def test_a_wrong_password_is_told_without_it(running: dict[str, Server], there: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", settings.online().replace("opensesame", "opensea").replace("redis://", "redis://user:opensea@"))
     with pytest.raises(OnlineStoreUnreachableError) as told:
-        generation.place().current()
+        backends.configured().current()
     assert "opensea" not in str(told.value)
 
 
@@ -285,7 +285,7 @@ def test_a_wrong_password_is_told_without_it(running: dict[str, Server], there: 
 def test_a_url_that_cannot_be_used_is_told_without_its_password(lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", url)
     with pytest.raises(OnlineStoreUnfitError, match="MILLRACE_ONLINE") as told:
-        generation.place()
+        backends.configured()
     assert "secret" not in "".join(traceback.format_exception(told.value))
 
 
@@ -302,7 +302,7 @@ def test_a_url_that_cannot_be_used_is_told_without_its_password(lake: Lake, monk
 )
 def test_a_place_is_named_without_its_password(lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str, where: str) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", url)
-    assert generation.place().where == where
+    assert backends.configured().where == where
 
 
 PASSWORD = "p@ss/w:rd#?%[]"
@@ -316,8 +316,8 @@ def test_a_password_of_odd_characters_opens_what_it_should(there: Place, monkeyp
             connection.execute(f"CREATE ROLE odd SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
     scheme, _, rest = settings.online().partition("://")
     monkeypatch.setenv("MILLRACE_ONLINE", f"{scheme}://odd:{quote(PASSWORD, safe='')}@{rest.rpartition('@')[2]}")
-    assert generation.place().where == there.where
-    published(generation.place(), ONE, [(1, 5, None, 10)])
+    assert backends.configured().where == there.where
+    published(backends.configured(), ONE, [(1, 5, None, 10)])
     assert values(there, ONE, [(1,)]) == [(5, 10)]
 
 
@@ -338,10 +338,10 @@ def test_databases_of_a_redis_behind_a_socket_are_kept_apart(lake: Lake, monkeyp
     try:
         for number in range(2):
             monkeypatch.setenv("MILLRACE_ONLINE", f"{server.url}?db={number}")
-            published(generation.place(), ONE, [(1, 5, None, number)])
+            published(backends.configured(), ONE, [(1, 5, None, number)])
         for number in range(2):
             monkeypatch.setenv("MILLRACE_ONLINE", f"{server.url}?db={number}")
-            assert values(generation.place(), ONE, [(1,)]) == [(5, number)]
+            assert values(backends.configured(), ONE, [(1,)]) == [(5, number)]
     finally:
         server.remove()
 
@@ -454,4 +454,4 @@ def test_a_database_that_refuses_is_told(in_postgres: PostgresPlace, monkeypatch
         connection.execute("CREATE ROLE reader LOGIN PASSWORD 'opensesame'")
     monkeypatch.setenv("MILLRACE_ONLINE", settings.online().replace("millrace:", "reader:"))
     with pytest.raises(OnlineStoreUnreachableError, match="permission denied"):
-        published(generation.place(), ONE, [])
+        published(backends.configured(), ONE, [])

@@ -15,16 +15,15 @@ from feast.types import Bool, Bytes, Float32, Float64, Int32, Int64, String, Uni
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features import generation
-from features.generation import About, GenerationGoneError, Layout, OnlineStoreUnfitError, Place
-from features.kinds import KINDS, KindError
-from features.online import sqlite
+from features.online import backends, sqlite
+from features.online.generation import About, GenerationGoneError, Layout, OnlineStoreUnfitError, Place
 from features.online.postgres import HOME, Bounded, PostgresPlace
 from features.online.redis import RedisPlace
 from features.online.sqlite import SqlitePlace
-from features.online_store import PackedOnlineStore, Query, layout_of
+from features.online.store import PackedOnlineStore, Query, layout_of
+from features.types import KINDS, KindError
 from lake.settings import online
-from tests.unit.features.test_changes import THINGS
+from tests.unit.features.online.test_delta_changes import THINGS
 
 DTYPES = {"whole": Int64, "small": Int32, "real": Float64, "short": Float32, "flag": Bool, "text": String, "raw": Bytes, "at": UnixTimestamp}
 LAYOUT = Layout("a view of 'every' \"kind\"", {"id": KINDS[Int64], "name": KINDS[String]}, {name: KINDS[dtype] for name, dtype in DTYPES.items()})
@@ -230,7 +229,7 @@ def test_two_loaders_take_turns(place: Place) -> None:
 
     def load(value: int) -> None:
         nonlocal inside, most
-        with generation.place().drafting("test") as draft:
+        with backends.configured().drafting("test") as draft:
             inside += 1
             most = max(most, inside)
             draft.load(ONE, [[(key, value, None, value) for key in range(500)]])
@@ -316,7 +315,7 @@ def test_a_pushed_value_is_not_rounded_to_the_type_that_its_column_has(place: Pl
 
 def test_half_a_push_that_was_killed_is_taken_back_by_who_reads_next(lake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file as it is on the disk in the middle of a transaction, with the journal beside it, when nobody holds a lock."""
-    place = generation.place()
+    place = backends.configured()
     name = published(place, ONE, [(key, 5, None, key) for key in range(20_000)])
     path = sqlite.path_of(name)
     with closing(sqlite3.connect(path, isolation_level=None)) as pushing:

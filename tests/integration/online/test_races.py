@@ -13,17 +13,16 @@ import pytest
 from feast.types import Float64, Int64, String
 from redis.connection import Connection
 
-from features import changes, generation, materialize
-from features.generation import About, GenerationGoneError, Layout, OnlineStoreUnreachableError, Place
-from features.kinds import KINDS
-from features.online import redis
+from features.online import backends, delta_changes, materialize, redis
+from features.online.generation import About, GenerationGoneError, Layout, OnlineStoreUnreachableError, Place
 from features.online.postgres import PostgresPlace
 from features.online.redis import RedisPlace
 from features.online.sqlite import SqlitePlace
-from features.online_store import PackedOnlineStore, layout_of
+from features.online.store import PackedOnlineStore, layout_of
+from features.types import KINDS
 from lake import settings
 from tests.integration.online.test_places import ONE, published, traces, values
-from tests.unit.features.test_changes import THINGS, Things
+from tests.unit.features.online.test_delta_changes import THINGS, Things
 
 
 @pytest.mark.parametrize("ask", [lambda reader: reader.rows(ONE, ("value",), [(1,)]), lambda reader: reader.keys(ONE, None)], ids=["rows", "keys"])
@@ -98,10 +97,10 @@ def test_what_is_pushed_while_the_next_generation_is_made_goes_with_it(place: Pl
     things = Things()
     materialize.load(things.pinned(), [THINGS], "as defined")
     things.step("append", [(3, 0, 1, 7)])
-    between = changes.between
+    between = delta_changes.between
 
     def pushing(*given: Any) -> Any:
-        monkeypatch.setattr(changes, "between", between)
+        monkeypatch.setattr(delta_changes, "between", between)
         place.merge(layout_of(THINGS), [(4, 2**60, None, 99)])
         return between(*given)
 
@@ -117,7 +116,7 @@ def test_what_is_pushed_while_the_next_generation_is_made_goes_with_it(place: Pl
         resemble = SqliteDraft.resemble
         monkeypatch.setattr(SqliteDraft, "resemble", copying)
     else:
-        monkeypatch.setattr(changes, "between", pushing)
+        monkeypatch.setattr(delta_changes, "between", pushing)
     [report] = materialize.load(things.pinned(), [THINGS], "as defined")
     assert report.rows == 12
     assert values(place, layout_of(THINGS), [(3,), (4,)]) == [(1_483_228_800_000_000, 7), (1_483_228_800_000_000, 0)]
@@ -246,7 +245,7 @@ def test_a_loader_that_is_killed_at_any_step_leaves_one_generation_or_the_other(
     kind = settings.online().partition(":")[0]
 
     def load() -> None:
-        with generation.place().drafting("test") as draft:
+        with backends.configured().drafting("test") as draft:
             draft.resemble(former)
             draft.change(ONE, [(key,) for key in range(300)], [[(key, 6, None, 1) for key in range(300)]])
             draft.load(Layout("two", ONE.keys, ONE.features), [many])
