@@ -29,7 +29,7 @@ from etl.gold import windows
 from etl.silver import PROVENANCE
 from etl.sources.landing import Rejected
 from lake import settings, storage
-from lake.delta import State
+from lake.delta import CommitMetadata as State
 from lake.publishing import days_sql, nullable, refuse_other_schema
 
 if TYPE_CHECKING:

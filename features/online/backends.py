@@ -5,31 +5,31 @@ from __future__ import annotations
 import os
 from functools import cache
 
-from features.online.generation import About, OnlineStoreUnfitError, Place
+from features.online.generation import GenerationMetadata, OnlineBackend, OnlineStoreUnfitError
 from lake import settings
 
 
-def configured() -> Place:
+def configured() -> OnlineBackend:
     """The one that `MILLRACE_ONLINE` names, or the folder of sqlite files in this home."""
     return _backend(settings.online(), os.environ.get("MILLRACE_HOME"))
 
 
 @cache
-def _backend(url: str, _home: str | None) -> Place:
+def _backend(url: str, _home: str | None) -> OnlineBackend:
     """By what the environment says, which is looked at in each request: to resolve a path takes as long as to read a row."""
     scheme = url.partition("://")[0] if "://" in url else ""
     if url == "sqlite":
-        from features.online.sqlite import SqlitePlace
+        from features.online.sqlite import SqliteBackend
 
-        return SqlitePlace()
+        return SqliteBackend()
     if scheme in ("redis", "rediss", "unix"):
-        from features.online.redis import RedisPlace
+        from features.online.redis import RedisBackend
 
-        return RedisPlace(url)
+        return RedisBackend(url)
     if scheme in ("postgresql", "postgres"):
-        from features.online.postgres import PostgresPlace
+        from features.online.postgres import PostgresBackend
 
-        return PostgresPlace(url)
+        return PostgresBackend(url)
     raise OnlineStoreUnfitError(
         f"MILLRACE_ONLINE begins with {f'{scheme}://' if scheme.isalpha() else 'no scheme'}. Use sqlite (the default), redis://host:port/database or postgresql://user:password@host:port/database"
     )
@@ -40,6 +40,6 @@ def current() -> str | None:
     return configured().current()
 
 
-def about() -> About | None:
+def about() -> GenerationMetadata | None:
     """What the generation in use was made from; None when nothing is online."""
     return configured().about()

@@ -11,7 +11,7 @@ from feast import FeatureView
 from contracts.interval import midnight
 from features import queries
 from features.lake_reader import LakeReader, is_plain
-from features.online.generation import About
+from features.online.generation import GenerationMetadata
 from features.online.store import layout_of
 from features.queries import identifier
 from lake import settings
@@ -20,7 +20,7 @@ CHANGED = "changed"
 A_MOMENT = timedelta(microseconds=1)
 
 
-def between(before: About, reader: LakeReader, view: FeatureView) -> int | None:
+def between(before: GenerationMetadata, reader: LakeReader, view: FeatureView) -> int | None:
     """Put the keys that changed from what `before` was made of to the reader's release into a DuckDB table `changed`, and count them; None when that cannot be told.
 
     A key counts when one of its rows is in a file that was added or removed, or became known because the horizon moved on. It cannot be told when the horizon moved back, a version or its

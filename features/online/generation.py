@@ -3,7 +3,7 @@
 A generation is filled beside the one in use and becomes visible, for all views at once, when the pointer moves. Readers look at the pointer at each request. A process that is killed
 leaves the former generation in use. The current generation and the one before it are kept, so that a reader that has just looked still finds what it looks for.
 
-Where generations live is a `Place`: sqlite files below `MILLRACE_HOME`, or the Redis or PostgreSQL that `MILLRACE_ONLINE` names. Rows are packed: one for each entity and view.
+Where generations live is a `OnlineBackend`: sqlite files below `MILLRACE_HOME`, or the Redis or PostgreSQL that `MILLRACE_ONLINE` names. Rows are packed: one for each entity and view.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class GenerationGoneError(OnlineStoreError, LookupError):
 
 
 @dataclass(frozen=True)
-class About:
+class GenerationMetadata:
     """What a generation was made from; all None for one that only ever received pushed rows. `ids` tell the tables from others of the same
     name, of another lake or built anew. `pushed`: rows were merged into it since."""
 
@@ -72,7 +72,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowSchema:
     """How a view's rows are stored: the join keys find them; both times and each feature in its own type follow."""
 
     view: str
@@ -91,10 +91,10 @@ class Reader(Protocol):
     def end(self) -> None:
         """It ends."""
 
-    def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
+    def rows(self, layout: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
         """The row of each key, None where there is none. GenerationGoneError rather than an answer in which rows were being removed."""
 
-    def keys(self, layout: Layout, some: int | None) -> list[Key]:
+    def keys(self, layout: RowSchema, some: int | None) -> list[Key]:
         """Keys that have a row: all, or `some` at random."""
 
 
@@ -110,23 +110,23 @@ class Draft(Protocol):
 
     name: str
 
-    def load(self, layout: Layout, batches: Iterable[Sequence[Stored]]) -> int:
+    def load(self, layout: RowSchema, batches: Iterable[Sequence[Stored]]) -> int:
         """Fill a view, which becomes these rows and no others; their number."""
 
-    def resemble(self, name: str) -> None:
+    def copy_from(self, name: str) -> None:
         """Begin with the rows of another generation, before anything else."""
 
-    def change(self, layout: Layout, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
+    def apply_changes(self, layout: RowSchema, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
         """Instead of `load`, in a draft that resembles another generation: its rows of the view without those of these keys, and more. The number of rows that the view has then."""
 
-    def finish(self, about: About) -> None:
+    def finish(self, about: GenerationMetadata) -> None:
         """Have it complete and durable, still unread."""
 
     def publish(self) -> None:
         """Make it the generation that everybody reads."""
 
 
-class Place(Protocol):
+class OnlineBackend(Protocol):
     """Where generations live."""
 
     @property
@@ -136,7 +136,7 @@ class Place(Protocol):
     def current(self) -> str | None:
         """The id of the generation in use; None when there is none."""
 
-    def about(self) -> About | None:
+    def about(self) -> GenerationMetadata | None:
         """What the generation in use was made from. OnlineStoreDamagedError when it cannot be read."""
 
     def published_at(self) -> datetime | None:
@@ -151,7 +151,7 @@ class Place(Protocol):
     def drafting(self, label: str) -> AbstractContextManager[Draft]:
         """An empty draft, which is removed unless the block publishes it. One at a time; waits for its turn."""
 
-    def merge(self, layout: Layout, rows: Sequence[Stored]) -> None:
+    def merge(self, layout: RowSchema, rows: Sequence[Stored]) -> None:
         """Put rows into the generation in use, all or none, unless what is there is newer: an older event never replaces a newer one, and of the same event the row created or written
         later counts. Without a generation an empty one is made first."""
 
@@ -167,10 +167,10 @@ class InUse:
     """A generation that is served, and what it was made from."""
 
     name: str
-    about: About
+    about: GenerationMetadata
 
 
-def in_use(where: Place) -> InUse | None:
+def in_use(where: OnlineBackend) -> InUse | None:
     """What a place serves; None when nothing is online."""
     name, served = where.current(), where.about()
     return None if name is None or served is None else InUse(name, served)
@@ -188,12 +188,12 @@ def damaged(problem: str) -> OnlineStoreDamagedError:
     return OnlineStoreDamagedError(f"{problem}. Nothing is served from it. To put a fresh generation online: millrace serve")
 
 
-def parsed(text: str | bytes | None, name: str, where: str) -> About:
+def parsed(text: str | bytes | None, name: str, where: str) -> GenerationMetadata:
     """What a generation says that it was made from; OnlineStoreDamagedError where it says nothing, or nothing that can be read."""
     if text is None:
         raise damaged(f"the generation {name} in {where} is missing or torn: it does not say what it was made from")
     try:
-        about = About(**json.loads(text))
+        about = GenerationMetadata(**json.loads(text))
         return replace(about, rows={**about.rows})
     except (ValueError, TypeError) as error:
         raise damaged(f"the generation {name} in {where} is torn: what it says of itself cannot be read") from error

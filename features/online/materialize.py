@@ -18,7 +18,7 @@ from features.lake_reader import LakeReader
 from features.offline import as_of
 from features.online import backends, consistency, delta_changes, generation
 from features.online.consistency import Consistency
-from features.online.generation import About, Draft, InUse, OnlineStoreDamagedError, Place, Stored
+from features.online.generation import Draft, GenerationMetadata, InUse, OnlineBackend, OnlineStoreDamagedError, Stored
 from features.online.store import layout_of
 from features.queries import EPOCH, identifier
 from lake.release import Release
@@ -65,7 +65,7 @@ class Materialized:
     consistency: Consistency | None
 
 
-def online_release() -> About | None:
+def online_release() -> GenerationMetadata | None:
     """What is being served: release number, horizon, table versions, definitions and rows per view. None when nothing is."""
     return backends.about()
 
@@ -143,7 +143,7 @@ def load(
     Where the generation in use was made by the same definitions and nothing was pushed into it, the new one is that one with what changed between the two releases.
     If that fails, its rows may have been changed in the store, and all rows are loaded from the release, as with `fresh`.
     """
-    place, wanted = backends.configured(), About(release.number, release.horizon, definitions, release.tables, release.ids)
+    place, wanted = backends.configured(), GenerationMetadata(release.number, release.horizon, definitions, release.tables, release.ids)
     if not fresh and (unchanged := _unchanged(place, wanted, views)):
         return unchanged
     while True:
@@ -153,7 +153,7 @@ def load(
             base, reader = None if fresh else _base(place, wanted, views), LakeReader(release)
             try:
                 if base:
-                    draft.resemble(base.name)
+                    draft.copy_from(base.name)
                 reports = [_load_view(reader, draft, view, base.about if base else None, progress) for view in views]
                 draft.finish(replace(wanted, rows={report.view: report.rows for report in reports}))
                 if base and _base(place, wanted, views) != base:  # what was pushed meanwhile may have been copied; it is no base now, so that this happens once
@@ -170,7 +170,7 @@ def load(
             return reports
 
 
-def _served(place: Place) -> InUse | None:
+def _served(place: OnlineBackend) -> InUse | None:
     """What is served; None also when it is damaged, for then it is replaced."""
     try:
         return generation.in_use(place)
@@ -178,7 +178,7 @@ def _served(place: Place) -> InUse | None:
         return None
 
 
-def _unchanged(place: Place, wanted: About, views: Sequence[FeatureView]) -> list[ViewReport]:
+def _unchanged(place: OnlineBackend, wanted: GenerationMetadata, views: Sequence[FeatureView]) -> list[ViewReport]:
     """What is served already, if it is what is wanted and nothing else."""
     served = _served(place)
     if served is None or replace(served.about, rows={}) != wanted:
@@ -188,7 +188,7 @@ def _unchanged(place: Place, wanted: About, views: Sequence[FeatureView]) -> lis
     return [ViewReport(view.name, UNCHANGED, served.about.rows.get(view.name, 0), 0.0, served.name) for view in views]
 
 
-def _base(place: Place, wanted: About, views: Sequence[FeatureView]) -> InUse | None:
+def _base(place: OnlineBackend, wanted: GenerationMetadata, views: Sequence[FeatureView]) -> InUse | None:
     """The generation in use that another one can begin with: all of its rows come from a release, by the same definitions."""
     served = _served(place)
     if served is None or served.about.pushed or served.about.definitions != wanted.definitions or {*served.about.rows} != {view.name for view in views}:
@@ -196,7 +196,7 @@ def _base(place: Place, wanted: About, views: Sequence[FeatureView]) -> InUse | 
     return served
 
 
-def _load_view(reader: LakeReader, draft: Draft, view: FeatureView, base: About | None, progress: Progress | None) -> ViewReport:
+def _load_view(reader: LakeReader, draft: Draft, view: FeatureView, base: GenerationMetadata | None, progress: Progress | None) -> ViewReport:
     started, layout = perf_counter(), layout_of(view)
     changed = delta_changes.between(base, reader, view) if base else None
     seen = 0
@@ -213,7 +213,7 @@ def _load_view(reader: LakeReader, draft: Draft, view: FeatureView, base: About 
         rows = draft.load(layout, told(_batches(reader, _newest(reader, view))))
     else:
         keys = reader.connection.execute(f"SELECT * FROM {delta_changes.CHANGED}").fetchall()
-        rows = draft.change(layout, keys, told(_batches(reader, _newest(reader, view, delta_changes.CHANGED))))
+        rows = draft.apply_changes(layout, keys, told(_batches(reader, _newest(reader, view, delta_changes.CHANGED))))
     return ViewReport(view.name, PUBLISHED, rows, round(perf_counter() - started, 3), draft.name, seen)
 
 

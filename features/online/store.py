@@ -23,7 +23,7 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from features import types
 from features.online import backends, generation
-from features.online.generation import Found, GenerationGoneError, Key, Layout, OnlineStoreDamagedError, Reader, Session
+from features.online.generation import Found, GenerationGoneError, Key, OnlineStoreDamagedError, Reader, RowSchema, Session
 from features.queries import EPOCH, microseconds
 from features.serving.request_plan import Plans, ensure_keys
 from features.views import REQUEST_TIME
@@ -39,10 +39,10 @@ class PackedOnlineStoreConfig(FeastConfigBaseModel):
     type: Literal["features.online.store.PackedOnlineStore"] = "features.online.store.PackedOnlineStore"
 
 
-def layout_of(view: FeatureView) -> Layout:
+def layout_of(view: FeatureView) -> RowSchema:
     """How a view's rows are stored."""
     keys = {column.name: types.of(column.dtype, f"key {column.name} of {view.name}") for column in view.entity_columns}
-    return Layout(view.name, keys, {feature.name: types.of(feature.dtype, f"{view.name}:{feature.name}") for feature in view.features})
+    return RowSchema(view.name, keys, {feature.name: types.of(feature.dtype, f"{view.name}:{feature.name}") for feature in view.features})
 
 
 class Query:
@@ -247,7 +247,7 @@ def _python(value: Value) -> Any:
     return getattr(value, field) if field else None
 
 
-def _stored(layout: Layout, key: EntityKey, values: dict[str, Value], event: datetime, created: datetime | None) -> list[Any]:
+def _stored(layout: RowSchema, key: EntityKey, values: dict[str, Value], event: datetime, created: datetime | None) -> list[Any]:
     keys = dict(zip(key.join_keys, map(_python, key.entity_values), strict=True))
     features = [_python(values[name]) if name in values else None for name in layout.features]
     return [

@@ -17,7 +17,7 @@ from features.offline.labels import JoinKey
 from features.source import GoldTable
 from lake.release import Release
 
-Place = tuple[str, str]
+SourceColumn = tuple[str, str]
 """Table and column."""
 
 
@@ -31,7 +31,7 @@ class Column:
 
     ref: str
     type: pa.DataType
-    places: tuple[Place, ...]
+    places: tuple[SourceColumn, ...]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _resolved(store: FeatureStore, service: FeatureService) -> Service:
         view = computed.get(projection.name)
         if view is None:
             views[projection.name_to_use()] = store.get_feature_view(projection.name).with_projection(projection)
-            read: dict[str, tuple[Place, ...]] = {one.name: (_place(views[projection.name_to_use()], one.name),) for one in projection.features}
+            read: dict[str, tuple[SourceColumn, ...]] = {one.name: (_place(views[projection.name_to_use()], one.name),) for one in projection.features}
         else:
             fed = {one.name: store.get_feature_view(one.name) for one in view.source_feature_view_projections.values()}
             views = {**fed, **views}
@@ -108,7 +108,7 @@ def _source(view: FeatureView) -> GoldTable:
     return source
 
 
-def _place(view: FeatureView, feature: str) -> Place:
+def _place(view: FeatureView, feature: str) -> SourceColumn:
     return _source(view).table, _source(view).column(feature)
 
 

@@ -110,7 +110,7 @@ def view_by_view() -> None:
         self.connection = sqlite.sqlite3.connect(self.path, isolation_level=None)
 
     sqlite.SqliteDraft._open = opened  # type: ignore[method-assign]
-    sqlite.SqliteDraft.resemble = lambda *_: None  # type: ignore[method-assign]
+    sqlite.SqliteDraft.copy_from = lambda *_: None  # type: ignore[method-assign]
     finish = sqlite.SqliteDraft.finish
 
     def finished(self: Any, about: Any) -> None:

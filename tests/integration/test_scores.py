@@ -26,7 +26,7 @@ from contracts.model import Table
 from contracts.report import PUBLISHED, UNCHANGED, AccountError, RowAccount
 from expectations.audit import AuditError
 from lake import delta, publishing, release, settings
-from lake.delta import State
+from lake.delta import CommitMetadata
 from lineage import read
 from millrace import pipeline
 from models.recommender import model as models
@@ -69,7 +69,7 @@ def publish(name: str, cells: dict[str, Any]) -> None:
     path = settings.table_path(name) / "_stage" / "rows.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist([cells], schema=publishing.nullable(table)), path)
-    publishing.publish(table, [path], State("run"), base=delta.version_of(name))
+    publishing.publish(table, [path], CommitMetadata("run"), base=delta.version_of(name))
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import pytest
 
-from features.online.generation import Place
+from features.online.generation import OnlineBackend
 
 
 @pytest.fixture(autouse=True)
-def online_there(there: Place) -> Place:
+def online_there(there: OnlineBackend) -> OnlineBackend:
     return there

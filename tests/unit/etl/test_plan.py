@@ -13,7 +13,7 @@ from contracts.model import DATE, TIMESTAMP
 from etl import stage
 from etl.stage import StageError
 from lake import delta, publishing, settings
-from lake.delta import State
+from lake.delta import CommitMetadata as State
 from tests.unit.etl.visits import of
 
 pytestmark = pytest.mark.usefixtures("home")

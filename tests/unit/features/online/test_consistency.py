@@ -47,7 +47,7 @@ def altered(sql: str) -> Fault:
     def fault(patch: pytest.MonkeyPatch) -> None:
         right = SqliteDraft.finish
 
-        def finish(draft: SqliteDraft, about: generation.About) -> None:
+        def finish(draft: SqliteDraft, about: generation.GenerationMetadata) -> None:
             draft.connection.execute(sql)
             right(draft, about)
 
