@@ -72,7 +72,7 @@ def ours(who: str, folder: Path) -> Callable[[Any], Any]:
         release.write({"gold.things": 0}, "2100-01-01")
     from features.source import GoldTable
 
-    offline = {"type": "features.offline_store.ReleaseOfflineStore", "join": who, "session": "etl.engine.session"}
+    offline = {"type": "features.offline.store.ReleaseOfflineStore", "join": who, "session": "etl.engine.session"}
     return values(applied(offline, GoldTable(table="gold.things"), view, folder))
 
 

@@ -24,7 +24,7 @@ from tests.universal.feature_repos.universal.data_source_creator import (  # typ
     DataSourceCreator,
 )
 
-from features.offline_store import ReleaseOfflineStoreConfig
+from features.offline.store import ReleaseOfflineStoreConfig
 from features.source import GoldTable
 from lake import release, settings
 

@@ -127,10 +127,10 @@ def _output_to(log: Path) -> Iterator[None]:
 def fill() -> None:
     """A row in each bronze and silver table."""
     from lake import publishing
-    from lake.delta import State
+    from lake.delta import CommitMetadata
 
     for table in (*catalog.tables(Layer.BRONZE), *catalog.tables(Layer.SILVER)):
-        publishing.publish(table, [staged(table)], State("plan"), base=None)
+        publishing.publish(table, [staged(table)], CommitMetadata("plan"), base=None)
 
 
 def staged(table: Table) -> Path:
@@ -180,10 +180,10 @@ def commits(spark: Any, log: Path) -> Iterator[Verdict]:
     from etl import engine
     from etl.commits.delta_spark import DeltaSpark
     from lake import delta
-    from lake.delta import State
+    from lake.delta import CommitMetadata
 
     engine.session = lambda: spark
-    done, state, day = DeltaSpark(), State("plan"), [Interval(date(2017, 3, 1), date(2017, 3, 2))]
+    done, state, day = DeltaSpark(), CommitMetadata("plan"), [Interval(date(2017, 3, 1), date(2017, 3, 2))]
 
     def base(table: Table) -> int | None:
         return delta.version_of(table.qualified)

@@ -281,7 +281,7 @@ class Fixed:
 def our_load() -> tuple[int, float]:
     """Into a generation that nobody reads, of a home of its own."""
     from features import registry
-    from features.materialize import load
+    from features.online.materialize import load
 
     view = registry.open_store().get_feature_view(VIEW)
     newest = release.read()

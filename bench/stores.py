@@ -192,7 +192,7 @@ SPARK = {"spark.master": "local[1]", "spark.ui.enabled": "false", "spark.sql.shu
 def ours(join: str, case: Case, folder: Path) -> Any:
     from deltalake import write_deltalake
 
-    from features.offline_store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
+    from features.offline.store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
     from features.source import GoldTable
     from lake import release, settings
 

@@ -29,7 +29,7 @@ from etl.gold.concerns import read_days
 from etl.silver import PROVENANCE, select
 from etl.sources.landing import Rejected
 from lake import delta, settings, storage
-from lake.delta import State
+from lake.delta import CommitMetadata
 from lake.publishing import days_sql, nullable, refuse_other_schema
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Plan:
     whole: bool = False
     appends: bool = False
     horizon: date | None = None
-    last: State | None = None
+    last: CommitMetadata | None = None
     ids: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -170,7 +170,7 @@ def plan(table: Table, interval: Interval) -> Plan:
     return _plan_gold(common, sources, changed)
 
 
-def _another_snapshot_changed(table: Table, sources: dict, last: State | None) -> bool:
+def _another_snapshot_changed(table: Table, sources: dict, last: CommitMetadata | None) -> bool:
     """Whether a table that a silver transform gets beside its rows was replaced whole: any of these rows may depend on it."""
     if table.layer != Layer.SILVER or last is None:
         return False
@@ -191,7 +191,7 @@ def plan_part(table: Table, interval: Interval, part: Mapping[str, Any], inputs:
     rows = _rows_of_part(table, mine, part) if mine else 0
     if rows:
         account = asdict(RowAccount(rows, rows, 0, 0))
-        last = State("", dict(inputs), account=account, ids=dict(ids))
+        last = CommitMetadata("", dict(inputs), account=account, ids=dict(ids))
     return Plan(table, interval, base, dict(inputs), appends=not rows, last=last, ids=dict(ids))
 
 

@@ -68,7 +68,7 @@ _holding: ContextVar[Path | None] = ContextVar("holding", default=None)
 
 
 @dataclass(frozen=True)
-class Picked:
+class FileSelection:
     """Data files with their sizes, and their table's columns as DDL."""
 
     columns: str
@@ -80,7 +80,7 @@ def _sail_on_a_disk() -> bool:
     return settings.engine() == "sail" and not storage.is_remote(settings.lake())
 
 
-def _few_files(qualified: str, version: int, within: Within) -> Picked | None:
+def _few_files(qualified: str, version: int, within: Within) -> FileSelection | None:
     """The files to read; None where the engine had better look for itself: for files that others wrote, too, whose columns may have other types inside, which Sail does not bring together."""
     table = delta.open_table(qualified) if _sail_on_a_disk() else None
     if table is None or table.version() != version:
@@ -90,7 +90,7 @@ def _few_files(qualified: str, version: int, within: Within) -> Picked | None:
         return None
     root = settings.table_path(qualified)
     columns = ", ".join(f"`{column.name}` {column.type.type}" for column in table.schema().fields)
-    return Picked(columns, {root / one["path"]: one["size_bytes"] for one in found})
+    return FileSelection(columns, {root / one["path"]: one["size_bytes"] for one in found})
 
 
 def _linked(files: dict[Path, int], folder: Path) -> list[Path] | None:

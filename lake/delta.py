@@ -1,6 +1,6 @@
 """Delta tables as they lie in the lake: open them, read what earlier commits recorded, find what changed since a version.
 
-Writing is in `lake.publishing`. Each commit of ours carries a `State` in its metadata, so what a table was built from is known from the table alone.
+Writing is in `lake.publishing`. Each commit of ours carries a `CommitMetadata` in its metadata, so what a table was built from is known from the table alone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LakeError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class State:
+class CommitMetadata:
     """What one commit did: the versions it was built from, the days whose rows it replaced, the code that did it.
 
     `ids` are the inputs' own identities: a table that was removed and made anew counts its versions from 0 again. `horizon` is the exclusive end of the days that the table covers, for tables that must speak about idle days.
@@ -65,7 +65,7 @@ class State:
         return json.dumps(plain)
 
     @classmethod
-    def from_json(cls, text: str) -> State:
+    def from_json(cls, text: str) -> CommitMetadata:
         """The inverse of `to_json`."""
         plain = json.loads(text)
         plain.pop("format")
@@ -187,7 +187,7 @@ def id_of(qualified: str) -> str:
     return str(table.metadata().id) if table else ""
 
 
-def states(table: DeltaTable, *, since: int = -1) -> list[State | None]:
+def states(table: DeltaTable, *, since: int = -1) -> list[CommitMetadata | None]:
     """The recorded state of each commit after version `since`, newest first; None for a commit that is not ours.
 
     The commit that creates a table carries no rows and is left out.
@@ -196,16 +196,16 @@ def states(table: DeltaTable, *, since: int = -1) -> list[State | None]:
     return [state_of(commit) for commit in newer if commit["version"] > since and commit.get("operation") != "CREATE TABLE"]
 
 
-def state_of(commit: dict[str, Any]) -> State | None:
+def state_of(commit: dict[str, Any]) -> CommitMetadata | None:
     """What a commit of the log recorded: under our own key where delta-rs wrote it, as user metadata where delta-spark did."""
     text = commit.get(METADATA_KEY) or commit.get("userMetadata")
     try:
-        return State.from_json(text) if text else None
+        return CommitMetadata.from_json(text) if text else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def last_state(table: DeltaTable | None) -> State | None:
+def last_state(table: DeltaTable | None) -> CommitMetadata | None:
     """The newest recorded state; None when the table is new or was last written by someone else."""
     if table is None:
         return None

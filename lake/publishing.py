@@ -19,7 +19,7 @@ from contracts.interval import Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, DecimalType, Table, Type
 from lake import delta, settings, storage
 from lake.bucket import LockedError
-from lake.delta import METADATA_KEY, State
+from lake.delta import METADATA_KEY, CommitMetadata
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -134,7 +134,7 @@ def _before(contract: Table) -> str:
     return ", ".join(contract.inputs) or f"the landing zone by a run over all of its days, {settings.landing() / contract.name}"
 
 
-def publish(contract: Table, staged: Sequence[Path], state: State, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False) -> int:
+def publish(contract: Table, staged: Sequence[Path], state: CommitMetadata, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False) -> int:
     """Commit the staged files and return the version that holds them.
 
     `replace` names the days whose rows go as the new ones come; `whole` replaces all rows; neither appends. `base` is the version that the work was
@@ -292,7 +292,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _commit(table: DeltaTable, contract: Table, adds: list[Any], removes: list[dict[str, Any]], state: State) -> None:
+def _commit(table: DeltaTable, contract: Table, adds: list[Any], removes: list[dict[str, Any]], state: CommitMetadata) -> None:
     from deltalake import CommitProperties
     from deltalake.exceptions import CommitFailedError
     from deltalake.transaction import RemoveAction

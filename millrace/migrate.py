@@ -53,7 +53,7 @@ def migrate(say: Say, file: Path | None = None) -> None:
 
 
 def _parts(file: Path | None) -> list[Part]:
-    from features import migration
+    from features.registry import migration
 
     parts = [Part(f"lake at {settings.lake()}", _pending_lake(), _bring_lake)]
     parts += [

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from etl.stage import Plan, Staged
     from expectations.audit import Audit
-    from features.consistency import Consistency
-    from features.profiles import Profile
+    from features.offline.profiles import Profile
+    from features.online.consistency import Consistency
     from lake.release import Release
     from lineage.record import Artifact, Parent
 
@@ -252,10 +252,10 @@ def _publish(staged: Staged, account: RowAccount, run_id: str) -> int:
 
     from etl import stage
     from etl.commits import committer
-    from lake.delta import State
+    from lake.delta import CommitMetadata
 
     planned = staged.plan
-    state = State(run_id, planned.inputs, staged.touched, planned.horizon, stage.code_of(planned.table), asdict(account), planned.ids)
+    state = CommitMetadata(run_id, planned.inputs, staged.touched, planned.horizon, stage.code_of(planned.table), asdict(account), planned.ids)
     whole = planned.whole or (not planned.appends and planned.table.load == Load.SNAPSHOT)
     replace = () if planned.appends else planned.days
     return committer().publish(planned.table, staged.paths(), state, base=planned.base, replace=replace, whole=whole)
@@ -383,7 +383,7 @@ def serve(number: int | None = None, parent: Parent | None = None, *, fresh: boo
     """
     from contextlib import ExitStack
 
-    from features.materialize import materialize
+    from features.online.materialize import materialize
     from lineage.record import Engine, Served, recorded_view
 
     newest = release.read(number)
@@ -403,7 +403,7 @@ def serve(number: int | None = None, parent: Parent | None = None, *, fresh: boo
 
 def consistency(sample: int | None) -> Consistency:
     """Compare what is served with what a training set would hold: for so many entities of each view and side, or for all."""
-    from features.consistency import online
+    from features.online.consistency import online
 
     return online(sample)
 
@@ -441,7 +441,8 @@ def render_docs() -> str:
 
 def profile(name: str, version: int | None = None, by: str | None = None) -> Profiled:
     """Count what the columns of a published table hold: of its newest version, or of an older one. `by` is who counts, else `MILLRACE_JOIN` says."""
-    from features import frames, lake_reader, profiles
+    from features import lake_reader
+    from features.offline import frames, profiles
 
     reader, who = lake_reader.published(name, version), frames.chosen(by, settings.COUNTS)
     return Profiled(name, reader.release.tables[name], who, profiles.of(reader, name, who))
@@ -454,7 +455,7 @@ def _duckdb() -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class Tidied:
+class MaintenanceReport:
     """What tidying up did to a table, or would do: the data files of its newest version, how many others went, and the versions that are pinned."""
 
     table: str
@@ -476,7 +477,7 @@ def published_tables(name: str | None = None) -> list[str]:
     return found
 
 
-def optimize(name: str) -> Tidied:
+def optimize(name: str) -> MaintenanceReport:
     """Write a table's small files together. Rows stay, and so do the files that older versions need."""
     from etl.commits import committer
     from lake.publishing import locked
@@ -485,7 +486,7 @@ def optimize(name: str) -> Tidied:
     with _in_a_sentence(name), locked(name):
         before = _files(name)
         version = committer().optimize(table)
-        return Tidied(name, version, _files(name), before - _files(name), pinned_versions(name))
+        return MaintenanceReport(name, version, _files(name), before - _files(name), pinned_versions(name))
 
 
 def pinned_versions(name: str, since: int = 0, forgotten: Collection[str] = ()) -> tuple[int, ...]:
@@ -504,7 +505,7 @@ def forget_releases(before: int) -> list[int]:
         return release.forget_before(before)
 
 
-def vacuum(name: str, older_than: timedelta, *, delete: bool, since: int = 0, forgotten: Collection[str] = ()) -> Tidied:
+def vacuum(name: str, older_than: timedelta, *, delete: bool, since: int = 0, forgotten: Collection[str] = ()) -> MaintenanceReport:
     """Delete the files of a table that only versions need that are not pinned and that were replaced so long ago, or only count them.
 
     Releases before number `since`, and the `forgotten` training sets, pin nothing.
@@ -517,7 +518,7 @@ def vacuum(name: str, older_than: timedelta, *, delete: bool, since: int = 0, fo
     with _in_a_sentence(name), locked("release"), locked(name):
         pinned = pinned_versions(name, since, forgotten)
         gone = committer().vacuum(table, older_than, pinned, delete=delete)
-        return Tidied(name, delta.version_of(name) or 0, _files(name), gone, pinned)
+        return MaintenanceReport(name, delta.version_of(name) or 0, _files(name), gone, pinned)
 
 
 def _files(name: str) -> int:

@@ -15,8 +15,8 @@ from rich.text import Text
 from contracts.report import UNCHANGED, TableReport
 
 if TYPE_CHECKING:
-    from features.consistency import Consistency
-    from features.profiles import Profile
+    from features.offline.profiles import Profile
+    from features.online.consistency import Consistency
     from features.training import Leaks
     from lake.manifest import Manifest
 

@@ -85,12 +85,12 @@ WRITER = """
 import sys
 from lake import delta, publishing
 from etl.commits import committer
-from lake.delta import State
+from lake.delta import CommitMetadata
 from tests.unit.etl.visits import VISITS, staged, visit
 first, count, run = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 for number in range(first, first + count):
     with publishing.locked("silver.visits"):
         base = delta.version_of("silver.visits")
-        committer().publish(VISITS, [staged(visit(number), name=run)], State(run), base=base)
+        committer().publish(VISITS, [staged(visit(number), name=run)], CommitMetadata(run), base=base)
 """
 """A process that commits rows `first` to `first + count - 1` one by one, as run `run`: its three arguments."""

@@ -18,7 +18,7 @@ from contracts.interval import Interval
 from contracts.model import Table
 from lake import delta, publishing, settings
 from lake.commits.delta_rs import open_to_tidy, untouched
-from lake.delta import State
+from lake.delta import CommitMetadata
 from lake.publishing import PublishError
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ _one_at_a_time = threading.Lock()
 """What marks a SQL statement's commit is set in the session, which the threads of a process share."""
 
 
-class Ours:
+class CommitMarker:
     """How one commit is told from all others: its version as Delta's transaction, its state with a name that nobody else has."""
 
-    def __init__(self, version: int, state: State) -> None:
+    def __init__(self, version: int, state: CommitMetadata) -> None:
         self.version = version
         self.metadata = json.dumps({**json.loads(state.to_json()), delta.COMMIT_KEY: uuid.uuid4().hex})
 
@@ -49,10 +49,12 @@ class DeltaSpark:
     or passed over there. What the log then says of that version tells which.
     """
 
-    def publish(self, contract: Table, staged: Sequence[Path], state: State, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False) -> int:
+    def publish(
+        self, contract: Table, staged: Sequence[Path], state: CommitMetadata, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False
+    ) -> int:
         """`replaceWhere` for days, an overwrite for all, an append otherwise."""
         publishing.open_at(contract, base)
-        ours = Ours((base or 0) + 1, state)
+        ours = CommitMarker((base or 0) + 1, state)
         days = {"replaceWhere": publishing.days_sql(contract, replace)} if replace and not whole else {}
         _write(contract, staged, "overwrite" if whole or replace else "append", {**ours.options, **days})
         return self._settled(contract, ours)
@@ -84,7 +86,7 @@ class DeltaSpark:
                 for name in options:
                     spark.conf.unset(name)
 
-    def _settled(self, contract: Table, ours: Ours) -> int:
+    def _settled(self, contract: Table, ours: CommitMarker) -> int:
         """The version that was made, once the log says that it is ours and the newest."""
         newest = self._newest(contract)
         made = _metadata(contract, ours.version, newest)

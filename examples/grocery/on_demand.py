@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def days_since_last_basket(inputs: dict[str, list]) -> dict[str, list]:
     """Feast runs this from its source text, so what it needs is imported inside."""
-    from features.recency import days_between
+    from features.on_demand import days_between
 
     days = [days_between(later, earlier) for later, earlier in zip(inputs["request_time"], inputs["last_basket_at"], strict=True)]
     return {"days_since_last_basket": days, "customer_recency__days_since_last_basket": days}
@@ -13,7 +13,7 @@ def days_since_last_basket(inputs: dict[str, list]) -> dict[str, list]:
 
 def days_since_last_purchase(inputs: dict[str, list]) -> dict[str, list]:
     """Feast runs this from its source text, so what it needs is imported inside."""
-    from features.recency import days_between
+    from features.on_demand import days_between
 
     days = [days_between(later, earlier) for later, earlier in zip(inputs["request_time"], inputs["last_purchased_at"], strict=True)]
     return {"days_since_last_purchase": days, "customer_product_recency__days_since_last_purchase": days}
@@ -30,7 +30,7 @@ def faded(weight: int | None, days: float | None) -> float | None:
 
 def decayed_purchases(inputs: dict[str, list]) -> dict[str, list]:
     """Feast runs this from its source text, so what it needs is imported inside."""
-    from features.recency import days_between
+    from features.on_demand import days_between
     from grocery.on_demand import faded
 
     moments = zip(inputs["request_time"], inputs["last_purchased_at"], inputs["memory_weight"], strict=True)
@@ -40,7 +40,7 @@ def decayed_purchases(inputs: dict[str, list]) -> dict[str, list]:
 
 def days_since_memory_began(inputs: dict[str, list]) -> dict[str, list]:
     """Feast runs this from its source text, so what it needs is imported inside."""
-    from features.recency import days_between
+    from features.on_demand import days_between
 
     days = [days_between(later, earlier) for later, earlier in zip(inputs["request_time"], inputs["memory_began_at"], strict=True)]
     return {"days_since_memory_began": days, "customer_product_memory__days_since_memory_began": days}

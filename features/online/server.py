@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from features.generation import OnlineStoreUnfitError, OnlineStoreUnreachableError
+from features.online.generation import OnlineStoreUnfitError, OnlineStoreUnreachableError
 from lake import tls
 
 CONNECT_SECONDS = 2

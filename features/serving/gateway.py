@@ -15,7 +15,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from features import registry_store
+from features.registry import store as registry_store
 from features.serving import metrics, token
 from features.serving.errors import (
     INTERNAL,

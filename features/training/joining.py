@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow as pa
 
 from features import queries, registry
-from features.labels import EVENT_TIMESTAMP, BeyondHorizonWarning
 from features.lake_reader import LakeReader
+from features.offline.labels import EVENT_TIMESTAMP, BeyondHorizonWarning
 from features.training.services import Service
 from lake import release
 from lake.release import Release

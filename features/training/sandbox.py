@@ -15,8 +15,8 @@ import psutil
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from features.labels import LabelError
 from features.lake_reader import LakeReader, arrow_dataset
+from features.offline.labels import LabelError
 from lake.release import Release
 
 SECONDS = 3600.0

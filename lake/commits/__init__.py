@@ -9,7 +9,7 @@ from typing import Protocol
 
 from contracts.interval import Interval
 from contracts.model import Table
-from lake.delta import State
+from lake.delta import CommitMetadata
 
 
 class Committer(Protocol):
@@ -19,7 +19,9 @@ class Committer(Protocol):
     table has moved on, PublishError is raised and nothing is written. `state` is what the commit records.
     """
 
-    def publish(self, contract: Table, staged: Sequence[Path], state: State, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False) -> int:
+    def publish(
+        self, contract: Table, staged: Sequence[Path], state: CommitMetadata, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False
+    ) -> int:
         """Append the rows; `replace` names the days of these rows, and whatever else the table holds there goes in the same commit; `whole` replaces all rows."""
 
     def optimize(self, contract: Table) -> int:

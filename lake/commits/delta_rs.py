@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from contracts.interval import Interval
 from contracts.model import Table
 from lake import delta, publishing, settings, storage
-from lake.delta import METADATA_KEY, State
+from lake.delta import METADATA_KEY, CommitMetadata
 
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class DeltaRs:
     """See `lake.commits.Committer`."""
 
-    def publish(self, contract: Table, staged: Sequence[Path], state: State, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False) -> int:
+    def publish(
+        self, contract: Table, staged: Sequence[Path], state: CommitMetadata, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False
+    ) -> int:
         """Move the files under the table and commit them."""
         return publishing.publish(contract, staged, state, base=base, replace=replace, whole=whole)
 
@@ -55,12 +57,12 @@ def open_to_tidy(contract: Table, act: str) -> DeltaTable:
     return table
 
 
-def untouched(last: State | None, act: str = "optimize") -> State:
+def untouched(last: CommitMetadata | None, act: str = "optimize") -> CommitMetadata:
     """The state of a commit that changes no row: that of the one before, by another name."""
-    return changed(last, run_id=act, touched=()) if last else State(act)
+    return changed(last, run_id=act, touched=()) if last else CommitMetadata(act)
 
 
-def _properties(state: State, fenced: DeltaTable | None = None) -> CommitProperties:
+def _properties(state: CommitMetadata, fenced: DeltaTable | None = None) -> CommitProperties:
     from deltalake import CommitProperties
 
     transactions = publishing.fenced(fenced) if fenced else None

@@ -285,7 +285,7 @@ class Episode:
 
     def _inconsistencies(self) -> list[str]:
         """Features whose online values differ from the offline ones, both through the Feast SDK, for all entities."""
-        from features import consistency
+        from features.online import consistency
 
         with self.victim.here():
             return [str(feature) for feature in consistency.online(None).features if feature.wrong]

@@ -85,8 +85,7 @@ def two_commits() -> None:
 
 def pointer_first() -> None:
     """The pointer moves to a generation before it is loaded, and every generation is loaded from scratch."""
-    from features import materialize
-    from features.online import sqlite
+    from features.online import materialize, sqlite
 
     create = sqlite.SqliteDraft.__init__
 
@@ -111,7 +110,7 @@ def view_by_view() -> None:
         self.connection = sqlite.sqlite3.connect(self.path, isolation_level=None)
 
     sqlite.SqliteDraft._open = opened  # type: ignore[method-assign]
-    sqlite.SqliteDraft.resemble = lambda *_: None  # type: ignore[method-assign]
+    sqlite.SqliteDraft.copy_from = lambda *_: None  # type: ignore[method-assign]
     finish = sqlite.SqliteDraft.finish
 
     def finished(self: Any, about: Any) -> None:

@@ -19,7 +19,8 @@ import psutil
 import pytest
 
 from etl.spark.server import free_port
-from features import materialize, registry
+from features import registry
+from features.online import materialize
 from features.serving.options import LARGEST_HEAD
 from lake import release, settings
 from lake.files import machine

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from etl.spark.server import free_port, listens
-from features import materialize, registry
+from features import registry
+from features.online import materialize
 from lake import release, settings
 from tests import patience
 from tests.servers import Postgres, Redis, Server

@@ -407,7 +407,7 @@ def test_a_changed_transform_changes_rows_that_were_published(stocked: Shop, mon
 
 def test_a_release_is_new_only_when_something_changed_and_an_old_one_stays_readable(stocked: Shop) -> None:
     from features import registry
-    from features.labels import BeyondHorizonWarning
+    from features.offline.labels import BeyondHorizonWarning
 
     first, then = release.read(), {name: rows(name) for name in GOLD}
     run("2017-03-01", "2017-03-02")

@@ -9,7 +9,7 @@ from lake import settings
 
 SCRIPT = """
 from lake import release
-from features.labels import LabelError
+from features.offline.labels import LabelError
 from features.training import sandbox
 try:
     sandbox.select("SELECT customer_id, event_timestamp FROM gold.customer_activity WHERE spend_7d > 'x'", release.read())

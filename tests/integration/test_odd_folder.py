@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from features import materialize, registry
+from features import registry
+from features.online import materialize
 from lake.delta import LakeError
 from millrace import cli, pipeline
 from tests.conftest import command

@@ -29,7 +29,7 @@ from grocery.recommender import model as models
 from grocery.recommender import scoring
 from grocery.recommender.model import Model
 from lake import delta, publishing, release, settings
-from lake.delta import State
+from lake.delta import CommitMetadata
 from lineage import read
 from millrace import pipeline
 from tests import openlineage_schema
@@ -69,7 +69,7 @@ def publish(name: str, cells: dict[str, Any]) -> None:
     path = settings.table_path(name) / "_stage" / "rows.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist([cells], schema=publishing.nullable(table)), path)
-    publishing.publish(table, [path], State("run"), base=delta.version_of(name))
+    publishing.publish(table, [path], CommitMetadata("run"), base=delta.version_of(name))
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from datetime import date
 import pandas as pd
 
 from contracts.interval import midnight
-from features import generation, registry
+from features import registry
 from features.lake_reader import LakeReader
+from features.online import backends, generation
 from grocery.recommender import candidates
 from grocery.recommender.evaluation import TOP
 from grocery.recommender.model import Model
@@ -28,7 +29,7 @@ class Recommendation:
 
 def recommend(model: Model, customer: int, number: int = TOP) -> list[Recommendation]:
     """The products that the customer most likely buys in the seven days from the horizon on; none for a customer who bought nothing in the 90 days before."""
-    about = generation.about()
+    about = backends.about()
     if about is None or about.release is None or about.horizon is None:
         raise generation.OnlineStoreEmptyError("no release is online. Run the DAG `millrace` (or `make demo`) first")
     reader, horizon = LakeReader(release.read(about.release)), date.fromisoformat(about.horizon)

@@ -15,7 +15,7 @@ import pytest
 from etl import table_reader
 from etl.commits import committer
 from etl.sources.landing import LandingError
-from features.labels import LabelError
+from features.offline.labels import LabelError
 from features.training import sandbox
 from lake import delta, release, settings, storage
 from lake.commits.delta_rs import DeltaRs

@@ -20,12 +20,12 @@ from typing import Any
 from etl.commits import committer, delta_spark
 from lake import delta, files, publishing, storage
 from lake.commits import delta_rs
-from lake.delta import State
+from lake.delta import CommitMetadata
 from tests.unit.etl.visits import VISITS, of, staged, visit
 
 NAME = VISITS.qualified
 DAY = of("2017-03-01", "2017-03-02")
-STATE = State("struck", inputs={"bronze.visits": 1}, touched=(DAY,), code="abc")
+STATE = CommitMetadata("struck", inputs={"bronze.visits": 1}, touched=(DAY,), code="abc")
 COMMITTING = {str(Path(module.__file__)) for module in (delta_rs, delta_spark, publishing, files, storage)}
 THINKING = (
     "arrow_type",

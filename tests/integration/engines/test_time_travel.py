@@ -19,7 +19,7 @@ from features import registry, training
 from lake import delta, publishing, settings
 from lake.commits import Committer
 from lake.commits.delta_rs import DeltaRs
-from lake.delta import State
+from lake.delta import CommitMetadata
 from tests.unit.etl.visits import VISITS, staged, visit
 from tests.unit.features.conftest import VIEWS, Lake, activity, at, stocked
 
@@ -49,7 +49,7 @@ def age(lake: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def append(by: Committer, *numbers: int, whole: bool = False) -> int:
-    return by.publish(VISITS, [staged(*map(visit, numbers))], State("run"), base=delta.version_of(NAME), whole=whole)
+    return by.publish(VISITS, [staged(*map(visit, numbers))], CommitMetadata("run"), base=delta.version_of(NAME), whole=whole)
 
 
 def ids(version: int) -> list[int]:

@@ -12,15 +12,15 @@ import pytest
 from etl import table_reader
 from etl.commits import committer
 from lake import delta, settings
-from lake.delta import LakeError, State
+from lake.delta import CommitMetadata, LakeError
 from tests.landing import rows
 from tests.unit.etl.visits import VISITS, of, staged, visit
 
 NAME = VISITS.qualified
 DAY = of("2017-03-01", "2017-03-02")
 COMMITTING: dict[str, Callable[[], object]] = {
-    "append": lambda: committer().publish(VISITS, [staged(visit(3))], State("late"), base=2),
-    "replace": lambda: committer().publish(VISITS, [staged(visit(3))], State("late"), base=2, replace=[DAY]),
+    "append": lambda: committer().publish(VISITS, [staged(visit(3))], CommitMetadata("late"), base=2),
+    "replace": lambda: committer().publish(VISITS, [staged(visit(3))], CommitMetadata("late"), base=2, replace=[DAY]),
     "optimize": lambda: committer().optimize(VISITS),
     "vacuum": lambda: committer().vacuum(VISITS, timedelta(0)),
 }
@@ -32,7 +32,7 @@ def photograph() -> dict[str, str]:
 
 
 def append(number: int, base: int | None) -> int:
-    return committer().publish(VISITS, [staged(visit(number))], State("run"), base=base)
+    return committer().publish(VISITS, [staged(visit(number))], CommitMetadata("run"), base=base)
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_a_torn_newest_commit_is_refused_until_it_is_removed(engine: str, home: 
     assert append(3, 1) == 2
     assert [row["visit_id"] for row in rows(NAME, "visit_id")] == [1, 3]
     assert sorted(table_reader.read(NAME, 2).toArrow()["visit_id"].to_pylist()) == [1, 3]
-    assert delta.last_state(delta.open_table(NAME)) == State("run")
+    assert delta.last_state(delta.open_table(NAME)) == CommitMetadata("run")

@@ -14,7 +14,7 @@ from feast import Entity, FeatureView, Field
 from feast.types import Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-from features.offline_store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
+from features.offline.store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
 from features.source import GoldTable
 from lake import release, settings
 

@@ -25,7 +25,7 @@ from tests.carrying import FIRST, land
 from tests.landing import Shop
 from millrace import pipeline
 from features import registry, training
-from features.saved import LakeStorage
+from features.offline.saved_datasets import LakeStorage
 
 home = Path(os.environ["MILLRACE_HOME"])
 land(Shop.open(home / "landing"))

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from etl.spark.server import free_port
-from features import materialize
+from features.online import materialize
 from lake import release, settings
 from tests import patience
 from tests.integration.online.conftest import started

@@ -13,9 +13,11 @@ from fastapi.testclient import TestClient
 from feast import Entity
 from feast.value_type import ValueType
 
-from features import materialize, registry, registry_store
+from features import registry
+from features.online import materialize
 from features.registry import RegistryMissingError
-from features.registry_database import RegistryDeniedError, RegistrySettingError, RegistryUnreachableError, masked
+from features.registry import store as registry_store
+from features.registry.database import RegistryDeniedError, RegistrySettingError, RegistryUnreachableError, masked
 from features.serving import app as application
 from features.serving import served
 from features.serving.app import app

@@ -13,7 +13,7 @@ from contracts.model import DATE, TIMESTAMP
 from etl import stage
 from etl.stage import StageError
 from lake import delta, publishing, settings
-from lake.delta import State
+from lake.delta import CommitMetadata
 from tests.unit.etl.visits import of
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -31,13 +31,13 @@ def write(name: str, *days: Interval, cells: dict[str, Any] | None = None) -> in
     path = settings.table_path(name) / "_stage" / "rows.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([(one.name, publishing.arrow_type(one.type)) for one in table.columns])), path)
-    return publishing.publish(table, [path], State("run", touched=days), base=delta.version_of(name))
+    return publishing.publish(table, [path], CommitMetadata("run", touched=days), base=delta.version_of(name))
 
 
 def carry_out(planned: stage.Plan) -> None:
     """Record that the plan was carried out, with no rows."""
     table = planned.table
-    state = State("run", planned.inputs, planned.days, planned.horizon, stage.code_of(table), ids=planned.ids)
+    state = CommitMetadata("run", planned.inputs, planned.days, planned.horizon, stage.code_of(table), ids=planned.ids)
     publishing.publish(table, [], state, base=planned.base)
 
 

@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from lake import delta, settings
-from lake.delta import LakeError, State
+from lake.delta import CommitMetadata, LakeError
 from tests.unit.etl.visits import SCHEMA, VISITS, of, publish, visit
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -85,7 +85,7 @@ def test_optimizing_is_a_commit_that_is_not_ours() -> None:
 
 
 def test_the_last_state_is_unknown_after_a_foreign_commit() -> None:
-    publish(visit(1), state=State("ours"))
+    publish(visit(1), state=CommitMetadata("ours"))
     foreign()
     assert delta.last_state(table()) is None
 
@@ -99,14 +99,14 @@ def test_a_new_table_has_no_state(new: bool) -> None:
 
 def test_the_states_come_newest_first_and_the_creation_is_none_of_them() -> None:
     for run in ("first", "second", "third"):
-        publish(visit(1), state=State(run))
+        publish(visit(1), state=CommitMetadata(run))
     assert [state and state.run_id for state in delta.states(table())] == ["third", "second", "first"]
     assert [state and state.run_id for state in delta.states(table(), since=1)] == ["third", "second"]
 
 
 DAYS = st.dates().filter(lambda day: day.year < 9999)
 STATES = st.builds(
-    State,
+    CommitMetadata,
     run_id=st.text(),
     inputs=st.dictionaries(st.text(), st.integers(0, 2**53)),
     touched=st.lists(DAYS.map(lambda day: of(str(day), str(day + timedelta(days=1)))), max_size=3).map(tuple),
@@ -119,8 +119,8 @@ STATES = st.builds(
 
 @hypothesis(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(STATES)
-def test_a_state_comes_back_from_its_json(state: State) -> None:
-    assert State.from_json(state.to_json()) == state
+def test_a_state_comes_back_from_its_json(state: CommitMetadata) -> None:
+    assert CommitMetadata.from_json(state.to_json()) == state
     assert json.loads(state.to_json())["format"] == settings.LAKE_FORMAT
 
 

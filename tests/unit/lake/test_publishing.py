@@ -19,7 +19,7 @@ from contracts import catalog
 from contracts.model import Table
 from etl import table_reader
 from lake import delta, publishing, settings
-from lake.delta import State
+from lake.delta import CommitMetadata
 from lake.publishing import PublishError
 from tests.landing import rows
 from tests.unit.etl.visits import SCHEMA, VISITS, at, of, publish, staged, visit
@@ -133,8 +133,8 @@ def test_the_same_days_again_leave_the_same_rows() -> None:
 def test_a_table_with_a_date_for_its_time_is_replaced_by_day() -> None:
     by_day = replace(VISITS, time_column="booked_date")
     both = (visit(1, booked_date=date(2017, 2, 1)), visit(2, booked_date=date(2017, 2, 2)))
-    base = publishing.publish(by_day, [staged(*both)], State("run"), base=None)
-    publishing.publish(by_day, [staged(visit(9, booked_date=date(2017, 2, 1)))], State("run"), base=base, replace=[of("2017-02-01", "2017-02-02")])
+    base = publishing.publish(by_day, [staged(*both)], CommitMetadata("run"), base=None)
+    publishing.publish(by_day, [staged(visit(9, booked_date=date(2017, 2, 1)))], CommitMetadata("run"), base=base, replace=[of("2017-02-01", "2017-02-02")])
     assert ids() == [2, 9]
 
 
@@ -147,7 +147,7 @@ def test_a_table_that_moved_since_is_refused_and_left_as_it_was(base: int | None
         publish(visit(number))
     before = photograph()
     with pytest.raises(PublishError, match=rf"^silver\.visits: the table moved from version {base} to 2 while this run worked\. Nothing was written"):
-        publishing.publish(VISITS, [staged(visit(3))], State("late"), base=base, whole=True)
+        publishing.publish(VISITS, [staged(visit(3))], CommitMetadata("late"), base=base, whole=True)
     assert photograph() == before
     assert ids() == [1, 2]
 
@@ -209,7 +209,7 @@ def test_the_lock_of_a_table_keeps_another_out(monkeypatch: pytest.MonkeyPatch) 
 
 # --- what the log says
 
-FULL = State("run-7", {"bronze.visits": 4}, (of("2017-03-01", "2017-03-02"),), date(2017, 3, 5), "c0de", {"rows_in": 1}, {"bronze.visits": "4f-ü"})
+FULL = CommitMetadata("run-7", {"bronze.visits": 4}, (of("2017-03-01", "2017-03-02"),), date(2017, 3, 5), "c0de", {"rows_in": 1}, {"bronze.visits": "4f-ü"})
 
 
 def test_the_state_of_a_commit_reads_back() -> None:
@@ -218,8 +218,8 @@ def test_the_state_of_a_commit_reads_back() -> None:
 
 
 def test_a_bare_state_reads_back() -> None:
-    publish(visit(1), state=State("run-8"))
-    assert delta.last_state(table()) == State("run-8")
+    publish(visit(1), state=CommitMetadata("run-8"))
+    assert delta.last_state(table()) == CommitMetadata("run-8")
 
 
 def test_every_commit_takes_the_fence_of_its_version() -> None:
@@ -241,7 +241,7 @@ def test_a_table_that_moves_while_it_is_opened_is_refused(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(publishing, "open_or_create", meanwhile)
     with pytest.raises(PublishError, match=r"^silver\.visits: the table moved from version 1 to 2 while this run worked"):
-        publishing.publish(VISITS, [late], State("late"), base=1)
+        publishing.publish(VISITS, [late], CommitMetadata("late"), base=1)
     assert ids() == [1, 3]
 
 
@@ -251,7 +251,7 @@ def test_the_statistics_in_the_log_are_those_of_the_data() -> None:
         visit(2**63 - 1, "1969-12-31 23:59:59.999999", booked_date=date(1969, 12, 31), paid=Decimal("9999999999.99"), visitor="ÿ" * 100),
         visit(0, "2199-12-31 23:59:59.999999", booked_date=date(2017, 2, 28), paid=None, is_member=None),
     ]
-    publishing.publish(VISITS, [staged(*hostile, group=1)], State("run"), base=None)
+    publishing.publish(VISITS, [staged(*hostile, group=1)], CommitMetadata("run"), base=None)
     (action,) = pa.table(table().get_add_actions(flatten=True)).to_pylist()
     for column in VISITS.columns:
         low, high, nulls, count = oracle(column.name)
@@ -357,13 +357,13 @@ def test_sail_and_delta_rs_skip_no_file_that_holds_the_rows_asked_for() -> None:
 WRITER = """
 import sys
 from lake import delta, publishing
-from lake.delta import State
+from lake.delta import CommitMetadata
 from tests.unit.etl.visits import VISITS, staged, visit
 first, count, run = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 for number in range(first, first + count):
     with publishing.locked("silver.visits"):
         base = delta.version_of("silver.visits")
-        publishing.publish(VISITS, [staged(visit(number), name=run)], State(run), base=base)
+        publishing.publish(VISITS, [staged(visit(number), name=run)], CommitMetadata(run), base=base)
 """
 
 

@@ -167,7 +167,7 @@ def test_a_profile_is_the_same_whoever_counts(published: str, capsys: Out) -> No
 def test_a_profile_of_what_is_not_there(sentence: Callable, published: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "SourceError: gold.shops was never published" in sentence("profile", "gold.shops")
     assert "SourceError: silver.shops has no version 3: its newest is 0" in sentence("profile", published, "--version", "3")
-    monkeypatch.setattr("features.frames.find_spec", lambda _name: None)
+    monkeypatch.setattr("features.offline.frames.find_spec", lambda _name: None)
     assert sentence("profile", published, "--by", "cudf").startswith("FramesError: cudf was asked for, and it is not installed. Run `make gpu`")
 
 

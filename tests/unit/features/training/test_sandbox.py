@@ -10,7 +10,7 @@ import pytest
 from deltalake import write_deltalake
 
 from features import training
-from features.labels import LabelError
+from features.offline.labels import LabelError
 from features.training import sandbox
 from lake import release, settings
 from tests.unit.etl import visits as visits_of
