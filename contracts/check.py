@@ -182,6 +182,9 @@ class _Check:
 
     def _expressions(self) -> Iterator[Problem]:
         columns = {column.name: column for column in self.table.columns}
+        for name in columns:
+            if binding_problem(name, columns):
+                yield self._problem(f"{name} is a word of SQL, so no rule could name the column. Call it {name}_id, or what it is", f'"{name}"')
         for rule in self.table.rules:
             yield from self._bound(rule.sql, columns, f"the rule {rule.name}", rule.name)
             if not any(name in rule.sql for name in columns):

@@ -91,11 +91,16 @@ def load(root: Path) -> Project:
     name = options.get("name", root.name)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ProjectError(f"{path}: name is {name!r}. A project's name is lower case letters, digits and underscores, such as grocery")
-    if importlib.util.find_spec(name) is not None and name not in sys.modules:
-        raise ProjectError(f"{path}: a Python package is called {name} already. Give the project another name")
+    ensure_name_is_free(name, path)
     found = Project(root, name, options)
     found._register()
     return found
+
+
+def ensure_name_is_free(name: str, path: Path) -> None:
+    """ProjectError where Python has a package of that name already."""
+    if name not in sys.modules and importlib.util.find_spec(name) is not None:
+        raise ProjectError(f"{path}: a Python package is called {name} already. Give the project another name")
 
 
 def required(path: str, what: str) -> ModuleType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -39,6 +39,19 @@ def declared() -> dict[str, Any]:
         **{table.name: view(table.name) for table in tables},
         **{name: found for name, found in own.items() if isinstance(found, kinds) and not isinstance(found, Entity)},
     }
+
+
+def problems() -> Iterator[str]:
+    """What is wrong with the views and services of the current project, each with its remedy."""
+    views = [found for found in declared().values() if isinstance(found, FeatureView)]
+    services = [service for service in declared().values() if isinstance(service, FeatureService)]
+    served = {projection.name for service in services for projection in service.feature_view_projections}
+    for name in sorted({view.name for view in views} - served):
+        yield f"no feature service has the view {name}, so no model can ask for it by a name that stays. Add views.view({name!r}) to a FeatureService"
+    for service in services:
+        names = [field.name for projection in service.feature_view_projections for field in projection.features]
+        for twice in sorted({name for name in names if names.count(name) > 1}):
+            yield f"the service {service.name} has two features called {twice}. Rename one of them in its contract"
 
 
 def view(name: str) -> FeatureView:

@@ -18,7 +18,7 @@ from contracts import catalog, project
 from contracts.report import TableReport
 from lake import manifest, release, secret_files, settings
 from lake.release import Release
-from millrace import arguments, components_cli, errors, pipeline, show, training_cli
+from millrace import arguments, components_cli, errors, pipeline, project_cli, show, training_cli
 
 KEPT_DAYS, SAMPLE = "7", 500
 HELP = """Carry an e-commerce lake from landed files to served features.
@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     training_cli.add(_add(commands, "training-set", None, "make training sets that can be made again, and check them for leaks"), _add)
     components_cli.add(commands, _add)
+    project_cli.add(commands, _add)
     own = project.module("commands")
     if own is not None:
         own.add(commands, _add)

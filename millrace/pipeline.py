@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
-from contracts import catalog
+from contracts import catalog, check, project
 from contracts.interval import DAY, Interval, IntervalError
 from contracts.model import Layer, Load, Table
+from contracts.project import ProjectError
 from contracts.report import PUBLISHED, UNCHANGED, CheckResult, RowAccount, TableReport
 from lake import bucket, manifest, release, settings, storage
 from lake.bucket import StorageError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from etl.stage import Plan, Staged
     from expectations.audit import Audit
+    from expectations.brute_force import Verification
     from features.offline.profiles import Profile
     from features.online.consistency import Consistency
     from lake.release import Release
@@ -82,6 +84,39 @@ def check_interval(start: str | None, end: str | None, *, scheduled: bool = Fals
             f"{interval} lies outside the data: files have landed for {landed}, and windows are empty from {last} on. Give start and end within [{landed.start}, {last})"
         )
     return interval
+
+
+def project_problems() -> list[check.Problem]:
+    """What cannot work in the current project: in its contracts and transforms, then, where these are right, in what it declares to Feast."""
+    found = check.problems(project.current())
+    if not found:
+        from features import views
+
+        found = [check.Problem(project.current().file("features"), 1, message) for message in views.problems()]
+    return found
+
+
+def ensure_project() -> None:
+    """ProjectError that names every problem of the project, so that a run begins with none."""
+    if found := project_problems():
+        raise ProjectError(f"the project {project.current().name} cannot run: " + "; ".join(map(str, found)))
+
+
+def verify(name: str, sample: int, seed: int = 0) -> Verification:
+    """Count a feature table's values at random keys and midnights from its declaration alone, and compare them with the newest release's rows.
+
+    A transform that prepares events is counted by the project's own `oracles.py`: a function named as the table, which gets DuckDB's connection and the
+    name of a view of the events, and returns them with the prepared columns.
+    """
+    from expectations import brute_force
+
+    table, pinned = catalog.table(name), release.read()
+    missing = [needed for needed in (*table.inputs, name) if needed not in pinned.tables]
+    if missing:
+        raise RunError(f"{name} cannot be verified: {', '.join(missing)} is not in release {pinned.number}. Run an interval first: millrace run")
+    oracles = project.module("oracles")
+    prepared = getattr(oracles, table.name, None) if table.aggregates and table.aggregates.needs_transform else None
+    return brute_force.verify(table, pinned.tables, sample, seed, prepared)
 
 
 def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None = None) -> TableReport:

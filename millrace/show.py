@@ -15,6 +15,7 @@ from rich.text import Text
 from contracts.report import UNCHANGED, TableReport
 
 if TYPE_CHECKING:
+    from expectations.brute_force import Verification
     from features.offline.profiles import Profile
     from features.online.consistency import Consistency
     from features.training import Leaks
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 140
 CELL = 24
+FEW = 20
+"""Differences that are shown."""
 QUANTILES = (5, 25, 50, 75, 95)
 
 
@@ -142,6 +145,17 @@ def pairs(title: str, values: dict[str, Any]) -> Grid:
     grid = new_grid(title, "feature", "value")
     for name, value in values.items():
         grid.add_row(name, "" if value is None else str(value))
+    return grid
+
+
+def differences(found: Verification) -> Grid:
+    """The first values that are not what a count gives."""
+    grid = new_grid("Expected by a count of the events, found in the table", "key", "midnight", "feature")
+    for name in ("expected", "found"):
+        grid.add_column(name, justify="right")
+    for difference in found.differences[:FEW]:
+        key = ", ".join(map(str, difference.key))
+        grid.add_row(key, f"{difference.at:%Y-%m-%d}", difference.feature, str(difference.expected), str(difference.found))
     return grid
 
 

@@ -126,7 +126,9 @@ def write(table: Table, *rows: Row, replace: Sequence[Interval] = ()) -> int:
     pq.write_table(pa.Table.from_pylist([*rows], schema=publishing.nullable(table)), path)
     base, whole = delta.version_of(table.qualified), not replace
     touched = tuple(replace) or ((of("2017-03-01", "2017-04-01"),) if table.time_column else ())
-    return publishing.publish(table, [path] if rows else [], CommitMetadata("run", touched=touched), base=base, replace=replace, whole=whole and base is not None)
+    return publishing.publish(
+        table, [path] if rows else [], CommitMetadata("run", touched=touched), base=base, replace=replace, whole=whole and base is not None
+    )
 
 
 def plan(table: Table) -> stage.Plan:
