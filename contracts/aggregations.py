@@ -110,8 +110,8 @@ class Aggregation:
 
     `of` is a column of the events, or an expression over several; its type is derived where it adds columns up, and is declared by `type` elsewhere:
     then each value is cast to it.
-    `where` keeps the events for which it is true. `doc` is the meaning up to the window ("Distinct baskets"). Unit and bounds are the column's own
-    unless they are given.
+    `where` keeps the events for which it is true. `doc` is the meaning up to the window ("Distinct baskets"); where that makes no sentence, `meaning` is all of it, with
+    `{window}` for the window's length. Unit and bounds are the column's own unless they are given.
     """
 
     name: str = ""
@@ -121,6 +121,7 @@ class Aggregation:
     where: str = ""
     type: Type | None = None
     doc: str = ""
+    meaning: str = ""
     unit: str | None = None
     minimum: Bound | None = None
     maximum: Bound | None = None
@@ -344,7 +345,7 @@ class Aggregates:
         return Column(
             part.feature(window),
             self.type_of(part),
-            f"{part.doc or self._phrase(part)} {_span(window)}",
+            part.meaning.format(window=_length(window)) or f"{part.doc or self._phrase(part)} {_span(window)}",
             required=part.filled or (isinstance(part, Ratio) and part.empty is not None) or bool(always and source and source.required),
             minimum=low if part.minimum is None else part.minimum,
             maximum=high if part.maximum is None else part.maximum,
@@ -427,6 +428,10 @@ def _terms(expression: str) -> list[tuple[str, str]]:
     return found
 
 
+def _length(window: Window | Recent | None) -> str:
+    return f"{window.days} days" if isinstance(window, Recent) else window.words if window else ""
+
+
 def _span(window: Window | Recent | None) -> str:
     if window is None:
         return "before event_timestamp, of any age"
@@ -443,6 +448,7 @@ def feature_table(
     name: str,
     doc: str,
     owner: str,
+    grain: str = "",
     key: tuple[Column, ...],
     events: Table,
     aggregations: tuple[Aggregation, ...],
@@ -462,7 +468,7 @@ def feature_table(
         layer=Layer.GOLD,
         name=name,
         doc=doc,
-        grain=f"one row per {' and '.join(keys)} and midnight at which a window changes",
+        grain=grain or f"one row per {' and '.join(keys)} and midnight at which a window changes",
         owner=owner,
         freshness=freshness,
         columns=(*key, EVENT_TIMESTAMP, *(column for _, _, column in declared.features())),

@@ -5,6 +5,11 @@ from feast import FeatureService
 from features import views
 from grocery import on_demand
 
+FORMER_TEXTS = {
+    "from features.recency import days_between\n    from grocery.on_demand import faded": "from features.recency import days_between, faded",
+}
+"""Of on-demand functions, as training sets that were made before this project had a folder of its own know them."""
+
 customer_activity = views.view("customer_activity")
 customer_profile = views.view("customer_profile")
 product_popularity = views.view("product_popularity")

@@ -20,6 +20,7 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFea
 from feast.data_source import DataSource
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped,unused-ignore]
 
+from contracts.project import module as project_module
 from features.registry.servable import DefinitionError, ensure_gold, ensure_servable
 from features.registry.store import LifecycleStateError, RegistryConflictError, RegistryDamagedError, RegistryMissingError, creating, path, where
 from lake import settings
@@ -86,14 +87,23 @@ def fingerprint(objects: Iterable[Any] | None = None) -> str:
 
 
 def definition_digest(definition: Any) -> str:
-    """A digest of what is defined, which a manifest keeps for years: it stays the same when a module of ours that a function imports is moved."""
-    return _digest([definition], FORMER_MODULES)
+    """A digest of what is defined, which a manifest keeps for years: it stays the same when a module that a function imports is moved:
+    ours by FORMER_MODULES, a project's own by the FORMER_TEXTS of its `features.py`."""
+    own = project_module("features")
+    former: Mapping[str, str] = getattr(own, "FORMER_TEXTS", {})
+    modules = {f"from {module} import ": f"from {name} import " for module, name in FORMER_MODULES.items()}
+    return _digest([definition], modules | {_quoted(text): _quoted(before) for text, before in former.items()})
 
 
-def _digest(objects: Iterable[Any], modules: Mapping[str, str] = {}) -> str:
+def _quoted(text: str) -> str:
+    """As it stands in JSON."""
+    return json.dumps(text)[1:-1]
+
+
+def _digest(objects: Iterable[Any], replaced: Mapping[str, str] = {}) -> str:
     text = "\n".join(sorted(json.dumps([type(one).__name__, _stable(MessageToDict(one.to_proto()))], sort_keys=True) for one in objects))
-    for module, former in modules.items():
-        text = text.replace(f"from {module} import ", f"from {former} import ")
+    for present, former in replaced.items():
+        text = text.replace(present, former)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -242,7 +242,7 @@ class TestADimension:
     def test_that_was_only_tidied_is_nothing_to_do(self) -> None:
         write(TIERS, tier("ada", 1, "gold"), replace=[of("2017-03-01", "2017-03-02")])
         carry_out(plan(GUESTS))
-        from etl.commits.delta_rs import DeltaRs
+        from lake.commits.delta_rs import DeltaRs
 
         DeltaRs().optimize(TIERS)
         assert plan(GUESTS).nothing_to_do

@@ -10,6 +10,7 @@ customer_activity = feature_table(
     name="customer_activity",
     doc="How much and how often a customer has bought lately",
     owner="ml-platform",
+    grain="one row per customer and midnight at which a window changes",
     key=(CUSTOMER_ID,),
     events=transactions,
     aggregations=(
@@ -21,7 +22,7 @@ customer_activity = feature_table(
             part=Sum(of=DISCOUNTS),
             whole=Sum(of=f"sales_value + {DISCOUNTS}"),
             windows=days(30),
-            doc="Discounts / (sales_value + discounts)",
+            meaning="Discounts / (sales_value + discounts) over {window}, 0 when nothing was paid",
             minimum=0,
             maximum=1,
         ),

@@ -15,6 +15,7 @@ customer_product = feature_table(
     name="customer_product",
     doc="How often a customer has bought a product lately, and when last",
     owner="ml-platform",
+    grain="one row per customer, product and midnight at which the window changes",
     key=(CUSTOMER_ID, PRODUCT_ID),
     events=transactions,
     aggregations=(
@@ -23,12 +24,22 @@ customer_product = feature_table(
         Count(
             "memory_purchases",
             windows=before_latest(MEMORY),
-            doc="Distinct baskets with the product",
+            meaning="Distinct baskets with the product in the {window} that end with the day of last_purchased_at",
             minimum=1,
             unit="baskets",
         ),
-        First("memory_began_at", windows=before_latest(MEMORY), doc="Oldest purchase"),
-        Decayed("memory_weight", windows=before_latest(MEMORY), half_life=HALF_LIFE, minimum=1),
+        First(
+            "memory_began_at",
+            windows=before_latest(MEMORY),
+            meaning="Oldest purchase in the {window} that end with the day of last_purchased_at",
+        ),
+        Decayed(
+            "memory_weight",
+            windows=before_latest(MEMORY),
+            half_life=HALF_LIFE,
+            meaning=f"Sum over these baskets of round(2^20 * 2^(-k / {HALF_LIFE})), k being the whole days from the basket's day to that of last_purchased_at",
+            minimum=1,
+        ),
     ),
     rules=(
         Rule("memory_is_past", "memory_began_at <= last_purchased_at", "memory_began_at is after last_purchased_at"),
