@@ -21,12 +21,15 @@ from feast.infra.passthrough_provider import PassthroughProvider
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 
+from contracts import project
 from contracts.report import UNCHANGED
 from features.lake_reader import pinned
 from features.offline import labels
 from features.offline.labels import JoinKey
 from features.online import backends, materialize
 from features.registry.servable import ensure_gold
+
+project.current()  # the text of on-demand functions may import its modules
 
 
 class ReleaseProvider(PassthroughProvider):

@@ -15,7 +15,7 @@ from contracts import catalog, project
 from contracts.columns import EVENT_TIMESTAMP
 from contracts.model import Column, Layer, Pii, Table
 from contracts.project import Project
-from features import types
+from features import type_mapping
 from features.source import GoldTable
 
 REQUEST_TIME = "request_time"
@@ -77,7 +77,9 @@ def _keys(table: Table) -> list[str]:
 
 def entity(column: Column) -> Entity:
     """The entity whose join key is a contract's key column, under the same name."""
-    return Entity(name=column.name, join_keys=[column.name], value_type=types.dtype_of(column).to_value_type(), description=column.doc, tags=_tags(column))
+    return Entity(
+        name=column.name, join_keys=[column.name], value_type=type_mapping.dtype_of(column).to_value_type(), description=column.doc, tags=_tags(column)
+    )
 
 
 def feature_view(table: Table, entities: Sequence[Entity]) -> FeatureView:
@@ -115,7 +117,7 @@ def on_demand_view(name: str, udf: Callable[[dict[str, list]], dict[str, list]],
 
 
 def _field(column: Column) -> Field:
-    return Field(name=column.name, dtype=types.dtype_of(column), description=column.doc, tags=_tags(column))
+    return Field(name=column.name, dtype=type_mapping.dtype_of(column), description=column.doc, tags=_tags(column))
 
 
 def _tags(column: Column) -> dict[str, str]:

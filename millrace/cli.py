@@ -18,7 +18,7 @@ from contracts import catalog, project
 from contracts.report import TableReport
 from lake import manifest, release, secret_files, settings
 from lake.release import Release
-from millrace import arguments, components_cli, errors, pipeline, project_cli, show, training_cli
+from millrace import arguments, components_cli, errors, maintenance, pipeline, project_cli, show, training_cli
 
 KEPT_DAYS, SAMPLE = "7", 500
 HELP = """Carry an e-commerce lake from landed files to served features.
@@ -181,17 +181,17 @@ def _profile(options: argparse.Namespace, console: Console) -> None:
 
 
 def _optimize(options: argparse.Namespace, console: Console) -> None:
-    done = [pipeline.optimize(name) for name in pipeline.published_tables(options.table)]
+    done = [maintenance.optimize(name) for name in maintenance.published_tables(options.table)]
     console.print(show.tidied("Tables written together", "fewer", done))
 
 
 def _vacuum(options: argparse.Namespace, console: Console) -> None:
     since, forgotten = options.forget_releases_before or 0, [manifest.read(name).name for name in options.forget_training_set]
-    tables = pipeline.published_tables(options.table)
+    tables = maintenance.published_tables(options.table)
     if since and release.read(since) and options.delete:
-        removed = pipeline.forget_releases(since)
+        removed = maintenance.forget_releases(since)
         console.print(f"Releases removed: {', '.join(map(str, removed)) or 'none'}", markup=False)
-    done = [pipeline.vacuum(name, options.days, delete=options.delete, since=since, forgotten=forgotten) for name in tables]
+    done = [maintenance.vacuum(name, options.days, delete=options.delete, since=since, forgotten=forgotten) for name in tables]
     gone = sum(one.gone for one in done)
     console.print(show.tidied("Files that no release, training set or recent version needs", "deleted" if options.delete else "unneeded", done))
     said = "deleted" if options.delete else "would be deleted. Nothing was changed: give --delete to do it"

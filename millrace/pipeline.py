@@ -6,11 +6,11 @@ Airflow's tasks and the command line call the same functions. Heavy imports stay
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from contracts import catalog, check, project
@@ -18,7 +18,7 @@ from contracts.interval import DAY, Interval, IntervalError
 from contracts.model import Layer, Load, Table
 from contracts.project import ProjectError
 from contracts.report import PUBLISHED, UNCHANGED, CheckResult, RowAccount, TableReport
-from lake import bucket, manifest, release, settings, storage
+from lake import bucket, release, settings, storage
 from lake.bucket import StorageError
 from millrace import errors, memory
 
@@ -124,7 +124,7 @@ def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None 
     from etl.stage import plan, stage
 
     table = catalog.table(name)
-    with _in_a_sentence(name):
+    with translate_errors(name):
         return _build(table, interval, lambda: plan(table, interval), stage, run_id, parent)
 
 
@@ -171,7 +171,7 @@ def add_part(
     inputs = {name: release.tables[name] for name in table.inputs}
     ids = {name: release.ids.get(name, "") for name in inputs}
     interval = Interval(horizon, horizon + DAY)
-    with _in_a_sentence(table.qualified, "run it again"):
+    with translate_errors(table.qualified, "run it again"):
         return _build(
             table,
             interval,
@@ -184,7 +184,7 @@ def add_part(
 
 
 @contextmanager
-def _in_a_sentence(name: str, again: str = "run the interval again") -> Iterator[None]:
+def translate_errors(name: str, again: str = "run the interval again") -> Iterator[None]:
     """Our own errors say what to do; any other one is told in a sentence, with itself as the cause."""
     try:
         yield
@@ -335,7 +335,7 @@ def make_release(interval: Interval, run_id: str, parent: Parent | None = None) 
     """
     from lake.publishing import locked
 
-    with _in_a_sentence("release"), locked("release"):
+    with translate_errors("release"), locked("release"):
         for _ in range(RELEASE_ROUNDS):
             plans = [_planned(table, interval) for layer in (Layer.SILVER, Layer.GOLD) for table in catalog.tables(layer)]
             behind = [one.table for one in plans if not one.nothing_to_do]
@@ -487,80 +487,6 @@ def _duckdb() -> tuple[str, str]:
     from importlib.metadata import version
 
     return "duckdb", version("duckdb")
-
-
-@dataclass(frozen=True)
-class MaintenanceReport:
-    """What tidying up did to a table, or would do: the data files of its newest version, how many others went, and the versions that are pinned."""
-
-    table: str
-    version: int
-    files: int
-    gone: int
-    pinned: tuple[int, ...]
-
-
-def published_tables(name: str | None = None) -> list[str]:
-    """That table, or all; the published ones. StageError when there is none."""
-    from etl.stage import StageError
-    from lake import delta
-
-    wanted = [catalog.table(name)] if name else catalog.all_tables()
-    found = [one.qualified for one in wanted if delta.version_of(one.qualified) is not None]
-    if not found:
-        raise StageError(f"{name or 'no table'} was {'never' if name else 'ever'} published. Run the DAG first")
-    return found
-
-
-def optimize(name: str) -> MaintenanceReport:
-    """Write a table's small files together. Rows stay, and so do the files that older versions need."""
-    from etl.commits import committer
-    from lake.publishing import locked
-
-    table = catalog.table(name)
-    with _in_a_sentence(name), locked(name):
-        before = _files(name)
-        version = committer().optimize(table)
-        return MaintenanceReport(name, version, _files(name), before - _files(name), pinned_versions(name))
-
-
-def pinned_versions(name: str, since: int = 0, forgotten: Collection[str] = ()) -> tuple[int, ...]:
-    """The versions of a table that a release from number `since` on names, or a training set that is not `forgotten`."""
-    from lake import delta
-
-    identity = delta.id_of(name)
-    return tuple(sorted({*release.pinned_versions(name, identity, since), *manifest.pinned_versions(name, identity, forgotten)}))
-
-
-def forget_releases(before: int) -> list[int]:
-    """Remove the releases before that number, and return theirs. Their files go with the next vacuum, but for those that training sets need."""
-    from lake.publishing import locked
-
-    with locked("release"):
-        return release.forget_before(before)
-
-
-def vacuum(name: str, older_than: timedelta, *, delete: bool, since: int = 0, forgotten: Collection[str] = ()) -> MaintenanceReport:
-    """Delete the files of a table that only versions need that are not pinned and that were replaced so long ago, or only count them.
-
-    Releases before number `since`, and the `forgotten` training sets, pin nothing.
-    """
-    from etl.commits import committer
-    from lake import delta
-    from lake.publishing import locked
-
-    table = catalog.table(name)
-    with _in_a_sentence(name), locked("release"), locked(name):
-        pinned = pinned_versions(name, since, forgotten)
-        gone = committer().vacuum(table, older_than, pinned, delete=delete)
-        return MaintenanceReport(name, delta.version_of(name) or 0, _files(name), gone, pinned)
-
-
-def _files(name: str) -> int:
-    from lake import delta
-
-    found = delta.open_table(name)
-    return len(delta.data_files(found)) if found else 0
 
 
 def published_size(table: Table) -> tuple[int | None, int, int]:

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from feast.types import Float32, Float64, Int32, Int64, String
 
 from contracts.interval import midnight
-from features import queries, types
+from features import queries, type_mapping
 from features.queries import identifier
-from features.types import INSTANT
+from features.type_mapping import INSTANT
 from lake.release import Release
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ SQL = Origin("the labels' query", "Convert it: CAST({name} AS {sql})", "Convert 
 
 def csv_file(name: str) -> Origin:
     """Labels in a CSV file of that name, which has no types but those that its cells look like."""
-    mistyped = "A CSV has no types of its own: if its cells cannot look like {sql}, give the labels as .parquet, or select them with SQL"
-    return Origin(name, mistyped, "Write ISO instants, such as 2017-03-01T00:00:00Z, in every row", "Write whole numbers as 7, not as 7.0")
+    types = "A CSV has no types of its own: if its cells cannot look like {sql}, give the labels as .parquet, or select them with SQL"
+    return Origin(name, types, "Write ISO instants, such as 2017-03-01T00:00:00Z, in every row", "Write whole numbers as 7, not as 7.0")
 
 
 def parquet_file(name: str) -> Origin:
@@ -374,7 +374,7 @@ def _microseconds(instants: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def as_key(name: str, column: pa.ChunkedArray, key: JoinKey, origin: Origin = FRAME) -> pa.ChunkedArray:
     """A column of keys in the Arrow type of the view's key; LabelError where it is of another kind, or a value does not fit."""
-    expected = types.of(key.dtype, name).arrow
+    expected = type_mapping.of(key.dtype, name).arrow
     if pa.types.is_null(column.type):
         return column.cast(expected)
     if not _is_kind_of(column.type, key.dtype):
@@ -398,7 +398,7 @@ def _is_kind_of(type_: pa.DataType, dtype: Any) -> bool:
         return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_))
     if dtype == String:
         return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_dictionary(type_))
-    return bool(type_ == types.of(dtype, "key").arrow)
+    return bool(type_ == type_mapping.of(dtype, "key").arrow)
 
 
 def _remedy(name: str, type_: pa.DataType, dtype: Any, origin: Origin) -> str:

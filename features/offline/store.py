@@ -24,7 +24,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
-from features import queries, types
+from features import queries, type_mapping
 from features.lake_reader import LakeReader, pinned
 from features.offline import as_of, labels, ranges, saved_datasets
 from features.offline.labels import HeldLabels, Horizon, JoinKey, KnowableLabels, LabelError, LabelSource, QueriedLabels
@@ -257,7 +257,9 @@ class NarrowView:
         given = table.select([name for name in table.column_names if name in inputs])
         result = self._view.feature_transformation.transform(self._view._preprocess_arrow_table(_microseconds(given))[0].to_pydict())
         prefix = f"{self._view.projection.name_to_use()}__" if full_feature_names else ""
-        return pa.table({prefix + feature.name: pa.array(result[feature.name], types.of(feature.dtype, feature.name).arrow) for feature in self._view.features})
+        return pa.table(
+            {prefix + feature.name: pa.array(result[feature.name], type_mapping.of(feature.dtype, feature.name).arrow) for feature in self._view.features}
+        )
 
 
 def _labels(release: Release, entity_df: Any, join_keys: dict[str, JoinKey]) -> LabelSource:

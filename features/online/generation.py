@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from features.types import Kind
+from features.type_mapping import Kind
 
 EVENT, CREATED = "_event_at", "_created_at"
 """Microseconds since 1970, UTC."""

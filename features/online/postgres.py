@@ -36,7 +36,7 @@ from features.online.generation import (
 )
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explained, Words, masked, reaching, unreadable
 from features.queries import identifier
-from features.types import retyped_row
+from features.type_mapping import retyped_row
 from lake import tls
 
 HOME = "millrace"

@@ -45,7 +45,7 @@ from features.online.generation import (
     parsed,
 )
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explained, Words, masked, reaching
-from features.types import retyped_row
+from features.type_mapping import retyped_row
 from lake import tls
 
 POINTER = "millrace:online"

@@ -30,7 +30,7 @@ from features.online.generation import (
     parsed,
 )
 from features.queries import identifier
-from features.types import retyped_row
+from features.type_mapping import retyped_row
 from lake import settings
 from lake.files import locked, sync, write_whole
 

@@ -21,7 +21,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
-from features import types
+from features import type_mapping
 from features.online import backends, generation
 from features.online.generation import Found, GenerationGoneError, Key, OnlineStoreDamagedError, Reader, RowSchema, Session
 from features.queries import EPOCH, microseconds
@@ -41,8 +41,8 @@ class PackedOnlineStoreConfig(FeastConfigBaseModel):
 
 def layout_of(view: FeatureView) -> RowSchema:
     """How a view's rows are stored."""
-    keys = {column.name: types.of(column.dtype, f"key {column.name} of {view.name}") for column in view.entity_columns}
-    return RowSchema(view.name, keys, {feature.name: types.of(feature.dtype, f"{view.name}:{feature.name}") for feature in view.features})
+    keys = {column.name: type_mapping.of(column.dtype, f"key {column.name} of {view.name}") for column in view.entity_columns}
+    return RowSchema(view.name, keys, {feature.name: type_mapping.of(feature.dtype, f"{view.name}:{feature.name}") for feature in view.features})
 
 
 class Query:
@@ -60,7 +60,7 @@ class Query:
 
         None where there is no row, or one that has outlived its view's ttl.
         """
-        found = self._reader.rows(self._layout, self.features, [tuple(map(types.key, key, self._key_protos)) for key in keys])
+        found = self._reader.rows(self._layout, self.features, [tuple(map(type_mapping.key, key, self._key_protos)) for key in keys])
         if self._ttl is None:
             return found
         oldest = microseconds(generation.now()) - self._ttl
@@ -251,7 +251,7 @@ def _stored(layout: RowSchema, key: EntityKey, values: dict[str, Value], event: 
     keys = dict(zip(key.join_keys, map(_python, key.entity_values), strict=True))
     features = [_python(values[name]) if name in values else None for name in layout.features]
     return [
-        *(types.key(keys[name], kind.proto) for name, kind in layout.keys.items()),
+        *(type_mapping.key(keys[name], kind.proto) for name, kind in layout.keys.items()),
         microseconds(event),
         None if created is None else microseconds(created),
         *features,

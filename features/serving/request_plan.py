@@ -18,7 +18,7 @@ from feast.type_map import python_values_to_proto_values
 from feast.utils import _get_cached_request_context, _parse_feature_ref
 from feast.value_type import ValueType
 
-from features import types as feature_types
+from features import type_mapping
 from features.online.generation import Found, Key
 from features.serving.response import MOMENT, Answer, Columns, Events, columns, python
 from features.views import REQUEST_TIME
@@ -27,7 +27,7 @@ MOST_PLANS = 1024
 """Kept at a time: callers who ask for other features each time fill no memory."""
 LONG, TEXT, DOUBLE = "int64_val", "string_val", "double_val"
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
-SCALARS = frozenset(kind.proto for kind in feature_types.KINDS.values())
+SCALARS = frozenset(kind.proto for kind in type_mapping.KINDS.values())
 Given = dict[str, list[Any]]
 
 
@@ -135,7 +135,7 @@ class Plan:
         """What Feast makes of other values than the usual ones; KeyTypeError for a key that is not of its own type."""
         if name in self.keys:
             view = next((source.view.name for source in self.sources if name in source.keys), "none")
-            feature_types.ensure_key(values, self.keys[name], name, view)
+            type_mapping.ensure_key(values, self.keys[name], name, view)
         field, plain = _converted(values, self.keys.get(name, ValueType.UNKNOWN)) or ("", [None])
         return None if None in plain else (field, plain)
 
@@ -183,7 +183,7 @@ def resolve(features: Any, registry: Any, project: str, full_names: bool) -> Pla
     sources = tuple(_source(view, tuple(names), full_names) for view, names in grouped)
     computed = tuple(_computed(view, sources, on_demand, refs, full_names) for view in on_demand)
     named = [name for source in sources for name in source.names] + [name for one in computed for name in one.wanted]
-    needed = {key.name: feature_types.KINDS[key.dtype].proto for view, _ in grouped for key in view.entity_columns}
+    needed = {key.name: type_mapping.KINDS[key.dtype].proto for view, _ in grouped for key in view.entity_columns}
     given = {name for name in join_keys | request if isinstance(name, str)}  # Feast has an Entity among them
     visible = [given.union(*(sources[place].names for place in one.places)) for one in computed]
     if not all(one.hidden.isdisjoint(names) for one, names in zip(computed, visible, strict=True)):
@@ -216,7 +216,7 @@ def ensure_keys(features: Any, rows: Any, registry: Any, project: str, full_name
     for name, values in _columns_of(rows):
         key = name if name in types else join_key_of.get(name)
         if key in types:
-            feature_types.ensure_key(values, types[key], name, readers.get(key, "none"))
+            type_mapping.ensure_key(values, types[key], name, readers.get(key, "none"))
 
 
 def _columns_of(rows: Any) -> Iterator[tuple[str, Iterable[Any]]]:
@@ -234,7 +234,7 @@ def _is_plain(view: Any, features: Sequence[str]) -> bool:
     if not isinstance(view, FeatureView) or view.projection.join_key_map or view.projection.version_tag is not None:
         return False
     dtypes = {field.name: field.dtype for field in view.features}
-    return dtypes.keys() >= set(features) and all(dtype in feature_types.KINDS for dtype in [*dtypes.values(), *(key.dtype for key in view.entity_columns)])
+    return dtypes.keys() >= set(features) and all(dtype in type_mapping.KINDS for dtype in [*dtypes.values(), *(key.dtype for key in view.entity_columns)])
 
 
 def _is_python(view: OnDemandFeatureView) -> bool:
@@ -243,7 +243,7 @@ def _is_python(view: OnDemandFeatureView) -> bool:
 
 
 def _source(view: FeatureView, features: tuple[str, ...], full_names: bool) -> Source:
-    fields = {field.name: feature_types.KINDS[field.dtype].proto for field in view.features}
+    fields = {field.name: type_mapping.KINDS[field.dtype].proto for field in view.features}
     prefix = f"{view.projection.name_to_use()}__" if full_names else ""
     return Source(
         view, tuple(key.name for key in view.entity_columns), features, tuple(prefix + name for name in features), tuple(fields[name] for name in features)

@@ -8,7 +8,7 @@ from features.online.generation import OnlineStoreError
 from features.registry.database import RegistryDeniedError, RegistryUnreachableError
 from features.registry.store import RegistryConflictError
 from features.serving.errors import INTERNAL, UNPROCESSABLE, RequestError
-from features.types import KindError
+from features.type_mapping import KindError
 
 UNAVAILABLE = 503
 

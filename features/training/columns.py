@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as types
 
 from features.offline.labels import LabelError
-from features.types import INSTANT
+from features.type_mapping import INSTANT
 
 _KEPT: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType | None], ...] = (
     (types.is_null, pa.string()),

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView
 
-from features import queries, types
+from features import queries, type_mapping
 from features.lake_reader import LakeReader, pinned
 from features.offline import labels
 from features.offline.labels import EVENT_TIMESTAMP, Horizon
@@ -187,7 +187,7 @@ def _not_newest(reader: LakeReader, held: pa.Table, service: Service, view: Feat
     keys = [*map(identifier, queries.labelled(view))]
     named = ", ".join(f"__k{i}" for i in range(len(keys)))
     asked, same_key = (" AND ".join(f"l.{key} = {side}.__k{i}" for i, key in enumerate(keys)) for side in "af")
-    values = [types.of(fields[feature], feature).offline.format(f"f.__f{i}") for i, feature in enumerate(features)]
+    values = [type_mapping.of(fields[feature], feature).offline.format(f"f.__f{i}") for i, feature in enumerate(features)]
     agree = ", ".join(f"bool_or({value} IS NOT DISTINCT FROM l.__s{i}) AS ok{i}" for i, value in enumerate(values))
     counts = ", ".join(f"count(*) FILTER (l.__s{i} IS NOT NULL AND NOT coalesce(seen.ok{i}, false))" for i in range(len(names)))
     query = f"""

@@ -11,7 +11,7 @@ import pyarrow as pa
 from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFeatureView
 from feast.errors import FeatureServiceNotFoundException
 
-from features import registry, types
+from features import registry, type_mapping
 from features.offline import as_of
 from features.offline.labels import JoinKey
 from features.source import GoldTable
@@ -87,7 +87,7 @@ def _resolved(store: FeatureStore, service: FeatureService) -> Service:
             places = tuple(_place(fed[one.name], field.name) for one in view.source_feature_view_projections.values() for field in one.features)
             read = {one.name: places for one in projection.features}
         for field in projection.features:
-            columns[field.name] = Column(f"{projection.name_to_use()}:{field.name}", types.of(field.dtype, field.name).arrow, read[field.name])
+            columns[field.name] = Column(f"{projection.name_to_use()}:{field.name}", type_mapping.of(field.dtype, field.name).arrow, read[field.name])
     asked = [computed[one.name] for one in service.feature_view_projections if one.name in computed]
     return Service(
         name=service.name,

@@ -122,9 +122,9 @@ def view_by_view() -> None:
 
 def vacuum_all() -> None:
     """A vacuum ignores what releases and training sets pin."""
-    from millrace import pipeline
+    from millrace import maintenance
 
-    pipeline.pinned_versions = lambda *_: ()
+    maintenance.pinned_versions = lambda *_: ()
 
 
 def load_again() -> None:

@@ -20,7 +20,7 @@ import json, sys
 from feast import FeatureStore
 store = FeatureStore({str(settings.CHECKOUT / "features" / "feast_repo")!r})
 for line in sys.stdin:
-    answer = store.get_online_features(features=["customer_activity:spend_7d", "customer_recency:days_since_last_basket"], entity_rows=[{{"customer_id": int(line)}}])
+    answer = store.get_online_features(features=["customer_activity:spend_7d", "customer_recency:days_since_last_basket", "customer_product_decay:decayed_purchases"], entity_rows=[{{"customer_id": int(line), "product_id": 1}}])
     print(json.dumps(answer.to_dict()["spend_7d"]), flush=True)
 """
 DIE = """

@@ -15,7 +15,7 @@ from contracts.model import Layer
 from etl.stage import StageError
 from features.lake_reader import LakeReader
 from lake import delta, release, settings
-from millrace import cli, pipeline
+from millrace import cli, maintenance, pipeline
 from tests.conftest import copy_home, set_home
 from tests.landing import Shop, purchase, rows, versions
 
@@ -67,8 +67,8 @@ def test_what_releases_pin_stays_readable_after_both(lake: Shop, capsys: Out) ->
     before, rows_before = pinned(), published()
     assert cli.main(["optimize"]) == 0
     assert files("bronze.transactions") == 1
-    for name in pipeline.published_tables():
-        pipeline.vacuum(name, NOW, delete=True)
+    for name in maintenance.published_tables():
+        maintenance.vacuum(name, NOW, delete=True)
     assert pinned() == before
     assert published() == rows_before
     reader = LakeReader(release.read(1))
@@ -80,11 +80,11 @@ def test_versions_that_no_release_pins_go(lake: Shop) -> None:
     for number in (1, 2):
         (release.folder() / f"{number}.json").unlink()
     before, disk = pinned(), on_disk(TABLE)
-    found = pipeline.vacuum(TABLE, NOW, delete=True)
+    found = maintenance.vacuum(TABLE, NOW, delete=True)
     assert (found.gone, found.pinned) == (disk - files(TABLE), (release.read(3).tables[TABLE],))
     assert found.gone > 0
     assert pinned() == before
-    assert pipeline.vacuum(TABLE, NOW, delete=True).gone == 0
+    assert maintenance.vacuum(TABLE, NOW, delete=True).gone == 0
     assert delta.version_of(TABLE) == found.version
     with pytest.raises(Exception, match=r"No files found|No such file"):
         rows(TABLE, version=1)
@@ -98,20 +98,20 @@ def test_a_release_of_a_table_that_was_removed_pins_nothing(lake: Shop) -> None:
 
 
 def test_nothing_is_out_of_date_after_both(lake: Shop, run: Callable) -> None:
-    for name in pipeline.published_tables():
-        pipeline.optimize(name)
-        pipeline.vacuum(name, NOW, delete=True)
+    for name in maintenance.published_tables():
+        maintenance.optimize(name)
+        maintenance.vacuum(name, NOW, delete=True)
     assert {report.status for report in run("2017-03-01", "2017-03-04").values()} == {"unchanged"}
-    for name in pipeline.published_tables():
+    for name in maintenance.published_tables():
         (settings.table_path(name) / "part-of-a-kill.parquet").write_bytes(b"left")
-        pipeline.vacuum(name, NOW, delete=True)
+        maintenance.vacuum(name, NOW, delete=True)
     assert {report.status for report in run("2017-03-01", "2017-03-04").values()} == {"unchanged"}
 
 
 def test_what_comes_after_both_is_what_would_have_come(lake: Shop, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in pipeline.published_tables():
-        pipeline.optimize(name)
-        pipeline.vacuum(name, NOW, delete=True)
+    for name in maintenance.published_tables():
+        maintenance.optimize(name)
+        maintenance.vacuum(name, NOW, delete=True)
     lake.land("transactions", [purchase(6, at="2017-03-01 20:00"), purchase(1, quantity=4)], "2017-03-04", "late")
     run("2017-03-01", "2017-03-05")
     tidy = published()
@@ -160,4 +160,4 @@ def test_a_table_that_is_not_there_is_told(home: Path, command: str, capsys: Out
     assert cli.main([command, TABLE]) == 1
     assert capsys.readouterr().err == f"StageError: {TABLE} was never published. Run the DAG first\n"
     with pytest.raises(StageError, match=r"^no table was ever published"):
-        pipeline.published_tables()
+        maintenance.published_tables()

@@ -11,7 +11,7 @@ import pytest
 from features import training
 from features.training import sets
 from lake import delta, manifest, release, settings
-from millrace import cli, pipeline
+from millrace import cli, maintenance, pipeline
 from tests.conftest import copy_home, set_home
 from tests.landing import Shop, purchase
 
@@ -71,15 +71,15 @@ def file() -> bytes:
 
 def tidy(**options: object) -> int:
     """Vacuum everything at once, as no command would; how many files went."""
-    return sum(pipeline.vacuum(name, NOW, delete=True, **options).gone for name in pipeline.published_tables())  # type: ignore[arg-type]
+    return sum(maintenance.vacuum(name, NOW, delete=True, **options).gone for name in maintenance.published_tables())  # type: ignore[arg-type]
 
 
 def test_after_later_days_late_files_corrections_and_tidying_it_is_the_same(went_on: Shop, two_days: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as as_it_was:
         as_it_was.setenv("MILLRACE_HOME", str(two_days))
         before, then = file(), training.read("kept")
-    for name in pipeline.published_tables():
-        pipeline.optimize(name)
+    for name in maintenance.published_tables():
+        maintenance.optimize(name)
     tidy()
     training.create(LABELS, SERVICE, "now")
     assert training.read("now")["spend_7d"] != then["spend_7d"]
@@ -98,10 +98,10 @@ def test_without_the_manifest_the_vacuum_would_have_taken_them(went_on: Shop) ->
     for number in release.numbers()[:-1]:
         (release.folder() / f"{number}.json").unlink()
     needed = {version for table, _, version in manifest.read("kept").versions if table == GOLD}
-    assert needed < {*pipeline.pinned_versions(GOLD)}
+    assert needed < {*maintenance.pinned_versions(GOLD)}
     tidy()
     assert training.rebuild("kept").same_file
-    assert needed.isdisjoint(pipeline.pinned_versions(GOLD, forgotten=["kept"]))
+    assert needed.isdisjoint(maintenance.pinned_versions(GOLD, forgotten=["kept"]))
     assert tidy(forgotten=["kept"]) > 0
     with pytest.raises(training.VersionGoneError, match=r"^training set kept needs version \d of gold\.\w+, which is gone: .* by the vacuum that made version"):
         training.rebuild("kept")

@@ -5,6 +5,7 @@ it is never executed. A package's `__init__.py` is a module of its own; that imp
 """
 
 import ast
+import sys
 import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -72,3 +73,8 @@ def test_every_package_is_in_the_layers() -> None:
     layers = LINTER["contracts"][0]["layers"]
     assert sorted(name for layer in layers for name in layer.split(" | ")) == PACKAGES
     assert sorted(LINTER["root_packages"]) == PACKAGES
+
+
+def test_no_module_at_the_top_of_a_package_hides_one_of_python() -> None:
+    """A Python that is started in the package's folder finds that one first: with a `types.py` in it, none starts."""
+    assert [str(path) for name in PACKAGES for path in (CHECKOUT / name).glob("*.py") if path.stem in sys.stdlib_module_names] == []

@@ -19,7 +19,7 @@ from features.offline.labels import LabelError
 from features.training import sandbox
 from lake import delta, release, settings, storage
 from lake.commits.delta_rs import DeltaRs
-from millrace import pipeline
+from millrace import maintenance, pipeline
 from tests.carrying import FIRST, THEN, WRITER, carry, differing, keep_only, land, land_more, quarantined
 from tests.certificates import Certificates
 from tests.components import Stack
@@ -218,10 +218,10 @@ def test_tables_are_tidied_up_and_released_versions_stay_readable(shop: Shop, st
     (settings.lake() / "_releases" / "2.json").unlink()
     shop.land("transactions", [purchase(30, at="2017-03-01 09:00")], day="2017-03-04", name="late")
     carry(monkeypatch, "sail", lake, THEN)
-    pipeline.optimize(name)
+    maintenance.optimize(name)
     (settings.table_path(name) / "part-left-behind.zst.parquet").write_bytes(b"by a killed run")
-    assert pipeline.vacuum(name, timedelta(0), delete=True).gone >= 2
-    assert pipeline.vacuum(name, timedelta(0), delete=True).gone == 0
+    assert maintenance.vacuum(name, timedelta(0), delete=True).gone >= 2
+    assert maintenance.vacuum(name, timedelta(0), delete=True).gone == 0
     assert sorted(table_reader.read(name, pinned).collect()) == expected
 
 

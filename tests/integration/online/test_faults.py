@@ -23,7 +23,7 @@ from features.online.generation import OnlineBackend, OnlineStoreUnfitError, Onl
 from features.online.postgres import LIMITS, Bounded, PostgresBackend, Working
 from features.online.redis import RedisBackend
 from features.online.store import PackedOnlineStore
-from features.types import KINDS
+from features.type_mapping import KINDS
 from lake import release, settings
 from tests.integration.online.test_places import ONE, published, traces, values
 from tests.patience import ends

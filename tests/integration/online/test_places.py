@@ -21,7 +21,7 @@ from features.online.postgres import HOME, Bounded, PostgresBackend
 from features.online.redis import RedisBackend
 from features.online.sqlite import SqliteBackend
 from features.online.store import PackedOnlineStore, Query, layout_of
-from features.types import KINDS, KindError
+from features.type_mapping import KINDS, KindError
 from lake.settings import online
 from tests.unit.features.online.test_delta_changes import THINGS
 

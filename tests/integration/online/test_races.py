@@ -19,7 +19,7 @@ from features.online.postgres import PostgresBackend
 from features.online.redis import RedisBackend
 from features.online.sqlite import SqliteBackend
 from features.online.store import PackedOnlineStore, layout_of
-from features.types import KINDS
+from features.type_mapping import KINDS
 from lake import settings
 from tests.integration.online.test_places import ONE, published, traces, values
 from tests.unit.features.online.test_delta_changes import THINGS, Things

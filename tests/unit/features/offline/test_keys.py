@@ -14,7 +14,7 @@ from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 from features import registry
 from features.offline.labels import LabelError
 from features.online import backends, materialize, sqlite
-from features.types import KeyTypeError
+from features.type_mapping import KeyTypeError
 from lake import release
 from tests.unit.features.conftest import Lake, at, stocked
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from feast.types import Float64
 
-from features import registry, types
+from features import registry, type_mapping
 from features.lake_reader import LakeReader
 from features.online import backends, consistency, generation, materialize
 from features.online.consistency import ConsistencyError
@@ -38,7 +38,7 @@ def rows_come_from_the_release_before(patch: pytest.MonkeyPatch) -> None:
 
 
 def money_is_cast_to_a_float(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(types.KINDS, Float64, replace(types.KINDS[Float64], online="CAST(CAST({} AS FLOAT) AS DOUBLE)"))
+    patch.setitem(type_mapping.KINDS, Float64, replace(type_mapping.KINDS[Float64], online="CAST(CAST({} AS FLOAT) AS DOUBLE)"))
 
 
 def altered(sql: str) -> Fault:

@@ -20,7 +20,7 @@ from features.feast_repo import definitions
 from features.online import backends, generation, materialize, sqlite
 from features.online import store as online_store
 from features.online.generation import OnlineStoreDamagedError, OnlineStoreEmptyError
-from features.types import KeyTypeError
+from features.type_mapping import KeyTypeError
 from lake import release
 from tests.unit.features.conftest import VIEWS, Lake, activity, at, popularity
 

@@ -32,7 +32,7 @@ from features.online import backends, generation
 from features.online import store as online_store
 from features.serving.response import Answer
 from features.source import GoldTable
-from features.types import KeyTypeError
+from features.type_mapping import KeyTypeError
 
 customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
 shop = Entity(name="shop", join_keys=["shop_code"], value_type=ValueType.STRING)
