@@ -128,7 +128,7 @@ class Column:
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name.lstrip("_")):
-            raise ContractError(f"column {self.name!r}: a name is lower case letters, digits and underscores, such as sales_value")
+            raise ContractError(f"column {self.name!r}: a name is lower case letters, digits and underscores, such as ordered_at")
         if not self.doc:
             raise ContractError(f"column {self.name}: say in `doc` what a cell means")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:

@@ -16,6 +16,7 @@ import re
 import sys
 import tomllib
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -58,6 +59,15 @@ class Project:
         """Where a module's source lies, or would."""
         return self.root.joinpath(*path.split(".")).with_suffix(".py")
 
+    @property
+    def schedule(self) -> tuple[datetime, datetime | None]:
+        """From when on the project has data, and up to when, if it has ended: `[schedule] start = 2017-01-01, end = 2018-01-01` in its file."""
+        options = self.options.get("schedule", {})
+        first, last = options.get("start", date(2000, 1, 1)), options.get("end")
+        if not isinstance(first, date) or not isinstance(last, date | None):
+            raise ProjectError(f"{self.root / FILE}: [schedule] has start and end as dates without quotes, such as start = 2017-01-01")
+        return _midnight(first), _midnight(last) if last else None
+
     def _register(self) -> None:
         """Make the folder a package of that name."""
         known = sys.modules.get(self.name)
@@ -71,6 +81,10 @@ class Project:
         spec = importlib.machinery.ModuleSpec(self.name, None, is_package=True)
         spec.submodule_search_locations = [str(self.root)]
         sys.modules[self.name] = importlib.util.module_from_spec(spec)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def current() -> Project:

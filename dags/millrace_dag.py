@@ -13,34 +13,35 @@ One run carries an interval of whole days, `[start, end)` in UTC, through every 
 Every table is **staged** aside, **audited** with Great Expectations, then **published** in one Delta commit. Rows that break a critical check go to
 `quarantine.<table>` with the reasons; a critical failure publishes nothing. *Rows in = published + quarantined + duplicates*, or the task fails.
 
-**Trigger it** with `start` and `end` as ISO dates (`end` is exclusive): the whole sample is `{"start": "2017-01-01", "end": "2018-01-02"}`. A day that was processed
-before can be run again: new or late files are picked up, what did not change is left alone. **Backfill** it from the UI or with `POST /api/v2/backfills`.
-The **daily schedule** is off while the environment variable `MILLRACE_SCHEDULE` is not `on`, because the sample ends in January 2018.
+**Trigger it** with `start` and `end` as ISO dates (`end` is exclusive), such as `{"start": "2017-01-01", "end": "2018-01-02"}`. A day that was processed before can be
+run again: new or late files are picked up, what did not change is left alone. **Backfill** it from the UI or with `POST /api/v2/backfills`. The **daily schedule** is off
+while the environment variable `MILLRACE_SCHEDULE` is not `on`: a sample ended long ago.
 
 Each table is an **Asset**: its events carry the Delta version and the row account. A failed task says in its log which table, which file and what to do. The reports
 of the audits are in `$MILLRACE_HOME/data_docs`, the lineage events in `$MILLRACE_HOME/lineage`.
 """
 
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TaskGroup, task
 
-from contracts import catalog
+from contracts import catalog, project
 from contracts.model import Layer
 from millrace import pipeline, tasks
 
 SCHEDULED = os.environ.get("MILLRACE_SCHEDULE") == "on"
+FIRST, LAST = project.current().schedule
 DATE = ["null", "string"]
 
 with DAG(
     "millrace",
     doc_md=__doc__,
     description="Landing zone to bronze, silver, gold and Feast, for the days [start, end)",
-    schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"),
-    start_date=datetime(2017, 1, 1, tzinfo=UTC),
-    end_date=None if SCHEDULED else datetime(2018, 1, 1, tzinfo=UTC),
+    schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC") if SCHEDULED or LAST else None,
+    start_date=FIRST,
+    end_date=None if SCHEDULED else LAST,
     catchup=False,
     max_active_runs=1,
     tags=["millrace"],

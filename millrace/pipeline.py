@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from contracts import catalog, check, project
+from contracts import catalog, project
 from contracts.interval import DAY, Interval, IntervalError
 from contracts.model import Layer, Load, Table
 from contracts.project import ProjectError
@@ -25,6 +25,7 @@ from millrace import errors, memory
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from contracts.check import Problem
     from etl.stage import Plan, Staged
     from expectations.audit import Audit
     from expectations.brute_force import Verification
@@ -86,8 +87,10 @@ def check_interval(start: str | None, end: str | None, *, scheduled: bool = Fals
     return interval
 
 
-def project_problems() -> list[check.Problem]:
+def project_problems() -> list[Problem]:
     """What cannot work in the current project: in its contracts and transforms, then, where these are right, in what it declares to Feast."""
+    from contracts import check
+
     found = check.problems(project.current())
     if not found:
         from features import views

@@ -25,7 +25,7 @@ def add(commands: Any, adding: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands."""
     init = adding(commands, "init", _init, "write a small project of your own, which runs and passes its tests at once")
     init.add_argument("folder", type=Path, help="a new folder; the project is called as it is")
-    init.add_argument("--example", action="store_true", help="copy the grocery example instead")
+    init.add_argument("--example", action="store_true", help="copy the example that comes with Millrace instead")
     check = adding(commands, "check", _check, "look for what cannot work in the project, without running it; 1 where something cannot")
     check.add_argument("--json", action="store_true", help="print the problems as JSON")
     new = adding(commands, "new", _new, "propose the contracts of a table, and a test, from a landed file: for you to edit")

@@ -94,6 +94,7 @@ def check_interval(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
     """The interval of this run as ISO dates: from the params, or from the schedule's data interval when neither is given."""
     from millrace import pipeline
 
+    pipeline.ensure_project()
     refuse_unknown(dag_run.conf or {}, INTERVAL, "start and end (ISO dates, end exclusive)")
     start, end, scheduled = params.get("start"), params.get("end"), False
     if not start and not end and dag_run.run_type != "manual":

@@ -21,7 +21,7 @@ from features.serving.errors import EntityError, FieldError, MalformedRequestErr
 from features.serving.options import MOST_ENTITIES, MOST_FEATURES
 from features.views import REQUEST_TIME
 
-EXAMPLE = '"customer_activity:spend_7d"'
+EXAMPLE = '"some_view:some_feature"'
 FIELDS = ("entities", "features", "feature_service", "full_feature_names", "include_feature_view_version_metadata")
 MOST_RESOLVED = 512
 """Requests for different features that are kept resolved: one who invents new ones fills no memory."""

@@ -105,7 +105,7 @@ def test_a_rule_of_a_silver_table_looks_at_no_other_row(layer: Layer) -> None:
 
 @pytest.mark.parametrize("name", ["Amount", "amount paid", "1st", "amount-usd", "", "größe"])
 def test_a_name_that_does_not_follow_the_grammar(name: str) -> None:
-    with pytest.raises(ContractError, match="a name is lower case letters, digits and underscores, such as sales_value"):
+    with pytest.raises(ContractError, match="a name is lower case letters, digits and underscores, such as ordered_at"):
         Column(name, LONG, "Something")
 
 
