@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import reduce
@@ -234,8 +234,6 @@ aggregations = st.one_of(
 
 def declare(key: str, time: str, *parts: Aggregation) -> Table:
     """A feature table; aggregations are named by their position."""
-    from dataclasses import replace
-
     named = tuple(replace(part, name=f"f{n}") for n, part in enumerate(parts))
     return feature_table(name="guests", doc="What guests did", owner="tests", key=KEYS[key], events=stays(time), aggregations=named, joined=DIMENSIONS)
 
@@ -286,6 +284,11 @@ def cases(draw: st.DrawFn) -> Case:
     interesting = sorted({(each - on[0]).days + 1 + lag for each in on for lag in (0, *LENGTHS)})
     cut = st.tuples(st.one_of(st.sampled_from(interesting), st.integers(0, span)), st.booleans())
     return Case(table, rows, tuple(draw(st.lists(cut, max_size=4))))
+
+
+def on_day(row: Row, day: date) -> Row:
+    """The same event on another day."""
+    return {**row, "arrived_at": row["arrived_at"] + (day - row["arrived_on"]), "arrived_on": day}
 
 
 NOON = datetime(2016, 2, 28, 12, tzinfo=UTC)
@@ -529,6 +532,17 @@ def test_an_event_changes_no_other_midnights_than_it_says(each: Case, which: int
         old, new = before.get(key, {}), after.get(key, {})
         differ = {t for t in {*old, *new} if old.get(t) != new.get(t)}
         assert all(t.date() in concerned for t in differ), f"{key}: {sorted(differ)} changed, {concerned} was to be computed anew"
+
+
+def test_an_event_without_a_time_is_in_no_window() -> None:
+    """Its contract lets it pass; it must not move the newest instant of the keys beside it."""
+    many = [stay(n, n % 9, guest=f"guest {n}") for n in range(3 * windows.BUCKETS)]
+    timed = case(declare("guest", "arrived_at", Latest(), Count(windows=days(2)), Distinct(of="room", windows=days(2))), *many)
+    optional = tuple(replace(each, required=False) for each in timed.declared.events.columns)
+    loose = replace(timed, table=replace(timed.table, aggregates=replace(timed.declared, events=replace(timed.declared.events, columns=optional))))
+    lost = [{**row, "stay_id": 100 + n, "arrived_at": None} for n, row in enumerate(many)]
+    for run in ([whole(timed)], [Interval(NOON.date() + DAY, NOON.date() + 2 * DAY)]):
+        assert by_key(loose, features(loose, run, [*many, *lost])) == by_key(timed, features(timed, run))
 
 
 @settings(hostile, max_examples=40 * EFFORT)
