@@ -24,19 +24,19 @@ help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV) ## The main job on the real sample, from landed files to served features; services stay up
-	@$(RUN) dags.demo
+	@$(RUN) millrace.demo
 
 up: $(VENV) ## Start Airflow (port 8080, or MILLRACE_PORT)
-	@$(RUN) dags.services up
+	@$(RUN) millrace.services up
 
 down: ## Stop everything that `make up` or `make demo` started
-	@if [ -e $(VENV) ]; then $(RUN) dags.services down; else echo "There is no complete .venv to stop services with; \`make up\` builds it"; fi
+	@if [ -e $(VENV) ]; then $(RUN) millrace.services down; else echo "There is no complete .venv to stop services with; \`make up\` builds it"; fi
 
 status: ## Say what is running, starting or failed
-	@if [ -e $(VENV) ]; then $(RUN) dags.services status; else echo "There is no complete .venv, so nothing of it runs; \`make up\` builds it"; fi
+	@if [ -e $(VENV) ]; then $(RUN) millrace.services status; else echo "There is no complete .venv, so nothing of it runs; \`make up\` builds it"; fi
 
 sample: $(VENV) ## Land the sample without running anything
-	@$(RUN) dags sample
+	@$(RUN) millrace sample
 
 test: $(VENV) ## Lint, types, then all tests: unit, integration, end to end
 	@$(MAKE) --no-print-directory check

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from contracts import settings
+from lake import settings
 
 DEMO_PORT = "8097"
 
@@ -48,7 +48,7 @@ def machine() -> dict[str, Any]:
 
 def land(home: Path) -> None:
     """The sample, once."""
-    run([sys.executable, "-W", "ignore", "-m", "dags", "sample"], home)
+    run([sys.executable, "-W", "ignore", "-m", "millrace", "sample"], home)
 
 
 def one_round(home: Path, number: int, of: int) -> dict[str, Any]:
@@ -92,9 +92,9 @@ def demo(home: Path) -> dict[str, float]:
     shutil.rmtree(home, ignore_errors=True)
     environment = {**os.environ, "MILLRACE_HOME": str(home), "MILLRACE_PORT": DEMO_PORT}
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "dags.demo"], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "millrace.demo"], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True)
     seconds = time.perf_counter() - started
-    subprocess.run([sys.executable, "-m", "dags.services", "down"], cwd=settings.CHECKOUT, env=environment, capture_output=True)
+    subprocess.run([sys.executable, "-m", "millrace.services", "down"], cwd=settings.CHECKOUT, env=environment, capture_output=True)
     if done.returncode:
         raise SystemExit(f"the demo failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     found = re.search(r"Airflow's run: ([\d.]+) s wall, ([\d.]+) s of work in the tasks .*, ([\d.]+) s in which no task ran", done.stdout)

@@ -62,7 +62,7 @@ def ours(who: str, folder: Path) -> Callable[[Any], Any]:
     import pyarrow.parquet as pq
     from deltalake import write_deltalake
 
-    from contracts import release, settings
+    from lake import release, settings
 
     os.environ["MILLRACE_HOME"] = str(folder / "home")
     path = settings.table_path("gold.things")
@@ -72,7 +72,7 @@ def ours(who: str, folder: Path) -> Callable[[Any], Any]:
         release.write({"gold.things": 0}, "2100-01-01")
     from features.source import GoldTable
 
-    offline = {"type": "features.offline_store.ReleaseOfflineStore", "join": who, "session": "etl.engine.session"}
+    offline = {"type": "features.offline.store.ReleaseOfflineStore", "join": who, "session": "etl.engine.session"}
     return values(applied(offline, GoldTable(table="gold.things"), view, folder))
 
 

@@ -24,9 +24,9 @@ from tests.universal.feature_repos.universal.data_source_creator import (  # typ
     DataSourceCreator,
 )
 
-from contracts import release, settings
-from features.offline_store import ReleaseOfflineStoreConfig
+from features.offline.store import ReleaseOfflineStoreConfig
 from features.source import GoldTable
+from lake import release, settings
 
 os.environ["MILLRACE_HOME"] = tempfile.mkdtemp(prefix="millrace-feast-")
 AVAILABLE_ONLINE_STORES = {"sqlite": ({"type": "sqlite"}, None)}

@@ -16,7 +16,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from contracts import settings
+from lake import settings
 
 FOLDER = "tests/integration/offline_store"
 ABSENT = ("minio", "keycloak", "testcontainers")

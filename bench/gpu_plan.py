@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import gpu_run
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.interval import Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Layer, Load, Table
+from lake import settings
 
 OPERATOR = re.compile(r"^\s*([*!])(Exec|Command) <(\w+)>", re.MULTILINE)
 """`#` marks an operator that RAPIDS takes out of the plan, `@` one that an operator above takes with it."""
@@ -125,11 +126,11 @@ def _output_to(log: Path) -> Iterator[None]:
 
 def fill() -> None:
     """A row in each bronze and silver table."""
-    from etl import publishing
-    from etl.delta import State
+    from lake import publishing
+    from lake.delta import CommitMetadata
 
     for table in (*catalog.tables(Layer.BRONZE), *catalog.tables(Layer.SILVER)):
-        publishing.publish(table, [staged(table)], State("plan"), base=None)
+        publishing.publish(table, [staged(table)], CommitMetadata("plan"), base=None)
 
 
 def staged(table: Table) -> Path:
@@ -137,7 +138,7 @@ def staged(table: Table) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from etl.publishing import arrow_type
+    from lake.publishing import arrow_type
 
     path = settings.table_path(table.qualified) / "_stage" / "one.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,14 +161,13 @@ def transforms(spark: Any) -> Iterator[Verdict]:
     explain = spark._jvm.com.nvidia.spark.rapids.ExplainPlan.explainPotentialGpuPlan
     for table in (*catalog.tables(Layer.SILVER), *catalog.tables(Layer.GOLD)):
         frames = [spark.read.format("delta").load(str(settings.table_path(name))) for name in table.inputs]
-        module: Any = stage.transform(table) if stage.has_transform(table) else None
         if table.layer == Layer.SILVER:
-            cleaned = module.clean(*frames)
+            cleaned = stage.clean(table, *frames)
             plans = {"": cleaned.select(*table.column_names), "duplicates": stage._without_duplicates(table, cleaned).select(*table.column_names)}
         elif table.load == Load.SNAPSHOT:
-            plans = {"": module.features(*frames).select(*table.column_names)}
+            plans = {"": stage.transform(table).features(*frames).select(*table.column_names)}
         else:
-            inputs, prepare = dict(zip(table.inputs, frames, strict=True)), getattr(module, "events", None)
+            inputs, prepare = dict(zip(table.inputs, frames, strict=True)), stage.transform(table).events if stage.has_transform(table) else None
             plans = {name: aggregate.features(table, [midnights], inputs, prepare) for name, midnights in MIDNIGHTS.items()}
         for part, frame in plans.items():
             verdict = Verdict(f"{table.qualified}{f', {part}' if part else ''}")
@@ -177,12 +177,13 @@ def transforms(spark: Any) -> Iterator[Verdict]:
 
 def commits(spark: Any, log: Path) -> Iterator[Verdict]:
     """Every kind of commit: what the log says of its command while it is made. Delta reads its own log along with it, in small queries that are left out."""
-    from etl import delta, engine
+    from etl import engine
     from etl.commits.delta_spark import DeltaSpark
-    from etl.delta import State
+    from lake import delta
+    from lake.delta import CommitMetadata
 
     engine.session = lambda: spark
-    done, state, day = DeltaSpark(), State("plan"), [Interval(date(2017, 3, 1), date(2017, 3, 2))]
+    done, state, day = DeltaSpark(), CommitMetadata("plan"), [Interval(date(2017, 3, 1), date(2017, 3, 2))]
 
     def base(table: Table) -> int | None:
         return delta.version_of(table.qualified)

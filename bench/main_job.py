@@ -14,11 +14,11 @@ from datetime import date
 from itertools import pairwise
 from typing import Any
 
-from contracts import settings
 from contracts.interval import DAY
 from contracts.report import TableReport
-from dags import steps
 from etl import engine
+from lake import settings
+from millrace import pipeline
 
 START, END = "2017-01-01", "2018-01-02"
 
@@ -67,7 +67,7 @@ def imports() -> None:
 def timed(start: str, end: str) -> dict[str, Any]:
     """Wall and CPU seconds of one run, and how its phases share the work."""
     wall, cpu = time.perf_counter(), time.process_time()
-    reports = steps.run_all(start, end, f"bench-{time.time()}")
+    reports = pipeline.run_all(start, end, f"bench-{time.time()}")
     return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, **shares(reports)}
 
 

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import watch
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.model import STRING, TIMESTAMP, Column, Table
 from etl.spark import jars
+from lake import settings
 
 CLOCK = ("_loaded_at",)
 """Columns that tell when something ran; two runs never agree on them."""
@@ -90,7 +91,7 @@ def main() -> int:
 def land(home: Path) -> None:
     """The sample, once for all engines."""
     environment = {**os.environ, "MILLRACE_HOME": str(home)}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "dags", "sample"], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "millrace", "sample"], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"the sample could not be landed:\n{done.stdout}{done.stderr}")
 

@@ -16,9 +16,10 @@ from statistics import median
 from urllib.parse import urlsplit
 
 from bench.serving import CALLS, elsewhere, pairs, sdk
-from contracts import release
-from features import generation, registry
-from features.materialize import load
+from features import registry
+from features.online import backends
+from features.online.materialize import load
+from lake import release
 
 ROUNDS = 3
 
@@ -35,7 +36,7 @@ def main() -> None:
             os.environ["MILLRACE_ONLINE"] = url
             loads.append(timed_loads(url))
             reads += timed_reads(url, known)
-            generation.place().remove_all()
+            backends.configured().remove_all()
     print("| place | all entities | time | entities/s | what changed in a day | time | of all |\n|---|---|---|---|---|---|---|")
     print("\n".join(loads))
     print("\n| place | entities | p50 | p99 |\n|---|---|---|---|")
@@ -49,7 +50,7 @@ def timed_loads(url: str) -> str:
     registry.apply()
     views, whole, changed, rows, seen = registry.online_views(registry.open_store()), [], [], 0, 0
     for _ in range(ROUNDS):
-        generation.place().remove_all()
+        backends.configured().remove_all()
         started = time.perf_counter()
         rows = sum(one.rows for one in load(replace(newest, horizon=before), views, "bench"))
         whole.append(time.perf_counter() - started)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from bench import watch
 from bench.__main__ import land, machine
-from contracts import settings
 from etl.spark import jars
+from lake import settings
 
 YEAR = timedelta(days=364)
 """Whole weeks, so that a Monday stays a Monday."""

@@ -26,8 +26,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from contracts import release, settings
 from etl.spark import server as spark_server
+from lake import release, settings
 
 SERVICE, VIEW = "recommendation_v1", "product_popularity"
 TURNS = {1: 40, 100: 6}
@@ -281,7 +281,7 @@ class Fixed:
 def our_load() -> tuple[int, float]:
     """Into a generation that nobody reads, of a home of its own."""
     from features import registry
-    from features.materialize import load
+    from features.online.materialize import load
 
     view = registry.open_store().get_feature_view(VIEW)
     newest = release.read()

@@ -192,9 +192,9 @@ SPARK = {"spark.master": "local[1]", "spark.ui.enabled": "false", "spark.sql.shu
 def ours(join: str, case: Case, folder: Path) -> Any:
     from deltalake import write_deltalake
 
-    from contracts import release, settings
-    from features.offline_store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
+    from features.offline.store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
     from features.source import GoldTable
+    from lake import release, settings
 
     os.environ["MILLRACE_HOME"] = str(folder)
     path = settings.table_path("gold.things")

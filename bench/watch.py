@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from contracts import settings
+from lake import settings
 
 EVERY_SECONDS = 0.2
 FORKING_SECONDS = 1.0

@@ -18,6 +18,7 @@ from itertools import pairwise
 from math import floor
 from typing import ClassVar
 
+from contracts.columns import AT_MIDNIGHT, EVENT_TIMESTAMP
 from contracts.model import (
     DATE,
     DOUBLE,
@@ -37,8 +38,6 @@ from contracts.model import (
     decimal,
 )
 
-EVENT_TIMESTAMP = Column("event_timestamp", TIMESTAMP, "Midnight at which the row becomes knowable", required=True)
-AT_MIDNIGHT = Rule("at_midnight", "event_timestamp = date_trunc('day', event_timestamp)", "event_timestamp is not a midnight")
 DAY = timedelta(days=1)
 WEIGHT_OF_NEWEST = 2**20
 """What `Decayed` counts an event of the newest event's day as: weights are integers, so that every engine finds the same sum."""

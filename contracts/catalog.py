@@ -1,11 +1,10 @@
-"""All contracts, found by their path: `contracts/<layer>/<name>.py` declares the table `<layer>.<name>` in a variable `<name>`."""
+"""The tables of the current project, found by their path: `contracts/<layer>/<name>.py` declares the table `<layer>.<name>` in a variable `<name>`."""
 
 import difflib
-import importlib
-import pkgutil
 from datetime import timedelta
 from functools import cache
 
+from contracts import project
 from contracts.model import ContractError, Layer, Table
 
 LAYERS = (Layer.BRONZE, Layer.SILVER, Layer.GOLD)
@@ -14,14 +13,17 @@ AFTER_RELEASE = (Layer.SCORES,)
 """What is made from a release, by a run of its own."""
 
 
-@cache
 def tables(layer: Layer | None = None) -> tuple[Table, ...]:
     """Every table of a layer, or of all that a run builds, in an order in which they can be built: a table comes after its inputs and references."""
-    layers = (layer,) if layer else LAYERS
-    return tuple(table for one in layers for table in _in_order(_declared(one)))
+    return _tables(project.current(), layer)
 
 
 @cache
+def _tables(of: project.Project, layer: Layer | None) -> tuple[Table, ...]:
+    layers = (layer,) if layer else LAYERS
+    return tuple(table for chosen in layers for table in _in_order([load(of, chosen, name) for name in of.names(f"contracts.{chosen}")]))
+
+
 def all_tables() -> tuple[Table, ...]:
     """Every table with a contract: those that a run builds, then those that are made from a release."""
     return (*tables(), *(table for layer in AFTER_RELEASE for table in tables(layer)))
@@ -36,7 +38,7 @@ def longest_window() -> int:
 
 def table(qualified: str) -> Table:
     """The contract of `layer.name`, or an error that offers the nearest name."""
-    known = {one.qualified: one for one in all_tables()}
+    known = {table.qualified: table for table in all_tables()}
     if qualified not in known:
         near = difflib.get_close_matches(qualified, known, 1)
         hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}."
@@ -44,16 +46,13 @@ def table(qualified: str) -> Table:
     return known[qualified]
 
 
-def _declared(layer: Layer) -> list[Table]:
-    package = importlib.import_module(f"contracts.{layer}")
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    return [_load(layer, name) for name in names]
-
-
-def _load(layer: Layer, name: str) -> Table:
-    found = getattr(importlib.import_module(f"contracts.{layer}.{name}"), name, None)
+def load(of: project.Project, layer: Layer, name: str) -> Table:
+    """The contract in one file. ContractError where it declares something else."""
+    found = getattr(of.module(f"contracts.{layer}.{name}"), name, None)
     if not isinstance(found, Table) or (found.layer, found.name) != (layer, name):
-        raise ContractError(f"contracts/{layer}/{name}.py must declare `{name} = Table(layer=Layer.{layer.upper()}, name={name!r}, ...)`")
+        raise ContractError(
+            f"contracts/{layer}/{name}.py must declare `{name}`, the contract of the table {layer}.{name}: Table(layer=Layer.{layer.upper()}, name={name!r}, ...)"
+        )
     return found
 
 

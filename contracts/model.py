@@ -107,6 +107,7 @@ class Column:
     """One column and what each of its cells promises.
 
     `required` cells are never NULL; `minimum`, `maximum` (both inclusive), `allowed` and `pattern` (the whole text) bind the cells that are not NULL.
+    `source` is the column of the bronze table that a silver column without a transform is made of, where its name is another.
     `multiline` allows line breaks in a quoted cell of a landed CSV file. Elsewhere a quote that is not closed on its
     line stops the file.
     """
@@ -123,6 +124,7 @@ class Column:
     unit: str | None = None
     pii: Pii = Pii.NONE
     severity: Severity = Severity.CRITICAL
+    source: str | None = None
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name.lstrip("_")):

@@ -1,1 +1,4 @@
-"""WHEN: wiring only. DAG files, the command line that mirrors them, and the steps that both compose from the four rooms."""
+"""WHEN: DAG files and nothing else. What their tasks do is in `millrace`.
+
+Airflow puts this folder on `sys.path`, so no file here has the name of a package: `dags/millrace.py` would be what `import millrace` finds.
+"""

@@ -12,8 +12,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from contracts import settings
 from etl.spark import SparkError, keep_alive, server
+from lake import settings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

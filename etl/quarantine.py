@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from contracts import settings, storage
 from contracts.model import Layer
-from etl import delta
-from etl.publishing import locked
 from etl.stage import Plan, Staged
+from lake import delta, settings, storage
+from lake.publishing import locked
 
 if TYPE_CHECKING:
     import pyarrow as pa

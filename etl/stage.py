@@ -7,8 +7,6 @@ after a change of the code, or nothing at all.
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import inspect
 import uuid
 from collections.abc import Mapping, Sequence
@@ -20,18 +18,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from contracts import catalog, settings, storage
+from contracts import catalog, project
 from contracts.interval import DAY, Interval, days_of, merged
 from contracts.model import DATE, LONG, TIMESTAMP, Layer, Load, Severity, Table
 from contracts.report import RowAccount
-from etl import delta
+from etl import table_reader
 from etl.bronze.load import Loaded, load
-from etl.delta import State
 from etl.gold import aggregate, concerns, windows
 from etl.gold.concerns import read_days
-from etl.publishing import days_sql, nullable, refuse_other_schema
-from etl.silver import PROVENANCE
+from etl.silver import PROVENANCE, select
 from etl.sources.landing import Rejected
+from lake import delta, settings, storage
+from lake.delta import CommitMetadata
+from lake.publishing import days_sql, nullable, refuse_other_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,7 +61,7 @@ class Plan:
     whole: bool = False
     appends: bool = False
     horizon: date | None = None
-    last: State | None = None
+    last: CommitMetadata | None = None
     ids: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -171,7 +170,7 @@ def plan(table: Table, interval: Interval) -> Plan:
     return _plan_gold(common, sources, changed)
 
 
-def _another_snapshot_changed(table: Table, sources: dict, last: State | None) -> bool:
+def _another_snapshot_changed(table: Table, sources: dict, last: CommitMetadata | None) -> bool:
     """Whether a table that a silver transform gets beside its rows was replaced whole: any of these rows may depend on it."""
     if table.layer != Layer.SILVER or last is None:
         return False
@@ -192,7 +191,7 @@ def plan_part(table: Table, interval: Interval, part: Mapping[str, Any], inputs:
     rows = _rows_of_part(table, mine, part) if mine else 0
     if rows:
         account = asdict(RowAccount(rows, rows, 0, 0))
-        last = State("", dict(inputs), account=account, ids=dict(ids))
+        last = CommitMetadata("", dict(inputs), account=account, ids=dict(ids))
     return Plan(table, interval, base, dict(inputs), appends=not rows, last=last, ids=dict(ids))
 
 
@@ -271,27 +270,30 @@ def _drivers(table: Table) -> list[str]:
 
 
 def transform(table: Table) -> ModuleType:
-    """The module that computes the table, or prepares its events: its path is the table's name."""
-    return importlib.import_module(_module_of(table))
+    """The project's module that computes the table, or prepares its events: its path is the table's name. StageError where there is none."""
+    found = project.module(_path_of(table))
+    if found is None:
+        raise StageError(f"{table.qualified} needs a transform: write {project.current().file(_path_of(table))}")
+    return found
 
 
 def has_transform(table: Table) -> bool:
-    """Whether there is one. Aggregations alone need none."""
-    return importlib.util.find_spec(_module_of(table)) is not None
+    """Whether the project has one. Declarations of columns and aggregations need none."""
+    return project.current().has_module(_path_of(table))
 
 
-def _module_of(table: Table) -> str:
-    return f"etl.{table.layer}.{table.name}"
+def _path_of(table: Table) -> str:
+    return f"transforms.{table.layer}.{table.name}"
 
 
 def code_of(table: Table) -> str:
     """A fingerprint of what decides the table's content: the transform, what the layer shares, and the contract's columns, key and checks. Empty for one without a transform."""
     if table.layer not in (Layer.SILVER, Layer.GOLD):
         return ""
-    shared = [importlib.import_module(f"etl.{table.layer}"), *([windows, aggregate] if table.layer == Layer.GOLD else [])]
-    own = [transform(table)] if has_transform(table) or not table.aggregates else []
+    shared = [windows, aggregate] if table.layer == Layer.GOLD else [select]
+    own = [transform(table)] if has_transform(table) else []
     facts = (
-        repr([(c.name, c.type.spark) for c in table.columns])
+        repr([(c.name, c.type.spark, c.source) for c in table.columns])
         + repr(table.key)
         + repr([(c.name, c.sql, c.severity) for c in table.checks()])
         + repr(table.references)
@@ -365,9 +367,17 @@ def _cleaned(planned: Plan) -> tuple[DataFrame, DataFrame]:
     """The rows that come in, and what the transform makes of them."""
     source = catalog.table(planned.table.inputs[0])
     version = planned.inputs[source.qualified]
-    incoming = delta.read(source.qualified, version) if planned.whole else read_days(source.qualified, version, planned.days)
-    others = [delta.read(name, planned.inputs[name]) for name in planned.table.inputs[1:]]
-    return incoming, transform(planned.table).clean(incoming, *others)
+    incoming = table_reader.read(source.qualified, version) if planned.whole else read_days(source.qualified, version, planned.days)
+    others = [table_reader.read(name, planned.inputs[name]) for name in planned.table.inputs[1:]]
+    return incoming, clean(planned.table, incoming, *others)
+
+
+def clean(table: Table, incoming: DataFrame, *others: DataFrame) -> DataFrame:
+    """A silver table's columns and the audit columns, from the rows of its inputs: by the project's transform, or as its columns are declared."""
+    if not has_transform(table):
+        return select.clean(table, catalog.table(table.inputs[0]), incoming)
+    cleaned: DataFrame = transform(table).clean(incoming, *others)
+    return cleaned
 
 
 def _published_elsewhere(planned: Plan, cleaned: DataFrame) -> DataFrame:
@@ -381,10 +391,10 @@ def _published_elsewhere(planned: Plan, cleaned: DataFrame) -> DataFrame:
     elsewhere = f"NOT ({days_sql(table, planned.days)})"
     ranged = [name for name in table.key if table.column(name).type in (LONG, DATE)]
     if not ranged:
-        return delta.read(table.qualified, version).filter(elsewhere)
+        return table_reader.read(table.qualified, version).filter(elsewhere)
     found = cleaned.agg(*map(F.min, ranged), *map(F.max, ranged)).collect()[0]
     ranges = {name: (low, high) for name, low, high in zip(ranged, found[: len(ranged)], found[len(ranged) :], strict=True)}
-    published = delta.read(table.qualified, version, {name: [one] for name, one in ranges.items() if one[0] is not None}).filter(elsewhere)
+    published = table_reader.read(table.qualified, version, {name: [one] for name, one in ranges.items() if one[0] is not None}).filter(elsewhere)
     for name, (low, high) in ranges.items():
         published = published.filter(F.col(name).between(low, high))  # of a key that is NULL in each row that comes in: no row
     return published
@@ -408,7 +418,7 @@ def _days_of_later_twins(planned: Plan, cleaned: DataFrame) -> tuple[Interval, .
 def _stage_gold(planned: Plan, folder: Path) -> Staged:
     table = planned.table
     if table.load == Load.SNAPSHOT:
-        rows = transform(table).features(*(delta.read(name, version) for name, version in planned.inputs.items()))
+        rows = transform(table).features(*(table_reader.read(name, version) for name, version in planned.inputs.items()))
     else:
         rows = _features(planned)
     if planned.whole or planned.days:
@@ -422,11 +432,11 @@ def _features(planned: Plan) -> DataFrame:
     table, versions = planned.table, planned.inputs
     if table.aggregates:
         prepare = transform(table).events if table.aggregates.needs_transform else None
-        whole = {name: delta.read(name, version) for name, version in versions.items()} if planned.whole else None
+        whole = {name: table_reader.read(name, version) for name, version in versions.items()} if planned.whole else None
         return aggregate.features(table, planned.days, whole or concerns.history(table, planned.days, versions), prepare)
     needed = merged(windows.history_for(span, _reach(table)) for span in planned.days)
     driven = () if planned.whole else _drivers(table)
-    inputs = [read_days(name, version, needed) if name in driven else delta.read(name, version) for name, version in versions.items()]
+    inputs = [read_days(name, version, needed) if name in driven else table_reader.read(name, version) for name, version in versions.items()]
     return transform(table).features(planned.days, *inputs)
 
 

@@ -1,6 +1,6 @@
 """Run a table's suite on its staged rows and tell good rows from bad ones.
 
-One pass over the rows measures what the whole suite asks for (`expectations.judge`). Only rows that break a critical check cost a second one.
+One pass over the rows measures what the whole suite asks for (`expectations.evaluate`). Only rows that break a critical check cost a second one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from contracts.model import Severity, Table
 from contracts.report import CheckResult
-from expectations.judge import AuditError, judge, measure, sql_of_checks
+from expectations.evaluate import AuditError, judge, measure, sql_of_checks
 from expectations.suite import Facts, expectations_of, reference_column, rule_column
 
 if TYPE_CHECKING:

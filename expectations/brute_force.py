@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
-from contracts import settings, storage
 from contracts.aggregations import (
     DAY,
     Aggregates,
@@ -34,6 +33,7 @@ from contracts.aggregations import (
     Window,
 )
 from contracts.model import Table
+from lake import settings, storage
 
 if TYPE_CHECKING:
     import duckdb

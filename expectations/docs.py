@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from contracts import settings
-from contracts.files import locked, write_whole
 from expectations import pages
 from expectations.audit import Audit, to_json
+from lake import settings
+from lake.files import locked, write_whole
 
 RUNS = 5
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from contracts import release, settings, storage
 from contracts.model import Layer
-from contracts.release import Release
 from features.queries import Rows, identifier, parquet
+from lake import release, settings, storage
+from lake.release import Release
 
 if TYPE_CHECKING:  # a feature server imports this module, and its image holds no deltalake and no DuckDB
     import duckdb
@@ -53,7 +53,7 @@ def published(qualified: str, version: int | None = None) -> LakeReader:
         newest = DeltaTable(str(path)).version()
     except TableNotFoundError as error:
         raise SourceError(
-            f"{qualified} was never published: there is no table at {path}. Run the DAG `millrace`, or see what there is: python -m dags tables"
+            f"{qualified} was never published: there is no table at {path}. Run the DAG `millrace`, or see what there is: python -m millrace tables"
         ) from error
     if version is not None and not 0 <= version <= newest:
         raise SourceError(f"{qualified} has no version {version}: its newest is {newest}")

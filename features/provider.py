@@ -22,10 +22,11 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 
 from contracts.report import UNCHANGED
-from features import generation, labels, materialize
-from features.labels import JoinKey
 from features.lake_reader import pinned
-from features.servable import ensure_gold
+from features.offline import labels
+from features.offline.labels import JoinKey
+from features.online import backends, materialize
+from features.registry.servable import ensure_gold
 
 
 class ReleaseProvider(PassthroughProvider):
@@ -56,7 +57,7 @@ class ReleaseProvider(PassthroughProvider):
         done = materialize.materialize_until(release, end_date)
         registry.refresh(project)  # definitions may have been applied, and Feast is about to write its own copy back
         if done is None:
-            served = generation.about()
+            served = backends.about()
             day = served.horizon if served else "a later day"
             click.echo(f"  nothing to do: what is online is as of {day}, after {end_date:%Y-%m-%dT%H:%M}")
             return

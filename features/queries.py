@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from feast import FeatureView
 
-from features import kinds
+from features import types
 from features.source import GoldTable
 
 NEVER = -(2**63) + 1
@@ -173,7 +173,7 @@ def labelled(view: FeatureView) -> list[str]:
 
 def _typed(view: FeatureView, features: Sequence[str]) -> str:
     """`f.__f0`, ... under the names of the features, cast to their types."""
-    kind = {field.name: kinds.of(field.dtype, f"{view.name}:{field.name}") for field in view.features if field.name in features}
+    kind = {field.name: types.of(field.dtype, f"{view.name}:{field.name}") for field in view.features if field.name in features}
     return ", ".join(f"{kind[name].offline.format(f'f.__f{i}')} AS {identifier(name)}" for i, name in enumerate(features))
 
 

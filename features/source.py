@@ -12,7 +12,7 @@ from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
 from contracts import catalog
-from features import kinds
+from features import types
 
 CLASS = "features.source.GoldTable"
 
@@ -115,5 +115,5 @@ class GoldTable(DataSource):
 def _value_type(spark: str) -> ValueType:
     if spark.startswith("decimal"):
         return ValueType.DOUBLE
-    known = {type_.spark: dtype.to_value_type() for type_, dtype in kinds.FROM_CONTRACT.items()}
+    known = {type_.spark: dtype.to_value_type() for type_, dtype in types.FROM_CONTRACT.items()}
     return known.get(spark, ValueType.UNKNOWN)

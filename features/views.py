@@ -1,16 +1,21 @@
-"""Contract -> Feast objects: the entity, source, view and fields that a gold table promises. Which ones exist is said in `feast_repo/definitions.py`."""
+"""Contract -> Feast objects: the entity, source, view and fields that a gold table promises."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import cache
+from typing import Any
 
-from feast import Entity, FeatureView, Field, OnDemandFeatureView, RequestSource
+from feast import Entity, FeatureService, FeatureView, Field, OnDemandFeatureView, RequestSource
 from feast.types import Float64, UnixTimestamp
 
-from contracts.model import Column, Pii, Table
-from features import kinds
+from contracts import catalog, project
+from contracts.columns import EVENT_TIMESTAMP
+from contracts.model import Column, Layer, Pii, Table
+from contracts.project import Project
+from features import types
 from features.source import GoldTable
 
 REQUEST_TIME = "request_time"
@@ -22,9 +27,57 @@ request = RequestSource(
 )
 
 
+def declared() -> dict[str, Any]:
+    """Every Feast object of the current project by its name: entities, views, then what its `features.py` declares."""
+    of = project.current()
+    module = of.module("features")
+    own = vars(module) if module else {}
+    kinds = (Entity, FeatureView, OnDemandFeatureView, FeatureService)
+    tables = catalog.tables(Layer.GOLD)
+    return {
+        **{name: _entity(of, name) for name in sorted({key for table in tables for key in _keys(table)})},
+        **{table.name: view(table.name) for table in tables},
+        **{name: found for name, found in own.items() if isinstance(found, kinds) and not isinstance(found, Entity)},
+    }
+
+
+def problems() -> Iterator[str]:
+    """What is wrong with the views and services of the current project, each with its remedy."""
+    views = [found for found in declared().values() if isinstance(found, FeatureView)]
+    services = [service for service in declared().values() if isinstance(service, FeatureService)]
+    served = {projection.name for service in services for projection in service.feature_view_projections}
+    for name in sorted({view.name for view in views} - served):
+        yield f"no feature service has the view {name}, so no model can ask for it by a name that stays. Add views.view({name!r}) to a FeatureService"
+    for service in services:
+        names = [field.name for projection in service.feature_view_projections for field in projection.features]
+        for twice in sorted({name for name in names if names.count(name) > 1}):
+            yield f"the service {service.name} has two features called {twice}. Rename one of them in its contract"
+
+
+def view(name: str) -> FeatureView:
+    """The view of `gold.<name>`, the same object at each call."""
+    return _view(project.current(), name)
+
+
+@cache
+def _view(of: Project, name: str) -> FeatureView:
+    table = catalog.table(f"{Layer.GOLD}.{name}")
+    return feature_view(table, [_entity(of, key) for key in _keys(table)])
+
+
+@cache
+def _entity(_: Project, name: str) -> Entity:
+    """The first gold table that has the key says what it is."""
+    return entity(next(table.column(name) for table in catalog.tables(Layer.GOLD) if name in _keys(table)))
+
+
+def _keys(table: Table) -> list[str]:
+    return [name for name in table.key if name != EVENT_TIMESTAMP.name]
+
+
 def entity(column: Column) -> Entity:
     """The entity whose join key is a contract's key column, under the same name."""
-    return Entity(name=column.name, join_keys=[column.name], value_type=kinds.dtype_of(column).to_value_type(), description=column.doc, tags=_tags(column))
+    return Entity(name=column.name, join_keys=[column.name], value_type=types.dtype_of(column).to_value_type(), description=column.doc, tags=_tags(column))
 
 
 def feature_view(table: Table, entities: Sequence[Entity]) -> FeatureView:
@@ -62,7 +115,7 @@ def on_demand_view(name: str, udf: Callable[[dict[str, list]], dict[str, list]],
 
 
 def _field(column: Column) -> Field:
-    return Field(name=column.name, dtype=kinds.dtype_of(column), description=column.doc, tags=_tags(column))
+    return Field(name=column.name, dtype=types.dtype_of(column), description=column.doc, tags=_tags(column))
 
 
 def _tags(column: Column) -> dict[str, str]:

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from openlineage.client.serde import Serde
 
-from contracts import secret_files, settings
-from contracts.files import machine
+from lake import secret_files, settings
+from lake.files import machine
 
 FILE = "millrace"
 """Stem of the file that takes our events."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from contracts import settings
+from lake import settings
 
 NAMESPACE = "millrace"
 """Of jobs, of the tables' short names, and of what Feast serves (the name of the Feast project, which is the namespace that Feast itself uses)."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from contracts import settings
+from lake import settings
 from lineage import naming
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ refuse_missing() {
   echo "$1 is ${!1}, $2" >&2
   exit 1
 }
-if [ -n "${MILLRACE_CODE:-}" ] && [ ! -f "$MILLRACE_CODE/dags/millrace.py" ]; then refuse_missing MILLRACE_CODE "which is no checkout of Millrace: dags/millrace.py is not there"; fi
+if [ -n "${MILLRACE_CODE:-}" ] && [ ! -f "$MILLRACE_CODE/dags/millrace_dag.py" ]; then refuse_missing MILLRACE_CODE "which is no checkout of Millrace: dags/millrace_dag.py is not there"; fi
 if [ -n "${MILLRACE_FILES:-}" ] && [ ! -d "$MILLRACE_FILES" ]; then refuse_missing MILLRACE_FILES "which is no folder"; fi
 if [ -n "${MILLRACE_CA:-}" ] && [ ! -f "$MILLRACE_CA" ]; then refuse_missing MILLRACE_CA "which is no file"; fi
 export MILLRACE_SECRETS="${MILLRACE_SECRETS:-${MILLRACE_HOME:-$PWD/.millrace}/compose/secrets}"

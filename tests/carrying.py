@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from bench.parity import compared
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.model import Layer
-from dags import steps
+from lake import settings
+from millrace import pipeline
 from tests.landing import Shop, purchase, rows
 
 FIRST = ("2017-03-01", "2017-03-03")
@@ -50,7 +51,7 @@ def keep_only(monkeypatch: pytest.MonkeyPatch, *qualified: str) -> None:
     kept: set[str] = set()
     while waiting:
         kept.add(name := waiting.pop())
-        waiting += {*steps.needs(catalog.table(name))} - kept
+        waiting += {*pipeline.needs(catalog.table(name))} - kept
     monkeypatch.setattr(catalog, "tables", lambda layer=None: tuple(table for table in every(layer) if table.qualified in kept))
 
 
@@ -58,7 +59,7 @@ def carry(monkeypatch: pytest.MonkeyPatch, engine: str, lake: Path | str, interv
     """Run on an engine into a lake; the row accounts by table."""
     monkeypatch.setenv("MILLRACE_ENGINE", engine)
     monkeypatch.setenv("MILLRACE_LAKE", str(lake))
-    return {report.table: report.account for report in steps.run_all(*interval, "test")}
+    return {report.table: report.account for report in pipeline.run_all(*interval, "test")}
 
 
 def differing(one: Path, other: Path) -> list[str]:
@@ -82,14 +83,14 @@ def _without_clock(row: str) -> str:
 
 WRITER = """
 import sys
-from etl import delta, publishing
+from lake import delta, publishing
 from etl.commits import committer
-from etl.delta import State
+from lake.delta import CommitMetadata
 from tests.unit.etl.visits import VISITS, staged, visit
 first, count, run = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 for number in range(first, first + count):
     with publishing.locked("silver.visits"):
         base = delta.version_of("silver.visits")
-        committer().publish(VISITS, [staged(visit(number), name=run)], State(run), base=base)
+        committer().publish(VISITS, [staged(visit(number), name=run)], CommitMetadata(run), base=base)
 """
 """A process that commits rows `first` to `first + count - 1` one by one, as run `run`: its three arguments."""

@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
-from contracts import settings
 from etl.spark.server import free_port
+from lake import settings
 from tests import patience
 
 NAMED = ("MILLRACE_", "AIRFLOW", "OPENLINEAGE_", "AWS_")
@@ -116,7 +116,7 @@ class Stack:
         log = self.folder / f"{host}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", "dags", "start", name],
+                [sys.executable, "-W", "ignore", "-m", "millrace", "start", name],
                 env=environment,
                 cwd=settings.CHECKOUT,
                 stdin=subprocess.DEVNULL,

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
+from contracts import project
+from lake import settings
 from tests.certificates import Certificates
 from tests.landing import Shop
 from tests.parallel import once, pytest_collection_modifyitems, pytest_runtest_protocol, pytest_xdist_make_scheduler  # noqa: F401 (hooks)
 from tests.programs import pytest_terminal_summary  # noqa: F401 (hook)
+
+project.load(project.DEFAULT)  # so that tests may import its modules
 
 START, END = "2017-01-01", "2018-01-02"
 
@@ -35,6 +38,7 @@ def set_home(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in that home; nothing of the caller's environment leaks in."""
     stores = [name for name in os.environ if name.startswith("AWS_")]
     for name in (
+        "MILLRACE_PROJECT",
         "MILLRACE_LAKE",
         "MILLRACE_LANDING",
         "MILLRACE_ENGINE",
@@ -66,13 +70,13 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @pytest.fixture(scope="session")
 def published_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small shop, its first day published by one run. Copy it, do not write to it."""
-    from dags import steps
+    from millrace import pipeline
 
     def build(path: Path) -> None:
         with pytest.MonkeyPatch.context() as environment:
             set_home(path, environment)
             Shop.open(path / "landing")
-            steps.run_all("2017-03-01", "2017-03-02", "first")
+            pipeline.run_all("2017-03-01", "2017-03-02", "first")
 
     return once(tmp_path_factory, "published", build)
 
@@ -84,9 +88,11 @@ def stocked(home: Path, published_home: Path) -> Shop:
 
 
 def command(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run `python -m dags ...` as a user would, in a process of its own."""
+    """Run `python -m millrace ...` as a user would, in a process of its own."""
     environment = {**os.environ, "MILLRACE_HOME": str(home)}
-    return subprocess.run([sys.executable, "-W", "ignore", "-m", "dags", *arguments], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "millrace", *arguments], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True
+    )
 
 
 @pytest.fixture(scope="session")
@@ -111,9 +117,9 @@ def year(year_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(home: Path) -> Callable:
     """Carry an interval through the lake in this process and return the reports by table."""
-    from dags import steps
+    from millrace import pipeline
 
     def carry(start: str, end: str, run_id: str = "test") -> dict:
-        return {report.table: report for report in steps.run_all(start, end, run_id)}
+        return {report.table: report for report in pipeline.run_all(start, end, run_id)}
 
     return carry

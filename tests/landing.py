@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from contracts import storage
+from lake import storage
 
 DAY = date(2017, 3, 1)
 COLUMNS = {
@@ -99,7 +99,7 @@ def rows(qualified: str, order: str = "ALL", version: int | None = None, where: 
     import duckdb
     from deltalake import DeltaTable
 
-    from contracts import settings
+    from lake import settings
 
     table = DeltaTable(str(settings.table_path(qualified)), version=version)
     files = table.file_uris()
@@ -114,7 +114,7 @@ def versions() -> dict[str, int]:
     """The newest version of every table in the lake, quarantine included."""
     from deltalake import DeltaTable
 
-    from contracts import settings
+    from lake import settings
 
     logs = settings.lake().glob("*/*/_delta_log")
     return {f"{log.parent.parent.name}.{log.parent.name}": DeltaTable(str(log.parent)).version() for log in logs}

@@ -14,7 +14,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from contracts import catalog, settings
+from contracts import catalog
+from lake import settings
 from tests.landing import Shop, versions
 from tests.oracle import DATA
 

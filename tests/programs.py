@@ -19,10 +19,10 @@ from typing import Any, NoReturn
 
 import pytest
 
-from contracts import files
-from contracts.settings import CHECKOUT
 from etl.spark import SparkError
 from etl.spark import java as spark_java
+from lake import files
+from lake.settings import CHECKOUT
 
 REQUIRE_ALL = "MILLRACE_TEST_REQUIRE_ALL"
 GO = (1, 25)

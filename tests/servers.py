@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from contracts.tls import POSTGRES_REQUEST
 from etl.spark.server import free_port, listens
+from lake.tls import POSTGRES_REQUEST
 from tests import patience, programs
 from tests.certificates import Certificates, Pair
 

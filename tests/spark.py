@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
 from etl.spark import jars, server
+from lake import settings
 from tests import programs
 
 QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"

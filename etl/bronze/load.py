@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from contracts import settings, storage
-from contracts.bronze import AUDIT_COLUMNS
+from contracts.columns import AUDIT_COLUMNS
 from contracts.interval import Interval, days_of
 from contracts.model import Table
-from etl import delta
-from etl.publishing import arrow_type
 from etl.sources import landing
 from etl.sources.landing import LandedFile, Rejected
+from lake import delta, settings, storage
+from lake.publishing import arrow_type
 
 if TYPE_CHECKING:
     import pyarrow as pa

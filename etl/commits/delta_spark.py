@@ -14,13 +14,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contracts import settings
 from contracts.interval import Interval
 from contracts.model import Table
-from etl import delta, publishing
-from etl.commits.delta_rs import open_to_tidy, untouched
-from etl.delta import State
-from etl.publishing import PublishError
+from lake import delta, publishing, settings
+from lake.commits.delta_rs import open_to_tidy, untouched
+from lake.delta import CommitMetadata
+from lake.publishing import PublishError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -30,10 +29,10 @@ _one_at_a_time = threading.Lock()
 """What marks a SQL statement's commit is set in the session, which the threads of a process share."""
 
 
-class Ours:
+class CommitMarker:
     """How one commit is told from all others: its version as Delta's transaction, its state with a name that nobody else has."""
 
-    def __init__(self, version: int, state: State) -> None:
+    def __init__(self, version: int, state: CommitMetadata) -> None:
         self.version = version
         self.metadata = json.dumps({**json.loads(state.to_json()), delta.COMMIT_KEY: uuid.uuid4().hex})
 
@@ -44,16 +43,18 @@ class Ours:
 
 
 class DeltaSpark:
-    """See `etl.commits.Committer`.
+    """See `lake.commits.Committer`.
 
     A client that is killed may leave its statement at work on the server. So each statement names the version that it is to make as Delta's transaction: of two, one is refused
     or passed over there. What the log then says of that version tells which.
     """
 
-    def publish(self, contract: Table, staged: Sequence[Path], state: State, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False) -> int:
+    def publish(
+        self, contract: Table, staged: Sequence[Path], state: CommitMetadata, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False
+    ) -> int:
         """`replaceWhere` for days, an overwrite for all, an append otherwise."""
         publishing.open_at(contract, base)
-        ours = Ours((base or 0) + 1, state)
+        ours = CommitMarker((base or 0) + 1, state)
         days = {"replaceWhere": publishing.days_sql(contract, replace)} if replace and not whole else {}
         _write(contract, staged, "overwrite" if whole or replace else "append", {**ours.options, **days})
         return self._settled(contract, ours)
@@ -66,7 +67,7 @@ class DeltaSpark:
 
     def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = (), *, delete: bool = True) -> int:
         """By delta-rs: Spark's VACUUM counts in hours only, so to spare an old version it would spare all that came after it."""
-        from etl.commits.delta_rs import DeltaRs
+        from lake.commits.delta_rs import DeltaRs
 
         return DeltaRs().vacuum(contract, older_than, keep, delete=delete)
 
@@ -85,7 +86,7 @@ class DeltaSpark:
                 for name in options:
                     spark.conf.unset(name)
 
-    def _settled(self, contract: Table, ours: Ours) -> int:
+    def _settled(self, contract: Table, ours: CommitMarker) -> int:
         """The version that was made, once the log says that it is ours and the newest."""
         newest = self._newest(contract)
         made = _metadata(contract, ours.version, newest)

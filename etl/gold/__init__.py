@@ -1,4 +1,1 @@
-"""Gold: one module a feature table, each with `features(...)`: pure PySpark from silver DataFrames to the columns of its contract.
-
-`windows` holds what they share: how purchases enter and leave a sliding window, and which midnights a change of the past concerns.
-"""
+"""Gold: feature rows from silver DataFrames, by a declaration of aggregations or by the project's `features(...)`."""

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
 
-from contracts import catalog, settings, storage
+from contracts import catalog
 from contracts.aggregations import Aggregates, Dimension, Joined
 from contracts.interval import Interval, days_of, merged
 from contracts.model import DATE, LONG, Load, Table
-from etl import delta
+from etl import table_reader
 from etl.gold import windows
-from etl.publishing import days_sql
+from lake import delta, settings, storage
+from lake.publishing import days_sql
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -24,7 +25,7 @@ Versions = Mapping[str, int]
 def read_days(name: str, version: int, days: Sequence[Interval]) -> DataFrame:
     """A table's rows of these days."""
     table = catalog.table(name)
-    return delta.read(name, version, delta.on_days(table.time_column, days)).filter(days_sql(table, days))
+    return table_reader.read(name, version, delta.on_days(table.time_column, days)).filter(days_sql(table, days))
 
 
 def changed_event_days(declared: Aggregates, before: Versions, now: Versions, changed: Mapping[str, Days | None]) -> Days | None:
@@ -70,7 +71,7 @@ def _changed_values(other: Joined, before: int, now: int, days: Days) -> DataFra
     name = other.table.qualified
     by = tuple(other.pairs.values()) if isinstance(other, Dimension) else other.by
     if other.table.load == Load.SNAPSHOT:
-        old, new = delta.read(name, before), delta.read(name, now)
+        old, new = table_reader.read(name, before), table_reader.read(name, now)
     else:
         old, new = read_days(name, before, days), read_days(name, now, days)
         if not isinstance(other, Dimension):  # days are narrow enough, and comparing their rows would cost more than it saves
@@ -100,7 +101,7 @@ def _days_of_events_with(declared: Aggregates, other: Joined, values: DataFrame,
 
     pairs = other.pairs if isinstance(other, Dimension) else {name: name for name in other.by}
     named = values.select(*(F.col(there).alias(here) for here, there in pairs.items()))
-    events = delta.read(declared.events.qualified, version)
+    events = table_reader.read(declared.events.qualified, version)
     found = events.join(named, list(pairs), "left_semi").select(F.to_date(declared.time_column).alias("day")).distinct()
     return days_of(row["day"] for row in found.collect())
 
@@ -118,7 +119,7 @@ def history(table: Table, midnights: Sequence[Interval], versions: Versions) -> 
     found = {declared.events.qualified: events}
     for other in declared.joined:
         name = other.table.qualified
-        found[name] = delta.read(name, versions[name]) if isinstance(other, Dimension) else _within_range(other.table, other.by, events, versions[name])
+        found[name] = table_reader.read(name, versions[name]) if isinstance(other, Dimension) else _within_range(other.table, other.by, events, versions[name])
     return found
 
 
@@ -128,11 +129,11 @@ def _within_range(table: Table, by: Sequence[str], events: DataFrame, version: i
 
     ranged = [name for name in by if table.column(name).type in (LONG, DATE)]
     if not ranged:
-        return delta.read(table.qualified, version)
+        return table_reader.read(table.qualified, version)
     found = events.agg(*map(F.min, ranged), *map(F.max, ranged)).collect()[0]
     bounds = {name: (found[n], found[n + len(ranged)]) for n, name in enumerate(ranged)}
     known = {name: [pair] for name, pair in bounds.items() if pair[0] is not None}
     if len(known) < len(ranged):
-        return delta.read(table.qualified, version).filter("false")
-    rows = delta.read(table.qualified, version, known)
+        return table_reader.read(table.qualified, version).filter("false")
+    rows = table_reader.read(table.qualified, version, known)
     return reduce(lambda frame, name: frame.filter(F.col(name).between(*bounds[name])), ranged, rows)

@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from contracts import settings, storage
-from contracts.bronze import AUDIT_COLUMNS
+from contracts.columns import AUDIT_COLUMNS
 from contracts.interval import DAY, Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Table, Type
-from contracts.storage import Source
-from etl.publishing import arrow_type
 from etl.sources import csv_lines
 from etl.sources.csv_lines import LineError, Lines
+from lake import settings, storage
+from lake.publishing import arrow_type
+from lake.storage import Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from contracts.storage import AnyEntry
+    from lake.storage import AnyEntry
 
 FORMATS = (".parquet", ".csv")
 MAGIC = {b"PAR1": "it is a parquet file, so its name should end in .parquet", b"\x1f\x8b": "it is compressed by gzip"}

@@ -14,9 +14,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from contracts import settings
-from contracts.files import locked
 from etl.spark import SparkError, java
+from lake import settings
+from lake.files import locked
 
 
 @dataclass(frozen=True)

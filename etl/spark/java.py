@@ -10,8 +10,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from contracts import settings
 from etl.spark import SparkError
+from lake import settings
 
 SUPPORTED = (17, 21)
 REMEDY = "Install Java 17 or 21 and set JAVA_HOME to it, or leave MILLRACE_ENGINE unset: Sail, the default, needs no Java"

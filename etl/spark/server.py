@@ -16,9 +16,9 @@ from pathlib import Path
 
 import psutil
 
-from contracts import bucket, settings, storage
-from contracts.files import write_whole
 from etl.spark import SparkError, gpu, jars, java
+from lake import bucket, settings, storage
+from lake.files import write_whole
 
 START_SECONDS = 90.0
 STOP_SECONDS = 10.0

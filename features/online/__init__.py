@@ -1,1 +1,4 @@
-"""Where generations live: a folder of sqlite files, a Redis, or a PostgreSQL. All three keep `features.generation`'s promises; `MILLRACE_ONLINE` says which one is used."""
+"""What is served: generations of rows, loaded from a release into a folder of sqlite files, a Redis or a PostgreSQL, and compared with training before they count.
+
+All three keep `features.online.generation`'s promises; `MILLRACE_ONLINE` says which one is used.
+"""

@@ -19,25 +19,25 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
-from contracts import tls
-from features.generation import (
-    About,
+from features.online import tables
+from features.online.generation import (
     Found,
     GenerationGoneError,
+    GenerationMetadata,
     Key,
-    Layout,
     OnlineStoreDamagedError,
     OnlineStoreUnfitError,
+    RowSchema,
     Stored,
     empty,
     ensure_views,
     new_name,
     parsed,
 )
-from features.kinds import retyped_row
-from features.online import tables
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explained, Words, masked, reaching, unreadable
 from features.queries import identifier
+from features.types import retyped_row
+from lake import tls
 
 HOME = "millrace"
 """The schema of the pointer; generations are in schemas that begin with it and `_`."""
@@ -86,7 +86,7 @@ class Working(Bounded):
     seconds = WORK_SECONDS
 
 
-class PostgresPlace:
+class PostgresBackend:
     """One database."""
 
     def __init__(self, url: str) -> None:
@@ -102,7 +102,7 @@ class PostgresPlace:
         with self.connected(Bounded) as connection:
             return _named(connection)[0]
 
-    def about(self) -> About | None:
+    def about(self) -> GenerationMetadata | None:
         """From the generation's own table."""
         with self.connected(Bounded) as connection:
             name, _ = _named(connection)
@@ -146,7 +146,7 @@ class PostgresPlace:
                     connection.autocommit = True
                     _clean(connection)
 
-    def merge(self, layout: Layout, rows: Sequence[Stored]) -> None:
+    def merge(self, layout: RowSchema, rows: Sequence[Stored]) -> None:
         """In one transaction, which holds the pointer."""
         with self._writing() as (connection, schema):
             table = f"{schema}.{identifier(layout.view)}"
@@ -219,7 +219,7 @@ class PostgresPlace:
             if name is None:
                 name = new_name("pushed")
                 _start(connection, name)
-                _describe(connection, name, About())
+                _describe(connection, name, GenerationMetadata())
                 _point_to(connection, name)
             about = _about(connection, name, self.where)
             yield connection, _schema(name)
@@ -229,7 +229,7 @@ class PostgresPlace:
 class PostgresSession:
     """A connection, made anew after it broke."""
 
-    def __init__(self, place: PostgresPlace) -> None:
+    def __init__(self, place: PostgresBackend) -> None:
         self._place = place
         self._reader: PostgresReader | None = None
 
@@ -244,7 +244,7 @@ class PostgresSession:
     def _newest(self, connection: psycopg.Connection[Any]) -> PostgresReader:
         name, _ = _named(connection)
         if name is None:
-            raise empty()
+            raise empty(self._place.where)
         if self._reader is None or (self._reader.name, self._reader.connection) != (name, connection):
             reader = PostgresReader(self._place, name, connection)
             reader.ensure_whole()
@@ -255,7 +255,7 @@ class PostgresSession:
 class PostgresReader:
     """A generation's tables over one connection."""
 
-    def __init__(self, place: PostgresPlace, name: str, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, place: PostgresBackend, name: str, connection: psycopg.Connection[Any]) -> None:
         self._place, self.name, self.connection = place, name, connection
         self._schema = _schema(name)
         self._made: dict[tuple[str, tuple[str, ...]], Query] = {}
@@ -276,7 +276,7 @@ class PostgresReader:
                     raise self._gone() from error
                 raise
 
-    def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
+    def rows(self, layout: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
         """One query for all keys; once more where a view was dropped or became another one."""
         try:
             return self._rows(layout, features, keys)
@@ -284,7 +284,7 @@ class PostgresReader:
             self._made.clear()
             return self._rows(layout, features, keys)
 
-    def _rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
+    def _rows(self, layout: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
         made = self._query(layout, tuple(features))
         if made is None or not keys:
             return [None] * len(keys)
@@ -298,7 +298,7 @@ class PostgresReader:
         found = {row[:width]: made.typed(row[width:]) for row in answer}
         return [found.get(tuple(key)) for key in keys]
 
-    def keys(self, layout: Layout, some: int | None) -> list[Key]:
+    def keys(self, layout: RowSchema, some: int | None) -> list[Key]:
         """All, or some."""
         if not self._columns(layout.view):
             return []
@@ -325,7 +325,7 @@ class PostgresReader:
             self.ensure_whole()
         return present
 
-    def _query(self, layout: Layout, features: tuple[str, ...]) -> Query | None:
+    def _query(self, layout: RowSchema, features: tuple[str, ...]) -> Query | None:
         """None while the generation does not have the view; a push may add it, or a feature."""
         made = self._made.get((layout.view, features))
         if made is None:
@@ -337,7 +337,7 @@ class PostgresReader:
                 self._made[layout.view, features] = made
         return made
 
-    def _select(self, layout: Layout, features: tuple[str, ...], present: dict[str, str]) -> Query:
+    def _select(self, layout: RowSchema, features: tuple[str, ...], present: dict[str, str]) -> Query:
         keys, table = _literally(tables.primary(layout)), _literally(f"{self._schema}.{identifier(layout.view)}")
         asked = ", ".join(f"%s::{kind.postgres}[]" for kind in layout.keys.values())
         sql = f"SELECT {keys}, {_literally(tables.picked(features, present))} FROM {table} t JOIN (SELECT DISTINCT * FROM unnest({asked}) AS asked({keys})) AS asked USING ({keys})"
@@ -366,11 +366,11 @@ class PostgresDraft:
         connection.autocommit = False
         _start(connection, self.name)
 
-    def resemble(self, name: str) -> None:
+    def copy_from(self, name: str) -> None:
         """Its rows are copied where a view is changed."""
         self._like = name
 
-    def load(self, layout: Layout, batches: Iterable[Sequence[Stored]]) -> int:
+    def load(self, layout: RowSchema, batches: Iterable[Sequence[Stored]]) -> int:
         """With COPY; the index comes last."""
         table = self._table(layout)
         _create(self.connection, table, layout)
@@ -378,7 +378,7 @@ class PostgresDraft:
         _index(self.connection, table, layout)
         return rows
 
-    def change(self, layout: Layout, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
+    def apply_changes(self, layout: RowSchema, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
         """The other generation's rows are copied inside the server."""
         table, names = self._table(layout), tables.primary(layout)
         former = f"{_schema(self._like)}.{identifier(layout.view)}"
@@ -397,7 +397,7 @@ class PostgresDraft:
         count: int = self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # type: ignore[index]
         return count
 
-    def finish(self, about: About) -> None:
+    def finish(self, about: GenerationMetadata) -> None:
         """Commit."""
         _describe(self.connection, self.name, about)
         self.connection.commit()
@@ -407,10 +407,10 @@ class PostgresDraft:
         _point_to(self.connection, self.name)
         self.connection.commit()
 
-    def _table(self, layout: Layout) -> str:
+    def _table(self, layout: RowSchema) -> str:
         return f"{self._schema}.{identifier(layout.view)}"
 
-    def _copy(self, table: str, layout: Layout, batches: Iterable[Sequence[Stored]]) -> int:
+    def _copy(self, table: str, layout: RowSchema, batches: Iterable[Sequence[Stored]]) -> int:
         kinds, rows = [*layout.keys.values(), None, None, *layout.features.values()], 0
         types = [kind.postgres.lower() if kind else "bigint" for kind in kinds]
         with _fitting(layout), self.connection.cursor().copy(f"COPY {table} ({', '.join(tables.names(layout))}) FROM STDIN (FORMAT BINARY)") as copy:
@@ -423,7 +423,7 @@ class PostgresDraft:
 
 
 @contextmanager
-def _fitting(layout: Layout) -> Iterator[None]:
+def _fitting(layout: RowSchema) -> Iterator[None]:
     try:
         yield
     except psycopg.DataError as error:
@@ -471,18 +471,18 @@ def _start(connection: psycopg.Connection[Any], name: str) -> None:
     connection.execute(f"CREATE TABLE {_schema(name)}.{ABOUT} (one boolean PRIMARY KEY DEFAULT true CHECK (one), about jsonb NOT NULL)")
 
 
-def _create(connection: psycopg.Connection[Any], table: str, layout: Layout) -> None:
+def _create(connection: psycopg.Connection[Any], table: str, layout: RowSchema) -> None:
     _refuse_long_names(layout)
     connection.execute(f"CREATE TABLE {table} ({', '.join(tables.columns(layout, 'postgres'))})")
 
 
-def _refuse_long_names(layout: Layout) -> None:
+def _refuse_long_names(layout: RowSchema) -> None:
     for name in (layout.view, *layout.keys, *layout.features):
         if len(name.encode()) > LONGEST_NAME:
             raise OnlineStoreUnfitError(f"PostgreSQL cuts names of more than {LONGEST_NAME} bytes, so {name} cannot be online there. Give it a shorter name")
 
 
-def _index(connection: psycopg.Connection[Any], table: str, layout: Layout) -> None:
+def _index(connection: psycopg.Connection[Any], table: str, layout: RowSchema) -> None:
     connection.execute(f"ALTER TABLE {table} ADD PRIMARY KEY ({tables.primary(layout)})")
     connection.execute(f"ANALYZE {table}")
 
@@ -493,7 +493,7 @@ def _columns(connection: psycopg.Connection[Any], schema: str, view: str) -> dic
     return dict(connection.execute(sql, [f"{schema}.{identifier(view)}"]).fetchall())
 
 
-def _retyped(layout: Layout, features: Iterable[str], present: dict[str, str]) -> list[str]:
+def _retyped(layout: RowSchema, features: Iterable[str], present: dict[str, str]) -> list[str]:
     """Features whose columns are of another type than the layout says."""
     return [name for name in features if name in present and present[name] != layout.features[name].postgres.lower()]
 
@@ -511,7 +511,7 @@ def _point_to(connection: psycopg.Connection[Any], name: str) -> None:
     )
 
 
-def _about(connection: psycopg.Connection[Any], name: str, where: str) -> About:
+def _about(connection: psycopg.Connection[Any], name: str, where: str) -> GenerationMetadata:
     """What the generation was made from; OnlineStoreDamagedError unless it says so, and has rows of the views of which it says so."""
     schema = _schema(name)
     row = connection.execute(f"SELECT about::text FROM {schema}.{ABOUT}").fetchone() if _columns(connection, schema, ABOUT) else None
@@ -528,7 +528,7 @@ def _lacks(connection: psycopg.Connection[Any], schema: str, view: str, count: i
     return count > 0 and connection.execute(f"SELECT FROM {schema}.{identifier(view)} LIMIT 1").fetchone() is None
 
 
-def _describe(connection: psycopg.Connection[Any], name: str, about: About) -> None:
+def _describe(connection: psycopg.Connection[Any], name: str, about: GenerationMetadata) -> None:
     connection.execute(f"INSERT INTO {_schema(name)}.{ABOUT} (about) VALUES (%s) ON CONFLICT (one) DO UPDATE SET about = excluded.about", [about.to_json()])
 
 

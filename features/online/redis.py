@@ -30,23 +30,23 @@ from redis.exceptions import LockError
 from redis.lock import Lock
 from redis.retry import Retry
 
-from contracts import tls
-from features.generation import (
-    About,
+from features.online.generation import (
     Found,
     GenerationGoneError,
+    GenerationMetadata,
     Key,
-    Layout,
     OnlineStoreDamagedError,
     OnlineStoreUnfitError,
+    RowSchema,
     Stored,
     empty,
     ensure_views,
     new_name,
     parsed,
 )
-from features.kinds import retyped_row
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explained, Words, masked, reaching
+from features.types import retyped_row
+from lake import tls
 
 POINTER = "millrace:online"
 GENERATIONS = "millrace:generations"
@@ -126,7 +126,7 @@ return unnamed
 
 
 @dataclass(frozen=True)
-class Described:
+class StoredSchema:
     """How a view is stored in a generation: its features in the order of a row, what each is in Feast's `Value`, and the number of its buckets.
 
     `filled` of the buckets held rows when the generation was complete; fewer of them tell that some were lost. 0 where that was not kept.
@@ -142,18 +142,18 @@ class Described:
         return json.dumps(vars(self))
 
     @classmethod
-    def of(cls, stored: bytes) -> Described:
+    def of(cls, stored: bytes) -> StoredSchema:
         """As it was stored."""
         plain = json.loads(stored)
         return cls(tuple(plain["features"]), tuple(plain["protos"]), plain["buckets"], plain.get("filled", 0))
 
     @classmethod
-    def by(cls, layout: Layout, buckets: int) -> Described:
+    def by(cls, layout: RowSchema, buckets: int) -> StoredSchema:
         """Just as the layout has it."""
         return cls(tuple(layout.features), tuple(kind.proto for kind in layout.features.values()), buckets)
 
 
-class RedisPlace:
+class RedisBackend:
     """One database of a Redis server."""
 
     def __init__(self, url: str) -> None:
@@ -180,7 +180,7 @@ class RedisPlace:
             name: Any = self.client.hget(POINTER, "current")
             return name.decode() if name else None
 
-    def about(self) -> About | None:
+    def about(self) -> GenerationMetadata | None:
         """From the list of generations."""
         while (name := self.current()) is not None:
             try:
@@ -215,7 +215,7 @@ class RedisPlace:
                 draft.discard()
                 self.clean(lease)
 
-    def merge(self, layout: Layout, rows: Sequence[Stored]) -> None:
+    def merge(self, layout: RowSchema, rows: Sequence[Stored]) -> None:
         """In one script. It does nothing when a publication, or a push of other features, came in between; then the rows are packed anew."""
         with self.reaching():
             while True:
@@ -275,12 +275,12 @@ class RedisPlace:
                 fault = tls.Fault.PLAIN if _speaks_plainly(host, port) else None
         return WORDS.explained(fault) if fault else None
 
-    def described(self, name: str) -> dict[str, Described]:
+    def described(self, name: str) -> dict[str, StoredSchema]:
         """The views of a generation."""
         stored: Any = self.client.hgetall(_views(name))
-        return {view.decode(): Described.of(text) for view, text in stored.items()}
+        return {view.decode(): StoredSchema.of(text) for view, text in stored.items()}
 
-    def ensure_whole(self, name: str) -> About:
+    def ensure_whole(self, name: str) -> GenerationMetadata:
         """What the generation was made from.
 
         OnlineStoreDamagedError unless it says so, has the views that it names, and as many of their buckets as it had;
@@ -309,7 +309,7 @@ class RedisPlace:
             filled = replace(described, filled=self._filled(name, view, described))
             self.client.hset(_views(name), view, filled.to_json())
 
-    def _filled(self, name: str, view: str, described: Described) -> int:
+    def _filled(self, name: str, view: str, described: StoredSchema) -> int:
         """How many buckets of a view there are: those without a row do not exist."""
         keys = [_bucket_name(name, view, number) for number in range(described.buckets)]
         counts: Any = [self.client.exists(*keys[start : start + PIPELINED]) for start in range(0, len(keys), PIPELINED)]
@@ -321,14 +321,14 @@ class RedisPlace:
         for name in unnamed:
             self.remove(name.decode(), self.described(name.decode()))
 
-    def remove(self, name: str, views: dict[str, Described]) -> None:
+    def remove(self, name: str, views: dict[str, StoredSchema]) -> None:
         """Remove a generation that nobody reads."""
         for view, described in views.items():
             self.unlink(name, view, described)
         self.client.delete(_views(name))
         self.client.hdel(GENERATIONS, name)
 
-    def unlink(self, name: str, view: str, described: Described) -> None:
+    def unlink(self, name: str, view: str, described: StoredSchema) -> None:
         """Remove the rows of a view."""
         keys = [_bucket_name(name, view, number) for number in range(described.buckets)]
         for start in range(0, len(keys), PIPELINED):
@@ -346,13 +346,13 @@ class RedisPlace:
     def _start_empty(self) -> str:
         """A generation for rows that are pushed before anything was materialized; the first of two who come at once wins."""
         self.refuse_eviction()
-        started: Any = self._start_script(keys=[POINTER, GENERATIONS], args=[new_name("pushed"), About().to_json()])
+        started: Any = self._start_script(keys=[POINTER, GENERATIONS], args=[new_name("pushed"), GenerationMetadata().to_json()])
         return str(started.decode())
 
-    def _merged(self, name: str, layout: Layout, rows: Sequence[Stored]) -> bool:
+    def _merged(self, name: str, layout: RowSchema, rows: Sequence[Stored]) -> bool:
         """Whether the generation was still in use, and stored the view as it was looked up to."""
         stored: Any = self.client.hget(_views(name), layout.view)
-        view = _widened(Described.of(stored) if stored else Described((), (), 1), layout)
+        view = _widened(StoredSchema.of(stored) if stored else StoredSchema((), (), 1), layout)
         buckets: dict[str, int] = {}
         given: list[Any] = [name, layout.view, stored or b"", view.to_json(), self._pushed(name)]
         for row in rows:
@@ -405,7 +405,7 @@ def _speaks_plainly(host: str, port: int) -> bool:
 class RedisSession:
     """Remembers the reader of the generation in use."""
 
-    def __init__(self, place: RedisPlace) -> None:
+    def __init__(self, place: RedisBackend) -> None:
         self._place = place
         self._reader: RedisReader | None = None
 
@@ -413,7 +413,7 @@ class RedisSession:
         """OnlineStoreEmptyError when nothing is online."""
         name = self._place.current()
         if name is None:
-            raise empty()
+            raise empty(self._place.where)
         if self._reader is None or self._reader.name != name:
             self._reader = RedisReader(self._place, name)
         return self._reader
@@ -422,7 +422,7 @@ class RedisSession:
 class RedisReader:
     """A generation and how its views are stored. `pinned`: it need not be one that the pointer names."""
 
-    def __init__(self, place: RedisPlace, name: str, *, pinned: bool = False) -> None:
+    def __init__(self, place: RedisBackend, name: str, *, pinned: bool = False) -> None:
         self._place, self.name, self._pinned = place, name, pinned
         with place.reaching():
             self._views = place.described(name)
@@ -435,7 +435,7 @@ class RedisReader:
     def end(self) -> None:
         """Nothing."""
 
-    def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
+    def rows(self, layout: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
         """One round trip, and another for keys without a row. The pointer is looked at last: a generation that it still names was whole when its rows were read."""
         view = self._view(layout, features)
         if view is None or not keys:
@@ -459,7 +459,7 @@ class RedisReader:
         rows = [None if row is None else _unpack(row, places) for row in found]
         return [row and retyped_row(row, changed) for row in rows] if changed else rows
 
-    def keys(self, layout: Layout, some: int | None) -> list[Key]:
+    def keys(self, layout: RowSchema, some: int | None) -> list[Key]:
         """Of all buckets, or of some at random until there are enough."""
         view = self._view(layout, ())
         buckets = list(range(view.buckets if view else 0))
@@ -475,7 +475,7 @@ class RedisReader:
             self._refuse_gone(self._place.client.hvals(POINTER))
         return found
 
-    def _view(self, layout: Layout, features: Sequence[str]) -> Described | None:
+    def _view(self, layout: RowSchema, features: Sequence[str]) -> StoredSchema | None:
         """None while the generation does not have the view; a push may add it, or a feature."""
         known = self._views.get(layout.view)
         if known is None or not set(features) <= {*known.features}:
@@ -495,29 +495,29 @@ class RedisReader:
 class RedisDraft:
     """Keys that begin with a generation's name, which no pointer names yet."""
 
-    def __init__(self, place: RedisPlace, label: str, lease: Lock) -> None:
+    def __init__(self, place: RedisBackend, label: str, lease: Lock) -> None:
         self.name, self._place, self._lease, self._like = new_name(label), place, lease, ""
-        self._described: dict[str, Described] = {}
+        self._described: dict[str, StoredSchema] = {}
         place.refuse_eviction()
-        place.client.hset(GENERATIONS, self.name, About().to_json())
+        place.client.hset(GENERATIONS, self.name, GenerationMetadata().to_json())
 
-    def resemble(self, name: str) -> None:
+    def copy_from(self, name: str) -> None:
         """Its rows are copied where a view is changed."""
         self._like = name
 
-    def load(self, layout: Layout, batches: Iterable[Sequence[Stored]]) -> int:
+    def load(self, layout: RowSchema, batches: Iterable[Sequence[Stored]]) -> int:
         """One batch has as many buckets as its rows fill; many have many."""
         coming = iter(batches)
         first: Sequence[Stored] = next(coming, [])
         second = next(coming, None)
         buckets = max(1, len(first) // ROWS_OF_BUCKET) if second is None else MANY
-        view, rows = self._describe(layout, Described.by(layout, buckets)), 0
+        view, rows = self._describe(layout, StoredSchema.by(layout, buckets)), 0
         for batch in chain([first, second or []], coming):
             self._write(layout, view, batch)
             rows += len(batch)
         return rows
 
-    def change(self, layout: Layout, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
+    def apply_changes(self, layout: RowSchema, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
         """The other generation's buckets are copied inside the server."""
         client, former = self._place.client, self._like
         view = self._describe(layout, self._place.described(former)[layout.view])
@@ -536,7 +536,7 @@ class RedisDraft:
             pipe.hlen(_bucket_name(self.name, layout.view, number))
         return sum(pipe.execute())
 
-    def finish(self, about: About) -> None:
+    def finish(self, about: GenerationMetadata) -> None:
         """Say what it is made from. How durable it is, the server's persistence says."""
         self._place.fill(self.name)
         self._place.client.hset(GENERATIONS, self.name, about.to_json())
@@ -552,14 +552,14 @@ class RedisDraft:
         if self.name.encode() not in named:
             self._place.remove(self.name, self._described)
 
-    def _describe(self, layout: Layout, view: Described) -> Described:
+    def _describe(self, layout: RowSchema, view: StoredSchema) -> StoredSchema:
         if not self._lease.owned():
             raise redis.RedisError(LEASE_RAN_OUT)
         self._described[layout.view] = view
         self._place.client.hset(_views(self.name), layout.view, view.to_json())
         return view
 
-    def _write(self, layout: Layout, view: Described, batch: Sequence[Stored]) -> None:
+    def _write(self, layout: RowSchema, view: StoredSchema, batch: Sequence[Stored]) -> None:
         buckets: defaultdict[str, list[bytes]] = defaultdict(list)
         pipe = self._place.client.pipeline(transaction=False)
         for row in batch:
@@ -575,7 +575,7 @@ def _token(lease: Lock) -> Any:
     return lease.local.token
 
 
-def _widened(view: Described, layout: Layout) -> Described:
+def _widened(view: StoredSchema, layout: RowSchema) -> StoredSchema:
     """With all features of the layout; new ones come last, so that rows which lack them can be read."""
     added = {name: kind.proto for name, kind in layout.features.items() if name not in view.features}
     return replace(view, features=(*view.features, *added), protos=(*view.protos, *added.values()))
@@ -598,7 +598,7 @@ def _bucket_name(name: str, view: str, number: int) -> str:
     return f"millrace:{name}:{view}:{number}"
 
 
-def _pack(layout: Layout, view: Described, row: Stored) -> tuple[bytes, bytes]:
+def _pack(layout: RowSchema, view: StoredSchema, row: Stored) -> tuple[bytes, bytes]:
     """Field and value of a row."""
     width = len(layout.keys)
     event, created, values = row[width], row[width + 1], row[width + 2 :]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from contracts import tls
-from features.generation import OnlineStoreUnfitError, OnlineStoreUnreachableError
+from features.online.generation import OnlineStoreUnfitError, OnlineStoreUnreachableError
+from lake import tls
 
 CONNECT_SECONDS = 2
 ANSWER_SECONDS = 5

@@ -15,14 +15,13 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
-from contracts import settings
-from contracts.files import locked, sync, write_whole
-from features.generation import (
-    About,
+from features.online import tables
+from features.online.generation import (
     Found,
+    GenerationMetadata,
     Key,
-    Layout,
     OnlineStoreDamagedError,
+    RowSchema,
     Stored,
     damaged,
     empty,
@@ -30,9 +29,10 @@ from features.generation import (
     new_name,
     parsed,
 )
-from features.kinds import retyped_row
-from features.online import tables
 from features.queries import identifier
+from features.types import retyped_row
+from lake import settings
+from lake.files import locked, sync, write_whole
 
 BUSY_SECONDS = 10.0
 LARGEST_PIECE = 64
@@ -60,7 +60,7 @@ def path_of(name: str) -> Path:
     return folder() / f"{name}.sqlite"
 
 
-class SqlitePlace:
+class SqliteBackend:
     """The folder below `MILLRACE_HOME`."""
 
     @property
@@ -73,7 +73,7 @@ class SqlitePlace:
         named = _named()
         return Path(named[0]).stem if named and (folder() / named[0]).exists() else None
 
-    def about(self) -> About | None:
+    def about(self) -> GenerationMetadata | None:
         """Read from the file in use."""
         if self.current() is None:
             return None
@@ -107,7 +107,7 @@ class SqlitePlace:
                 draft.discard()
                 _clean()
 
-    def merge(self, layout: Layout, rows: Sequence[Stored]) -> None:
+    def merge(self, layout: RowSchema, rows: Sequence[Stored]) -> None:
         """In one transaction."""
         with _writing() as connection:
             _prepare(connection, layout)
@@ -163,7 +163,7 @@ class SqliteReader:
         if self.connection.in_transaction:
             self.connection.execute("COMMIT")
 
-    def rows(self, layout: Layout, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
+    def rows(self, layout: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
         """Lookups by primary key, many in one statement."""
         try:
             return self._rows(layout, tuple(features), keys)
@@ -174,11 +174,11 @@ class SqliteReader:
                     raise
                 return self._rows(layout, tuple(features), keys)
 
-    def _rows(self, layout: Layout, features: tuple[str, ...], keys: Sequence[Key]) -> list[Found | None]:
+    def _rows(self, layout: RowSchema, features: tuple[str, ...], keys: Sequence[Key]) -> list[Found | None]:
         made = self._query(layout, features)
         return made.rows(keys) if made else [None] * len(keys)
 
-    def keys(self, layout: Layout, some: int | None) -> list[Key]:
+    def keys(self, layout: RowSchema, some: int | None) -> list[Key]:
         """All in the order of the keys, or some."""
         if not self._columns(layout.view):
             return []
@@ -187,7 +187,7 @@ class SqliteReader:
         with _undamaged(self.name):
             return self.connection.execute(sql).fetchall()
 
-    def _query(self, layout: Layout, features: tuple[str, ...]) -> Query | None:
+    def _query(self, layout: RowSchema, features: tuple[str, ...]) -> Query | None:
         """None while the generation does not have the view; a push may add it, or a feature."""
         made = self._made.get((layout.view, features))
         if made is None and (present := self._columns(layout.view)):
@@ -207,7 +207,7 @@ class SqliteReader:
 class Query:
     """Finds the event time and some features of a view's rows by their keys."""
 
-    def __init__(self, connection: sqlite3.Connection, layout: Layout, features: tuple[str, ...], present: dict[str, str]) -> None:
+    def __init__(self, connection: sqlite3.Connection, layout: RowSchema, features: tuple[str, ...], present: dict[str, str]) -> None:
         self._connection, self._pieces, self._width = connection, dict[int, str](), len(layout.keys)
         self.complete = present.keys() >= {*features}
         table, row, keys = f"main.{identifier(layout.view)} t", tables.picked(features, present), [f"t.{identifier(name)}" for name in layout.keys]
@@ -253,7 +253,7 @@ class SqliteDraft:
         self.path = path_of(self.name)
         self._open()
 
-    def resemble(self, name: str) -> None:
+    def copy_from(self, name: str) -> None:
         """A copy of its file, between two pushes. Opening it for writing takes back what a push that was killed has half written."""
         self.connection.close()
         with locked(_write_lock()), closing(sqlite3.connect(path_of(name), timeout=BUSY_SECONDS, isolation_level=None)) as former:
@@ -269,13 +269,13 @@ class SqliteDraft:
             self.connection.execute(f"PRAGMA {pragma}")
         self.connection.execute("BEGIN")
 
-    def load(self, layout: Layout, batches: Iterable[Sequence[Stored]]) -> int:
+    def load(self, layout: RowSchema, batches: Iterable[Sequence[Stored]]) -> int:
         """Rows in the order of the keys are only ever appended."""
         self.connection.execute(f"DROP TABLE IF EXISTS {identifier(layout.view)}")
         self.connection.execute(_create(layout))
         return self._insert(layout, batches)
 
-    def change(self, layout: Layout, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
+    def apply_changes(self, layout: RowSchema, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
         """By primary key."""
         table, where = identifier(layout.view), " AND ".join(f"{identifier(key)} = ?" for key in layout.keys)
         self.connection.executemany(f"DELETE FROM {table} WHERE {where}", keys)
@@ -283,14 +283,14 @@ class SqliteDraft:
         count: int = self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
         return count
 
-    def _insert(self, layout: Layout, batches: Iterable[Sequence[Stored]]) -> int:
+    def _insert(self, layout: RowSchema, batches: Iterable[Sequence[Stored]]) -> int:
         sql, rows = tables.insert(identifier(layout.view), layout, "?"), 0
         for batch in batches:
             self.connection.executemany(sql, batch)
             rows += len(batch)
         return rows
 
-    def finish(self, about: About) -> None:
+    def finish(self, about: GenerationMetadata) -> None:
         """Complete the file and have it on the disk."""
         self.connection.execute("CREATE TABLE IF NOT EXISTS _generation (about TEXT NOT NULL)")
         self.connection.execute("DELETE FROM _generation")
@@ -320,7 +320,7 @@ def _writing() -> Iterator[sqlite3.Connection]:
         path = folder() / named[0] if named else None
         if path is None or not path.exists():
             draft = SqliteDraft("pushed")
-            draft.finish(About())
+            draft.finish(GenerationMetadata())
             path = draft.path
             _point_to(path.name)
         with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
@@ -332,14 +332,14 @@ def _writing() -> Iterator[sqlite3.Connection]:
             connection.execute("COMMIT")
 
 
-def _create(layout: Layout) -> str:
+def _create(layout: RowSchema) -> str:
     """DDL. Composite and text keys are clustered, which halves the file; a single integer key is sqlite's own row id."""
     single = [kind.sqlite for kind in layout.keys.values()] == ["INTEGER"]
     table, columns = identifier(layout.view), ", ".join(tables.columns(layout, "sqlite"))
     return f"CREATE TABLE IF NOT EXISTS {table} ({columns}, PRIMARY KEY ({tables.primary(layout)})){'' if single else ' WITHOUT ROWID'}"
 
 
-def _prepare(connection: sqlite3.Connection, layout: Layout) -> None:
+def _prepare(connection: sqlite3.Connection, layout: RowSchema) -> None:
     """Have the table with all its columns."""
     connection.execute(_create(layout))
     present = {row[1] for row in connection.execute(f"PRAGMA table_info({identifier(layout.view)})")}
@@ -358,7 +358,7 @@ def _undamaged(name: str) -> Iterator[None]:
         raise damaged(f"the generation {name} in {WHERE} cannot be read: {error}") from error
 
 
-def _about(connection: sqlite3.Connection, name: str) -> About:
+def _about(connection: sqlite3.Connection, name: str) -> GenerationMetadata:
     """What the generation was made from; OnlineStoreDamagedError unless it says so, and has the views that it names."""
     with _undamaged(name):
         present = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -392,14 +392,14 @@ def _open_current() -> tuple[str, sqlite3.Connection]:
     for _ in range(3):  # the pointer may move on between its reading and the opening of the file
         named = _named()
         if not named or not (folder() / named[0]).exists():
-            raise empty()
+            raise empty(WHERE)
         try:
             return Path(named[0]).stem, _open(Path(named[0]).stem)
         except sqlite3.OperationalError as error:
             refused = error
     if refused:
         raise damaged(f"the generation in use in {WHERE} cannot be opened: {refused}") from refused
-    raise empty()
+    raise empty(WHERE)
 
 
 @cache

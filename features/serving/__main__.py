@@ -8,10 +8,10 @@ import sys
 
 from setproctitle import setproctitle
 
-from contracts import secret_files, settings
-from contracts.files import machine
 from features.serving import options, token
 from features.serving.errors import WritesDisabledError
+from lake import secret_files, settings
+from lake.files import machine
 
 PORT = "6566"
 
@@ -43,7 +43,7 @@ def main() -> int:
     try:
         return workers.run(make, port, chosen.workers)
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("contracts", "features"):
+        if type(error).__module__.split(".")[0] not in ("contracts", "lake", "features"):
             raise  # a defect
         print(error, file=sys.stderr)  # ours say all: the registry's server that refuses the password, say
         return 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from features import registry, registry_store
-from features.registry_database import RegistryDeniedError
+from features import registry
+from features.registry import store as registry_store
+from features.registry.database import RegistryDeniedError
 from features.serving import token
 from features.serving.errors import INTERNAL, UNPROCESSABLE, FieldError, content_of
 from features.serving.gateway import ROUTES, Gateway

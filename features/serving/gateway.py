@@ -15,8 +15,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from contracts import settings
-from features import registry_store
+from features.registry import store as registry_store
 from features.serving import metrics, token
 from features.serving.errors import (
     INTERNAL,
@@ -34,6 +33,7 @@ from features.serving.online import OnlineFeatures
 from features.serving.options import LARGEST_BODY, MOST_ENTITIES, Options, host_name
 from features.serving.served import Probe, Served
 from features.serving.status import status_of
+from lake import settings
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -17,7 +17,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from features import generation
+from features.online import generation
 from features.serving.served import Served
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()

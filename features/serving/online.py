@@ -9,9 +9,9 @@ from feast import FeatureStore, metrics
 from feast.feature_server_utils import convert_response_to_dict
 from feast.permissions.security_manager import get_security_manager
 
-from features.answers import Answer
-from features.generation import OnlineStoreError
+from features.online.generation import OnlineStoreError
 from features.serving.requests import FeatureRequest, ResolvedRequest, Resolver, parse
+from features.serving.response import Answer
 
 
 class OnlineFeatures:

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 from starlette.concurrency import run_in_threadpool
 
-from features import generation
-from features.generation import OnlineStoreError
+from features.online import backends, generation
+from features.online.generation import OnlineStoreError
 
 KEEP_SECONDS = 1.0
 log = logging.getLogger("millrace.features")
@@ -30,10 +30,10 @@ class Served:
 
 def look() -> Served:
     """What is served; OnlineStoreError while nothing is, or the store does not answer."""
-    place = generation.place()
+    place = backends.configured()
     in_use = generation.in_use(place)
     if in_use is None:
-        raise generation.empty()
+        raise generation.empty(place.where)
     about = in_use.about
     horizon = datetime.fromisoformat(about.horizon).replace(tzinfo=UTC) if about.horizon else None
     return Served(in_use.name, about.release, horizon, place.published_at(), about.pushed)

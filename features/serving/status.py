@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from feast.errors import FeastError
 
-from features.generation import OnlineStoreError
-from features.kinds import KindError
-from features.registry_database import RegistryDeniedError, RegistryUnreachableError
-from features.registry_store import RegistryConflictError
+from features.online.generation import OnlineStoreError
+from features.registry.database import RegistryDeniedError, RegistryUnreachableError
+from features.registry.store import RegistryConflictError
 from features.serving.errors import INTERNAL, UNPROCESSABLE, RequestError
+from features.types import KindError
 
 UNAVAILABLE = 503
 

@@ -9,8 +9,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from contracts import secret_files, settings
 from features.serving.errors import UnauthorizedError, WritesDisabledError
+from lake import secret_files, settings
 
 SETTING = "MILLRACE_FEATURES_TOKEN_FILE"
 SHORTEST = 16

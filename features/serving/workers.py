@@ -16,8 +16,8 @@ from typing import Any
 from prometheus_client import multiprocess
 from setproctitle import setproctitle
 
-from contracts import settings
 from features.serving.options import DRAIN_SECONDS, MOST_CONNECTIONS
+from lake import settings
 
 BACKLOG = 2048
 HEALTHY_SECONDS = 5.0

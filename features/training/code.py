@@ -7,8 +7,8 @@ import tomllib
 
 import pyarrow as pa
 
-from contracts.manifest import Code
-from contracts.settings import CHECKOUT
+from lake.manifest import Code
+from lake.settings import CHECKOUT
 
 
 def present() -> Code:

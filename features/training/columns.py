@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as types
 
-from features.kinds import INSTANT
-from features.labels import LabelError
+from features.offline.labels import LabelError
+from features.types import INSTANT
 
 _KEPT: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType | None], ...] = (
     (types.is_null, pa.string()),

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from contracts import release
-from contracts.release import Release
 from features import queries, registry
-from features.labels import EVENT_TIMESTAMP, BeyondHorizonWarning
 from features.lake_reader import LakeReader
+from features.offline.labels import EVENT_TIMESTAMP, BeyondHorizonWarning
 from features.training.services import Service
+from lake import release
+from lake.release import Release
 
 Say = Callable[[str], None]
 

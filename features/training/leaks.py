@@ -15,16 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView
 
-from contracts import manifest
-from contracts.release import Release
-from features import kinds, labels, queries
-from features.labels import EVENT_TIMESTAMP, Horizon
+from features import queries, types
 from features.lake_reader import LakeReader, pinned
+from features.offline import labels
+from features.offline.labels import EVENT_TIMESTAMP, Horizon
 from features.queries import identifier
-from features.training import given, joining, services, sets, sources
-from features.training.given import Given
+from features.training import availability, joining, label_input, services, sets
 from features.training.joining import Say
+from features.training.label_input import Given
 from features.training.services import Service
+from lake import manifest
+from lake.release import Release
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def check_leaks(name: str, say: Say = lambda _: None) -> Leaks:
     """What the training set of that name holds that was unknowable at label time."""
     made = manifest.read(name)
     service, data = sets.defined_as(made), sets.read(name)
-    sources.ensure_there(made.versions, f"the leak check of training set {name}")
+    availability.ensure_there(made.versions, f"the leak check of training set {name}")
     horizon = Horizon(made.horizon or max(one.horizon for one in made.releases), made.release)
     return _check(data, service, made.releases, horizon, made.knowledge_time, say)
 
@@ -111,7 +112,7 @@ def check_leaks(name: str, say: Say = lambda _: None) -> Leaks:
 def check_labels(given_labels: Given, service: str, number: int | None = None, say: Say = lambda _: None) -> Leaks:
     """What a training set of these labels would hold that was unknowable, before it is made."""
     wanted, asked = services.named(service), pinned(number)
-    rows = given.table(given_labels, asked, wanted)
+    rows = label_input.table(given_labels, asked, wanted)
     found = joining.at_release(rows, wanted, asked)
     data = pa.table({name: side[name] for side in (rows, found) for name in side.column_names})
     return _check(data, wanted, (wanted.of(asked),), Horizon.of(asked), False, say)
@@ -186,7 +187,7 @@ def _not_newest(reader: LakeReader, held: pa.Table, service: Service, view: Feat
     keys = [*map(identifier, queries.labelled(view))]
     named = ", ".join(f"__k{i}" for i in range(len(keys)))
     asked, same_key = (" AND ".join(f"l.{key} = {side}.__k{i}" for i, key in enumerate(keys)) for side in "af")
-    values = [kinds.of(fields[feature], feature).offline.format(f"f.__f{i}") for i, feature in enumerate(features)]
+    values = [types.of(fields[feature], feature).offline.format(f"f.__f{i}") for i, feature in enumerate(features)]
     agree = ", ".join(f"bool_or({value} IS NOT DISTINCT FROM l.__s{i}) AS ok{i}" for i, value in enumerate(values))
     counts = ", ".join(f"count(*) FILTER (l.__s{i} IS NOT NULL AND NOT coalesce(seen.ok{i}, false))" for i in range(len(names)))
     query = f"""

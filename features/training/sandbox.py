@@ -15,9 +15,9 @@ import psutil
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from contracts.release import Release
-from features.labels import LabelError
 from features.lake_reader import LakeReader, arrow_dataset
+from features.offline.labels import LabelError
+from lake.release import Release
 
 SECONDS = 3600.0
 """A query that takes longer is ended."""

@@ -11,12 +11,13 @@ import pyarrow as pa
 from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFeatureView
 from feast.errors import FeatureServiceNotFoundException
 
-from contracts.release import Release
-from features import as_of, kinds, registry
-from features.labels import JoinKey
+from features import registry, types
+from features.offline import as_of
+from features.offline.labels import JoinKey
 from features.source import GoldTable
+from lake.release import Release
 
-Place = tuple[str, str]
+SourceColumn = tuple[str, str]
 """Table and column."""
 
 
@@ -30,7 +31,7 @@ class Column:
 
     ref: str
     type: pa.DataType
-    places: tuple[Place, ...]
+    places: tuple[SourceColumn, ...]
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,14 @@ def _resolved(store: FeatureStore, service: FeatureService) -> Service:
         view = computed.get(projection.name)
         if view is None:
             views[projection.name_to_use()] = store.get_feature_view(projection.name).with_projection(projection)
-            read: dict[str, tuple[Place, ...]] = {one.name: (_place(views[projection.name_to_use()], one.name),) for one in projection.features}
+            read: dict[str, tuple[SourceColumn, ...]] = {one.name: (_place(views[projection.name_to_use()], one.name),) for one in projection.features}
         else:
             fed = {one.name: store.get_feature_view(one.name) for one in view.source_feature_view_projections.values()}
             views = {**fed, **views}
             places = tuple(_place(fed[one.name], field.name) for one in view.source_feature_view_projections.values() for field in one.features)
             read = {one.name: places for one in projection.features}
         for field in projection.features:
-            columns[field.name] = Column(f"{projection.name_to_use()}:{field.name}", kinds.of(field.dtype, field.name).arrow, read[field.name])
+            columns[field.name] = Column(f"{projection.name_to_use()}:{field.name}", types.of(field.dtype, field.name).arrow, read[field.name])
     asked = [computed[one.name] for one in service.feature_view_projections if one.name in computed]
     return Service(
         name=service.name,
@@ -107,7 +108,7 @@ def _source(view: FeatureView) -> GoldTable:
     return source
 
 
-def _place(view: FeatureView, feature: str) -> Place:
+def _place(view: FeatureView, feature: str) -> SourceColumn:
     return _source(view).table, _source(view).column(feature)
 
 
@@ -121,7 +122,7 @@ def _definitions(service: str, views: list[Any]) -> dict[str, str]:
         *((kind, name) for kind in (FeatureView, OnDemandFeatureView) for name in names),
     }
     kept = {FeatureService: "service", Entity: "entity", FeatureView: "view", OnDemandFeatureView: "view"}
-    found = {f"{kept[type(one)]} {one.name}": registry.fingerprint([one]) for one in registry.definitions() if (type(one), one.name) in wanted}
+    found = {f"{kept[type(one)]} {one.name}": registry.definition_digest(one) for one in registry.definitions() if (type(one), one.name) in wanted}
     return dict(sorted(found.items()))
 
 

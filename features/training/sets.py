@@ -22,16 +22,16 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction
 
-from contracts import manifest, settings, storage
-from contracts.bucket import LockedError
-from contracts.manifest import Data, Feature, Manifest
-from contracts.release import Release
-from features.labels import EVENT_TIMESTAMP, Horizon
 from features.lake_reader import pinned
-from features.training import code, columns, given, joining, services, sources
-from features.training.given import Given
+from features.offline.labels import EVENT_TIMESTAMP, Horizon
+from features.training import availability, code, columns, joining, label_input, services
 from features.training.joining import Say
+from features.training.label_input import Given
 from features.training.services import Service
+from lake import manifest, settings, storage
+from lake.bucket import LockedError
+from lake.manifest import Data, Feature, Manifest
+from lake.release import Release
 
 LOCK_SECONDS = 600
 FILE = "data.zst.parquet"
@@ -82,7 +82,7 @@ def create(
                 f"there is a training set {name} already, and it is never altered. Choose another name, or see it: millrace training-set show {name}"
             )
         wanted, asked = services.named(service), pinned(release)
-        rows = given.table(labels, asked, wanted)
+        rows = label_input.table(labels, asked, wanted)
         say(f"{rows.num_rows:,} labels; reading {len(wanted.columns)} features of {service} from release {asked.number}")
         beyond = _beyond(rows, Horizon.of(asked), allow_beyond_horizon, say)
         used = joining.needed(rows, wanted, joining.told(rows, asked.number)) if knowledge_time else (wanted.of(asked),)
@@ -116,7 +116,7 @@ def rebuild(name: str, *, write: bool = True, say: Say = lambda _: None) -> Rebu
     with _locked(f"training.{manifest.checked_name(name)}"):
         made = manifest.read(name)
         wanted = defined_as(made)
-        sources.ensure_there(made.versions, f"training set {name}")
+        availability.ensure_there(made.versions, f"training set {name}")
         data = _joined(_labels(made), wanted, made.releases, made.knowledge_time, say)
         _refuse_other_values(made, columns.digests(data))
         file = columns.parquet(data)
@@ -189,7 +189,7 @@ def _keep(
     storage.write_whole(manifest.labels_path(name), columns.parquet(labels))
     _put(name, file, data)
     with _locked("release"):
-        sources.ensure_there(made.versions, f"training set {name}")
+        availability.ensure_there(made.versions, f"training set {name}")
         manifest.write(made)
     return made
 

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from contracts import settings
+from lake import settings
 from tests.chaos import expected, online, sabotage, schedule, state
 from tests.chaos.kill_points import KillPoint
 from tests.chaos.online import Answer, OnlineReader
@@ -285,7 +285,7 @@ class Episode:
 
     def _inconsistencies(self) -> list[str]:
         """Features whose online values differ from the offline ones, both through the Feast SDK, for all entities."""
-        from features import consistency
+        from features.online import consistency
 
         with self.victim.here():
             return [str(feature) for feature in consistency.online(None).features if feature.wrong]
@@ -329,6 +329,6 @@ def from_json(text: str) -> EpisodeResult:
 def _import_seconds() -> float:
     """How long a real process imports before its command begins."""
     started = time.monotonic()
-    imports = "import dags.cli, great_expectations, pysail.spark"
+    imports = "import millrace.cli, great_expectations, pysail.spark"
     subprocess.run([sys.executable, "-W", "ignore", "-c", imports], cwd=settings.CHECKOUT, check=True)
     return time.monotonic() - started

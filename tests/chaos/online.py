@@ -28,7 +28,7 @@ def features(store: Any) -> list[str]:
 
 def request(store: Any, names: list[str]) -> Answer | None:
     """The answer to one request; None while nothing is online."""
-    from features.generation import OnlineStoreEmptyError
+    from features.online.generation import OnlineStoreEmptyError
 
     rows = [{"customer_id": customer, "product_id": product} for customer, product in PAIRS]
     try:

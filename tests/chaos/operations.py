@@ -1,7 +1,7 @@
 """Operations in processes of their own, each the leader of a process group that is killed as a whole.
 
 Most are forks of a server that has imported everything and done nothing else: they start in milliseconds, and the kill
-hits the operation rather than its imports. A share of them is the real `python -m dags ...`, killed by the clock.
+hits the operation rather than its imports. A share of them is the real `python -m millrace ...`, killed by the clock.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from contracts import settings
+from lake import settings
 from tests.chaos import kill_points
 from tests.chaos.kill_points import KillPoint, KillPointMonitor
 
@@ -34,18 +34,18 @@ PRELOADED = (
     "great_expectations",
     "feast",
     "sqlite3",
-    "dags.cli",
+    "millrace.cli",
     "etl.stage",
     "etl.quarantine",
-    "etl.commits.delta_rs",
+    "lake.commits.delta_rs",
     "expectations.docs",
     "expectations.audit",
     "lineage.record",
-    "features.materialize",
+    "features.online.materialize",
     "features.training",
     "features.online.sqlite",
     "features.feast_repo.definitions",
-    "features.offline_store",
+    "features.offline.store",
     "tests.chaos.online",
     "tests.chaos.sabotage",
     "tests.chaos.episode",
@@ -183,11 +183,11 @@ class Runner:
         return self._started(Operation(process.pid, log, mark, process))
 
     def start_real(self, home: Home, command: Sequence[str]) -> Operation:
-        """Run `python -m dags ...`, as a user does."""
+        """Run `python -m millrace ...`, as a user does."""
         log, mark = self._files()
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", "dags", *command],
+                [sys.executable, "-W", "ignore", "-m", "millrace", *command],
                 cwd=settings.CHECKOUT,
                 env={**os.environ, **home.environment},
                 stdin=subprocess.DEVNULL,
@@ -219,8 +219,8 @@ def run_command(home: Home, command: tuple[str, ...], options: RunOptions, log: 
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
-    from dags import cli
     from expectations import docs
+    from millrace import cli
     from tests.chaos import sabotage
 
     cli._days = _any_age
@@ -248,6 +248,6 @@ def run_command(home: Home, command: tuple[str, ...], options: RunOptions, log: 
 
 def _any_age(text: str) -> timedelta:
     """`--days` with a default of zero: all files of an episode are seconds old, and a vacuum would spare them."""
-    from dags import arguments, cli
+    from millrace import arguments, cli
 
     return timedelta(0) if text == cli.KEPT_DAYS else timedelta(days=arguments.count("a number of days")(text))

@@ -13,7 +13,7 @@ from typing import Any
 
 def torn_files() -> None:
     """Small files are written in place, in two halves, without a rename."""
-    from contracts import files
+    from lake import files
 
     def write_whole(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,12 +29,12 @@ def torn_files() -> None:
 
 def release_first() -> None:
     """A release names the versions to come before the tables are published."""
-    from contracts import catalog, release
+    from contracts import catalog
     from contracts.model import Layer
-    from dags import steps
-    from etl import delta
+    from lake import delta, release
+    from millrace import pipeline
 
-    carry = steps.run_all
+    carry = pipeline.run_all
 
     def run_all(start: str, end: str, *others: Any) -> Any:
         names = [table.qualified for layer in (Layer.SILVER, Layer.GOLD) for table in catalog.tables(layer)]
@@ -53,14 +53,15 @@ def release_first() -> None:
             )
         return carry(start, end, *others)
 
-    steps.run_all = run_all
+    pipeline.run_all = run_all
 
 
 def no_lock() -> None:
     """Tables have no lock, and a commit does not check whether the table has moved."""
     from contextlib import nullcontext
 
-    from etl import publishing, quarantine
+    from etl import quarantine
+    from lake import publishing
 
     publishing.locked = quarantine.locked = lambda _: nullcontext()  # type: ignore[assignment]
     publishing.refuse_moved = lambda *_: None
@@ -68,8 +69,8 @@ def no_lock() -> None:
 
 def two_commits() -> None:
     """Old rows are removed in one commit, and the rows that replace them are added in the next."""
-    from etl import publishing
-    from etl.commits.delta_rs import untouched
+    from lake import publishing
+    from lake.commits.delta_rs import untouched
 
     commit = publishing._commit
 
@@ -84,8 +85,7 @@ def two_commits() -> None:
 
 def pointer_first() -> None:
     """The pointer moves to a generation before it is loaded, and every generation is loaded from scratch."""
-    from features import materialize
-    from features.online import sqlite
+    from features.online import materialize, sqlite
 
     create = sqlite.SqliteDraft.__init__
 
@@ -110,7 +110,7 @@ def view_by_view() -> None:
         self.connection = sqlite.sqlite3.connect(self.path, isolation_level=None)
 
     sqlite.SqliteDraft._open = opened  # type: ignore[method-assign]
-    sqlite.SqliteDraft.resemble = lambda *_: None  # type: ignore[method-assign]
+    sqlite.SqliteDraft.copy_from = lambda *_: None  # type: ignore[method-assign]
     finish = sqlite.SqliteDraft.finish
 
     def finished(self: Any, about: Any) -> None:
@@ -122,9 +122,9 @@ def view_by_view() -> None:
 
 def vacuum_all() -> None:
     """A vacuum ignores what releases and training sets pin."""
-    from dags import steps
+    from millrace import pipeline
 
-    steps.pinned_versions = lambda *_: ()
+    pipeline.pinned_versions = lambda *_: ()
 
 
 def load_again() -> None:
@@ -136,10 +136,10 @@ def load_again() -> None:
 
 def quarantine_last() -> None:
     """Rejected rows are written after the table is published instead of before."""
-    from dags import steps
     from etl import quarantine
+    from millrace import pipeline
 
-    replace, publish = quarantine.replace, steps._publish
+    replace, publish = quarantine.replace, pipeline._publish
     waiting: dict[int, Any] = {}
 
     def later(staged: Any, bad: Any, run_id: str) -> tuple[int | None, int]:
@@ -153,7 +153,7 @@ def quarantine_last() -> None:
         replace(staged, _Arrow(held) if held is not None else None, run_id)
         return version
 
-    quarantine.replace, steps._publish = later, published
+    quarantine.replace, pipeline._publish = later, published
 
 
 class _Arrow:
@@ -168,8 +168,8 @@ class _Arrow:
 
 def manifest_first() -> None:
     """The manifest of a training set is written before its table."""
-    from contracts import manifest
     from features.training import sets
+    from lake import manifest
 
     put, write = sets._put, manifest.write
     held: list[Any] = []

@@ -22,7 +22,7 @@ from deltalake import DeltaTable
 
 from bench import parity
 from contracts import catalog
-from etl.delta import METADATA_KEY, TIDYING
+from lake.delta import METADATA_KEY, TIDYING
 
 EMPTY = "no rows"
 LAYERS = ("bronze", "silver", "gold", "quarantine")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from contracts import settings
+from lake import settings
 from tests import patience, programs
 from tests.compose.stack import OVERRIDE, SERVERS, Days, Engine, Stack, free_ports
 from tests.landing import Shop

@@ -19,10 +19,11 @@ from typing import Any
 
 import pytest
 
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.report import TableReport
-from dags import demo
-from dags.services import Services
+from lake import settings
+from millrace import demo
+from millrace.services import Services
 from tests import patience
 from tests.carrying import differing
 from tests.conftest import set_home
@@ -273,13 +274,13 @@ class Days:
 
     def carry(self, interval: tuple[str, str]) -> None:
         """In this process."""
-        from dags import steps
+        from millrace import pipeline
 
         with pytest.MonkeyPatch.context() as patch:
             set_home(self.control, patch)
             patch.setenv("MILLRACE_LANDING", str(self.shop.root))
-            self.expected = {report.table: vars(report.account) for report in steps.run_all(*interval, "control")}
-            steps.serve()
+            self.expected = {report.table: vars(report.account) for report in pipeline.run_all(*interval, "control")}
+            pipeline.serve()
 
     def moment(self) -> datetime:
         return datetime(self.last.year, self.last.month, self.last.day, 12, tzinfo=UTC) + timedelta(days=1)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dags import demo
+from millrace import demo
 from tests.compose.stack import Days, Stack, elapsed, wait
 from tests.landing import purchase
 

@@ -6,7 +6,7 @@ import urllib.error
 
 import pytest
 
-from dags.services import ApiError
+from millrace.services import ApiError
 from tests.compose.stack import Days, Stack
 
 ROLES = {"vera": "Viewer", "otto": "Op", "ada": "Admin"}

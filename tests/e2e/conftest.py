@@ -10,8 +10,8 @@ from secrets import token_urlsafe
 import pytest
 from cryptography.fernet import Fernet
 
-from dags import services
-from dags.services import Services
+from millrace import services
+from millrace.services import Services
 
 
 def free_port() -> int:

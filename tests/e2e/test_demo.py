@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.report import PUBLISHED, TableReport
-from dags import demo
-from dags.services import ApiError, Services
 from features import registry, training
+from lake import settings
+from millrace import demo
+from millrace.services import ApiError, Services
 from tests import openlineage_schema, oracle, patience
 from tests.landing import rows, versions
 
@@ -40,7 +41,7 @@ def trigger(airflow: Services, conf: dict[str, Any], dag: str = demo.DAG, second
 @pytest.fixture(scope="module")
 def year(airflow: Services) -> str:
     """What `make demo` prints for the whole year."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "dags.demo"], cwd=settings.CHECKOUT, env=os.environ, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "millrace.demo"], cwd=settings.CHECKOUT, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     return done.stdout
 
@@ -154,7 +155,7 @@ def test_the_recommender_is_trained_over_rest_and_answers(airflow: Services, yea
     assert run.state() == "success", run.error()
     figures = run.result("train")["quality"]
     assert figures["model"]["recall"] > figures["popular"]["recall"]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "dags", "recommender", "ask", "1"], cwd=settings.CHECKOUT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "millrace", "recommender", "ask", "1"], cwd=settings.CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"\s-?\d+\.\d{3}\b", done.stdout)) == 10, done.stdout
     scored = trigger(airflow, {}, "recommender_scores")

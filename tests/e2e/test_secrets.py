@@ -5,8 +5,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dags import services
-from dags.services import ApiError, Services
+from millrace import services
+from millrace.services import ApiError, Services
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from contracts import settings
+from lake import settings
 from tests import programs
 
 VERSION = "v1.7.12"

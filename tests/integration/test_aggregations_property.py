@@ -45,8 +45,8 @@ from contracts.interval import DAY, Interval, merged, midnight
 from contracts.model import DATE, LONG, MONEY, STRING, TIMESTAMP, Column, Layer, Load, Table, Type
 from etl import engine
 from etl.gold import aggregate, windows
-from etl.publishing import arrow_schema
 from expectations import brute_force
+from lake.publishing import arrow_schema
 
 EFFORT = int(os.environ.get("MILLRACE_TEST_EFFORT") or 1)
 """Multiplies how many declarations are tried: 10 for a night."""

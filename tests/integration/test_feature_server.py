@@ -18,11 +18,12 @@ from typing import Any
 import psutil
 import pytest
 
-from contracts import release, settings
-from contracts.files import machine
 from etl.spark.server import free_port
-from features import materialize, registry
+from features import registry
+from features.online import materialize
 from features.serving.options import LARGEST_HEAD
+from lake import release, settings
+from lake.files import machine
 from tests.unit.features.conftest import Lake, stocked
 
 # Whoever runs `services.down` with this token ends the server: no other test may carry the same.
@@ -41,7 +42,7 @@ HEAD += b"Content-Length: %d\r\n" % len(BODY)
 CHUNKED = b"POST /get-online-features HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
 CHUNK = b"%x\r\n%b\r\n" % (len(BODY), BODY)
 
-FROM_THE_HOST = "from dags import components; components.features()"
+FROM_THE_HOST = "from millrace import components; components.features()"
 ECHO = """
 import os, sys
 from features.serving import options

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from contracts import release, settings
-from features import generation, materialize, registry
-from features.online import sqlite
+from features import registry
+from features.online import backends, materialize, sqlite
+from lake import release, settings
 from tests import patience
 from tests.unit.features.conftest import VIEWS, Lake, activity, pair, shop  # noqa: F401 (a fixture)
 from tests.unit.features.conftest import lake as lake
@@ -25,13 +25,13 @@ for line in sys.stdin:
 """
 DIE = """
 import os
-from contracts import release
-from features.materialize import materialize
+from lake import release
+from features.online.materialize import materialize
 materialize(release.read(), lambda view, rows: os._exit(9) if view == "customer_product" else None)
 """
 FORK = """
 import os, signal, sys
-from contracts import release
+from lake import release
 from features.lake_reader import LakeReader
 assert LakeReader(release.read(), shared=True).columns("gold.customer_activity")
 if child := os.fork():
@@ -69,13 +69,13 @@ def test_a_reader_elsewhere_lives_through_a_materialization(shop: Lake, tmp_path
 
 def test_a_killed_materialization_leaves_the_former_generation(shop: Lake) -> None:  # noqa: F811
     materialize.materialize(release.read())
-    before = generation.current()
+    before = backends.current()
     shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
     shop.write("customer_product", [pair(1, 3, "2017-01-06", 3)])
     shop.release(*VIEWS)
     assert subprocess.run([sys.executable, "-c", DIE], env=environment(), check=False).returncode == 9
     assert len(list(sqlite.folder().glob("*.sqlite"))) == 2
-    assert generation.current() == before
+    assert backends.current() == before
     materialize.materialize(release.read())
     served = registry.open_store().get_online_features(["customer_activity:spend_7d"], [{"customer_id": 2}]).to_dict()
     assert served["spend_7d"] == [8.0]

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from contracts import release, settings
 from etl.spark.server import free_port, listens
-from features import materialize, registry
+from features import registry
+from features.online import materialize
+from lake import release, settings
 from tests import patience
 from tests.servers import Postgres, Redis, Server
 from tests.unit.features.conftest import Lake, stocked

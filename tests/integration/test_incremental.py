@@ -13,13 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import DataFrame
 
 import etl.stage
-from contracts import catalog, release
+from contracts import catalog
 from contracts.interval import IntervalError
-from contracts.model import Layer
+from contracts.model import Layer, Table
 from contracts.report import PUBLISHED, TableReport
-from dags import steps
+from lake import release
+from millrace import pipeline
 from tests import may, oracle
 from tests.conftest import copy_home, set_home
 from tests.landing import Shop, purchase, rows, versions
@@ -33,7 +35,7 @@ Reports = dict[str, TableReport]
 
 def run(start: date | str, end: date | str) -> Reports:
     """Carry an interval through the lake in this process."""
-    return {report.table: report for report in steps.run_all(str(start), str(end), "test")}
+    return {report.table: report for report in pipeline.run_all(str(start), str(end), "test")}
 
 
 def run_day(day: date) -> Reports:
@@ -340,9 +342,9 @@ def test_idle_customers_decay_to_zero_and_then_emit_no_rows(stocked: Shop) -> No
         assert found[-1].get("last_basket_at") == found[0].get("last_basket_at")
 
     rows_before = {name: rows(name) for name in WINDOWED}
-    late = steps.check_interval("2017-06-01", "2017-06-08", scheduled=True)
+    late = pipeline.check_interval("2017-06-01", "2017-06-08", scheduled=True)
     for table in catalog.tables():
-        steps.run_table(table.qualified, late, "scheduled")
+        pipeline.run_table(table.qualified, late, "scheduled")
     assert {name: rows(name) for name in WINDOWED} == rows_before
     with pytest.raises(IntervalError, match="windows are empty from 2017-06-01 on"):
         run("2017-06-01", "2017-06-02")
@@ -388,10 +390,13 @@ def test_a_changed_transform_rebuilds_its_table_and_what_reads_it(
 
 def test_a_changed_transform_changes_rows_that_were_published(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only the fingerprint: what the new code gives replaces what the old one gave, on days long past too."""
-    from etl.silver import products
+    real, fingerprint = etl.stage.clean, etl.stage.code_of
 
-    real, fingerprint = products.clean, etl.stage.code_of
-    monkeypatch.setattr(products, "clean", lambda bronze: real(bronze).replace("GROCERY", "FOOD", ["department"]))
+    def changed(table: Table, *frames: DataFrame) -> DataFrame:
+        cleaned = real(table, *frames)
+        return cleaned.replace("GROCERY", "FOOD", ["department"]) if table.qualified == "silver.products" else cleaned
+
+    monkeypatch.setattr(etl.stage, "clean", changed)
     monkeypatch.setattr(etl.stage, "code_of", lambda table: fingerprint(table) + ("2" if table.qualified == "silver.products" else ""))
     run("2017-03-02", "2017-03-03")
     assert {row["department"] for row in rows("silver.products")} == {"FOOD"}
@@ -402,7 +407,7 @@ def test_a_changed_transform_changes_rows_that_were_published(stocked: Shop, mon
 
 def test_a_release_is_new_only_when_something_changed_and_an_old_one_stays_readable(stocked: Shop) -> None:
     from features import registry
-    from features.labels import BeyondHorizonWarning
+    from features.offline.labels import BeyondHorizonWarning
 
     first, then = release.read(), {name: rows(name) for name in GOLD}
     run("2017-03-01", "2017-03-02")

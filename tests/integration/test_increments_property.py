@@ -19,13 +19,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from contracts import catalog
-from contracts import settings as places
 from contracts.aggregations import Count, Latest, Sum, before_latest, days
 from contracts.interval import DAY, Interval
 from contracts.model import Load, Table
-from etl import delta, publishing, stage
-from etl.delta import State
+from etl import stage, table_reader
 from etl.gold import aggregate
+from lake import delta, publishing
+from lake import settings as places
+from lake.delta import CommitMetadata
 from tests.conftest import set_home
 from tests.integration import test_aggregations_property as declarations
 from tests.integration.test_aggregations_property import HOTELS, TIERS, Case, Key, Row, arrow, case, declare, stay
@@ -84,7 +85,7 @@ class Shop:
         base = delta.version_of(name)
         touched = (Interval(day, day + DAY),) if day else ()
         whole = contract.load == Load.SNAPSHOT and base is not None
-        publishing.publish(contract, [path] if rows else [], State("run", touched=touched), base=base, replace=touched, whole=whole)
+        publishing.publish(contract, [path] if rows else [], CommitMetadata("run", touched=touched), base=base, replace=touched, whole=whole)
 
     def run(self) -> None:
         """Plan, compute what is planned, and replace it, as a run of the pipeline does."""
@@ -93,11 +94,11 @@ class Shop:
         self.rows = {} if planned.whole else {at: row for at, row in self.rows.items() if not any(at[1] in span for span in planned.days)}
         assert all(any(row["event_timestamp"].date() in span for span in planned.days) for row in found)
         self.rows |= self.keyed(found)
-        state = State("run", planned.inputs, planned.days, planned.horizon, "code", ids=planned.ids)
+        state = CommitMetadata("run", planned.inputs, planned.days, planned.horizon, "code", ids=planned.ids)
         publishing.publish(self.table, [], state, base=planned.base)
 
     def at_once(self) -> dict[tuple[Key, date], Row]:
-        frames = {name: delta.read(name, delta.version_of(name) or 0) for name in self.table.inputs}
+        frames = {name: table_reader.read(name, delta.version_of(name) or 0) for name in self.table.inputs}
         everything = Interval(date(1960, 1, 1), self.horizon + DAY)
         return self.keyed(aggregate.features(self.table, [everything], frames).toArrow().to_pylist())
 

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contracts import manifest
 from features import training
+from lake import manifest
 from tests.unit.features.conftest import Lake
 from tests.unit.features.conftest import lake as lake
 from tests.unit.features.training.test_knowledge import SERVICE, Past, age, day, expected, labels, publish, spend

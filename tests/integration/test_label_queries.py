@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from contracts import settings
+from lake import settings
 
 SCRIPT = """
-from contracts import release
-from features.labels import LabelError
+from lake import release
+from features.offline.labels import LabelError
 from features.training import sandbox
 try:
     sandbox.select("SELECT customer_id, event_timestamp FROM gold.customer_activity WHERE spend_7d > 'x'", release.read())

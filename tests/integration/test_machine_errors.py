@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from contracts import release, settings
-from dags import cli, demo, services
 from expectations import docs
+from lake import release, settings
+from millrace import cli, demo, services
 from tests.landing import Shop, versions
 
 RUN = ("run", "--start", "2017-03-01", "--end", "2017-03-02")
@@ -132,7 +132,7 @@ def test_a_link_to_itself(
 def test_a_fresh_process_ends_in_one_line_too(home: Path) -> None:
     loop = home / "loop"
     loop.symlink_to(loop)
-    command = [sys.executable, "-W", "ignore", "-m", "dags.services", "status"]
+    command = [sys.executable, "-W", "ignore", "-m", "millrace.services", "status"]
     done = subprocess.run(command, cwd=settings.CHECKOUT, env={"MILLRACE_HOME": str(loop)}, capture_output=True, text=True)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1

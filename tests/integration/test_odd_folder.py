@@ -5,9 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dags import cli, steps
-from etl.delta import LakeError
-from features import materialize, registry
+from features import registry
+from features.online import materialize
+from lake.delta import LakeError
+from millrace import cli, pipeline
 from tests.conftest import command
 from tests.landing import Shop, purchase, rows
 
@@ -21,12 +22,12 @@ def odd(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_whole_way_from_landing_to_serving(odd: Path) -> None:
     shop = Shop.open(odd / "landing")
-    steps.run_all("2017-03-01", "2017-03-02", "first")
+    pipeline.run_all("2017-03-01", "2017-03-02", "first")
     shop.land("transactions", [purchase(7, at="2017-03-02 10:00:00"), purchase(8, product=404, at="2017-03-02 11:00:00")], day="2017-03-02")
-    steps.run_all("2017-03-02", "2017-03-03", "second")
+    pipeline.run_all("2017-03-02", "2017-03-03", "second")
     assert [row["basket_id"] for row in rows("silver.transactions", "basket_id")] == [1, 2, 7, 8]
 
-    served = steps.serve()
+    served = pipeline.serve()
     assert {view["status"] for view in served["views"]} == {"published"}
     store = registry.open_store()
     online = store.get_online_features(["customer_activity:baskets_7d"], [{"customer_id": 1}]).to_dict()
@@ -35,8 +36,8 @@ def test_the_whole_way_from_landing_to_serving(odd: Path) -> None:
     assert online["baskets_7d"] == trained["baskets_7d"].tolist() == [3]
 
     shop.land("transactions", [purchase(9, at="2017-03-03 10:00:00")], day="2017-03-03")
-    steps.run_all("2017-03-03", "2017-03-04", "third")
-    loaded = {view["view"]: view["loaded"] for view in steps.serve()["views"]}
+    pipeline.run_all("2017-03-03", "2017-03-04", "third")
+    loaded = {view["view"]: view["loaded"] for view in pipeline.serve()["views"]}
     assert loaded["customer_profile"] == 0, "what changed between two versions was told"
     assert materialize.online_release().release == 3  # type: ignore[union-attr]
 
@@ -46,7 +47,7 @@ def test_a_path_that_the_engines_would_not_find_again_is_refused(home: Path, mon
     monkeypatch.setenv("MILLRACE_HOME", str(home / name))
     Shop.open(home / name / "landing")
     with pytest.raises(LakeError, match=r"has '.'.*, which the engines cannot find again\. Use a folder .* MILLRACE_LAKE"):
-        steps.run_all("2017-03-01", "2017-03-02", "first")
+        pipeline.run_all("2017-03-01", "2017-03-02", "first")
     assert not (home / name / "lake").exists()
 
 

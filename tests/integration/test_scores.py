@@ -21,17 +21,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contracts import catalog, release, settings
+from contracts import catalog
 from contracts.model import Table
 from contracts.report import PUBLISHED, UNCHANGED, AccountError, RowAccount
-from dags import steps
-from etl import delta, publishing
-from etl.delta import State
 from expectations.audit import AuditError
+from grocery.recommender import model as models
+from grocery.recommender import scoring
+from grocery.recommender.model import Model
+from lake import delta, publishing, release, settings
+from lake.delta import CommitMetadata
 from lineage import read
-from models.recommender import model as models
-from models.recommender import scoring
-from models.recommender.model import Model
+from millrace import pipeline
 from tests import openlineage_schema
 from tests.landing import rows
 
@@ -58,9 +58,9 @@ def scored(changed: Rows = GOOD) -> Callable[..., tuple[pa.Table, int]]:
     return scores
 
 
-def score(changed: Rows = GOOD, number: int | None = None) -> steps.Scored:
+def score(changed: Rows = GOOD, number: int | None = None) -> pipeline.Scored:
     with patch.object(scoring, "scores", scored(changed)):
-        return steps.score("tiny", number)
+        return pipeline.score("tiny", number)
 
 
 def publish(name: str, cells: dict[str, Any]) -> None:
@@ -69,7 +69,7 @@ def publish(name: str, cells: dict[str, Any]) -> None:
     path = settings.table_path(name) / "_stage" / "rows.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist([cells], schema=publishing.nullable(table)), path)
-    publishing.publish(table, [path], State("run"), base=delta.version_of(name))
+    publishing.publish(table, [path], CommitMetadata("run"), base=delta.version_of(name))
 
 
 @pytest.fixture
@@ -146,8 +146,8 @@ def test_a_row_that_was_lost_on_the_way_stops_the_table(lake: Path) -> None:
 
 def test_lineage_leads_from_scores_to_the_model_and_to_the_tables_of_the_release(lake: Path) -> None:
     score()
-    with patch("models.recommender.tracking.links", lambda _: [_Link()]):
-        steps.record_model(models.about("tiny") | {"training_set": "learned", "held_back": "judged"})
+    with patch("grocery.recommender.tracking.links", lambda _: [_Link()]):
+        pipeline.record_model(models.about("tiny") | {"training_set": "learned", "held_back": "judged"})
     events = [*read.events()]
     for event in events:
         openlineage_schema.validate(event)
@@ -180,7 +180,7 @@ SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
 import deltalake, duckdb, great_expectations, lightgbm, pyarrow.dataset, pysail.spark, pyspark.sql.connect.session
-import etl.commits.delta_rs, etl.quarantine, etl.stage, expectations.audit, expectations.docs, features.lake_reader, lineage.record
+import lake.commits.delta_rs, etl.quarantine, etl.stage, expectations.audit, expectations.docs, features.lake_reader, lineage.record
 from tests.chaos.kill_points import KillPoint, KillPointMonitor
 from tests.integration.test_scores import score
 

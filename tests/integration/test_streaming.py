@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
 from features import registry
+from lake import settings
 from tests.unit.features.conftest import Lake, activity, profile
 
 STREAMED = """

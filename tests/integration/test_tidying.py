@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from contracts import catalog, release, settings
+from contracts import catalog
 from contracts.model import Layer
-from dags import cli, steps
-from etl import delta
 from etl.stage import StageError
 from features.lake_reader import LakeReader
+from lake import delta, release, settings
+from millrace import cli, pipeline
 from tests.conftest import copy_home, set_home
 from tests.landing import Shop, purchase, rows, versions
 
@@ -33,9 +33,9 @@ def three_releases(published_home: Path, tmp_path_factory: pytest.TempPathFactor
         shop = copy_home(published_home, path)
         shop.land("transactions", [purchase(3), purchase(4, at="2017-03-02 09:00")], "2017-03-02")
         shop.land("products", [{"product_id": 7, "manufacturer_id": 5, "department": "GROCERY", "brand": "National"}], "2017-03-02")
-        steps.run_all("2017-03-01", "2017-03-03", "second")
+        pipeline.run_all("2017-03-01", "2017-03-03", "second")
         shop.land("transactions", [purchase(5)], "2017-03-03")
-        steps.run_all("2017-03-01", "2017-03-04", "third")
+        pipeline.run_all("2017-03-01", "2017-03-04", "third")
         assert release.numbers() == [1, 2, 3]
     return path
 
@@ -67,8 +67,8 @@ def test_what_releases_pin_stays_readable_after_both(lake: Shop, capsys: Out) ->
     before, rows_before = pinned(), published()
     assert cli.main(["optimize"]) == 0
     assert files("bronze.transactions") == 1
-    for name in steps.published_tables():
-        steps.vacuum(name, NOW, delete=True)
+    for name in pipeline.published_tables():
+        pipeline.vacuum(name, NOW, delete=True)
     assert pinned() == before
     assert published() == rows_before
     reader = LakeReader(release.read(1))
@@ -80,11 +80,11 @@ def test_versions_that_no_release_pins_go(lake: Shop) -> None:
     for number in (1, 2):
         (release.folder() / f"{number}.json").unlink()
     before, disk = pinned(), on_disk(TABLE)
-    found = steps.vacuum(TABLE, NOW, delete=True)
+    found = pipeline.vacuum(TABLE, NOW, delete=True)
     assert (found.gone, found.pinned) == (disk - files(TABLE), (release.read(3).tables[TABLE],))
     assert found.gone > 0
     assert pinned() == before
-    assert steps.vacuum(TABLE, NOW, delete=True).gone == 0
+    assert pipeline.vacuum(TABLE, NOW, delete=True).gone == 0
     assert delta.version_of(TABLE) == found.version
     with pytest.raises(Exception, match=r"No files found|No such file"):
         rows(TABLE, version=1)
@@ -98,20 +98,20 @@ def test_a_release_of_a_table_that_was_removed_pins_nothing(lake: Shop) -> None:
 
 
 def test_nothing_is_out_of_date_after_both(lake: Shop, run: Callable) -> None:
-    for name in steps.published_tables():
-        steps.optimize(name)
-        steps.vacuum(name, NOW, delete=True)
+    for name in pipeline.published_tables():
+        pipeline.optimize(name)
+        pipeline.vacuum(name, NOW, delete=True)
     assert {report.status for report in run("2017-03-01", "2017-03-04").values()} == {"unchanged"}
-    for name in steps.published_tables():
+    for name in pipeline.published_tables():
         (settings.table_path(name) / "part-of-a-kill.parquet").write_bytes(b"left")
-        steps.vacuum(name, NOW, delete=True)
+        pipeline.vacuum(name, NOW, delete=True)
     assert {report.status for report in run("2017-03-01", "2017-03-04").values()} == {"unchanged"}
 
 
 def test_what_comes_after_both_is_what_would_have_come(lake: Shop, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in steps.published_tables():
-        steps.optimize(name)
-        steps.vacuum(name, NOW, delete=True)
+    for name in pipeline.published_tables():
+        pipeline.optimize(name)
+        pipeline.vacuum(name, NOW, delete=True)
     lake.land("transactions", [purchase(6, at="2017-03-01 20:00"), purchase(1, quantity=4)], "2017-03-04", "late")
     run("2017-03-01", "2017-03-05")
     tidy = published()
@@ -160,4 +160,4 @@ def test_a_table_that_is_not_there_is_told(home: Path, command: str, capsys: Out
     assert cli.main([command, TABLE]) == 1
     assert capsys.readouterr().err == f"StageError: {TABLE} was never published. Run the DAG first\n"
     with pytest.raises(StageError, match=r"^no table was ever published"):
-        steps.published_tables()
+        pipeline.published_tables()

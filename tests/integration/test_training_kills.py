@@ -12,16 +12,16 @@ from unittest.mock import patch
 import pyarrow as pa
 import pytest
 
-from contracts import manifest, settings
-from contracts.release import Release
 from features.training import sets
 from features.training.services import Column, Service
+from lake import manifest, settings
+from lake.release import Release
 
 ROWS = pa.table({"customer_id": [1, 2], "spend": [1.5, None]})
 SERVICE = Service("tiny", {"spend": Column("activity:spend", pa.float64(), ())}, (), (), frozenset(), {"service tiny": "abc"})
 SCRIPT = """
 import json, os, signal, sys
-from contracts import files, storage
+from lake import files, storage
 from features.training import sets
 from tests.integration.test_training_kills import keep
 FILES = {module.__file__ for module in (files, storage, sets)}

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from contracts import manifest, release, settings
-from dags import cli, steps
-from etl import delta
 from features import training
 from features.training import sets
+from lake import delta, manifest, release, settings
+from millrace import cli, pipeline
 from tests.conftest import copy_home, set_home
 from tests.landing import Shop, purchase
 
@@ -33,7 +32,7 @@ def two_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
         set_home(path, patch)
         shop = Shop.open(path / "landing")
         shop.land("transactions", [purchase(3, at="2017-03-02 09:00"), purchase(4, product=2, customer=2, at="2017-03-02 10:00")], "2017-03-02")
-        steps.run_all("2017-03-01", "2017-03-03", "first")
+        pipeline.run_all("2017-03-01", "2017-03-03", "first")
         training.create(LABELS, SERVICE, "kept", seed=1)
     return path
 
@@ -46,11 +45,11 @@ def later_days(two_days: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         set_home(path, patch)
         shop = copy_home(two_days, path)
         shop.land("transactions", [purchase(5, at="2017-03-03 08:00")], "2017-03-03")
-        steps.run_all("2017-03-03", "2017-03-04", "second")
+        pipeline.run_all("2017-03-03", "2017-03-04", "second")
         shop.land("transactions", [purchase(6, at="2017-03-01 20:00")], "2017-03-02", "late")
         answers = {"income": "50-74K", "household_size": "1", "kids_count": "0"}
         shop.land("demographics", [{"household_id": 1, "age": "65+", **answers}], name="corrected", suffix=".csv")
-        steps.run_all("2017-03-01", "2017-03-04", "third")
+        pipeline.run_all("2017-03-01", "2017-03-04", "third")
     return path
 
 
@@ -72,15 +71,15 @@ def file() -> bytes:
 
 def tidy(**options: object) -> int:
     """Vacuum everything at once, as no command would; how many files went."""
-    return sum(steps.vacuum(name, NOW, delete=True, **options).gone for name in steps.published_tables())  # type: ignore[arg-type]
+    return sum(pipeline.vacuum(name, NOW, delete=True, **options).gone for name in pipeline.published_tables())  # type: ignore[arg-type]
 
 
 def test_after_later_days_late_files_corrections_and_tidying_it_is_the_same(went_on: Shop, two_days: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as as_it_was:
         as_it_was.setenv("MILLRACE_HOME", str(two_days))
         before, then = file(), training.read("kept")
-    for name in steps.published_tables():
-        steps.optimize(name)
+    for name in pipeline.published_tables():
+        pipeline.optimize(name)
     tidy()
     training.create(LABELS, SERVICE, "now")
     assert training.read("now")["spend_7d"] != then["spend_7d"]
@@ -99,10 +98,10 @@ def test_without_the_manifest_the_vacuum_would_have_taken_them(went_on: Shop) ->
     for number in release.numbers()[:-1]:
         (release.folder() / f"{number}.json").unlink()
     needed = {version for table, _, version in manifest.read("kept").versions if table == GOLD}
-    assert needed < {*steps.pinned_versions(GOLD)}
+    assert needed < {*pipeline.pinned_versions(GOLD)}
     tidy()
     assert training.rebuild("kept").same_file
-    assert needed.isdisjoint(steps.pinned_versions(GOLD, forgotten=["kept"]))
+    assert needed.isdisjoint(pipeline.pinned_versions(GOLD, forgotten=["kept"]))
     assert tidy(forgotten=["kept"]) > 0
     with pytest.raises(training.VersionGoneError, match=r"^training set kept needs version \d of gold\.\w+, which is gone: .* by the vacuum that made version"):
         training.rebuild("kept")
@@ -174,7 +173,7 @@ def test_the_dag_makes_one_and_checks_it(lake: Shop, capsys: Out, monkeypatch: p
 
     from airflow.sdk.exceptions import AirflowFailException
 
-    from dags import tasks
+    from millrace import tasks
 
     params = {"name": "by_dag", "labels": LABELS, "service": SERVICE, "release": None, "knowledge_time": False, "seed": 5}
     made = tasks.create_training_set(params, SimpleNamespace(conf=params))

@@ -17,18 +17,18 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from etl.gold.product_popularity import events as with_promoted
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame
 
-from contracts.gold.customer_activity import customer_activity
-from contracts.gold.customer_product import customer_product
-from contracts.gold.product_popularity import product_popularity
 from contracts.interval import DAY, Interval, merged, midnight
 from contracts.model import Table
 from etl import engine
 from etl.gold import aggregate, windows
-from etl.gold.product_popularity import events as with_promoted
+from grocery.contracts.gold.customer_activity import customer_activity
+from grocery.contracts.gold.customer_product import customer_product
+from grocery.contracts.gold.product_popularity import product_popularity
 
 EFFORT = int(os.environ.get("MILLRACE_TEST_EFFORT") or 1)
 """Multiplies how many shops are tried: 10 for a night."""

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from contracts import catalog, release, settings
+from contracts import catalog
 from contracts.model import Column, Layer, Table
 from contracts.report import UNCHANGED, RowAccount
-from dags import steps
-from etl import delta
+from lake import delta, release, settings
+from millrace import pipeline
 from tests import oracle
 from tests.conftest import END, START
 from tests.landing import versions
@@ -294,7 +294,7 @@ def test_a_rerun_of_the_year_changes_nothing(year: Path, tmp_path: Path, monkeyp
     shutil.copytree(year / "lake", tmp_path / "lake", copy_function=_link)
     monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
     before, files = versions(), _tree(tmp_path / "lake")
-    reports = steps.run_all(START, END, "again")
+    reports = pipeline.run_all(START, END, "again")
     assert {report.table: report.status for report in reports} == {table.qualified: UNCHANGED for table in catalog.tables()}
     assert {report.table: report.version for report in reports} == before == versions()
     assert {report.table: report.account for report in reports} == {table.qualified: _account(table) for table in catalog.tables()}

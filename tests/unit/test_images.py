@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from contracts import secret_files, settings
-from dags import foreground
+from lake import secret_files, settings
+from millrace import foreground
 from tests import gateway
 
 DOCKER = settings.CHECKOUT / "docker"

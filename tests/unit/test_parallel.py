@@ -13,7 +13,7 @@ from tests.parallel import ByFile
 @pytest.mark.parametrize(
     ("test", "together"),
     [
-        ("tests/unit/etl/test_delta.py::test_x[a::b]", "tests/unit/etl/test_delta.py"),
+        ("tests/unit/lake/test_delta.py::test_x[a::b]", "tests/unit/lake/test_delta.py"),
         ("tests/integration/engines/test_kills.py::test_x", "tests/integration/engines/"),
         ("tests/integration/engines/test_job.py::test_y", "tests/integration/engines/"),
         ("tests/integration/test_year.py::test_x", "tests/integration/test_year.py"),

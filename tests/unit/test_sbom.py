@@ -13,7 +13,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from contracts import settings
+from lake import settings
 
 SCRIPT = settings.CHECKOUT / "scripts" / "sbom.py"
 DEBIAN = "libc6\t2.36-9+deb12u10\tamd64\nbase-files\t12.4+deb12u11\tamd64\n"

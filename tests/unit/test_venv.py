@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from contracts import settings
+from lake import settings
 
 UV = """#!/bin/sh
 echo "Resolved 2 packages in 1ms" >&2

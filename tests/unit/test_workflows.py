@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from contracts import settings
+from lake import settings
 
 WORKFLOWS = sorted((settings.CHECKOUT / ".github" / "workflows").glob("*.yml"))
 RULES = re.findall(r"^([a-z-]+):", (settings.CHECKOUT / "Makefile").read_text(), re.MULTILINE)

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from contracts import settings
-from dags.services import ApiError, Services
 from etl.spark.server import free_port
+from lake import settings
+from millrace.services import ApiError, Services
 from tests import patience
 from tests.components import Running, Stack
 from tests.gateway import BUCKET, Gateway
@@ -105,7 +105,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apart]:
 def migrate(stack: Stack) -> None:
     """By two at once, while the components wait for it."""
     environment = stack.environment(MILLRACE_ADMIN_PASSWORD=ADMIN)
-    command = [sys.executable, "-W", "ignore", "-m", "dags.metadata"]
+    command = [sys.executable, "-W", "ignore", "-m", "millrace.metadata"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     both = [subprocess.Popen(command, env=environment, cwd=settings.CHECKOUT, **pipes) for _ in range(2)]
     said = [process.communicate(timeout=patience.SECONDS)[0] for process in both]

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from contracts import catalog
-from dags import demo
-from dags.services import ApiError
-from etl import publishing
+from lake import publishing
+from millrace import demo
+from millrace.services import ApiError
 from tests import patience
 from tests.carrying import FIRST, THEN, carry, differing, land, land_more
 from tests.components import Running

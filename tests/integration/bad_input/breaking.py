@@ -13,10 +13,11 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 
-from contracts import catalog, release
+from contracts import catalog
 from contracts.model import Layer
-from dags import cli, steps
-from etl import publishing, quarantine, stage
+from etl import quarantine, stage
+from lake import publishing, release
+from millrace import cli, pipeline
 
 INTERVAL = ("run", "--start", "2017-03-01", "--end", "2017-03-03")
 HEAVY = (
@@ -75,7 +76,7 @@ def after(module: object, name: str, strike: Callable[[], None], concerned: Call
 
 def arrange(point: str, table: str) -> None:
     """Lay the trap. One table at a time: a limit of the process would meet whichever table writes next."""
-    steps.WORKERS = 1
+    pipeline.WORKERS = 1
     if point == "staged":
         after(stage, "stage", kill, lambda planned: planned.table.qualified == table)
     elif point == "quarantined":

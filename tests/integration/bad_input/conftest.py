@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
+from lake import settings
 
 DAY, NEXT, END = "2017-03-01", "2017-03-02", "2017-03-03"
 
@@ -18,11 +18,11 @@ CHAIN = ("bronze.transactions", "silver.transactions", "gold.customer_activity")
 @pytest.fixture
 def run_transactions(home: Path) -> Callable[..., dict]:
     """Carry an interval through the tables of transactions only, and return the reports by table: what a whole run does with them, in a fifth of its time."""
-    from dags import steps
+    from millrace import pipeline
 
     def carry(start: str, end: str, through: str = "silver.transactions") -> dict:
-        interval = steps.check_interval(start, end)
-        return {name: steps.run_table(name, interval, "test") for name in CHAIN[: CHAIN.index(through) + 1]}
+        interval = pipeline.check_interval(start, end)
+        return {name: pipeline.run_table(name, interval, "test") for name in CHAIN[: CHAIN.index(through) + 1]}
 
     return carry
 

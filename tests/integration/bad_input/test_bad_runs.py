@@ -16,13 +16,14 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from contracts import settings
 from contracts.interval import Interval, IntervalError
 from contracts.report import AccountError, RowAccount
-from dags.steps import RunError
-from etl.delta import LakeError
-from etl.publishing import PublishError
+from etl import stage
+from lake import settings
+from lake.delta import LakeError
+from lake.publishing import PublishError
 from lineage import emit
+from millrace.pipeline import RunError
 from tests.landing import COLUMNS, Shop, purchase, rows, versions
 
 DAY, NEXT, END = "2017-03-01", "2017-03-02", "2017-03-03"
@@ -47,14 +48,14 @@ def everything() -> dict[str, list[dict[str, Any]]]:
 @pytest.fixture(scope="module")
 def undisturbed(published_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """The tables after both days, when nothing goes wrong."""
-    from dags import steps
+    from millrace import pipeline
 
     path = tmp_path_factory.mktemp("undisturbed")
     shutil.copytree(published_home, path, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("MILLRACE_HOME", str(path))
         land_second_day(Shop(path / "landing"))
-        steps.run_all(DAY, END, "second")
+        pipeline.run_all(DAY, END, "second")
         found = everything()
     assert [row["basket_id"] for row in found["silver.transactions"]] == [1, 2, 5, 6, 9]
     assert sorted(row["layer"] for row in found["quarantine.transactions"]) == ["bronze", "silver"]
@@ -95,7 +96,7 @@ def test_an_interval_that_makes_no_sense_builds_nothing_in_a_new_lake(shop: Shop
 
 
 def test_the_command_line_tells_an_error_in_one_line(stocked: Shop) -> None:
-    done = subprocess.run([sys.executable, "-m", "dags", "run", "--start", NEXT, "--end", DAY], cwd=settings.CHECKOUT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "millrace", "run", "--start", NEXT, "--end", DAY], cwd=settings.CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "IntervalError: end 2017-03-01 is not after start 2017-03-02. end is exclusive: one day is start=2017-03-02, end=2017-03-03"
@@ -112,7 +113,7 @@ def dag_run(run_type: str = "manual", conf: dict | None = None, start: str = DAY
 def check_interval(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """The first task of the DAG."""
     monkeypatch.setenv("AIRFLOW_HOME", str(stocked.root.parent / "airflow"))
-    from dags.tasks import check_interval
+    from millrace.tasks import check_interval
 
     return check_interval
 
@@ -257,12 +258,12 @@ def losing(monkeypatch: pytest.MonkeyPatch, where: object, name: str, table: str
 @pytest.mark.parametrize("step", ["_cleaned", "_published_elsewhere", "stage"])
 def test_a_data_file_that_goes_away_while_it_is_read_is_held(stocked: Shop, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """Sail would read it as if it were empty, and say nothing: the file of the input is removed, and that of the table itself is away for a while."""
-    from dags import steps
     from etl import stage
+    from millrace import pipeline
 
     stocked.land("transactions", [purchase(5, product=2, at=MORNING), purchase(1, at=MORNING), purchase(6, at=MORNING, quantity=-1)], NEXT)
     days = Interval.parse(DAY, END)
-    steps.run_table("bronze.transactions", days, "second")
+    pipeline.run_table("bronze.transactions", days, "second")
     mine = next(settings.table_path("silver.transactions").glob("*.parquet"))
     losing(monkeypatch, stage, step, "bronze.transactions")
     losing(monkeypatch, stage, "_published_elsewhere", "silver.transactions")
@@ -273,22 +274,22 @@ def test_a_data_file_that_goes_away_while_it_is_read_is_held(stocked: Shop, monk
         away.rename(mine)
         return True
 
-    monkeypatch.setattr(steps, "_changes", back_again)
-    assert steps.run_table("silver.transactions", days, "second").account == RowAccount(rows_in=3, published=1, quarantined=1, duplicates=1)
+    monkeypatch.setattr(pipeline, "_changes", back_again)
+    assert pipeline.run_table("silver.transactions", days, "second").account == RowAccount(rows_in=3, published=1, quarantined=1, duplicates=1)
     assert [row["basket_id"] for row in rows("silver.transactions")] == [1, 2, 5]
     assert [row["layer"] for row in rows("quarantine.transactions")] == ["silver"]
 
 
 def test_a_staged_file_that_goes_away_is_missed_before_the_commit(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dags import steps
     from etl.stage import StageError
     from expectations import audit
+    from millrace import pipeline
 
     stocked.land("transactions", [purchase(5, product=2, at=MORNING), purchase(6, at=MORNING)], NEXT)
     before = versions()
     losing(monkeypatch, audit, "audit", "bronze.transactions", "_stage/**/*.parquet")
     with pytest.raises(StageError, match=r"bronze\.transactions: 2 rows were staged, and 0 are there. Nothing was published"):
-        steps.run_table("bronze.transactions", Interval.parse(DAY, END), "second")
+        pipeline.run_table("bronze.transactions", Interval.parse(DAY, END), "second")
     assert versions() == before
 
 
@@ -317,7 +318,8 @@ def test_a_table_that_was_made_anew_is_not_mistaken_for_the_old_one(stocked: Sho
     ("moment", "told"), [("stage", "the table moved from version 1 to 2 while this run worked"), ("publish", "another writer committed at the same time")]
 )
 def test_a_foreign_commit_during_the_run_is_not_overwritten(stocked: Shop, run: Callable, monkeypatch: pytest.MonkeyPatch, moment: str, told: str) -> None:
-    from etl import publishing, stage
+    from etl import stage
+    from lake import publishing
 
     module, name = (stage, "stage") if moment == "stage" else (publishing, "_superseded")
     whole, path = getattr(module, name), str(settings.table_path("silver.transactions"))
@@ -352,10 +354,10 @@ def test_a_foreign_commit_during_the_run_is_not_overwritten(stocked: Shop, run: 
 def test_a_transform_that_loses_or_doubles_rows_publishes_nothing(
     stocked: Shop, run_transactions: Callable, untouched: Callable, monkeypatch: pytest.MonkeyPatch, defect: Callable, given: int
 ) -> None:
-    from etl.silver import transactions
-
-    whole = transactions.clean
-    monkeypatch.setattr(transactions, "clean", lambda frame: defect(whole(frame)))
+    whole = stage.clean
+    monkeypatch.setattr(
+        stage, "clean", lambda table, *frames: defect(whole(table, *frames)) if table.qualified == "silver.transactions" else whole(table, *frames)
+    )
     stocked.land("transactions", [purchase(basket, at=MORNING) for basket in (5, 5, 6, 7, 8, 9)], NEXT)
     with (
         untouched("silver.transactions", *GOLD),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from contracts import bucket, settings, storage
 from etl import engine
+from lake import bucket, settings, storage
 from tests.gateway import BUCKET, Gateway
 
 

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from contracts import bucket, release, settings, storage
-from contracts.bucket import Lease, LockedError
 from etl import engine
+from lake import bucket, release, settings, storage
+from lake.bucket import Lease, LockedError
 from tests.gateway import Gateway
-from tests.unit.contracts.processes import at_once
+from tests.unit.lake.processes import at_once
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -185,7 +185,7 @@ def test_threads_of_a_process_wait_for_each_other(lock: Path) -> None:
 
 COUNTER = """
 import sys, time
-from contracts import bucket, settings, storage
+from lake import bucket, settings, storage
 bucket.POLL_SECONDS = 0.02
 path = settings.lake() / "counter"
 for _ in range(int(sys.argv[1])):
@@ -204,7 +204,7 @@ def test_processes_that_count_together_lose_no_count() -> None:
 
 HOLDER = """
 import time
-from contracts import settings, storage
+from lake import settings, storage
 with storage.locked(settings.lake() / "_locks" / "one.lock", 5):
     print("held", flush=True)
     time.sleep(600)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from contracts import bucket, release, settings, storage
-from contracts.bucket import StorageError
-from dags import steps
-from dags.steps import RunError
-from etl import delta
-from etl.delta import LakeError
 from etl.spark.server import free_port
+from lake import bucket, delta, release, settings, storage
+from lake.bucket import StorageError
+from lake.delta import LakeError
+from millrace import pipeline
+from millrace.pipeline import RunError
 from tests.carrying import FIRST, THEN, carry, differing, land, land_more
 from tests.gateway import BUCKET, KEYS, Gateway
 from tests.integration.bucket.conftest import served, use
@@ -66,20 +65,20 @@ def test_a_bucket_that_is_missing_is_named(shop: Shop, store: Gateway, monkeypat
     with pytest.raises(
         StorageError, match=r"^s3://never-made/lake/\S+ cannot be used: .*NoSuchBucket.*Create the bucket, or point MILLRACE_LAKE to another one$"
     ):
-        steps.check_interval(*FIRST)
+        pipeline.check_interval(*FIRST)
 
 
 def test_wrong_credentials_are_named(shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, {**store.environment(), "AWS_SECRET_ACCESS_KEY": "another"}, f"s3://{BUCKET}/x")
     with pytest.raises(StorageError, match=r"SignatureDoesNotMatch.*See that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right"):
-        steps.check_interval(*FIRST)
+        pipeline.check_interval(*FIRST)
 
 
 def test_an_endpoint_where_nobody_listens_is_named(shop: Shop, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
     use(monkeypatch, {**KEYS, "AWS_ENDPOINT_URL": endpoint}, f"s3://{BUCKET}/x")
     with pytest.raises(StorageError, match=rf"{endpoint} does not answer\. See that AWS_ENDPOINT_URL is right"):
-        steps.check_interval(*FIRST)
+        pipeline.check_interval(*FIRST)
 
 
 def test_the_newest_commit_empty_or_torn_is_refused(shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,4 +93,4 @@ def test_the_newest_commit_empty_or_torn_is_refused(shop: Shop, store: Gateway, 
 def test_a_lake_of_a_newer_millrace_is_refused(shop: Shop, store: Gateway) -> None:
     storage.write_whole(settings.lake() / "_millrace.json", b'{"format": 99}')
     with pytest.raises(LakeError, match="has format 99, and this Millrace reads up to"):
-        steps.check_interval(*FIRST)
+        pipeline.check_interval(*FIRST)

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from contracts import release, settings, storage
-from dags import steps
-from etl import delta
+from etl import table_reader
 from etl.commits import committer
-from etl.commits.delta_rs import DeltaRs
 from etl.sources.landing import LandingError
-from features.labels import LabelError
+from features.offline.labels import LabelError
 from features.training import sandbox
+from lake import delta, release, settings, storage
+from lake.commits.delta_rs import DeltaRs
+from millrace import pipeline
 from tests.carrying import FIRST, THEN, WRITER, carry, differing, keep_only, land, land_more, quarantined
 from tests.certificates import Certificates
 from tests.components import Stack
@@ -28,8 +28,8 @@ from tests.gateway import BUCKET, Gateway
 from tests.integration.bucket.conftest import mirror, served, use
 from tests.landing import COLUMNS, Shop, purchase, rows, versions
 from tests.spark import running
-from tests.unit.contracts.processes import at_once
 from tests.unit.features.conftest import Lake, activity
+from tests.unit.lake.processes import at_once
 
 
 @pytest.fixture(scope="package")
@@ -170,7 +170,7 @@ def test_features_are_served_from_it_by_the_commands_and_by_feast(shop: Shop, ho
         assert done.returncode == 0, done.stdout + done.stderr
     carry(monkeypatch, "sail", home / "local" / "lake", FIRST)
     monkeypatch.setenv("MILLRACE_HOME", str(home / "local"))
-    steps.serve()
+    pipeline.serve()
     for name, lake in (("local", str(home / "local" / "lake")), ("bucket", bucket)):
         monkeypatch.setenv("MILLRACE_LAKE", lake)
         environment = {**os.environ, "MILLRACE_HOME": str(home / name), "PYTHONPATH": str(settings.CHECKOUT)}
@@ -212,24 +212,24 @@ def test_tables_are_tidied_up_and_released_versions_stay_readable(shop: Shop, st
     land(shop)
     carry(monkeypatch, "sail", lake, FIRST)
     pinned = release.read().tables[name]
-    expected = sorted(delta.read(name, pinned).collect())
+    expected = sorted(table_reader.read(name, pinned).collect())
     land_more(shop)
     carry(monkeypatch, "sail", lake, THEN)
     (settings.lake() / "_releases" / "2.json").unlink()
     shop.land("transactions", [purchase(30, at="2017-03-01 09:00")], day="2017-03-04", name="late")
     carry(monkeypatch, "sail", lake, THEN)
-    steps.optimize(name)
+    pipeline.optimize(name)
     (settings.table_path(name) / "part-left-behind.zst.parquet").write_bytes(b"by a killed run")
-    assert steps.vacuum(name, timedelta(0), delete=True).gone >= 2
-    assert steps.vacuum(name, timedelta(0), delete=True).gone == 0
-    assert sorted(delta.read(name, pinned).collect()) == expected
+    assert pipeline.vacuum(name, timedelta(0), delete=True).gone >= 2
+    assert pipeline.vacuum(name, timedelta(0), delete=True).gone == 0
+    assert sorted(table_reader.read(name, pinned).collect()) == expected
 
 
 def test_an_engine_that_has_another_disk_is_refused_before_a_run(shop: Shop, home: Path, sail_on_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_ENGINE", sail_on_s3)
-    steps.check_interval(*FIRST)  # it sees this one
+    pipeline.check_interval(*FIRST)  # it sees this one
     moved = home / "lake"
     monkeypatch.setattr(storage, "tree", lambda *_: [])  # as if what it wrote lay on its own disk
     monkeypatch.setenv("MILLRACE_LAKE", str(moved / "elsewhere"))
     with pytest.raises(delta.LakeError, match=r"^the engine at sc://\S+ does not see the lake at \S+/elsewhere: .*Mount that folder at the same path"):
-        steps.check_interval(*FIRST)
+        pipeline.check_interval(*FIRST)

@@ -19,15 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
-from contracts import bucket, settings, storage
-from contracts.bronze import AUDIT_COLUMNS
-from contracts.bucket import ChangedError, StorageError
+from contracts.columns import AUDIT_COLUMNS
 from contracts.interval import Interval
 from contracts.model import LONG, STRING, Column, Layer, Table
 from etl.bronze import load
-from etl.sources import landing, sample
+from etl.sources import landing
 from etl.sources.landing import LandingError
 from etl.spark.server import free_port
+from grocery import landing as sample
+from lake import bucket, settings, storage
+from lake.bucket import ChangedError, StorageError
 from lineage import naming
 from tests.gateway import BUCKET, KEYS, Gateway
 from tests.integration.bucket.conftest import use
@@ -447,8 +448,9 @@ def tree(root: Path) -> dict[str, bytes]:
 
 KILLED = """
 import os, sys
-from contracts import storage
-from etl.sources import sample
+from lake import storage
+from contracts import project
+sample = project.required('landing', 'land')
 from tests.integration.bucket.test_landing import little_source
 write, left = storage.write_whole, int(sys.argv[1])
 sample._source = little_source

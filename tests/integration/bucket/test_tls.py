@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from contracts import bucket, storage
-from contracts.bucket import StorageError
 from etl import engine
+from lake import bucket, storage
+from lake.bucket import StorageError
 from tests.certificates import Certificates
 from tests.gateway import BUCKET, Gateway
 from tests.integration.bucket.conftest import use

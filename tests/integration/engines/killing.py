@@ -17,15 +17,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from contracts import files, storage
-from etl import delta, publishing
-from etl.commits import committer, delta_rs, delta_spark
-from etl.delta import State
+from etl.commits import committer, delta_spark
+from lake import delta, files, publishing, storage
+from lake.commits import delta_rs
+from lake.delta import CommitMetadata
 from tests.unit.etl.visits import VISITS, of, staged, visit
 
 NAME = VISITS.qualified
 DAY = of("2017-03-01", "2017-03-02")
-STATE = State("struck", inputs={"bronze.visits": 1}, touched=(DAY,), code="abc")
+STATE = CommitMetadata("struck", inputs={"bronze.visits": 1}, touched=(DAY,), code="abc")
 COMMITTING = {str(Path(module.__file__)) for module in (delta_rs, delta_spark, publishing, files, storage)}
 THINKING = (
     "arrow_type",

@@ -12,8 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
-from etl import delta, stage
+from etl import stage
 from etl.spark import jars, server
+from lake import delta
 from tests.carrying import FIRST, carry, differing, keep_only, land
 from tests.landing import Shop
 from tests.patience import until

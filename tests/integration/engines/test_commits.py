@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from contracts import settings
-from etl import delta
 from etl import engine as engines
+from etl import table_reader
 from etl.commits import committer
-from etl.commits.delta_rs import DeltaRs
 from etl.commits.delta_spark import DeltaSpark
-from etl.delta import State
-from etl.publishing import PublishError
+from lake import delta, settings
+from lake.commits.delta_rs import DeltaRs
+from lake.delta import CommitMetadata
+from lake.publishing import PublishError
 from tests.landing import rows
 from tests.unit.etl.visits import VISITS, of, staged, visit
 
@@ -27,7 +27,7 @@ NEXT = of("2017-03-02", "2017-03-03")
 
 
 def append(*new: dict[str, Any], run: str = "run", **other: Any) -> int:
-    return committer().publish(VISITS, [staged(*new)] if new else [], State(run), base=delta.version_of(NAME), **other)
+    return committer().publish(VISITS, [staged(*new)] if new else [], CommitMetadata(run), base=delta.version_of(NAME), **other)
 
 
 def ids(version: int | None = None) -> list[int]:
@@ -36,11 +36,11 @@ def ids(version: int | None = None) -> list[int]:
 
 
 def ids_by_engine() -> list[int]:
-    return sorted(delta.read(NAME, delta.version_of(NAME)).toArrow()["visit_id"].to_pylist())
+    return sorted(table_reader.read(NAME, delta.version_of(NAME)).toArrow()["visit_id"].to_pylist())
 
 
 def row(number: int) -> dict[str, Any]:
-    (found,) = delta.read(NAME, delta.version_of(NAME)).filter(f"visit_id = {number}").toArrow().to_pylist()
+    (found,) = table_reader.read(NAME, delta.version_of(NAME)).filter(f"visit_id = {number}").toArrow().to_pylist()
     return found | {"visited_at": found["visited_at"].astimezone(UTC)}
 
 
@@ -64,7 +64,7 @@ def test_a_sail_at_a_url_is_committed_to_by_delta_rs(home: Any, monkeypatch: pyt
         assert engines.describe() == ("sail", version("pysail"))
         assert append(visit(1)) == 1
         assert ids() == [1]
-        delta.check_format()
+        table_reader.check_format()
     finally:
         sail.stop()
 
@@ -75,7 +75,7 @@ def test_a_sail_at_a_url_is_committed_to_by_delta_rs(home: Any, monkeypatch: pyt
 def test_rows_state_and_schema_come_back_as_they_were_given(engine: str) -> None:
     hostile = visit(1, "1969-12-31 23:59:59.999999", paid=Decimal("9999999999.99"), weight=-0.0, visitor="Ä\n'\"", booked_date=date(9999, 12, 31))
     nothing = visit(2, paid=None, weight=None, visitor=None, is_member=None, booked_date=None)
-    state = State(
+    state = CommitMetadata(
         "first", inputs={"bronze.visits": 3}, touched=(DAY,), horizon=date(2017, 3, 5), code="abc", account={"rows_in": 1}, ids={"bronze.visits": "x"}
     )
     assert committer().publish(VISITS, [staged(hostile, nothing)], state, base=None) == 1
@@ -106,7 +106,7 @@ def test_a_table_that_moved_is_refused_and_left_as_it_was(engine: str) -> None:
     append(visit(2))
     for base in (None, 0, 1, 3):
         with pytest.raises(PublishError, match=rf"^silver\.visits: the table moved from version {base} to 2 while this run worked\. Nothing was written"):
-            committer().publish(VISITS, [staged(visit(3))], State("late"), base=base)
+            committer().publish(VISITS, [staged(visit(3))], CommitMetadata("late"), base=base)
     assert (ids(), delta.version_of(NAME)) == ([1, 2], 2)
 
 
@@ -123,7 +123,7 @@ def test_spark_refuses_an_empty_cell_in_a_required_column(home: Any, spark_url: 
 
 
 def test_optimizing_changes_no_row_and_makes_nothing_out_of_date(engine: str) -> None:
-    state = State("run", inputs={"bronze.visits": 1}, touched=(DAY,), code="abc")
+    state = CommitMetadata("run", inputs={"bronze.visits": 1}, touched=(DAY,), code="abc")
     for number in (1, 2, 3):
         committer().publish(VISITS, [staged(visit(number))], state, base=delta.version_of(NAME))
     assert committer().optimize(VISITS) == 4
@@ -151,7 +151,7 @@ def test_vacuum_deletes_what_no_version_that_is_kept_needs(engine: str) -> None:
 
 
 def test_a_vacuum_makes_nothing_out_of_date(engine: str) -> None:
-    state = State("run", inputs={"bronze.visits": 1}, touched=(DAY,), code="abc")
+    state = CommitMetadata("run", inputs={"bronze.visits": 1}, touched=(DAY,), code="abc")
     for number in (1, 2):
         committer().publish(VISITS, [staged(visit(number))], state, base=delta.version_of(NAME), whole=True)
     assert committer().vacuum(VISITS, timedelta(0)) == 1
@@ -172,11 +172,11 @@ def test_tables_of_either_are_continued_by_the_other(home: Any, spark_url: str, 
     monkeypatch.setenv("MILLRACE_ENGINE", spark_url)
     assert ids_by_engine() == [1, 2]
     append(visit(3, "2017-03-02"), replace=[NEXT], run="spark")
-    committer().publish(VISITS, [staged(visit(4))], State("spark again"), base=2)
+    committer().publish(VISITS, [staged(visit(4))], CommitMetadata("spark again"), base=2)
     monkeypatch.setenv("MILLRACE_ENGINE", "sail")
     assert ids_by_engine() == [1, 3, 4]
     append(visit(5), replace=[DAY], run="rs again")
-    committer().publish(VISITS, [], State("emptied"), base=4, replace=[NEXT])
+    committer().publish(VISITS, [], CommitMetadata("emptied"), base=4, replace=[NEXT])
     monkeypatch.setenv("MILLRACE_ENGINE", spark_url)
     assert ids_by_engine() == [5]
     assert runs() == ["emptied", "rs again", "spark again", "spark", "rs"]

@@ -13,15 +13,15 @@ from typing import Any
 import psutil
 import pytest
 
-from contracts import release, settings
-from dags.steps import RunError
-from etl import delta, stage
+from etl import stage
 from etl.spark import server
+from lake import delta, release, settings
+from millrace.pipeline import RunError
 from tests import patience
 from tests.carrying import FIRST, THEN, WRITER, carry, differing, keep_only, land, land_more, quarantined
 from tests.landing import Shop, rows
 from tests.spark import running, share_jars
-from tests.unit.contracts.processes import at_once
+from tests.unit.lake.processes import at_once
 
 
 def test_tables_accounts_and_quarantine_are_the_same(shop: Shop, home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from contracts import settings
-from etl import delta
 from etl.commits import committer
-from etl.delta import State
-from etl.publishing import PublishError
+from lake import delta, settings
+from lake.delta import CommitMetadata
+from lake.publishing import PublishError
 from tests import patience
 from tests.integration.engines.killing import ACTS, DAY, NAME, STATE
 from tests.landing import rows
@@ -52,7 +51,7 @@ def prepare(home: Path, act: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     if act != "create":
         rows_of = [[visit(1)], [visit(2, "2017-03-02")]] if act == "optimize" else [[visit(1), visit(2, "2017-03-02")]]
         for number, some in enumerate(rows_of):
-            committer().publish(VISITS, [staged(*some)], State("first", code="abc", touched=(DAY,)), base=number or None)
+            committer().publish(VISITS, [staged(*some)], CommitMetadata("first", code="abc", touched=(DAY,)), base=number or None)
         (settings.table_path(NAME) / "part-unneeded.parquet").write_bytes(b"")
     return home
 
@@ -91,7 +90,7 @@ def check(act: str, step: str, home: Path, url: str, monkeypatch: pytest.MonkeyP
     runs = [state.run_id for state in delta.states(delta.open_to_write(NAME)) if state]
     assert act in TIDYING or runs.count("struck") == 1, step
     monkeypatch.setenv("MILLRACE_ENGINE", "sail")
-    committer().publish(VISITS, [staged(visit(9))], State("next"), base=delta.version_of(NAME))
+    committer().publish(VISITS, [staged(visit(9))], CommitMetadata("next"), base=delta.version_of(NAME))
     assert found() == [*EXPECTED[act], 9], step
     assert sum(one["num_records"] for one in delta.data_files(DeltaTable(str(settings.table_path(NAME))))) == len(found()), step
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from contracts import settings
-from etl import delta, engine, publishing
+from etl import engine
 from etl.commits import committer
-from etl.delta import State
-from etl.publishing import PublishError
+from lake import delta, publishing, settings
+from lake.delta import CommitMetadata
+from lake.publishing import PublishError
 from tests.landing import rows
 from tests.patience import until
 from tests.unit.etl.visits import VISITS, staged, visit
@@ -31,7 +31,7 @@ CLIENT = f"""
 import sys
 from pyspark.sql import functions as F
 from etl.commits import committer, delta_spark
-from etl.delta import State
+from lake.delta import CommitMetadata
 from tests.unit.etl.visits import VISITS, staged, visit
 base, name = int(sys.argv[1]), sys.argv[2]
 original = delta_spark._rows
@@ -45,7 +45,7 @@ def rows(*arguments):
     return ticks.filter(f"length(concat({{begun}}, {{waits}})) > 0 AND tick = {TICKS}").select(*columns)
 
 delta_spark._rows = rows
-committer().publish(VISITS, [staged(visit(2), name="orphan")], State("killed"), base=base)
+committer().publish(VISITS, [staged(visit(2), name="orphan")], CommitMetadata("killed"), base=base)
 """
 
 
@@ -95,7 +95,7 @@ def orphan(spark_url: str, home: Path) -> Iterator[Orphan]:
 
 def again(base: int, run: str = "again") -> int:
     """What a rerun does."""
-    return committer().publish(VISITS, [staged(visit(2), name=run)], State(run), base=base)
+    return committer().publish(VISITS, [staged(visit(2), name=run)], CommitMetadata(run), base=base)
 
 
 def found() -> list[int]:
@@ -111,7 +111,7 @@ def runs() -> list[str]:
 def first(home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table with a row, and a Spark whose session is open."""
     monkeypatch.setenv("MILLRACE_ENGINE", spark_url)
-    committer().publish(VISITS, [staged(visit(1))], State("first"), base=None)
+    committer().publish(VISITS, [staged(visit(1))], CommitMetadata("first"), base=None)
 
 
 @pytest.mark.parametrize("engine_name", ["spark", "sail"])
@@ -123,7 +123,7 @@ def test_a_rerun_that_is_quicker_than_what_a_killed_client_left(orphan: Orphan, 
     until(lambda: len(files() - before) > 1, "the orphaned statement wrote nothing: it was ended with its client")
     time.sleep(3)  # the time to commit: that it does not is what is shown, so there is nothing to wait for
     assert (found(), runs()) == ([1, 2], ["again", "first"])
-    assert committer().publish(VISITS, [staged(visit(3))], State("next"), base=2) == 3
+    assert committer().publish(VISITS, [staged(visit(3))], CommitMetadata("next"), base=2) == 3
     assert found() == [1, 2, 3]
 
 

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from contracts import settings
-from etl import delta, publishing
-from etl.commits import Committer, committer
-from etl.commits.delta_rs import DeltaRs
-from etl.delta import State
+from etl import table_reader
+from etl.commits import committer
 from etl.engine import session
 from features import registry, training
+from lake import delta, publishing, settings
+from lake.commits import Committer
+from lake.commits.delta_rs import DeltaRs
+from lake.delta import CommitMetadata
 from tests.unit.etl.visits import VISITS, staged, visit
 from tests.unit.features.conftest import VIEWS, Lake, activity, at, stocked
 
@@ -48,11 +49,11 @@ def age(lake: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def append(by: Committer, *numbers: int, whole: bool = False) -> int:
-    return by.publish(VISITS, [staged(*map(visit, numbers))], State("run"), base=delta.version_of(NAME), whole=whole)
+    return by.publish(VISITS, [staged(*map(visit, numbers))], CommitMetadata("run"), base=delta.version_of(NAME), whole=whole)
 
 
 def ids(version: int) -> list[int]:
-    return sorted(delta.read(NAME, version).toArrow()["visit_id"].to_pylist())
+    return sorted(table_reader.read(NAME, version).toArrow()["visit_id"].to_pylist())
 
 
 def ids_where_enforced(version: int) -> list[int]:

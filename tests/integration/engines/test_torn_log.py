@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
-from etl import delta
+from etl import table_reader
 from etl.commits import committer
-from etl.delta import LakeError, State
+from lake import delta, settings
+from lake.delta import CommitMetadata, LakeError
 from tests.landing import rows
 from tests.unit.etl.visits import VISITS, of, staged, visit
 
 NAME = VISITS.qualified
 DAY = of("2017-03-01", "2017-03-02")
 COMMITTING: dict[str, Callable[[], object]] = {
-    "append": lambda: committer().publish(VISITS, [staged(visit(3))], State("late"), base=2),
-    "replace": lambda: committer().publish(VISITS, [staged(visit(3))], State("late"), base=2, replace=[DAY]),
+    "append": lambda: committer().publish(VISITS, [staged(visit(3))], CommitMetadata("late"), base=2),
+    "replace": lambda: committer().publish(VISITS, [staged(visit(3))], CommitMetadata("late"), base=2, replace=[DAY]),
     "optimize": lambda: committer().optimize(VISITS),
     "vacuum": lambda: committer().vacuum(VISITS, timedelta(0)),
 }
@@ -32,7 +32,7 @@ def photograph() -> dict[str, str]:
 
 
 def append(number: int, base: int | None) -> int:
-    return committer().publish(VISITS, [staged(visit(number))], State("run"), base=base)
+    return committer().publish(VISITS, [staged(visit(number))], CommitMetadata("run"), base=base)
 
 
 @pytest.mark.parametrize(
@@ -58,5 +58,5 @@ def test_a_torn_newest_commit_is_refused_until_it_is_removed(engine: str, home: 
         other.unlink()
     assert append(3, 1) == 2
     assert [row["visit_id"] for row in rows(NAME, "visit_id")] == [1, 3]
-    assert sorted(delta.read(NAME, 2).toArrow()["visit_id"].to_pylist()) == [1, 3]
-    assert delta.last_state(delta.open_table(NAME)) == State("run")
+    assert sorted(table_reader.read(NAME, 2).toArrow()["visit_id"].to_pylist()) == [1, 3]
+    assert delta.last_state(delta.open_table(NAME)) == CommitMetadata("run")

@@ -14,9 +14,9 @@ from feast import Entity, FeatureView, Field
 from feast.types import Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-from contracts import release, settings
-from features.offline_store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
+from features.offline.store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
 from features.source import GoldTable
+from lake import release, settings
 
 NOON = datetime(2017, 3, 1, 12, tzinfo=UTC)
 INSTANT = pa.timestamp("us", tz="UTC")

@@ -23,14 +23,14 @@ import os
 from pathlib import Path
 from tests.carrying import FIRST, land
 from tests.landing import Shop
-from dags import steps
+from millrace import pipeline
 from features import registry, training
-from features.saved import LakeStorage
+from features.offline.saved_datasets import LakeStorage
 
 home = Path(os.environ["MILLRACE_HOME"])
 land(Shop.open(home / "landing"))
-steps.run_all(*FIRST, "old")
-steps.serve()
+pipeline.run_all(*FIRST, "old")
+pipeline.serve()
 labels = {LABELS!r}
 training.create(labels, "customer_value_v1", "old")
 store = registry.open_store()

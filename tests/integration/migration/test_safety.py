@@ -15,10 +15,10 @@ import pytest
 from feast import Entity
 from feast.value_type import ValueType
 
-from dags import metadata_state, migrate
-from dags.cli import main
 from features import registry
-from features.registry_database import RegistryDatabase
+from features.registry.database import RegistryDatabase
+from millrace import metadata_state, migrate
+from millrace.cli import main
 from tests.servers import Postgres
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from features import generation
-from features.generation import Place
+from features.online import backends
+from features.online.generation import OnlineBackend
 from tests.servers import Postgres, Redis, Server
 from tests.unit.features.conftest import Lake, lake, shop  # noqa: F401 (fixtures)
 
@@ -35,30 +35,30 @@ def server(request: pytest.FixtureRequest, running: dict[str, Server]) -> Server
     return started(running, request.param)
 
 
-def emptied(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def emptied(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnlineBackend]:
     monkeypatch.setenv("MILLRACE_ONLINE", url)
-    found = generation.place()
+    found = backends.configured()
     yield found
     found.remove_all()
 
 
 @pytest.fixture
-def there(server: Server, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:  # noqa: F811
+def there(server: Server, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnlineBackend]:  # noqa: F811
     """The place in that server, with nothing in it."""
     yield from emptied(server.url, monkeypatch)
 
 
 @pytest.fixture
-def in_redis(running: dict[str, Server], lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:  # noqa: F811
+def in_redis(running: dict[str, Server], lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnlineBackend]:  # noqa: F811
     yield from emptied(started(running, "redis").url, monkeypatch)
 
 
 @pytest.fixture
-def in_postgres(running: dict[str, Server], lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:  # noqa: F811
+def in_postgres(running: dict[str, Server], lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnlineBackend]:  # noqa: F811
     yield from emptied(started(running, "postgresql").url, monkeypatch)
 
 
 @pytest.fixture(params=["sqlite", *KINDS])
-def place(request: pytest.FixtureRequest, running: dict[str, Server], lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:  # noqa: F811
+def place(request: pytest.FixtureRequest, running: dict[str, Server], lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnlineBackend]:  # noqa: F811
     """Any place, with nothing in it."""
     yield from emptied("sqlite" if request.param == "sqlite" else started(running, request.param).url, monkeypatch)

@@ -10,37 +10,38 @@ import psycopg
 import pytest
 from fastapi.testclient import TestClient
 
-from contracts import release
 from contracts.interval import DAY
-from features import generation, materialize, registry
-from features.generation import OnlineStoreDamagedError, Place
-from features.online.postgres import PostgresPlace
-from features.online.redis import RedisPlace
+from features import registry
+from features.online import backends, generation, materialize
+from features.online.generation import OnlineBackend, OnlineStoreDamagedError
+from features.online.postgres import PostgresBackend
+from features.online.redis import RedisBackend
+from lake import release
 from tests.integration.online.test_places import ONE, published, values
 from tests.unit.features.conftest import Lake
-from tests.unit.features.test_online_store import at, online, push
+from tests.unit.features.online.test_store import at, online, push
 
 SPEND = "customer_activity:spend_7d"
 GENERATIONS = "millrace:generations"
 
 
-def flush(place: RedisPlace, name: str, pattern: str) -> None:
+def flush(place: RedisBackend, name: str, pattern: str) -> None:
     keys = [*place.client.scan_iter(f"millrace:{name}:{pattern}")]
     assert keys
     place.client.delete(*keys)
 
 
-def lose_all(place: RedisPlace, name: str) -> None:
+def lose_all(place: RedisBackend, name: str) -> None:
     flush(place, name, "*")
     place.client.hdel(GENERATIONS, name)
 
 
-def lose_a_view(place: RedisPlace, name: str) -> None:
+def lose_a_view(place: RedisBackend, name: str) -> None:
     flush(place, name, "customer_activity:*")
     place.client.hdel(f"millrace:{name}:views", "customer_activity")
 
 
-IN_REDIS: dict[str, Callable[[RedisPlace, str], Any]] = {
+IN_REDIS: dict[str, Callable[[RedisBackend, str], Any]] = {
     "all of it": lose_all,
     "all but that it was": lambda place, name: flush(place, name, "*"),
     "the rows of a view": lambda place, name: flush(place, name, "customer_activity:*"),
@@ -61,17 +62,19 @@ IN_POSTGRES = {
 CASES = [*(("redis", name) for name in IN_REDIS), *(("postgresql", name) for name in IN_POSTGRES if name != "a row")]
 
 
-def damage(place: Place, name: str, what: str) -> None:
-    if isinstance(place, RedisPlace):
+def damage(place: OnlineBackend, name: str, what: str) -> None:
+    if isinstance(place, RedisBackend):
         IN_REDIS[what](place, name)
         return
-    assert isinstance(place, PostgresPlace)
+    assert isinstance(place, PostgresBackend)
     with psycopg.connect(place._url, autocommit=True) as connection:
         connection.execute(IN_POSTGRES[what].format(f'"millrace_{name}"'))
 
 
 @pytest.mark.parametrize(("server", "what"), CASES, indirect=["server"])
-def test_what_is_lost_is_an_error_and_the_next_materialization_replaces_it(there: Place, shop: Lake, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_lost_is_an_error_and_the_next_materialization_replaces_it(
+    there: OnlineBackend, shop: Lake, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from features.serving import app, served
 
     monkeypatch.setattr(served, "KEEP_SECONDS", 0.0)
@@ -80,10 +83,10 @@ def test_what_is_lost_is_an_error_and_the_next_materialization_replaces_it(there
     assert online(known, SPEND, customer_id=1) == 0.05
     client = TestClient(app.app(), base_url="http://127.0.0.1", raise_server_exceptions=False)
     assert client.get("/ready").status_code == 200
-    damage(there, generation.current() or "", what)
+    damage(there, backends.current() or "", what)
 
     with pytest.raises(OnlineStoreDamagedError, match=r"the generation release-1-\S+ in .*: millrace serve$") as error:
-        generation.about()
+        backends.about()
     assert "opensesame" not in str(error.value)
     ready = client.get("/ready")
     assert (ready.status_code, ready.json()["error_type"]) == (503, "OnlineStoreDamagedError")
@@ -104,12 +107,12 @@ def test_what_is_lost_is_an_error_and_the_next_materialization_replaces_it(there
         assert online(store, "customer_profile:age", customer_id=1) == "25-34"
 
 
-def test_a_bucket_of_many_that_is_lost_is_noticed(in_redis: RedisPlace) -> None:
+def test_a_bucket_of_many_that_is_lost_is_noticed(in_redis: RedisBackend) -> None:
     """As a Redis loses it that was allowed to evict keys after the load."""
     name = published(in_redis, ONE, [(key, 1, None, key) for key in range(2_000)])
     with in_redis.drafting("test") as draft:
         draft.load(ONE, [[(key, 1, None, key) for key in range(2_000)]])
-        draft.finish(generation.About(rows={"one": 2_000}))
+        draft.finish(generation.GenerationMetadata(rows={"one": 2_000}))
         draft.publish()
     reader = in_redis.session().reader()
     keys = [(key,) for key in range(2_000)]
@@ -125,7 +128,7 @@ def test_a_bucket_of_many_that_is_lost_is_noticed(in_redis: RedisPlace) -> None:
     assert all(in_redis.open(name).rows(ONE, ("value",), keys))
 
 
-def test_a_view_without_rows_or_one_that_was_dropped_is_no_damage(there: Place, shop: Lake) -> None:
+def test_a_view_without_rows_or_one_that_was_dropped_is_no_damage(there: OnlineBackend, shop: Lake) -> None:
     published(there, ONE, [])
     assert values(there, ONE, [(1,)]) == [None]
     there.merge(ONE, [(1, 5, None, 10)])
@@ -141,15 +144,15 @@ def test_a_view_without_rows_or_one_that_was_dropped_is_no_damage(there: Place, 
 
 @pytest.mark.parametrize("server", ["redis", "postgresql"], indirect=True)
 @pytest.mark.parametrize("next_release", [True, False])
-def test_a_row_that_was_deleted_is_back_after_the_next_release_or_a_fresh_load(there: Place, shop: Lake, next_release: bool) -> None:
+def test_a_row_that_was_deleted_is_back_after_the_next_release_or_a_fresh_load(there: OnlineBackend, shop: Lake, next_release: bool) -> None:
     """The next release begins with the rows of this one; a sample finds that one is missing, and all are loaded."""
     first = release.read()
     before = replace(first, horizon=str(date.fromisoformat(first.horizon) - DAY))
     materialize.materialize(before if next_release else first)
     expected = online(registry.open_store(), SPEND, customer_id=1)
     assert expected is not None
-    name = generation.current()
-    if isinstance(there, RedisPlace):
+    name = backends.current()
+    if isinstance(there, RedisBackend):
         key = msgspec.msgpack.encode((1,))
         assert sum(there.client.hdel(bucket, key) for bucket in there.client.scan_iter(f"millrace:{name}:customer_activity:*"))
     else:

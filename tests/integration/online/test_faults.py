@@ -17,25 +17,25 @@ import pytest
 from fastapi.testclient import TestClient
 from feast.types import String
 
-from contracts import release, settings
-from features import generation, materialize, registry
-from features.generation import OnlineStoreUnfitError, OnlineStoreUnreachableError, Place
-from features.kinds import KINDS
-from features.online import redis
-from features.online.postgres import LIMITS, Bounded, PostgresPlace, Working
-from features.online.redis import RedisPlace
-from features.online_store import PackedOnlineStore
+from features import registry
+from features.online import backends, generation, materialize, redis
+from features.online.generation import OnlineBackend, OnlineStoreUnfitError, OnlineStoreUnreachableError
+from features.online.postgres import LIMITS, Bounded, PostgresBackend, Working
+from features.online.redis import RedisBackend
+from features.online.store import PackedOnlineStore
+from features.types import KINDS
+from lake import release, settings
 from tests.integration.online.test_places import ONE, published, traces, values
 from tests.patience import ends
 from tests.servers import Postgres, Redis, Server
 from tests.unit.features.conftest import VIEWS, Lake, activity
-from tests.unit.features.test_online_store import online
+from tests.unit.features.online.test_store import online
 
 SPEND = "customer_activity:spend_7d"
 
 
 @pytest.fixture
-def served(there: Place, shop: Lake) -> Any:
+def served(there: OnlineBackend, shop: Lake) -> Any:
     """A store that has answered once."""
     materialize.materialize(release.read())
     store = registry.open_store()
@@ -106,8 +106,8 @@ def test_over_http_it_is_a_503_with_a_sentence(server: Server, served: Any, monk
 
 KILLED = """
 import os, sys
-from contracts import release
-from features import materialize
+from lake import release
+from features.online import materialize
 from features.online import redis as in_redis, postgres
 in_redis.LEASE_SECONDS = 1.0
 step = sys.argv[1]
@@ -126,31 +126,31 @@ materialize.materialize(release.read())
 
 
 @pytest.mark.parametrize("step", ["load", "finish", "publish"])
-def test_a_loader_that_is_killed_leaves_the_former_generation_and_nothing_else(there: Place, served: Any, shop: Lake, step: str) -> None:
+def test_a_loader_that_is_killed_leaves_the_former_generation_and_nothing_else(there: OnlineBackend, served: Any, shop: Lake, step: str) -> None:
     """Killed between two views, before the commit, and when all was ready but the pointer."""
-    before = generation.current()
+    before = backends.current()
     assert before is not None
     shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
     shop.write("customer_profile", [])
     shop.release(*VIEWS)
-    generation.place().merge(materialize.layout_of(served.get_feature_view("customer_activity")), [])  # so that all views are loaded anew
+    backends.configured().merge(materialize.layout_of(served.get_feature_view("customer_activity")), [])  # so that all views are loaded anew
     ended = subprocess.run([sys.executable, "-c", KILLED, step], cwd=settings.CHECKOUT, env={**os.environ}, capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert generation.current() == before
+    assert backends.current() == before
     assert online(served, SPEND, customer_id=2) == 7.77
     done = materialize.materialize(release.read())
     assert {one.status for one in done.views} == {"published"}
     assert online(served, SPEND, customer_id=2) == 8.0
-    if isinstance(there, RedisPlace):
+    if isinstance(there, RedisBackend):
         assert {one.decode() for one in there.client.hkeys("millrace:generations")} == {before, done.views[0].generation}  # type: ignore[union-attr]
 
 
-def test_a_lease_that_ran_out_does_not_publish(in_redis: RedisPlace) -> None:
+def test_a_lease_that_ran_out_does_not_publish(in_redis: RedisBackend) -> None:
     """A loader that was stopped for longer than its lease, and whose place another one took."""
     first = published(in_redis, ONE, [(1, 5, None, 10)])
     with in_redis.drafting("slow") as draft:
         draft.load(ONE, [[(1, 6, None, 11)]])
-        draft.finish(generation.About())
+        draft.finish(generation.GenerationMetadata())
         in_redis.client.set(redis.LOCK, "somebody else", ex=2)
         with pytest.raises(OnlineStoreUnreachableError, match="lease ran out"), in_redis.reaching():
             draft.publish()
@@ -159,17 +159,17 @@ def test_a_lease_that_ran_out_does_not_publish(in_redis: RedisPlace) -> None:
     assert not traces(in_redis, draft.name)
 
 
-def test_a_lease_is_renewed_while_a_loader_works(in_redis: RedisPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_is_renewed_while_a_loader_works(in_redis: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis, "LEASE_SECONDS", 2.0)
     with in_redis.drafting("slow") as draft:
         draft.load(ONE, [[(1, 6, None, 11)]])
         threading.Event().wait(3)
-        draft.finish(generation.About())
+        draft.finish(generation.GenerationMetadata())
         draft.publish()
     assert in_redis.current() == draft.name
 
 
-def test_a_connection_that_was_waited_for_too_long_is_not_asked_again(in_postgres: PostgresPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_was_waited_for_too_long_is_not_asked_again(in_postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer that comes late would be taken for that of the next question."""
     monkeypatch.setattr(Bounded, "seconds", 0.1)
     connection = in_postgres.connect(Bounded)
@@ -178,11 +178,11 @@ def test_a_connection_that_was_waited_for_too_long_is_not_asked_again(in_postgre
     assert connection.closed
 
 
-def test_a_lock_whose_connection_is_gone_does_not_publish(in_postgres: PostgresPlace) -> None:
+def test_a_lock_whose_connection_is_gone_does_not_publish(in_postgres: PostgresBackend) -> None:
     first = published(in_postgres, ONE, [(1, 5, None, 10)])
     with in_postgres.drafting("slow") as draft:
         draft.load(ONE, [[(1, 6, None, 11)]])
-        draft.finish(generation.About())
+        draft.finish(generation.GenerationMetadata())
         with psycopg.connect(settings.online(), autocommit=True) as other:
             other.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()")
         with pytest.raises(psycopg.OperationalError):
@@ -193,7 +193,7 @@ def test_a_lock_whose_connection_is_gone_does_not_publish(in_postgres: PostgresP
     assert values(in_postgres, ONE, [(1,)]) == [(6, 12)]
 
 
-def test_a_redis_that_would_throw_features_away_is_refused(in_redis: RedisPlace) -> None:
+def test_a_redis_that_would_throw_features_away_is_refused(in_redis: RedisBackend) -> None:
     in_redis.client.config_set("maxmemory", "1gb")
     try:
         in_redis.client.config_set("maxmemory-policy", "allkeys-lru")
@@ -206,7 +206,7 @@ def test_a_redis_that_would_throw_features_away_is_refused(in_redis: RedisPlace)
         in_redis.client.config_set("maxmemory", "0")
 
 
-def test_a_redis_that_is_full_keeps_what_it_serves(in_redis: RedisPlace) -> None:
+def test_a_redis_that_is_full_keeps_what_it_serves(in_redis: RedisBackend) -> None:
     first = published(in_redis, ONE, [(1, 5, None, 10)])
     in_redis.client.config_set("maxmemory", "1mb")
     try:
@@ -220,23 +220,23 @@ def test_a_redis_that_is_full_keeps_what_it_serves(in_redis: RedisPlace) -> None
     assert values(in_redis, ONE, [(1,)]) == [(6, 12)]
 
 
-def test_names_that_postgresql_would_cut_are_refused(in_postgres: PostgresPlace) -> None:
+def test_names_that_postgresql_would_cut_are_refused(in_postgres: PostgresBackend) -> None:
     with pytest.raises(OnlineStoreUnfitError, match=r"cuts names of more than 63 bytes, so v+ cannot"):
-        published(in_postgres, generation.Layout("v" * 64, ONE.keys, ONE.features), [])
-    longest = generation.Layout("v" * 63, ONE.keys, ONE.features)
+        published(in_postgres, generation.RowSchema("v" * 64, ONE.keys, ONE.features), [])
+    longest = generation.RowSchema("v" * 63, ONE.keys, ONE.features)
     published(in_postgres, longest, [(1, 5, None, 10)])
     assert values(in_postgres, longest, [(1,)]) == [(5, 10)]
 
 
-TEXTS = generation.Layout("texts", ONE.keys, {"text": KINDS[String]})
+TEXTS = generation.RowSchema("texts", ONE.keys, {"text": KINDS[String]})
 
 
-def test_text_that_postgresql_cannot_hold_is_refused_with_the_view(in_postgres: PostgresPlace) -> None:
+def test_text_that_postgresql_cannot_hold_is_refused_with_the_view(in_postgres: PostgresBackend) -> None:
     with pytest.raises(OnlineStoreUnfitError, match=r"row of texts: .* 0x00"):
         published(in_postgres, TEXTS, [(1, 5, None, "a\0b")])
 
 
-def test_redis_holds_any_text(in_redis: RedisPlace) -> None:
+def test_redis_holds_any_text(in_redis: RedisBackend) -> None:
     published(in_redis, TEXTS, [(1, 5, None, "a\0b")])
     assert values(in_redis, TEXTS, [(1,)]) == [(5, "a\0b")]
 
@@ -245,7 +245,7 @@ def test_redis_holds_any_text(in_redis: RedisPlace) -> None:
 def test_an_unknown_place_is_refused(lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", url)
     with pytest.raises(OnlineStoreUnfitError, match=r"MILLRACE_ONLINE begins with .* Use sqlite"):
-        generation.place()
+        backends.configured()
 
 
 @pytest.mark.parametrize("kind", [Redis, Postgres])
@@ -255,10 +255,10 @@ def test_nobody_listens(shop: Lake, monkeypatch: pytest.MonkeyPatch, kind: type[
         materialize.materialize(release.read())
 
 
-def test_a_wrong_password_is_told_without_it(running: dict[str, Server], there: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_password_is_told_without_it(running: dict[str, Server], there: OnlineBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", settings.online().replace("opensesame", "opensea").replace("redis://", "redis://user:opensea@"))
     with pytest.raises(OnlineStoreUnreachableError) as told:
-        generation.place().current()
+        backends.configured().current()
     assert "opensea" not in str(told.value)
 
 
@@ -285,7 +285,7 @@ def test_a_wrong_password_is_told_without_it(running: dict[str, Server], there: 
 def test_a_url_that_cannot_be_used_is_told_without_its_password(lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", url)
     with pytest.raises(OnlineStoreUnfitError, match="MILLRACE_ONLINE") as told:
-        generation.place()
+        backends.configured()
     assert "secret" not in "".join(traceback.format_exception(told.value))
 
 
@@ -302,22 +302,22 @@ def test_a_url_that_cannot_be_used_is_told_without_its_password(lake: Lake, monk
 )
 def test_a_place_is_named_without_its_password(lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str, where: str) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", url)
-    assert generation.place().where == where
+    assert backends.configured().where == where
 
 
 PASSWORD = "p@ss/w:rd#?%[]"
 
 
-def test_a_password_of_odd_characters_opens_what_it_should(there: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    if isinstance(there, RedisPlace):
+def test_a_password_of_odd_characters_opens_what_it_should(there: OnlineBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(there, RedisBackend):
         there.client.acl_setuser("odd", enabled=True, passwords=[f"+{PASSWORD}"], keys=["*"], commands=["+@all"])
     else:
         with psycopg.connect(settings.online(), autocommit=True) as connection:
             connection.execute(f"CREATE ROLE odd SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
     scheme, _, rest = settings.online().partition("://")
     monkeypatch.setenv("MILLRACE_ONLINE", f"{scheme}://odd:{quote(PASSWORD, safe='')}@{rest.rpartition('@')[2]}")
-    assert generation.place().where == there.where
-    published(generation.place(), ONE, [(1, 5, None, 10)])
+    assert backends.configured().where == there.where
+    published(backends.configured(), ONE, [(1, 5, None, 10)])
     assert values(there, ONE, [(1,)]) == [(5, 10)]
 
 
@@ -338,20 +338,20 @@ def test_databases_of_a_redis_behind_a_socket_are_kept_apart(lake: Lake, monkeyp
     try:
         for number in range(2):
             monkeypatch.setenv("MILLRACE_ONLINE", f"{server.url}?db={number}")
-            published(generation.place(), ONE, [(1, 5, None, number)])
+            published(backends.configured(), ONE, [(1, 5, None, number)])
         for number in range(2):
             monkeypatch.setenv("MILLRACE_ONLINE", f"{server.url}?db={number}")
-            assert values(generation.place(), ONE, [(1,)]) == [(5, number)]
+            assert values(backends.configured(), ONE, [(1,)]) == [(5, number)]
     finally:
         server.remove()
 
 
 @pytest.fixture
-def hasty(there: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+def hasty(there: OnlineBackend, monkeypatch: pytest.MonkeyPatch) -> OnlineBackend:
     """The place, with less patience."""
     monkeypatch.setattr(Working, "seconds", 2.0)
     monkeypatch.setattr(redis, "LEASE_SECONDS", 4.0)
-    if isinstance(there, RedisPlace):
+    if isinstance(there, RedisBackend):
         monkeypatch.setitem(there.client.connection_pool.connection_kwargs, "socket_timeout", 2.0)
         there.client.connection_pool.disconnect()
     return there
@@ -364,10 +364,10 @@ def interrupted(by: Callable[[], None]) -> Iterator[list[Any]]:
     yield [(key, 6, None, 11) for key in range(20_000)]
 
 
-def test_a_loader_and_a_push_do_not_wait_for_a_silent_server_for_ever(server: Server, hasty: Place) -> None:
+def test_a_loader_and_a_push_do_not_wait_for_a_silent_server_for_ever(server: Server, hasty: OnlineBackend) -> None:
     with hasty.drafting("test") as draft:
         draft.load(ONE, [[(1, 5, None, 10)]])
-        draft.finish(generation.About())
+        draft.finish(generation.GenerationMetadata())
         draft.publish()
 
     try:
@@ -380,7 +380,7 @@ def test_a_loader_and_a_push_do_not_wait_for_a_silent_server_for_ever(server: Se
     assert values(hasty, ONE, [(1,)]) == [(5, 10)]
 
 
-def test_a_server_that_dies_while_a_generation_is_loaded_keeps_the_former_one(server: Server, hasty: Place) -> None:
+def test_a_server_that_dies_while_a_generation_is_loaded_keeps_the_former_one(server: Server, hasty: OnlineBackend) -> None:
     published(hasty, ONE, [(1, 5, None, 10)])
 
     try:
@@ -391,7 +391,7 @@ def test_a_server_that_dies_while_a_generation_is_loaded_keeps_the_former_one(se
     assert values(hasty, ONE, [(1,)]) == [(5, 10)]
 
 
-def test_a_redis_that_forgot_everything_says_that_nothing_is_online(in_redis: RedisPlace) -> None:
+def test_a_redis_that_forgot_everything_says_that_nothing_is_online(in_redis: RedisBackend) -> None:
     """As one without persistence does when it is started anew, also in the middle of a load."""
     published(in_redis, ONE, [(1, 5, None, 10)])
     reader = in_redis.session().reader()
@@ -402,14 +402,14 @@ def test_a_redis_that_forgot_everything_says_that_nothing_is_online(in_redis: Re
             reader.rows(ONE, ("value",), [(1,)])
         with pytest.raises(generation.OnlineStoreEmptyError):
             in_redis.session().reader()
-        draft.finish(generation.About())
+        draft.finish(generation.GenerationMetadata())
         with pytest.raises(OnlineStoreUnreachableError, match="lease ran out"), in_redis.reaching():
             draft.publish()
     assert in_redis.current() is None
     assert not traces(in_redis, draft.name)
 
 
-def test_a_loader_that_compares_for_long_is_not_ended_by_the_server(in_postgres: PostgresPlace) -> None:
+def test_a_loader_that_compares_for_long_is_not_ended_by_the_server(in_postgres: PostgresBackend) -> None:
     with psycopg.connect(settings.online(), autocommit=True) as connection:
         try:
             for name in LIMITS:
@@ -417,7 +417,7 @@ def test_a_loader_that_compares_for_long_is_not_ended_by_the_server(in_postgres:
             with in_postgres.drafting("slow") as draft:
                 draft.load(ONE, [[(1, 6, None, 11)]])
                 threading.Event().wait(0.5)
-                draft.finish(generation.About())
+                draft.finish(generation.GenerationMetadata())
                 threading.Event().wait(0.5)
                 draft.publish()
         finally:
@@ -425,7 +425,7 @@ def test_a_loader_that_compares_for_long_is_not_ended_by_the_server(in_postgres:
     assert in_postgres.current() == draft.name
 
 
-def test_a_push_to_a_redis_that_evicts_is_refused(in_redis: RedisPlace) -> None:
+def test_a_push_to_a_redis_that_evicts_is_refused(in_redis: RedisBackend) -> None:
     in_redis.client.config_set("maxmemory", "1gb")
     in_redis.client.config_set("maxmemory-policy", "allkeys-lru")
     try:
@@ -437,21 +437,21 @@ def test_a_push_to_a_redis_that_evicts_is_refused(in_redis: RedisPlace) -> None:
     assert in_redis.current() is None
 
 
-def test_what_postgresql_cannot_hold_is_refused_in_pushes_and_questions_too(in_postgres: PostgresPlace) -> None:
+def test_what_postgresql_cannot_hold_is_refused_in_pushes_and_questions_too(in_postgres: PostgresBackend) -> None:
     published(in_postgres, TEXTS, [])
     with pytest.raises(OnlineStoreUnfitError, match="row of texts"):
         in_postgres.merge(TEXTS, [(1, 5, None, "a\0b")])
     with pytest.raises(OnlineStoreUnfitError, match="more than 63 bytes"):
-        in_postgres.merge(generation.Layout("texts", ONE.keys, {"f" * 64: KINDS[String]}), [])
-    named = generation.Layout("named", {"name": KINDS[String]}, ONE.features)
+        in_postgres.merge(generation.RowSchema("texts", ONE.keys, {"f" * 64: KINDS[String]}), [])
+    named = generation.RowSchema("named", {"name": KINDS[String]}, ONE.features)
     published(in_postgres, named, [])
     with pytest.raises(OnlineStoreUnfitError, match="keys of named"):
         values(in_postgres, named, [("a\0b",)])
 
 
-def test_a_database_that_refuses_is_told(in_postgres: PostgresPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_refuses_is_told(in_postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     with psycopg.connect(settings.online(), autocommit=True) as connection:
         connection.execute("CREATE ROLE reader LOGIN PASSWORD 'opensesame'")
     monkeypatch.setenv("MILLRACE_ONLINE", settings.online().replace("millrace:", "reader:"))
     with pytest.raises(OnlineStoreUnreachableError, match="permission denied"):
-        published(generation.place(), ONE, [])
+        published(backends.configured(), ONE, [])

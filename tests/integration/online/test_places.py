@@ -15,20 +15,19 @@ from feast.types import Bool, Bytes, Float32, Float64, Int32, Int64, String, Uni
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contracts.settings import online
-from features import generation
-from features.generation import About, GenerationGoneError, Layout, OnlineStoreUnfitError, Place
-from features.kinds import KINDS, KindError
-from features.online import sqlite
-from features.online.postgres import HOME, Bounded, PostgresPlace
-from features.online.redis import RedisPlace
-from features.online.sqlite import SqlitePlace
-from features.online_store import PackedOnlineStore, Query, layout_of
-from tests.unit.features.test_changes import THINGS
+from features.online import backends, sqlite
+from features.online.generation import GenerationGoneError, GenerationMetadata, OnlineBackend, OnlineStoreUnfitError, RowSchema
+from features.online.postgres import HOME, Bounded, PostgresBackend
+from features.online.redis import RedisBackend
+from features.online.sqlite import SqliteBackend
+from features.online.store import PackedOnlineStore, Query, layout_of
+from features.types import KINDS, KindError
+from lake.settings import online
+from tests.unit.features.online.test_delta_changes import THINGS
 
 DTYPES = {"whole": Int64, "small": Int32, "real": Float64, "short": Float32, "flag": Bool, "text": String, "raw": Bytes, "at": UnixTimestamp}
-LAYOUT = Layout("a view of 'every' \"kind\"", {"id": KINDS[Int64], "name": KINDS[String]}, {name: KINDS[dtype] for name, dtype in DTYPES.items()})
-ONE = Layout("one", {"id": KINDS[Int64]}, {"value": KINDS[Int64]})
+LAYOUT = RowSchema("a view of 'every' \"kind\"", {"id": KINDS[Int64], "name": KINDS[String]}, {name: KINDS[dtype] for name, dtype in DTYPES.items()})
+ONE = RowSchema("one", {"id": KINDS[Int64]}, {"value": KINDS[Int64]})
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 INSTANTS = st.one_of(st.integers(-(2**61), 2**61), st.integers(1_500_000_000_000_000, 1_500_000_000_000_003), st.integers(2**53 - 2, 2**53 + 2))
 KEYS = st.tuples(st.integers(-(2**63), 2**63 - 1), TEXT)
@@ -46,26 +45,26 @@ ROWS = st.dictionaries(KEYS, st.tuples(INSTANTS, st.none() | INSTANTS, *(st.none
 EXAMPLES = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def published(place: Place, layout: Layout, rows: list[Any], **about: Any) -> str:
+def published(place: OnlineBackend, layout: RowSchema, rows: list[Any], **about: Any) -> str:
     """A generation with these rows, in batches of five, in use."""
     with place.drafting("test") as draft:
         draft.load(layout, [rows[at : at + 5] for at in range(0, len(rows), 5)])
-        draft.finish(About(rows={layout.view: len(rows)}, **about))
+        draft.finish(GenerationMetadata(rows={layout.view: len(rows)}, **about))
         draft.publish()
     return draft.name
 
 
-def traces(place: Place, name: str) -> list[Any]:
+def traces(place: OnlineBackend, name: str) -> list[Any]:
     """What the place has of a generation, found without the place's own code."""
-    if isinstance(place, SqlitePlace):
+    if isinstance(place, SqliteBackend):
         return list(sqlite.folder().glob(f"*{name}*"))
-    if isinstance(place, RedisPlace):
+    if isinstance(place, RedisBackend):
         return [*place.client.scan_iter(f"*{name}*"), *(one for one in place.client.hkeys("millrace:generations") if one == name.encode())]  # type: ignore[union-attr]
     with psycopg.connect(online()) as connection:
         return connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE %s", [f"%{name}%"]).fetchall()
 
 
-def values(place: Place, layout: Layout, keys: list[Any]) -> list[Any]:
+def values(place: OnlineBackend, layout: RowSchema, keys: list[Any]) -> list[Any]:
     return place.session().reader().rows(layout, tuple(layout.features), keys)
 
 
@@ -76,7 +75,7 @@ def alike(found: Any) -> Any:
 
 @EXAMPLES
 @given(ROWS)
-def test_every_kind_of_value_comes_back_as_it_was(place: Place, rows: dict[Any, Any]) -> None:
+def test_every_kind_of_value_comes_back_as_it_was(place: OnlineBackend, rows: dict[Any, Any]) -> None:
     published(place, LAYOUT, [[*key, *row] for key, row in sorted(rows.items())])
     found = values(place, LAYOUT, [*rows, (404, "nobody")])
     assert [alike(row) for row in found[:-1]] == [alike((row[0], *row[2:])) for row in rows.values()]
@@ -89,7 +88,7 @@ WRITES = st.lists(st.lists(st.tuples(st.integers(1, 3), INSTANTS, st.none() | IN
 
 @EXAMPLES
 @given(WRITES)
-def test_the_newest_event_stays_whatever_the_order_of_writes(place: Place, writes: list[Any]) -> None:
+def test_the_newest_event_stays_whatever_the_order_of_writes(place: OnlineBackend, writes: list[Any]) -> None:
     """The rule by hand: an older event never wins; of the same event the one created later, or written later where one of the two does not say."""
     published(place, ONE, [])
     expected: dict[int, Any] = {}
@@ -104,13 +103,13 @@ def test_the_newest_event_stays_whatever_the_order_of_writes(place: Place, write
 
 @EXAMPLES
 @given(before=ROWS, after=ROWS)
-def test_a_changed_generation_is_the_one_loaded_anew(place: Place, before: dict[Any, Any], after: dict[Any, Any]) -> None:
+def test_a_changed_generation_is_the_one_loaded_anew(place: OnlineBackend, before: dict[Any, Any], after: dict[Any, Any]) -> None:
     former = published(place, LAYOUT, [[*key, *row] for key, row in sorted(before.items())])
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     with place.drafting("test") as draft:
-        draft.resemble(former)
-        rows = draft.change(LAYOUT, changed, [[[*key, *after[key]] for key in changed if key in after]])
-        draft.finish(About())
+        draft.copy_from(former)
+        rows = draft.apply_changes(LAYOUT, changed, [[[*key, *after[key]] for key in changed if key in after]])
+        draft.finish(GenerationMetadata())
         draft.publish()
     assert rows == len(after)
     keys = sorted({**before, **after})
@@ -119,11 +118,11 @@ def test_a_changed_generation_is_the_one_loaded_anew(place: Place, before: dict[
     assert [row and row[0] for row in place.open(former).rows(LAYOUT, ("text",), keys)] == [before[key][0] if key in before else None for key in keys]
 
 
-def test_a_large_view_is_found_again(place: Place) -> None:
+def test_a_large_view_is_found_again(place: OnlineBackend) -> None:
     """More rows than a batch, so that Redis spreads them."""
     with place.drafting("test") as draft:
         assert draft.load(ONE, [[(key, 1, None, key * 2) for key in range(start, start + 5000)] for start in range(0, 20000, 5000)]) == 20000
-        draft.finish(About())
+        draft.finish(GenerationMetadata())
         draft.publish()
     assert values(place, ONE, [(key,) for key in range(0, 20000, 97)]) == [(1, key * 2) for key in range(0, 20000, 97)]
     reader = place.session().reader()
@@ -133,9 +132,9 @@ def test_a_large_view_is_found_again(place: Place) -> None:
     assert {key for (key,) in some} <= {*range(20000)}
 
 
-def test_a_feature_that_came_later_is_null_in_rows_from_before(place: Place) -> None:
+def test_a_feature_that_came_later_is_null_in_rows_from_before(place: OnlineBackend) -> None:
     published(place, ONE, [(1, 5, None, 10)])
-    wider = Layout("one", ONE.keys, {"first": KINDS[String], **ONE.features, "third": KINDS[Float64]})
+    wider = RowSchema("one", ONE.keys, {"first": KINDS[String], **ONE.features, "third": KINDS[Float64]})
     reader = place.session().reader()
     assert reader.rows(wider, ("third", "value", "first"), [(1,)]) == [(5, None, 10, None)]
     place.merge(wider, [(2, 6, None, "a", 20, 0.5)])
@@ -144,15 +143,15 @@ def test_a_feature_that_came_later_is_null_in_rows_from_before(place: Place) -> 
     assert reader.rows(wider, ("value",), [(2,)]) == [(7, 21)]
 
 
-def test_names_that_sql_uses_too_are_only_names(place: Place) -> None:
+def test_names_that_sql_uses_too_are_only_names(place: OnlineBackend) -> None:
     names = ("place", "k0", "asked", "a FROM b", "t", "SELECT %s {}")
-    odd = Layout("asked", {"id": KINDS[Int64], "key id": KINDS[Int64]}, dict.fromkeys(names, KINDS[String]))
+    odd = RowSchema("asked", {"id": KINDS[Int64], "key id": KINDS[Int64]}, dict.fromkeys(names, KINDS[String]))
     published(place, odd, [(key, key, key, None, *(f"{name} of {key}" for name in names)) for key in (1, 2, 3)])
     assert values(place, odd, [(3, 3), (9, 9), (1, 1)]) == [(3, *(f"{name} of 3" for name in names)), None, (1, *(f"{name} of 1" for name in names))]
     assert values(place, odd, [(2, 2)]) == [(2, *(f"{name} of 2" for name in names))]
 
 
-def test_what_was_pushed_is_said(place: Place) -> None:
+def test_what_was_pushed_is_said(place: OnlineBackend) -> None:
     published(place, ONE, [], release=3)
     place.merge(ONE, [])
     place.merge(ONE, [(1, 5, None, 10)])
@@ -161,7 +160,7 @@ def test_what_was_pushed_is_said(place: Place) -> None:
     assert (about.release, about.pushed) == (3, True)
 
 
-def test_it_is_known_when_the_pointer_moved(place: Place) -> None:
+def test_it_is_known_when_the_pointer_moved(place: OnlineBackend) -> None:
     assert place.published_at() is None
     moments = []
     for number in range(2):
@@ -177,28 +176,28 @@ def test_it_is_known_when_the_pointer_moved(place: Place) -> None:
     assert place.published_at() == second
 
 
-def test_a_pointer_of_before_that_was_kept_is_taken_on(in_postgres: PostgresPlace) -> None:
+def test_a_pointer_of_before_that_was_kept_is_taken_on(in_postgres: PostgresBackend) -> None:
     name = published(in_postgres, ONE, [(1, 5, None, 10)])
     with in_postgres.connected(Bounded) as connection:
         connection.execute(f"ALTER TABLE {HOME}.pointer DROP COLUMN published_at")
-    later = PostgresPlace(online())
+    later = PostgresBackend(online())
     assert (later.current(), later.published_at()) == (name, None)
     published(later, ONE, [(1, 6, None, 10)])
     assert later.published_at() is not None
 
 
-def test_a_draft_that_was_not_published_leaves_nothing(place: Place) -> None:
+def test_a_draft_that_was_not_published_leaves_nothing(place: OnlineBackend) -> None:
     first = published(place, ONE, [(1, 5, None, 10)])
     with place.drafting("test") as draft:
         draft.load(ONE, [[(1, 6, None, 11)]])
-        draft.finish(About())
+        draft.finish(GenerationMetadata())
     assert place.current() == first
     assert values(place, ONE, [(1,)]) == [(5, 10)]
     assert traces(place, first)
     assert not traces(place, draft.name)
 
 
-def test_the_former_generation_can_be_read_and_the_one_before_it_is_gone(place: Place) -> None:
+def test_the_former_generation_can_be_read_and_the_one_before_it_is_gone(place: OnlineBackend) -> None:
     """A reader that looked at the pointer just before a publication reads on; two publications later it looks anew, and never takes rows that were removed for absent ones."""
     published(place, ONE, [(1, 5, None, 10)])
     reader = place.session().reader()
@@ -206,14 +205,14 @@ def test_the_former_generation_can_be_read_and_the_one_before_it_is_gone(place: 
     published(place, ONE, [(1, 5, None, 20)])
     assert reader.rows(ONE, ("value",), [(1,)]) == [(5, 10)]
     published(place, ONE, [(1, 5, None, 30)])
-    if isinstance(place, SqlitePlace):  # an open file is read to its end
+    if isinstance(place, SqliteBackend):  # an open file is read to its end
         assert reader.rows(ONE, ("value",), [(1,)]) == [(5, 10)]
         return
     with pytest.raises(GenerationGoneError, match="was removed"):
         reader.rows(ONE, ("value",), [(1,)])
 
 
-def test_a_reader_whose_generation_is_gone_looks_again(place: Place) -> None:
+def test_a_reader_whose_generation_is_gone_looks_again(place: OnlineBackend) -> None:
     published(place, ONE, [(1, 5, None, 10)])
     store = PackedOnlineStore()
     stale = place.session().reader()
@@ -222,19 +221,19 @@ def test_a_reader_whose_generation_is_gone_looks_again(place: Place) -> None:
         published(place, ONE, [(1, 5, None, value)])
     readers = iter([stale])
     found = store._again(lambda: (next(readers, None) or store._newest_reader()).rows(ONE, ("value",), [(1,)]))
-    assert found == [(5, 10 if isinstance(place, SqlitePlace) else 30)]
+    assert found == [(5, 10 if isinstance(place, SqliteBackend) else 30)]
 
 
-def test_two_loaders_take_turns(place: Place) -> None:
+def test_two_loaders_take_turns(place: OnlineBackend) -> None:
     inside, most = 0, 0
 
     def load(value: int) -> None:
         nonlocal inside, most
-        with generation.place().drafting("test") as draft:
+        with backends.configured().drafting("test") as draft:
             inside += 1
             most = max(most, inside)
             draft.load(ONE, [[(key, value, None, value) for key in range(500)]])
-            draft.finish(About())
+            draft.finish(GenerationMetadata())
             inside -= 1
             draft.publish()
 
@@ -246,7 +245,7 @@ def test_two_loaders_take_turns(place: Place) -> None:
     assert found[0] is not None
 
 
-def test_readers_see_a_generation_whole_while_others_come(place: Place) -> None:
+def test_readers_see_a_generation_whole_while_others_come(place: OnlineBackend) -> None:
     """Rows of a generation are alike; whoever saw two kinds in one answer saw half of a publication."""
     published(place, ONE, [(key, 1, None, 0) for key in range(200)])
     answers, stop, store = [], threading.Event(), PackedOnlineStore()
@@ -276,7 +275,7 @@ def test_readers_see_a_generation_whole_while_others_come(place: Place) -> None:
 
 
 @pytest.mark.parametrize("key", [True, 1.0, 1.5, "1", b"1", 2**63, -(2**63) - 1])
-def test_a_key_of_another_type_is_an_error_and_no_absent_value(place: Place, key: Any) -> None:
+def test_a_key_of_another_type_is_an_error_and_no_absent_value(place: OnlineBackend, key: Any) -> None:
     """One database takes them for 1, and another one does not find them."""
     published(place, layout_of(THINGS), [(1, 5, None, 10)])
     query = Query(place.session().reader(), THINGS, ("value",))
@@ -290,23 +289,23 @@ UNFIT = [(Float64, Int64, 3.5), (Int64, String, 3), (String, Int64, "3"), (Strin
 
 
 @pytest.mark.parametrize(("was", "now", "value", "served"), RETYPED)
-def test_a_value_whose_type_was_changed_is_served_in_the_new_one(place: Place, was: Any, now: Any, value: Any, served: Any) -> None:
-    published(place, Layout("one", ONE.keys, {"value": KINDS[was]}), [(1, 5, None, value)])
-    [row] = values(place, Layout("one", ONE.keys, {"value": KINDS[now]}), [(1,)])
+def test_a_value_whose_type_was_changed_is_served_in_the_new_one(place: OnlineBackend, was: Any, now: Any, value: Any, served: Any) -> None:
+    published(place, RowSchema("one", ONE.keys, {"value": KINDS[was]}), [(1, 5, None, value)])
+    [row] = values(place, RowSchema("one", ONE.keys, {"value": KINDS[now]}), [(1,)])
     assert alike(row) == alike((5, served))
 
 
 @pytest.mark.parametrize(("was", "now", "value"), UNFIT)
-def test_a_value_that_does_not_fit_its_new_type_is_an_error(place: Place, was: Any, now: Any, value: Any) -> None:
-    published(place, Layout("one", ONE.keys, {"value": KINDS[was]}), [(1, 5, None, value)])
+def test_a_value_that_does_not_fit_its_new_type_is_an_error(place: OnlineBackend, was: Any, now: Any, value: Any) -> None:
+    published(place, RowSchema("one", ONE.keys, {"value": KINDS[was]}), [(1, 5, None, value)])
     with pytest.raises(KindError, match="materialize it anew"):
-        values(place, Layout("one", ONE.keys, {"value": KINDS[now]}), [(1,)])
+        values(place, RowSchema("one", ONE.keys, {"value": KINDS[now]}), [(1,)])
 
 
-def test_a_pushed_value_is_not_rounded_to_the_type_that_its_column_has(place: Place) -> None:
+def test_a_pushed_value_is_not_rounded_to_the_type_that_its_column_has(place: OnlineBackend) -> None:
     published(place, ONE, [])
-    real = Layout("one", ONE.keys, {"value": KINDS[Float64]})
-    if isinstance(place, PostgresPlace):
+    real = RowSchema("one", ONE.keys, {"value": KINDS[Float64]})
+    if isinstance(place, PostgresBackend):
         with pytest.raises(OnlineStoreUnfitError, match="value of one is online in another type"):
             place.merge(real, [(1, 5, None, 3.5)])
     else:
@@ -316,7 +315,7 @@ def test_a_pushed_value_is_not_rounded_to_the_type_that_its_column_has(place: Pl
 
 def test_half_a_push_that_was_killed_is_taken_back_by_who_reads_next(lake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file as it is on the disk in the middle of a transaction, with the journal beside it, when nobody holds a lock."""
-    place = generation.place()
+    place = backends.configured()
     name = published(place, ONE, [(key, 5, None, key) for key in range(20_000)])
     path = sqlite.path_of(name)
     with closing(sqlite3.connect(path, isolation_level=None)) as pushing:

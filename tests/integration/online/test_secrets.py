@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from contracts import release, settings
 from etl.spark.server import free_port
-from features import materialize
+from features.online import materialize
+from lake import release, settings
 from tests import patience
 from tests.integration.online.conftest import started
 from tests.servers import Postgres, Server
@@ -71,7 +71,7 @@ def test_a_feature_server_shows_no_password(running: dict[str, Server], shop: La
 
 def test_the_command_line_shows_no_wrong_password(running: dict[str, Server], shop: Lake) -> None:
     server, home = started(running, "postgresql"), settings.home()
-    command = [sys.executable, "-W", "ignore", "-m", "dags", "serve"]
+    command = [sys.executable, "-W", "ignore", "-m", "millrace", "serve"]
     environment = written(home, WRONG, server)
     done = subprocess.run(command, cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1

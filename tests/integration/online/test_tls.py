@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from contracts import release
-from features import generation, materialize
-from features.generation import OnlineStoreUnfitError, OnlineStoreUnreachableError
+from features.online import backends, materialize
 from features.online import redis as online_redis
+from features.online.generation import OnlineStoreUnfitError, OnlineStoreUnreachableError
+from lake import release
 from tests.certificates import Certificates
 from tests.integration.online.conftest import KINDS, started
 from tests.integration.online.test_places import ONE, published, values
@@ -53,9 +53,9 @@ def at(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_server_whose_authority_is_named_is_used(encrypted: Server, at: Any) -> None:
     at(encrypted.url)
-    published(generation.place(), ONE, [(1, 5, None, 10)])
-    assert values(generation.place(), ONE, [(1,)]) == [(5, 10)]
-    generation.place().remove_all()
+    published(backends.configured(), ONE, [(1, 5, None, 10)])
+    assert values(backends.configured(), ONE, [(1,)]) == [(5, 10)]
+    backends.configured().remove_all()
 
 
 CLIENT = {
@@ -85,9 +85,9 @@ def test_a_client_may_show_a_certificate(encrypted: Server, at: Any, certificate
             OnlineStoreUnreachableError,
             match=r"asks for a client's certificate.*\. Let ssl_?cert\w* and ssl_?key\w* in MILLRACE_ONLINE name",
         ):
-            generation.place().current()
+            backends.configured().current()
         at(encrypted.url + CLIENT[scheme].format(pair=certificates.client))
-        assert generation.place().current() is None
+        assert backends.configured().current() is None
     finally:
         wanting_clients(encrypted, False)
 
@@ -97,9 +97,9 @@ def test_an_acl_user_with_a_password_is_let_in_over_tls(all_encrypted: dict[str,
     assert isinstance(server, Redis)
     server.client().acl_setuser("features", enabled=True, passwords=["+opensesame"], keys=["*"], commands=["+@all"])
     at(server.url.replace("rediss://", "rediss://features:opensesame@"))
-    published(generation.place(), ONE, [(1, 5, None, 10)])
-    assert values(generation.place(), ONE, [(1,)]) == [(5, 10)]
-    generation.place().remove_all()
+    published(backends.configured(), ONE, [(1, 5, None, 10)])
+    assert values(backends.configured(), ONE, [(1,)]) == [(5, 10)]
+    backends.configured().remove_all()
 
 
 WRONG = {
@@ -171,7 +171,7 @@ def test_a_file_that_is_missing_is_named(lake: Lake, at: Any, all_encrypted: dic
         (OnlineStoreUnfitError, OnlineStoreUnreachableError),
         match=r"ssl_ca_certs names /nonexistent\.pem|sslrootcert in MILLRACE_ONLINE name a file",
     ):
-        generation.place().current()
+        backends.configured().current()
 
 
 @pytest.mark.parametrize(
@@ -190,5 +190,5 @@ def test_a_file_that_is_missing_is_named(lake: Lake, at: Any, all_encrypted: dic
 def test_an_option_that_there_is_not_is_named(at: Any, url: str, sentence: str) -> None:
     at(url)
     with pytest.raises(OnlineStoreUnfitError, match=sentence) as told:
-        generation.place()
+        backends.configured()
     assert "opensesame" not in "".join(traceback.format_exception(told.value))

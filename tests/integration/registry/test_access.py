@@ -13,13 +13,15 @@ from fastapi.testclient import TestClient
 from feast import Entity
 from feast.value_type import ValueType
 
-from contracts import release
-from features import materialize, registry, registry_store
+from features import registry
+from features.online import materialize
 from features.registry import RegistryMissingError
-from features.registry_database import RegistryDeniedError, RegistrySettingError, RegistryUnreachableError, masked
+from features.registry import store as registry_store
+from features.registry.database import RegistryDeniedError, RegistrySettingError, RegistryUnreachableError, masked
 from features.serving import app as application
 from features.serving import served
 from features.serving.app import app
+from lake import release
 from tests.integration.registry.conftest import PASSWORD, READER, grant
 from tests.servers import Postgres
 from tests.unit.features.conftest import Lake

@@ -13,14 +13,16 @@ from feast.types import Int64
 from feast.value_type import ValueType
 from google.protobuf.json_format import MessageToDict
 
-from contracts import release
-from features import materialize, registry, registry_store
+from features import registry
+from features.online import materialize
 from features.registry import DefinitionError, RegistryConflictError, RegistryDamagedError, RegistryMissingError
-from features.registry_database import RegistryNewerError
+from features.registry import store as registry_store
+from features.registry.database import RegistryNewerError
+from lake import release
 from tests.servers import Postgres
 from tests.unit.features.conftest import VIEWS, Lake
-from tests.unit.features.test_feast_commands import feast
-from tests.unit.features.test_feast_servers import listening
+from tests.unit.features.registry.test_feast_commands import feast
+from tests.unit.features.serving.test_feast_servers import listening
 
 
 def content(server: Postgres) -> bytes | None:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from contracts import settings
+from lake import settings
 from tests.chaos import kill_points
 from tests.chaos.kill_points import KillPoint
 
 SCRIPT = """
 import json, os, sys
 from pathlib import Path
-from contracts.files import write_whole
+from lake.files import write_whole
 from tests.chaos.kill_points import KillPoint, KillPointMonitor
 home, (name, nth), delay = Path(sys.argv[1]), json.loads(sys.argv[2]), float(sys.argv[3])
 os.setsid()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dags import cli
+from millrace import cli
 from tests.chaos import schedule
 from tests.chaos.schedule import Step
 

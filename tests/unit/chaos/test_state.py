@@ -12,7 +12,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from contracts import catalog
-from etl.publishing import arrow_schema
+from lake.publishing import arrow_schema
 from tests.chaos import state
 from tests.chaos.state import HomeReader, HomeState, Release
 

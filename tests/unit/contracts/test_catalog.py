@@ -1,12 +1,13 @@
 """The catalogue finds every contract by its path, in an order in which the tables can be built."""
 
 from datetime import timedelta
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
-from contracts import catalog, settings
+from contracts import catalog, project
 from contracts.model import LONG, Column, ContractError, Layer, Reference, Table
+from tests.projects import write
 
 
 def table(name: str, *inputs: str, refers_to: str = "") -> Table:
@@ -19,7 +20,7 @@ def table(name: str, *inputs: str, refers_to: str = "") -> Table:
 
 def files() -> set[tuple[str, str]]:
     """Layer and name of every contract, from the folder alone."""
-    return {(path.parent.name, path.stem) for path in (settings.CHECKOUT / "contracts").glob("*/*.py") if path.stem != "__init__"}
+    return {(path.parent.name, path.stem) for path in (project.DEFAULT / "contracts").glob("*/*.py")}
 
 
 def test_every_file_declares_its_table() -> None:
@@ -78,13 +79,22 @@ def test_a_name_that_is_near_to_none_is_answered_with_all() -> None:
         catalog.table("xyz")
 
 
+DECLARE = "from contracts.model import LONG, Column, Layer, Table\n"
+
+
+def declaration(variable: str, name: str) -> str:
+    return f"{DECLARE}{variable} = Table(layer=Layer.SILVER, name={name!r}, doc='', grain='', owner='', freshness=None, columns=(Column('id', LONG, 'Id'),))\n"
+
+
 @pytest.mark.parametrize(
-    "declared",
-    [{}, {"orders": 5}, {"orders": table("sales")}, {"order": table("orders")}],
+    "text",
+    ["", "orders = 5\n", declaration("orders", "sales"), declaration("order", "orders")],
     ids=["nothing", "no table", "another name", "another variable"],
 )
-def test_a_file_that_declares_something_else_is_told_what_it_must_declare(monkeypatch: pytest.MonkeyPatch, declared: dict) -> None:
-    monkeypatch.setattr(catalog.importlib, "import_module", lambda _: SimpleNamespace(**declared))
-    with pytest.raises(ContractError) as caught:
-        catalog._load(Layer.SILVER, "orders")
-    assert str(caught.value) == "contracts/silver/orders.py must declare `orders = Table(layer=Layer.SILVER, name='orders', ...)`"
+def test_a_file_that_declares_something_else_is_told_what_it_must_declare(tmp_path: Path, request: pytest.FixtureRequest, text: str) -> None:
+    name = f"shop_{abs(hash(request.node.name))}"
+    write(tmp_path, name, {"contracts/silver/orders.py": text})
+    with pytest.raises(
+        ContractError, match=r"^contracts/silver/orders\.py must declare `orders`, the contract of the table silver\.orders: Table\(layer=Layer\.SILVER"
+    ):
+        catalog.load(project.load(tmp_path), Layer.SILVER, "orders")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,25 +12,30 @@ from typing import Any
 
 import pytest
 
-from contracts import catalog, settings
+from contracts import catalog, project
 from contracts.model import Table
+from lake import settings
 from lineage.naming import asset_uri
 from tests import patience
 
 HEAVY = ("pyspark", "pysail", "great_expectations", "feast", "deltalake", "duckdb", "pandas", "pyarrow")
+DAGS, OWN = settings.CHECKOUT / "dags", project.DEFAULT / "dags"
+ROOT_PACKAGES = tomllib.loads((settings.CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]["root_packages"]
 PARSE = f"""
 import json, sys
 sockets = []
 sys.addaudithook(lambda event, arguments: sockets.append(event) if event.startswith("socket.") else None)
-from dags.millrace import dag
-from dags import recommender, recommender_scores, training_set
+from dags.millrace_dag import dag
+from dags import training_set_dag
+from grocery.dags import recommender_dag, recommender_scores_dag
 told = {{"heavy": [name for name in {HEAVY} if name in sys.modules], "sockets": [*sockets], "end_date": str(dag.end_date)}}
 if sys.argv[1] == "all":
     from airflow.dag_processing.dagbag import DagBag
     from airflow.utils.file import list_py_file_paths
     bag = DagBag(sys.argv[2])
+    bag.collect_dags(sys.argv[3])
     told |= {{"dags": [*bag.dag_ids], "errors": bag.import_errors}}
-    told |= {{"defining": [*{{dag.fileloc for dag in bag.dags.values()}}], "parsed": [*map(str, list_py_file_paths(sys.argv[2]))]}}
+    told |= {{"defining": [*{{dag.fileloc for dag in bag.dags.values()}}], "parsed": [str(path) for folder in sys.argv[2:] for path in list_py_file_paths(folder)]}}
 print(json.dumps(told))
 """
 
@@ -42,7 +48,7 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     started = {}
     for name, more, what in (("off", {}, "all"), ("on", {"MILLRACE_SCHEDULE": "on"}, "dag")):
         environment = {**plain, **more, "AIRFLOW_HOME": str(home / name), "MILLRACE_HOME": str(home), "PYTHONPATH": str(settings.CHECKOUT)}
-        command = [sys.executable, "-W", "ignore", "-c", PARSE, what, str(settings.CHECKOUT / "dags")]
+        command = [sys.executable, "-W", "ignore", "-c", PARSE, what, str(DAGS), str(OWN)]
         started[name] = subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     found: dict[str, Any] = {}
 
@@ -80,6 +86,16 @@ def test_parsing_writes_nothing_of_ours(parsed: Any) -> None:
 
 def test_the_folder_gives_these_dags_and_no_import_error(parsed: Any) -> None:
     assert (sorted(parsed("off")["dags"]), parsed("off")["errors"]) == (["millrace", "recommender", "recommender_scores", "training_set"], {})
+
+
+@pytest.mark.parametrize("package", ROOT_PACKAGES)
+def test_no_dag_file_shadows_a_package(package: str) -> None:
+    """Airflow puts the DAG folder on `sys.path`; in front of it, at worst."""
+    code = f"import sys; sys.path.insert(0, {str(DAGS)!r}); import {package}; print({package}.__file__)"
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=DAGS, env={**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}, capture_output=True, text=True
+    )
+    assert told.stdout.strip() == str(settings.CHECKOUT / package / "__init__.py"), told.stderr
 
 
 # --- schedule and params
@@ -179,7 +195,7 @@ def test_the_page_of_a_task_shows_the_contract(dag: Any, table: Table) -> None:
 
 
 def test_a_training_set_is_made_when_somebody_asks(training_dag: Any) -> None:
-    from dags import tasks
+    from millrace import tasks
 
     assert training_dag.schedule is None
     assert (*training_dag.params,) == tasks.TRAINING_SET
@@ -210,19 +226,21 @@ def test_a_param_of_a_training_set_is_checked(training_dag: Any, name: str, good
 
 
 def test_a_recommender_is_trained_when_somebody_asks(recommender_dag: Any) -> None:
-    from dags import tasks
+
+    from grocery.recommender import airflow_tasks
 
     assert recommender_dag.schedule is None
-    assert (*recommender_dag.params,) == tasks.RECOMMENDER
+    assert (*recommender_dag.params,) == airflow_tasks.TRAIN
     assert recommender_dag.task_dict["train"].upstream_task_ids == {"prepare"}
     assert recommender_dag.task_dict["track"].upstream_task_ids == {"train"}
 
 
 def test_scores_are_one_asset_named_as_in_lineage(scores_dag: Any) -> None:
-    from dags import tasks
+
+    from grocery.recommender import airflow_tasks
 
     assert scores_dag.schedule is None
-    assert (*scores_dag.params,) == tasks.SCORES
+    assert (*scores_dag.params,) == airflow_tasks.SCORE
     (task,) = scores_dag.tasks
     (asset,) = task.outlets
     assert (asset.name, asset.group, asset.uri) == ("scores.recommender", "scores", asset_uri("scores.recommender"))
@@ -232,7 +250,7 @@ def test_scores_are_one_asset_named_as_in_lineage(scores_dag: Any) -> None:
 def test_dags_on_demand_have_the_same_owner_and_limits(training_dag: Any, recommender_dag: Any, scores_dag: Any) -> None:
     found = [{name: dag.default_args[name] for name in ("owner", "retries", "execution_timeout")} for dag in (training_dag, recommender_dag, scores_dag)]
     assert found[0] == found[1] == found[2]
-    assert [dag.fileloc.rpartition("/")[2] for dag in (recommender_dag, scores_dag)] == ["recommender.py", "recommender_scores.py"]
+    assert [dag.fileloc.rpartition("/")[2] for dag in (recommender_dag, scores_dag)] == ["recommender_dag.py", "recommender_scores_dag.py"]
 
 
 @pytest.mark.parametrize(("name", "good", "bad"), [("release", 3, 0), ("weeks", 4, 53), ("held_back", 1, 0), ("seed", 1, "x")])

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, Layer, Table, decimal
-from etl.publishing import arrow_type
 from etl.sources import landing
 from etl.sources.landing import LandedFile
+from lake.publishing import arrow_type
 
 COLUMNS = (
     Column("whole", LONG, "A number"),

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.aggregations import AsOf, Dimension, Latest, MappedInTime, Sum, days, feature_table
 from contracts.interval import Interval
 from contracts.model import DATE, LONG, MONEY, STRING, TIMESTAMP, Column, Layer, Load, Table
-from etl import delta, publishing, stage
-from etl.delta import State
+from etl import stage, table_reader
 from etl.gold import aggregate, concerns
+from lake import delta, publishing, settings
+from lake.delta import CommitMetadata
 from tests.unit.etl.visits import of
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -125,7 +126,9 @@ def write(table: Table, *rows: Row, replace: Sequence[Interval] = ()) -> int:
     pq.write_table(pa.Table.from_pylist([*rows], schema=publishing.nullable(table)), path)
     base, whole = delta.version_of(table.qualified), not replace
     touched = tuple(replace) or ((of("2017-03-01", "2017-04-01"),) if table.time_column else ())
-    return publishing.publish(table, [path] if rows else [], State("run", touched=touched), base=base, replace=replace, whole=whole and base is not None)
+    return publishing.publish(
+        table, [path] if rows else [], CommitMetadata("run", touched=touched), base=base, replace=replace, whole=whole and base is not None
+    )
 
 
 def plan(table: Table) -> stage.Plan:
@@ -133,7 +136,7 @@ def plan(table: Table) -> stage.Plan:
 
 
 def carry_out(planned: stage.Plan) -> None:
-    state = State("run", planned.inputs, planned.days, planned.horizon, "code", ids=planned.ids)
+    state = CommitMetadata("run", planned.inputs, planned.days, planned.horizon, "code", ids=planned.ids)
     publishing.publish(planned.table, [], state, base=planned.base)
 
 
@@ -144,7 +147,7 @@ def midnights(span: Interval, reach: int = 7) -> Interval:
 
 def rows(table: Table, versions: dict[str, int]) -> set[tuple]:
     """All rows of the table, of these versions of its inputs."""
-    inputs = {name: delta.read(name, version) for name, version in versions.items()}
+    inputs = {name: table_reader.read(name, version) for name, version in versions.items()}
     found = aggregate.features(table, [of("2017-02-01", str(LAST))], inputs, prepare).toArrow().to_pylist()
     return {tuple(row.values()) for row in found}
 
@@ -239,7 +242,7 @@ class TestADimension:
     def test_that_was_only_tidied_is_nothing_to_do(self) -> None:
         write(TIERS, tier("ada", 1, "gold"), replace=[of("2017-03-01", "2017-03-02")])
         carry_out(plan(GUESTS))
-        from etl.commits.delta_rs import DeltaRs
+        from lake.commits.delta_rs import DeltaRs
 
         DeltaRs().optimize(TIERS)
         assert plan(GUESTS).nothing_to_do

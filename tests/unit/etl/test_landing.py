@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from contracts.interval import Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, Layer, Table, Type, decimal
-from etl.publishing import arrow_type
 from etl.sources import landing
 from etl.sources.landing import Content, LandedFile, LandingError
+from lake.publishing import arrow_type
 
 NOON = datetime(2017, 3, 1, 12, tzinfo=UTC)
 

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.interval import Interval
-from etl import delta, publishing
 from etl.bronze import load
 from etl.bronze.load import Loaded
-from etl.delta import State
+from lake import delta, publishing, settings
+from lake.delta import CommitMetadata
 from tests.landing import rows
 
 COUPONS = catalog.table("bronze.coupons")
@@ -60,7 +60,7 @@ def carry(home: Path, days: Interval = MONTH) -> Loaded:
     stage = home / "lake" / "bronze" / "coupons" / "_stage"
     loaded = load.load(COUPONS, days, stage)
     if loaded.staged:
-        publishing.publish(COUPONS, sorted(stage.glob("*.parquet")), State("test"), base=delta.version_of("bronze.coupons"))
+        publishing.publish(COUPONS, sorted(stage.glob("*.parquet")), CommitMetadata("test"), base=delta.version_of("bronze.coupons"))
     return loaded
 
 

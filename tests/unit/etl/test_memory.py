@@ -1,12 +1,12 @@
-"""The weights of `Decayed` are integers that no platform rounds in another way, and `recency.faded` continues them."""
+"""The weights of `Decayed` are integers that no platform rounds in another way, and `on_demand.faded` continues them."""
 
 from decimal import Decimal, localcontext
 
 import pytest
 
 from contracts.aggregations import WEIGHT_OF_NEWEST, Decayed
-from contracts.gold.customer_product import HALF_LIFE, MEMORY
-from features import recency
+from grocery import on_demand
+from grocery.contracts.gold.customer_product import HALF_LIFE, MEMORY
 
 WEIGHTS = Decayed("weight", half_life=HALF_LIFE).weights(MEMORY)
 
@@ -22,11 +22,11 @@ def test_weights_equal_those_of_fifty_digits_and_lie_far_from_a_tie() -> None:
 
 
 def test_features_fade_as_gold_weighs() -> None:
-    assert (recency.ONE_PURCHASE, recency.HALF_LIFE) == (WEIGHT_OF_NEWEST, HALF_LIFE)
+    assert (on_demand.ONE_PURCHASE, on_demand.HALF_LIFE) == (WEIGHT_OF_NEWEST, HALF_LIFE)
 
 
 @pytest.mark.parametrize(
     ("weight", "days", "expected"), [(3 * 2**20, 0.0, 3.0), (2**20, 60.0, 0.5), (2**20, 30.0, 2**-0.5), (None, 1.0, None), (1, None, None)]
 )
 def test_purchases_fade(weight: int | None, days: float | None, expected: float | None) -> None:
-    assert recency.faded(weight, days) == expected
+    assert on_demand.faded(weight, days) == expected

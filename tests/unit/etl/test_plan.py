@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contracts import catalog, settings
+from contracts import catalog
 from contracts.interval import Interval
 from contracts.model import DATE, TIMESTAMP
-from etl import delta, publishing, stage
-from etl.delta import State
+from etl import stage
 from etl.stage import StageError
+from lake import delta, publishing, settings
+from lake.delta import CommitMetadata
 from tests.unit.etl.visits import of
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -30,13 +31,13 @@ def write(name: str, *days: Interval, cells: dict[str, Any] | None = None) -> in
     path = settings.table_path(name) / "_stage" / "rows.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([(one.name, publishing.arrow_type(one.type)) for one in table.columns])), path)
-    return publishing.publish(table, [path], State("run", touched=days), base=delta.version_of(name))
+    return publishing.publish(table, [path], CommitMetadata("run", touched=days), base=delta.version_of(name))
 
 
 def carry_out(planned: stage.Plan) -> None:
     """Record that the plan was carried out, with no rows."""
     table = planned.table
-    state = State("run", planned.inputs, planned.days, planned.horizon, stage.code_of(table), ids=planned.ids)
+    state = CommitMetadata("run", planned.inputs, planned.days, planned.horizon, stage.code_of(table), ids=planned.ids)
     publishing.publish(table, [], state, base=planned.base)
 
 
@@ -213,11 +214,12 @@ def test_the_fingerprint_follows_the_transform_the_layer_and_the_checks(monkeypa
         "columns": stage.code_of(replace(table, columns=table.columns[:-1])),
     }
     assert len({before, *changed.values()}) == 4
-    sources = stage.inspect.getsource
-    for module in ("etl.silver", "etl.silver.transactions"):
+    sources, campaigns = stage.inspect.getsource, catalog.table("silver.campaigns")
+    for contract, module in ((table, "etl.silver.select"), (campaigns, "etl.silver.select"), (campaigns, "grocery.transforms.silver.campaigns")):
+        before = stage.code_of(contract)
         with monkeypatch.context() as edited:
             edited.setattr(stage.inspect, "getsource", lambda one, module=module: sources(one) + "# edited" * (one.__name__ == module))
-            assert stage.code_of(table) != before, module
+            assert stage.code_of(contract) != before, module
 
 
 def test_a_time_column_is_an_instant_or_a_date() -> None:

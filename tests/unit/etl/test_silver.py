@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 
 from contracts import catalog
-from etl import engine, publishing, stage
-from etl.silver import PROVENANCE, campaigns, customers, products, promotions, redemptions, transactions
+from etl import engine, stage
+from etl.silver import PROVENANCE
+from lake import publishing
 
 LANDED = {"_file": "a.csv", "_landed_date": date(2017, 3, 1), "_loaded_at": datetime(2017, 3, 1, 6, tzinfo=UTC)}
 FRESH = {"_file": "b.csv", "_landed_date": date(2017, 3, 2), "_loaded_at": datetime(2017, 3, 2, 6, tzinfo=UTC)}
@@ -20,6 +21,10 @@ def bronze(name: str, *rows: dict[str, Any]) -> Any:
     """Rows of a bronze table; what a row does not give is NULL."""
     schema = pa.schema([(one.name, publishing.arrow_type(one.type)) for one in catalog.table(f"bronze.{name}").columns])
     return engine.session().createDataFrame(pa.Table.from_pylist([{**LANDED, **row} for row in rows], schema=schema))
+
+
+def clean(name: str, *frames: Any) -> Any:
+    return stage.clean(catalog.table(f"silver.{name}"), *frames)
 
 
 def out(frame: Any, *order: str) -> list[dict[str, Any]]:
@@ -42,7 +47,7 @@ HALVES = [n / 1000 for n in range(-205, 3005, 5)] + [1.005, 2.675, 1e9 + 0.005, 
 
 def test_money_is_rounded_to_cents_as_duckdb_rounds() -> None:
     rows = [BOUGHT | {"basket_id": n, "sales_value": value} for n, value in enumerate(HALVES)]
-    found = [row["sales_value"] for row in out(transactions.clean(bronze("transactions", *rows)), "basket_id")]
+    found = [row["sales_value"] for row in out(clean("transactions", bronze("transactions", *rows)), "basket_id")]
     with duckdb.connect() as con:
         expected = [value for (value,) in con.execute("SELECT CAST(v AS DECIMAL(12, 2)) FROM (SELECT unnest(?::DOUBLE[]) AS v)", [HALVES]).fetchall()]
     assert found == expected
@@ -50,16 +55,22 @@ def test_money_is_rounded_to_cents_as_duckdb_rounds() -> None:
 
 def test_half_a_cent_goes_away_from_zero() -> None:
     rows = [BOUGHT | {"basket_id": n, "sales_value": value} for n, value in enumerate((0.005, 0.015, -0.005, 0.125, 0.135))]
-    assert [str(row["sales_value"]) for row in out(transactions.clean(bronze("transactions", *rows)), "basket_id")] == ["0.01", "0.02", "-0.01", "0.13", "0.14"]
+    assert [str(row["sales_value"]) for row in out(clean("transactions", bronze("transactions", *rows)), "basket_id")] == [
+        "0.01",
+        "0.02",
+        "-0.01",
+        "0.13",
+        "0.14",
+    ]
 
 
 def test_money_that_does_not_fit_and_money_that_is_missing_are_null() -> None:
     rows = [BOUGHT | {"basket_id": n, "retail_disc": value} for n, value in enumerate((1e10, 9999999999.995, None, -1e300))]
-    assert [row["retail_disc"] for row in out(transactions.clean(bronze("transactions", *rows)), "basket_id")] == [None] * 4
+    assert [row["retail_disc"] for row in out(clean("transactions", bronze("transactions", *rows)), "basket_id")] == [None] * 4
 
 
 def test_a_transaction_keeps_its_instant_and_the_household_becomes_the_customer() -> None:
-    assert out(transactions.clean(bronze("transactions", BOUGHT))) == [
+    assert out(clean("transactions", bronze("transactions", BOUGHT))) == [
         {
             "basket_id": 5, "product_id": 2, "customer_id": 1, "store_id": 10, "transaction_at": BOUGHT["transaction_timestamp"], "week": 9, "quantity": 3,
             "sales_value": Decimal("3.00"), "retail_disc": Decimal("0.50"), "coupon_disc": Decimal("0.00"), "coupon_match_disc": Decimal("0.00"),
@@ -68,7 +79,7 @@ def test_a_transaction_keeps_its_instant_and_the_household_becomes_the_customer(
 
 
 def test_a_row_of_nulls_is_a_row_of_nulls() -> None:
-    (row,) = out(transactions.clean(bronze("transactions", {})))
+    (row,) = out(clean("transactions", bronze("transactions", {})))
     assert {*row.values()} == {None}
 
 
@@ -82,7 +93,7 @@ def test_a_campaign_takes_its_days_from_its_newest_description() -> None:
         {"campaign_id": 1, "campaign_type": "Type B", "start_date": datetime(2017, 3, 2, 23, tzinfo=UTC), "end_date": None, **FRESH},
         {"campaign_id": 1, "campaign_type": "Type A", "start_date": datetime(2017, 3, 1, tzinfo=UTC), "end_date": datetime(2017, 3, 9, tzinfo=UTC)},
     )
-    assert out(campaigns.clean(addressed, described)) == [
+    assert out(clean("campaigns", addressed, described)) == [
         {"campaign_id": 1, "customer_id": 7, "campaign_type": "Type B", "start_date": date(2017, 3, 2), "end_date": None}
     ]
 
@@ -90,27 +101,27 @@ def test_a_campaign_takes_its_days_from_its_newest_description() -> None:
 def test_a_campaign_without_a_description_keeps_its_customers() -> None:
     addressed = bronze("campaigns", {"campaign_id": 2, "household_id": 7}, {"campaign_id": 2, "household_id": 8}, {"campaign_id": None, "household_id": 9})
     described = bronze("campaign_descriptions", {"campaign_id": 1, "campaign_type": "Type A"}, {"campaign_id": None, "campaign_type": "Type C"})
-    found = out(campaigns.clean(addressed, described), "customer_id")
+    found = out(clean("campaigns", addressed, described), "customer_id")
     assert [(row["campaign_id"], row["customer_id"], row["campaign_type"]) for row in found] == [(2, 7, None), (2, 8, None), (None, 9, None)]
 
 
 def test_a_redemption_is_of_a_day() -> None:
     late = {"household_id": 7, "coupon_upc": 100, "campaign_id": 1, "redemption_date": datetime(2017, 3, 1, 23, 59, 59, 999999, tzinfo=UTC)}
-    assert out(redemptions.clean(bronze("redemptions", late, late | {"redemption_date": None})), "redemption_date") == [
+    assert out(clean("redemptions", bronze("redemptions", late, late | {"redemption_date": None})), "redemption_date") == [
         {"customer_id": 7, "coupon_upc": 100, "campaign_id": 1, "redemption_date": None},
         {"customer_id": 7, "coupon_upc": 100, "campaign_id": 1, "redemption_date": date(2017, 3, 1)},
     ]
 
 
 def test_snapshots_and_deliveries_carry_the_date_of_their_folder() -> None:
-    assert out(customers.clean(bronze("demographics", {"household_id": 7, "age": "65+"})))[0]["snapshot_date"] == date(2017, 3, 1)
-    assert out(products.clean(bronze("products", {"product_id": 7} | FRESH)))[0]["snapshot_date"] == date(2017, 3, 2)
-    assert out(promotions.clean(bronze("promotions", {"product_id": 7, "week": 9} | FRESH)))[0]["landed_date"] == date(2017, 3, 2)
+    assert out(clean("customers", bronze("demographics", {"household_id": 7, "age": "65+"})))[0]["snapshot_date"] == date(2017, 3, 1)
+    assert out(clean("products", bronze("products", {"product_id": 7} | FRESH)))[0]["snapshot_date"] == date(2017, 3, 2)
+    assert out(clean("promotions", bronze("promotions", {"product_id": 7, "week": 9} | FRESH)))[0]["landed_date"] == date(2017, 3, 2)
 
 
 @pytest.mark.parametrize("table", catalog.tables(catalog.Layer.SILVER), ids=lambda one: one.name)
 def test_a_clean_frame_has_the_columns_and_types_of_its_contract(table: Any) -> None:
-    frame = stage.transform(table).clean(*(bronze(name.partition(".")[2], {}) for name in table.inputs))
+    frame = stage.clean(table, *(bronze(name.partition(".")[2], {}) for name in table.inputs))
     assert dict(frame.dtypes) == {column.name: column.type.spark for column in table.columns} | {
         "_landed_date": "date",
         "_loaded_at": "timestamp",
@@ -123,7 +134,7 @@ def test_a_clean_frame_has_the_columns_and_types_of_its_contract(table: Any) -> 
 
 def winner(*rows: dict[str, Any]) -> list[tuple]:
     """Which of these transactions stay: their quantity and file."""
-    cleaned = transactions.clean(bronze("transactions", *(BOUGHT | row for row in rows)))
+    cleaned = clean("transactions", bronze("transactions", *(BOUGHT | row for row in rows)))
     left = stage._without_duplicates(catalog.table("silver.transactions"), cleaned).select("product_id", "quantity", "_file").collect()
     return sorted(((row.product_id, row.quantity, row._file) for row in left), key=str)
 

@@ -8,11 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from contracts import settings, storage
 from contracts.interval import Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, Layer, Pii, Table, decimal
-from etl import delta, publishing
-from etl.delta import State
+from lake import delta, publishing, settings, storage
+from lake.delta import CommitMetadata
 
 VISITS = Table(
     layer=Layer.SILVER,
@@ -66,10 +65,10 @@ def staged(*rows: dict[str, Any], name: str = "a", group: int = 1 << 20) -> Path
     return path
 
 
-def publish(*rows: dict[str, Any], days: tuple[Interval, ...] = (), state: State | None = None, **other: Any) -> int:
+def publish(*rows: dict[str, Any], days: tuple[Interval, ...] = (), state: CommitMetadata | None = None, **other: Any) -> int:
     """Publish these rows in one file on the newest version."""
     base = delta.version_of("silver.visits")
-    return publishing.publish(VISITS, [staged(*rows)] if rows else [], state or State("run", touched=days), base=base, replace=days, **other)
+    return publishing.publish(VISITS, [staged(*rows)] if rows else [], state or CommitMetadata("run", touched=days), base=base, replace=days, **other)
 
 
 def of(start: str, end: str) -> Interval:

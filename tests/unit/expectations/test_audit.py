@@ -18,9 +18,9 @@ from contracts import catalog
 from contracts.model import DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Reference, Severity, Table
 from contracts.report import CheckResult
 from etl import engine
-from etl.publishing import arrow_type
 from expectations.audit import Audit, AuditError, audit
 from expectations.suite import Facts
+from lake.publishing import arrow_type
 
 Row = dict[str, Any]
 FEW_BATCHES = settings(max_examples=4, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=[*HealthCheck])

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
-from contracts import settings
 from contracts.aggregations import AsOf, Count, Dimension, Latest, MappedInTime, Sum, days, feature_table
 from contracts.model import DATE, LONG, MONEY, STRING, TIMESTAMP, Column, Layer, Table
 from expectations.brute_force import NO_ROW, Difference, VerifyError, verify
+from lake import settings
 
 pytestmark = pytest.mark.usefixtures("home")
 Row = dict[str, Any]

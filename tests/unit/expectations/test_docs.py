@@ -14,10 +14,10 @@ import pytest
 
 from contracts import catalog
 from etl import engine
-from etl.publishing import arrow_type
 from expectations import docs
 from expectations.audit import Audit, audit
 from expectations.suite import Facts
+from lake.publishing import arrow_type
 
 CAMPAIGNS = catalog.table("silver.campaigns")
 

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from contracts import catalog, release, settings
+from contracts import catalog
 from contracts.model import BOOLEAN, DOUBLE, LONG, STRING, TIMESTAMP, DecimalType, Type
-from features import frames
-from features.offline_store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
+from features.offline import frames
+from features.offline.store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
+from lake import release, settings
 
 INSTANT = pa.timestamp("us", tz="UTC")
 ARROW = {LONG: pa.int64(), STRING: pa.string(), DOUBLE: pa.float64(), BOOLEAN: pa.bool_(), TIMESTAMP: INSTANT}

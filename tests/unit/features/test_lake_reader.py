@@ -1,7 +1,7 @@
 """Readers that share a DuckDB know nothing of each other, nor of those that have their own."""
 
-from contracts import release
 from features.lake_reader import LakeReader
+from lake import release
 from tests.unit.features.conftest import VIEWS, Lake, activity
 
 ROWS = "SELECT count(*) FROM {}"

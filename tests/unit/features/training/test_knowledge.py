@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from contracts import release
 from features import training
 from features.training import joining
 from features.training.joining import KnowledgeError
+from lake import release
 from tests.unit.features.conftest import Lake, activity, at, profile
 
 SERVICE = "customer_value_v1"

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 
-from contracts import release, settings
 from features import training
-from features.labels import LabelError
+from features.offline.labels import LabelError
 from features.training import sandbox
+from lake import release, settings
 from tests.unit.etl import visits as visits_of
 from tests.unit.features.conftest import Lake, activity
 

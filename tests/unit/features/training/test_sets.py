@@ -22,14 +22,14 @@ from deltalake import DeltaTable
 from feast import FeatureService, Field
 from feast.feature_view_projection import FeatureViewProjection
 
-from contracts import manifest, release, settings, storage
-from contracts.manifest import ManifestError
-from contracts.release import ReleaseError
-from contracts.storage import LockedError
 from features import registry, training
 from features.feast_repo import definitions
-from features.labels import LabelError
+from features.offline.labels import LabelError
 from features.training import TrainingSetError, sets
+from lake import manifest, release, settings, storage
+from lake.manifest import ManifestError
+from lake.release import ReleaseError
+from lake.storage import LockedError
 from tests.unit.features.conftest import VIEWS, Lake, activity, at, pair
 
 SERVICE = "recommendation_v1"
@@ -154,7 +154,7 @@ def test_another_pyarrow_may_write_another_file_and_not_other_values(stored: byt
 
 
 def test_values_that_come_out_different_are_refused_by_name(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("features.recency.SECONDS_A_DAY", 3600)
+    monkeypatch.setattr("features.on_demand.SECONDS_A_DAY", 3600)
     features = "days_since_last_basket, days_since_last_purchase, decayed_purchases, days_since_memory_began"
     with pytest.raises(TrainingSetError, match=rf"cannot be made again: {features} came out different.*made by version 0\.1\.0"):
         training.rebuild("kept")

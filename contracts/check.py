@@ -1,0 +1,257 @@
+"""What cannot work in a project, found before any run: each problem with its file, its line and its remedy.
+
+Nothing is run and no file of the lake is opened. Expressions are bound by DuckDB to the columns that they may name.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import duckdb
+
+from contracts import catalog
+from contracts.aggregations import Aggregates, Aggregation, Ratio
+from contracts.model import Column, ContractError, Layer, Load, Table
+from contracts.project import Project, ProjectError
+
+EARLIER = {Layer.SILVER: (Layer.BRONZE, Layer.SILVER), Layer.GOLD: (Layer.SILVER, Layer.GOLD)}
+"""Which layers a table of a layer may read."""
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """Something that cannot work."""
+
+    file: Path
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}"
+
+
+def problems(project: Project) -> list[Problem]:
+    """Everything that is wrong with a project's contracts and transforms, in the order of its files; none where it can run."""
+    tables, found = _tables(project)
+    if not tables and not found:
+        path = project.root / "contracts"
+        found = [Problem(path, 1, "there is no contract. Write one: millrace new bronze NAME --from FILE")]
+    for table in tables.values():
+        found += _Check(project, table, tables).problems()
+    return sorted(dict.fromkeys(found))
+
+
+def _tables(project: Project) -> tuple[dict[str, Table], list[Problem]]:
+    """Every table whose file can be read, and what is wrong with the other files."""
+    tables: dict[str, Table] = {}
+    found = []
+    for layer in (*catalog.LAYERS, *catalog.AFTER_RELEASE):
+        for name in project.names(f"contracts.{layer}"):
+            path = project.file(f"contracts.{layer}.{name}")
+            try:
+                tables[f"{layer}.{name}"] = catalog.load(project, layer, name)
+            except (ContractError, ProjectError) as error:
+                found.append(Problem(path, _line_of(error, path), str(error)))
+            except Exception as error:  # a file of the user's: whatever it raises is told at its line
+                found.append(Problem(path, _line_of(error, path), f"{type(error).__name__}: {error}"))
+    return tables, found
+
+
+def _line_of(error: BaseException, path: Path) -> int:
+    """The last line of the file that the error passed; its first where it did not."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno or 1
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return lines[-1] or 1 if lines else 1
+
+
+@dataclass
+class _Check:
+    """Of one table, beside the others."""
+
+    project: Project
+    table: Table
+    tables: Mapping[str, Table]
+
+    def problems(self) -> Iterator[Problem]:
+        yield from self._inputs()
+        yield from self._references()
+        yield from self._transform()
+        yield from self._expressions()
+        if self.table.layer == Layer.GOLD:
+            yield from self._gold()
+
+    def _problem(self, message: str, near: str = "") -> Problem:
+        """At the line of the contract on which a word stands."""
+        path = self.project.file(f"contracts.{self.table.layer}.{self.table.name}")
+        lines = path.read_text().splitlines()
+        line = next((number for number, text in enumerate(lines, 1) if near and near in text), 1)
+        return Problem(path, line, f"{self.table.qualified}: {message}")
+
+    # --- other tables
+
+    def _inputs(self) -> Iterator[Problem]:
+        layer = self.table.layer
+        if layer in EARLIER and not self.table.inputs:
+            yield self._problem("it has no inputs. Name the tables that its transform reads in `inputs`")
+        for name in self.table.inputs:
+            if name not in self.tables:
+                yield self._problem(f"its input {name} does not exist.{self._near(name)}", name)
+            elif layer in EARLIER and self.tables[name].layer not in EARLIER[layer]:
+                yield self._problem(f"its input {name} is no table of {' or '.join(EARLIER[layer])}", name)
+
+    def _near(self, name: str) -> str:
+        near = difflib.get_close_matches(name, self.tables, 1)
+        return f" Did you mean {near[0]}?" if near else f" Write contracts/{name.replace('.', '/')}.py"
+
+    def _references(self) -> Iterator[Problem]:
+        for reference in self.table.references:
+            other = self.tables.get(reference.to)
+            if other is None:
+                yield self._problem(f"it refers to {reference.to}, which does not exist.{self._near(reference.to)}", reference.to)
+                continue
+            for here, there in zip(reference.columns, reference.to_columns, strict=False):
+                if there not in other.column_names:
+                    yield self._problem(f"it refers to {reference.to}.{there}, and there is no such column. It has {', '.join(other.column_names)}", there)
+                elif here in self.table.column_names and self.table.column(here).type != other.column(there).type:
+                    yield self._problem(
+                        f"{here} is {self.table.column(here).type.spark}, and {reference.to}.{there} is {other.column(there).type.spark}. Declare one type",
+                        here,
+                    )
+
+    # --- transforms
+
+    def _transform(self) -> Iterator[Problem]:
+        table = self.table
+        path = self.project.file(f"transforms.{table.layer}.{table.name}")
+        if table.layer == Layer.SILVER:
+            if path.is_file():
+                yield from self._function(path, "clean", [name.partition(".")[2] for name in table.inputs])
+            else:
+                yield from self._selected(path)
+        if table.layer == Layer.GOLD:
+            declared = table.aggregates
+            if declared is None or declared.needs_transform:
+                arguments = ["midnights"] * (table.load != Load.SNAPSHOT and declared is None)
+                names = table.inputs if declared is None else (declared.events.qualified, *(other.table.qualified for other in declared.mapped))
+                yield from self._function(path, "events" if declared else "features", [*arguments, *(name.partition(".")[2] for name in names)])
+
+    def _function(self, path: Path, name: str, arguments: list[str]) -> Iterator[Problem]:
+        signature = f"def {name}({', '.join(arguments)})"
+        if not path.is_file():
+            yield self._problem(f"it needs a transform: write `{signature}` in {path.relative_to(self.project.root)}")
+            return
+        try:
+            tree = ast.parse(path.read_text(), str(path))
+        except SyntaxError as error:
+            yield Problem(path, error.lineno or 1, f"SyntaxError: {error.msg}")
+            return
+        found = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name), None)
+        if found is None:
+            yield Problem(path, 1, f"{self.table.qualified}: there is no function {name}. Write `{signature}`")
+            return
+        most = float("inf") if found.args.vararg else len(found.args.args)
+        least = len(found.args.args) - len(found.args.defaults)
+        if not least <= len(arguments) <= most:
+            yield Problem(path, found.lineno, f"{self.table.qualified}: {name} gets {len(arguments)} arguments. Write `{signature}`")
+
+    def _selected(self, path: Path) -> Iterator[Problem]:
+        """A silver table without a transform."""
+        if len(self.table.inputs) != 1:
+            yield self._problem(f"it has {len(self.table.inputs)} inputs, so it needs a transform: write {path.relative_to(self.project.root)}")
+            return
+        source = self.tables.get(self.table.inputs[0])
+        for column in self.table.columns if source else ():
+            name = column.source or column.name
+            if source and name not in source.column_names:
+                near = difflib.get_close_matches(name, source.column_names, 1)
+                hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(source.column_names)}."
+                yield self._problem(
+                    f"{column.name} is made of {source.qualified}.{name}, and there is no such column. {hint}"
+                    f" Name another by `source`, or write {path.relative_to(self.project.root)}",
+                    f'"{column.name}"',
+                )
+
+    # --- expressions
+
+    def _expressions(self) -> Iterator[Problem]:
+        columns = {column.name: column for column in self.table.columns}
+        for name in columns:
+            if binding_problem(name, columns):
+                yield self._problem(f"{name} is a word of SQL, so no rule could name the column. Call it {name}_id, or what it is", f'"{name}"')
+        for rule in self.table.rules:
+            yield from self._bound(rule.sql, columns, f"the rule {rule.name}", rule.name)
+            if not any(name in rule.sql for name in columns):
+                yield self._problem(f"the rule {rule.name} names no column of the table, so it says nothing about a row", rule.name)
+
+    def _bound(self, sql: str, columns: Mapping[str, Column], what: str, near: str) -> Iterator[Problem]:
+        problem = binding_problem(sql, columns)
+        if problem:
+            yield self._problem(f"{what}: {problem}", near)
+
+    # --- gold
+
+    def _gold(self) -> Iterator[Problem]:
+        table, declared = self.table, self.table.aggregates
+        if declared:
+            yield from self._aggregates(declared)
+        elif table.history is None and table.load != Load.SNAPSHOT:
+            yield self._problem(
+                "nobody can tell which of its rows a change of its inputs concerns. Declare aggregations (feature_table), or give `history`, as long as its"
+                " transform looks back, or `load=Load.SNAPSHOT` to make it anew with each change"
+            )
+        elif table.load != Load.SNAPSHOT:
+            undriven = [name for name in table.inputs if name in self.tables and not self.tables[name].time_column and self.tables[name].load != Load.SNAPSHOT]
+            for name in undriven:
+                yield self._problem(f"its input {name} has neither a time_column nor load=Load.SNAPSHOT, so its changes cannot be followed", name)
+        if not table.key or table.key[-1] != "event_timestamp" or "event_timestamp" not in table.column_names:
+            yield self._problem('its key is (..., "event_timestamp"): entity columns, then the midnight at which a row becomes knowable', "key")
+        entities = [name for name in table.key if name != "event_timestamp"]
+        for other in self.tables.values():
+            if other.layer != Layer.GOLD or other.qualified >= table.qualified:
+                continue
+            for name in entities:
+                if name in other.key and other.column(name).type != table.column(name).type:
+                    yield self._problem(
+                        f"its key {name} is {table.column(name).type.spark}, and that of {other.qualified} is {other.column(name).type.spark}", name
+                    )
+
+    def _aggregates(self, declared: Aggregates) -> Iterator[Problem]:
+        for other in (declared.events, *(joined.table for joined in declared.joined)):
+            if other.qualified in self.tables and self.tables[other.qualified] != other:
+                yield self._problem(f"it reads another {other.qualified} than contracts/{other.layer}/{other.name}.py declares. Import that one", other.name)
+        columns = declared.columns()
+        for part in declared.aggregations:
+            for value in _values(part):
+                for what, sql in (("of", value.of), ("where", value.where)):
+                    if sql:
+                        yield from self._bound(sql, columns, f"{part.name}, {what}={sql!r}", f'"{part.name}"')
+
+
+def _values(part: Aggregation) -> tuple[Aggregation, ...]:
+    return (part.part, part.whole) if isinstance(part, Ratio) else (part,)
+
+
+def binding_problem(sql: str, columns: Mapping[str, Column]) -> str:
+    """Why an expression cannot be computed of these columns; empty where it can."""
+    typed = ", ".join(f'NULL::{_duckdb_type(column)} AS "{name}"' for name, column in columns.items())
+    try:
+        _connection().execute(f"EXPLAIN SELECT {sql} FROM (SELECT {typed})")
+    except duckdb.Error as error:
+        return " ".join(str(error).split("\n\n")[0].split())
+    return ""
+
+
+@cache
+def _connection() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect()
+
+
+def _duckdb_type(column: Column) -> str:
+    return {"string": "VARCHAR", "timestamp": "TIMESTAMPTZ"}.get(column.type.spark, column.type.spark)

@@ -1,0 +1,128 @@
+"""Which project this process works for, and its modules.
+
+A project is a folder with a `millrace.toml`. Its folder is a Python package under the project's name: with `name = "grocery"`, the file
+`contracts/silver/orders.py` in it is the module `grocery.grocery.contracts.silver.orders`, whatever the folder is called. The engine imports a project's
+modules by `module` only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import pkgutil
+import re
+import sys
+import tomllib
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+DEFAULT = CHECKOUT / "examples" / "grocery"
+FILE = "millrace.toml"
+SETTING = "MILLRACE_PROJECT"
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class ProjectError(ValueError):
+    """There is no project where one is expected, or it cannot be read; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a `millrace.toml`, whose modules are `<name>.<path>`."""
+
+    root: Path
+    name: str
+    options: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def module(self, path: str) -> ModuleType | None:
+        """The project's module of that dotted path below its folder, such as `grocery.contracts.silver.orders`; None where it has none."""
+        return importlib.import_module(f"{self.name}.{path}") if self.has_module(path) else None
+
+    def has_module(self, path: str) -> bool:
+        """Whether there is such a file or folder. Nothing is imported."""
+        base = self.root.joinpath(*path.split("."))
+        return base.with_suffix(".py").is_file() or base.is_dir()
+
+    def names(self, path: str) -> list[str]:
+        """The modules in a folder of the project, sorted."""
+        folder = self.root.joinpath(*path.split("."))
+        return sorted(found.name for found in pkgutil.iter_modules([str(folder)]) if not found.ispkg)
+
+    def file(self, path: str) -> Path:
+        """Where a module's source lies, or would."""
+        return self.root.joinpath(*path.split(".")).with_suffix(".py")
+
+    def _register(self) -> None:
+        """Make the folder a package of that name."""
+        known = sys.modules.get(self.name)
+        if known is not None:
+            if [str(self.root)] != [*getattr(known, "__path__", [])]:
+                raise ProjectError(
+                    f"{self.root / FILE} names the project {self.name}, and {self.name} is a Python package already:"
+                    f" {getattr(known, '__file__', None) or [*getattr(known, '__path__', [])]}. Give the project another name"
+                )
+            return
+        spec = importlib.machinery.ModuleSpec(self.name, None, is_package=True)
+        spec.submodule_search_locations = [str(self.root)]
+        sys.modules[self.name] = importlib.util.module_from_spec(spec)
+
+
+def current() -> Project:
+    """The project of `MILLRACE_PROJECT`; else the nearest `millrace.toml` above the working directory; else the example that comes with Millrace."""
+    return load(_root())
+
+
+@cache
+def load(root: Path) -> Project:
+    """The project in that folder. ProjectError where its file is missing or wrong."""
+    path = root / FILE
+    try:
+        options = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ProjectError(f"there is no {FILE} in {root}. Set {SETTING} to a project's folder, or write a project: millrace init DIR") from None
+    except (OSError, ValueError) as error:
+        raise ProjectError(f"{path} cannot be read: {error}") from error
+    name = options.get("name", root.name)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ProjectError(f"{path}: name is {name!r}. A project's name is lower case letters, digits and underscores, such as grocery")
+    ensure_name_is_free(name, path)
+    found = Project(root, name, options)
+    found._register()
+    return found
+
+
+def ensure_name_is_free(name: str, path: Path) -> None:
+    """ProjectError where Python has a package of that name already."""
+    if name not in sys.modules and importlib.util.find_spec(name) is not None:
+        raise ProjectError(f"{path}: a Python package is called {name} already. Give the project another name")
+
+
+def required(path: str, what: str) -> ModuleType:
+    """The same; ProjectError where the project has none and cannot do `what`."""
+    found = module(path)
+    if found is None:
+        raise ProjectError(f"the project {current().name} cannot {what}: it has no {current().file(path)}")
+    return found
+
+
+def module(path: str) -> ModuleType | None:
+    """The current project's module of that dotted path, or None."""
+    return current().module(path)
+
+
+def _root() -> Path:
+    chosen = os.environ.get(SETTING)
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return _above(Path.cwd()) or DEFAULT
+
+
+@cache
+def _above(folder: Path) -> Path | None:
+    return next((parent for parent in (folder, *folder.parents) if (parent / FILE).is_file()), None)

@@ -1,0 +1,92 @@
+"""
+### From the landing zone to served features
+
+One run carries an interval of whole days, `[start, end)` in UTC, through every layer:
+
+| group | what happens |
+|---|---|
+| `bronze` | new files of the landing zone are loaded, typed, each row with its file and load time |
+| `silver` | rows are cleaned, deduplicated and keyed; money becomes exact |
+| `gold` | feature rows, right at every midnight, idle days included |
+| `serve` | a **release** pins the tables' versions, and the online store serves it all at once, if a sample of it equals what a training set would hold |
+
+Every table is **staged** aside, **audited** with Great Expectations, then **published** in one Delta commit. Rows that break a critical check go to
+`quarantine.<table>` with the reasons; a critical failure publishes nothing. *Rows in = published + quarantined + duplicates*, or the task fails.
+
+**Trigger it** with `start` and `end` as ISO dates (`end` is exclusive): the whole sample is `{"start": "2017-01-01", "end": "2018-01-02"}`. A day that was processed
+before can be run again: new or late files are picked up, what did not change is left alone. **Backfill** it from the UI or with `POST /api/v2/backfills`.
+The **daily schedule** is off while the environment variable `MILLRACE_SCHEDULE` is not `on`, because the sample ends in January 2018.
+
+Each table is an **Asset**: its events carry the Delta version and the row account. A failed task says in its log which table, which file and what to do. The reports
+of the audits are in `$MILLRACE_HOME/data_docs`, the lineage events in `$MILLRACE_HOME/lineage`.
+"""
+
+import os
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TaskGroup, task
+
+from contracts import catalog
+from contracts.model import Layer
+from millrace import pipeline, tasks
+
+SCHEDULED = os.environ.get("MILLRACE_SCHEDULE") == "on"
+DATE = ["null", "string"]
+
+with DAG(
+    "millrace",
+    doc_md=__doc__,
+    description="Landing zone to bronze, silver, gold and Feast, for the days [start, end)",
+    schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"),
+    start_date=datetime(2017, 1, 1, tzinfo=UTC),
+    end_date=None if SCHEDULED else datetime(2018, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    tags=["millrace"],
+    default_args={"owner": "data-platform", **tasks.RETRIES, "execution_timeout": timedelta(hours=2)},
+    params={
+        "start": Param(None, type=DATE, format="date", title="Start", description="First day, such as 2017-01-01"),
+        "end": Param(None, type=DATE, format="date", title="End", description="Day after the last one, such as 2018-01-02"),
+    },
+) as dag:
+
+    @task
+    def check_interval(params: Any = None, dag_run: Any = None) -> dict[str, str]:
+        """Refuse an interval that makes no sense before anything is written."""
+        return tasks.check_interval(params, dag_run)
+
+    @task
+    def run_table(qualified: str, interval: Any, outlet_events: Any = None, **context: Any) -> dict[str, Any]:
+        """Plan, stage, audit and publish one table."""
+        return tasks.run_table(qualified, interval, context, outlet_events)
+
+    @task
+    def release(interval: Any, **context: Any) -> dict[str, Any]:
+        """Pin the versions of all tables, for training and serving."""
+        return tasks.make_release(interval, context)
+
+    @task
+    def materialize(ti: Any = None) -> dict[str, Any]:
+        """Load the release into the online store, compare a sample with training, and serve all of it at once; a value that differs keeps the former one."""
+        return tasks.serve(ti)
+
+    @task(trigger_rule="all_done")
+    def data_docs() -> str:
+        """Render the audits of this run as pages, also when a table failed."""
+        return tasks.render_docs()
+
+    interval = check_interval()
+    published: dict[str, Any] = {}
+    for layer in catalog.LAYERS:
+        with TaskGroup(str(layer), tooltip=f"{layer} tables"):
+            for table in catalog.tables(layer):
+                step = run_table.override(task_id=table.name, outlets=[tasks.asset(table.qualified)], doc_md=tasks.describe(table))(table.qualified, interval)
+                for needed in pipeline.needs(table):
+                    published[needed] >> step
+                published[table.qualified] = step
+
+    with TaskGroup("serve", tooltip="Feast"):
+        released = release(interval)
+        [published[table.qualified] for layer in (Layer.SILVER, Layer.GOLD) for table in catalog.tables(layer)] >> released >> materialize()
+    list(published.values()) >> data_docs()

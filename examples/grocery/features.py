@@ -1,0 +1,58 @@
+"""The feature services of the shop, and the features that are computed on demand. Entities and views come from the gold contracts."""
+
+from feast import FeatureService
+
+from features import views
+from grocery import on_demand
+
+customer_activity = views.view("customer_activity")
+customer_profile = views.view("customer_profile")
+product_popularity = views.view("product_popularity")
+customer_product = views.view("customer_product")
+
+customer_recency = views.on_demand_view(
+    "customer_recency",
+    on_demand.days_since_last_basket,
+    customer_activity[["last_basket_at"]],
+    "Days from the customer's last basket to request_time, fractional",
+)
+customer_product_recency = views.on_demand_view(
+    "customer_product_recency",
+    on_demand.days_since_last_purchase,
+    customer_product[["last_purchased_at"]],
+    "Days from the customer's last purchase of the product to request_time, fractional",
+)
+customer_product_decay = views.on_demand_view(
+    "customer_product_decay",
+    on_demand.decayed_purchases,
+    customer_product[["memory_weight", "last_purchased_at"]],
+    "Remembered purchases of the product, each counted half for every 60 days before request_time",
+)
+customer_product_memory = views.on_demand_view(
+    "customer_product_memory",
+    on_demand.days_since_memory_began,
+    customer_product[["memory_began_at"]],
+    "Days from the oldest remembered purchase of the product to request_time, fractional",
+)
+
+recommendation_v1 = FeatureService(
+    name="recommendation_v1",
+    features=[
+        customer_activity,
+        product_popularity,
+        customer_product,
+        customer_profile,
+        customer_recency,
+        customer_product_recency,
+        customer_product_decay,
+        customer_product_memory,
+    ],
+    description="What will this customer want of this product? All features",
+    owner="ml-platform",
+)
+customer_value_v1 = FeatureService(
+    name="customer_value_v1",
+    features=[customer_activity, customer_profile],
+    description="What is this customer worth? Activity and profile",
+    owner="ml-platform",
+)

@@ -1,0 +1,52 @@
+"""Airflow's side of the recommender's steps: params and context in, XComs out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from millrace import tasks
+
+TRAIN = ("release", "weeks", "held_back", "seed")
+SCORE = ("model", "release")
+
+
+@tasks.final
+def prepare(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
+    """The names of both training sets."""
+    from dataclasses import asdict
+
+    from grocery.recommender import job
+
+    tasks.refuse_unknown(dag_run.conf or {}, TRAIN, ", ".join(TRAIN))
+    return asdict(job.prepare(params["release"], params["weeks"], params["held_back"], params["seed"], say=print))
+
+
+@tasks.final
+def train(sets: dict[str, str], params: dict[str, Any], ti: Any) -> dict[str, Any]:
+    """What the model is about, its figures included."""
+    from grocery.recommender import job, steps
+
+    about = job.finish(job.Sets(**sets), params["weeks"], params["seed"], say=print).about
+    steps.record_model(about, tasks.parent(ti))
+    for name, figures in about["quality"].items():
+        print(f"{name}: recall@10 {figures['recall']:.4f}, NDCG@10 {figures['ndcg']:.4f}, over {figures['customers']:,} customers")
+    return about
+
+
+@tasks.final
+def track(about: dict[str, Any]) -> str:
+    """The id of the model's run in MLflow."""
+    from grocery.recommender import model, tracking
+
+    return tracking.track(model.load(about["name"]))
+
+
+@tasks.final
+def score(params: dict[str, Any], context: Any, outlet_events: Any) -> dict[str, Any]:
+    """The report of the table, and which model and release were scored: those that the params name, or the newest."""
+    from grocery.recommender import steps
+
+    tasks.refuse_unknown(context["dag_run"].conf or {}, SCORE, ", ".join(SCORE))
+    done = steps.score(params["model"], params["release"], context["dag_run"].run_id, tasks.parent(context["ti"]))
+    print(done)
+    return {"model": done.model, "release": done.release, "as_of": done.as_of, **tasks.announce(done.report, outlet_events)}

@@ -1,0 +1,158 @@
+"""The model: LambdaMART (LightGBM) over the features of `recommendation_v1`, kept with the training set that made it.
+
+A kept model is a pickle, which runs code when it is opened: only those that this home made are opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pandas as pd
+import pyarrow as pa
+
+from features import training
+from lake import manifest, settings
+from lake.files import write_whole
+from lake.manifest import Manifest
+
+SERVICE = "recommendation_v1"
+TREES, SEED = 250, 7
+PARAMETERS = {
+    "objective": "lambdarank",
+    "learning_rate": 0.035,
+    "num_leaves": 15,
+    "min_data_in_leaf": 200,
+    "feature_fraction": 0.8,
+    "lambdarank_truncation_level": 15,
+    "max_bin": 127,
+    "num_threads": 1,
+    "deterministic": True,
+    "force_col_wise": True,
+    "verbose": -1,
+}
+"""Chosen on the two weeks before those that docs/train-and-serve.md reports, which had no say. One thread: more change the last digits."""
+
+
+class ModelError(LookupError):
+    """There is no such model, or its features are gone."""
+
+
+@dataclass
+class Model:
+    """`features` are the columns in order, `categories` the texts that a text column may hold, and `about` says what it was made from and how good it is."""
+
+    booster: Any
+    features: tuple[str, ...]
+    categories: dict[str, list[str]]
+    about: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Of the trees, the features and the categories: what decides every score."""
+        facts = json.dumps([self.features, self.categories])
+        return hashlib.sha256((self.booster.model_to_string() + facts).encode()).hexdigest()
+
+    def scores(self, data: pd.DataFrame) -> Any:
+        """A number a row, which ranks the products of one customer and week and means nothing else; ModelError when a feature is missing."""
+        missing = [name for name in self.features if name not in data]
+        if missing:
+            raise ModelError(
+                f"the model {self.about['name']} was trained on {', '.join(missing)}, which {self.about['service']} does not give any more."
+                " Train it again: millrace recommender train"
+            )
+        return self.booster.predict(inputs(data, self.features, self.categories), num_threads=1)
+
+
+def fit(training_set: str, weeks: Sequence[date], seed: int = SEED) -> Model:
+    """Learn from these weeks of a training set with `bought`. The same set, weeks and seed give the same model. ModelError when it has no row of a week."""
+    import lightgbm
+
+    made, data = manifest.read(training_set), training.read(training_set)
+    names = used(made, data)
+    categories = {name: sorted(filter(None, data[name].unique().to_pylist())) for name in names if pa.types.is_string(data[name].type)}
+    frame = data.to_pandas()
+    since = frame["event_timestamp"].dt.date
+    missing = sorted({*weeks} - {*since})
+    if missing:
+        raise ModelError(f"training set {training_set} has no row of the week from {missing[0]} on. Nobody bought anything then, or it was made of other weeks")
+    frame = frame[since.isin([*weeks])].sort_values(["event_timestamp", "customer_id", "product_id"])
+    groups = frame.groupby(["event_timestamp", "customer_id"], sort=True).size()
+    matrix = lightgbm.Dataset(inputs(frame, names, categories), frame["bought"].astype(int), group=groups, categorical_feature=[*categories])
+    booster = lightgbm.train({**PARAMETERS, "seed": seed}, matrix, TREES)
+    about = {
+        "name": f"{training_set}_s{seed}_{weeks[-1]:%Y%m%d}",
+        "service": made.service,
+        "release": made.release,
+        "training_set": made.name,
+        "training_set_digest": made.data.digest,
+        "weeks": [str(week) for week in weeks],
+        "rows": len(frame),
+        "seed": seed,
+        "parameters": {**PARAMETERS, "trees": TREES},
+        "lightgbm": version("lightgbm"),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return Model(booster, names, categories, about)
+
+
+def used(made: Manifest, data: pa.Table) -> tuple[str, ...]:
+    """The features that a tree can use: all but instants, whose distances are features of their own."""
+    return tuple(one.name for one in made.features if not pa.types.is_timestamp(data[one.name].type))
+
+
+def inputs(data: pd.DataFrame, features: tuple[str, ...], categories: dict[str, list[str]]) -> pd.DataFrame:
+    """The features as the trees take them: numbers, and texts as the numbers of categories; what it does not know is missing."""
+    return pd.DataFrame({name: _codes(data[name], categories[name]) if name in categories else pd.to_numeric(data[name]).astype(float) for name in features})
+
+
+def _codes(texts: pd.Series, categories: list[str]) -> pd.Series:
+    codes = pd.Series(pd.Categorical(texts, categories=categories).codes, texts.index)
+    return codes.where(codes >= 0).astype(float)
+
+
+def folder() -> Path:
+    """Where models lie."""
+    return settings.home() / "models" / "recommender"
+
+
+def keep(model: Model) -> Path:
+    """Write the model, then what it is about: without that it is none. Returns its folder."""
+    place = folder() / str(model.about["name"])
+    model.about["digest"] = model.digest
+    pickled = io.BytesIO()
+    joblib.dump(model, pickled)
+    write_whole(place / "model.joblib", pickled.getvalue())
+    write_whole(place / "about.json", json.dumps(model.about, indent=1).encode())
+    return place
+
+
+def kept() -> list[dict[str, Any]]:
+    """What every kept model is about, oldest first."""
+    known = [json.loads(path.read_text()) for path in folder().glob("*/about.json")]
+    return sorted(known, key=lambda about: (about["created_at"], about["name"]))
+
+
+def about(name: str | None = None) -> dict[str, Any]:
+    """What the model of that name, or the newest one, is about; ModelError when there is none."""
+    known = {found["name"]: found for found in kept()}
+    if not known:
+        raise ModelError(f"there is no model below {folder()}. Train one: millrace recommender train")
+    if name is not None and name not in known:
+        raise ModelError(f"there is no model {name}. There are {', '.join(sorted(known))}")
+    found: dict[str, Any] = known[name or [*known][-1]]
+    return found
+
+
+def load(name: str | None = None) -> Model:
+    """The model of that name, or the newest one."""
+    found: Model = joblib.load(folder() / about(name)["name"] / "model.joblib")
+    return found

@@ -1,0 +1,59 @@
+"""Recommendations for one customer, from what is online now: candidates of the release, features through `get_online_features`, and the model's scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+import pandas as pd
+
+from contracts.interval import midnight
+from features import registry
+from features.lake_reader import LakeReader
+from features.online import backends, generation
+from grocery.recommender import candidates
+from grocery.recommender.evaluation import TOP
+from grocery.recommender.model import Model
+from lake import release
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A product and its score, which orders the products of one customer and means nothing else, with what the catalogue says of it."""
+
+    product_id: int
+    score: float
+    department: str
+    category: str
+
+
+def recommend(model: Model, customer: int, number: int = TOP) -> list[Recommendation]:
+    """The products that the customer most likely buys in the seven days from the horizon on; none for a customer who bought nothing in the 90 days before."""
+    about = backends.about()
+    if about is None or about.release is None or about.horizon is None:
+        raise generation.OnlineStoreEmptyError("no release is online. Run the DAG `millrace` (or `make demo`) first")
+    reader, horizon = LakeReader(release.read(about.release)), date.fromisoformat(about.horizon)
+    sql = candidates.considered_sql(horizon, customer)
+    reader.offer(sql)
+    products = [row[1] for row in reader.connection.execute(sql).fetchall()]
+    if not products:
+        return []
+    store = registry.open_store(about.release)
+    rows = {
+        "customer_id": [customer] * len(products),
+        "product_id": products,
+        "request_time": [midnight(horizon)] * len(products),
+    }
+    served = pd.DataFrame(store.get_online_features(store.get_feature_service(model.about["service"]), rows).to_dict())
+    best = sorted(
+        zip(model.scores(served).tolist(), served["product_id"].tolist(), strict=True),
+        key=lambda pair: (-pair[0], pair[1]),
+    )[:number]
+    named = _catalogue(reader, [product for _, product in best])
+    return [Recommendation(product, score, *named.get(product, ("", ""))) for score, product in best]
+
+
+def _catalogue(reader: LakeReader, products: list[int]) -> dict[int, tuple[str, str]]:
+    """Department and category of each product that the catalogue has."""
+    query = f"SELECT product_id, coalesce(department, ''), coalesce(product_category, '') FROM {reader.table('silver.products')} WHERE product_id IN (SELECT unnest(?))"
+    return {product: (department, category) for product, department, category in reader.connection.execute(query, [products]).fetchall()}

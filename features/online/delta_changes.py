@@ -1,0 +1,65 @@
+"""What changed between two releases, for a view: the entities whose newest row may be another one now. Told by the files of the two Delta versions, not by event times, so that rows which
+came late, were corrected or were deleted count too.
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+from feast import FeatureView
+
+from contracts.interval import midnight
+from features import queries
+from features.lake_reader import LakeReader, is_plain
+from features.online.generation import GenerationMetadata
+from features.online.store import layout_of
+from features.queries import identifier
+from lake import settings
+
+CHANGED = "changed"
+A_MOMENT = timedelta(microseconds=1)
+
+
+def between(before: GenerationMetadata, reader: LakeReader, view: FeatureView) -> int | None:
+    """Put the keys that changed from what `before` was made of to the reader's release into a DuckDB table `changed`, and count them; None when that cannot be told.
+
+    A key counts when one of its rows is in a file that was added or removed, or became known because the horizon moved on. It cannot be told when the horizon moved back, a version or its
+    files are gone, or a table has features of Delta by which a file changes in place.
+    """
+    import duckdb  # here, as in lake_reader.py
+    from deltalake.exceptions import DeltaError
+
+    source, table = view.batch_source, view.batch_source.table
+    if before.horizon is None or table not in before.tables or before.horizon > reader.release.horizon:
+        return None
+    if before.ids.get(table) != reader.release.ids.get(table):
+        return None
+    try:
+        files = _differing(table, before.tables[table], reader.release.tables[table])
+    except DeltaError:
+        return None
+    if files is None:
+        return None
+    names = ", ".join(identifier(source.column(name)) for name in layout_of(view).keys)
+    parts = [f"SELECT {names} FROM {queries.parquet(files)}"] if files else []
+    if before.horizon < reader.release.horizon:
+        since, until = (midnight(date.fromisoformat(horizon)) for horizon in (before.horizon, reader.release.horizon))
+        parts.append(f"SELECT {names} FROM {reader.table(table)} WHERE {queries.between(source.event_column, since + A_MOMENT, until)}")
+    parts = parts or [f"SELECT {names} FROM {reader.table(table)} WHERE false"]
+    try:
+        reader.connection.execute(f"CREATE OR REPLACE TEMPORARY TABLE {CHANGED} AS SELECT DISTINCT * FROM ({' UNION ALL BY NAME '.join(parts)})")
+    except (duckdb.IOException, duckdb.BinderException):  # a file that was removed, or that lacks a key
+        return None
+    count: int = reader.connection.execute(f"SELECT count(*) FROM {CHANGED}").fetchall()[0][0]
+    return count
+
+
+def _differing(table: str, before: int, after: int) -> list[str] | None:
+    """Files that one of the two versions has and the other does not; None when files are not all that there is to a version."""
+    from deltalake import DeltaTable
+
+    path = str(settings.table_path(table))
+    versions = [DeltaTable(path, version=number) for number in (before, after)]
+    if not all(map(is_plain, versions)):
+        return None
+    return sorted({*versions[0].file_uris()} ^ {*versions[1].file_uris()})

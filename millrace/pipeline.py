@@ -1,0 +1,570 @@
+"""The steps of a run, composed from the rooms: one table from plan to published version; a release; features into the online store.
+
+Airflow's tasks and the command line call the same functions. Heavy imports stay inside, so that parsing a DAG file costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+from contracts import catalog, check, project
+from contracts.interval import DAY, Interval, IntervalError
+from contracts.model import Layer, Load, Table
+from contracts.project import ProjectError
+from contracts.report import PUBLISHED, UNCHANGED, CheckResult, RowAccount, TableReport
+from lake import bucket, manifest, release, settings, storage
+from lake.bucket import StorageError
+from millrace import errors, memory
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from etl.stage import Plan, Staged
+    from expectations.audit import Audit
+    from expectations.brute_force import Verification
+    from features.offline.profiles import Profile
+    from features.online.consistency import Consistency
+    from lake.release import Release
+    from lineage.record import Artifact, Parent
+
+
+class RunError(RuntimeError):
+    """A step failed for a reason outside of Millrace: the engine, the file system, a file that is gone. The published table is whole."""
+
+
+RELEASE_ROUNDS = 5
+WORKERS = 2
+"""Tables at a time in one process."""
+
+
+class ReleaseBusyError(RuntimeError):
+    """No moment was found at which all tables fit together."""
+
+
+class DocsError(RuntimeError):
+    """The Data Docs could not be rendered; what was published is whole."""
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each of the named phases."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what happens inside."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - started, 3)
+
+
+def check_interval(start: str | None, end: str | None, *, scheduled: bool = False) -> Interval:
+    """The interval, if a run over it makes sense: the lake is ours to write, files have landed, and it does not lie outside of them.
+
+    A scheduled run may lie after the newest file: days without events count, and windows decay.
+    """
+    from etl import table_reader
+    from etl.sources import landing
+
+    interval = Interval.parse(start, end)
+    table_reader.check_format()
+    landed = landing.coverage(catalog.tables(Layer.BRONZE))
+    last = landed.end + (catalog.longest_window() + 1) * DAY
+    if not scheduled and (interval.start < landed.start or interval.start >= last or interval.end > last):
+        raise IntervalError(
+            f"{interval} lies outside the data: files have landed for {landed}, and windows are empty from {last} on. Give start and end within [{landed.start}, {last})"
+        )
+    return interval
+
+
+def project_problems() -> list[check.Problem]:
+    """What cannot work in the current project: in its contracts and transforms, then, where these are right, in what it declares to Feast."""
+    found = check.problems(project.current())
+    if not found:
+        from features import views
+
+        found = [check.Problem(project.current().file("features"), 1, message) for message in views.problems()]
+    return found
+
+
+def ensure_project() -> None:
+    """ProjectError that names every problem of the project, so that a run begins with none."""
+    if found := project_problems():
+        raise ProjectError(f"the project {project.current().name} cannot run: " + "; ".join(map(str, found)))
+
+
+def verify(name: str, sample: int, seed: int = 0) -> Verification:
+    """Count a feature table's values at random keys and midnights from its declaration alone, and compare them with the newest release's rows.
+
+    A transform that prepares events is counted by the project's own `oracles.py`: a function named as the table, which gets DuckDB's connection and the
+    name of a view of the events, and returns them with the prepared columns.
+    """
+    from expectations import brute_force
+
+    table, pinned = catalog.table(name), release.read()
+    missing = [needed for needed in (*table.inputs, name) if needed not in pinned.tables]
+    if missing:
+        raise RunError(f"{name} cannot be verified: {', '.join(missing)} is not in release {pinned.number}. Run an interval first: millrace run")
+    oracles = project.module("oracles")
+    prepared = getattr(oracles, table.name, None) if table.aggregates and table.aggregates.needs_transform else None
+    return brute_force.verify(table, pinned.tables, sample, seed, prepared)
+
+
+def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None = None) -> TableReport:
+    """Carry the interval into one table: plan, stage, audit, publish, each recorded as lineage. Nothing to do is a result, not an error."""
+    from etl.stage import plan, stage
+
+    table = catalog.table(name)
+    with _in_a_sentence(name):
+        return _build(table, interval, lambda: plan(table, interval), stage, run_id, parent)
+
+
+def _build(
+    table: Table,
+    interval: Interval,
+    plan: Callable[[], Plan],
+    stage: Callable[[Plan], Staged],
+    run_id: str,
+    parent: Parent | None,
+    artifacts: tuple[Artifact, ...] = (),
+) -> TableReport:
+    """Plan, stage, audit and publish under the table's lock. `artifacts` are read besides tables, for lineage."""
+    from etl import engine, table_reader
+    from lake.publishing import locked
+    from lineage.record import Engine, recorded
+
+    with locked(table.qualified), table_reader.holding_files(table.qualified):
+        planned = plan()
+        if planned.nothing_to_do:
+            return _unchanged(planned)
+        with recorded(table, interval, planned.inputs, artifacts=artifacts, parent=parent, engine=Engine(*engine.describe())) as recording:
+            report = _carry(planned, stage, run_id, on_checks=lambda checks: setattr(recording, "checks", checks))
+            recording.report = report
+            return report
+
+
+def add_part(
+    table: Table,
+    release: Release,
+    part: Mapping[str, Any],
+    rows: Callable[[], tuple[pa.Table, int]],
+    run_id: str,
+    parent: Parent | None = None,
+    artifacts: tuple[Artifact, ...] = (),
+) -> TableReport:
+    """Publish the rows of a table that is made from a release, in which the columns of `part` have these values; unchanged where they are there.
+
+    `rows` computes them, and says how many it was to compute; it is not called where they are there. `artifacts` are read besides tables, for lineage.
+    """
+    from etl.stage import plan_part, stage_rows
+
+    horizon = date.fromisoformat(release.horizon)
+    inputs = {name: release.tables[name] for name in table.inputs}
+    ids = {name: release.ids.get(name, "") for name in inputs}
+    interval = Interval(horizon, horizon + DAY)
+    with _in_a_sentence(table.qualified, "run it again"):
+        return _build(
+            table,
+            interval,
+            lambda: plan_part(table, interval, part, inputs, ids),
+            lambda planned: stage_rows(planned, *rows()),
+            run_id,
+            parent,
+            artifacts,
+        )
+
+
+@contextmanager
+def _in_a_sentence(name: str, again: str = "run the interval again") -> Iterator[None]:
+    """Our own errors say what to do; any other one is told in a sentence, with itself as the cause."""
+    try:
+        yield
+    except Exception as error:
+        if errors.is_ours(error) and not isinstance(error, StorageError):
+            raise
+        told = next(iter(str(error).splitlines()), "").rstrip(".")
+        if gone := _engine_lost(error):
+            remedy = f"Start the engine again, then {again}. If it ends again, it may lack memory. {memory.remedy('engine')}"
+            raise RunError(f"{name}: the run broke off ({gone}). What was published is whole. {remedy}") from error
+        if known := _told_by_the_store(error):
+            raise RunError(f"{name}: the run broke off ({known[0]}). What was published is whole. {known[1]}, then {again}") from error
+        explanation = errors.explain(error, settings.lake)
+        reason, remedy = explanation or (f"{type(error).__name__}: {told}", "Mend the cause")
+        raise RunError(f"{name}: the run broke off ({reason}). What was published is whole. {remedy}, then {again}") from error
+
+
+@contextmanager
+def _of_the_machine(name: str) -> Iterator[None]:
+    """A full disk and its like as a RunError; any other error passes."""
+    try:
+        yield
+    except Exception as error:
+        explanation = None if errors.is_ours(error) else errors.explain(error)
+        if explanation is None:
+            raise
+        raise RunError(f"{name}: {explanation.told}. What was published and served is whole. {explanation.remedy}, then serve again") from error
+
+
+def _told_by_the_store(error: Exception) -> tuple[str, str] | None:
+    if isinstance(error, StorageError):
+        return error.told, error.remedy
+    return bucket.explained(str(error)) if storage.is_remote(settings.lake()) else None
+
+
+def _engine_lost(error: Exception) -> str:
+    from etl import engine
+
+    return engine.lost(str(error)) if type(error).__module__.split(".")[0] in ("pyspark", "grpc") else ""
+
+
+def _carry(planned: Plan, stage: Callable[[Plan], Staged], run_id: str, on_checks: Callable[[tuple[CheckResult, ...]], None]) -> TableReport:
+    from etl import quarantine
+
+    clock = Clock()
+    with clock.phase("stage"):
+        staged = stage(planned)
+    try:
+        if planned.table.layer == Layer.BRONZE and not staged.files and planned.base is not None:
+            return _unchanged(planned)
+        with clock.phase("audit"):
+            verdict = _audit(staged, run_id)
+            on_checks(verdict.checks)
+            verdict.stop_if_critical(staged.rows, len(staged.rejected))
+        with clock.phase("publish"):
+            expected = RowAccount(staged.rows_in, staged.rows - verdict.bad_rows, verdict.bad_rows + len(staged.rejected), staged.duplicates)
+            expected.verify(planned.table.qualified)
+            quarantine_version, quarantined = quarantine.replace(staged, verdict.bad, run_id)
+            if verdict.good is not None:
+                staged.keep(verdict.good)
+            account = RowAccount(staged.rows_in, staged.rows, quarantined, staged.duplicates)
+            account.verify(planned.table.qualified)
+            version = _publish(staged, account, run_id) if _changes(staged) else planned.base or 0
+        return _report(staged, verdict, account, version, quarantine_version, clock)
+    finally:
+        staged.discard()
+
+
+def _changes(staged: Staged) -> bool:
+    """Whether there is something to commit: files that add no row to bronze (copies, empty ones) leave the table at its version, however often they are met."""
+    return staged.plan.base is None or not staged.plan.appends or staged.rows > 0
+
+
+def _audit(staged: Staged, run_id: str) -> Audit:
+    from expectations import docs
+    from expectations.audit import audit
+    from expectations.suite import Facts
+
+    table = staged.table
+    references = {one.name: _published(one.to) for one in table.references}
+    facts = Facts(staged.distinct_keys, staged.rows_in - staged.duplicates - len(staged.rejected))
+    verdict = audit(table, staged.frame(), references, facts)
+    docs.keep(verdict, run_id)
+    return verdict
+
+
+def _published(name: str):  # type: ignore[no-untyped-def]
+    from etl import table_reader
+    from etl.stage import StageError
+    from lake import delta
+
+    version = delta.version_of(name)
+    if version is None:
+        raise StageError(f"{name} is referred to and was never published. Run the DAG from the bronze layer on, or look why {name} failed")
+    return table_reader.read(name, version)
+
+
+def _publish(staged: Staged, account: RowAccount, run_id: str) -> int:
+    from dataclasses import asdict
+
+    from etl import stage
+    from etl.commits import committer
+    from lake.delta import CommitMetadata
+
+    planned = staged.plan
+    state = CommitMetadata(run_id, planned.inputs, staged.touched, planned.horizon, stage.code_of(planned.table), asdict(account), planned.ids)
+    whole = planned.whole or (not planned.appends and planned.table.load == Load.SNAPSHOT)
+    replace = () if planned.appends else planned.days
+    return committer().publish(planned.table, staged.paths(), state, base=planned.base, replace=replace, whole=whole)
+
+
+def _unchanged(planned: Plan) -> TableReport:
+    """What the table says about itself when this run has nothing to add: the account of the commit that made it."""
+    account = RowAccount(**planned.last.account) if planned.last and planned.last.account else RowAccount(0, 0, 0, 0)
+    rows, size = _size(planned.table)
+    return TableReport(planned.table.qualified, UNCHANGED, planned.base or 0, account, inputs=planned.inputs, total_rows=rows, total_bytes=size)
+
+
+def _report(staged: Staged, verdict: Audit, account: RowAccount, version: int, quarantine_version: int | None, clock: Clock) -> TableReport:
+    rows, size = _size(staged.table)
+    return TableReport(
+        table=staged.table.qualified,
+        status=UNCHANGED if version == staged.plan.base and not account.rows_in else PUBLISHED,
+        version=version,
+        account=account,
+        seconds=clock.seconds,
+        checks=verdict.checks,
+        inputs=staged.plan.inputs,
+        files=tuple(staged.files),
+        quarantine_version=quarantine_version,
+        total_rows=rows,
+        total_bytes=size,
+    )
+
+
+def _size(table: Table) -> tuple[int, int]:
+    """Rows and bytes of the whole table, from the log."""
+    from lake import delta
+
+    found = delta.open_table(table.qualified)
+    return delta.size(found, settings.table_path(table.qualified)) if found else (0, 0)
+
+
+def make_release(interval: Interval, run_id: str, parent: Parent | None = None) -> release.Release:
+    """Pin the versions that the silver and gold tables have now, as a release, once they fit together.
+
+    Another run may have published a table in the meantime. Then those that are built from it are brought up first, so that no release mixes two states.
+    """
+    from lake.publishing import locked
+
+    with _in_a_sentence("release"), locked("release"):
+        for _ in range(RELEASE_ROUNDS):
+            plans = [_planned(table, interval) for layer in (Layer.SILVER, Layer.GOLD) for table in catalog.tables(layer)]
+            behind = [one.table for one in plans if not one.nothing_to_do]
+            if not behind and _fit(plans):
+                return _pin(plans, interval)
+            for table in behind:
+                run_table(table.qualified, interval, run_id, parent)
+    raise ReleaseBusyError("other runs keep publishing tables while this one tries to make a release. Run the interval again when they have ended")
+
+
+def _planned(table: Table, interval: Interval) -> Plan:
+    from etl.stage import StageError, plan
+
+    found = plan(table, interval)
+    if found.base is None:
+        raise StageError(f"no release: {table.qualified} was never published. Run the DAG and look why it failed")
+    return found
+
+
+def _fit(plans: list[Plan]) -> bool:
+    """Whether every table was planned against the versions of the others that are about to be pinned."""
+    versions = {one.table.qualified: one.base for one in plans}
+    return all(versions.get(name, version) == version for one in plans for name, version in one.inputs.items())
+
+
+def _pin(plans: list[Plan], interval: Interval) -> release.Release:
+    from lake import delta
+
+    horizons = [str(interval.end), *([release.read().horizon] if release.numbers() else [])]
+    versions = {one.table.qualified: one.base or 0 for one in plans}
+    return release.write(versions, max(horizons), {name: delta.id_of(name) for name in sorted(versions)})
+
+
+def run_all(start: str | None, end: str | None, run_id: str, say: Callable[[Any], None] = lambda _: None) -> list[TableReport]:
+    """The whole run in this process: what the DAG does, without Airflow. `say` gets each report as it comes, then the release.
+
+    WORKERS tables at a time, as soon as those that they need are published. After the first error no other table begins; those that are under way
+    end, and are reported, before it is raised.
+    """
+    interval = check_interval(start, end)
+    waiting = sorted(catalog.tables(), key=lambda one: (-len(_downstream(one)), -len(one.inputs)))
+    running: dict[Future[TableReport], str] = {}
+    reports: dict[str, TableReport] = {}
+    failure: BaseException | None = None
+    with ThreadPoolExecutor(WORKERS) as pool:
+        while running or (waiting and failure is None):
+            ready = [] if failure else [table for table in waiting if set(needs(table)) <= set(reports)]
+            for table in ready[: WORKERS - len(running)]:
+                waiting.remove(table)
+                running[pool.submit(run_table, table.qualified, interval, run_id)] = table.qualified
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                name = running.pop(future)
+                if error := future.exception():
+                    failure = failure or error
+                    continue
+                reports[name] = future.result()
+                say(reports[name])
+    if failure:
+        raise failure
+    say(make_release(interval, run_id))
+    return [reports[table.qualified] for table in catalog.tables()]
+
+
+def _downstream(table: Table) -> set[str]:
+    """The tables that wait for this one, over any number of steps. Those with the most go first, as in Airflow."""
+    direct = [one for one in catalog.tables() if table.qualified in needs(one)]
+    return {one.qualified for one in direct}.union(*(_downstream(one) for one in direct))
+
+
+def needs(table: Table) -> tuple[str, ...]:
+    """The tables that must be published before this one."""
+    return tuple(sorted({*table.inputs, *(one.to for one in table.references)}))
+
+
+def serve(number: int | None = None, parent: Parent | None = None, *, fresh: bool = False) -> dict[str, Any]:
+    """Load a release (the newest one by default) into the online store, each feature view recorded as lineage. Readers see all of it at once, or the former one.
+
+    `fresh` loads every row, also of a release that is online already.
+    """
+    from contextlib import ExitStack
+
+    from features.online.materialize import materialize
+    from lineage.record import Engine, Served, recorded_view
+
+    newest = release.read(number)
+    with _of_the_machine(f"release {newest.number}, to be served"), ExitStack() as stack:
+        recordings = {
+            one.name: stack.enter_context(
+                recorded_view(one, version=newest.tables[one.qualified], release=newest.number, parent=parent, engine=Engine(*_duckdb()))
+            )
+            for one in catalog.tables(Layer.GOLD)
+        }
+        done = materialize(newest, fresh=fresh)
+        for view in done.views:
+            recordings[view.view].served = Served(generation=view.generation, rows=view.rows)
+    compared = done.consistency.to_dict() if done.consistency else None
+    return {"release": newest.number, "horizon": newest.horizon, "views": [view.to_dict() for view in done.views], "consistency": compared}
+
+
+def consistency(sample: int | None) -> Consistency:
+    """Compare what is served with what a training set would hold: for so many entities of each view and side, or for all."""
+    from features.online.consistency import online
+
+    return online(sample)
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """The profile of one version of a table, and who counted it: `duckdb`, `cudf` or `pandas`."""
+
+    table: str
+    version: int
+    by: str
+    profile: Profile
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {"table": self.table, "version": self.version, "by": self.by, **self.profile.to_dict()}
+
+
+def render_docs() -> str:
+    """Render the Data Docs of the newest runs and return their index page.
+
+    DocsError, with the remedy, when that fails: tables and releases do not depend on the pages.
+    """
+    from expectations import docs
+
+    try:
+        return str(docs.render())
+    except Exception as error:
+        explanation = errors.explain(error) or errors.Explanation(f"{type(error).__name__}: {error}", "Look into the cause")
+        raise DocsError(
+            f"the Data Docs were not rendered ({explanation.told}). Tables and releases are not affected, and the former pages stay. "
+            f"{explanation.remedy}: the next run renders them"
+        ) from error
+
+
+def profile(name: str, version: int | None = None, by: str | None = None) -> Profiled:
+    """Count what the columns of a published table hold: of its newest version, or of an older one. `by` is who counts, else `MILLRACE_JOIN` says."""
+    from features import lake_reader
+    from features.offline import frames, profiles
+
+    reader, who = lake_reader.published(name, version), frames.chosen(by, settings.COUNTS)
+    return Profiled(name, reader.release.tables[name], who, profiles.of(reader, name, who))
+
+
+def _duckdb() -> tuple[str, str]:
+    from importlib.metadata import version
+
+    return "duckdb", version("duckdb")
+
+
+@dataclass(frozen=True)
+class MaintenanceReport:
+    """What tidying up did to a table, or would do: the data files of its newest version, how many others went, and the versions that are pinned."""
+
+    table: str
+    version: int
+    files: int
+    gone: int
+    pinned: tuple[int, ...]
+
+
+def published_tables(name: str | None = None) -> list[str]:
+    """That table, or all; the published ones. StageError when there is none."""
+    from etl.stage import StageError
+    from lake import delta
+
+    wanted = [catalog.table(name)] if name else catalog.all_tables()
+    found = [one.qualified for one in wanted if delta.version_of(one.qualified) is not None]
+    if not found:
+        raise StageError(f"{name or 'no table'} was {'never' if name else 'ever'} published. Run the DAG first")
+    return found
+
+
+def optimize(name: str) -> MaintenanceReport:
+    """Write a table's small files together. Rows stay, and so do the files that older versions need."""
+    from etl.commits import committer
+    from lake.publishing import locked
+
+    table = catalog.table(name)
+    with _in_a_sentence(name), locked(name):
+        before = _files(name)
+        version = committer().optimize(table)
+        return MaintenanceReport(name, version, _files(name), before - _files(name), pinned_versions(name))
+
+
+def pinned_versions(name: str, since: int = 0, forgotten: Collection[str] = ()) -> tuple[int, ...]:
+    """The versions of a table that a release from number `since` on names, or a training set that is not `forgotten`."""
+    from lake import delta
+
+    identity = delta.id_of(name)
+    return tuple(sorted({*release.pinned_versions(name, identity, since), *manifest.pinned_versions(name, identity, forgotten)}))
+
+
+def forget_releases(before: int) -> list[int]:
+    """Remove the releases before that number, and return theirs. Their files go with the next vacuum, but for those that training sets need."""
+    from lake.publishing import locked
+
+    with locked("release"):
+        return release.forget_before(before)
+
+
+def vacuum(name: str, older_than: timedelta, *, delete: bool, since: int = 0, forgotten: Collection[str] = ()) -> MaintenanceReport:
+    """Delete the files of a table that only versions need that are not pinned and that were replaced so long ago, or only count them.
+
+    Releases before number `since`, and the `forgotten` training sets, pin nothing.
+    """
+    from etl.commits import committer
+    from lake import delta
+    from lake.publishing import locked
+
+    table = catalog.table(name)
+    with _in_a_sentence(name), locked("release"), locked(name):
+        pinned = pinned_versions(name, since, forgotten)
+        gone = committer().vacuum(table, older_than, pinned, delete=delete)
+        return MaintenanceReport(name, delta.version_of(name) or 0, _files(name), gone, pinned)
+
+
+def _files(name: str) -> int:
+    from lake import delta
+
+    found = delta.open_table(name)
+    return len(delta.data_files(found)) if found else 0
+
+
+def published_size(table: Table) -> tuple[int | None, int, int]:
+    """Version, rows and bytes of a published table; the version is None when there is none."""
+    from lake import delta
+
+    return delta.version_of(table.qualified), *_size(table)

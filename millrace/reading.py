@@ -1,0 +1,109 @@
+"""Read features as a user does, with the plain Feast SDK: for serving and for training. What to read is the project's example, or the newest row of its views."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from contracts import project
+from contracts.interval import midnight
+from contracts.project import ProjectError
+from lake import release, settings, storage
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from feast import FeatureService, FeatureStore
+
+ROWS = 6
+
+
+@cache
+def _store() -> FeatureStore:
+    from feast import FeatureStore
+
+    return FeatureStore(str(settings.CHECKOUT / "features" / "feast_repo"))
+
+
+def horizon() -> datetime:
+    """Up to when the newest release knows: a sample may have ended long ago."""
+    return midnight(date.fromisoformat(release.read().horizon))
+
+
+def service() -> FeatureService:
+    """The feature service of the example: the one that the project's `demo.py` names, or the first."""
+    example, services = project.module("demo"), _store().list_feature_services()
+    name = example.SERVICE if example else min((service.name for service in services), default=None)
+    if name is None:
+        raise ProjectError(f"the project {project.current().name} has no feature service. Declare one in {project.current().file('features')}")
+    return _store().get_feature_service(name)
+
+
+def entity() -> dict[str, Any]:
+    """The keys of an entity with features."""
+    example = project.module("demo")
+    return example.entity() if example else _newest(1)[0]
+
+
+def online() -> dict[str, Any]:
+    """Every feature of the service for the example's entity."""
+    answer = _store().get_online_features(service(), [{**entity(), "request_time": horizon()}]).to_dict()
+    return {name: values[0] for name, values in answer.items()}
+
+
+def online_over_http(url: str) -> dict[str, Any]:
+    """The same from a feature server. OSError where it does not answer, or refuses; urllib's HTTPError is one."""
+    import json
+    import urllib.request
+
+    entities = {**{name: [value] for name, value in entity().items()}, "request_time": [str(horizon())]}
+    body = json.dumps({"feature_service": service().name, "entities": entities}, default=str).encode()
+    request = urllib.request.Request(f"{url}/get-online-features", body, {"Content-Type": "application/json"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
+        answer = json.load(response)
+    names, results = answer["metadata"]["feature_names"], answer["results"]
+    return {name: result["values"][0] for name, result in zip(names, results, strict=True)}
+
+
+def training_set() -> pd.DataFrame:
+    """Features of a few entities as of several midnights, a month apart."""
+    import pandas as pd
+
+    example = project.module("demo")
+    entities = example.entities(ROWS) if example else _newest(ROWS)
+    labels = pd.DataFrame([{**keys, "event_timestamp": horizon() - timedelta(days=30 * back)} for back, keys in enumerate(entities)])
+    labels["request_time"] = labels["event_timestamp"]
+    frame: pd.DataFrame = _store().get_historical_features(labels, service()).to_df()
+    shown = example.SHOWN if example else [name for name in frame.columns if name != "request_time"]
+    return frame.loc[:, [name for name in shown if name in frame.columns]]
+
+
+def _newest(count: int) -> list[dict[str, Any]]:
+    """Keys of the newest rows of the service's views: of each key, as the view with the most keys has them together."""
+    views = [_store().get_feature_view(projection.name) for projection in service().feature_view_projections if projection.name in _batch_views()]
+    found: list[dict[str, Any]] = [{} for _ in range(count)]
+    for view in sorted(views, key=lambda view: -len(view.join_keys)):
+        missing = [key for key in view.join_keys if key not in found[0]]
+        for row, values in zip(found, _keys(f"gold.{view.name}", missing, count) if missing else [], strict=False):
+            row.update(zip(missing, values, strict=True))
+    return [row for row in found if row]
+
+
+def _batch_views() -> set[str]:
+    return {view.name for view in _store().list_batch_feature_views()}
+
+
+def _keys(table: str, columns: list[str], count: int) -> list[tuple[Any, ...]]:
+    names = ", ".join(columns)
+    return query(table, f"SELECT {names} FROM read_parquet(?) GROUP BY {names} ORDER BY max(event_timestamp) DESC, {names} LIMIT {count}")
+
+
+def query(table: str, sql: str) -> list[tuple[Any, ...]]:
+    """Rows of the newest release's version of a table; `read_parquet(?)` in the SQL is the table."""
+    import duckdb
+    from deltalake import DeltaTable
+
+    opened = DeltaTable(str(settings.table_path(table)), version=release.read().tables[table])
+    with storage.readable(duckdb.connect(), settings.lake()) as con:
+        rows: list[tuple[Any, ...]] = con.execute(sql, [opened.file_uris()]).fetchall()
+    return rows

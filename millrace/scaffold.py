@@ -1,0 +1,243 @@
+"""New projects and new tables: copy a project under another name, and propose contracts for a landed file."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contracts import project
+from contracts.model import NAME
+from contracts.project import Project, ProjectError
+
+STARTER, EXAMPLE = (project.CHECKOUT / "examples" / name for name in ("starter", "grocery"))
+KEPT = ("*.pyc", "__pycache__", ".pytest_cache")
+FEW_VALUES = 12
+"""A text column with so many different values or fewer is proposed with `allowed`."""
+
+
+class ProposalError(ValueError):
+    """A file from which no contract can be proposed; the message says why."""
+
+
+def init(folder: Path, example: bool = False) -> Project:
+    """Write a project that runs at once: a small one, or the grocery example. Its name is that of its folder. ProjectError where something is there already."""
+    folder = folder.expanduser().absolute()
+    if folder.exists() and any(folder.iterdir()):
+        raise ProjectError(f"{folder} is there already and is not empty. Name a new folder")
+    name = re.sub(r"\W+", "_", folder.name.lower()).strip("_")
+    if not NAME.fullmatch(name):
+        raise ProjectError(f"{folder.name} gives no name for a project. Name a folder that begins with a letter, such as shop")
+    project.ensure_name_is_free(name, folder / project.FILE)
+    source = EXAMPLE if example else STARTER
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*KEPT), dirs_exist_ok=True)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".py", ".toml"):
+            path.write_text(re.sub(rf"\b{source.name}\b", name, path.read_text()))
+    return project.load(folder)
+
+
+# --- contracts from a landed file
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a column of a file holds."""
+
+    name: str
+    kind: str
+    nulls: int
+    distinct: int
+    low: Any
+    high: Any
+    values: tuple[str, ...]
+
+    @property
+    def lower(self) -> str:
+        """Its name in silver: `orderDate` and `Order Date` become `order_date`."""
+        spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name)
+        return re.sub(r"\W+", "_", spaced).strip("_").lower()
+
+
+KINDS = {
+    "BIGINT": "LONG", "INTEGER": "LONG", "SMALLINT": "LONG", "TINYINT": "LONG", "UINTEGER": "LONG", "USMALLINT": "LONG", "UTINYINT": "LONG",
+    "DOUBLE": "DOUBLE", "FLOAT": "DOUBLE", "BOOLEAN": "BOOLEAN", "DATE": "DATE", "VARCHAR": "STRING", "UUID": "STRING",
+}  # fmt: skip
+"""DuckDB's types -> ours; timestamps and decimals beside."""
+
+
+def propose(layer: str, name: str, file: Path) -> dict[Path, str]:
+    """Contracts for a table like this landed file, and a test: path in the project -> text. Nothing is written.
+
+    A proposal says what the file shows: types, columns that are never NULL, a key, ranges. What it should promise is for its reader to say.
+    """
+    if not NAME.fullmatch(name):
+        raise ProposalError(f"{name!r} is no name of a table. A name is lower case letters, digits and underscores, such as orders")
+    columns, rows = _look_into(file)
+    found = {Path(f"contracts/bronze/{name}.py"): _bronze(name, columns)}
+    if layer == "silver":
+        found[Path(f"contracts/silver/{name}.py")] = _silver(name, columns, rows)
+        found[Path(f"tests/test_{name}.py")] = _test(name, file)
+    return found
+
+
+def write(into: Project, files: dict[Path, str]) -> list[Path]:
+    """Write what is not there yet; the paths that were written."""
+    written = []
+    for relative, text in files.items():
+        path = into.root / relative
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            written.append(path)
+    return written
+
+
+def _look_into(file: Path) -> tuple[list[Found], int]:
+    import duckdb
+
+    readers = {".csv": "read_csv(?, sample_size=-1)", ".parquet": "read_parquet(?)"}
+    if file.suffix not in readers:
+        raise ProposalError(f"{file} is neither .csv nor .parquet, and only these land")
+    with duckdb.connect() as con:
+        try:
+            con.execute(f"CREATE TABLE landed AS SELECT * FROM {readers[file.suffix]}", [str(file)])
+        except duckdb.Error as error:
+            raise ProposalError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+        rows = con.execute("SELECT count(*) FROM landed").fetchall()[0][0]
+        if not rows:
+            raise ProposalError(f"{file} has no rows, so it shows nothing. Name a file with rows")
+        return [
+            _found(con, name, kind) for name, kind in con.execute("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 'landed'").fetchall()
+        ], rows
+
+
+def _found(con: Any, name: str, kind: str) -> Found:
+    quoted = '"' + name.replace('"', '""') + '"'
+    counts = con.execute(f"SELECT count(*) - count({quoted}), count(DISTINCT {quoted}), min({quoted}), max({quoted}) FROM landed").fetchall()[0]
+    few = kind == "VARCHAR" and counts[1] <= FEW_VALUES
+    values = con.execute(f"SELECT DISTINCT {quoted} FROM landed WHERE {quoted} IS NOT NULL ORDER BY ALL").fetchall() if few else []
+    nulls, distinct, low, high = counts
+    return Found(name, kind, nulls, distinct, low, high, tuple(value for (value,) in values))
+
+
+def _type(column: Found) -> str:
+    if column.kind.startswith("TIMESTAMP"):
+        return "TIMESTAMP"
+    if column.kind.startswith("DECIMAL"):
+        return "DOUBLE"
+    if column.kind not in KINDS:
+        raise ProposalError(f"the column {column.name} is {column.kind}, which no contract has. Land it as text or as a number")
+    return KINDS[column.kind]
+
+
+def _time(columns: list[Found]) -> Found | None:
+    """When a row happened: the first timestamp, or the first date."""
+    return next((column for kind in ("TIMESTAMP", "DATE") for column in columns if _type(column) == kind and not column.nulls), None)
+
+
+def _keys(columns: list[Found], rows: int) -> list[Found]:
+    """Columns that are different in each row, identifiers before others."""
+    unique = [column for column in columns if column.distinct == rows and not column.nulls and _type(column) in ("LONG", "STRING")]
+    return sorted(unique, key=lambda column: not re.search(r"(^|_)(id|key|number|no|code)$", column.lower))
+
+
+def _header(layer: str, name: str, words: str, types: set[str], more: str = "") -> str:
+    imported = ", ".join(sorted({*types, "Column", "Layer", "Table"}))
+    return f'"""`{layer}.{name}`: {words}"""\n\nfrom datetime import timedelta\n\n{more}from contracts.model import {imported}\n\n'
+
+
+def _bronze(name: str, columns: list[Found]) -> str:
+    time = _time(columns)
+    lines = [f'        Column("{column.name}", {_type(column)}, "{_doc(column)}"{", required=True" if not column.nulls else ""}),' for column in columns]
+    header = _header("bronze", name, f"{_words(name)}, as they landed.", {_type(column) for column in columns}, "from contracts.columns import AUDIT_COLUMNS\n")
+    body = "\n".join(lines)
+    return f'''{header}{name} = Table(
+    layer=Layer.BRONZE,
+    name="{name}",
+    doc="{_words(name)}, as they landed",
+    grain="one row per line of the file",
+    owner="TODO: a team",
+    freshness=timedelta(days=1),
+    time_column="{time.name if time else "_landed_date"}",
+    columns=(
+{body}
+        *AUDIT_COLUMNS,
+    ),
+)
+'''
+
+
+def _silver(name: str, columns: list[Found], rows: int) -> str:
+    time, keys = _time(columns), _keys(columns, rows)
+    key = f'("{keys[0].lower}",)' if keys else "()"
+    comment = "" if keys else "  # TODO: no column is different in each row; name those that are so together"
+    others = f"  # or {', '.join(column.lower for column in keys[1:])}: they are different in each row, too" if keys[1:] else ""
+    lines = [_silver_column(column) for column in columns]
+    types = {_silver_type(column) for column in columns}
+    header = _header("silver", name, f"{_words(name)}, cleaned and keyed.", types)
+    body = "\n".join(lines)
+    return f'''{header}{name} = Table(
+    layer=Layer.SILVER,
+    name="{name}",
+    doc="{_words(name)}",
+    grain="one row per {" and ".join([keys[0].lower] if keys else ["TODO"])}",
+    owner="TODO: a team",
+    freshness=timedelta(days=1),
+    inputs=("bronze.{name}",),
+    key={key},{comment}{others}
+    {f'time_column="{time.lower}",' if time else "time_column=None,  # TODO: it has no time, so it is a snapshot: load=Load.SNAPSHOT"}
+    columns=(
+{body}
+    ),
+)
+'''
+
+
+def _silver_type(column: Found) -> str:
+    """Numbers with a point become decimals: a sum of doubles depends on its order."""
+    return "MONEY" if _type(column) == "DOUBLE" else _type(column)
+
+
+def _silver_column(column: Found) -> str:
+    options = [", required=True"] if not column.nulls else []
+    if _type(column) in ("LONG", "DOUBLE") and column.low is not None and column.low >= 0:
+        options.append(f", minimum={0 if column.low == 0 or _type(column) == 'DOUBLE' else 1}")
+    if column.lower != column.name:
+        options.append(f', source="{column.name}"')
+    seen = f"{column.low} to {column.high}" if _type(column) not in ("STRING", "BOOLEAN") else ", ".join(column.values) or f"{column.distinct:,} different"
+    return f'        Column("{column.lower}", {_silver_type(column)}, "{_doc(column)}"{"".join(options)}),  # {seen[:80]}'
+
+
+def _doc(column: Found) -> str:
+    return _words(column.lower)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _test(name: str, file: Path) -> str:
+    return f'''"""`silver.{name}` holds what landed."""
+
+from contracts import check, project
+from lake import delta, settings, storage
+from millrace import pipeline
+
+ROW = "TODO: a line as it lands, under the header of {file.name}"
+
+
+def test_the_project_has_no_problems() -> None:
+    assert check.problems(project.current()) == []
+
+
+def test_a_landed_row_is_published() -> None:
+    if ROW.startswith("TODO"):
+        return  # until it is written
+    path = settings.landing() / "{name}" / "2030-01-01" / "{name}.csv"
+    storage.write_whole(path, ROW.encode())
+    pipeline.run_all("2030-01-01", "2030-01-02", "test")
+    assert delta.open_table("silver.{name}").to_pyarrow_table().num_rows == 1
+'''

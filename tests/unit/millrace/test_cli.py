@@ -1,0 +1,197 @@
+"""The command line: 0 when it did what it says, 1 and a sentence when it could not, 2 for a wrong command."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from contracts.interval import Interval
+from contracts.report import PUBLISHED, RowAccount, TableReport
+from lake import release, settings
+from lake.publishing import PublishError
+from millrace import cli
+from tests.landing import Shop
+
+pytestmark = pytest.mark.usefixtures("home")
+Out = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fly"],
+        [],
+        ["run"],
+        ["run", "--start", "2017-01-01"],
+        ["run", "--strat", "2017-01-01"],
+        ["serve", "--release", "newest"],
+        ["tables", "extra"],
+        ["profile"],
+        ["profile", "silver.products", "--by", "spark"],
+        ["vacuum", "--days", "0"],
+        ["vacuum", "--forget-releases-before", "one"],
+        ["training-set"],
+        ["training-set", "create", "--name", "a"],
+        ["training-set", "create", "--name", "a", "--labels", "a.csv", "--service", "s", "--seed", "x"],
+        ["training-set", "leaks"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_2_with_the_usage(arguments: list[str], capsys: Out) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: python -m millrace")
+
+
+def test_help_lists_every_command(capsys: Out) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert all(f"\n    {name}" in out for name in ("sample", "run", "serve", "compare", "tables", "profile", "optimize", "vacuum", "training-set"))
+
+
+def test_the_command_millrace_is_this_command_line(tmp_path: Path, home: Path) -> None:
+    """From any folder, also one that has a `millrace` of its own."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "millrace").mkdir()
+    (tmp_path / "millrace" / "__init__.py").write_text("")
+    (tmp_path / "venv" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    shutil.copy(settings.CHECKOUT / "scripts" / "millrace", tmp_path / "venv")
+    (tmp_path / "venv" / "python").chmod(0o755)
+    (tmp_path / "bin" / "millrace").symlink_to(tmp_path / "venv" / "millrace")
+    environment = {**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}
+    told = subprocess.run([tmp_path / "bin" / "millrace", "training-set", "list"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (told.returncode, told.stdout.splitlines()[0]) == (0, "Training sets")
+    wrong = subprocess.run([tmp_path / "venv" / "millrace", "fly"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stderr.split()[:2]) == (2, ["usage:", "millrace"])
+
+
+@pytest.fixture
+def sentence(capsys: Out) -> Callable[..., str]:
+    """What the command said on standard error as it gave up."""
+
+    def failed(*arguments: str) -> str:
+        assert cli.main([*arguments]) == 1
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert "Traceback" not in told.err
+        assert "\x1b" not in told.err
+        (line,) = told.err.splitlines()
+        return line
+
+    return failed
+
+
+def test_an_interval_that_ends_before_it_starts(sentence: Callable) -> None:
+    assert sentence("run", "--start", "2017-03-05", "--end", "2017-03-01").startswith("IntervalError: end 2017-03-01 is not after start 2017-03-05.")
+
+
+def test_an_interval_outside_of_the_data(sentence: Callable, shop: Shop) -> None:
+    assert "[2016-01-01, 2016-01-02) lies outside the data" in sentence("run", "--start", "2016-01-01", "--end", "2016-01-02")
+
+
+def test_no_landing_zone(sentence: Callable, home: Path) -> None:
+    told = sentence("run", "--start", "2017-03-01", "--end", "2017-03-02")
+    assert told.startswith(f"LandingError: there is no landing zone at {home / 'landing'}. Run `make sample`")
+
+
+def test_serving_before_there_is_a_release(sentence: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.pipeline, "serve", lambda number, **_: release.read(number))  # what it does first, without the seconds that Feast takes to import
+    assert sentence("serve").startswith("ReleaseError: there is no release below")
+    assert sentence("serve", "--release", "7").startswith("ReleaseError: there is no release below")
+
+
+def test_square_brackets_of_an_error_are_text_and_not_markup(sentence: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("[bold]a [/] b[2017-01-01, 2017-01-02)")
+
+    monkeypatch.setattr(cli.pipeline, "run_all", fail)
+    assert sentence("run", "--start", "2017-03-01", "--end", "2017-03-02") == "RuntimeError: [bold]a [/] b[2017-01-01, 2017-01-02)"
+
+
+def test_a_home_that_cannot_be_a_folder(sentence: Callable, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    (home / "file").write_text("x")
+    monkeypatch.setenv("MILLRACE_HOME", str(home / "file"))
+    assert "Error: " in sentence("run", "--start", "2017-03-01", "--end", "2017-03-02")
+
+
+def test_no_table_is_an_empty_list(capsys: Out) -> None:
+    assert cli.main(["tables"]) == 0
+    assert capsys.readouterr().out.startswith("Published tables")
+
+
+@pytest.fixture
+def published(home: Path) -> str:
+    """A table of three rows, some of which a terminal had better not take for commands."""
+    from deltalake import write_deltalake
+
+    rows = {"shop": ["[/]b\x1b[31m", "", None], "opened_at": [datetime(2017, 1, 1, tzinfo=UTC), None, datetime(2017, 1, 1, 9, 30, tzinfo=UTC)]}
+    path = home / "lake" / "silver" / "shops"
+    path.mkdir(parents=True)
+    write_deltalake(path, pa.table({**rows, "takings": pa.array([Decimal("-1.50"), Decimal("2.00"), None], pa.decimal128(12, 2))}))
+    return "silver.shops"
+
+
+def test_a_profile_in_a_pipe(published: str, capsys: Out) -> None:
+    assert cli.main(["profile", published, "--by", "duckdb"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert out.startswith("silver.shops, version 0: 3 rows, counted by duckdb\n")
+    lines = [line.split() for line in out.splitlines()]
+    assert ["takings", "decimal(12,2)", "1", "2", "-1.50", "2.00", "0.25", "2.47487"] in lines
+    assert ["opened_at", "timestamp", "1", "2", "2017-01-01", "2017-01-01", "09:30:00"] in lines
+    assert ["shop", "''", "(1)", "[/]b\\x1b[31m", "(1)"] in lines
+
+
+def test_a_profile_is_the_same_whoever_counts(published: str, capsys: Out) -> None:
+    told = []
+    for by in ("duckdb", "pandas"):
+        assert cli.main(["profile", published, "--version", "0", "--by", by, "--json"]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert [one.pop("by") for one in told] == ["duckdb", "pandas"]
+    assert told[0] == told[1]
+    assert told[0]["columns"][2]["frequent"] == [{"value": "-1.50", "rows": 1}, {"value": "2.00", "rows": 1}]
+
+
+def test_a_profile_of_what_is_not_there(sentence: Callable, published: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "SourceError: gold.shops was never published" in sentence("profile", "gold.shops")
+    assert "SourceError: silver.shops has no version 3: its newest is 0" in sentence("profile", published, "--version", "3")
+    monkeypatch.setattr("features.offline.frames.find_spec", lambda _name: None)
+    assert sentence("profile", published, "--by", "cudf").startswith("FramesError: cudf was asked for, and it is not installed. Run `make gpu`")
+
+
+def test_a_run_that_fails_accounts_for_the_tables_that_it_published(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_table(name: str, *_: object) -> TableReport:
+        if name == "silver.products":
+            raise PublishError("silver.products: another writer committed")
+        return TableReport(name, PUBLISHED, 3, RowAccount(1_234, 1_230, 3, 1), {"stage": 0.5})
+
+    monkeypatch.setattr(cli.pipeline, "check_interval", Interval.parse)
+    monkeypatch.setattr(cli.pipeline, "run_table", run_table)
+    assert cli.main(["run", "--start", "2017-03-01", "--end", "2017-03-02"]) == 1
+    told = capsys.readouterr()
+    lines = [line.split() for line in told.out.splitlines()]
+    assert ["bronze.products", "1,234", "1,230", "3", "1", "3", "0.50", "0.00", "0.00", "2,468"] in lines
+    assert not [line for line in lines if line[:1] == ["silver.products"]]
+    assert not [line for line in lines if line[:1] == ["release"]]
+    assert told.err == "PublishError: silver.products: another writer committed\n"
+
+
+def test_what_a_defect_raises_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AttributeError("a defect")
+
+    monkeypatch.setattr(cli.pipeline, "run_all", fail)
+    with pytest.raises(AttributeError, match="a defect"):
+        cli.main(["run", "--start", "2017-03-01", "--end", "2017-03-02"])
