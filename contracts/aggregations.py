@@ -4,7 +4,7 @@
 and the brute-force check are all derived from one declaration, so the name of a feature is written once.
 
 SQL in `of` and `where` is an expression over one event, in the SQL that Spark and DuckDB share. NULL is no value: it is not summed, counted,
-compared or remembered.
+compared or remembered. An event without a key or a time is in no window.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import reduce
@@ -51,7 +51,7 @@ from lake.publishing import arrow_schema
 EFFORT = int(os.environ.get("MILLRACE_TEST_EFFORT") or 1)
 """Multiplies how many declarations are tried: 10 for a night."""
 hostile = settings(
-    max_examples=20 * EFFORT,
+    max_examples=30 * EFFORT,
     deadline=None,
     derandomize=bool(os.environ.get("CI")),
     database=None,
@@ -162,7 +162,7 @@ NUMBERS = (
         "CASE WHEN channel = 'web' THEN nights * 2 END", lambda row: 2 * row["nights"] if row["channel"] == "web" and row["nights"] is not None else None, LONG
     ),
 )
-VALUES = (*NUMBERS, cell("guest"), cell("channel"), cell("tier"), cell("hotel"), cell("day"), cell("arrived_at"))
+VALUES = (*NUMBERS, cell("fee"), cell("city"), cell("guest"), cell("channel"), cell("tier"), cell("hotel"), cell("day"), cell("arrived_at"))
 ALWAYS = Expression("", lambda _: True)
 FILTERS = (
     ALWAYS,
@@ -234,8 +234,6 @@ aggregations = st.one_of(
 
 def declare(key: str, time: str, *parts: Aggregation) -> Table:
     """A feature table; aggregations are named by their position."""
-    from dataclasses import replace
-
     named = tuple(replace(part, name=f"f{n}") for n, part in enumerate(parts))
     return feature_table(name="guests", doc="What guests did", owner="tests", key=KEYS[key], events=stays(time), aggregations=named, joined=DIMENSIONS)
 
@@ -286,6 +284,11 @@ def cases(draw: st.DrawFn) -> Case:
     interesting = sorted({(each - on[0]).days + 1 + lag for each in on for lag in (0, *LENGTHS)})
     cut = st.tuples(st.one_of(st.sampled_from(interesting), st.integers(0, span)), st.booleans())
     return Case(table, rows, tuple(draw(st.lists(cut, max_size=4))))
+
+
+def on_day(row: Row, day: date) -> Row:
+    """The same event on another day."""
+    return {**row, "arrived_at": row["arrived_at"] + (day - row["arrived_on"]), "arrived_on": day}
 
 
 NOON = datetime(2016, 2, 28, 12, tzinfo=UTC)
@@ -341,6 +344,51 @@ SEVERAL = case(
     *(stay(n, gap, hotel=n % 3 or None, nights=n % 4, guest=str(n % 2)) for n, gap in enumerate((0, 1, 6, 7, 8, 21, 22, 180, 181, 182))),
     cuts=((7, True), (8, True), (181, True)),
 )
+LOOKING_BACK = case(
+    declare(
+        "guest and room",
+        "arrived_at",
+        Count(windows=before_latest(3)),
+        Count(windows=before_latest(365)),
+        First(of="paid", windows=before_latest(3)),
+        First(windows=before_latest(365)),
+        Decayed(windows=before_latest(3), half_life=60),
+    ),
+    *(stay(10 * gap + half, half * gap, room=gap, paid=Decimal(half)) for gap in (1, 2, 3, 4, 363, 364, 365, 366, 729, 730) for half in (0, 1)),
+    cuts=((4, True), (365, True), (366, True)),
+)
+"""An event that is just remembered when the next comes, and just not, for a short memory beside a long one."""
+RETURNS = case(
+    declare("date", "arrived_at", Distinct(of="guest", windows=days(2, 7, 180)), Distinct(of="hotel", windows=days(1, 7))),
+    *(stay(10 * gap + half, half * gap, guest=str(gap), hotel=gap) for gap in (1, 2, 3, 6, 7, 8, 179, 180, 181) for half in (0, 1)),
+    cuts=((7, True), (8, True), (181, True)),
+)
+"""Who comes back just before leaving a window, as it leaves, and just after: present all along, or counted again."""
+CHANGING = case(
+    declare(
+        "guest",
+        "arrived_at",
+        Latest(of="tier"),
+        Sum(of="fee", windows=days(2)),
+        Count(where="tier = 'gold'", windows=days(1)),
+        Distinct(of="city", windows=days(7)),
+    ),
+    *(stay(n, n) for n in range(4)),
+    hotels=tuple({"hotel_id": 1, "listed_on": date(2017, 1, day), "city": f"city {day}", "fee": Decimal(day)} for day in (2, 3, 1)),
+    tiers=tuple(
+        {"guest": "ada", "since": since, "line": line, "tier": tier}
+        for since, line, tier in (
+            (NOON - timedelta(microseconds=1), 1, "tin"),
+            (NOON, 1, "lead"),
+            (NOON, 2, "gold"),
+            (NOON + DAY + timedelta(microseconds=1), 1, "tin"),
+            (NOON + 2 * DAY, 1, None),
+            (NOON + 3 * DAY, 2, "gold"),
+        )
+    ),
+    cuts=((1, True), (2, True), (3, True)),
+)
+"""The newest of several listings, and a tier that begins at the event's very instant, and one just after it."""
 LARGE = case(
     declare("guest", "arrived_at", Sum(of="paid + fee", windows=days(1)), Ratio(part=Sum(of="paid + fee"), whole=Sum(of="paid"), windows=days(7))),
     stay(1, paid=Decimal("9999999999.99")),
@@ -350,7 +398,7 @@ LARGE = case(
 """A sum of columns has more digits than each of them."""
 NOTHING = case(declare("guest and room", "arrived_at", Latest(), Sum(of="paid", windows=days(1))))
 COUNTED_ONLY = case(declare("guest", "arrived_at", Distinct(of="channel", windows=days(1))), stay(1), stay(2, 1, channel="desk"), cuts=((1, True),))
-EXAMPLES = (NOTHING, COUNTED_ONLY, LONG_AGO, TIES, NOBODY, SEVERAL, LARGE)
+EXAMPLES = (NOTHING, COUNTED_ONLY, LONG_AGO, TIES, NOBODY, SEVERAL, LOOKING_BACK, RETURNS, CHANGING, LARGE)
 
 
 # --- the oracle: the docstrings, sentence by sentence
@@ -529,6 +577,17 @@ def test_an_event_changes_no_other_midnights_than_it_says(each: Case, which: int
         old, new = before.get(key, {}), after.get(key, {})
         differ = {t for t in {*old, *new} if old.get(t) != new.get(t)}
         assert all(t.date() in concerned for t in differ), f"{key}: {sorted(differ)} changed, {concerned} was to be computed anew"
+
+
+def test_an_event_without_a_time_is_in_no_window() -> None:
+    """Its contract lets it pass; it must not move the newest instant of the keys beside it."""
+    many = [stay(n, n % 9, guest=f"guest {n}") for n in range(3 * windows.BUCKETS)]
+    timed = case(declare("guest", "arrived_at", Latest(), Count(windows=days(2)), Distinct(of="room", windows=days(2))), *many)
+    optional = tuple(replace(each, required=False) for each in timed.declared.events.columns)
+    loose = replace(timed, table=replace(timed.table, aggregates=replace(timed.declared, events=replace(timed.declared.events, columns=optional))))
+    lost = [{**row, "stay_id": 100 + n, "arrived_at": None} for n, row in enumerate(many)]
+    for run in ([whole(timed)], [Interval(NOON.date() + DAY, NOON.date() + 2 * DAY)]):
+        assert by_key(loose, features(loose, run, [*many, *lost])) == by_key(timed, features(timed, run))
 
 
 @settings(hostile, max_examples=40 * EFFORT)
