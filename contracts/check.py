@@ -168,7 +168,7 @@ class _Check:
             return
         source = self.tables.get(self.table.inputs[0])
         for column in self.table.columns if source else ():
-            name = column.source or column.name
+            name = column.made_of
             if source and name not in source.column_names:
                 near = difflib.get_close_matches(name, source.column_names, 1)
                 hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(source.column_names)}."

@@ -107,7 +107,7 @@ class Column:
     """One column and what each of its cells promises.
 
     `required` cells are never NULL; `minimum`, `maximum` (both inclusive), `allowed` and `pattern` (the whole text) bind the cells that are not NULL.
-    `source` is the column of the bronze table that a silver column without a transform is made of, where its name is another.
+    `source` is what the column is made of, where its name is another: in bronze a column of the landed file, in silver without a transform one of bronze.
     `multiline` allows line breaks in a quoted cell of a landed CSV file. Elsewhere a quote that is not closed on its
     line stops the file.
     """
@@ -125,6 +125,11 @@ class Column:
     pii: Pii = Pii.NONE
     severity: Severity = Severity.CRITICAL
     source: str | None = None
+
+    @property
+    def made_of(self) -> str:
+        """The name of what it is made of."""
+        return self.source or self.name
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name.lstrip("_")):

@@ -14,8 +14,6 @@ from contracts.project import Project, ProjectError
 
 STARTER, EXAMPLE = (project.CHECKOUT / "examples" / name for name in ("starter", "grocery"))
 KEPT = ("*.pyc", "__pycache__", ".pytest_cache")
-FEW_VALUES = 12
-"""A text column with so many different values or fewer is proposed with `allowed`."""
 
 
 class ProposalError(ValueError):
@@ -52,7 +50,6 @@ class Found:
     distinct: int
     low: Any
     high: Any
-    values: tuple[str, ...]
 
     @property
     def lower(self) -> str:
@@ -117,10 +114,8 @@ def _look_into(file: Path) -> tuple[list[Found], int]:
 def _found(con: Any, name: str, kind: str) -> Found:
     quoted = '"' + name.replace('"', '""') + '"'
     counts = con.execute(f"SELECT count(*) - count({quoted}), count(DISTINCT {quoted}), min({quoted}), max({quoted}) FROM landed").fetchall()[0]
-    few = kind == "VARCHAR" and counts[1] <= FEW_VALUES
-    values = con.execute(f"SELECT DISTINCT {quoted} FROM landed WHERE {quoted} IS NOT NULL ORDER BY ALL").fetchall() if few else []
     nulls, distinct, low, high = counts
-    return Found(name, kind, nulls, distinct, low, high, tuple(value for (value,) in values))
+    return Found(name, kind, nulls, distinct, low, high)
 
 
 def _type(column: Found) -> str:
@@ -141,17 +136,18 @@ def _time(columns: list[Found]) -> Found | None:
 def _keys(columns: list[Found], rows: int) -> list[Found]:
     """Columns that are different in each row, identifiers before others."""
     unique = [column for column in columns if column.distinct == rows and not column.nulls and _type(column) in ("LONG", "STRING")]
-    return sorted(unique, key=lambda column: not re.search(r"(^|_)(id|key|number|no|code)$", column.lower))
+    named = [column for column in unique if re.search(r"(^|_)(id|key|number|no|code)$", column.lower)]
+    return named or unique
 
 
 def _header(layer: str, name: str, words: str, types: set[str], more: str = "") -> str:
-    imported = ", ".join(sorted({*types, "Column", "Layer", "Table"}))
+    imported = ", ".join([*sorted(types), "Column", "Layer", "Table"])
     return f'"""`{layer}.{name}`: {words}"""\n\nfrom datetime import timedelta\n\n{more}from contracts.model import {imported}\n\n'
 
 
 def _bronze(name: str, columns: list[Found]) -> str:
     time = _time(columns)
-    lines = [f'        Column("{column.name}", {_type(column)}, "{_doc(column)}"{", required=True" if not column.nulls else ""}),' for column in columns]
+    lines = [_bronze_column(column) for column in columns]
     header = _header("bronze", name, f"{_words(name)}, as they landed.", {_type(column) for column in columns}, "from contracts.columns import AUDIT_COLUMNS\n")
     body = "\n".join(lines)
     return f'''{header}{name} = Table(
@@ -159,15 +155,21 @@ def _bronze(name: str, columns: list[Found]) -> str:
     name="{name}",
     doc="{_words(name)}, as they landed",
     grain="one row per line of the file",
-    owner="TODO: a team",
+    owner="TODO",
     freshness=timedelta(days=1),
-    time_column="{time.name if time else "_landed_date"}",
+    time_column="{time.lower if time else "_landed_date"}",
     columns=(
 {body}
         *AUDIT_COLUMNS,
     ),
 )
 '''
+
+
+def _bronze_column(column: Found) -> str:
+    required = ", required=True" if not column.nulls else ""
+    source = f', source="{column.name}"' if column.lower != column.name else ""
+    return f'        Column("{column.lower}", {_type(column)}, "{_doc(column)}"{required}{source}),'
 
 
 def _silver(name: str, columns: list[Found], rows: int) -> str:
@@ -184,7 +186,7 @@ def _silver(name: str, columns: list[Found], rows: int) -> str:
     name="{name}",
     doc="{_words(name)}",
     grain="one row per {" and ".join([keys[0].lower] if keys else ["TODO"])}",
-    owner="TODO: a team",
+    owner="TODO",
     freshness=timedelta(days=1),
     inputs=("bronze.{name}",),
     key={key},{comment}{others}
@@ -205,9 +207,8 @@ def _silver_column(column: Found) -> str:
     options = [", required=True"] if not column.nulls else []
     if _type(column) in ("LONG", "DOUBLE") and column.low is not None and column.low >= 0:
         options.append(f", minimum={0 if column.low == 0 or _type(column) == 'DOUBLE' else 1}")
-    if column.lower != column.name:
-        options.append(f', source="{column.name}"')
-    seen = f"{column.low} to {column.high}" if _type(column) not in ("STRING", "BOOLEAN") else ", ".join(column.values) or f"{column.distinct:,} different"
+    # Numbers and times only: what a text column holds may be about persons.
+    seen = f"{column.distinct:,} different" if _type(column) in ("STRING", "BOOLEAN") else f"{column.low} to {column.high}"
     return f'        Column("{column.lower}", {_silver_type(column)}, "{_doc(column)}"{"".join(options)}),  # {seen[:80]}'
 
 

@@ -321,7 +321,9 @@ def _read(table: Table, file: LandedFile, source: Source) -> Content:
     columns = [column for column in table.columns if column.name not in AUDIT_NAMES]
     raw, unreadable, total = (_read_csv if file.path.suffix == ".csv" else _read_parquet)(table, file, source, columns)
     source.ensure_same()
-    return _typed(table, file, raw.select([column.name for column in columns]), columns, unreadable, total)
+    return _typed(
+        table, file, raw.select([column.made_of for column in columns]).rename_columns([column.name for column in columns]), columns, unreadable, total
+    )
 
 
 def _read_parquet(table: Table, file: LandedFile, source: Source, columns: list[Column]) -> Raw:
@@ -356,7 +358,7 @@ def _read_csv(table: Table, file: LandedFile, source: Source, columns: list[Colu
         rejected.append(Rejected(file.name, file.day, json.dumps({"line": row.text}), (reason,)))
         return "skip"
 
-    names = [column.name for column in columns]
+    names = [column.made_of for column in columns]
     convert = csv.ConvertOptions(
         include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False
     )
@@ -389,11 +391,11 @@ def _lines(table: Table, file: LandedFile, source: Source, columns: list[Column]
             start = content.read(4)
         if other := next((what for magic, what in MAGIC.items() if start.startswith(magic)), ""):
             raise _unreadable(table, file, "CSV", other)
-        return csv_lines.scan(source, [column.name for column in columns if column.multiline])
+        return csv_lines.scan(source, [column.made_of for column in columns if column.multiline])
     except LineError as error:
         remedy = ""
         if error.column is not None:
-            where = f"in column {error.column}" if error.column in table.column_names else "in a column that the contract does not have"
+            where = f"in column {error.column}" if error.column in {column.made_of for column in columns} else "in a column that the contract does not have"
             remedy = (
                 " Close the quote, or double it where it belongs to the cell; a cell may hold line breaks where"
                 f" contracts/bronze/{table.name}.py says multiline=True."
@@ -417,15 +419,16 @@ def _ensure_columns(table: Table, file: LandedFile, columns: list[Column], got: 
 
 
 def _refuse_missing(table: Table, file: LandedFile, columns: list[Column], got: Sequence[str]) -> None:
-    missing = [column.name for column in columns if column.name not in got]
+    known = [column.made_of for column in columns]
+    missing = [name for name in known if name not in got]
     if not missing:
         return
-    extra = {name.strip().lower(): name for name in got if name not in table.column_names}
+    extra = {name.strip().lower(): name for name in got if name not in known}
     guesses = [f"{extra[near[0]]} instead of {name}" for name in missing if (near := difflib.get_close_matches(name, extra, 1, 0.5))]
     hint = f" Got: {', '.join(got)}." + (f" Renamed? It has {', '.join(guesses)}." if guesses else "")
     if blank := [name for name in got if name != name.strip() and name.strip() in missing]:
         hint = f" Got: {', '.join(map(repr, got))}. Remove the blanks around {', '.join(name.strip() for name in blank)} in its header."
-    if file.path.suffix == ".csv" and not any(difflib.get_close_matches(name.strip().lower(), table.column_names, 1, 0.8) for name in got):
+    if file.path.suffix == ".csv" and not any(difflib.get_close_matches(name.strip().lower(), [name.lower() for name in known], 1, 0.8) for name in got):
         # Without a header the first line is data, which no message may show.
         hint = " Its first line names no column of the contract. Is the header missing?"
         if len(got) == 1 and len(columns) > 1:
@@ -437,7 +440,7 @@ def _refuse_missing(table: Table, file: LandedFile, columns: list[Column], got: 
 
 
 def _refuse_doubled(table: Table, file: LandedFile, columns: list[Column], got: Sequence[str]) -> None:
-    doubled = [column.name for column in columns if got.count(column.name) > 1]
+    doubled = [column.made_of for column in columns if got.count(column.made_of) > 1]
     if doubled:
         raise LandingError(
             f"{table.qualified}: {file.name} has {', '.join(doubled)} more than once. Got: {', '.join(got)}."
