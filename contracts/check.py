@@ -20,6 +20,7 @@ from contracts.aggregations import Aggregates, Aggregation, Ratio
 from contracts.model import Column, ContractError, Layer, Load, Table
 from contracts.project import Project, ProjectError
 
+ENGINE = ("contracts", "lake", "etl", "expectations", "lineage", "features", "millrace", "dags")
 EARLIER = {Layer.SILVER: (Layer.BRONZE, Layer.SILVER), Layer.GOLD: (Layer.SILVER, Layer.GOLD)}
 """Which layers a table of a layer may read."""
 
@@ -42,9 +43,20 @@ def problems(project: Project) -> list[Problem]:
     if not tables and not found:
         path = project.root / "contracts"
         found = [Problem(path, 1, "there is no contract. Write one: millrace new bronze NAME --from FILE")]
+    found += _shadowing(project)
     for table in tables.values():
         found += _Check(project, table, tables).problems()
     return sorted(dict.fromkeys(found))
+
+
+def _shadowing(project: Project) -> Iterator[Problem]:
+    """Files that Python would take for the engine's packages, for a script that runs in the project's folder."""
+    for package in ENGINE:
+        for path in (project.root / f"{package}.py", project.root / package / "__init__.py"):
+            if path.is_file():
+                yield Problem(
+                    path, 1, f"it hides Millrace's own package {package} from scripts in this folder. {'Remove it' if path.stem == '__init__' else 'Rename it'}"
+                )
 
 
 def _tables(project: Project) -> tuple[dict[str, Table], list[Problem]]:

@@ -28,9 +28,9 @@ request = RequestSource(
 
 
 def declared() -> dict[str, Any]:
-    """Every Feast object of the current project by its name: entities, views, then what its `features.py` declares."""
+    """Every Feast object of the current project by its name: entities, views, then what its `services.py` declares."""
     of = project.current()
-    module = of.module("features")
+    module = of.module("services")
     own = vars(module) if module else {}
     kinds = (Entity, FeatureView, OnDemandFeatureView, FeatureService)
     tables = catalog.tables(Layer.GOLD)

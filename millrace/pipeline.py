@@ -95,7 +95,7 @@ def project_problems() -> list[Problem]:
     if not found:
         from features import views
 
-        found = [check.Problem(project.current().file("features"), 1, message) for message in views.problems()]
+        found = [check.Problem(project.current().file("services"), 1, message) for message in views.problems()]
     return found
 
 

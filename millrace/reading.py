@@ -35,7 +35,7 @@ def service() -> FeatureService:
     example, services = project.module("demo"), _store().list_feature_services()
     name = example.SERVICE if example else min((service.name for service in services), default=None)
     if name is None:
-        raise ProjectError(f"the project {project.current().name} has no feature service. Declare one in {project.current().file('features')}")
+        raise ProjectError(f"the project {project.current().name} has no feature service. Declare one in {project.current().file('services')}")
     return _store().get_feature_service(name)
 
 

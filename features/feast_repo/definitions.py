@@ -1,4 +1,4 @@
-"""The Feast objects of the current project: an entity per key, a view per gold table, and what the project's `features.py` declares."""
+"""The Feast objects of the current project: an entity per key, a view per gold table, and what the project's `services.py` declares."""
 
 from features import registry, views
 

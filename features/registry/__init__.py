@@ -88,8 +88,8 @@ def fingerprint(objects: Iterable[Any] | None = None) -> str:
 
 def definition_digest(definition: Any) -> str:
     """A digest of what is defined, which a manifest keeps for years: it stays the same when a module that a function imports is moved:
-    ours by FORMER_MODULES, a project's own by the FORMER_TEXTS of its `features.py`."""
-    own = project_module("features")
+    ours by FORMER_MODULES, a project's own by the FORMER_TEXTS of its `services.py`."""
+    own = project_module("services")
     former: Mapping[str, str] = getattr(own, "FORMER_TEXTS", {})
     modules = {f"from {module} import ": f"from {name} import " for module, name in FORMER_MODULES.items()}
     return _digest([definition], modules | {_quoted(text): _quoted(before) for text, before in former.items()})

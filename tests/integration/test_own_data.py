@@ -1,6 +1,5 @@
 """docs/projects.md, from a CSV to a served feature: its commands, as they stand there."""
 
-import ast
 import os
 import re
 import subprocess
@@ -26,9 +25,7 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path) -> None:
     assert "webshop: 6 tables, no problem" in done.stdout
     assert re.search(r"gold\.customer_purchases: \d+ values of 2 keys at \d+ midnights compared, 0 differ", done.stdout)
     assert re.search(r"gold\.customer_visits: \d+ values of 2 keys at \d+ midnights compared, 0 differ", done.stdout)
-    answer = ast.literal_eval(next(line for line in done.stdout.splitlines() if line.startswith("{'")))
+    answer = next(line for line in done.stdout.splitlines() if line.startswith("{'"))
     [promised] = re.findall(r"It prints `(.*?)` and the others", text)
-    expected = ast.literal_eval(f"{{{promised}}}")
-    assert {name: answer[name] for name in expected} == expected
-    assert answer["customer"] == "ada@example.com"
-    assert answer["spend_7d"] == 13.0
+    for value in (*promised.split(", "), "'customer': 'ada@example.com'", "'spend_7d': 13.0", "'last_purchase_at': datetime.datetime(2024, 5, 2, 23, 59, 59"):
+        assert value in answer
