@@ -143,6 +143,10 @@ class _Check:
         table = self.table
         path = self.project.file(f"transforms.{table.layer}.{table.name}")
         if table.layer == Layer.SILVER:
+            if not table.time_column and table.load != Load.SNAPSHOT:
+                yield self._problem(
+                    "it has no time_column, so its days are unknown. Name one, or say load=Load.SNAPSHOT where a file is the whole state", "columns"
+                )
             if path.is_file():
                 yield from self._function(path, "clean", [name.partition(".")[2] for name in table.inputs])
             else:

@@ -135,6 +135,7 @@ def _defaults(url: str) -> dict[str, str]:
     return {
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        project.SETTING: str(project.current().root),  # components run elsewhere, and look for none
         "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "dags"),
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(_bundles()),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(CHECKOUT / "millrace" / "plugins"),

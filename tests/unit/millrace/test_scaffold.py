@@ -1,0 +1,133 @@
+"""A new project, and contracts proposed from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from contracts import check, project
+from contracts.project import ProjectError
+from millrace import cli, scaffold
+from millrace.scaffold import ProposalError
+
+
+def test_a_new_project_has_no_problem_and_the_name_of_its_folder(tmp_path: Path) -> None:
+    made = scaffold.init(tmp_path / "Corner-Shop")
+    assert made.name == "corner_shop"
+    assert check.problems(made) == []
+    assert not [path for path in made.root.rglob("*.py") if "starter" in path.read_text()]
+
+
+def test_the_example_is_copied_under_another_name(tmp_path: Path) -> None:
+    made = scaffold.init(tmp_path / "big_shop", example=True)
+    assert check.problems(made) == []
+    assert not [path for path in made.root.rglob("*.py") if "from grocery" in path.read_text()]
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "a_shop").mkdir()
+    (tmp_path / "a_shop" / "notes.txt").write_text("mine")
+    with pytest.raises(ProjectError, match=r"a_shop is there already and is not empty\. Name a new folder"):
+        scaffold.init(tmp_path / "a_shop")
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"), [("features", "a Python package is called features already"), ("1shop", "begins with a letter"), ("--", "gives no name")]
+)
+def test_a_folder_whose_name_cannot_be_a_package_is_refused(tmp_path: Path, folder: str, told: str) -> None:
+    with pytest.raises(ProjectError, match=told):
+        scaffold.init(tmp_path / folder)
+    assert not (tmp_path / folder).exists()
+
+
+CSV = "Order ID,customerEmail,orderedAt,Total,items,note\na-1,x@y.z,2024-05-01 10:00:00,12.50,2,\na-2,p@q.r,2024-05-02 11:30:00,3.99,1,gift\n"
+
+
+def proposed(tmp_path: Path, text: str = CSV) -> dict[str, str]:
+    (tmp_path / "orders.csv").write_text(text)
+    return {str(path): text for path, text in scaffold.propose("silver", "orders", tmp_path / "orders.csv").items()}
+
+
+def test_a_proposal_has_types_keys_time_and_ranges_of_the_file(tmp_path: Path) -> None:
+    files = proposed(tmp_path)
+    assert [*files] == ["contracts/bronze/orders.py", "contracts/silver/orders.py", "tests/test_orders.py"]
+    assert 'Column("order_id", STRING, "Order id", required=True, source="Order ID")' in files["contracts/bronze/orders.py"]
+    assert 'time_column="ordered_at"' in files["contracts/bronze/orders.py"]
+    silver = files["contracts/silver/orders.py"]
+    assert 'key=("order_id",),' in silver
+    assert 'Column("total", MONEY, "Total", required=True, minimum=0),  # 3.99 to 12.5' in silver
+    assert 'Column("items", LONG, "Items", required=True, minimum=1),  # 1 to 2' in silver
+    assert 'Column("note", STRING, "Note"),  # 1 different' in silver
+
+
+def test_a_proposal_shows_no_text_of_the_file(tmp_path: Path) -> None:
+    """Text may be about persons."""
+    assert not [text for text in proposed(tmp_path).values() if "x@y.z" in text or "gift" in text]
+
+
+def test_a_proposal_is_a_project_without_problems(tmp_path: Path) -> None:
+    made = scaffold.init(tmp_path / "proposed_shop")
+    (tmp_path / "visits.csv").write_text(CSV)
+    written = scaffold.write(made, scaffold.propose("silver", "visits", tmp_path / "visits.csv"))
+    assert len(written) == 3
+    assert check.problems(made) == []
+    assert scaffold.write(made, scaffold.propose("silver", "visits", tmp_path / "visits.csv")) == []
+
+
+def test_a_parquet_file_serves_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "sums.parquet"
+    duckdb.sql(f"COPY (SELECT 1::UTINYINT AS n, DATE '2024-05-01' AS day, 1.5::DECIMAL(9, 3) AS amount) TO '{path}'")
+    silver = scaffold.propose("silver", "sums", path)[Path("contracts/silver/sums.py")]
+    assert 'Column("n", LONG, "N", required=True, minimum=1)' in silver
+    assert 'time_column="day"' in silver
+    assert 'Column("amount", MONEY' in silver
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("orders.txt", "a", r"is neither \.csv nor \.parquet"),
+        ("orders.csv", "a,b\n", "has no rows, so it shows nothing"),
+        ("orders.parquet", "a", "cannot be read"),
+    ],
+)
+def test_a_file_that_shows_nothing_is_refused(tmp_path: Path, name: str, text: str, told: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ProposalError, match=told):
+        scaffold.propose("bronze", "orders", tmp_path / name)
+
+
+def test_check_ends_with_1_and_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    made = scaffold.init(tmp_path / "broken_shop")
+    monkeypatch.setenv("MILLRACE_PROJECT", str(made.root))
+    assert cli.main(["check"]) == 0
+    assert "broken_shop: 3 tables, no problem" in capsys.readouterr().out
+    broken = scaffold.init(tmp_path / "other_shop").root
+    path = broken / "contracts" / "silver" / "orders.py"
+    path.write_text(path.read_text().replace('"bronze.orders"', '"bronze.order"'))
+    monkeypatch.setenv("MILLRACE_PROJECT", str(broken))
+    assert cli.main(["check"]) == 1
+    out = capsys.readouterr()
+    assert "contracts/silver/orders.py:15: silver.orders: its input bronze.order does not exist. Did you mean bronze.orders?" in out.out.replace("\n", "")
+    assert "CheckError: 1 problem in the project other_shop" in out.err
+
+
+def test_a_view_without_a_service_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    made = scaffold.init(tmp_path / "viewless_shop")
+    (made.root / "services.py").write_text("")
+    monkeypatch.setenv("MILLRACE_PROJECT", str(made.root))
+    assert cli.main(["check"]) == 1
+    assert "no feature service has the view customer_orders" in capsys.readouterr().out
+
+
+def test_the_project_is_checked_by_the_pipeline_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from millrace import pipeline
+
+    monkeypatch.setenv("MILLRACE_PROJECT", str(scaffold.init(tmp_path / "gate_shop").root))
+    pipeline.ensure_project()
+    (project.current().root / "services.py").write_text("")
+    project.current().root.joinpath("contracts", "gold", "extra.py").write_text("extra = 1\n")
+    with pytest.raises(ProjectError, match=r"the project gate_shop cannot run: .*contracts/gold/extra\.py:1: contracts/gold/extra\.py must declare `extra`"):
+        pipeline.ensure_project()
