@@ -197,7 +197,7 @@ def _silver(name: str, columns: list[Found], rows: int) -> str:
     freshness=timedelta(days=1),
     inputs=("bronze.{name}",),
     key={key},{comment}{others}
-    {f'time_column="{time.lower}",' if time else "time_column=None,  # TODO: it has no time, so it is a snapshot: load=Load.SNAPSHOT"}
+    {f'time_column="{time.lower}",' if time else "load=Load.SNAPSHOT,  # it has no time: each file is the whole state"}
     columns=(
 {body}
     ),

@@ -85,6 +85,15 @@ def test_a_parquet_file_serves_as_well(tmp_path: Path) -> None:
     assert 'Column("amount", MONEY' in silver
 
 
+def test_a_file_without_a_time_is_a_snapshot(tmp_path: Path) -> None:
+    made = scaffold.init(tmp_path / "snapshot_shop")
+    (tmp_path / "stores.csv").write_text("store_id,city\n1,Dayton\n2,Lima\n")
+    files = scaffold.propose("silver", "stores", tmp_path / "stores.csv")
+    assert all("load=Load.SNAPSHOT," in text for path, text in files.items() if "contracts" in str(path))
+    scaffold.write(made, files)
+    assert check.problems(made) == []
+
+
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
