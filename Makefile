@@ -42,8 +42,8 @@ test: $(VENV) ## Lint, types, then all tests: unit, integration, end to end
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4
 
-test-compose: $(VENV) ## Faults on the containers that `make images` built: servers and components killed, full volumes, wrong secrets
-	@$(BIN)/python -m pytest tests/compose
+test-compose: $(VENV) ## Faults on the containers that `make images` built: servers and components killed, full volumes, wrong secrets (MARK=essential: each kind once)
+	@$(BIN)/python -m pytest tests/compose $(if $(MARK),-m $(MARK))
 
 unit: $(VENV) ## Unit tests only, in seconds
 	@$(BIN)/python -m pytest tests/unit

@@ -68,13 +68,23 @@ def _broken(name: str, sql: str) -> Column:
 
 
 def _tell_which(table: Table, frame: DataFrame, checks: dict[str, str]) -> None:
-    """Raise AuditError for the first check that the engine cannot run, if it is a check's fault at all."""
+    """Raise AuditError for the first check that the engine cannot run, if it is a check's fault at all: it fails twice, and the rows can be counted."""
+    from pyspark.sql import functions as F
+
     for name, sql in checks.items():
-        try:
-            frame.agg(_broken(name, sql)).toArrow()
-        except Exception as error:
+        if _error(frame, _broken(name, sql)) and (error := _error(frame, _broken(name, sql))):
+            if _error(frame, F.count(F.lit(1))):
+                return  # the engine has ended, or its files are gone
             told = next(iter(str(error).splitlines()), "")
             raise AuditError(f"{table.qualified}: the check {name} could not be run: {told}") from error
+
+
+def _error(frame: DataFrame, aggregate: Column) -> Exception | None:
+    try:
+        frame.agg(aggregate).toArrow()
+    except Exception as error:
+        return error
+    return None
 
 
 def judge(suite: str, pairs: Sequence[tuple[Expectation, str]], numbers: Numbers) -> ExpectationSuiteValidationResult:

@@ -90,7 +90,7 @@ def airflow(name: str) -> None:
     setproctitle(f"millrace {name}")
     if name == "scheduler" and sys.platform != "darwin":  # on macOS Airflow starts a new interpreter for each task
         _preload()
-        memory.children_go_first()
+        memory.kill_tasks_first()
     sys.argv = ["airflow", *COMMANDS[name]]
     run()
 

@@ -10,8 +10,8 @@ from pathlib import Path
 CGROUPS = Path("/sys/fs/cgroup")
 UNLIMITED = 1 << 60
 """Version 1 writes a number near 2^63 where there is no limit."""
-EARLY, FIRST = 300, 500
-"""Of 1000: how much of the machine's memory the kernel adds to a process's own, when it looks for the one to kill. Of a scheduler's children, and of those that run a step."""
+SCHEDULER, TASK = 100, 500
+"""Of 1000: how much of the container's memory the kernel adds to a process's own when it looks for one to kill. Workers add nothing."""
 SETTINGS = "Give the {name} more memory (with Compose MILLRACE_{variable}_MEMORY, in Kubernetes resources.limits.memory)"
 FEWER = ", or let fewer tasks run at once (AIRFLOW__CORE__PARALLELISM)"
 
@@ -34,16 +34,40 @@ def limit(root: Path = CGROUPS) -> int | None:
     return None
 
 
-def go_first(score: int = FIRST, adjustment: Path = Path("/proc/self/oom_score_adj")) -> None:
-    """Let the kernel kill this process before others of its container. A task is tried again; with the scheduler all of its tasks would go."""
+def kill_tasks_first(score: Path = Path("/proc/self/oom_score_adj")) -> None:
+    """Let the kernel kill tasks before this process, the scheduler, and the executor's workers last.
+
+    A task is tried again. The scheduler takes its tasks along, and is started again. But a worker may hold the lock of the executor's queue,
+    and with it every other worker waits for ever. Workers are forked by the scheduler, tasks by workers.
+    """
     with suppress(OSError, ValueError):
-        if int(adjustment.read_text()) < score:
-            adjustment.write_text(f"{score}\n")
+        _Scores(score, int(score.read_text()))
 
 
-def children_go_first() -> None:
-    """The same of every process that this one forks from now on."""
-    os.register_at_fork(after_in_child=partial(go_first, EARLY))
+class _Scores:
+    """A forked process has the score of its parent at that moment. Tasks cannot raise their own: Airflow makes them undumpable, and the file root's."""
+
+    def __init__(self, path: Path, least: int) -> None:
+        self._path, self._generation = path, 0
+        self._levels = [least + SCHEDULER, least, min(least + TASK, 1000)]
+        self._file = os.open(path, os.O_WRONLY)
+        self._set(0)
+        os.register_at_fork(before=partial(self._set, 1), after_in_parent=partial(self._set, 0), after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        """In a worker, whose own file it has to be, or in a task, which leaves its score as it is."""
+        self._generation += 1
+        try:
+            os.close(self._file)
+            self._file = os.open(self._path, os.O_WRONLY)
+        except OSError:
+            self._generation = len(self._levels)
+
+    def _set(self, ahead: int) -> None:
+        """The score of this process, or for a moment that of its children."""
+        if self._generation + 1 < len(self._levels):
+            with suppress(OSError):
+                os.write(self._file, b"%d\n" % self._levels[self._generation + ahead])
 
 
 def killed(component: str = "scheduler", root: Path = CGROUPS) -> str:

@@ -74,12 +74,11 @@ def final(step: Callable[P, R]) -> Callable[P, R]:
 
 
 def _mind_memory() -> None:
-    """Where this process is a task's: be killed before the scheduler is, and say in a second try's log what the first one could not."""
+    """Say in a second try's log what the first one could not: that the kernel killed it."""
     try:
         number = get_current_context()["ti"].try_number
     except (LookupError, RuntimeError):
         return
-    memory.go_first()
     if number > 1 and (reason := memory.killed()):
         log.warning("If the try before was ended by SIGKILL: %s", reason)
 

@@ -6,25 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import psutil
 
 from etl.spark.server import free_port
 from lake import settings
 from tests import patience
 
 NAMED = ("MILLRACE_", "AIRFLOW", "OPENLINEAGE_", "AWS_")
-
-
-def hostname() -> str:
-    """What Airflow takes for the host: each component's own, as in containers."""
-    return os.environ["MILLRACE_TEST_HOST"]
 
 
 @dataclass
@@ -37,42 +26,14 @@ class Running:
     environment: dict[str, str]
 
     @property
-    def host(self) -> str:
-        """As Airflow knows it."""
-        return self.environment["MILLRACE_TEST_HOST"]
-
-    @property
     def engine_url(self) -> str:
         return f"sc://127.0.0.1:{self.environment['MILLRACE_ENGINE_PORT']}"
-
-    def health(self, path: str = "/ready") -> tuple[int, str]:
-        """Status and body of the health server; 0 while it does not answer."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.environment['MILLRACE_HEALTH_PORT']}{path}", timeout=30) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError as error:
-            return 0, str(error)
-
-    def command(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """`millrace ...` beside the component."""
-        program = Path(sys.executable).with_name("millrace")
-        return subprocess.run([program, *arguments], env=self.environment, capture_output=True, text=True, check=False, **options)
 
     def is_ready(self) -> bool:
         """As Docker asks."""
         assert self.process.poll() is None, self.log.read_text()[-5000:]
-        return self.command("health", self.name).returncode == 0
-
-    def kill(self) -> None:
-        """As a container is killed: all of its processes at once."""
-        family = [psutil.Process(self.process.pid)]
-        family += family[0].children(recursive=True)
-        for process in family:
-            with suppress(psutil.Error):
-                process.kill()
-        self.process.wait(timeout=patience.SECONDS)
+        program = Path(sys.executable).with_name("millrace")
+        return subprocess.run([program, "health", self.name], env=self.environment, capture_output=True, check=False).returncode == 0
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Signal it, and wait for it; its exit status."""
@@ -105,15 +66,13 @@ class Stack:
         """The variables of a component, and nothing that is said to us."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(NAMED)}
         ports = {name: str(free_port()) for name in ("MILLRACE_HEALTH_PORT", "MILLRACE_ENGINE_PORT")}
-        named = {"AIRFLOW__CORE__HOSTNAME_CALLABLE": "tests.components.hostname"}
-        return {**inherited, **named, "MILLRACE_HOME": str(self.folder / "home"), **ports, **self.shared, **more}
+        return {**inherited, "MILLRACE_HOME": str(self.folder / "home"), **ports, **self.shared, **more}
 
     def start(self, name: str, *, wait: bool = True, **more: str) -> Running:
         """Start it and, unless told otherwise, wait until it is ready."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        host = f"{name}-{len(self.running)}"
-        environment = self.environment(MILLRACE_TEST_HOST=host, **more)
-        log = self.folder / f"{host}.log"
+        environment = self.environment(**more)
+        log = self.folder / f"{name}-{len(self.running)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-m", "millrace", "start", name],

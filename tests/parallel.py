@@ -14,8 +14,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 from lake.files import locked
 
-TOGETHER = ("tests/e2e/components/", "tests/e2e/", "tests/integration/engines/", "tests/integration/bucket/", "tests/integration/online/")
-"""Folders whose tests share a server that is expensive to start: Airflow as components and as a whole, Spark, an S3 gateway, Redis and PostgreSQL. Longest first: they start first."""
+TOGETHER = ("tests/e2e/", "tests/integration/engines/", "tests/integration/bucket/", "tests/integration/online/")
+"""Folders whose tests share a server that is expensive to start: Airflow, Spark, an S3 gateway, Redis and PostgreSQL. Longest first: they start first."""
 
 
 class ByFile(LoadScopeScheduling):

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import http.cookiejar
+import re
 import urllib.error
+import urllib.parse
+import urllib.request
 
 import pytest
 
 from millrace.services import ApiError
 from tests.compose.stack import Days, Stack
 
-ROLES = {"vera": "Viewer", "otto": "Op", "ada": "Admin"}
+ROLES = {"vera": "Viewer", "otto": "Op"}
 
 
 @pytest.fixture(scope="module")
 def logins(stack: Stack) -> dict[str, str]:
-    """Made as docs/components.md says, each password over standard input."""
+    """Made as docs/components.md says, each password over standard input; and the first administrator's."""
     passwords = {name: f"{name}-may-enter" for name in ROLES}
     for name, role in ROLES.items():
         stack.compose("millrace", "users", "add", name, "--role", role, input=f"{passwords[name]}\n")
-    return passwords
+    return passwords | {"admin": stack.secret("admin_password")}
 
 
 def status(stack: Stack, name: str, password: str, method: str, path: str, body: object = None) -> int:
@@ -29,18 +33,50 @@ def status(stack: Stack, name: str, password: str, method: str, path: str, body:
     return 200
 
 
+@pytest.mark.essential
 def test_what_each_role_may_do_over_rest(stack: Stack, logins: dict[str, str]) -> None:
     """Look, trigger, and look at the logins. The run that is triggered ends at once: its interval is refused."""
     run = {"logical_date": None, "conf": {"start": "2031-01-01", "end": "2031-01-02"}}
     calls = (("GET", "/api/v2/dags/millrace", None), ("POST", "/api/v2/dags/millrace/dagRuns", run), ("GET", "/auth/fab/v1/users", None))
-    assert {name: [status(stack, name, logins[name], *call) for call in calls] for name in ROLES} == {
+    assert {name: [status(stack, name, logins[name], *call) for call in calls] for name in logins} == {
         "vera": [200, 403, 403],
         "otto": [200, 200, 403],
-        "ada": [200, 200, 200],
+        "admin": [200, 200, 200],
     }
     assert status(stack, "vera", "guessed-by-another", "GET", "/api/v2/dags") == 401
 
 
+@pytest.mark.essential
+def test_the_login_page_signs_in(stack: Stack, logins: dict[str, str]) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(jar := http.cookiejar.CookieJar()))
+    url = stack.airflow().url
+    with opener.open(f"{url}/auth/login/", timeout=60) as answer:
+        token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', answer.read().decode())
+    assert token
+
+    def sign_in(password: str) -> set[str]:
+        form = urllib.parse.urlencode({"csrf_token": token[1], "username": "vera", "password": password}).encode()
+        opener.open(f"{url}/auth/login/", form, timeout=60).close()
+        return {cookie.name for cookie in jar}
+
+    assert "_token" not in sign_in("guessed")
+    assert "_token" in sign_in(logins["vera"])
+    with opener.open(f"{url}/ui/auth/me", timeout=60) as answer:
+        assert b"vera" in answer.read()
+
+
+@pytest.mark.essential
+def test_a_viewer_reads_logs_that_are_in_the_bucket_alone(stack: Stack, days: Days, logins: dict[str, str]) -> None:
+    viewer = stack.airflow("vera", logins["vera"])
+    (run,) = viewer.api("GET", "/api/v2/dags/millrace/dagRuns?state=success&order_by=-start_date&limit=1")["dag_runs"]
+    path = f"/api/v2/dags/millrace/dagRuns/{urllib.parse.quote(run['dag_run_id'])}/taskInstances/silver.transactions"
+    log = viewer.api("GET", f"{path}/logs/{viewer.api('GET', path)['try_number']}")["content"]
+    assert "silver.transactions" in str(log)
+    here = ("-path", f"*/run_id={run['dag_run_id']}*/task_id=silver.transactions/*", "-type", "f")
+    assert stack.execute("scheduler", "find", "/var/lib/millrace/logs/tasks", *here).stdout == ""
+
+
+@pytest.mark.essential
 def test_a_feature_is_written_with_the_token_only(stack: Stack, days: Days) -> None:
     """What is written is what is there, so that what is online stays equal to the control."""
     before = stack.online(days.moment())

@@ -42,27 +42,28 @@ def test_nothing_is_told_where_nothing_was_killed_or_there_is_no_limit(tmp_path:
     assert memory.limit(tmp_path) is None
 
 
-@pytest.mark.parametrize(("before", "after"), [("0", 500), ("-200", 500), ("900", 900)])
-def test_a_task_goes_before_the_scheduler(tmp_path: Path, before: str, after: int) -> None:
-    adjustment = tmp_path / "oom_score_adj"
-    adjustment.write_text(f"{before}\n")
-    memory.go_first(adjustment=adjustment)
-    assert int(adjustment.read_text()) == after
-    memory.go_first(adjustment=tmp_path / "missing" / "file")  # another kernel
+FORKS = """
+import os
+from millrace import memory
+score = lambda: int(open("/proc/self/oom_score_adj").read())
+before = score()
+memory.kill_tasks_first()
+print(score() - before, flush=True)
+for _ in range(3):
+    if os.fork():
+        os.wait()
+        break
+    print(score() - before, flush=True)
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's score is Linux's")
-def test_what_a_scheduler_forks_goes_before_it() -> None:
-    """In a process of its own: a score can be raised, and not lowered again."""
-    code = """
-import os
-from millrace import memory
-memory.children_go_first()
-score = lambda: int(open("/proc/self/oom_score_adj").read())
-before = score()
-if os.fork() == 0:
-    os._exit(score() // 10)
-assert os.waitstatus_to_exitcode(os.wait()[1]) == max(before, memory.EARLY) // 10
-assert score() == before
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=settings.CHECKOUT, check=True)
+def test_tasks_are_killed_first_and_the_executors_workers_last() -> None:
+    """A scheduler, its worker, that one's task, and what the task starts."""
+    done = subprocess.run([sys.executable, "-c", FORKS], cwd=settings.CHECKOUT, check=True, capture_output=True, text=True)
+    assert [int(line) for line in done.stdout.split()] == [memory.SCHEDULER, 0, memory.TASK, memory.TASK]
+
+
+def test_another_kernel_has_no_score(tmp_path: Path) -> None:
+    memory.kill_tasks_first(tmp_path / "missing" / "file")
+    assert list(tmp_path.iterdir()) == []
