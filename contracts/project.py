@@ -81,6 +81,7 @@ class Project:
         spec = importlib.machinery.ModuleSpec(self.name, None, is_package=True)
         spec.submodule_search_locations = [str(self.root)]
         sys.modules[self.name] = importlib.util.module_from_spec(spec)
+        _registered.add(self.name)
 
 
 def _midnight(day: date) -> datetime:
@@ -111,9 +112,13 @@ def load(root: Path) -> Project:
     return found
 
 
+_registered: set[str] = set()
+"""Names that are packages because a project is called so."""
+
+
 def ensure_name_is_free(name: str, path: Path) -> None:
     """ProjectError where Python has a package of that name already."""
-    if name not in sys.modules and importlib.util.find_spec(name) is not None:
+    if name not in _registered and (name in sys.modules or importlib.util.find_spec(name) is not None):
         raise ProjectError(f"{path}: a Python package is called {name} already. Give the project another name")
 
 
