@@ -183,6 +183,14 @@ class _Check:
             yield self._problem(f"it has {len(self.table.inputs)} inputs, so it needs a transform: write {path.relative_to(self.project.root)}")
             return
         source = self.tables.get(self.table.inputs[0])
+        if source and self.table.time_column and self.table.load != Load.SNAPSHOT:
+            made_of = self.table.column(self.table.time_column).made_of
+            if made_of != source.time_column:
+                yield self._problem(
+                    f"its time_column is made of {made_of}, and the time_column of {source.qualified} is {source.time_column}. A day must be the same day in both:"
+                    " give both the same",
+                    "time_column",
+                )
         for column in self.table.columns if source else ():
             name = column.made_of
             if source and name not in source.column_names:

@@ -11,14 +11,14 @@
 #   compose.sh secrets       only make the secrets, in MILLRACE_SECRETS (.millrace/compose/secrets)
 #   compose.sh ...           anything else goes to Compose: ps, logs, exec, up --scale scheduler=2
 #
-# MILLRACE_CODE=DIR runs the tables and DAGs of a checkout of yours instead of the image's; MILLRACE_FILES=DIR takes landed files from
-# DIR/<table>/<YYYY-MM-DD>/ instead of the bucket; MILLRACE_CA=FILE adds authorities; MILLRACE_COMPOSE_FILES adds Compose files of your own.
+# MILLRACE_PROJECT=DIR runs a project of yours (a folder with millrace.toml) instead of the grocery; MILLRACE_CODE=DIR runs the code of a checkout of yours
+# instead of the image's; MILLRACE_FILES=DIR takes landed files from DIR/<table>/<YYYY-MM-DD>/ instead of the bucket; MILLRACE_CA=FILE adds authorities; MILLRACE_COMPOSE_FILES adds Compose files of your own.
 set -euo pipefail
 caller=$PWD
 # A path as the caller means it; Compose would look beside its own file.
 absolute() { case "$1" in "" | /*) printf %s "$1" ;; *) printf %s "$caller/$1" ;; esac; }
 cd "$(dirname "$0")/.."
-for name in MILLRACE_HOME MILLRACE_SECRETS MILLRACE_CODE MILLRACE_FILES MILLRACE_CA; do
+for name in MILLRACE_HOME MILLRACE_SECRETS MILLRACE_PROJECT MILLRACE_CODE MILLRACE_FILES MILLRACE_CA; do
   if [ -n "${!name:-}" ]; then export "$name=$(absolute "${!name}")"; fi
 done
 # Docker makes a folder that is not there, and mounts it empty.
@@ -27,6 +27,7 @@ refuse_missing() {
   exit 1
 }
 if [ -n "${MILLRACE_CODE:-}" ] && [ ! -f "$MILLRACE_CODE/dags/millrace_dag.py" ]; then refuse_missing MILLRACE_CODE "which is no checkout of Millrace: dags/millrace_dag.py is not there"; fi
+if [ -n "${MILLRACE_PROJECT:-}" ] && [ ! -f "$MILLRACE_PROJECT/millrace.toml" ]; then refuse_missing MILLRACE_PROJECT "which is no project: millrace.toml is not there"; fi
 if [ -n "${MILLRACE_FILES:-}" ] && [ ! -d "$MILLRACE_FILES" ]; then refuse_missing MILLRACE_FILES "which is no folder"; fi
 if [ -n "${MILLRACE_CA:-}" ] && [ ! -f "$MILLRACE_CA" ]; then refuse_missing MILLRACE_CA "which is no file"; fi
 export MILLRACE_SECRETS="${MILLRACE_SECRETS:-${MILLRACE_HOME:-$PWD/.millrace}/compose/secrets}"
@@ -68,6 +69,7 @@ make_secrets() {
 files=(-f docker/compose.yaml)
 for extra in ${MILLRACE_COMPOSE_FILES:-}; do files+=(-f "$extra"); done
 if [ -n "${MILLRACE_CODE:-}" ]; then files+=(-f docker/compose.code.yaml); fi
+if [ -n "${MILLRACE_PROJECT:-}" ]; then files+=(-f docker/compose.project.yaml); fi
 if [ -n "${MILLRACE_CA:-}" ]; then files+=(-f docker/compose.ca.yaml); fi
 if [ -n "${MILLRACE_FILES:-}" ]; then
   files+=(-f docker/compose.files.yaml)
@@ -171,7 +173,7 @@ case "$1" in
     shift
     start "$@"
     wait_healthy
-    echo "Landed files come from ${MILLRACE_FILES:-the bucket}, tables and DAGs from ${MILLRACE_CODE:-the image}"
+    echo "Landed files come from ${MILLRACE_FILES:-the bucket}, the project from ${MILLRACE_PROJECT:-the image (the grocery)}, code from ${MILLRACE_CODE:-the image}"
     echo "Airflow is at $MILLRACE_PUBLIC_URL (user admin; \`scripts/compose.sh password\` prints the password), features at $MILLRACE_PUBLIC_FEATURES_URL"
     ;;
   demo)

@@ -155,6 +155,11 @@ CASES = {
         "contracts/silver/visits.py:10: silver.visits: it has no time_column, so its days are unknown. Name one, or say load=Load.SNAPSHOT where a file is"
         " the whole state",
     ),
+    "another time than bronze": (
+        {"contracts__bronze__visits": BRONZE.replace('time_column="seen_at"', 'time_column="_landed_date"')},
+        "contracts/silver/visits.py:8: silver.visits: its time_column is made of seen_at, and the time_column of bronze.visits is _landed_date."
+        " A day must be the same day in both: give both the same",
+    ),
     "no transform": (
         {"transforms__gold__totals": None},
         "contracts/gold/totals.py:1: gold.totals: it needs a transform: write `def features(midnights, visits)` in transforms/gold/totals.py",
