@@ -21,7 +21,7 @@ from contracts.interval import Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Layer, Load, Table
 from etl import engine
 from etl.gold import aggregate
-from etl.stage import transform
+from etl.stage import clean, transform
 from lake.publishing import arrow_type
 from tests.spark import COMPILED
 
@@ -97,7 +97,7 @@ def test_silver_is_the_same(sessions: dict[str, Any], table: Table) -> None:
         results = {}
         for name, session in sessions.items():
             frames = [frame(session, catalog.table(source), some) for source, some in zip(table.inputs, content, strict=True)]
-            results[name] = found(transform(table).clean(*frames).select(*table.column_names))
+            results[name] = found(clean(table, *frames).select(*table.column_names))
         assert results["spark"] == results["sail"]
 
     check()
