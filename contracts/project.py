@@ -117,8 +117,9 @@ _registered: set[str] = set()
 
 
 def ensure_name_is_free(name: str, path: Path) -> None:
-    """ProjectError where Python has a package of that name already."""
-    if name not in _registered and (name in sys.modules or importlib.util.find_spec(name) is not None):
+    """ProjectError where Python has a package of that name already. A folder of that name that only lies on the path is none."""
+    spec = None if name in sys.modules else importlib.util.find_spec(name)
+    if name not in _registered and (name in sys.modules or (spec is not None and spec.origin is not None)):
         raise ProjectError(f"{path}: a Python package is called {name} already. Give the project another name")
 
 

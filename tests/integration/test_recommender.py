@@ -15,12 +15,12 @@ from contracts.model import Severity
 from contracts.report import PUBLISHED, UNCHANGED
 from features import registry, training
 from features.lake_reader import LakeReader, pinned
-from grocery.recommender import evaluation, job, model, scoring, tracking
+from grocery.recommender import evaluation, job, model, scoring, steps, tracking
 from grocery.recommender.model import ModelError
 from grocery.recommender.serving import recommend
 from grocery.recommender.tracking import TrackingError
 from lake import manifest, release, settings
-from millrace import cli, pipeline
+from millrace import cli
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_customer_is_answered_from_the_online_store(trained: model.Model) -> N
 
 
 def test_scores_in_batch_are_those_online_and_a_rerun_adds_nothing(trained: model.Model) -> None:
-    first, again = pipeline.score().report, pipeline.score().report
+    first, again = steps.score().report, steps.score().report
     assert (first.status, again.status) == (PUBLISHED, UNCHANGED)
     assert (again.version, again.account) == (first.version, first.account)
     assert all(check.success for check in first.checks if check.severity == Severity.CRITICAL)

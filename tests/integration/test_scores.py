@@ -26,12 +26,11 @@ from contracts.model import Table
 from contracts.report import PUBLISHED, UNCHANGED, AccountError, RowAccount
 from expectations.audit import AuditError
 from grocery.recommender import model as models
-from grocery.recommender import scoring
+from grocery.recommender import scoring, steps
 from grocery.recommender.model import Model
 from lake import delta, publishing, release, settings
 from lake.delta import CommitMetadata
 from lineage import read
-from millrace import pipeline
 from tests import openlineage_schema
 from tests.landing import rows
 
@@ -58,9 +57,9 @@ def scored(changed: Rows = GOOD) -> Callable[..., tuple[pa.Table, int]]:
     return scores
 
 
-def score(changed: Rows = GOOD, number: int | None = None) -> pipeline.Scored:
+def score(changed: Rows = GOOD, number: int | None = None) -> steps.Scored:
     with patch.object(scoring, "scores", scored(changed)):
-        return pipeline.score("tiny", number)
+        return steps.score("tiny", number)
 
 
 def publish(name: str, cells: dict[str, Any]) -> None:
@@ -147,7 +146,7 @@ def test_a_row_that_was_lost_on_the_way_stops_the_table(lake: Path) -> None:
 def test_lineage_leads_from_scores_to_the_model_and_to_the_tables_of_the_release(lake: Path) -> None:
     score()
     with patch("grocery.recommender.tracking.links", lambda _: [_Link()]):
-        pipeline.record_model(models.about("tiny") | {"training_set": "learned", "held_back": "judged"})
+        steps.record_model(models.about("tiny") | {"training_set": "learned", "held_back": "judged"})
     events = [*read.events()]
     for event in events:
         openlineage_schema.validate(event)
@@ -181,6 +180,8 @@ import json, os, signal, sys
 from pathlib import Path
 import deltalake, duckdb, great_expectations, lightgbm, pyarrow.dataset, pysail.spark, pyspark.sql.connect.session
 import lake.commits.delta_rs, etl.quarantine, etl.stage, expectations.audit, expectations.docs, features.lake_reader, lineage.record
+from contracts import project
+project.current()
 from tests.chaos.kill_points import KillPoint, KillPointMonitor
 from tests.integration.test_scores import score
 
