@@ -126,7 +126,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         if isinstance(said, TableReport):
             reports.append(said)
 
-    pipeline.ensure_project()
+    pipeline.ensure_project(services=False)
     try:
         pipeline.run_all(options.start, options.end, arguments.run_id(), say)
     finally:  # a run that fails has published these tables all the same

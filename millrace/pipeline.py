@@ -87,21 +87,24 @@ def check_interval(start: str | None, end: str | None, *, scheduled: bool = Fals
     return interval
 
 
-def project_problems() -> list[Problem]:
-    """What cannot work in the current project: in its contracts and transforms, then, where these are right, in what it declares to Feast."""
+def project_problems(services: bool = True) -> list[Problem]:
+    """What cannot work in the current project: in its contracts and transforms, then, where these are right, in its feature services.
+
+    The latter import Feast, which takes seconds: a run that serves nothing leaves them out.
+    """
     from contracts import check
 
     found = check.problems(project.current())
-    if not found:
+    if services and not found:
         from features import views
 
         found = [check.Problem(project.current().file("services"), 1, message) for message in views.problems()]
     return found
 
 
-def ensure_project() -> None:
+def ensure_project(services: bool = True) -> None:
     """ProjectError that names every problem of the project, so that a run begins with none."""
-    if found := project_problems():
+    if found := project_problems(services):
         raise ProjectError(f"the project {project.current().name} cannot run: " + "; ".join(map(str, found)))
 
 
