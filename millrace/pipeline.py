@@ -49,7 +49,7 @@ class ReleaseBusyError(RuntimeError):
 
 
 class DocsError(RuntimeError):
-    """The Data Docs could not be rendered; what was published is whole."""
+    """The Data Docs could not be rendered; published tables are intact."""
 
 
 @dataclass
@@ -200,12 +200,12 @@ def translate_errors(name: str, again: str = "run the interval again") -> Iterat
         told = next(iter(str(error).splitlines()), "").rstrip(".")
         if gone := _engine_lost(error):
             remedy = f"Start the engine again, then {again}. If it ends again, it may lack memory. {memory.remedy('engine')}"
-            raise RunError(f"{name}: the run broke off ({gone}). What was published is whole. {remedy}") from error
+            raise RunError(f"{name}: the run failed ({gone}). Published tables are intact. {remedy}") from error
         if known := _told_by_the_store(error):
-            raise RunError(f"{name}: the run broke off ({known[0]}). What was published is whole. {known[1]}, then {again}") from error
+            raise RunError(f"{name}: the run failed ({known[0]}). Published tables are intact. {known[1]}, then {again}") from error
         explanation = errors.explain(error, settings.lake)
-        reason, remedy = explanation or (f"{type(error).__name__}: {told}", "Mend the cause")
-        raise RunError(f"{name}: the run broke off ({reason}). What was published is whole. {remedy}, then {again}") from error
+        reason, remedy = explanation or (f"{type(error).__name__}: {told}", "The traceback in the log says where. Correct that")
+        raise RunError(f"{name}: the run failed ({reason}). Published tables are intact. {remedy}, then {again}") from error
 
 
 @contextmanager
@@ -217,7 +217,7 @@ def _of_the_machine(name: str) -> Iterator[None]:
         explanation = None if errors.is_ours(error) else errors.explain(error)
         if explanation is None:
             raise
-        raise RunError(f"{name}: {explanation.told}. What was published and served is whole. {explanation.remedy}, then serve again") from error
+        raise RunError(f"{name}: {explanation.told}. Published tables and served features are intact. {explanation.remedy}, then serve again") from error
 
 
 def _told_by_the_store(error: Exception) -> tuple[str, str] | None:

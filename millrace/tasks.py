@@ -226,7 +226,7 @@ def check_leaks(name: str) -> dict[str, Any]:
 
 
 def render_docs() -> str:
-    """Render the Data Docs and return where they are. When that fails the task is skipped: what was published is whole."""
+    """Render the Data Docs and return where they are. When that fails the task is skipped: published tables are intact."""
     from millrace import pipeline
 
     try:

@@ -64,8 +64,8 @@ def test_a_disk_that_fills_up_after_the_tables(shop: Shop, home: Path, disk: Dis
     with disk(home / "lake" / "_releases", 16) as full:
         fill(full)
         told = failure(cli.main, *RUN)
-        assert told.startswith("RunError: release: the run broke off (No space left on device: ")
-        assert told.endswith(f"What was published is whole. See that {home}/lake has room and can be written, then run the interval again")
+        assert told.startswith("RunError: release: the run failed (No space left on device: ")
+        assert told.endswith(f"Published tables are intact. See that {home}/lake has room and can be written, then run the interval again")
         assert [*full.iterdir()] == [full / "filler"]
     published = versions()
     assert published["gold.customer_activity"] == 1

@@ -238,7 +238,7 @@ def test_a_data_file_that_is_gone_is_told_in_a_sentence(stocked: Shop, run: Call
     before = versions()[table]
     with pytest.raises(RunError) as caught:
         run(DAY, END)
-    assert str(caught.value).startswith(f"{table}: the run broke off (")
+    assert str(caught.value).startswith(f"{table}: the run failed (")
     assert versions()[table] == before
 
 
@@ -448,7 +448,7 @@ def test_a_full_disk_is_told_and_the_published_table_stays(
 ) -> None:
     (path, code, told), table = broken_runs[case], case[1]
     assert code == 1, told
-    assert f"{table}: the run broke off" in told
+    assert f"{table}: the run failed" in told
     assert f"See that {path / 'lake'} has room and can be written, then run the interval again" in told
     assert "Traceback" not in told
     monkeypatch.setenv("MILLRACE_HOME", str(published_home))

@@ -75,7 +75,7 @@ def test_a_server_that_dies_in_the_middle_costs_the_run_and_nothing_else(
     with monkeypatch.context() as patch:
         patch.setattr(stage, "_stage_gold", killed)
         with pytest.raises(
-            RunError, match=r"^\w+\.\w+: the run broke off \(no engine answers at 127\.0\.0\.1:\d+ any more\)\. What was published is whole\. Start"
+            RunError, match=r"^\w+\.\w+: the run failed \(no engine answers at 127\.0\.0\.1:\d+ any more\)\. Published tables are intact\. Start"
         ):
             carry(monkeypatch, url, home / "struck", FIRST)
     assert time.monotonic() - begun < patience.SECONDS  # a client tries again for longer than that if nobody stops it
