@@ -31,8 +31,10 @@ from contracts.model import (
     ContractError,
     DecimalType,
     Layer,
+    Load,
     Reference,
     Rule,
+    Severity,
     Table,
     Type,
     decimal,
@@ -338,7 +340,8 @@ class Aggregates:
     def _column(self, part: Aggregation, window: Window | Recent | None) -> Column:
         source = self.columns().get(part.of or self.time_column) if not isinstance(part, (Count, Decayed, Ratio)) else None
         takes_value = isinstance(part, (Min, Max, Mean, Latest, First))
-        low, high = (source.minimum, source.maximum) if takes_value and source and self.type_of(part) == source.type else (None, None)
+        kept = takes_value and source and self.type_of(part) == source.type and source.severity == Severity.CRITICAL
+        low, high = (source.minimum, source.maximum) if source and kept else (None, None)
         if isinstance(part, (Sum, Count, Distinct, Decayed)) and not self._may_be_negative(part):
             low = 0
         always = isinstance(part, (Latest, First)) and (window is None or isinstance(window, Recent)) and not part.where
@@ -391,7 +394,7 @@ class Aggregates:
             return False
         columns = self.columns()
         terms = _terms(part.of)
-        lows = [columns[name].minimum for _, name in terms if name in columns]
+        lows = [columns[name].minimum if columns[name].severity == Severity.CRITICAL else None for _, name in terms if name in columns]
         return not terms or any(sign == "-" for sign, _ in terms) or len(lows) < len(terms) or any(low is None or low < 0 for low in lows)
 
     def rules(self) -> tuple[Rule, ...]:
@@ -497,6 +500,8 @@ def _problems_of_events(declared: Aggregates) -> Iterator[str]:
     events, columns = declared.events, declared.columns()
     if not events.time_column or events.column(events.time_column).type not in (TIMESTAMP, DATE):
         yield f"{events.qualified} has no time_column that says when an event happened. Declare one there, a timestamp or a date"
+    if events.load == Load.SNAPSHOT:
+        yield f"{events.qualified} is a SNAPSHOT, which is replaced whole, and events add up. Let it load EVENTS, or join it as a Dimension"
     if not declared.key:
         yield "a feature table needs a key: the columns of the events whose values it speaks about"
     for column in declared.key:
@@ -512,6 +517,8 @@ def _problems_of_joins(declared: Aggregates) -> Iterator[str]:
     events, bringers = declared.events, dict.fromkeys(declared.events.column_names, declared.events.qualified)
     for other in declared.joined:
         table, pairs = other.table, other.pairs if isinstance(other, Dimension) else {name: name for name in other.by}
+        if isinstance(other, Dimension) and not table.key:
+            yield f"{table.qualified} has no key, so an event could meet several of its rows. Give it one"
         if not pairs:
             yield f"{table.qualified} is joined by nothing. Name the columns that its rows and the events share"
         there = tuple(pairs.values())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from contracts.aggregations import Aggregates, Aggregation, Ratio
 from contracts.model import Column, ContractError, Layer, Load, Table
 from contracts.project import Project, ProjectError
 
+CALL = re.compile(r"\b([a-z_][a-z0-9_]*)\s*\(|\b(?=current_)([a-z_]+)\b")
+CLOCKS = frozenset({"current_date", "current_timestamp", "current_time", "now", "today", "localtime", "localtimestamp"})
 ENGINE = ("contracts", "lake", "etl", "expectations", "lineage", "features", "millrace", "dags")
 EARLIER = {Layer.SILVER: (Layer.BRONZE, Layer.SILVER), Layer.GOLD: (Layer.SILVER, Layer.GOLD)}
 """Which layers a table of a layer may read."""
@@ -44,9 +47,24 @@ def problems(project: Project) -> list[Problem]:
         path = project.root / "contracts"
         found = [Problem(path, 1, "there is no contract. Write one: millrace new bronze NAME --from FILE")]
     found += _shadowing(project)
+    found += _unused(project, tables)
     for table in tables.values():
         found += _Check(project, table, tables).problems()
     return sorted(dict.fromkeys(found))
+
+
+def _unused(project: Project, tables: Mapping[str, Table]) -> Iterator[Problem]:
+    """Transforms that nobody calls, as after a misspelling."""
+    for layer in EARLIER:
+        for name in project.names(f"transforms.{layer}"):
+            path, table = project.file(f"transforms.{layer}.{name}"), tables.get(f"{layer}.{name}")
+            if table is None and not project.file(f"contracts.{layer}.{name}").is_file():
+                near = difflib.get_close_matches(f"{layer}.{name}", tables, 1)
+                hint = f"Did you mean {near[0]}?" if near else "Move what is shared out of transforms/"
+                yield Problem(path, 1, f"there is no table {layer}.{name}, so nobody calls this. {hint}")
+            elif table is not None and table.aggregates and not table.aggregates.needs_transform:
+                told = "is computed from its aggregations alone, so nobody calls this. Declare `prepared` or `joined`, or remove the file"
+                yield Problem(path, 1, f"{table.qualified} {told}")
 
 
 def _shadowing(project: Project) -> Iterator[Problem]:
@@ -115,6 +133,8 @@ class _Check:
         for name in self.table.inputs:
             if name not in self.tables:
                 yield self._problem(f"its input {name} does not exist.{self._near(name)}", name)
+            elif layer == Layer.SILVER and name == self.table.inputs[0] and self.tables[name].layer != Layer.BRONZE:
+                yield self._problem(f"its first input {name} is no bronze table, and its rows come from the first input", name)
             elif layer in EARLIER and self.tables[name].layer not in EARLIER[layer]:
                 yield self._problem(f"its input {name} is no table of {' or '.join(EARLIER[layer])}", name)
 
@@ -143,6 +163,8 @@ class _Check:
         table = self.table
         path = self.project.file(f"transforms.{table.layer}.{table.name}")
         if table.layer == Layer.SILVER:
+            if not table.key:
+                yield self._problem("it has no key, so a row that lands twice would be published twice. Name the columns that tell its rows apart", "key")
             if not table.time_column and table.load != Load.SNAPSHOT:
                 yield self._problem(
                     "it has no time_column, so its days are unknown. Name one, or say load=Load.SNAPSHOT where a file is the whole state", "columns"
@@ -214,8 +236,8 @@ class _Check:
             if not any(name in rule.sql for name in columns):
                 yield self._problem(f"the rule {rule.name} names no column of the table, so it says nothing about a row", rule.name)
 
-    def _bound(self, sql: str, columns: Mapping[str, Column], what: str, near: str) -> Iterator[Problem]:
-        problem = binding_problem(sql, columns)
+    def _bound(self, sql: str, columns: Mapping[str, Column], what: str, near: str, of_one_row: bool = False) -> Iterator[Problem]:
+        problem = binding_problem(sql, columns, of_one_row)
         if problem:
             yield self._problem(f"{what}: {problem}", near)
 
@@ -255,21 +277,32 @@ class _Check:
             for value in _values(part):
                 for what, sql in (("of", value.of), ("where", value.where)):
                     if sql:
-                        yield from self._bound(sql, columns, f"{part.name}, {what}={sql!r}", f'"{part.name}"')
+                        yield from self._bound(sql, columns, f"{part.name}, {what}={sql!r}", f'"{part.name}"', of_one_row=True)
 
 
 def _values(part: Aggregation) -> tuple[Aggregation, ...]:
     return (part.part, part.whole) if isinstance(part, Ratio) else (part,)
 
 
-def binding_problem(sql: str, columns: Mapping[str, Column]) -> str:
-    """Why an expression cannot be computed of these columns; empty where it can."""
+def binding_problem(sql: str, columns: Mapping[str, Column], of_one_row: bool = False) -> str:
+    """Why an expression cannot be computed of these columns; empty where it can. `of_one_row`: of one row alone, and the same each time."""
+    if of_one_row and (odd := sorted({name for names in CALL.findall(sql.lower()) for name in names} & _not_of_one_row())):
+        return f"{', '.join(odd)} does not give one value of one row, the same each time"
     typed = ", ".join(f'NULL::{_duckdb_type(column)} AS "{name}"' for name, column in columns.items())
     try:
         _connection().execute(f"EXPLAIN SELECT {sql} FROM (SELECT {typed})")
     except duckdb.Error as error:
         return " ".join(str(error).split("\n\n")[0].split())
     return ""
+
+
+@cache
+def _not_of_one_row() -> frozenset[str]:
+    """Functions that look at several rows, give several, or change from call to call."""
+    rows = _connection().execute(
+        "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE function_type IN ('aggregate', 'table') OR stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
+    )
+    return frozenset(name for (name,) in rows.fetchall()) | CLOCKS | {"over"}
 
 
 @cache

@@ -46,9 +46,9 @@ class Project:
         return importlib.import_module(f"{self.name}.{path}") if self.has_module(path) else None
 
     def has_module(self, path: str) -> bool:
-        """Whether there is such a file or folder. Nothing is imported."""
+        """Whether there is such a file or package. Nothing is imported."""
         base = self.root.joinpath(*path.split("."))
-        return base.with_suffix(".py").is_file() or base.is_dir()
+        return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
 
     def names(self, path: str) -> list[str]:
         """The modules in a folder of the project, sorted."""
@@ -103,7 +103,9 @@ def load(root: Path) -> Project:
         raise ProjectError(f"there is no {FILE} in {root}. Set {SETTING} to a project's folder, or write a project: millrace init DIR") from None
     except (OSError, ValueError) as error:
         raise ProjectError(f"{path} cannot be read: {error}") from error
-    name = options.get("name", root.name)
+    name = options.get("name")
+    if name is None:
+        raise ProjectError(f'{path} does not say what the project is called. Write name = "..." into it, as its modules import it')
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ProjectError(f"{path}: name is {name!r}. A project's name is lower case letters, digits and underscores, such as grocery")
     ensure_name_is_free(name, path)
@@ -114,6 +116,11 @@ def load(root: Path) -> Project:
 
 _registered: set[str] = set()
 """Names that are packages because a project is called so."""
+
+
+def packages() -> frozenset[str]:
+    """The names of the projects that this process has loaded."""
+    return frozenset(_registered)
 
 
 def ensure_name_is_free(name: str, path: Path) -> None:

@@ -6,10 +6,11 @@ after a change of the code, or nothing at all.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from functools import reduce
@@ -28,7 +29,7 @@ from etl.gold import aggregate, concerns, windows
 from etl.gold.concerns import read_days
 from etl.silver import PROVENANCE, select
 from etl.sources.landing import Rejected
-from lake import delta, settings, storage
+from lake import delta, release, settings, storage
 from lake.delta import CommitMetadata
 from lake.publishing import days_sql, nullable, refuse_other_schema
 
@@ -63,6 +64,7 @@ class Plan:
     horizon: date | None = None
     last: CommitMetadata | None = None
     ids: dict[str, str] = field(default_factory=dict)
+    code: str = ""
 
     @property
     def nothing_to_do(self) -> bool:
@@ -157,10 +159,11 @@ def plan(table: Table, interval: Interval) -> Plan:
     sources = {name: _input(table, name) for name in table.inputs}
     versions = {name: source.version() for name, source in sources.items()}
     ids = {name: str(source.metadata().id) for name, source in sources.items()}
-    fresh = last is None or last.code != code_of(table) or last.ids != ids
+    code = code_of(table)
+    fresh = last is None or last.code != code or last.ids != ids
     changed = {name: None if fresh or last is None else delta.changed_since(source, last.inputs[name]) for name, source in sources.items()}
-    everything = any(days is None for days in changed.values()) or _another_snapshot_changed(table, sources, last)
-    common = Plan(table, interval, base, versions, whole=everything, last=last, ids=ids)
+    everything = any(days is None for days in changed.values()) or _another_input_changed(table, sources, changed, last)
+    common = Plan(table, interval, base, versions, whole=everything, last=last, ids=ids, code=code)
     if table.load == Load.SNAPSHOT:
         moved = fresh or last is None or any(delta.rows_changed_since(source, last.inputs[name]) for name, source in sources.items())
         return _replaced(common, whole=moved)  # a snapshot is replaced whole, so its commits name no days
@@ -170,12 +173,12 @@ def plan(table: Table, interval: Interval) -> Plan:
     return _plan_gold(common, sources, changed)
 
 
-def _another_snapshot_changed(table: Table, sources: dict, last: CommitMetadata | None) -> bool:
-    """Whether a table that a silver transform gets beside its rows was replaced whole: any of these rows may depend on it."""
+def _another_input_changed(table: Table, sources: dict, changed: Mapping[str, Any], last: CommitMetadata | None) -> bool:
+    """Whether a table that a silver transform gets beside its rows has changed: any of these rows may depend on it."""
     if table.layer != Layer.SILVER or last is None:
         return False
-    others = [name for name in table.inputs[1:] if catalog.table(name).load == Load.SNAPSHOT]
-    return any(delta.rows_changed_since(sources[name], last.inputs[name]) for name in others if name in last.inputs)
+    others = [name for name in table.inputs[1:] if name in last.inputs]
+    return any(changed[name] or (catalog.table(name).load == Load.SNAPSHOT and delta.rows_changed_since(sources[name], last.inputs[name])) for name in others)
 
 
 def plan_part(table: Table, interval: Interval, part: Mapping[str, Any], inputs: Mapping[str, int], ids: Mapping[str, str]) -> Plan:
@@ -224,7 +227,8 @@ def _all_days(sources: dict) -> tuple[Interval, ...]:
 def _plan_gold(common: Plan, sources: dict, changed: dict[str, tuple[Interval, ...] | None]) -> Plan:
     """Which midnights a change concerns: those that look back on its days, but none beyond the horizon."""
     reach, drivers = _reach(common.table), _drivers(common.table)
-    horizon = max(common.interval.end, common.last.horizon) if common.last and common.last.horizon else common.interval.end
+    reached = common.last.horizon if common.last else _released_horizon()
+    horizon = max(common.interval.end, reached) if reached else common.interval.end
     days = None if common.whole else _changed_days(common, sources, changed)
     if days is None:
         common = _replaced(common, whole=True)
@@ -237,6 +241,12 @@ def _plan_gold(common: Plan, sources: dict, changed: dict[str, tuple[Interval, .
             midnights.append(Interval(common.last.horizon + DAY, horizon + DAY))
     clipped = [kept for span in midnights if (kept := span.clipped(horizon + DAY))]
     return _replaced(common, days=merged(clipped), horizon=horizon)
+
+
+def _released_horizon() -> date | None:
+    """Up to when the newest release knows; a table that is made anew has to reach as far."""
+    numbers = release.numbers()
+    return date.fromisoformat(release.read(numbers[-1]).horizon) if numbers else None
 
 
 def _changed_days(common: Plan, sources: dict, changed: dict[str, tuple[Interval, ...] | None]) -> tuple[Interval, ...] | None:
@@ -291,7 +301,7 @@ def code_of(table: Table) -> str:
     if table.layer not in (Layer.SILVER, Layer.GOLD):
         return ""
     shared = [windows, aggregate] if table.layer == Layer.GOLD else [select]
-    own = [transform(table)] if has_transform(table) else []
+    own = _sources(transform(table)) if has_transform(table) else {}
     facts = (
         repr([(c.name, c.type.spark, c.source) for c in table.columns])
         + repr(table.key)
@@ -299,15 +309,45 @@ def code_of(table: Table) -> str:
         + repr(table.references)
         + repr([_declaration(table.aggregates)] if table.aggregates else table.history)
     )
-    text = "".join(inspect.getsource(module) for module in (*own, *shared)) + facts
+    text = "".join((*(own[name] for name in sorted(own)), *(inspect.getsource(module) for module in shared))) + facts
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sources(module: ModuleType) -> dict[str, str]:
+    """The text of a project's module and of all modules of the project that it imports, by name. Contracts are left out: what of them counts is said apart."""
+    of, found, waiting = project.current(), {}, [module]
+    while waiting:
+        module = waiting.pop()
+        found[module.__name__] = text = inspect.getsource(module)
+        for name in _imported(text, of.name):
+            path = name.removeprefix(f"{of.name}.")
+            if name not in found and not path.startswith("contracts.") and of.has_module(path):
+                imported = of.module(path)
+                waiting += [imported] if imported is not None and getattr(imported, "__file__", None) else []
+    return found
+
+
+def _imported(text: str, package: str) -> Iterator[str]:
+    """The modules of a package that a module's text imports, wherever in it."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith(f"{package}."))
+        elif isinstance(node, ast.ImportFrom) and node.module and (node.module == package or node.module.startswith(f"{package}.")):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _declaration(declared: Aggregates) -> tuple[Any, ...]:
     """What of a declaration decides values. Inputs count by name: what they hold is known from their versions."""
     parts = [replace(part, doc="", unit=None) for part in declared.aggregations]
-    joined = [(type(other).__name__, other.table.qualified, {**vars(other), "table": None}) for other in declared.joined]
-    return (declared.events.qualified, declared.time_column, [column.name for column in declared.key], parts, joined)
+    joined = [(type(other).__name__, _identity(other.table), {**vars(other), "table": None}) for other in declared.joined]
+    prepared = [(column.name, column.type.spark, column.required) for column in declared.prepared]
+    return (_identity(declared.events), [column.name for column in declared.key], parts, joined, prepared)
+
+
+def _identity(table: Table) -> tuple[Any, ...]:
+    """What of an input's contract decides what is made of it."""
+    return (table.qualified, table.key, table.time_column, [(column.name, column.type.spark, column.required) for column in table.columns])
 
 
 # --- stage
@@ -347,6 +387,7 @@ def _stage_silver(planned: Plan, folder: Path) -> Staged:
     while displaced := _days_of_later_twins(planned, cleaned):
         planned = _replaced(planned, days=merged((*planned.days, *displaced)))
         incoming, cleaned = _cleaned(planned)
+    _refuse_other_days(planned, cleaned)
     rows_in = incoming.count()
     unique = _all_distinct(table, cleaned, rows_in)
     once = cleaned if unique else _without_duplicates(table, cleaned)
@@ -361,6 +402,19 @@ def _stage_silver(planned: Plan, folder: Path) -> Staged:
         RowAccount(rows_in, cleaned.count(), 0, 0).verify(table.qualified)  # only a row that has a twin is a duplicate, not one that the transform lost
     keys = rows_in if unique and rows == rows_in else _distinct_keys(table, _frame(table, folder), rows)
     return Staged(planned, folder, rows_in, rows, rows_in - rows, distinct_keys=keys, touched=planned.days)
+
+
+def _refuse_other_days(planned: Plan, cleaned: DataFrame) -> None:
+    """A transform that moves a row to another day than bronze has it under: that day would be replaced without it, or with it alone."""
+    table = planned.table
+    if not has_transform(table) or not table.time_column or not planned.days:
+        return
+    elsewhere = cleaned.filter(f"{table.time_column} IS NOT NULL AND NOT ({days_sql(table, planned.days)})").count()
+    if elsewhere:
+        raise StageError(
+            f"{table.qualified}: its transform moves {elsewhere:,} rows to other days than {table.inputs[0]} has them under. A row's day must be the same in both:"
+            f" declare in bronze the time_column that {table.time_column} is made of, and keep its day"
+        )
 
 
 def _cleaned(planned: Plan) -> tuple[DataFrame, DataFrame]:

@@ -227,9 +227,10 @@ def _with_dimensions(declared: Aggregates, sources: Mapping[str, str]) -> str:
 
 
 def _join(declared: Aggregates, other: Dimension, source: str, alias: str) -> str:
-    """Of the rows with the event's values, the newest: the rest of the table's key says which that is."""
+    """Of the rows with the event's values, the newest: by the table's time, then the rest of its key."""
     same = [f"d.{_quoted(there)} = e.{_quoted(here)}" for here, there in other.pairs.items()]
-    newest_first = [name for name in (*other.table.key, *other.table.column_names) if name not in other.pairs.values()]
+    time = [other.table.time_column] if other.table.time_column else []
+    newest_first = [name for name in (*time, *other.table.key, *other.table.column_names) if name not in other.pairs.values()]
     if other.as_of == AsOf.EVENT and other.valid_from:
         same.append(f"CAST(d.{_quoted(other.valid_from)} AS TIMESTAMP) <= CAST(e.{_quoted(declared.time_column)} AS TIMESTAMP)")
         newest_first.insert(0, other.valid_from)

@@ -14,6 +14,7 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contracts import project
 from contracts.interval import DAY, Interval, merged
 from contracts.model import Table
 from lake import settings, storage
@@ -339,10 +340,16 @@ def _refuse_odd_path() -> None:
 
 
 def check_format() -> None:
-    """Refuse a lake that a newer Millrace wrote, or whose path cannot be used; mark a new one with the format that this code writes."""
+    """Refuse a lake that a newer Millrace wrote, or whose path cannot be used; mark a new one with the format that this code writes and with its project. LakeError for another project's."""
     _refuse_odd_path()
-    if lake_format() is None:
-        storage.write_whole(_marker(), json.dumps({"format": settings.LAKE_FORMAT}).encode())
+    found, name = lake_format(), project.current().name
+    owner = json.loads(storage.read(_marker()) or b"{}").get("project") if found is not None else None
+    if owner not in (None, name):
+        raise LakeError(
+            f"the lake at {settings.lake()} belongs to the project {owner}, and this is {name}. Give each project a home of its own (MILLRACE_HOME), or set MILLRACE_PROJECT"
+        )
+    if owner is None:
+        storage.write_whole(_marker(), json.dumps({"format": settings.LAKE_FORMAT, "project": name}).encode())
 
 
 def lake_format() -> int | None:

@@ -15,11 +15,15 @@ from typing import Any
 from rich.console import Console
 
 from contracts import catalog, project
+from contracts.model import ContractError
+from contracts.project import ProjectError
 from contracts.report import TableReport
 from lake import manifest, release, secret_files, settings
 from lake.release import Release
 from millrace import arguments, components_cli, errors, maintenance, pipeline, project_cli, show, training_cli
 
+ALONE = ("init", "check", "new", "start", "health")
+"""Commands that do not need those of the project, which may be what is wrong."""
 KEPT_DAYS, SAMPLE = "7", 500
 HELP = """Carry an e-commerce lake from landed files to served features.
 
@@ -29,7 +33,12 @@ State lies in .millrace (MILLRACE_HOME), tables in its lake (MILLRACE_LAKE), lan
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it did what it says, 1 with a message when it could not, 2 for a wrong command line."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = _parser(own=not given or given[0] not in ALONE).parse_args(arguments)
+    except (ProjectError, ContractError) as error:
+        _complain(f"{type(error).__name__}: {error}")
+        return 1
     console = show.console()
     try:
         secret_files.load()
@@ -47,7 +56,7 @@ def _complain(message: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(message, style="red", markup=False)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(own: bool = True) -> argparse.ArgumentParser:
     prog = "millrace" if Path(sys.argv[0]).name == "millrace" else "python -m millrace"
     parser = argparse.ArgumentParser(prog=prog, description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -92,9 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     training_cli.add(_add(commands, "training-set", None, "make training sets that can be made again, and check them for leaks"), _add)
     components_cli.add(commands, _add)
     project_cli.add(commands, _add)
-    own = project.module("commands")
-    if own is not None:
-        own.add(commands, _add)
+    commands_of_project = project.module("commands") if own else None
+    if commands_of_project is not None:
+        commands_of_project.add(commands, _add)
     return parser
 
 

@@ -88,6 +88,7 @@ def environment(port: int, features: int, caller: Mapping[str, str]) -> dict[str
     state, url = settings.home(), _api_url(port, caller)
     ours = {
         "MILLRACE_HOME": str(state),
+        project.SETTING: str(project.current().root),  # components run in another folder
         "MILLRACE_LOGS": str(state / "logs"),
         "MILLRACE_PORT": str(port),
         "MILLRACE_FEATURES_PORT": str(features),
@@ -135,7 +136,6 @@ def _defaults(url: str) -> dict[str, str]:
     return {
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-        project.SETTING: str(project.current().root),  # components run elsewhere, and look for none
         "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "dags"),
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(_bundles()),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(CHECKOUT / "millrace" / "plugins"),

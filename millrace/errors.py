@@ -89,7 +89,8 @@ def sentence(error: BaseException) -> str | None:
 
 def is_ours(error: BaseException) -> bool:
     """Whether an error is one of Millrace's own, whose message is complete."""
-    return type(error).__module__.split(".")[0] in (*OURS, project.current().name, "__main__")
+    package = type(error).__module__.split(".")[0]
+    return package in (*OURS, "__main__") or package in project.packages()
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -291,12 +291,11 @@ def _published(name: str):  # type: ignore[no-untyped-def]
 def _publish(staged: Staged, account: RowAccount, run_id: str) -> int:
     from dataclasses import asdict
 
-    from etl import stage
     from etl.commits import committer
     from lake.delta import CommitMetadata
 
     planned = staged.plan
-    state = CommitMetadata(run_id, planned.inputs, staged.touched, planned.horizon, stage.code_of(planned.table), asdict(account), planned.ids)
+    state = CommitMetadata(run_id, planned.inputs, staged.touched, planned.horizon, planned.code, asdict(account), planned.ids)
     whole = planned.whole or (not planned.appends and planned.table.load == Load.SNAPSHOT)
     replace = () if planned.appends else planned.days
     return committer().publish(planned.table, staged.paths(), state, base=planned.base, replace=replace, whole=whole)

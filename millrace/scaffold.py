@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 import shutil
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ def init(folder: Path, example: bool = False) -> Project:
     if folder.exists() and any(folder.iterdir()):
         raise ProjectError(f"{folder} is there already and is not empty. Name a new folder")
     name = re.sub(r"\W+", "_", folder.name.lower()).strip("_")
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ProjectError(f"{folder.name} gives no name for a project. Name a folder that begins with a letter, such as shop")
     project.ensure_name_is_free(name, folder / project.FILE)
     source = EXAMPLE if example else STARTER
@@ -95,7 +96,7 @@ def write(into: Project, files: dict[Path, str]) -> list[Path]:
 def _look_into(file: Path) -> tuple[list[Found], int]:
     import duckdb
 
-    readers = {".csv": "read_csv(?, sample_size=-1)", ".parquet": "read_parquet(?)"}
+    readers = {".csv": "read_csv(?, sample_size=-1, delim=',')", ".parquet": "read_parquet(?)"}
     if file.suffix not in readers:
         raise ProposalError(f"{file} is neither .csv nor .parquet, and only these land")
     with duckdb.connect() as con:

@@ -61,6 +61,7 @@ def prepared_events(declared: Aggregates, events: DataFrame, inputs: Mapping[str
         if prepare is None:
             raise ValueError("the declaration names tables or columns for a transform to prepare, and there is none")
         events = prepare(events, *(inputs[other.table.qualified] for other in declared.mapped))
+        events = events.withColumn(AT, F.col(declared.time_column).cast("timestamp"))  # which a transform may have left out
     return events
 
 
@@ -83,11 +84,12 @@ def _joined(events: DataFrame, dimension: Dimension, rows: DataFrame) -> DataFra
 
 
 def _one_per_key(rows: DataFrame, dimension: Dimension) -> DataFrame:
-    """The newest row of each key, or of each key and `valid_from`. The rest of the table's key says which is newer; of equal ones every engine takes the same."""
+    """The newest row of each key, or of each key and `valid_from`: by the table's time, then the rest of its key. Of equal ones every engine takes the same."""
     keys = [*dimension.pairs.values(), *([dimension.valid_from] if dimension.valid_from else [])]
     if set(dimension.table.key) <= set(keys):
         return rows
-    order = [name for name in (*dimension.table.key, *dimension.table.column_names) if name not in keys]
+    time = [dimension.table.time_column] if dimension.table.time_column else []
+    order = [name for name in (*time, *dimension.table.key, *dimension.table.column_names) if name not in keys]
     ranked = rows.withColumn("_nth", F.row_number().over(Window.partitionBy(*keys).orderBy(*(F.col(name).desc() for name in dict.fromkeys(order)))))
     return ranked.filter("_nth = 1").drop("_nth")
 
@@ -202,10 +204,12 @@ class _Plan:
 
     def _value(self, part: Aggregation) -> Column:
         value = F.expr(part.of or self.declared.time_column)
+        if part.type and part.of:
+            value = value.cast(part.type.spark)
         return F.when(F.expr(part.where), value) if part.where else value
 
     def _name(self, kind: str, part: Aggregation, column: Column, detail: str = "") -> str:
         """The measure's column, a new one where no other feature asked for the same."""
-        name = self._names.setdefault((f"{kind} {detail}", f"{part.of} WHERE {part.where}"), f"_m{len(self._names)}")
+        name = self._names.setdefault((f"{kind} {detail}", f"{part.of} AS {part.type} WHERE {part.where}"), f"_m{len(self._names)}")
         self._columns.setdefault(name, column)
         return name

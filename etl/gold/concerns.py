@@ -85,7 +85,8 @@ def _columns_that_matter(other: Joined) -> tuple[str, ...]:
         return other.table.column_names
     # The rest of the key says which of several rows is newest.
     valid_from = [other.valid_from] if other.valid_from else []
-    return tuple(dict.fromkeys((*other.pairs.values(), *other.take, *valid_from, *other.table.key)))
+    time = [other.table.time_column] if other.table.time_column else []
+    return tuple(dict.fromkeys((*other.pairs.values(), *other.take, *valid_from, *time, *other.table.key)))
 
 
 def _differing(old: DataFrame, new: DataFrame) -> DataFrame:

@@ -46,7 +46,9 @@ def test_a_store_that_refuses_writes_half_way_costs_the_run_and_nothing_else(
         monkeypatch.setenv("MILLRACE_LAKE", str(folder))
         before = versions()
         turnstile.writes = writes
-        told = r"^(\w+\.\w+): the run failed \(The quota of the bucket is used up \(QuotaExceeded\)\)\. Published tables are intact\. See that the store has room"
+        told = (
+            r"^(\w+\.\w+): the run failed \(The quota of the bucket is used up \(QuotaExceeded\)\)\. Published tables are intact\. See that the store has room"
+        )
         with pytest.raises(RunError, match=told) as failure:
             carry(monkeypatch, "sail", lake, THEN)
         stopped.add(re.match(told, str(failure.value))[1])

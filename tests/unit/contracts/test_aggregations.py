@@ -29,7 +29,7 @@ from contracts.aggregations import (
     minutes,
     problems,
 )
-from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, MONEY, STRING, TIMESTAMP, Column, ContractError, Layer, Load, Table, decimal
+from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, MONEY, STRING, TIMESTAMP, Column, ContractError, Layer, Load, Severity, Table, decimal
 
 GUEST = Column("guest", STRING, "Who stays", required=True)
 ROOM = Column("room", LONG, "Where", required=True)
@@ -308,3 +308,47 @@ def test_a_window_that_holds_nothing_is_refused(make: Any) -> None:
             make(*counts)
     with pytest.raises(ContractError, match=r"a window of 0 days holds nothing\. Give 1 or more"):
         before_latest(0)
+
+
+# --- inputs that would go stale, and bounds that nobody promised
+
+
+def _silver(**other: Any) -> Table:
+    columns = (
+        Column("id", LONG, "id", required=True),
+        Column("who", STRING, "who", required=True),
+        Column("at", TIMESTAMP, "at", required=True),
+        Column("amount", MONEY, "amount", required=True, minimum=0, severity=Severity.WARNING),
+    )
+    return Table(Layer.SILVER, "moves", "moves", "one row per move", "tests", timedelta(days=1), columns, **{"key": ("id",), "time_column": "at", **other})
+
+
+def _features(events: Table, **other: Any) -> Table:
+    return feature_table(
+        name="movers",
+        doc="movers",
+        owner="tests",
+        key=(events.column("who"),),
+        events=events,
+        aggregations=(Sum("moved", "amount", windows=days(7, 30)),),
+        **other,
+    )
+
+
+def test_events_that_are_replaced_whole_are_refused() -> None:
+    """Their commits name no days, so gold would never follow."""
+    with pytest.raises(
+        ContractError, match=r"silver\.moves is a SNAPSHOT, which is replaced whole, and events add up\. Let it load EVENTS, or join it as a Dimension"
+    ):
+        _features(_silver(load=Load.SNAPSHOT))
+
+
+def test_a_dimension_without_a_key_is_refused() -> None:
+    with pytest.raises(ContractError, match=r"silver\.moves has no key, so an event could meet several of its rows"):
+        _features(_silver(), joined=(Dimension(_silver(key=()), on=("who",), take=("amount",)),))
+
+
+def test_a_bound_that_only_warns_is_no_bound_of_a_sum() -> None:
+    """Else a row that silver let through would send right features to quarantine."""
+    table = _features(_silver())
+    assert (table.column("moved_7d").minimum, [rule.name for rule in table.rules]) == (None, ["at_midnight"])

@@ -150,6 +150,30 @@ CASES = {
         "contracts/gold/totals.py:1: gold.totals: nobody can tell which of its rows a change of its inputs concerns. Declare aggregations (feature_table), or"
         " give `history`, as long as its transform looks back, or `load=Load.SNAPSHOT` to make it anew with each change",
     ),
+    "no key": (
+        {"contracts__silver__visits": SILVER.replace('key=("visit",),', "")},
+        "contracts/silver/visits.py:1: silver.visits: it has no key, so a row that lands twice would be published twice. Name the columns that tell its rows apart",
+    ),
+    "rows from silver": (
+        {"contracts__silver__visits": SILVER.replace('inputs=("bronze.visits",)', 'inputs=("silver.visits",)')},
+        "contracts/silver/visits.py:1: silver.visits: its first input silver.visits is no bronze table, and its rows come from the first input",
+    ),
+    "a transform of no table": (
+        {"transforms__silver__visit": "def clean(visits):\n    return visits\n"},
+        "transforms/silver/visit.py:1: there is no table silver.visit, so nobody calls this. Did you mean silver.visits?",
+    ),
+    "a transform that aggregations do not need": (
+        {"transforms__gold__guests": "def events(visits):\n    return visits\n"},
+        "transforms/gold/guests.py:1: gold.guests is computed from its aggregations alone, so nobody calls this. Declare `prepared` or `joined`, or remove the file",
+    ),
+    "an expression that changes": (
+        {"contracts__gold__guests": GOLD.replace('Count("visits", windows=days(7))', 'Count("visits", windows=days(7), where="seen_at < now()")')},
+        "contracts/gold/guests.py:12: gold.guests: visits, where='seen_at < now()': now does not give one value of one row, the same each time",
+    ),
+    "an expression of several rows": (
+        {"contracts__gold__guests": GOLD.replace('Count("visits", windows=days(7))', 'Count("visits", "max(visit)", windows=days(7))')},
+        "contracts/gold/guests.py:12: gold.guests: visits, of='max(visit)': max does not give one value of one row, the same each time",
+    ),
     "neither time nor snapshot": (
         {"contracts__silver__visits": SILVER.replace('time_column="seen_at"', "time_column=None")},
         "contracts/silver/visits.py:10: silver.visits: it has no time_column, so its days are unknown. Name one, or say load=Load.SNAPSHOT where a file is"
