@@ -45,6 +45,7 @@ def problems() -> Iterator[str]:
     """What is wrong with the views and services of the current project, each with its remedy."""
     views = [found for found in declared().values() if isinstance(found, FeatureView)]
     services = [service for service in declared().values() if isinstance(service, FeatureService)]
+    yield from _collisions()
     served = {projection.name for service in services for projection in service.feature_view_projections}
     for name in sorted({view.name for view in views} - served):
         yield f"no feature service has the view {name}, so no model can ask for it by a name that stays. Add views.view({name!r}) to a FeatureService"
@@ -52,6 +53,18 @@ def problems() -> Iterator[str]:
         names = [field.name for projection in service.feature_view_projections for field in projection.features]
         for twice in sorted({name for name in names if names.count(name) > 1}):
             yield f"the service {service.name} has two features called {twice}. Rename one of them in its contract"
+
+
+def _collisions() -> Iterator[str]:
+    """Feast finds each object by a variable's name in one module, so an entity, a view and a variable of `services.py` cannot share one."""
+    tables = catalog.tables(Layer.GOLD)
+    entities, names = {key for table in tables for key in _keys(table)}, {table.name for table in tables}
+    module = project.current().module("services")
+    others = {name for name, found in vars(module).items() if isinstance(found, FeatureService | OnDemandFeatureView)} if module else set()
+    for twice in sorted(entities & names | others & (entities | names)):
+        yield f"{twice} is the name of two things: an entity (a key), a gold table's view, or a variable of services.py. Rename one of them"
+    for hidden in sorted((entities | names | others) & {"declared", "project", "registry", "views"}):
+        yield f"{hidden} is a name that Millrace's Feast repository uses itself. Call it otherwise"
 
 
 def view(name: str) -> FeatureView:

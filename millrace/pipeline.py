@@ -114,6 +114,8 @@ def verify(name: str, sample: int, seed: int = 0) -> Verification:
     A transform that prepares events is counted by the project's own `oracles.py`: a function named as the table, which gets DuckDB's connection and the
     name of a view of the events, and returns them with the prepared columns.
     """
+    import duckdb
+
     from expectations import brute_force
 
     table, pinned = catalog.table(name), release.read()
@@ -121,8 +123,18 @@ def verify(name: str, sample: int, seed: int = 0) -> Verification:
     if missing:
         raise RunError(f"{name} cannot be verified: {', '.join(missing)} is not in release {pinned.number}. Run an interval first: millrace run")
     oracles = project.module("oracles")
-    prepared = getattr(oracles, table.name, None) if table.aggregates and table.aggregates.needs_transform else None
-    return brute_force.verify(table, pinned.tables, sample, seed, prepared)
+    prepares = bool(table.aggregates and table.aggregates.needs_transform)
+    prepared = getattr(oracles, table.name, None) if prepares else None
+    if prepares and prepared is None:
+        path = project.current().file("oracles")
+        raise RunError(f"{name} has events that a transform prepares. Write them once more in SQL, as {table.name}(connection, events) in {path}")
+    try:
+        return brute_force.verify(table, pinned.tables, sample, seed, prepared)
+    except duckdb.Error as error:
+        told = str(error).splitlines()[0].rstrip(".")
+        raise RunError(
+            f"{name} cannot be verified: {told}. If its declaration changed since release {pinned.number}, run an interval first: millrace run"
+        ) from error
 
 
 def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None = None) -> TableReport:

@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
+from contracts import project
 from etl.spark import SparkError, jars, java, server
 from features.serving import options
 from lake import secret_files, settings
@@ -129,6 +130,8 @@ class Record:
     features_port: int = 0
     ready_at: str = ""
     """When everything was healthy for the first time; empty until then."""
+    project: str = ""
+    """The folder of the project that it works for."""
 
 
 def up(progress: Progress | None = None) -> Services:
@@ -145,6 +148,7 @@ def up(progress: Progress | None = None) -> Services:
         record, host = _read_record(), None
         if record and _host_lives(record):
             _refuse_other_port(record, port)
+            _refuse_other_project(record)
         else:
             if record:
                 _end(record)  # components that outlived their host, which nobody would start again
@@ -286,7 +290,7 @@ def _start(port: int, features: int) -> tuple[Record, "subprocess.Popen[bytes]"]
             stderr=log,
             start_new_session=True,
         )
-    record = Record(host.pid, port, token, started_at, variables["AIRFLOW__CORE__DAGS_FOLDER"], features)
+    record = Record(host.pid, port, token, started_at, variables["AIRFLOW__CORE__DAGS_FOLDER"], features, project=variables[project.SETTING])
     try:
         _write_record(record)
     except OSError:
@@ -412,6 +416,15 @@ def _refuse_other_port(record: Record, port: int) -> None:
     if record.port != port:
         raise ServicesError(
             f"Airflow already runs on port {record.port}, and MILLRACE_PORT asks for {port}. Run `make down` first, or set MILLRACE_PORT={record.port}."
+        )
+
+
+def _refuse_other_project(record: Record) -> None:
+    chosen = str(project.current().root)
+    if record.project not in ("", chosen):
+        raise ServicesError(
+            f"Airflow runs for the project in {record.project}, and this is {chosen}. Run `make down` first, or give this project a home of its own (MILLRACE_HOME)"
+            " and ports (MILLRACE_PORT, MILLRACE_FEATURES_PORT)."
         )
 
 

@@ -15,6 +15,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home."""
     monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
     monkeypatch.setenv("MILLRACE_PROJECT", str(ROOT))
-    for name in ("MILLRACE_LAKE", "MILLRACE_LANDING", "MILLRACE_ENGINE"):
+    for name in ("MILLRACE_LAKE", "MILLRACE_LANDING", "MILLRACE_ENGINE", "MILLRACE_ONLINE", "MILLRACE_REGISTRY"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
