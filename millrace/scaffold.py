@@ -51,6 +51,8 @@ class Found:
     distinct: int
     low: Any
     high: Any
+    is_money: bool = False
+    """A number with two digits after the point at most."""
 
     @property
     def lower(self) -> str:
@@ -74,11 +76,22 @@ def propose(layer: str, name: str, file: Path) -> dict[Path, str]:
     if not NAME.fullmatch(name):
         raise ProposalError(f"{name!r} is no name of a table. A name is lower case letters, digits and underscores, such as orders")
     columns, rows = _look_into(file)
+    _refuse_odd_headers(file, columns)
     found = {Path(f"contracts/bronze/{name}.py"): _bronze(name, columns)}
     if layer == "silver":
         found[Path(f"contracts/silver/{name}.py")] = _silver(name, columns, rows)
         found[Path(f"tests/test_{name}.py")] = _test(name, file)
     return found
+
+
+def _refuse_odd_headers(file: Path, columns: list[Found]) -> None:
+    names = [column.lower for column in columns]
+    odd = [column.name for column in columns if not NAME.fullmatch(column.lower) or names.count(column.lower) > 1 or '"' in column.name]
+    if odd:
+        raise ProposalError(
+            f"{file}: no names of columns can be made of {', '.join(map(repr, odd))}. A name has letters from a to z, digits and underscores, and comes once:"
+            " write the contract by hand, with the header as `source`"
+        )
 
 
 def write(into: Project, files: dict[Path, str]) -> list[Path]:
@@ -116,7 +129,9 @@ def _found(con: Any, name: str, kind: str) -> Found:
     quoted = '"' + name.replace('"', '""') + '"'
     counts = con.execute(f"SELECT count(*) - count({quoted}), count(DISTINCT {quoted}), min({quoted}), max({quoted}) FROM landed").fetchall()[0]
     nulls, distinct, low, high = counts
-    return Found(name, kind, nulls, distinct, low, high)
+    number = kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL")
+    finer = f"SELECT count(*) FROM landed WHERE abs({quoted} * 100 - round({quoted} * 100)) > 1e-6"
+    return Found(name, kind, nulls, distinct, low, high, is_money=number and con.execute(finer).fetchall()[0][0] == 0)
 
 
 def _type(column: Found) -> str:
@@ -207,8 +222,8 @@ def _silver(name: str, columns: list[Found], rows: int) -> str:
 
 
 def _silver_type(column: Found) -> str:
-    """Numbers with a point become decimals: a sum of doubles depends on its order."""
-    return "MONEY" if _type(column) == "DOUBLE" else _type(column)
+    """Numbers with a point become decimals where two digits do: a sum of doubles depends on its order."""
+    return "MONEY" if column.is_money else _type(column)
 
 
 def _silver_column(column: Found) -> str:
@@ -217,7 +232,8 @@ def _silver_column(column: Found) -> str:
         options.append(f", minimum={0 if column.low == 0 or _type(column) == 'DOUBLE' else 1}")
     # Numbers and times only: what a text column holds may be about persons.
     seen = f"{column.distinct:,} different" if _type(column) in ("STRING", "BOOLEAN") else f"{column.low} to {column.high}"
-    return f'        Column("{column.lower}", {_silver_type(column)}, "{_doc(column)}"{"".join(options)}),  # {seen[:80]}'
+    todo = "TODO: a decimal(p, s), if it is to be summed; " if _silver_type(column) == "DOUBLE" else ""
+    return f'        Column("{column.lower}", {_silver_type(column)}, "{_doc(column)}"{"".join(options)}),  # {todo}{seen[:80]}'
 
 
 def _doc(column: Found) -> str:

@@ -85,6 +85,25 @@ def test_a_parquet_file_serves_as_well(tmp_path: Path) -> None:
     assert 'Column("amount", MONEY' in silver
 
 
+def test_a_number_of_many_digits_is_not_rounded_to_money(tmp_path: Path) -> None:
+    (tmp_path / "places.csv").write_text("place_id,latitude,price\n1,51.50735,2.5\n2,-12.04637,1.25\n")
+    silver = scaffold.propose("silver", "places", tmp_path / "places.csv")[Path("contracts/silver/places.py")]
+    assert 'Column("latitude", DOUBLE, "Latitude", required=True),  # TODO: a decimal(p, s), if it is to be summed; -12.04637 to 51.50735' in silver
+    assert 'Column("price", MONEY' in silver
+
+
+@pytest.mark.parametrize("header", ["order id,Order-ID", "größe,n", "1st,n"])
+def test_headers_that_give_no_names_are_refused(tmp_path: Path, header: str) -> None:
+    (tmp_path / "odd.csv").write_text(f"{header}\n1,2\n")
+    with pytest.raises(ProposalError, match=r"no names of columns can be made of .*write the contract by hand, with the header as `source`"):
+        scaffold.propose("bronze", "odd", tmp_path / "odd.csv")
+
+
+def test_a_keyword_is_no_name(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="gives no name for a project"):
+        scaffold.init(tmp_path / "class")
+
+
 def test_a_file_without_a_time_is_a_snapshot(tmp_path: Path) -> None:
     made = scaffold.init(tmp_path / "snapshot_shop")
     (tmp_path / "stores.csv").write_text("store_id,city\n1,Dayton\n2,Lima\n")
