@@ -16,6 +16,7 @@ EVERYWHERE, GPU = settings.CHECKOUT / "requirements.txt", settings.CHECKOUT / "r
 INPUTS = settings.CHECKOUT / "requirements"
 IMAGES = [INPUTS / f"{image}.txt" for image in ("engine", "features", "pipeline")]
 ROOMS = ("contracts", "lake", "etl", "expectations", "lineage", "features", "millrace", "dags", "examples")
+PROJECTS = tuple(path.parent.name for path in (settings.CHECKOUT / "examples").glob("*/millrace.toml"))
 OPTIONAL = {"cudf"}
 """On a machine with a GPU (requirements-gpu.in)."""
 REQUIRED_BY_OTHERS = {"jsonschema", "packaging", "pyyaml"}
@@ -50,7 +51,7 @@ def imported() -> Iterator[tuple[str, Path]]:
             else:
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             for name in (name.split(".")[0] for name in names):
-                if name not in sys.stdlib_module_names and name not in (*ROOMS, "grocery", "tests"):
+                if name not in sys.stdlib_module_names and name not in (*ROOMS, *PROJECTS, "tests"):
                     yield name, path
 
 
