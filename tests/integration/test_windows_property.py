@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from etl.gold.product_popularity import events as with_promoted
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame
@@ -29,6 +28,7 @@ from etl.gold import aggregate, windows
 from grocery.contracts.gold.customer_activity import customer_activity
 from grocery.contracts.gold.customer_product import customer_product
 from grocery.contracts.gold.product_popularity import product_popularity
+from grocery.transforms.gold.product_popularity import events as with_promoted
 
 EFFORT = int(os.environ.get("MILLRACE_TEST_EFFORT") or 1)
 """Multiplies how many shops are tried: 10 for a night."""
