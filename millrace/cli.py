@@ -15,7 +15,6 @@ from typing import Any
 from rich.console import Console
 
 from contracts import catalog, project
-from contracts.model import ContractError
 from contracts.project import ProjectError
 from contracts.report import TableReport
 from lake import manifest, release, secret_files, settings
@@ -36,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         options = _parser(own=not given or given[0] not in ALONE).parse_args(arguments)
-    except (ProjectError, ContractError) as error:
+    except ProjectError as error:
         _complain(f"{type(error).__name__}: {error}")
         return 1
     console = show.console()
@@ -101,10 +100,21 @@ def _parser(own: bool = True) -> argparse.ArgumentParser:
     training_cli.add(_add(commands, "training-set", None, "make training sets that can be made again, and check them for leaks"), _add)
     components_cli.add(commands, _add)
     project_cli.add(commands, _add)
-    commands_of_project = project.module("commands") if own else None
-    if commands_of_project is not None:
-        commands_of_project.add(commands, _add)
+    if own:
+        _add_commands_of_project(commands)
     return parser
+
+
+def _add_commands_of_project(commands: Any) -> None:
+    try:
+        found = project.module("commands")
+        if found is not None:
+            found.add(commands, _add)
+    except ProjectError:
+        raise
+    except Exception as error:  # a file of the user's: whatever it raises
+        path = project.current().file("commands")
+        raise ProjectError(f"{path} cannot be used: {type(error).__name__}: {error}. `millrace check` looks for what else is wrong") from error
 
 
 def _add(commands: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:

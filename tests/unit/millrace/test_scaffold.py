@@ -142,6 +142,23 @@ def test_check_ends_with_1_and_says_where(tmp_path: Path, monkeypatch: pytest.Mo
     assert "CheckError: 1 problem in the project other_shop" in out.err
 
 
+def test_a_project_that_is_none_is_told_by_each_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MILLRACE_PROJECT", str(tmp_path / "nowhere"))
+    for command in ("check", "tables"):
+        assert cli.main([command]) == 1
+        assert capsys.readouterr().err.startswith(f"ProjectError: there is no millrace.toml in {tmp_path}")
+    assert cli.main(["init", str(tmp_path / "rescued_shop")]) == 0
+
+
+def test_commands_that_cannot_be_imported_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    made = scaffold.init(tmp_path / "commanding_shop")
+    (made.root / "commands.py").write_text("def add(:\n")
+    monkeypatch.setenv("MILLRACE_PROJECT", str(made.root))
+    assert cli.main(["tables"]) == 1
+    assert "commands.py cannot be used: SyntaxError: invalid syntax" in capsys.readouterr().err
+    assert cli.main(["check"]) == 0
+
+
 def test_a_view_without_a_service_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     made = scaffold.init(tmp_path / "viewless_shop")
     (made.root / "services.py").write_text("")
