@@ -66,12 +66,12 @@ def online_over_http(url: str) -> dict[str, Any]:
 
 
 def training_set() -> pd.DataFrame:
-    """Features of a few entities as of several midnights, a month apart."""
+    """Features of a few entities as of several midnights: a month apart where the project chose the entities, and a day apart otherwise."""
     import pandas as pd
 
     example = project.module("demo")
-    entities = example.entities(ROWS) if example else _newest(ROWS)
-    labels = pd.DataFrame([{**keys, "event_timestamp": horizon() - timedelta(days=30 * back)} for back, keys in enumerate(entities)])
+    entities, apart = (example.entities(ROWS), 30) if example else (_newest(ROWS), 1)
+    labels = pd.DataFrame([{**keys, "event_timestamp": horizon() - timedelta(days=apart * back)} for back, keys in enumerate(entities)])
     labels["request_time"] = labels["event_timestamp"]
     frame: pd.DataFrame = _store().get_historical_features(labels, service()).to_df()
     shown = example.SHOWN if example else [name for name in frame.columns if name != "request_time"]
