@@ -253,6 +253,12 @@ class Dimension:
         """Column of the events -> column of the table."""
         return dict(self.on) if isinstance(self.on, Mapping) else {name: name for name in self.on}
 
+    @property
+    def rank(self) -> tuple[str, ...]:
+        """The columns that say which of several rows is the newest, the first one first: the table's time, then its key."""
+        time = (self.table.time_column,) if self.table.time_column else ()
+        return (*time, *self.table.key)
+
 
 @dataclass(frozen=True)
 class MappedInTime:
@@ -260,6 +266,11 @@ class MappedInTime:
 
     table: Table
     by: tuple[str, ...]
+
+    @property
+    def pairs(self) -> dict[str, str]:
+        """Column of the events -> column of the table: the same names."""
+        return {name: name for name in self.by}
 
 
 Joined = Dimension | MappedInTime
@@ -516,7 +527,7 @@ def _problems_of_events(declared: Aggregates) -> Iterator[str]:
 def _problems_of_joins(declared: Aggregates) -> Iterator[str]:
     events, bringers = declared.events, dict.fromkeys(declared.events.column_names, declared.events.qualified)
     for other in declared.joined:
-        table, pairs = other.table, other.pairs if isinstance(other, Dimension) else {name: name for name in other.by}
+        table, pairs = other.table, other.pairs
         if isinstance(other, Dimension) and not table.key:
             yield f"{table.qualified} has no key, so an event could meet several of its rows. Give it one"
         if not pairs:

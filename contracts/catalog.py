@@ -1,7 +1,6 @@
 """The tables of the current project, found by their path: `contracts/<layer>/<name>.py` declares the table `<layer>.<name>` in a variable `<name>`."""
 
 import difflib
-from datetime import timedelta
 from functools import cache
 
 from contracts import project
@@ -32,7 +31,7 @@ def all_tables() -> tuple[Table, ...]:
 def longest_window() -> int:
     """Days: after so many without an event every window is empty, and no row of any feature table changes any more."""
     declared = [table.aggregates.trailing for table in tables(Layer.GOLD) if table.aggregates]
-    histories = [-(-table.history // timedelta(days=1)) for table in tables(Layer.GOLD) if table.history]
+    histories = [table.history_days for table in tables(Layer.GOLD) if table.history_days]
     return max([*(days for trailing in declared for days in trailing), *histories], default=0)
 
 

@@ -19,11 +19,10 @@ import duckdb
 from contracts import catalog
 from contracts.aggregations import Aggregates, Aggregation, Ratio
 from contracts.model import Column, ContractError, Layer, Load, Table
-from contracts.project import Project, ProjectError
+from contracts.project import ENGINE, Project, ProjectError
 
 CALL = re.compile(r"\b([a-z_][a-z0-9_]*)\s*\(|\b(?=current_)([a-z_]+)\b")
 CLOCKS = frozenset({"current_date", "current_timestamp", "current_time", "now", "today", "localtime", "localtimestamp"})
-ENGINE = ("contracts", "lake", "etl", "expectations", "lineage", "features", "millrace", "dags")
 EARLIER = {Layer.SILVER: (Layer.BRONZE, Layer.SILVER), Layer.GOLD: (Layer.SILVER, Layer.GOLD)}
 """Which layers a table of a layer may read."""
 
@@ -288,7 +287,7 @@ def binding_problem(sql: str, columns: Mapping[str, Column], of_one_row: bool = 
     """Why an expression cannot be computed of these columns; empty where it can. `of_one_row`: of one row alone, and the same each time."""
     if of_one_row and (odd := sorted({name for names in CALL.findall(sql.lower()) for name in names} & _not_of_one_row())):
         return f"{', '.join(odd)} does not give one value of one row, the same each time"
-    typed = ", ".join(f'NULL::{_duckdb_type(column)} AS "{name}"' for name, column in columns.items())
+    typed = ", ".join(f'NULL::{column.type.duckdb} AS "{name}"' for name, column in columns.items())
     try:
         _connection().execute(f"EXPLAIN SELECT {sql} FROM (SELECT {typed})")
     except duckdb.Error as error:
@@ -308,7 +307,3 @@ def _not_of_one_row() -> frozenset[str]:
 @cache
 def _connection() -> duckdb.DuckDBPyConnection:
     return duckdb.connect()
-
-
-def _duckdb_type(column: Column) -> str:
-    return {"string": "VARCHAR", "timestamp": "TIMESTAMPTZ"}.get(column.type.spark, column.type.spark)

@@ -68,6 +68,11 @@ class Type:
 
     spark: str
 
+    @property
+    def duckdb(self) -> str:
+        """Its name in DuckDB."""
+        return {"string": "VARCHAR", "timestamp": "TIMESTAMPTZ"}.get(self.spark, self.spark)
+
 
 @dataclass(frozen=True)
 class DecimalType(Type):
@@ -238,6 +243,11 @@ class Table:
     def qualified(self) -> str:
         """`layer.name`, as reports and errors write it."""
         return f"{self.layer}.{self.name}"
+
+    @property
+    def history_days(self) -> int | None:
+        """`history` in whole days, rounded up."""
+        return None if self.history is None else -(-self.history // timedelta(days=1))
 
     @property
     def column_names(self) -> tuple[str, ...]:

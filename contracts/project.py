@@ -1,7 +1,7 @@
 """Which project this process works for, and its modules.
 
 A project is a folder with a `millrace.toml`. Its folder is a Python package under the project's name: with `name = "grocery"`, the file
-`contracts/silver/orders.py` in it is the module `grocery.grocery.contracts.silver.orders`, whatever the folder is called. The engine imports a project's
+`contracts/silver/orders.py` in it is the module `grocery.contracts.silver.orders`, whatever the folder is called. The engine imports a project's
 modules by `module` only.
 """
 
@@ -12,7 +12,6 @@ import importlib.machinery
 import importlib.util
 import os
 import pkgutil
-import re
 import sys
 import tomllib
 from dataclasses import dataclass, field
@@ -22,11 +21,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from contracts.model import NAME
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 DEFAULT = CHECKOUT / "examples" / "grocery"
 FILE = "millrace.toml"
 SETTING = "MILLRACE_PROJECT"
-NAME = re.compile(r"[a-z][a-z0-9_]*")
+ENGINE = ("contracts", "lake", "etl", "expectations", "lineage", "features", "millrace", "dags")
+"""The engine's packages."""
 
 
 class ProjectError(ValueError):
@@ -42,7 +44,7 @@ class Project:
     options: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def module(self, path: str) -> ModuleType | None:
-        """The project's module of that dotted path below its folder, such as `grocery.contracts.silver.orders`; None where it has none."""
+        """The project's module of that dotted path below its folder, such as `contracts.silver.orders`; None where it has none."""
         return importlib.import_module(f"{self.name}.{path}") if self.has_module(path) else None
 
     def has_module(self, path: str) -> bool:

@@ -166,10 +166,10 @@ def plan(table: Table, interval: Interval) -> Plan:
     common = Plan(table, interval, base, versions, whole=everything, last=last, ids=ids, code=code)
     if table.load == Load.SNAPSHOT:
         moved = fresh or last is None or any(delta.rows_changed_since(source, last.inputs[name]) for name, source in sources.items())
-        return _replaced(common, whole=moved)  # a snapshot is replaced whole, so its commits name no days
+        return replace(common, whole=moved)  # a snapshot is replaced whole, so its commits name no days
     if table.layer == Layer.SILVER:
         days = _all_days(sources) if everything else merged(one for days in changed.values() for one in days or ())
-        return _replaced(common, days=days)
+        return replace(common, days=days)
     return _plan_gold(common, sources, changed)
 
 
@@ -209,10 +209,6 @@ def _rows_of_part(table: Table, mine: DeltaTable, part: Mapping[str, Any]) -> in
     return int(rows.filter(reduce(and_, equal.values())).num_rows)
 
 
-def _replaced(before: Plan, **changes: object) -> Plan:
-    return replace(before, **changes)  # type: ignore[arg-type]
-
-
 def _input(table: Table, name: str):  # type: ignore[no-untyped-def]
     found = delta.open_table(name)
     if found is None:
@@ -231,7 +227,7 @@ def _plan_gold(common: Plan, sources: dict, changed: dict[str, tuple[Interval, .
     horizon = max(common.interval.end, reached) if reached else common.interval.end
     days = None if common.whole else _changed_days(common, sources, changed)
     if days is None:
-        common = _replaced(common, whole=True)
+        common = replace(common, whole=True)
         known = _all_days({name: sources[name] for name in drivers})
         spans = [Interval(known[0].start, max(known[-1].end, horizon))] if known else []
         midnights = [Interval(span.start + DAY, span.end + DAY) for span in spans]
@@ -240,7 +236,7 @@ def _plan_gold(common: Plan, sources: dict, changed: dict[str, tuple[Interval, .
         if common.last and common.last.horizon and horizon > common.last.horizon:
             midnights.append(Interval(common.last.horizon + DAY, horizon + DAY))
     clipped = [kept for span in midnights if (kept := span.clipped(horizon + DAY))]
-    return _replaced(common, days=merged(clipped), horizon=horizon)
+    return replace(common, days=merged(clipped), horizon=horizon)
 
 
 def _released_horizon() -> date | None:
@@ -264,12 +260,12 @@ def _reach(table: Table) -> int | None:
     """How many days before a midnight's own day decide its rows; None: all of them. StageError where the contract does not say."""
     if table.aggregates:
         return table.aggregates.reach
-    if table.history is None:
+    if table.history_days is None:
         raise StageError(
             f"{table.qualified} neither declares aggregations nor says what its rows depend on. Give its contract `history`, as long as its transform looks back,"
             " or `load=Load.SNAPSHOT` to make it anew with each change"
         )
-    return -(-table.history // DAY)
+    return table.history_days
 
 
 def _drivers(table: Table) -> list[str]:
@@ -338,8 +334,8 @@ def _imported(text: str, package: str) -> Iterator[str]:
 
 
 def _declaration(declared: Aggregates) -> tuple[Any, ...]:
-    """What of a declaration decides values. Inputs count by name: what they hold is known from their versions."""
-    parts = [replace(part, doc="", unit=None) for part in declared.aggregations]
+    """What of a declaration decides values: no words, and of an input's contract what decides which of its rows is taken."""
+    parts = [replace(part, doc="", meaning="", unit=None) for part in declared.aggregations]
     joined = [(type(other).__name__, _identity(other.table), {**vars(other), "table": None}) for other in declared.joined]
     prepared = [(column.name, column.type.spark, column.required) for column in declared.prepared]
     return (_identity(declared.events), [column.name for column in declared.key], parts, joined, prepared)
@@ -385,7 +381,7 @@ def _stage_silver(planned: Plan, folder: Path) -> Staged:
     table = planned.table
     incoming, cleaned = _cleaned(planned)
     while displaced := _days_of_later_twins(planned, cleaned):
-        planned = _replaced(planned, days=merged((*planned.days, *displaced)))
+        planned = replace(planned, days=merged((*planned.days, *displaced)))
         incoming, cleaned = _cleaned(planned)
     _refuse_other_days(planned, cleaned)
     rows_in = incoming.count()

@@ -6,7 +6,6 @@ aggregation is said once more here, in SQL. So an error of the windows, of an in
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +32,8 @@ from contracts.aggregations import (
     Window,
 )
 from contracts.model import Table
-from lake import settings, storage
+from lake import delta, settings, storage
+from lake.sql import identifier, parquet
 
 if TYPE_CHECKING:
     import duckdb
@@ -99,7 +99,7 @@ def verify(table: Table, versions: Mapping[str, int], sample: int, seed: int, pr
     declared = _declared(table)
     with _connection() as connection:
         published = {name: _attach(connection, name, versions) for name in dict.fromkeys((*table.inputs, table.qualified))}
-        events = events_of(connection, declared, {name: _quoted(name) for name in table.inputs}, prepared)
+        events = events_of(connection, declared, {name: identifier(name) for name in table.inputs}, prepared)
         end = until or _horizon(published[table.qualified])
         asked = _drawn(connection, declared, events, sample, random.Random(seed), end or _last_midnight(connection, table))
         expected = counted(connection, declared, events, asked)
@@ -122,14 +122,14 @@ def counted(connection: duckdb.DuckDBPyConnection, declared: Aggregates, events:
     """The features at these keys and instants, from the relation `events` (see `events_of`); none where no event of the key lies before the instant."""
     _register_asked(connection, declared, asked)
     columns = {column.name: _sql(declared, part, window) for part, window, column in declared.features()}
-    same = " AND ".join(f"e.{_quoted(column.name)} = a._k{n}" for n, column in enumerate(declared.key))
+    same = " AND ".join(f"e.{identifier(column.name)} = a._k{n}" for n, column in enumerate(declared.key))
     rows = connection.execute(
         f"""
         WITH met AS (
             SELECT a._asked, a._t, e.*, max(e._at) OVER (PARTITION BY a._asked) AS _newest
             FROM {ASKED} a JOIN {events} e ON {same} AND e._at < a._t
         )
-        SELECT _asked, {", ".join(f"{sql} AS {_quoted(name)}" for name, sql in columns.items())}
+        SELECT _asked, {", ".join(f"{sql} AS {identifier(name)}" for name, sql in columns.items())}
         FROM met GROUP BY _asked
         """
     ).fetchall()
@@ -185,11 +185,7 @@ def _kept(part: Aggregation, inside: str) -> str:
 def _value(part: Aggregation, default: str = "") -> str:
     """What `of` is of one event: as it is written, in the type that the declaration gives it."""
     value = f"({part.of or default})"
-    return f"CAST({value} AS {_duckdb_type(part.type.spark)})" if part.type else value
-
-
-def _duckdb_type(spark: str) -> str:
-    return {"string": "VARCHAR", "timestamp": "TIMESTAMPTZ"}.get(spark, spark)
+    return f"CAST({value} AS {part.type.duckdb})" if part.type else value
 
 
 # --- the events
@@ -203,7 +199,7 @@ def events_of(connection: duckdb.DuckDBPyConnection, declared: Aggregates, sourc
     rows = _with_dimensions(declared, sources)
     if declared.needs_transform:
         rows = _prepared(connection, rows, prepared)
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE {EVENTS} AS SELECT *, CAST({_quoted(declared.time_column)} AS TIMESTAMP) AS _at FROM ({rows})")
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE {EVENTS} AS SELECT *, CAST({identifier(declared.time_column)} AS TIMESTAMP) AS _at FROM ({rows})")
     return EVENTS
 
 
@@ -222,19 +218,19 @@ def _with_dimensions(declared: Aggregates, sources: Mapping[str, str]) -> str:
     """The events, each once, with the columns of their dimensions; NULL where a dimension has no row for them."""
     own = sources[declared.events.qualified]
     joins = [_join(declared, other, sources[other.table.qualified], f"d{n}") for n, other in enumerate(declared.dimensions)]
-    taken = [f"d{n}.{_quoted(name)}" for n, other in enumerate(declared.dimensions) for name in other.take]
+    taken = [f"d{n}.{identifier(name)}" for n, other in enumerate(declared.dimensions) for name in other.take]
     return f"SELECT {', '.join(['e.*', *taken])} FROM {own} e {' '.join(joins)}"
 
 
 def _join(declared: Aggregates, other: Dimension, source: str, alias: str) -> str:
     """Of the rows with the event's values, the newest: by the table's time, then the rest of its key."""
-    same = [f"d.{_quoted(there)} = e.{_quoted(here)}" for here, there in other.pairs.items()]
+    same = [f"d.{identifier(there)} = e.{identifier(here)}" for here, there in other.pairs.items()]
     time = [other.table.time_column] if other.table.time_column else []
     newest_first = [name for name in (*time, *other.table.key, *other.table.column_names) if name not in other.pairs.values()]
     if other.as_of == AsOf.EVENT and other.valid_from:
-        same.append(f"CAST(d.{_quoted(other.valid_from)} AS TIMESTAMP) <= CAST(e.{_quoted(declared.time_column)} AS TIMESTAMP)")
+        same.append(f"CAST(d.{identifier(other.valid_from)} AS TIMESTAMP) <= CAST(e.{identifier(declared.time_column)} AS TIMESTAMP)")
         newest_first.insert(0, other.valid_from)
-    order = ", ".join(f"d.{_quoted(name)} DESC NULLS LAST" for name in dict.fromkeys(newest_first)) or "1"
+    order = ", ".join(f"d.{identifier(name)} DESC NULLS LAST" for name in dict.fromkeys(newest_first)) or "1"
     return f"LEFT JOIN LATERAL (SELECT d.* FROM {source} d WHERE {' AND '.join(same)} ORDER BY {order} LIMIT 1) {alias} ON true"
 
 
@@ -244,8 +240,8 @@ def _join(declared: Aggregates, other: Dimension, source: str, alias: str) -> st
 def _drawn(
     connection: duckdb.DuckDBPyConnection, declared: Aggregates, events: str, sample: int, chance: random.Random, end: date | None
 ) -> list[tuple[Key, datetime]]:
-    names = ", ".join(_quoted(column.name) for column in declared.key)
-    known = " AND ".join(f"{_quoted(column.name)} IS NOT NULL" for column in declared.key)
+    names = ", ".join(identifier(column.name) for column in declared.key)
+    known = " AND ".join(f"{identifier(column.name)} IS NOT NULL" for column in declared.key)
     first = connection.execute(f"SELECT min(CAST(_at AS DATE)) FROM {events}").fetchall()[0][0]
     if first is None or end is None or end <= first:
         return []
@@ -272,7 +268,7 @@ def _days_of(declared: Aggregates, days: list[date], chance: random.Random, firs
 def _event_days(connection: duckdb.DuckDBPyConnection, declared: Aggregates, events: str, keys: Sequence[Key]) -> dict[Key, list[date]]:
     """The days on which each of these keys has an event, in order."""
     _register_asked(connection, declared, [(key, datetime.min) for key in keys])
-    same = " AND ".join(f"e.{_quoted(column.name)} = a._k{n}" for n, column in enumerate(declared.key))
+    same = " AND ".join(f"e.{identifier(column.name)} = a._k{n}" for n, column in enumerate(declared.key))
     found = connection.execute(
         f"SELECT _asked, list(DISTINCT CAST(_at AS DATE) ORDER BY CAST(_at AS DATE)) FROM {ASKED} a JOIN {events} e ON {same} GROUP BY _asked"
     )
@@ -300,11 +296,11 @@ def _rows_at(connection: duckdb.DuckDBPyConnection, table: Table, asked: Sequenc
     _register_asked(connection, declared, asked)
     names = [column.name for _, _, column in declared.features()]
     at = "CAST(g.event_timestamp AS TIMESTAMP)"
-    same = " AND ".join(f"g.{_quoted(column.name)} = a._k{n}" for n, column in enumerate(declared.key))
+    same = " AND ".join(f"g.{identifier(column.name)} = a._k{n}" for n, column in enumerate(declared.key))
     rows = connection.execute(
         f"""
-        SELECT a._asked, {", ".join(f"g.{_quoted(name)}" for name in names)}
-        FROM {ASKED} a JOIN {_quoted(table.qualified)} g ON {same} AND {at} <= a._t
+        SELECT a._asked, {", ".join(f"g.{identifier(name)}" for name in names)}
+        FROM {ASKED} a JOIN {identifier(table.qualified)} g ON {same} AND {at} <= a._t
         QUALIFY row_number() OVER (PARTITION BY a._asked ORDER BY {at} DESC) = 1
         """
     ).fetchall()
@@ -312,7 +308,7 @@ def _rows_at(connection: duckdb.DuckDBPyConnection, table: Table, asked: Sequenc
 
 
 def _last_midnight(connection: duckdb.DuckDBPyConnection, table: Table) -> date | None:
-    found = connection.execute(f"SELECT max(CAST(event_timestamp AS DATE)) FROM {_quoted(table.qualified)}").fetchall()[0][0]
+    found = connection.execute(f"SELECT max(CAST(event_timestamp AS DATE)) FROM {identifier(table.qualified)}").fetchall()[0][0]
     return found if found is None else _as_date(found)
 
 
@@ -320,15 +316,10 @@ def _as_date(found: Any) -> date:
     return found.date() if isinstance(found, datetime) else found
 
 
-def _horizon(delta: DeltaTable) -> date | None:
+def _horizon(table: DeltaTable) -> date | None:
     """The last midnight that the table's newest commit says it covers; None where it does not say."""
-    commits = delta.history(1)
-    text = next((commit.get("millrace") or commit.get("userMetadata") for commit in commits), None)
-    try:
-        recorded = json.loads(text)["horizon"] if text else None
-    except (ValueError, KeyError, TypeError):
-        return None
-    return date.fromisoformat(recorded) if recorded else None
+    recorded = delta.last_state(table)
+    return recorded.horizon if recorded else None
 
 
 # --- comparing
@@ -382,23 +373,18 @@ def _attach(connection: duckdb.DuckDBPyConnection, qualified: str, versions: Map
         raise VerifyError(f"the version of {qualified} is not given. Known are {', '.join(versions) or 'none'}")
     path = settings.table_path(qualified)
     try:
-        delta = DeltaTable(str(path), version=versions[qualified])
+        opened = DeltaTable(str(path), version=versions[qualified])
     except (TableNotFoundError, DeltaError) as error:
         raise VerifyError(f"{qualified} has no version {versions[qualified]} at {path}. Run the pipeline, or name a version that is there") from error
-    files = delta.file_uris()
-    if files and not delta.metadata().partition_columns:
-        listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-        connection.execute(f"CREATE TEMP VIEW {_quoted(qualified)} AS FROM read_parquet([{listed}], union_by_name = true)")
+    files = opened.file_uris()
+    if files and not opened.metadata().partition_columns:
+        connection.execute(f"CREATE TEMP VIEW {identifier(qualified)} AS FROM {parquet(files)}")
     else:  # without files there is nothing that says the columns, and a file does not hold what its table is partitioned by
-        connection.register(qualified, delta.to_pyarrow_table())
+        connection.register(qualified, opened.to_pyarrow_table())
     layer, name = qualified.split(".")
-    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(layer)}")
-    connection.execute(f"CREATE VIEW {_quoted(layer)}.{_quoted(name)} AS FROM {_quoted(qualified)}")
-    return delta
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(layer)}")
+    connection.execute(f"CREATE VIEW {identifier(layer)}.{identifier(name)} AS FROM {identifier(qualified)}")
+    return opened
 
 
 __all__ = ["NO_ROW", "Difference", "Verification", "VerifyError", "counted", "events_of", "verify"]

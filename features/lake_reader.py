@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from contracts.model import Layer
-from features.queries import Rows, identifier, parquet
+from features.queries import Rows
 from lake import release, settings, storage
 from lake.release import Release
+from lake.sql import identifier, parquet
 
 if TYPE_CHECKING:  # a feature server imports this module, and its image holds no deltalake and no DuckDB
     import duckdb

@@ -14,24 +14,10 @@ from feast import FeatureView
 
 from features import type_mapping
 from features.source import GoldTable
+from lake.sql import identifier
 
 NEVER = -(2**63) + 1
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def identifier(name: str) -> str:
-    """`name` as SQL quotes it, for DuckDB and sqlite alike."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """`text` as SQL quotes it."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def parquet(files: Iterable[str]) -> str:
-    """These files as one table, in which a file without a column has NULLs."""
-    return f"read_parquet([{', '.join(map(literal, files))}], union_by_name = true)"
 
 
 def utc(moment: datetime) -> datetime:

@@ -27,27 +27,23 @@ request = RequestSource(
 )
 
 
+OWN = (FeatureView, OnDemandFeatureView, FeatureService)
+"""What a project's `services.py` may declare. Entities come from the keys of its gold tables."""
+
+
 def declared() -> dict[str, Any]:
     """Every Feast object of the current project by its name: entities, views, then what its `services.py` declares."""
     of = project.current()
-    module = of.module("services")
-    own = vars(module) if module else {}
-    kinds = (Entity, FeatureView, OnDemandFeatureView, FeatureService)
-    tables = catalog.tables(Layer.GOLD)
-    return {
-        **{name: _entity(of, name) for name in sorted({key for table in tables for key in _keys(table)})},
-        **{table.name: view(table.name) for table in tables},
-        **{name: found for name, found in own.items() if isinstance(found, kinds) and not isinstance(found, Entity)},
-    }
+    return {**{name: _entity(of, name) for name in _entities()}, **{table.name: view(table.name) for table in catalog.tables(Layer.GOLD)}, **_own()}
 
 
 def problems() -> Iterator[str]:
     """What is wrong with the views and services of the current project, each with its remedy."""
-    views = [found for found in declared().values() if isinstance(found, FeatureView)]
-    services = [service for service in declared().values() if isinstance(service, FeatureService)]
     yield from _collisions()
+    found = declared().values()
+    services = [service for service in found if isinstance(service, FeatureService)]
     served = {projection.name for service in services for projection in service.feature_view_projections}
-    for name in sorted({view.name for view in views} - served):
+    for name in sorted({view.name for view in found if isinstance(view, FeatureView)} - served):
         yield f"no feature service has the view {name}, so no model can ask for it by a name that stays. Add views.view({name!r}) to a FeatureService"
     for service in services:
         names = [field.name for projection in service.feature_view_projections for field in projection.features]
@@ -57,14 +53,23 @@ def problems() -> Iterator[str]:
 
 def _collisions() -> Iterator[str]:
     """Feast finds each object by a variable's name in one module, so an entity, a view and a variable of `services.py` cannot share one."""
-    tables = catalog.tables(Layer.GOLD)
-    entities, names = {key for table in tables for key in _keys(table)}, {table.name for table in tables}
-    module = project.current().module("services")
-    others = {name for name, found in vars(module).items() if isinstance(found, FeatureService | OnDemandFeatureView)} if module else set()
+    entities, names = set(_entities()), {table.name for table in catalog.tables(Layer.GOLD)}
+    others = {name for name, found in _own().items() if not isinstance(found, FeatureView)}
     for twice in sorted(entities & names | others & (entities | names)):
         yield f"{twice} is the name of two things: an entity (a key), a gold table's view, or a variable of services.py. Rename one of them"
     for hidden in sorted((entities | names | others) & {"declared", "project", "registry", "views"}):
         yield f"{hidden} is a name that Millrace's Feast repository uses itself. Call it otherwise"
+
+
+def _entities() -> list[str]:
+    """The keys of all gold tables, sorted."""
+    return sorted({key for table in catalog.tables(Layer.GOLD) for key in _keys(table)})
+
+
+def _own() -> dict[str, Any]:
+    """What `services.py` declares."""
+    module = project.module("services")
+    return {name: found for name, found in vars(module).items() if isinstance(found, OWN)} if module else {}
 
 
 def view(name: str) -> FeatureView:

@@ -342,8 +342,8 @@ def _refuse_odd_path() -> None:
 def check_format() -> None:
     """Refuse a lake that a newer Millrace wrote, or whose path cannot be used; mark a new one with the format that this code writes and with its project. LakeError for another project's."""
     _refuse_odd_path()
-    found, name = lake_format(), project.current().name
-    owner = json.loads(storage.read(_marker()) or b"{}").get("project") if found is not None else None
+    marked, name = _marked(), project.current().name
+    owner = marked.get("project")
     if owner not in (None, name):
         raise LakeError(
             f"the lake at {settings.lake()} belongs to the project {owner}, and this is {name}. Give each project a home of its own (MILLRACE_HOME), or set MILLRACE_PROJECT"
@@ -354,12 +354,18 @@ def check_format() -> None:
 
 def lake_format() -> int | None:
     """The format that the lake is marked with, or None; LakeError for a newer one. Nothing is written."""
+    return _marked().get("format")
+
+
+def _marked() -> dict[str, Any]:
+    """What the lake's marker says, `format` at least; empty where there is none."""
     marker = _marker()
     content = storage.read(marker)
     if content is None:
-        return None
+        return {}
     try:
-        found = json.loads(content)["format"]
+        marked: dict[str, Any] = json.loads(content)
+        found = marked["format"]
     except (ValueError, TypeError, KeyError):
         raise LakeError(
             f'{marker} does not name the lake\'s format. Write {{"format": {settings.LAKE_FORMAT}}} into it if this Millrace made the lake'
@@ -368,7 +374,7 @@ def lake_format() -> int | None:
         raise LakeError(
             f"the lake at {settings.lake()} has format {found}, and this Millrace reads up to {settings.LAKE_FORMAT}. Update Millrace, or point MILLRACE_LAKE elsewhere. Nothing was written"
         )
-    return found
+    return marked
 
 
 def _marker() -> Path:

@@ -309,8 +309,9 @@ def _read_features(console: Console, elsewhere: Services | None) -> None:
     """One entity's online features, over HTTP where the feature server runs elsewhere, and the head of a training set, through the Feast SDK."""
     from millrace import reading
 
-    found, how = (reading.online_over_http(elsewhere.features_url), ", over HTTP") if elsewhere else (reading.online(), "")
-    who = ", ".join(f"{name.removesuffix('_id')} {value}" for name, value in reading.entity().items())
+    keys = reading.entity()
+    found, how = (reading.online_over_http(elsewhere.features_url, keys), ", over HTTP") if elsewhere else (reading.online(keys), "")
+    who = ", ".join(f"{name.removesuffix('_id')} {value}" for name, value in keys.items())
     console.print(show.pairs(f"Online features of {who} ({reading.service().name}{how})", found))
     head = reading.training_set()
     console.print(f"[bold]Head of a training set ({reading.service().name})[/bold]")

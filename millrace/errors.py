@@ -18,7 +18,6 @@ from typing import NamedTuple
 from contracts import project
 from lake import settings
 
-OURS = ("contracts", "lake", "etl", "expectations", "lineage", "features", "millrace", "dags")
 ROOM = "See that {where} has room and can be written"
 RIGHT = "See that this user may read and write {where}"
 FOLDER = "Move the file that stands where a folder belongs"
@@ -90,7 +89,7 @@ def sentence(error: BaseException) -> str | None:
 def is_ours(error: BaseException) -> bool:
     """Whether an error is one of Millrace's own, whose message is complete."""
     package = type(error).__module__.split(".")[0]
-    return package in (*OURS, "__main__") or package in project.packages()
+    return package in (*project.ENGINE, "__main__") or package in project.packages()
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

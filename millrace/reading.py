@@ -45,18 +45,18 @@ def entity() -> dict[str, Any]:
     return example.entity() if example else _newest(1)[0]
 
 
-def online() -> dict[str, Any]:
-    """Every feature of the service for the example's entity."""
-    answer = _store().get_online_features(service(), [{**entity(), "request_time": horizon()}]).to_dict()
+def online(keys: dict[str, Any]) -> dict[str, Any]:
+    """Every feature of the service for the entity of these keys."""
+    answer = _store().get_online_features(service(), [{**keys, "request_time": horizon()}]).to_dict()
     return {name: values[0] for name, values in answer.items()}
 
 
-def online_over_http(url: str) -> dict[str, Any]:
+def online_over_http(url: str, keys: dict[str, Any]) -> dict[str, Any]:
     """The same from a feature server. OSError where it does not answer, or refuses; urllib's HTTPError is one."""
     import json
     import urllib.request
 
-    entities = {**{name: [value] for name, value in entity().items()}, "request_time": [str(horizon())]}
+    entities = {**{name: [value] for name, value in keys.items()}, "request_time": [str(horizon())]}
     body = json.dumps({"feature_service": service().name, "entities": entities}, default=str).encode()
     request = urllib.request.Request(f"{url}/get-online-features", body, {"Content-Type": "application/json"})
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
@@ -80,17 +80,14 @@ def training_set() -> pd.DataFrame:
 
 def _newest(count: int) -> list[dict[str, Any]]:
     """Keys of the newest rows of the service's views: of each key, as the view with the most keys has them together."""
-    views = [_store().get_feature_view(projection.name) for projection in service().feature_view_projections if projection.name in _batch_views()]
+    named = {projection.name for projection in service().feature_view_projections}
+    views = [view for view in _store().list_batch_feature_views() if view.name in named]
     found: list[dict[str, Any]] = [{} for _ in range(count)]
     for view in sorted(views, key=lambda view: -len(view.join_keys)):
         missing = [key for key in view.join_keys if key not in found[0]]
         for row, values in zip(found, _keys(f"gold.{view.name}", missing, count) if missing else [], strict=False):
             row.update(zip(missing, values, strict=True))
     return [row for row in found if row]
-
-
-def _batch_views() -> set[str]:
-    return {view.name for view in _store().list_batch_feature_views()}
 
 
 def _keys(table: str, columns: list[str], count: int) -> list[tuple[Any, ...]]:

@@ -12,9 +12,10 @@ from typing import Any
 from contracts import project
 from contracts.model import NAME
 from contracts.project import Project, ProjectError
+from lake.sql import identifier
 
 STARTER, EXAMPLE = (project.CHECKOUT / "examples" / name for name in ("starter", "grocery"))
-KEPT = ("*.pyc", "__pycache__", ".pytest_cache")
+IGNORED = ("*.pyc", "__pycache__", ".pytest_cache")
 
 
 class ProposalError(ValueError):
@@ -31,7 +32,7 @@ def init(folder: Path, example: bool = False) -> Project:
         raise ProjectError(f"{folder.name} gives no name for a project. Name a folder that begins with a letter, such as shop")
     project.ensure_name_is_free(name, folder / project.FILE)
     source = EXAMPLE if example else STARTER
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*KEPT), dirs_exist_ok=True)
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*IGNORED), dirs_exist_ok=True)
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".py", ".toml"):
             path.write_text(re.sub(rf"\b{source.name}\b", name, path.read_text()))
@@ -126,7 +127,7 @@ def _look_into(file: Path) -> tuple[list[Found], int]:
 
 
 def _found(con: Any, name: str, kind: str) -> Found:
-    quoted = '"' + name.replace('"', '""') + '"'
+    quoted = identifier(name)
     counts = con.execute(f"SELECT count(*) - count({quoted}), count(DISTINCT {quoted}), min({quoted}), max({quoted}) FROM landed").fetchall()[0]
     nulls, distinct, low, high = counts
     number = kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL")

@@ -88,8 +88,7 @@ def _one_per_key(rows: DataFrame, dimension: Dimension) -> DataFrame:
     keys = [*dimension.pairs.values(), *([dimension.valid_from] if dimension.valid_from else [])]
     if set(dimension.table.key) <= set(keys):
         return rows
-    time = [dimension.table.time_column] if dimension.table.time_column else []
-    order = [name for name in (*time, *dimension.table.key, *dimension.table.column_names) if name not in keys]
+    order = [name for name in (*dimension.rank, *dimension.table.column_names) if name not in keys]
     ranked = rows.withColumn("_nth", F.row_number().over(Window.partitionBy(*keys).orderBy(*(F.col(name).desc() for name in dict.fromkeys(order)))))
     return ranked.filter("_nth = 1").drop("_nth")
 
@@ -117,7 +116,7 @@ class _Plan:
     def measures(self) -> Measures:
         return Measures(
             sums={name: sorted(lengths) for name, lengths in self._sums.items()},
-            distinct={name: windows.Distinct(name, sorted(lengths)) for name, lengths in self._distinct.items()},
+            distinct={name: sorted(lengths) for name, lengths in self._distinct.items()},
             extremes={name: windows.Extreme(largest, sorted(lengths), name in self._any_age) for name, (largest, lengths) in self._extremes.items()},
             recent=self._recent,
             newest=self._newest or bool(self._recent),

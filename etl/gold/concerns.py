@@ -69,7 +69,7 @@ def _is_readable(name: str, version: int) -> bool:
 def _changed_values(other: Joined, before: int, now: int, days: Days) -> DataFrame:
     """The values by which the changed rows are joined, a row each, named as in the table: of rows that are new, other, or gone."""
     name = other.table.qualified
-    by = tuple(other.pairs.values()) if isinstance(other, Dimension) else other.by
+    by = tuple(other.pairs.values())
     if other.table.load == Load.SNAPSHOT:
         old, new = table_reader.read(name, before), table_reader.read(name, now)
     else:
@@ -83,10 +83,8 @@ def _changed_values(other: Joined, before: int, now: int, days: Days) -> DataFra
 def _columns_that_matter(other: Joined) -> tuple[str, ...]:
     if not isinstance(other, Dimension):
         return other.table.column_names
-    # The rest of the key says which of several rows is newest.
     valid_from = [other.valid_from] if other.valid_from else []
-    time = [other.table.time_column] if other.table.time_column else []
-    return tuple(dict.fromkeys((*other.pairs.values(), *other.take, *valid_from, *time, *other.table.key)))
+    return tuple(dict.fromkeys((*other.pairs.values(), *other.take, *valid_from, *other.rank)))
 
 
 def _differing(old: DataFrame, new: DataFrame) -> DataFrame:
@@ -100,10 +98,9 @@ def _differing(old: DataFrame, new: DataFrame) -> DataFrame:
 def _days_of_events_with(declared: Aggregates, other: Joined, values: DataFrame, version: int) -> Days:
     from pyspark.sql import functions as F
 
-    pairs = other.pairs if isinstance(other, Dimension) else {name: name for name in other.by}
-    named = values.select(*(F.col(there).alias(here) for here, there in pairs.items()))
+    named = values.select(*(F.col(there).alias(here) for here, there in other.pairs.items()))
     events = table_reader.read(declared.events.qualified, version)
-    found = events.join(named, list(pairs), "left_semi").select(F.to_date(declared.time_column).alias("day")).distinct()
+    found = events.join(named, list(other.pairs), "left_semi").select(F.to_date(declared.time_column).alias("day")).distinct()
     return days_of(row["day"] for row in found.collect())
 
 

@@ -47,14 +47,6 @@ def midnights_changed_by(events: Interval, longest: int | None) -> Interval:
 
 
 @dataclass(frozen=True)
-class Distinct:
-    """How many different values of column `member` a window holds. NULL is none."""
-
-    member: str
-    windows: Sequence[int]
-
-
-@dataclass(frozen=True)
 class Extreme:
     """The smallest or largest value of a column, which may be a struct, in each window, and with `any_age` the largest of all events so far."""
 
@@ -65,7 +57,7 @@ class Extreme:
 
 @dataclass(frozen=True)
 class Recent:
-    """Over the `days` days that end with the day of the key's newest event: the sum of column `of`, each event weighted by `weights[k]` k days before; or its smallest value."""
+    """Over the `days` days that end with the day of the key's newest event: the sum of column `of`, with a `half_life` weighted as `Decayed` says; or its smallest value."""
 
     of: str
     days: int
@@ -77,12 +69,12 @@ class Recent:
 class Measures:
     """What the windows are asked for. Every key of a mapping names a result.
 
-    `sums`: column (never NULL) -> the windows in days over which it is summed; `distinct` and `extremes` likewise. `newest` adds the column NEWEST; `recent`
+    `sums`: column (never NULL) -> the windows in days over which it is summed; `distinct`: column -> those in which its different values are counted, NULL being none; `extremes` likewise. `newest` adds the column NEWEST; `recent`
     needs it. A feature over a window of w days is column `<name>_<w>d`, without a window it is `<name>`.
     """
 
     sums: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    distinct: Mapping[str, Distinct] = field(default_factory=dict)
+    distinct: Mapping[str, Sequence[int]] = field(default_factory=dict)
     extremes: Mapping[str, Extreme] = field(default_factory=dict)
     recent: Mapping[str, Recent] = field(default_factory=dict)
     newest: bool = False
@@ -90,14 +82,9 @@ class Measures:
     """The windows whose ends make a row, in days, in order."""
 
     @property
-    def counts(self) -> dict[str, Sequence[int]]:
-        """The windows of each distinct count."""
-        return {name: part.windows for name, part in self.distinct.items()}
-
-    @property
     def running(self) -> dict[str, Sequence[int]]:
         """What enters and leaves, and so is a running sum."""
-        return {**self.sums, **self.counts}
+        return {**self.sums, **self.distinct}
 
     @property
     def looks_back(self) -> int:
@@ -160,15 +147,13 @@ def _at(events: DataFrame, day: date, keys: Sequence[str], measures: Measures) -
     summed = [F.sum(F.when(since[w], F.col(name)).otherwise(0)).alias(f"{name}_{w}d") for name, windows in measures.sums.items() for w in windows]
     others = [*_extremes(measures, since), *([F.max(AT).alias(NEWEST)] if measures.newest else []), moved]
     if len(measures.distinct) == 1:
-        [(name, part)] = measures.distinct.items()
-        there = [F.max(F.when(since[w] & F.col(part.member).isNotNull(), 1).otherwise(0)).alias(f"{name}_{w}d") for w in part.windows]
-        members = known.groupBy(*keys, part.member).agg(*summed, *there, *others)
+        [(member, counted_in)] = measures.distinct.items()
+        there = [F.max(F.when(since[w] & F.col(member).isNotNull(), 1).otherwise(0)).alias(f"{member}_{w}d") for w in counted_in]
+        members = known.groupBy(*keys, member).agg(*summed, *there, *others)
         again = [F.sum(f"{name}_{w}d").alias(f"{name}_{w}d") for name, windows in measures.running.items() for w in windows]
         found = members.groupBy(*keys).agg(*again, *_extremes_again(measures), F.max("moved").alias("moved"))
     else:
-        counted = [
-            F.count_distinct(F.when(since[w], F.col(part.member))).alias(f"{name}_{w}d") for name, part in measures.distinct.items() for w in part.windows
-        ]
+        counted = [F.count_distinct(F.when(since[w], F.col(name))).alias(f"{name}_{w}d") for name, windows in measures.distinct.items() for w in windows]
         found = known.groupBy(*keys).agg(*summed, *counted, *others)
     found = found.filter("moved = 1").drop("moved")
     if measures.recent:
@@ -203,18 +188,18 @@ def _daily(events: DataFrame, keys: Sequence[str], measures: Measures) -> DataFr
     kept = [*_of_the_day(measures), *([F.max(AT).alias(NEWEST)] if measures.newest else []), *_looked_back_on(measures)]
     if not measures.distinct:
         return events.groupBy(*keys, day_of(AT)).agg(*summed, *kept)
-    (name, part), *others = measures.distinct.items()
-    by_member = [F.col(key) for key in (*keys, part.member)]
+    (member, counted_in), *others = measures.distinct.items()
+    by_member = [F.col(key) for key in (*keys, member)]
     carried = [*summed, *kept]
     members = events.groupBy(*by_member, day_of(AT)).agg(*carried) if carried else events.select(*by_member, day_of(AT)).distinct()
-    marked = with_presence(members, keys, part.member, part.windows, name)
+    marked = with_presence(members, keys, member, counted_in)
     again = [*_of_the_day(measures), *([F.max(NEWEST).alias(NEWEST)] if measures.newest else []), *_looked_back_on(measures, again=True)]
     again += [F.sum(name).alias(name) for name in measures.sums]
-    daily = marked.groupBy(*keys, "day").agg(*again, *presence(name, part.windows))
-    for name, part in others:
-        there = events.filter(F.col(part.member).isNotNull()).select(*keys, part.member, day_of(AT)).distinct()
-        marks = with_presence(there, keys, part.member, part.windows, name).groupBy(*keys, "day").agg(*presence(name, part.windows))
-        daily = daily.join(marks, [*keys, "day"], "left").fillna(0, [f"{name}_{way}_{w}" for w in part.windows for way in ("in", "out")])
+    daily = marked.groupBy(*keys, "day").agg(*again, *presence(member, counted_in))
+    for name, windows in others:
+        there = events.filter(F.col(name).isNotNull()).select(*keys, name, day_of(AT)).distinct()
+        marks = with_presence(there, keys, name, windows).groupBy(*keys, "day").agg(*presence(name, windows))
+        daily = daily.join(marks, [*keys, "day"], "left").fillna(0, [f"{name}_{way}_{w}" for w in windows for way in ("in", "out")])
     return daily
 
 
@@ -234,7 +219,7 @@ def changes(daily: DataFrame, keys: Sequence[str], measures: Measures) -> DataFr
         daily = daily.withColumn("step", instant - F.coalesce(F.lag(instant).over(_in_buckets(keys, "day")), F.lit(0)))
     moved = daily.withColumn("w", F.explode(F.array(*(F.lit(w) for w in (ENTERED, *measures.trailing))))).withColumn("t", F.expr("date_add(day, w + 1)"))
     changed = [_change(name, name, w).alias(f"{name}_{w}d") for name, windows in measures.sums.items() for w in windows]
-    changed += [_change(f"{name}_in_{w}", f"{name}_out_{w}", w).alias(f"{name}_{w}d") for name, windows in measures.counts.items() for w in windows]
+    changed += [_change(f"{name}_in_{w}", f"{name}_out_{w}", w).alias(f"{name}_{w}d") for name, windows in measures.distinct.items() for w in windows]
     changed += [F.max(F.when(F.col("w") == ENTERED, F.col(name))).alias(name) for name in measures.extremes]
     steps = [F.sum(F.when(F.col("w") == ENTERED, F.col("step")).otherwise(0)).alias(NEWEST)] if measures.newest else []
     return moved.groupBy(*keys, "t").agg(*changed, *steps)
@@ -266,10 +251,10 @@ def _in_buckets(keys: Sequence[str], *then: str) -> WindowSpec:
     return Window.partitionBy(F.pmod(F.xxhash64(*keys), F.lit(BUCKETS))).orderBy(*keys, *then)
 
 
-def with_presence(days: DataFrame, keys: Sequence[str], member: str, windows: Sequence[int], name: str) -> DataFrame:
+def with_presence(days: DataFrame, keys: Sequence[str], member: str, windows: Sequence[int]) -> DataFrame:
     """Mark where the presence intervals of a member begin and end: `days` has a row per key, member and `day` on which the member was there.
 
-    Adds `<name>_in_<w>` (1 when the member was in no window of w days before) and `<name>_out_<w>` (1 when it will have left after w days), both bigint; 0 where the member is NULL.
+    Adds `<member>_in_<w>` (1 when the member was in no window of w days before) and `<member>_out_<w>` (1 when it will have left after w days), both bigint; 0 where the member is NULL.
     """
     same = (*keys, member)
     ordered = _in_buckets(keys, member, "day")
@@ -279,8 +264,8 @@ def with_presence(days: DataFrame, keys: Sequence[str], member: str, windows: Se
     there = F.col(member).isNotNull()
     marks = {}
     for w in windows:
-        marks[f"{name}_in_{w}"] = _flag(there & (first | (F.date_add("before_day", w) < F.col("day"))))
-        marks[f"{name}_out_{w}"] = _flag(there & (last | (F.date_add("day", w) < F.col("after_day"))))
+        marks[f"{member}_in_{w}"] = _flag(there & (first | (F.date_add("before_day", w) < F.col("day"))))
+        marks[f"{member}_out_{w}"] = _flag(there & (last | (F.date_add("day", w) < F.col("after_day"))))
     return near.select(*days.columns, *(mark.alias(column) for column, mark in marks.items()))
 
 

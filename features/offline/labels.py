@@ -16,9 +16,9 @@ from feast.types import Float32, Float64, Int32, Int64, String
 
 from contracts.interval import midnight
 from features import queries, type_mapping
-from features.queries import identifier
 from features.type_mapping import INSTANT
 from lake.release import Release
+from lake.sql import identifier
 
 if TYPE_CHECKING:
     import duckdb

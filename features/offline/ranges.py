@@ -15,9 +15,9 @@ from contracts.interval import midnight
 from features import queries
 from features.offline import as_of
 from features.offline.labels import EVENT_TIMESTAMP, LabelError
-from features.queries import identifier
 from features.views import REQUEST_TIME
 from lake.release import Release
+from lake.sql import identifier
 
 
 def labels(

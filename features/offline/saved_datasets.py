@@ -20,9 +20,9 @@ from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.saved_dataset import SavedDatasetStorage
 
 from features.lake_reader import LakeReader, arrow_dataset
-from features.queries import literal
 from lake import settings, storage
 from lake.release import Release
+from lake.sql import literal
 
 RELEASE = "millrace_release"
 """Where a saved training set says of which release it is: in the parquet file's metadata, or in the Delta commit's."""

@@ -28,9 +28,9 @@ from features import queries, type_mapping
 from features.lake_reader import LakeReader, pinned
 from features.offline import as_of, labels, ranges, saved_datasets
 from features.offline.labels import HeldLabels, Horizon, JoinKey, KnowableLabels, LabelError, LabelSource, QueriedLabels
-from features.queries import identifier
 from lake import settings
 from lake.release import Release
+from lake.sql import identifier
 
 PIECE = 100_000
 """Rows of a training set that are in memory at once while it is saved."""

@@ -21,10 +21,10 @@ from features.lake_reader import LakeReader
 from features.online import backends, generation
 from features.online.generation import Key, Reader
 from features.online.store import layout_of
-from features.queries import identifier
 from features.views import REQUEST_TIME
 from lake import release
 from lake.release import Release
+from lake.sql import identifier
 
 SAMPLE = 500
 """Entities of each view and side."""

@@ -13,8 +13,8 @@ from features import queries
 from features.lake_reader import LakeReader, is_plain
 from features.online.generation import GenerationMetadata
 from features.online.store import layout_of
-from features.queries import identifier
 from lake import settings
+from lake.sql import identifier, parquet
 
 CHANGED = "changed"
 A_MOMENT = timedelta(microseconds=1)
@@ -41,7 +41,7 @@ def between(before: GenerationMetadata, reader: LakeReader, view: FeatureView) -
     if files is None:
         return None
     names = ", ".join(identifier(source.column(name)) for name in layout_of(view).keys)
-    parts = [f"SELECT {names} FROM {queries.parquet(files)}"] if files else []
+    parts = [f"SELECT {names} FROM {parquet(files)}"] if files else []
     if before.horizon < reader.release.horizon:
         since, until = (midnight(date.fromisoformat(horizon)) for horizon in (before.horizon, reader.release.horizon))
         parts.append(f"SELECT {names} FROM {reader.table(table)} WHERE {queries.between(source.event_column, since + A_MOMENT, until)}")

@@ -20,8 +20,9 @@ from features.online import backends, consistency, delta_changes, generation
 from features.online.consistency import Consistency
 from features.online.generation import Draft, GenerationMetadata, InUse, OnlineBackend, OnlineStoreDamagedError, Stored
 from features.online.store import layout_of
-from features.queries import EPOCH, identifier
+from features.queries import EPOCH
 from lake.release import Release
+from lake.sql import identifier
 
 BATCH = 50_000
 MOST_CHANGED = 0.5

@@ -35,9 +35,9 @@ from features.online.generation import (
     parsed,
 )
 from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explained, Words, masked, reaching, unreadable
-from features.queries import identifier
 from features.type_mapping import retyped_row
 from lake import tls
+from lake.sql import identifier
 
 HOME = "millrace"
 """The schema of the pointer; generations are in schemas that begin with it and `_`."""

@@ -29,10 +29,10 @@ from features.online.generation import (
     new_name,
     parsed,
 )
-from features.queries import identifier
 from features.type_mapping import retyped_row
 from lake import settings
 from lake.files import locked, sync, write_whole
+from lake.sql import identifier
 
 BUSY_SECONDS = 10.0
 LARGEST_PIECE = 64

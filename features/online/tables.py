@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 
 from features.online.generation import CREATED, EVENT, RowSchema
-from features.queries import identifier
+from lake.sql import identifier
 
 
 def columns(layout: RowSchema, database: str) -> list[str]:

@@ -19,13 +19,13 @@ from features import queries, type_mapping
 from features.lake_reader import LakeReader, pinned
 from features.offline import labels
 from features.offline.labels import EVENT_TIMESTAMP, Horizon
-from features.queries import identifier
 from features.training import availability, joining, label_input, services, sets
 from features.training.joining import Say
 from features.training.label_input import Given
 from features.training.services import Service
 from lake import manifest
 from lake.release import Release
+from lake.sql import identifier
 
 
 @dataclass(frozen=True)

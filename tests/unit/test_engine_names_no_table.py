@@ -13,7 +13,6 @@ import pytest
 
 from contracts import catalog, project
 
-ENGINE = ("contracts", "lake", "etl", "expectations", "lineage", "features", "millrace", "dags")
 COMMON = {"age", "brand", "campaigns", "coupons", "customers", "department", "end_date", "products", "promotions", "quantity", "rank", "redemptions", "release",
           "score", "start_date", "transactions", "week", "model", "as_of", "event_timestamp", "kids_count", "scored_at"}  # fmt: skip
 EXAMPLES = {"customer_id", "product_id"}
@@ -43,7 +42,7 @@ def code(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, alias.name) for alias in node.names)
 
 
-@pytest.mark.parametrize("package", ENGINE)
+@pytest.mark.parametrize("package", project.ENGINE)
 def test_a_package_of_the_engine_names_nothing_of_the_example(package: str) -> None:
     words = re.compile(r"\b(" + "|".join(sorted(map(re.escape, names() - EXAMPLES), key=len, reverse=True)) + r"|grocery|household\w*)\b")
     allowed = re.compile(r"such as (silver|gold|scores)\.\w+|layer and name, such as .*|service and .*")

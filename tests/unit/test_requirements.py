@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from contracts import project
 from lake import settings
 
 EVERYWHERE, GPU = settings.CHECKOUT / "requirements.txt", settings.CHECKOUT / "requirements-gpu.txt"
 INPUTS = settings.CHECKOUT / "requirements"
 IMAGES = [INPUTS / f"{image}.txt" for image in ("engine", "features", "pipeline")]
-ROOMS = ("contracts", "lake", "etl", "expectations", "lineage", "features", "millrace", "dags", "examples")
+ROOMS = (*project.ENGINE, "examples")
 PROJECTS = tuple(path.parent.name for path in (settings.CHECKOUT / "examples").glob("*/millrace.toml"))
 OPTIONAL = {"cudf"}
 """On a machine with a GPU (requirements-gpu.in)."""

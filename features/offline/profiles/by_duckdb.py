@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from features.offline.profiles.model import FREQUENT, LARGE, PERCENTS, ColumnProfile, Profile, Sort, day, instant, moments, scale_of, sort_of
-from features.queries import identifier
+from lake.sql import identifier
 
 LIMB = 43
 """Bits of one of three parts of a number; squares of parts can be summed over any number of rows in 128 bits."""

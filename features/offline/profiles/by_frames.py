@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from features.offline import frames
 from features.offline.profiles.model import FREQUENT, LARGE, PERCENTS, ColumnProfile, Profile, Sort, day, instant, moments, scale_of, sort_of
-from features.queries import identifier
+from lake.sql import identifier
 
 NARROW = 18
 """Digits of a decimal that fit 64 bits."""

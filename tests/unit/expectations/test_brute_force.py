@@ -13,6 +13,7 @@ from contracts.aggregations import AsOf, Count, Dimension, Latest, MappedInTime,
 from contracts.model import DATE, LONG, MONEY, STRING, TIMESTAMP, Column, Layer, Table
 from expectations.brute_force import NO_ROW, Difference, VerifyError, verify
 from lake import settings
+from lake.delta import METADATA_KEY, CommitMetadata
 
 pytestmark = pytest.mark.usefixtures("home")
 Row = dict[str, Any]
@@ -53,7 +54,7 @@ EVENTS = (stay(1, "ada", 1), stay(2, "bob", 3, 2, room=2), stay(3, "ada", 4, 5))
 
 def write(contract: Table, rows: list[Row], horizon: date | None = None) -> int:
     fields = [(each.name, TYPES.get(each.type, pa.decimal128(18, 2))) for each in contract.columns]
-    recorded = CommitProperties(custom_metadata={"millrace": f'{{"horizon": "{horizon}"}}'}) if horizon else None
+    recorded = CommitProperties(custom_metadata={METADATA_KEY: CommitMetadata("run", horizon=horizon).to_json()}) if horizon else None
     path = str(settings.table_path(contract.qualified))
     write_deltalake(path, pa.Table.from_pylist(rows, schema=pa.schema(fields)), mode="overwrite", commit_properties=recorded)
     return DeltaTable(path).version()

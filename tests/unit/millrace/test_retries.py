@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from contracts import project
 from contracts.report import PUBLISHED, CheckResult, RowAccount, TableReport
-from millrace import errors
 
 pytestmark = pytest.mark.usefixtures("airflow", "home")
 
@@ -31,7 +31,7 @@ def outcome(error: Exception) -> type[BaseException]:
 def ours() -> dict[str, type]:
     """Every error class that Millrace has, by name."""
     found = {}
-    for package in errors.OURS:
+    for package in project.ENGINE:
         for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             if not module.name.endswith("__main__") and "feast_repo" not in module.name:
                 for name, value in vars(importlib.import_module(module.name)).items():
