@@ -10,11 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from contracts.project import current
 from contracts.report import UNCHANGED
 from etl.stage import StageError
 from lake import release
 from lake.delta import LakeError
 from millrace import pipeline
+from millrace.pipeline import RunError
 from tests.conftest import set_home
 from tests.landing import Shop, rows
 from tests.projects import write
@@ -167,6 +169,19 @@ def test_a_table_that_is_made_anew_reaches_as_far_as_the_release(project: Callab
     assert release.read().horizon == "2031-01-09"
     assert rows("gold.guests") == before
     assert max(row["event_timestamp"].day for row in before) == 9
+
+
+def test_a_declaration_that_changed_since_the_release_is_told_by_verify(project: Callable[..., Shop], tmp_path: Path) -> None:
+    shop = project()
+    land(shop, "visits", 1, visit(1, 1))
+    land(shop, "tips", 1, {"tip": 1, "visit": 1, "given_at": datetime(2031, 1, 1, 13)})
+    run(1, 2)
+    assert pipeline.verify("gold.guests", 5).differences == ()
+    path = tmp_path / "project" / "contracts" / "gold" / "guests.py"
+    path.write_text(path.read_text().replace('Count("visits"', 'Count("stays"'))
+    forget(current().name)
+    with pytest.raises(RunError, match=r"gold\.guests cannot be verified: .*stays_7d.*run an interval first: millrace run"):
+        pipeline.verify("gold.guests", 5)
 
 
 def test_a_lake_of_another_project_is_refused(project: Callable[..., Shop], monkeypatch: pytest.MonkeyPatch) -> None:

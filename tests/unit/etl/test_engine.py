@@ -210,6 +210,23 @@ def test_a_stopped_session_is_replaced(own_sail: None) -> None:
     assert engine.session().range(3).count() == 3
 
 
+def test_an_engine_that_ended_in_an_audit_is_no_fault_of_a_check(own_sail: None) -> None:
+    """An AuditError is final, and this is worth another try."""
+    from dataclasses import replace
+
+    from contracts import catalog
+    from expectations.evaluate import AuditError, measure
+
+    spark = engine.session()
+    table = replace(catalog.table("silver.coupons"), references=())
+    frame = spark.createDataFrame([(1, 2, 3)], ", ".join(f"{column.name} {column.type.spark}" for column in table.columns))
+    assert measure(table, frame).rows == 1
+    spark.stop()
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (whatever the client says)
+        measure(table, frame)
+    assert not isinstance(caught.value, AuditError)
+
+
 class Counting(Answering):
     """Counts the requests that keep a session."""
 

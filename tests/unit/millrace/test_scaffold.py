@@ -167,6 +167,23 @@ def test_a_view_without_a_service_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     assert "no feature service has the view customer_orders" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("services", "told"),
+    [
+        ("customer_orders = FeatureService(name='a', features=[views.view('customer_orders')])", "customer_orders is the name of two things"),
+        ("customer = FeatureService(name='a', features=[views.view('customer_orders')])", "customer is the name of two things"),
+        ("registry = FeatureService(name='a', features=[views.view('customer_orders')])", "registry is a name that Millrace's Feast repository uses itself"),
+    ],
+)
+def test_names_that_would_hide_each_other_in_feast_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: str, told: str) -> None:
+    from millrace import pipeline
+
+    made = scaffold.init(tmp_path / f"hiding_{services.split()[0]}_shop")
+    (made.root / "services.py").write_text(f"from feast import FeatureService\nfrom features import views\n{services}\n")
+    monkeypatch.setenv("MILLRACE_PROJECT", str(made.root))
+    assert any(told in problem.message for problem in pipeline.project_problems())
+
+
 def test_the_project_is_checked_by_the_pipeline_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from millrace import pipeline
 

@@ -60,6 +60,13 @@ def sleeper() -> Iterator[Any]:
         process.wait()
 
 
+def test_services_of_another_project_are_not_taken_for_ours(sleeper: Any) -> None:
+    """They would run the other one's tables, in the same home."""
+    write_record(pid=sleeper(OURS).pid, port=8080, project="/elsewhere/shop")
+    with pytest.raises(services.ServicesError, match=r"Airflow runs for the project in /elsewhere/shop, and this is .*grocery\. Run `make down` first"):
+        services.up()
+
+
 class TestEnvironment:
     def test_one_port_moves_every_address(self) -> None:
         variables = environment.environment(9090, 6566, {})
@@ -69,6 +76,17 @@ class TestEnvironment:
 
     def test_binds_to_loopback_only_whatever_the_caller_says(self) -> None:
         assert environment.environment(8080, 6566, {"AIRFLOW__API__HOST": "0.0.0.0"})["AIRFLOW__API__HOST"] == "127.0.0.1"
+
+    def test_every_component_works_for_the_project_of_who_started_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They run in another folder, so a relative path would name another one, and an empty one the example."""
+        (tmp_path / "shop").mkdir()
+        (tmp_path / "shop" / "millrace.toml").write_text('name = "started_shop"\n')
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MILLRACE_PROJECT", "shop")
+        assert environment.environment(8080, 6566, {"MILLRACE_PROJECT": "shop"})["MILLRACE_PROJECT"] == str(tmp_path / "shop")
+        monkeypatch.setenv("MILLRACE_PROJECT", "")
+        monkeypatch.chdir(tmp_path / "shop")
+        assert environment.environment(8080, 6566, {"MILLRACE_PROJECT": ""})["MILLRACE_PROJECT"] == str(tmp_path / "shop")
 
     def test_the_callers_dags_folder_wins(self) -> None:
         assert environment.environment(8080, 6566, {"AIRFLOW__CORE__DAGS_FOLDER": "/elsewhere"})["AIRFLOW__CORE__DAGS_FOLDER"] == "/elsewhere"
