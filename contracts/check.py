@@ -249,7 +249,7 @@ class _Check:
         elif table.history is None and table.load != Load.SNAPSHOT:
             yield self._problem(
                 "nobody can tell which of its rows a change of its inputs concerns. Declare aggregations (feature_table), or give `history`, as long as its"
-                " transform looks back, or `load=Load.SNAPSHOT` to make it anew with each change"
+                " transform looks back, or `load=Load.SNAPSHOT` to rebuild it after each change"
             )
         elif table.load != Load.SNAPSHOT:
             undriven = [name for name in table.inputs if name in self.tables and not self.tables[name].time_column and self.tables[name].load != Load.SNAPSHOT]

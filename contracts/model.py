@@ -203,7 +203,7 @@ class Table:
     `key` is unique over the table. `time_column` orders the table in time: its date decides which interval a row belongs to.
     `max_quarantine_share` is the share of bad rows above which nothing is published, because the fault is then in the file, not in the rows; at 0
     a single bad row stops the table, because its rows belong together. A gold table is computed from its `aggregates` (see `contracts.aggregations`), or by a plain
-    transform: then its rows at t depend on the rows of its inputs in [t - history, t), or it is a SNAPSHOT, which any change makes anew.
+    transform: then its rows at t depend on the rows of its inputs in [t - history, t), or it is a SNAPSHOT, which any change rebuilds.
     """
 
     layer: Layer

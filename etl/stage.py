@@ -240,7 +240,7 @@ def _plan_gold(common: Plan, sources: dict, changed: dict[str, tuple[Interval, .
 
 
 def _released_horizon() -> date | None:
-    """Up to when the newest release knows; a table that is made anew has to reach as far."""
+    """Up to when the newest release knows; a rebuilt table has to reach as far."""
     numbers = release.numbers()
     return date.fromisoformat(release.read(numbers[-1]).horizon) if numbers else None
 
@@ -263,7 +263,7 @@ def _reach(table: Table) -> int | None:
     if table.history_days is None:
         raise StageError(
             f"{table.qualified} neither declares aggregations nor says what its rows depend on. Give its contract `history`, as long as its transform looks back,"
-            " or `load=Load.SNAPSHOT` to make it anew with each change"
+            " or `load=Load.SNAPSHOT` to rebuild it after each change"
         )
     return table.history_days
 

@@ -1,4 +1,4 @@
-"""`millrace init`, `check`, `new` and `verify`: write a project, look for what cannot work, propose tables, and count features anew."""
+"""`millrace init`, `check`, `new` and `verify`: write a project, look for what cannot work, propose tables, and count features again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add(commands: Any, adding: Callable[..., argparse.ArgumentParser]) -> None:
     new.add_argument("layer", choices=("bronze", "silver"), help="bronze alone, or silver with its bronze table")
     new.add_argument("name", help="of the table, such as orders")
     new.add_argument("--from", dest="file", type=Path, required=True, metavar="FILE", help="a .csv or .parquet file as it lands")
-    verify = adding(commands, "verify", _verify, "count features anew from their declaration, by brute force, and compare; 1 when any differs")
+    verify = adding(commands, "verify", _verify, "count features again from their declaration, by brute force, and compare; 1 when any differs")
     verify.add_argument("table", help="such as gold.customer_activity")
     verify.add_argument("--sample", type=arguments.count(), default=SAMPLE, help=f"keys, each at several midnights (default: {SAMPLE})")
     verify.add_argument("--seed", type=int, default=0, help="of the random keys and midnights (default: 0)")

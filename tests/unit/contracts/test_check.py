@@ -148,7 +148,7 @@ CASES = {
     "an input that nothing maps": (
         {"contracts__gold__totals": PLAIN.replace("    history=timedelta(days=7),\n", "")},
         "contracts/gold/totals.py:1: gold.totals: nobody can tell which of its rows a change of its inputs concerns. Declare aggregations (feature_table), or"
-        " give `history`, as long as its transform looks back, or `load=Load.SNAPSHOT` to make it anew with each change",
+        " give `history`, as long as its transform looks back, or `load=Load.SNAPSHOT` to rebuild it after each change",
     ),
     "no key": (
         {"contracts__silver__visits": SILVER.replace('key=("visit",),', "")},
