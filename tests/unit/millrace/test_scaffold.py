@@ -159,6 +159,18 @@ def test_commands_that_cannot_be_imported_are_told(tmp_path: Path, monkeypatch: 
     assert cli.main(["check"]) == 0
 
 
+def test_a_project_that_cannot_run_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    made = scaffold.init(tmp_path / "unsound_shop")
+    (made.root / "transforms" / "gold").mkdir(parents=True)
+    (made.root / "transforms" / "gold" / "customer_orders.py").write_text("")
+    monkeypatch.setenv("MILLRACE_PROJECT", str(made.root))
+    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path / "home"))
+    assert cli.main(["sample"]) == 0
+    assert cli.main(["run", "--start", "2030-01-01", "--end", "2030-01-02"]) == 1
+    assert "ProjectError: the project unsound_shop cannot run: " in capsys.readouterr().err
+    assert not (tmp_path / "home" / "lake").exists()
+
+
 def test_a_view_without_a_service_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     made = scaffold.init(tmp_path / "viewless_shop")
     (made.root / "services.py").write_text("")

@@ -28,6 +28,15 @@ def refusal(*arguments: Any, **params: Any) -> str:
     return str(caught.value)
 
 
+def test_a_project_that_cannot_run_ends_the_run_at_its_first_task(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from millrace import scaffold
+
+    root = scaffold.init(tmp_path / "unfit_shop").root
+    (root / "contracts" / "gold" / "extra.py").write_text("extra = 1\n")
+    monkeypatch.setenv("MILLRACE_PROJECT", str(root))
+    assert "the project unfit_shop cannot run: " in refusal(start="2030-01-01", end="2030-01-02")
+
+
 def test_who_triggers_a_run_says_which_days() -> None:
     assert checked(start="2017-03-01", end="2017-03-05") == {"start": "2017-03-01", "end": "2017-03-05"}
 
