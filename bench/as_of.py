@@ -1,8 +1,10 @@
-"""Time point-in-time joins: ours, Feast's own stores, and a bare DuckDB ASOF join, on the same rows and labels: `python -m bench.as_of`.
+"""Time point-in-time joins: ours, Feast's own stores, and a bare DuckDB ASOF join, on the same rows and labels: `python
+-m bench.as_of`.
 
-A contestant has a process of its own and is warmed up on a hundredth of the rows, so that no start of an engine is timed, nor what Feast does once, `apply`. In each round the fast ones
-follow each other, so that a noisy minute hits all; times are medians, and ratios are taken within a round. What a contestant answers is compared with the bare join's by count and sum; the rows
-have one key and no ties, so that all stores can be right.
+A contestant has a process of its own and is warmed up on a hundredth of the rows, so that no start of an engine is
+timed, nor what Feast does once, `apply`. In each round the fast ones follow each other, so that a noisy minute hits
+all; times are medians, and ratios are taken within a round. What a contestant answers is compared with the bare join's
+by count and sum; the rows have one key and no ties, so that all stores can be right.
 """
 
 from __future__ import annotations
@@ -39,7 +41,10 @@ def land(folder: Path, rows: int, labels: int) -> None:
     rng, instant = np.random.default_rng(7), pa.timestamp("us", "UTC")
     folder.mkdir(parents=True)
     at = pa.array(rng.permutation(rows) * (YEAR_US // rows), pa.int64()).cast(instant)  # no two at the same instant
-    pq.write_table(pa.table({"k": rng.integers(0, KEYS, rows), "event_timestamp": at, "v": rng.integers(0, 1000, rows)}), folder / "rows.parquet")
+    pq.write_table(
+        pa.table({"k": rng.integers(0, KEYS, rows), "event_timestamp": at, "v": rng.integers(0, 1000, rows)}),
+        folder / "rows.parquet",
+    )
     asked = pa.array(rng.integers(YEAR_US // 2, YEAR_US, labels), pa.int64()).cast(instant)
     pq.write_table(pa.table({"k": rng.integers(0, KEYS, labels), "event_timestamp": asked}), folder / "labels.parquet")
 
@@ -49,7 +54,10 @@ def bare(folder: Path) -> Callable[[Any], Any]:
 
     con = duckdb.connect()
     con.execute("SET TimeZone = 'UTC'")
-    query = f"SELECT l.*, f.v FROM l ASOF LEFT JOIN '{folder / 'rows.parquet'}' f ON l.k = f.k AND l.event_timestamp >= f.event_timestamp"
+    query = (
+        f"SELECT l.*, f.v FROM l ASOF LEFT JOIN '{folder / 'rows.parquet'}' f ON l.k = f.k AND l.event_timestamp >="
+        " f.event_timestamp"
+    )
 
     def join(labels: Any) -> Any:
         con.register("l", labels)
@@ -91,7 +99,9 @@ def view(source: Any) -> tuple[list[Any], Any]:
     from feast.value_type import ValueType
 
     entity = Entity(name="k", join_keys=["k"], value_type=ValueType.INT64)
-    return [entity], FeatureView(name="things", entities=[entity], schema=[Field(name=name, dtype=Int64) for name in ("k", "v")], source=source)
+    return [entity], FeatureView(
+        name="things", entities=[entity], schema=[Field(name=name, dtype=Int64) for name in ("k", "v")], source=source
+    )
 
 
 SPARK = {
@@ -138,16 +148,26 @@ def measured(size: str, contestants: list[str], rounds: int) -> list[str]:
         for turn in range(rounds):
             for one in contestants:
                 if not turn or one not in SLOW:
-                    print(f"{rows:,} rows x {labels:,} labels, round {turn + 1}: {one} ...", end=" ", flush=True, file=sys.stderr)
+                    print(
+                        f"{rows:,} rows x {labels:,} labels, round {turn + 1}: {one} ...",
+                        end=" ",
+                        flush=True,
+                        file=sys.stderr,
+                    )
                     found[one].append(answer(one, place))
-                    print(f"{found[one][-1].get('s', 0) * 1000:,.0f} ms" if "s" in found[one][-1] else "failed", file=sys.stderr)
+                    print(
+                        f"{found[one][-1].get('s', 0) * 1000:,.0f} ms" if "s" in found[one][-1] else "failed",
+                        file=sys.stderr,
+                    )
     return [_line(rows, labels, name, found) for name in contestants]
 
 
 def answer(contestant: str, place: Path) -> dict[str, Any]:
     """What `timed` says in a process of its own, or why it failed."""
     try:
-        told: dict[str, Any] = watch.run([sys.executable, "-W", "ignore", "-m", "bench.as_of", "--answer", contestant, "--folder", str(place)], {})[0]
+        told: dict[str, Any] = watch.run(
+            [sys.executable, "-W", "ignore", "-m", "bench.as_of", "--answer", contestant, "--folder", str(place)], {}
+        )[0]
     except SystemExit as error:
         return {"failed": str(error).strip().splitlines()[-1][:100]}
     return told
@@ -164,18 +184,27 @@ def _line(rows: int, labels: int, name: str, found: dict[str, list[dict[str, Any
         else "**no**: " + ", ".join(f"{n:,} values that add up to {total:,}" for n, total in values)
     )
     time_s = median(one["s"] for one in found[name])
-    return f"| {size} | {name} | {time_s:.3f} s | {rows / time_s / 1e6:.2f} M rows/s | {ratio(found, name, BARE)} | {ratio(found, name, OURS)} | {same} |"
+    return (
+        f"| {size} | {name} | {time_s:.3f} s | {rows / time_s / 1e6:.2f} M rows/s | {ratio(found, name, BARE)} |"
+        f" {ratio(found, name, OURS)} | {same} |"
+    )
 
 
 def ratio(found: dict[str, list[dict[str, Any]]], one: str, other: str) -> str:
     """The median of the rounds that both took part in."""
-    both = [mine["s"] / theirs["s"] for mine, theirs in zip(found[one], found.get(other, []), strict=False) if "s" in theirs]
+    both = [
+        mine["s"] / theirs["s"] for mine, theirs in zip(found[one], found.get(other, []), strict=False) if "s" in theirs
+    ]
     return f"{median(both):.2f}" if both else ""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.as_of", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="ROWSxLABELS", help=f"(default: {' '.join(SIZES)})")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.as_of", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", default=SIZES, metavar="ROWSxLABELS", help=f"(default: {' '.join(SIZES)})"
+    )
     parser.add_argument(
         "--without",
         nargs="+",
@@ -193,7 +222,10 @@ def main() -> None:
         return
     contestants = [one for one in CONTESTANTS if one not in options.without]
     lines = [line for size in options.sizes for line in measured(size, contestants, options.rounds)]
-    print("| rows x labels | store | time | feature rows | against bare | against ours | same values |\n|---|---|---|---|---|---|---|")
+    print(
+        "| rows x labels | store | time | feature rows | against bare | against ours | same values"
+        " |\n|---|---|---|---|---|---|---|"
+    )
     print("\n".join(lines))
 
 

@@ -39,7 +39,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.connections", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="of each, of which the median is printed (default 3)")
     parser.add_argument("--seconds", type=float, default=5, help="that a measurement lasts (default 5)")
-    parser.add_argument("--port", type=int, nargs="+", help="of servers that run already, in containers say, instead of servers of our own")
+    parser.add_argument(
+        "--port",
+        type=int,
+        nargs="+",
+        help="of servers that run already, in containers say, instead of servers of our own",
+    )
     options = parser.parse_args()
     requests = [request(pair) for pair in random.Random(0).sample(pairs(), 1000)]
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
@@ -47,14 +52,21 @@ def main() -> None:
         print("| servers | connections | requests/s | p50 | p99 |\n|---|---|---|---|---|")
         report(options.port, None, str(len(options.port)), requests, options)
         return
-    print("| workers | connections | requests/s | p50 | p99 | server CPU a request | memory (PSS) |\n|---|---|---|---|---|---|---|")
+    print(
+        "| workers | connections | requests/s | p50 | p99 | server CPU a request | memory (PSS)"
+        " |\n|---|---|---|---|---|---|---|"
+    )
     for workers in WORKERS:
         with server(workers) as (port, process):
             report([port], process, str(workers), requests, options)
 
 
-def report(ports: list[int], process: psutil.Process | None, workers: str, requests: list[bytes], options: argparse.Namespace) -> None:
-    """A line for each number of connections, which are spread over the ports; without the process, nothing of its time and memory."""
+def report(
+    ports: list[int], process: psutil.Process | None, workers: str, requests: list[bytes], options: argparse.Namespace
+) -> None:
+    """A line for each number of connections, which are spread over the ports; without the process, nothing of its time
+    and memory.
+    """
     measure(ports, requests, 8, 2.0)
     for connections in CONNECTIONS:
         before = processor_seconds(process) if process else 0
@@ -116,7 +128,9 @@ class Caller(asyncio.Protocol):
         self._transport.write(self._requests[self._number])
 
 
-def measure(ports: list[int], requests: list[bytes], connections: int, seconds: float) -> tuple[float, float, float, int]:
+def measure(
+    ports: list[int], requests: list[bytes], connections: int, seconds: float
+) -> tuple[float, float, float, int]:
     """Requests a second, the median and the 99th percentile of their times in seconds, and their number."""
 
     async def load() -> tuple[float, float, float, int]:

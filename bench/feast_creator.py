@@ -1,4 +1,5 @@
-"""How Feast's own tests make data for our offline store: a frame becomes a Delta table that a release pins. Imported by their test run alone.
+"""How Feast's own tests make data for our offline store: a frame becomes a Delta table that a release pins. Imported by
+their test run alone.
 
 Feast's tests invent tables of any schema, for which there are no contracts, so the source here says what Delta says.
 """
@@ -76,11 +77,21 @@ class GoldTableCreator(DataSourceCreator):  # type: ignore[misc,unused-ignore]
         table = f"gold.{self.project_name}_{destination_name}".replace("-", "_")
         path = settings.table_path(table)
         path.mkdir(parents=True, exist_ok=True)
-        write_deltalake(str(path), _storable(pa.Table.from_pandas(df, preserve_index=False)), mode="overwrite", schema_mode="overwrite")
+        write_deltalake(
+            str(path),
+            _storable(pa.Table.from_pandas(df, preserve_index=False)),
+            mode="overwrite",
+            schema_mode="overwrite",
+        )
         known = release.read().tables if release.numbers() else {}
         release.write({**known, table: DeltaTable(str(path)).version()}, "2100-01-01")
         mapping = field_mapping or {"ts_1": "ts"}
-        return AnyTable(table=table, timestamp_field=timestamp_field or "ts", created_timestamp_column=created_timestamp_column, field_mapping=mapping)
+        return AnyTable(
+            table=table,
+            timestamp_field=timestamp_field or "ts",
+            created_timestamp_column=created_timestamp_column,
+            field_mapping=mapping,
+        )
 
     def create_offline_store_config(self) -> FeastConfigBaseModel:
         """Our store, joining as `MILLRACE_JOIN` says."""
@@ -102,9 +113,15 @@ def _storable(table: pa.Table) -> pa.Table:
     """Instants in microseconds, UTC, as Delta keeps them, and text for structures."""
     for i, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):
-            table = table.set_column(i, field.name, table[i].cast(pa.timestamp("us", field.type.tz), safe=False).cast(pa.timestamp("us", "UTC")))
+            table = table.set_column(
+                i,
+                field.name,
+                table[i].cast(pa.timestamp("us", field.type.tz), safe=False).cast(pa.timestamp("us", "UTC")),
+            )
         if pa.types.is_struct(field.type) or pa.types.is_map(field.type):
-            table = table.set_column(i, field.name, pa.array([json.dumps(one, default=str) for one in table[i].to_pylist()], pa.string()))
+            table = table.set_column(
+                i, field.name, pa.array([json.dumps(one, default=str) for one in table[i].to_pylist()], pa.string())
+            )
     return table
 
 

@@ -1,6 +1,8 @@
-"""Run Feast's universal offline-store tests against our store: `MILLRACE_FEAST=<checkout of feast-dev/feast> python -m bench.feast_suite`.
+"""Run Feast's universal offline-store tests against our store: `MILLRACE_FEAST=<checkout of feast-dev/feast> python -m
+bench.feast_suite`.
 
-The checkout is not ours and nothing of it is copied. Containers, which the tests import and these do not start, are stood in for. Further arguments go to pytest.
+The checkout is not ours and nothing of it is copied. Containers, which the tests import and these do not start, are
+stood in for. Further arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -53,7 +55,11 @@ def main() -> int:
     root = os.environ.get("MILLRACE_FEAST")
     tests = Path(root or "", "sdk", "python")
     if not root or not (tests / FOLDER).is_dir():
-        print(f"MILLRACE_FEAST is {root!r}. Set it to a checkout of github.com/feast-dev/feast, which has sdk/python/{FOLDER}", file=sys.stderr)
+        print(
+            f"MILLRACE_FEAST is {root!r}. Set it to a checkout of github.com/feast-dev/feast, which has"
+            f" sdk/python/{FOLDER}",
+            file=sys.stderr,
+        )
         return 2
     environment = {
         **os.environ,

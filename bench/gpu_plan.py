@@ -1,7 +1,8 @@
-"""`make gpu-plan`: which operators of each transform and each commit RAPIDS would run on a GPU, and why others would not. No GPU is needed.
+"""`make gpu-plan`: which operators of each transform and each commit RAPIDS would run on a GPU, and why others would
+not. No GPU is needed.
 
-Plans are made by a Spark of this process over a lake with a row in each table, in RAPIDS' `explainOnly` mode. Where there is a GPU, the job then runs on it (`bench.gpu_run`).
-Writes docs/gpu-plan.md with `--write docs`.
+Plans are made by a Spark of this process over a lake with a row in each table, in RAPIDS' `explainOnly` mode. Where
+there is a GPU, the job then runs on it (`bench.gpu_run`). Writes docs/gpu-plan.md with `--write docs`.
 """
 
 from __future__ import annotations
@@ -30,13 +31,25 @@ OPERATOR = re.compile(r"^\s*([*!])(Exec|Command) <(\w+)>", re.MULTILINE)
 """`#` marks an operator that RAPIDS takes out of the plan, `@` one that an operator above takes with it."""
 BLOCK = re.compile(r"^\S+ \S+ (?:INFO|WARN|ERROR) ", re.MULTILINE)
 """Where a line of Spark's log begins."""
-REASON = re.compile(r"^\s*!(Exec|Command|Expression|Output|Partitioning) <(\w+)>.*? cannot (?:run on GPU|be replaced)[^\n]*?because ([^\n]+)", re.MULTILINE)
+REASON = re.compile(
+    r"^\s*!(Exec|Command|Expression|Output|Partitioning) <(\w+)>.*? cannot (?:run on GPU|be replaced)[^\n]*?because"
+    r" ([^\n]+)",
+    re.MULTILINE,
+)
 FOLLOWS = ("not all expressions can be replaced", "the Exec ", "Parent")
 """Reasons that only pass on the reason of another line."""
-MIDNIGHTS = {"one midnight": Interval(date(2017, 3, 2), date(2017, 3, 3)), "many midnights": Interval(date(2017, 3, 1), date(2017, 5, 1))}
+MIDNIGHTS = {
+    "one midnight": Interval(date(2017, 3, 2), date(2017, 3, 3)),
+    "many midnights": Interval(date(2017, 3, 1), date(2017, 5, 1)),
+}
 CELLS: dict[Any, Any] = {
-    LONG: 1, STRING: "A", DOUBLE: 0.5, BOOLEAN: True, DATE: date(2017, 3, 1), TIMESTAMP: datetime(2017, 3, 1, tzinfo=UTC),
-}  # fmt: skip
+    LONG: 1,
+    STRING: "A",
+    DOUBLE: 0.5,
+    BOOLEAN: True,
+    DATE: date(2017, 3, 1),
+    TIMESTAMP: datetime(2017, 3, 1, tzinfo=UTC),
+}
 
 
 @dataclass
@@ -59,7 +72,9 @@ class Verdict:
 
 
 def main() -> int:
-    """Explain everything, run it where there is a GPU, and print a page. Exit status 1 when the GPU's tables differ, or when it took no part."""
+    """Explain everything, run it where there is a GPU, and print a page. Exit status 1 when the GPU's tables differ, or
+    when it took no part.
+    """
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_plan", description=__doc__)
     parser.add_argument("--write", type=Path, help="folder that gets gpu-plan.md")
     options = parser.parse_args()
@@ -96,7 +111,11 @@ def classic_session(home: Path) -> tuple[Any, Path]:
 
     log = home / "spark.log"
     files = jars.fetched((*jars.DELTA, *gpu.RAPIDS))
-    kept = {name: value for name, value in server.settings_of(0, "local[2]").items() if not name.startswith(("spark.connect", "spark.executor", "spark.task"))}
+    kept = {
+        name: value
+        for name, value in server.settings_of(0, "local[2]").items()
+        if not name.startswith(("spark.connect", "spark.executor", "spark.task"))
+    }
     kept |= {**OPTIONS, **gpu.PLAN_ONLY, "spark.jars": ",".join(map(str, files)), "spark.driver.memory": "3g"}
     os.environ["JAVA_HOME"] = str(java.find().resolve().parent.parent)
     from pyspark.sql import SparkSession
@@ -143,7 +162,12 @@ def staged(table: Table) -> Path:
     path = settings.table_path(table.qualified) / "_stage" / "one.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     row = {column.name: _cell(column) for column in table.columns}
-    pq.write_table(pa.Table.from_pylist([row], schema=pa.schema([(column.name, arrow_type(column.type)) for column in table.columns])), path)
+    pq.write_table(
+        pa.Table.from_pylist(
+            [row], schema=pa.schema([(column.name, arrow_type(column.type)) for column in table.columns])
+        ),
+        path,
+    )
     return path
 
 
@@ -163,12 +187,20 @@ def transforms(spark: Any) -> Iterator[Verdict]:
         frames = [spark.read.format("delta").load(str(settings.table_path(name))) for name in table.inputs]
         if table.layer == Layer.SILVER:
             cleaned = stage.clean(table, *frames)
-            plans = {"": cleaned.select(*table.column_names), "duplicates": stage._without_duplicates(table, cleaned).select(*table.column_names)}
+            plans = {
+                "": cleaned.select(*table.column_names),
+                "duplicates": stage._without_duplicates(table, cleaned).select(*table.column_names),
+            }
         elif table.load == Load.SNAPSHOT:
             plans = {"": stage.transform(table).features(*frames).select(*table.column_names)}
         else:
-            inputs, prepare = dict(zip(table.inputs, frames, strict=True)), stage.transform(table).events if stage.has_transform(table) else None
-            plans = {name: aggregate.features(table, [midnights], inputs, prepare) for name, midnights in MIDNIGHTS.items()}
+            inputs, prepare = (
+                dict(zip(table.inputs, frames, strict=True)),
+                stage.transform(table).events if stage.has_transform(table) else None,
+            )
+            plans = {
+                name: aggregate.features(table, [midnights], inputs, prepare) for name, midnights in MIDNIGHTS.items()
+            }
         for part, frame in plans.items():
             verdict = Verdict(f"{table.qualified}{f', {part}' if part else ''}")
             verdict.add(explain(frame._jdf, "ALL"))
@@ -176,7 +208,9 @@ def transforms(spark: Any) -> Iterator[Verdict]:
 
 
 def commits(spark: Any, log: Path) -> Iterator[Verdict]:
-    """Every kind of commit: what the log says of its command while it is made. Delta reads its own log along with it, in small queries that are left out."""
+    """Every kind of commit: what the log says of its command while it is made. Delta reads its own log along with it,
+    in small queries that are left out.
+    """
     from etl import engine
     from etl.commits.delta_spark import DeltaSpark
     from lake import delta
@@ -189,9 +223,15 @@ def commits(spark: Any, log: Path) -> Iterator[Verdict]:
         return delta.version_of(table.qualified)
 
     for table in (*catalog.tables(Layer.SILVER), *catalog.tables(Layer.GOLD)):
-        yield _watched(log, f"publish {table.qualified}", partial(done.publish, table, [staged(table)], state, base=base(table)))
+        yield _watched(
+            log, f"publish {table.qualified}", partial(done.publish, table, [staged(table)], state, base=base(table))
+        )
         if table.time_column:
-            yield _watched(log, f"replace days of {table.qualified}", partial(done.publish, table, [staged(table)], state, base=base(table), replace=day))
+            yield _watched(
+                log,
+                f"replace days of {table.qualified}",
+                partial(done.publish, table, [staged(table)], state, base=base(table), replace=day),
+            )
 
 
 def _watched(log: Path, name: str, act: Any) -> Verdict:
@@ -212,13 +252,18 @@ def page(found: list[Verdict]) -> str:
     lines = [
         "# GPU plan",
         "",
-        f"Made by `make gpu-plan` with RAPIDS {gpu.RAPIDS[0].version} in `explainOnly` mode, in which no GPU takes part. A share counts the operators of the physical plan that would run on one."
-        " Commits count their commands; Delta's small queries of its own log stay on the CPU.",
+        (
+            f"Made by `make gpu-plan` with RAPIDS {gpu.RAPIDS[0].version} in `explainOnly` mode, in which no GPU takes"
+            " part. A share counts the operators of the physical plan that would run on one. Commits count their"
+            " commands; Delta's small queries of its own log stay on the CPU."
+        ),
         "",
         "| plan | operators | on the GPU | share |",
         "|---|---|---|---|",
     ]
-    lines += [f"| {one.name} | {one.operators} | {one.on_gpu} | {one.on_gpu / max(one.operators, 1):.0%} |" for one in found]
+    lines += [
+        f"| {one.name} | {one.operators} | {one.on_gpu} | {one.on_gpu / max(one.operators, 1):.0%} |" for one in found
+    ]
     reasons: dict[str, list[str]] = {}
     for one in found:
         for reason in one.reasons:

@@ -1,4 +1,5 @@
-"""The second half of `make gpu-plan`, where there is a GPU: the whole job, all transforms and all commits, on the CPU and on the GPU of this machine, every table compared row by row, times side by side.
+"""The second half of `make gpu-plan`, where there is a GPU: the whole job, all transforms and all commits, on the CPU
+and on the GPU of this machine, every table compared row by row, times side by side.
 
 What it compares are two engines, whatever they are, so that it can be tried without a GPU.
 """
@@ -29,25 +30,50 @@ class Comparison:
     @property
     def problems(self) -> list[str]:
         """What makes the comparison fail: tables that differ, or a last engine whose plans name no GPU."""
-        told = [f"{one.table} differs: {difference}" for one in self.tables if not one.equal for difference in one.differences or ["see the fingerprints"]]
-        return told + [f"no plan of {one.engine} names an operator of the GPU: RAPIDS took no part" for one in self.runs[-1:] if not one.gpu]
+        told = [
+            f"{one.table} differs: {difference}"
+            for one in self.tables
+            if not one.equal
+            for difference in one.differences or ["see the fingerprints"]
+        ]
+        return told + [
+            f"no plan of {one.engine} names an operator of the GPU: RAPIDS took no part"
+            for one in self.runs[-1:]
+            if not one.gpu
+        ]
 
 
 def gpu() -> str:
     """The first GPU of this machine as its driver names it; empty where there is none."""
     try:
-        done = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=False, timeout=30)
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return next(iter(done.stdout.splitlines()), "").strip() if done.returncode == 0 else ""
 
 
-def run(home: Path, contestants: dict[str, dict[str, str]] = CONTESTANTS, start: str = START, end: str = END, landing: Path | None = None) -> Comparison:
-    """The job over these days on each, in a process and a lake of its own; of the sample, unless a landing zone is named."""
+def run(
+    home: Path,
+    contestants: dict[str, dict[str, str]] = CONTESTANTS,
+    start: str = START,
+    end: str = END,
+    landing: Path | None = None,
+) -> Comparison:
+    """The job over these days on each, in a process and a lake of its own; of the sample, unless a landing zone is
+    named.
+    """
     if landing is None:
         parity.land(home)
     runs = [
-        parity.one_run(home, name, start, end, {**environment, **({"MILLRACE_LANDING": str(landing)} if landing else {})})
+        parity.one_run(
+            home, name, start, end, {**environment, **({"MILLRACE_LANDING": str(landing)} if landing else {})}
+        )
         for name, environment in contestants.items()
     ]
     lakes = {name: parity.lake_of(home, name) for name in contestants}
@@ -61,12 +87,19 @@ def section(name: str, found: Comparison) -> str:
         "",
         f"## Run on {name}",
         "",
-        f"The whole job over the sample's first month, the last day as a run of its own. **{'Every table is equal, row by row.' if not found.problems else 'IT FAILED.'}**",
+        (
+            "The whole job over the sample's first month, the last day as a run of its own."
+            f" **{'Every table is equal, row by row.' if not found.problems else 'IT FAILED.'}**"
+        ),
         "",
         "| engine | all but the last day | one more day | session starts in | operators on the GPU |",
         "|---|---|---|---|---|",
     ]
-    lines += [f"| {one.engine} | {one.year_s:.1f} s | {one.day_s:.2f} s | {one.session_s:.1f} s | {'yes' if one.gpu else 'no'} |" for one in found.runs]
+    lines += [
+        f"| {one.engine} | {one.year_s:.1f} s | {one.day_s:.2f} s | {one.session_s:.1f} s |"
+        f" {'yes' if one.gpu else 'no'} |"
+        for one in found.runs
+    ]
     lines += ["", f"{last.engine} took {last.year_s / first.year_s:.2f} times as long as {first.engine}."]
     lines += [f"- {problem}" for problem in found.problems]
     return "\n".join(lines) + "\n"

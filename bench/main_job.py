@@ -1,4 +1,5 @@
-"""Time the main job in this process, without Airflow: a year at once, or a year and one day more. Prints seconds as JSON.
+"""Time the main job in this process, without Airflow: a year at once, or a year and one day more. Prints seconds as
+JSON.
 
 `python -m bench.main_job --mode year|day`, with MILLRACE_HOME set to a home whose landing zone holds the sample.
 """
@@ -29,9 +30,14 @@ def main() -> int:
     parser.add_argument("--mode", choices=("year", "day"), default="year")
     parser.add_argument("--start", default=START, help="first day")
     parser.add_argument("--end", default=END, help="day after the last")
-    parser.add_argument("--run-days", type=int, default=100_000, help="carry the past in runs of so many days (default: in one)")
     parser.add_argument(
-        "--last-days", type=int, default=1, help="in mode day, carry so many days one by one after the past, and tell of the median one (default: 1)"
+        "--run-days", type=int, default=100_000, help="carry the past in runs of so many days (default: in one)"
+    )
+    parser.add_argument(
+        "--last-days",
+        type=int,
+        default=1,
+        help="in mode day, carry so many days one by one after the past, and tell of the median one (default: 1)",
     )
     options = parser.parse_args()
     shutil.rmtree(settings.lake(), ignore_errors=True)
@@ -45,7 +51,10 @@ def main() -> int:
         result["year"] = timed(options.start, options.end)
     else:
         last = str(date.fromisoformat(options.end) - options.last_days * DAY)
-        result["year"], result["day"] = timed_in_runs(options.start, last, options.run_days), timed_one_by_one(last, options.end)
+        result["year"], result["day"] = (
+            timed_in_runs(options.start, last, options.run_days),
+            timed_one_by_one(last, options.end),
+        )
     json.dump(result, sys.stdout)
     return 0
 
@@ -74,7 +83,11 @@ def timed(start: str, end: str) -> dict[str, Any]:
 def timed_in_runs(start: str, end: str, days: int) -> dict[str, Any]:
     """The same of runs that follow each other; the phases and tables are those of the last one."""
     runs = each_timed(start, end, days)
-    return {**runs[-1], **{name: sum(run[name] for run in runs) for name in ("wall_s", "cpu_s", "rows_in")}, "runs_s": [run["wall_s"] for run in runs]}
+    return {
+        **runs[-1],
+        **{name: sum(run[name] for run in runs) for name in ("wall_s", "cpu_s", "rows_in")},
+        "runs_s": [run["wall_s"] for run in runs],
+    }
 
 
 def timed_one_by_one(start: str, end: str) -> dict[str, Any]:
@@ -92,8 +105,14 @@ def each_timed(start: str, end: str, days: int) -> list[dict[str, Any]]:
 
 def shares(reports: list[TableReport]) -> dict[str, Any]:
     """Seconds per phase, summed over tables (two run at a time), and per table."""
-    phases = {phase: sum(report.seconds.get(phase, 0.0) for report in reports) for phase in ("stage", "audit", "publish")}
-    return {"phases": phases, "tables": {report.table: report.seconds for report in reports}, "rows_in": sum(report.account.rows_in for report in reports)}
+    phases = {
+        phase: sum(report.seconds.get(phase, 0.0) for report in reports) for phase in ("stage", "audit", "publish")
+    }
+    return {
+        "phases": phases,
+        "tables": {report.table: report.seconds for report in reports},
+        "rows_in": sum(report.account.rows_in for report in reports),
+    }
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python -m bench.parity --start 2017-01-01 --end 2017-02-01 --engines sail spark --write docs
 
-Each engine gets a lake of its own and the same landing zone. Tables are equal when they have the same columns and the same rows, however often each comes and in
-whatever order they lie: NULLs, decimals, doubles to the last bit, instants to the microsecond. Only `_loaded_at`, the clock's time of a load, may differ.
+Each engine gets a lake of its own and the same landing zone. Tables are equal when they have the same columns and the
+same rows, however often each comes and in whatever order they lie: NULLs, decimals, doubles to the last bit, instants
+to the microsecond. Only `_loaded_at`, the clock's time of a load, may differ.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class EngineRun:
 
 @dataclass
 class TableParity:
-    """One table on all engines: rows and fingerprint by engine; `differences` quotes rows that only one of two engines has."""
+    """One table on all engines: rows and fingerprint by engine; `differences` quotes rows that only one of two engines
+    has.
+    """
 
     table: str
     rows: dict[str, int]
@@ -62,10 +65,16 @@ class TableParity:
 
 def main() -> int:
     """Run, compare, certify. Exit status 1 when a table differs."""
-    parser = argparse.ArgumentParser(prog="python -m bench.parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--start", default="2017-01-01", help="first day (default 2017-01-01)")
-    parser.add_argument("--end", default="2018-01-02", help="day after the last (default 2018-01-02); the last day is a run of its own")
-    parser.add_argument("--engines", nargs="+", default=["sail", "spark"], help="MILLRACE_ENGINE of each (default: sail spark)")
+    parser.add_argument(
+        "--end", default="2018-01-02", help="day after the last (default 2018-01-02); the last day is a run of its own"
+    )
+    parser.add_argument(
+        "--engines", nargs="+", default=["sail", "spark"], help="MILLRACE_ENGINE of each (default: sail spark)"
+    )
     parser.add_argument("--write", type=Path, help="folder that gets parity.json and parity.md (default: the home)")
     options = parser.parse_args()
     home = settings.home() / "parity"
@@ -91,7 +100,13 @@ def main() -> int:
 def land(home: Path) -> None:
     """The sample, once for all engines."""
     environment = {**os.environ, "MILLRACE_HOME": str(home)}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "millrace", "sample"], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "millrace", "sample"],
+        cwd=settings.CHECKOUT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         raise SystemExit(f"the sample could not be landed:\n{done.stdout}{done.stderr}")
 
@@ -102,7 +117,9 @@ def lake_of(home: Path, engine: str) -> Path:
 
 
 def one_run(home: Path, engine: str, start: str, end: str, more: dict[str, str] | None = None) -> EngineRun:
-    """The job on one engine, in a process of its own, watched for its memory. `more` is environment: what the engine's name does not say."""
+    """The job on one engine, in a process of its own, watched for its memory. `more` is environment: what the engine's
+    name does not say.
+    """
     print(f"{engine}: {start} to {end} ...", end=" ", flush=True)
     folder = lake_of(home, engine).parent
     jars.share(folder)
@@ -116,7 +133,13 @@ def one_run(home: Path, engine: str, start: str, end: str, more: dict[str, str] 
     command = [sys.executable, "-W", "ignore", "-m", "bench.main_job", "--mode", "day", "--start", start, "--end", end]
     found, peak = watch.run(command, environment)
     run = EngineRun(
-        engine, found["engine"][1], round(found["session_s"], 2), round(found["year"]["wall_s"], 1), round(found["day"]["wall_s"], 2), peak, found["gpu"]
+        engine,
+        found["engine"][1],
+        round(found["session_s"], 2),
+        round(found["year"]["wall_s"], 1),
+        round(found["day"]["wall_s"], 2),
+        peak,
+        found["gpu"],
     )
     print(f"{run.year_s:.1f} s, and one more day {run.day_s:.2f} s", flush=True)
     return run
@@ -125,16 +148,24 @@ def one_run(home: Path, engine: str, start: str, end: str, more: dict[str, str] 
 def compared(table: Table, lakes: dict[str, Path]) -> TableParity:
     """The table in each lake, by fingerprint; where they differ, the first rows that only one has."""
     found = {engine: fingerprint(table, lake / table.layer / table.name) for engine, lake in lakes.items()}
-    result = TableParity(table.qualified, {engine: rows for engine, (rows, _) in found.items()}, {engine: print_ for engine, (_, print_) in found.items()})
+    result = TableParity(
+        table.qualified,
+        {engine: rows for engine, (rows, _) in found.items()},
+        {engine: print_ for engine, (_, print_) in found.items()},
+    )
     first, *others = lakes
     for other in others:
         if found[first] != found[other]:
-            result.differences += differences(table, {name: lakes[name] / table.layer / table.name for name in (first, other)})
+            result.differences += differences(
+                table, {name: lakes[name] / table.layer / table.name for name in (first, other)}
+            )
     return result
 
 
 def fingerprint(table: Table, path: Path) -> tuple[int, str]:
-    """How many rows, and a hash of schema and rows that does not depend on their order: the sums of both halves of each row's MD5."""
+    """How many rows, and a hash of schema and rows that does not depend on their order: the sums of both halves of each
+    row's MD5.
+    """
     import duckdb
     from deltalake import DeltaTable
 
@@ -154,7 +185,9 @@ def fingerprint(table: Table, path: Path) -> tuple[int, str]:
 
 def row_text(table: Table) -> str:
     """SQL for a row as text, so that two rows have the same text only if they are the same."""
-    return f"concat_ws(chr(31), {', '.join(_cell_text(column) for column in table.columns if column.name not in CLOCK)})"
+    return (
+        f"concat_ws(chr(31), {', '.join(_cell_text(column) for column in table.columns if column.name not in CLOCK)})"
+    )
 
 
 def _cell_text(column: Column) -> str:
@@ -173,12 +206,18 @@ def differences(table: Table, paths: dict[str, Path]) -> list[str]:
 
     opened = {name: DeltaTable(str(path)) for name, path in paths.items()}
     (left, mine), (right, theirs) = opened.items()
-    told = [] if mine.schema() == theirs.schema() else [f"the schemas differ: {mine.schema().to_json()} on {left}, {theirs.schema().to_json()} on {right}"]
+    told = (
+        []
+        if mine.schema() == theirs.schema()
+        else [f"the schemas differ: {mine.schema().to_json()} on {left}, {theirs.schema().to_json()} on {right}"]
+    )
     columns = ", ".join(column.name for column in table.columns if column.name not in CLOCK)
     with duckdb.connect() as con:
         con.execute("SET TimeZone = 'UTC'")
         for one, other in ((left, right), (right, left)):
-            query = f"SELECT {columns} FROM read_parquet(?) EXCEPT ALL SELECT {columns} FROM read_parquet(?) LIMIT {SHOWN}"
+            query = (
+                f"SELECT {columns} FROM read_parquet(?) EXCEPT ALL SELECT {columns} FROM read_parquet(?) LIMIT {SHOWN}"
+            )
             for row in con.execute(query, [opened[one].file_uris(), opened[other].file_uris()]).fetchall():
                 told.append(f"only {one} has {dict(zip(columns.split(', '), map(str, row), strict=True))}")
     return told
@@ -190,8 +229,11 @@ def page(certificate: dict[str, Any]) -> str:
     lines = [
         "# Parity certificate",
         "",
-        f"Made by `make parity` at {certificate['made_at']} over {certificate['interval'][0]} to {certificate['interval'][1]}, on {certificate['machine']['cpus']} CPUs."
-        " The last day is a run of its own, on top of the others.",
+        (
+            f"Made by `make parity` at {certificate['made_at']} over {certificate['interval'][0]} to"
+            f" {certificate['interval'][1]}, on {certificate['machine']['cpus']} CPUs. The last day is a run of its"
+            " own, on top of the others."
+        ),
         "",
         f"**{'Every table is equal on every engine, row by row.' if certificate['equal'] else 'TABLES DIFFER.'}**",
         "",
@@ -199,17 +241,28 @@ def page(certificate: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {one['engine']} | {one['version']} | {one['session_s']:.1f} s | {one['year_s']:.1f} s | {one['day_s']:.2f} s | {one['peak_memory_mib']:,} MiB |"
+        f"| {one['engine']} | {one['version']} | {one['session_s']:.1f} s | {one['year_s']:.1f} s | {one['day_s']:.2f}"
+        f" s | {one['peak_memory_mib']:,} MiB |"
         for one in certificate["engines"]
     ]
     lines += ["", f"| table | rows | equal | fingerprint{'s' * (not certificate['equal'])} |", "|---|---|---|---|"]
     for one in certificate["tables"]:
         prints = dict.fromkeys(one["fingerprint"][engine][:16] for engine in engines)
         rows = dict.fromkeys(f"{one['rows'][engine]:,}" for engine in engines)
-        lines.append(f"| {one['table']} | {' / '.join(rows)} | {'yes' if one['equal'] else 'NO'} | {' / '.join(f'`{each}`' for each in prints)} |")
+        lines.append(
+            f"| {one['table']} | {' / '.join(rows)} | {'yes' if one['equal'] else 'NO'} |"
+            f" {' / '.join(f'`{each}`' for each in prints)} |"
+        )
     for one in certificate["tables"]:
         lines += [f"- {one['table']}: {told}" for told in one["differences"]]
-    lines += ["", "A fingerprint is over columns, types, comments and rows, each row with all its cells but `_loaded_at`, in no particular order.", ""]
+    lines += [
+        "",
+        (
+            "A fingerprint is over columns, types, comments and rows, each row with all its cells but `_loaded_at`, in"
+            " no particular order."
+        ),
+        "",
+    ]
     return "\n".join(lines)
 
 

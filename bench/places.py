@@ -1,7 +1,9 @@
-"""Time the places of the online store: `python -m bench.places --online sqlite redis://127.0.0.1:6379/0 postgresql://...`, with MILLRACE_HOME set to a home in which the sample has a release.
+"""Time the places of the online store: `python -m bench.places --online sqlite redis://127.0.0.1:6379/0
+postgresql://...`, with MILLRACE_HOME set to a home in which the sample has a release.
 
-All views of the newest release are loaded as of the day before its horizon, then the next day as what changed; then 1 and 100 entities are read with all features of `recommendation_v1` through the
-SDK. What is online at a server before is replaced, so give it a database of its own. Medians of three loads.
+All views of the newest release are loaded as of the day before its horizon, then the next day as what changed; then 1
+and 100 entities are read with all features of `recommendation_v1` through the SDK. What is online at a server before is
+replaced, so give it a database of its own. Medians of three loads.
 """
 
 from __future__ import annotations
@@ -25,8 +27,16 @@ ROUNDS = 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.places", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--online", nargs="+", default=["sqlite"], metavar="URL", help="each MILLRACE_ONLINE to measure (default: sqlite)")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.places", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--online",
+        nargs="+",
+        default=["sqlite"],
+        metavar="URL",
+        help="each MILLRACE_ONLINE to measure (default: sqlite)",
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     known = pairs()
@@ -37,7 +47,10 @@ def main() -> None:
             loads.append(timed_loads(url))
             reads += timed_reads(url, known)
             backends.configured().remove_all()
-    print("| place | all entities | time | entities/s | what changed in a day | time | of all |\n|---|---|---|---|---|---|---|")
+    print(
+        "| place | all entities | time | entities/s | what changed in a day | time | of all"
+        " |\n|---|---|---|---|---|---|---|"
+    )
     print("\n".join(loads))
     print("\n| place | entities | p50 | p99 |\n|---|---|---|---|")
     print("\n".join(reads))
@@ -76,7 +89,8 @@ def timed_reads(url: str, known: list[tuple[int, int]]) -> list[str]:
                 seconds.append(time.perf_counter() - started)
         seconds.sort()
         lines.append(
-            f"| {urlsplit(url).scheme or url} | {count} | {seconds[len(seconds) // 2] * 1e3:.2f} ms | {seconds[len(seconds) * 99 // 100] * 1e3:.2f} ms |"
+            f"| {urlsplit(url).scheme or url} | {count} | {seconds[len(seconds) // 2] * 1e3:.2f} ms |"
+            f" {seconds[len(seconds) * 99 // 100] * 1e3:.2f} ms |"
         )
     return lines
 

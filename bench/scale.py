@@ -1,7 +1,9 @@
-"""`python -m bench.scale`: the main job over a longer and longer past, against the DuckDB script: time, peak memory, and what one more day costs.
+"""`python -m bench.scale`: the main job over a longer and longer past, against the DuckDB script: time, peak memory,
+and what one more day costs.
 
-The past is the sample again and again, each year 364 days before the next, under its own baskets and weeks. So N years have N times the rows of one, and the last days are
-the same in all of them: what they cost more with a longer past is overhead.
+The past is the sample again and again, each year 364 days before the next, under its own baskets and weeks. So N years
+have N times the rows of one, and the last days are the same in all of them: what they cost more with a longer past is
+overhead.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ LAST_DAYS = 5
 
 @dataclass
 class Scale:
-    """What N years took on an engine: seconds and MiB. `past_s` is the sum of `runs_s`, the runs that carried the past; `day_s` is of one more day after it."""
+    """What N years took on an engine: seconds and MiB. `past_s` is the sum of `runs_s`, the runs that carried the past;
+    `day_s` is of one more day after it.
+    """
 
     years: int
     engine: str
@@ -45,15 +49,28 @@ class Scale:
 
 def main() -> int:
     """Measure each size and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--years", type=int, nargs="+", default=[1, 4, 16], help="lengths of the past (default: 1 4 16)")
-    parser.add_argument("--run-days", type=int, default=YEAR.days, help="carry the past in runs of so many days (default: of a year)")
-    parser.add_argument("--engine", nargs="+", default=["sail"], help="each MILLRACE_ENGINE to measure, one after the other (default: sail)")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--years", type=int, nargs="+", default=[1, 4, 16], help="lengths of the past (default: 1 4 16)"
+    )
+    parser.add_argument(
+        "--run-days", type=int, default=YEAR.days, help="carry the past in runs of so many days (default: of a year)"
+    )
+    parser.add_argument(
+        "--engine",
+        nargs="+",
+        default=["sail"],
+        help="each MILLRACE_ENGINE to measure, one after the other (default: sail)",
+    )
     options = parser.parse_args()
     home = settings.home() / "bench"
     land(home)
     found = [one for years in options.years for one in measured(home, years, options.engine, options.run_days)]
-    (home / "scale.json").write_text(json.dumps({"machine": machine(), "scales": [asdict(one) for one in found]}, indent=1))
+    (home / "scale.json").write_text(
+        json.dumps({"machine": machine(), "scales": [asdict(one) for one in found]}, indent=1)
+    )
     print(table(found))
     print(f"All figures: {home / 'scale.json'}")
     return 0
@@ -68,12 +85,33 @@ def measured(home: Path, years: int, engines: list[str], run_days: int) -> list[
     jars.share(folder)
     print("DuckDB script ...", end=" ", flush=True)
     duckdb, duckdb_mib = watch.run(
-        [sys.executable, "-m", "bench.duckdb_baseline", "--landing", str(folder / "landing"), "--lake", str(folder / "duckdb")], {"MILLRACE_HOME": str(folder)}
+        [
+            sys.executable,
+            "-m",
+            "bench.duckdb_baseline",
+            "--landing",
+            str(folder / "landing"),
+            "--lake",
+            str(folder / "duckdb"),
+        ],
+        {"MILLRACE_HOME": str(folder)},
     )
     shutil.rmtree(folder / "duckdb")
     print(f"{duckdb['total_s']:.1f} s", end="", flush=True)
     start = FIRST - (years - 1) * YEAR
-    command = [sys.executable, "-W", "ignore", "-m", "bench.main_job", "--mode", "day", "--start", str(start), "--end", str(END)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "bench.main_job",
+        "--mode",
+        "day",
+        "--start",
+        str(start),
+        "--end",
+        str(END),
+    ]
     command += ["--run-days", str(run_days), "--last-days", str(LAST_DAYS)]
     found = []
     for engine in engines:
@@ -81,7 +119,20 @@ def measured(home: Path, years: int, engines: list[str], run_days: int) -> list[
         job, mib = watch.run(command, {"MILLRACE_HOME": str(folder), "MILLRACE_ENGINE": engine})
         past, day = job["year"], job["day"]
         print(f"{past['wall_s']:.1f} s, and one more day {day['wall_s']:.2f} s", end="", flush=True)
-        found.append(Scale(years, engine, duckdb["total_s"], duckdb_mib, job["session_s"], past["wall_s"], day["wall_s"], mib, past["rows_in"], past["runs_s"]))
+        found.append(
+            Scale(
+                years,
+                engine,
+                duckdb["total_s"],
+                duckdb_mib,
+                job["session_s"],
+                past["wall_s"],
+                day["wall_s"],
+                mib,
+                past["rows_in"],
+                past["runs_s"],
+            )
+        )
     print()
     shutil.rmtree(folder)
     return found
@@ -117,7 +168,10 @@ def _shift(con, table: str, source: Path, target: Path, back: int, years: int) -
     earlier = f"- INTERVAL {back * YEAR.days} DAY"
     week = f"week + {WEEKS * (years - 1 - back)} AS week"
     changed = {
-        "transactions": f"basket_id + {back * BASKETS} AS basket_id, {week}, (transaction_timestamp {earlier})::TIMESTAMP AS transaction_timestamp",
+        "transactions": (
+            f"basket_id + {back * BASKETS} AS basket_id, {week}, (transaction_timestamp {earlier})::TIMESTAMP AS"
+            " transaction_timestamp"
+        ),
         "promotions": week,
         "redemptions": f"(redemption_date::DATE {earlier})::DATE AS redemption_date",
     }[table]
@@ -130,14 +184,18 @@ def table(found: list[Scale]) -> str:
     """The figures, and what a day costs against the engine's shortest past."""
     lines = [
         "",
-        "| years | rows in | DuckDB script | its peak | engine | session starts in | main job | against DuckDB | peak memory | one more day | against the shortest past |",
+        (
+            "| years | rows in | DuckDB script | its peak | engine | session starts in | main job | against DuckDB |"
+            " peak memory | one more day | against the shortest past |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in found:
         shortest = next(other for other in found if other.engine == one.engine)
         lines.append(
-            f"| {one.years} | {one.rows_in / 1e6:.0f} M | {one.duckdb_s:.1f} s | {one.duckdb_mib:,} MiB | {one.engine} | {one.session_s:.1f} s"
-            f" | {one.past_s:.1f} s | {one.past_s / one.duckdb_s:.2f} | {one.mib:,} MiB | {one.day_s:.2f} s | {one.day_s / shortest.day_s:.2f} |"
+            f"| {one.years} | {one.rows_in / 1e6:.0f} M | {one.duckdb_s:.1f} s | {one.duckdb_mib:,} MiB | {one.engine}"
+            f" | {one.session_s:.1f} s | {one.past_s:.1f} s | {one.past_s / one.duckdb_s:.2f} | {one.mib:,} MiB |"
+            f" {one.day_s:.2f} s | {one.day_s / shortest.day_s:.2f} |"
         )
     return "\n".join(lines)
 

@@ -1,8 +1,11 @@
-"""Time what is served: `python -m bench.serving`, with MILLRACE_HOME set to a home in which a release of the sample is online.
+"""Time what is served: `python -m bench.serving`, with MILLRACE_HOME set to a home in which a release of the sample is
+online.
 
-Reads of 1 and of 100 entities with all features of `recommendation_v1`: by sqlite alone, through the SDK, through the feature server over HTTP, beside a server of the same make that
-is asked nothing and answers nothing, and one that is asked the same and answers the same bytes every time. Ways take turns of 20 calls; a figure is the median of the rounds, and a ratio the median of the ratios within a round.
-Loads of `product_popularity`: ours, Feast's own into its own sqlite store, and a bare bulk load of rows that are known to be the newest.
+Reads of 1 and of 100 entities with all features of `recommendation_v1`: by sqlite alone, through the SDK, through the
+feature server over HTTP, beside a server of the same make that is asked nothing and answers nothing, and one that is
+asked the same and answers the same bytes every time. Ways take turns of 20 calls; a figure is the median of the rounds,
+and a ratio the median of the ratios within a round. Loads of `product_popularity`: ours, Feast's own into its own
+sqlite store, and a bare bulk load of rows that are known to be the newest.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ Way = Callable[[Asked], Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of reads (default 5)")
     parser.add_argument("--without-loads", action="store_true", help="time reads only")
     parser.add_argument("--serve", choices=("features", "fixed", "route"), help=argparse.SUPPRESS)
@@ -51,7 +56,10 @@ def main() -> None:
     if options.serve:
         serve(options.serve, options.port, options.answer)
         return
-    print("| entities | way | p50 | p99 | entities/s | p50 against bare | p50 against echo |\n|---|---|---|---|---|---|---|")
+    print(
+        "| entities | way | p50 | p99 | entities/s | p50 against bare | p50 against echo"
+        " |\n|---|---|---|---|---|---|---|"
+    )
     with server("features") as features, server("fixed") as echo, server("route") as route:
         for count in CALLS:
             with tempfile.NamedTemporaryFile() as answer:
@@ -78,7 +86,9 @@ def main() -> None:
 
 
 def one_round(count: int, ways: dict[str, Way], number: int) -> dict[str, list[float]]:
-    """Seconds of each call, in order. The ways answer the same questions and take short turns, so that a noisy second hits all."""
+    """Seconds of each call, in order. The ways answer the same questions and take short turns, so that a noisy second
+    hits all.
+    """
     known, rng = pairs(), random.Random(number)
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(TURNS[count]):
@@ -98,7 +108,11 @@ def print_reads(count: int, rounds: list[dict[str, list[float]]]) -> None:
         p50, p99 = (median(one[name][len(one[name]) * share // 100] for one in rounds) for share in (50, 99))
         rate = median(count * len(one[name]) / sum(one[name]) for one in rounds)
         ratios = [median(middle(one[name]) / middle(one[to]) for one in rounds) for to in ("bare sqlite", "HTTP echo")]
-        print(f"| {count} | {name} | {p50 * 1e3:.3f} ms | {p99 * 1e3:.3f} ms | {rate:,.0f} | {ratios[0]:.1f} | {ratios[1]:.2f} |", flush=True)
+        print(
+            f"| {count} | {name} | {p50 * 1e3:.3f} ms | {p99 * 1e3:.3f} ms | {rate:,.0f} | {ratios[0]:.1f} |"
+            f" {ratios[1]:.2f} |",
+            flush=True,
+        )
 
 
 def middle(ordered: list[float]) -> float:
@@ -114,10 +128,19 @@ def online() -> sqlite3.Connection:
 
 def pairs() -> Asked:
     """Customers and products that have features."""
-    return online().execute("SELECT customer_id, product_id FROM customer_product ORDER BY customer_id, product_id LIMIT 200000").fetchall()[::40]
+    return (
+        online()
+        .execute("SELECT customer_id, product_id FROM customer_product ORDER BY customer_id, product_id LIMIT 200000")
+        .fetchall()[::40]
+    )
 
 
-VIEWS: dict[str, tuple[int, ...]] = {"customer_activity": (0,), "product_popularity": (1,), "customer_product": (0, 1), "customer_profile": (0,)}
+VIEWS: dict[str, tuple[int, ...]] = {
+    "customer_activity": (0,),
+    "product_popularity": (1,),
+    "customer_product": (0, 1),
+    "customer_profile": (0,),
+}
 """Each view's keys, as places in a pair of customer and product."""
 KEYS = ("customer_id", "product_id")
 
@@ -125,12 +148,21 @@ KEYS = ("customer_id", "product_id")
 def one_by_one() -> Way:
     """The same lookups without Feast, as they are written first: a query per view and entity."""
     connection = online()
-    queries = [(f"SELECT * FROM {view} WHERE {' AND '.join(f'{KEYS[place]} = ?' for place in places)}", places) for view, places in VIEWS.items()]
-    return lambda entities: [connection.execute(sql, [pair[place] for place in places]).fetchone() for sql, places in queries for pair in entities]
+    queries = [
+        (f"SELECT * FROM {view} WHERE {' AND '.join(f'{KEYS[place]} = ?' for place in places)}", places)
+        for view, places in VIEWS.items()
+    ]
+    return lambda entities: [
+        connection.execute(sql, [pair[place] for place in places]).fetchone()
+        for sql, places in queries
+        for pair in entities
+    ]
 
 
 def bare() -> Way:
-    """The same lookups without Feast, as fast as we know how: the file mapped into memory, one transaction, one statement per view whatever the number of entities."""
+    """The same lookups without Feast, as fast as we know how: the file mapped into memory, one transaction, one
+    statement per view whatever the number of entities.
+    """
     connection = online()
     connection.execute("PRAGMA mmap_size=1000000000")
     statements = statements_of(connection)
@@ -143,7 +175,11 @@ def bare() -> Way:
                 found.append(connection.execute(sql, [entities[0][place] for place in places]).fetchall())
             else:
                 values = ",".join([f"({','.join('?' * len(places))})"] * len(entities))
-                found.append(connection.execute(many.format(values=values), [pair[place] for pair in entities for place in places]).fetchall())
+                found.append(
+                    connection.execute(
+                        many.format(values=values), [pair[place] for pair in entities for place in places]
+                    ).fetchall()
+                )
         connection.execute("COMMIT")
         return found
 
@@ -155,11 +191,22 @@ def statements_of(connection: sqlite3.Connection) -> list[tuple[str, str, tuple[
     found = []
     for view, places in VIEWS.items():
         keys = [KEYS[place] for place in places]
-        names = [row[1] for row in connection.execute(f"PRAGMA table_info({view})") if row[1] not in (*keys, "_created_at")]
+        names = [
+            row[1] for row in connection.execute(f"PRAGMA table_info({view})") if row[1] not in (*keys, "_created_at")
+        ]
         columns = ", ".join(f"t.{name}" for name in names)
         one = f"SELECT {columns} FROM {view} t WHERE {' AND '.join(f't.{key} = ?' for key in keys)}"
         on = " AND ".join(f"t.{key} = asked.{key}" for key in keys)
-        found.append((one, f"WITH asked ({', '.join(keys)}) AS (VALUES {{values}}) SELECT {columns} FROM asked LEFT JOIN {view} t ON {on}", places))
+        found.append(
+            (
+                one,
+                (
+                    f"WITH asked ({', '.join(keys)}) AS (VALUES {{values}}) SELECT {columns} FROM asked LEFT JOIN"
+                    f" {view} t ON {on}"
+                ),
+                places,
+            )
+        )
     return found
 
 
@@ -168,7 +215,11 @@ def question(entities: Asked) -> dict[str, Any]:
     customers, products = zip(*entities, strict=True)
     return {
         "feature_service": SERVICE,
-        "entities": {"customer_id": customers, "product_id": products, "request_time": ["2018-01-02T00:00:00+00:00"] * len(entities)},
+        "entities": {
+            "customer_id": customers,
+            "product_id": products,
+            "request_time": ["2018-01-02T00:00:00+00:00"] * len(entities),
+        },
     }
 
 
@@ -196,7 +247,9 @@ def feasts_way() -> Way:
 
     def read(entities: Asked) -> Any:
         rows = {**question(entities)["entities"], "request_time": [now] * len(entities)}
-        return OnlineStore.get_online_features(ours, store.config, service, rows, store.registry, store.project).to_dict()
+        return OnlineStore.get_online_features(
+            ours, store.config, service, rows, store.registry, store.project
+        ).to_dict()
 
     return read
 
@@ -205,7 +258,9 @@ def over_http(port: int, body: Callable[[Asked], dict[str, Any]]) -> Way:
     connection = http.client.HTTPConnection("127.0.0.1", port)
 
     def read(entities: Asked) -> Any:
-        connection.request("POST", "/get-online-features", json.dumps(body(entities)), {"Content-Type": "application/json"})
+        connection.request(
+            "POST", "/get-online-features", json.dumps(body(entities)), {"Content-Type": "application/json"}
+        )
         answer = connection.getresponse()
         content = answer.read()
         if answer.status != 200:
@@ -220,7 +275,9 @@ def server(which: str, answer: str = "") -> Iterator[int]:
     """A server in a process of its own; its port."""
     port = spark_server.free_port()
     more = ["--answer", answer] if answer else []
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "bench.serving", "--serve", which, "--port", str(port), *more])
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "bench.serving", "--serve", which, "--port", str(port), *more]
+    )
     try:
         deadline = time.monotonic() + 60
         while not spark_server.listens(port):
@@ -234,9 +291,11 @@ def server(which: str, answer: str = "") -> Iterator[int]:
 
 
 def serve(which: str, port: int, answer: Path | None) -> None:
-    """Become the server: of features, or one of the same make that reads each request to its end and answers nothing, or what is in a file, without looking at it.
+    """Become the server: of features, or one of the same make that reads each request to its end and answers nothing,
+    or what is in a file, without looking at it.
 
-    The same make is uvicorn as `features.serving` runs it, and a middleware in front of a FastAPI application, which is where the features are answered; a `route` of it costs more.
+    The same make is uvicorn as `features.serving` runs it, and a middleware in front of a FastAPI application, which is
+    where the features are answered; a `route` of it costs more.
     """
     from fastapi import FastAPI
 
@@ -300,8 +359,8 @@ def bare_load() -> tuple[int, float]:
         con.execute(f"COPY (SELECT * FROM read_parquet({files()}) {newest}) TO '{folder}/newest.parquet'")
         started = time.perf_counter()
         rows = con.execute(
-            f"SELECT * REPLACE (epoch_us(event_timestamp) AS event_timestamp, revenue_7d::DOUBLE AS revenue_7d, revenue_28d::DOUBLE AS revenue_28d)"
-            f" FROM '{folder}/newest.parquet'"
+            "SELECT * REPLACE (epoch_us(event_timestamp) AS event_timestamp, revenue_7d::DOUBLE AS revenue_7d,"
+            f" revenue_28d::DOUBLE AS revenue_28d) FROM '{folder}/newest.parquet'"
         ).fetchall()
         with sqlite3.connect(folder / "bare.sqlite") as target:
             target.execute(f"CREATE TABLE t ({', '.join(f'c{i}' for i in range(len(rows[0])))})")
@@ -318,11 +377,18 @@ def feasts_load() -> tuple[int, float]:
 
     with elsewhere() as folder, duckdb.connect() as con:
         con.execute(
-            f"SET TimeZone = 'UTC'; COPY (SELECT * REPLACE (revenue_7d::DOUBLE AS revenue_7d, revenue_28d::DOUBLE AS revenue_28d) FROM read_parquet({files()})) TO '{folder}/rows.parquet'"
+            "SET TimeZone = 'UTC'; COPY (SELECT * REPLACE (revenue_7d::DOUBLE AS revenue_7d, revenue_28d::DOUBLE AS"
+            f" revenue_28d) FROM read_parquet({files()})) TO '{folder}/rows.parquet'"
         )
-        names = [row[0] for row in con.execute(f"DESCRIBE FROM '{folder}/rows.parquet'").fetchall() if row[0] != "event_timestamp"]
+        names = [
+            row[0]
+            for row in con.execute(f"DESCRIBE FROM '{folder}/rows.parquet'").fetchall()
+            if row[0] != "event_timestamp"
+        ]
         entity = Entity(name="product_id", join_keys=["product_id"], value_type=ValueType.INT64)
-        fields = [Field(name=name, dtype=Float64 if name.startswith(("revenue", "promoted")) else Int64) for name in names]
+        fields = [
+            Field(name=name, dtype=Float64 if name.startswith(("revenue", "promoted")) else Int64) for name in names
+        ]
         source = FileSource(name="rows", path=f"{folder}/rows.parquet", timestamp_field="event_timestamp")
         config = RepoConfig(
             project="p",

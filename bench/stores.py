@@ -1,7 +1,8 @@
 """Compare Feast's own offline stores, and ours, with a search of every row: `python -m bench.stores --write docs`.
 
-Each store answers the same cases, in a process of its own: hostile ones made by hand, and random ones whose seeds are their numbers. Feast's stores read the
-feature rows from a parquet file, as their users would; ours reads them from a release.
+Each store answers the same cases, in a process of its own: hostile ones made by hand, and random ones whose seeds are
+their numbers. Feast's stores read the feature rows from a parquet file, as their users would; ours reads them from a
+release.
 """
 
 from __future__ import annotations
@@ -59,7 +60,11 @@ def cases() -> list[Case]:
     tied = [row(1, "x", START, 1, START + DAY), row(1, "x", START, 2, START + 2 * DAY), row(1, "x", START, 3, START)]
     return [
         Case("plain: two rows, three labels", [one, two], [label(1, "x", START + n * DAY) for n in (3, 0, 1)]),
-        Case("at the very instant, and 1 µs around it", [one, two], [label(1, "x", START + DAY + n * TICK) for n in (-1, 0, 1)]),
+        Case(
+            "at the very instant, and 1 µs around it",
+            [one, two],
+            [label(1, "x", START + DAY + n * TICK) for n in (-1, 0, 1)],
+        ),
         Case(
             "composite keys (12, 3) and (1, 23)",
             [row(12, "3", START, 1), row(1, "23", START + DAY, 2)],
@@ -71,9 +76,19 @@ def cases() -> list[Case]:
             [label(1, "x", START + DAY), label(1, None, START + DAY), label(None, "x", START + DAY)],
         ),
         Case("ties: the newest created counts", tied, [label(1, "x", START + 5 * DAY)], created=True),
-        Case("ties, and one was created at no known time", [*tied, row(1, "x", START, 4)], [label(1, "x", START + 5 * DAY)], created=True),
+        Case(
+            "ties, and one was created at no known time",
+            [*tied, row(1, "x", START, 4)],
+            [label(1, "x", START + 5 * DAY)],
+            created=True,
+        ),
         Case("ties, and nothing says which: any, once", tied, [label(1, "x", START + 5 * DAY)]),
-        Case("ttl of a day: just alive, just not", [one], [label(1, "x", START + DAY + n * TICK) for n in (0, 1)], ttl=DAY),
+        Case(
+            "ttl of a day: just alive, just not",
+            [one],
+            [label(1, "x", START + DAY + n * TICK) for n in (0, 1)],
+            ttl=DAY,
+        ),
         Case(
             "an old row beside a living one, ttl",
             [row(1, "x", START, 1), row(2, "x", START + 9 * DAY, 2)],
@@ -83,17 +98,36 @@ def cases() -> list[Case]:
         Case("the same label three times", [one], [label(1, "x", START + DAY)] * 3),
         Case("labels out of order", [one, two], [label(1, "x", START + n * DAY) for n in (2, 0, 3, 1)]),
         Case(
-            "labels in India's time", [one, two], [label(1, "x", START + DAY - TICK), label(1, "x", START + DAY)], zone=timezone(timedelta(hours=5, minutes=30))
+            "labels in India's time",
+            [one, two],
+            [label(1, "x", START + DAY - TICK), label(1, "x", START + DAY)],
+            zone=timezone(timedelta(hours=5, minutes=30)),
         ),
-        Case("naive labels mean UTC", [one, two], [label(1, "x", START + DAY - TICK), label(1, "x", START + DAY)], zone=None),
-        Case("labels in the years 1 and 9999", [one], [label(1, "x", datetime(y, 1, 2, tzinfo=UTC)) for y in (1, 9999)]),
+        Case(
+            "naive labels mean UTC",
+            [one, two],
+            [label(1, "x", START + DAY - TICK), label(1, "x", START + DAY)],
+            zone=None,
+        ),
+        Case(
+            "labels in the years 1 and 9999", [one], [label(1, "x", datetime(y, 1, 2, tzinfo=UTC)) for y in (1, 9999)]
+        ),
         Case(
             "text keys that look alike",
             [row(1, "Ærø", START, 1), row(1, "ærø", START, 2), row(1, "", START, 3)],
             [label(1, k, START) for k in ("ærø", "", "Ærø", "æro\u0308")],
         ),
-        Case("large whole numbers as keys", [row(2**53, "x", START, 1), row(2**53 + 1, "x", START, 2)], [label(2**53 + n, "x", START) for n in (1, 0)]),
-        Case("an alias for a key", [one, row(2, "x", START, 2)], [label(9, "x", START, other=n) for n in (2, 1)], alias={"a": "other"}),
+        Case(
+            "large whole numbers as keys",
+            [row(2**53, "x", START, 1), row(2**53 + 1, "x", START, 2)],
+            [label(2**53 + n, "x", START) for n in (1, 0)],
+        ),
+        Case(
+            "an alias for a key",
+            [one, row(2, "x", START, 2)],
+            [label(9, "x", START, other=n) for n in (2, 1)],
+            alias={"a": "other"},
+        ),
         Case("no labels", [one], []),
         Case("no feature rows", [], [label(1, "x", START)]),
         *(at_random(seed) for seed in SEEDS),
@@ -115,15 +149,29 @@ def at_random(seed: int) -> Case:
         key, at = pair(), when()
         made = at + rng.randrange(3) * DAY
         told[key, at, made] = row(*key, at, i, made)
-    return Case(f"seed {seed}", [*told.values()], [label(*pair(), when() + rng.choice([-TICK, 0 * TICK, TICK])) for _ in range(20)], ttl=DAY, created=True)
+    return Case(
+        f"seed {seed}",
+        [*told.values()],
+        [label(*pair(), when() + rng.choice([-TICK, 0 * TICK, TICK])) for _ in range(20)],
+        ttl=DAY,
+        created=True,
+    )
 
 
 def framed(case: Case) -> Any:
     """The labels in pandas, numbered in `n`."""
     import pyarrow as pa
 
-    kinds = {"a": pa.int64(), "b": pa.string(), **({"other": pa.int64()} if case.alias else {}), "event_timestamp": pa.timestamp("us", "UTC"), "n": pa.int64()}
-    frame = pa.Table.from_pylist([{**one, "n": n} for n, one in enumerate(case.labels)], pa.schema([*kinds.items()])).to_pandas(integer_object_nulls=True)
+    kinds = {
+        "a": pa.int64(),
+        "b": pa.string(),
+        **({"other": pa.int64()} if case.alias else {}),
+        "event_timestamp": pa.timestamp("us", "UTC"),
+        "n": pa.int64(),
+    }
+    frame = pa.Table.from_pylist(
+        [{**one, "n": n} for n, one in enumerate(case.labels)], pa.schema([*kinds.items()])
+    ).to_pandas(integer_object_nulls=True)
     whole = {name: "Int64" if frame[name].isna().any() else "int64" for name in ("a", *case.alias.values())}
     return frame.astype(whole).assign(event_timestamp=frame.event_timestamp.dt.tz_convert(case.zone))
 
@@ -132,7 +180,14 @@ def table(case: Case) -> Any:
     import pyarrow as pa
 
     instant = pa.timestamp("us", "UTC")
-    schema = {"a": pa.int64(), "b": pa.string(), "event_timestamp": instant, "created": instant, "v": pa.int64(), "word": pa.string()}
+    schema = {
+        "a": pa.int64(),
+        "b": pa.string(),
+        "event_timestamp": instant,
+        "created": instant,
+        "v": pa.int64(),
+        "word": pa.string(),
+    }
     return pa.Table.from_pylist(case.rows, pa.schema([*schema.items()]))
 
 
@@ -141,26 +196,44 @@ def view(case: Case, source: Any) -> Any:
     from feast.types import Int64, String
     from feast.value_type import ValueType
 
-    entities = [Entity(name=name, join_keys=[name], value_type=kind) for name, kind in zip(KEYS, (ValueType.INT64, ValueType.STRING), strict=True)]
-    fields = [Field(name=name, dtype=dtype) for name, dtype in (("a", Int64), ("b", String), ("v", Int64), ("word", String))]
+    entities = [
+        Entity(name=name, join_keys=[name], value_type=kind)
+        for name, kind in zip(KEYS, (ValueType.INT64, ValueType.STRING), strict=True)
+    ]
+    fields = [
+        Field(name=name, dtype=dtype) for name, dtype in (("a", Int64), ("b", String), ("v", Int64), ("word", String))
+    ]
     made = FeatureView(name="things", entities=entities, schema=fields, source=source, ttl=case.ttl)
     return entities, made
 
 
 def applied(
-    offline: dict[str, Any], source: Any, view: Callable[[Any], tuple[list[Any], Any]], folder: Path, alias: dict[str, str] | None = None
+    offline: dict[str, Any],
+    source: Any,
+    view: Callable[[Any], tuple[list[Any], Any]],
+    folder: Path,
+    alias: dict[str, str] | None = None,
 ) -> Callable[[Any], Any]:
-    """A function of labels that asks a Feast store, to which the view was applied, for all its features. It returns the retrieval job."""
+    """A function of labels that asks a Feast store, to which the view was applied, for all its features. It returns the
+    retrieval job.
+    """
     from feast import FeatureService, FeatureStore, RepoConfig
 
     entities, made = view(source)
     config = RepoConfig(
-        project="p", provider="local", registry=str(folder / "registry.db"), offline_store=offline, online_store=None, entity_key_serialization_version=3
+        project="p",
+        provider="local",
+        registry=str(folder / "registry.db"),
+        offline_store=offline,
+        online_store=None,
+        entity_key_serialization_version=3,
     )
     store = FeatureStore(config=config)
     asked = made.with_join_key_map(alias) if alias else made
     keys = {column.name for column in made.entity_columns}
-    service = FeatureService(name="all", features=[asked[[feature.name for feature in made.features if feature.name not in keys]]])
+    service = FeatureService(
+        name="all", features=[asked[[feature.name for feature in made.features if feature.name not in keys]]]
+    )
     store.apply([*entities, made, service])
     return lambda labels: store.get_historical_features(labels, service)
 
@@ -171,7 +244,9 @@ def by_feast(offline: dict[str, Any], kind: str, case: Case, folder: Path) -> An
 
     pq.write_table(table(case), folder / "rows.parquet")
     created = {"created_timestamp_column": "created"} if case.created else {}
-    source = named_source(kind)(name="rows", path=str(folder / "rows.parquet"), timestamp_field="event_timestamp", **created)
+    source = named_source(kind)(
+        name="rows", path=str(folder / "rows.parquet"), timestamp_field="event_timestamp", **created
+    )
     return applied(offline, source, lambda found: view(case, found), folder, case.alias)(framed(case)).to_df()
 
 
@@ -186,7 +261,12 @@ def named_source(kind: str) -> Callable[..., Any]:
     return lambda **named: SparkSource(file_format="parquet", **named)
 
 
-SPARK = {"spark.master": "local[1]", "spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "1", "spark.sql.session.timeZone": "UTC"}
+SPARK = {
+    "spark.master": "local[1]",
+    "spark.ui.enabled": "false",
+    "spark.sql.shuffle.partitions": "1",
+    "spark.sql.session.timeZone": "UTC",
+}
 
 
 def ours(join: str, case: Case, folder: Path) -> Any:
@@ -203,7 +283,9 @@ def ours(join: str, case: Case, folder: Path) -> Any:
     release.write({"gold.things": 0}, "2017-02-01")
     _, made = view(case, GoldTable(table="gold.things", created_timestamp_column="created" if case.created else None))
     asked = made.with_join_key_map(case.alias) if case.alias else made
-    config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join=join, session="etl.engine.session", beyond_horizon="allow"))  # type: ignore[arg-type,unused-ignore]
+    config = SimpleNamespace(
+        offline_store=ReleaseOfflineStoreConfig(join=join, session="etl.engine.session", beyond_horizon="allow")
+    )  # type: ignore[arg-type,unused-ignore]
     registry: Any = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
     refs = [f"things:{name}" for name in FEATURES]
     return ReleaseOfflineStore.get_historical_features(config, [asked], refs, framed(case), registry, "p").to_df()  # type: ignore[arg-type,unused-ignore]
@@ -242,13 +324,22 @@ def answer(store: str, case: Case) -> str:
         try:
             return judged(case, STORES[store](case, Path(folder)))
         except Exception as error:  # whatever a store may raise is its answer
-            told = next((line for line in str(error).splitlines() if line.strip()), "").replace(folder, "...").replace("|", "/")
+            told = (
+                next((line for line in str(error).splitlines() if line.strip()), "")
+                .replace(folder, "...")
+                .replace("|", "/")
+            )
             return f"fails: {type(error).__name__}: {told[:110]}"
 
 
 def answers(store: str) -> list[str]:
     """Of all cases, from a process of the store's own."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "bench.stores", "--store", store], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "bench.stores", "--store", store],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     found: list[str] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -260,9 +351,16 @@ def report() -> str:
     lines = [
         "# Offline stores, compared",
         "",
-        "Written by `python -m bench.stores --write docs`. Each store answers the same cases; the search of every row in `tests/point_in_time.py` says what is right.",
-        "The cases are in `bench/stores.py`; a random one is made again from its seed. Feast's DuckDB store needs `ibis-framework`, which Millrace does not install: put it on PYTHONPATH for this run. The versions:"
-        f" feast {version('feast')}, dask {version('dask')}, pyspark {version('pyspark')}, duckdb {version('duckdb')}, pandas {version('pandas')}.",
+        (
+            "Written by `python -m bench.stores --write docs`. Each store answers the same cases; the search of every"
+            " row in `tests/point_in_time.py` says what is right."
+        ),
+        (
+            "The cases are in `bench/stores.py`; a random one is made again from its seed. Feast's DuckDB store needs"
+            " `ibis-framework`, which Millrace does not install: put it on PYTHONPATH for this run. The versions:"
+            f" feast {version('feast')}, dask {version('dask')}, pyspark {version('pyspark')}, duckdb"
+            f" {version('duckdb')}, pandas {version('pandas')}."
+        ),
         "",
     ]
     for store, found in by_store.items():
@@ -271,14 +369,21 @@ def report() -> str:
         if len(wrong) == len(known) and len({said for _, said in wrong}) == 1:
             lines += [f"Every case: {wrong[0][1]}", ""]
         elif wrong:
-            lines += ["| case | what it makes of it |", "|---|---|", *(f"| {name} | {said} |" for name, said in wrong), ""]
+            lines += [
+                "| case | what it makes of it |",
+                "|---|---|",
+                *(f"| {name} | {said} |" for name, said in wrong),
+                "",
+            ]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", choices=STORES, help="answer for one store, as JSON")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to write offline_stores.md; without it, it is printed")
+    parser.add_argument(
+        "--write", type=Path, metavar="FOLDER", help="where to write offline_stores.md; without it, it is printed"
+    )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if arguments.store:

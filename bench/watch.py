@@ -1,7 +1,7 @@
 """Run a command in a process of its own and watch how much memory it and all below it hold.
 
-Between its fork and the program that it becomes, a child shares its parent's memory, which would be counted twice: a JVM starts a `chmod` for each folder
-that it makes, and a look that met one reported a heap and a half too much.
+Between its fork and the program that it becomes, a child shares its parent's memory, which would be counted twice: a
+JVM starts a `chmod` for each folder that it makes, and a look that met one reported a heap and a half too much.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ FORKING_SECONDS = 1.0
 
 
 def run(command: list[str], environment: dict[str, str]) -> tuple[Any, int]:
-    """The JSON that the command prints last, and its peak memory in MiB. SystemExit with its output when it fails, and it ends with this process."""
+    """The JSON that the command prints last, and its peak memory in MiB. SystemExit with its output when it fails, and
+    it ends with this process.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         with out.open("wb") as file:
-            process = subprocess.Popen(command, cwd=settings.CHECKOUT, env={**os.environ, **environment}, stdout=file, stderr=file)
+            process = subprocess.Popen(
+                command, cwd=settings.CHECKOUT, env={**os.environ, **environment}, stdout=file, stderr=file
+            )
             try:
                 peak = 0
                 while process.poll() is None:
@@ -68,4 +72,9 @@ def held(pid: int) -> int:
 def _shares(child: Seen, parent: Seen | None) -> bool:
     """Whether the child has not become a program of its own yet."""
     young = time.time() - child.started < FORKING_SECONDS
-    return parent is not None and young and child.program == parent.program and abs(child.addressed - parent.addressed) < parent.addressed / 100
+    return (
+        parent is not None
+        and young
+        and child.program == parent.program
+        and abs(child.addressed - parent.addressed) < parent.addressed / 100
+    )

@@ -1,10 +1,11 @@
 """Features declared once: aggregations over a stream of events, and what a feature table reads besides the events.
 
-`feature_table` makes the contract of a gold table from them. Columns, checks, Feast fields, windows, the midnights that a change concerns
-and the brute-force check are all derived from one declaration, so the name of a feature is written once.
+`feature_table` makes the contract of a gold table from them. Columns, checks, Feast fields, windows, the midnights that
+a change concerns and the brute-force check are all derived from one declaration, so the name of a feature is written
+once.
 
-SQL in `of` and `where` is an expression over one event, in the SQL that Spark and DuckDB share. NULL is no value: it is not summed, counted,
-compared or remembered. An event without a key or a time is in no window.
+SQL in `of` and `where` is an expression over one event, in the SQL that Spark and DuckDB share. NULL is no value: it is
+not summed, counted, compared or remembered. An event without a key or a time is in no window.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ from contracts.model import (
 
 DAY = timedelta(days=1)
 WEIGHT_OF_NEWEST = 2**20
-"""What `Decayed` counts an event of the newest event's day as: weights are integers, so that every engine finds the same sum."""
+"""What `Decayed` counts an event of the newest event's day as: weights are integers, so that every engine finds the
+same sum.
+"""
 SUM_DIGITS, MOST_DIGITS = 6, 38
 """Digits that a sum of decimals has more than one of them, and the most that a decimal has."""
 TERM = re.compile(r"\s*([+-]?)\s*([a-z_][a-z0-9_]*)\s*")
@@ -69,7 +72,9 @@ class Window:
 
 @dataclass(frozen=True)
 class Recent:
-    """The `days` days that end with the day of the key's newest event. They change with an event only, so a long one adds no rows."""
+    """The `days` days that end with the day of the key's newest event. They change with an event only, so a long one
+    adds no rows.
+    """
 
     days: int
 
@@ -110,9 +115,9 @@ def _windows(counts: tuple[int, ...], suffix: str, unit: str, length: timedelta)
 class Aggregation:
     """What is made of the events of a window, for each of `windows`: the features `<name>_<window>`.
 
-    `of` is a column of the events, or an expression over several; its type is derived where it adds columns up, and is declared by `type` elsewhere:
-    then each value is cast to it.
-    `where` keeps the events for which it is true. `doc` is the meaning up to the window ("Distinct baskets"); where that makes no sentence, `meaning` is all of it, with
+    `of` is a column of the events, or an expression over several; its type is derived where it adds columns up, and is
+    declared by `type` elsewhere: then each value is cast to it. `where` keeps the events for which it is true. `doc` is
+    the meaning up to the window ("Distinct baskets"); where that makes no sentence, `meaning` is all of it, with
     `{window}` for the window's length. Unit and bounds are the column's own unless they are given.
     """
 
@@ -182,7 +187,9 @@ class Mean(Aggregation):
 
 
 class Latest(Aggregation):
-    """The newest value, by default the event's own time; of values at the same instant the largest. Without windows: of any age."""
+    """The newest value, by default the event's own time; of values at the same instant the largest. Without windows: of
+    any age.
+    """
 
     any_age = True
     phrase = "Newest {of}"
@@ -197,7 +204,9 @@ class First(Aggregation):
 
 @dataclass(frozen=True)
 class Decayed(Aggregation):
-    """Events, each counted as round(2^20 * 2^(-k / half_life)), half up, k being the whole days from its day to that of the key's newest event."""
+    """Events, each counted as round(2^20 * 2^(-k / half_life)), half up, k being the whole days from its day to that of
+    the key's newest event.
+    """
 
     _: KW_ONLY
     half_life: int = 0
@@ -213,7 +222,9 @@ class Decayed(Aggregation):
 
 @dataclass(frozen=True)
 class Ratio(Aggregation):
-    """`part` / `whole` as a double, both exact, over the same window; `empty` where whole is 0. They are a `Sum`, `Count` or `Distinct` without name and windows."""
+    """`part` / `whole` as a double, both exact, over the same window; `empty` where whole is 0. They are a `Sum`,
+    `Count` or `Distinct` without name and windows.
+    """
 
     _: KW_ONLY
     part: Aggregation = field(default_factory=Count)
@@ -237,7 +248,8 @@ class AsOf(StrEnum):
 
 @dataclass(frozen=True)
 class Dimension:
-    """A table of which each event gets the columns `take`, by equal `on`; NULL where it has no row. A change of a row concerns the events of its key.
+    """A table of which each event gets the columns `take`, by equal `on`; NULL where it has no row. A change of a row
+    concerns the events of its key.
 
     `on` names columns that events and table share, or maps a column of the events to one of the table.
     """
@@ -255,14 +267,18 @@ class Dimension:
 
     @property
     def rank(self) -> tuple[str, ...]:
-        """The columns that say which of several rows is the newest, the first one first: the table's time, then its key."""
+        """The columns that say which of several rows is the newest, the first one first: the table's time, then its
+        key.
+        """
         time = (self.table.time_column,) if self.table.time_column else ()
         return (*time, *self.table.key)
 
 
 @dataclass(frozen=True)
 class MappedInTime:
-    """A table that the transform joins to the events. Its rows concern the events with the same values of the columns `by`, such as a week, and no other."""
+    """A table that the transform joins to the events. Its rows concern the events with the same values of the columns
+    `by`, such as a week, and no other.
+    """
 
     table: Table
     by: tuple[str, ...]
@@ -280,7 +296,8 @@ Joined = Dimension | MappedInTime
 class Aggregates:
     """The declaration of a feature table: one row per key and midnight at which a window's content changes.
 
-    `prepared` are columns that the table's transform adds to the events: `events(events, *mapped) -> DataFrame`, a row per event.
+    `prepared` are columns that the table's transform adds to the events: `events(events, *mapped) -> DataFrame`, a row
+    per event.
     """
 
     events: Table
@@ -297,28 +314,39 @@ class Aggregates:
     @property
     def trailing(self) -> tuple[int, ...]:
         """The lengths of the trailing windows in days, shortest first."""
-        return tuple(sorted({window.days for part in self.aggregations for window in part.windows if isinstance(window, Window)}))
+        return tuple(
+            sorted({window.days for part in self.aggregations for window in part.windows if isinstance(window, Window)})
+        )
 
     @property
     def recent(self) -> int:
         """Days that are looked back from the newest event; 0 where nothing looks back from it."""
-        return max((window.days for part in self.aggregations for window in part.windows if isinstance(window, Recent)), default=0)
+        return max(
+            (window.days for part in self.aggregations for window in part.windows if isinstance(window, Recent)),
+            default=0,
+        )
 
     @property
     def reach(self) -> int | None:
-        """Days: an event may decide rows up to so many days after the midnight at which it becomes knowable; None where it may decide any later row."""
+        """Days: an event may decide rows up to so many days after the midnight at which it becomes knowable; None where
+        it may decide any later row.
+        """
         return None if self.remembers else max(self.trailing, default=0) + self.recent
 
     @property
     def remembers(self) -> bool:
-        """Whether a value may be older than every window: the newest of any age, where the newest event need not have one."""
+        """Whether a value may be older than every window: the newest of any age, where the newest event need not have
+        one.
+        """
         columns = self.columns()
 
         def always_there(part: Aggregation) -> bool:
             source = columns.get(part.of or self.time_column)
             return not part.where and source is not None and (source.required or source.name == self.time_column)
 
-        return any(isinstance(part, Latest) and not part.windows and not always_there(part) for part in self.aggregations)
+        return any(
+            isinstance(part, Latest) and not part.windows and not always_there(part) for part in self.aggregations
+        )
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
@@ -349,7 +377,9 @@ class Aggregates:
                 yield part, window, self._column(part, window)
 
     def _column(self, part: Aggregation, window: Window | Recent | None) -> Column:
-        source = self.columns().get(part.of or self.time_column) if not isinstance(part, (Count, Decayed, Ratio)) else None
+        source = (
+            self.columns().get(part.of or self.time_column) if not isinstance(part, (Count, Decayed, Ratio)) else None
+        )
         takes_value = isinstance(part, (Min, Max, Mean, Latest, First))
         kept = takes_value and source and self.type_of(part) == source.type and source.severity == Severity.CRITICAL
         low, high = (source.minimum, source.maximum) if source and kept else (None, None)
@@ -360,7 +390,9 @@ class Aggregates:
             part.feature(window),
             self.type_of(part),
             part.meaning.format(window=_length(window)) or f"{part.doc or self._phrase(part)} {_span(window)}",
-            required=part.filled or (isinstance(part, Ratio) and part.empty is not None) or bool(always and source and source.required),
+            required=part.filled
+            or (isinstance(part, Ratio) and part.empty is not None)
+            or bool(always and source and source.required),
             minimum=low if part.minimum is None else part.minimum,
             maximum=high if part.maximum is None else part.maximum,
             unit=part.unit or (source.unit if source and not isinstance(part, Distinct) else None),
@@ -394,22 +426,38 @@ class Aggregates:
         types = {columns[name].type for _, name in names if name in columns}
         if not names or any(name not in columns for _, name in names) or len(types) != 1:
             raise ContractError(
-                f"{part.name or 'a part of a ratio'}: say by `type` what {part.of!r} is, such as type=LONG. It is derived only where columns of one type are added up"
+                f"{part.name or 'a part of a ratio'}: say by `type` what {part.of!r} is, such as type=LONG. It is"
+                " derived only where columns of one type are added up"
             )
         [kind] = types
         more = len(str(len(names) - 1)) if len(names) > 1 else 0
-        return decimal(min(kind.precision + more, MOST_DIGITS), kind.scale) if more and isinstance(kind, DecimalType) else kind
+        return (
+            decimal(min(kind.precision + more, MOST_DIGITS), kind.scale)
+            if more and isinstance(kind, DecimalType)
+            else kind
+        )
 
     def _may_be_negative(self, part: Aggregation) -> bool:
         if not isinstance(part, Sum):
             return False
         columns = self.columns()
         terms = _terms(part.of)
-        lows = [columns[name].minimum if columns[name].severity == Severity.CRITICAL else None for _, name in terms if name in columns]
-        return not terms or any(sign == "-" for sign, _ in terms) or len(lows) < len(terms) or any(low is None or low < 0 for low in lows)
+        lows = [
+            columns[name].minimum if columns[name].severity == Severity.CRITICAL else None
+            for _, name in terms
+            if name in columns
+        ]
+        return (
+            not terms
+            or any(sign == "-" for sign, _ in terms)
+            or len(lows) < len(terms)
+            or any(low is None or low < 0 for low in lows)
+        )
 
     def rules(self) -> tuple[Rule, ...]:
-        """Promises that follow from the declaration: a shorter window holds no more than a longer one, and what is newest lies in the past."""
+        """Promises that follow from the declaration: a shorter window holds no more than a longer one, and what is
+        newest lies in the past.
+        """
         nested = [
             f"{part.feature(shorter)} <= {part.feature(longer)}"
             for part in self.aggregations
@@ -417,11 +465,24 @@ class Aggregates:
             for shorter, longer in _neighbours(part)
         ]
         past = [
-            Rule(f"{column.name}_is_past", f"{column.name} < event_timestamp", f"{column.name} is not before event_timestamp")
+            Rule(
+                f"{column.name}_is_past",
+                f"{column.name} < event_timestamp",
+                f"{column.name} is not before event_timestamp",
+            )
             for part, _, column in self.features()
-            if isinstance(part, (Latest, First)) and (part.of or self.time_column) == self.time_column and column.type == TIMESTAMP
+            if isinstance(part, (Latest, First))
+            and (part.of or self.time_column) == self.time_column
+            and column.type == TIMESTAMP
         ]
-        return (*([Rule("windows_nest", " AND ".join(nested), "a shorter window holds more than a longer one")] if nested else []), *past)
+        return (
+            *(
+                [Rule("windows_nest", " AND ".join(nested), "a shorter window holds more than a longer one")]
+                if nested
+                else []
+            ),
+            *past,
+        )
 
 
 def _neighbours(part: Aggregation) -> list[tuple[Window, Window]]:
@@ -510,18 +571,30 @@ def problems(declared: Aggregates) -> Iterator[str]:
 def _problems_of_events(declared: Aggregates) -> Iterator[str]:
     events, columns = declared.events, declared.columns()
     if not events.time_column or events.column(events.time_column).type not in (TIMESTAMP, DATE):
-        yield f"{events.qualified} has no time_column that says when an event happened. Declare one there, a timestamp or a date"
+        yield (
+            f"{events.qualified} has no time_column that says when an event happened. Declare one there, a timestamp or"
+            " a date"
+        )
     if events.load == Load.SNAPSHOT:
-        yield f"{events.qualified} is a SNAPSHOT, which is replaced whole, and events add up. Let it load EVENTS, or join it as a Dimension"
+        yield (
+            f"{events.qualified} is a SNAPSHOT, which is replaced whole, and events add up. Let it load EVENTS, or join"
+            " it as a Dimension"
+        )
     if not declared.key:
         yield "a feature table needs a key: the columns of the events whose values it speaks about"
     for column in declared.key:
         if column.name not in columns:
             yield f"the key {column.name} is no column of {events.qualified}; it has {', '.join(columns)}"
         elif columns[column.name].type != column.type:
-            yield f"the key {column.name} is {column.type.spark}, and {columns[column.name].type.spark} in {events.qualified}. Declare one type"
+            yield (
+                f"the key {column.name} is {column.type.spark}, and {columns[column.name].type.spark} in"
+                f" {events.qualified}. Declare one type"
+            )
         if column.type not in KEY_TYPES:
-            yield f"the key {column.name} is {column.type.spark}, and a key is bigint, string or date. Make it one of them in silver"
+            yield (
+                f"the key {column.name} is {column.type.spark}, and a key is bigint, string or date. Make it one of"
+                " them in silver"
+            )
 
 
 def _problems_of_joins(declared: Aggregates) -> Iterator[str]:
@@ -535,7 +608,10 @@ def _problems_of_joins(declared: Aggregates) -> Iterator[str]:
         there = tuple(pairs.values())
         if isinstance(other, Dimension):
             if (other.as_of == AsOf.EVENT) != (other.valid_from is not None):
-                yield f"{table.qualified} is joined as of the {other.as_of}: name the column since when a row is valid in `valid_from` for AsOf.EVENT, and only then"
+                yield (
+                    f"{table.qualified} is joined as of the {other.as_of}: name the column since when a row is valid in"
+                    " `valid_from` for AsOf.EVENT, and only then"
+                )
             there = (*there, *other.take, *([other.valid_from] if other.valid_from else []))
             for name in sorted(bringers.keys() & set(other.take)):
                 yield f"{table.qualified} brings {name}, which {bringers[name]} has, too. Rename it in silver"
@@ -554,12 +630,21 @@ def _problems_of_joins(declared: Aggregates) -> Iterator[str]:
 def _problems_of_types(events: Table, other: Joined, pairs: Mapping[str, str]) -> Iterator[str]:
     table = other.table
     for here, there in pairs.items():
-        ours, theirs = (side.column(name).type if name in side.column_names else None for side, name in ((events, here), (table, there)))
+        ours, theirs = (
+            side.column(name).type if name in side.column_names else None
+            for side, name in ((events, here), (table, there))
+        )
         if ours and theirs and ours != theirs:
-            yield f"{table.qualified} is joined by {there}, which is {theirs.spark}, and {here} of {events.qualified} is {ours.spark}. Make them one type in silver"
+            yield (
+                f"{table.qualified} is joined by {there}, which is {theirs.spark}, and {here} of {events.qualified} is"
+                f" {ours.spark}. Make them one type in silver"
+            )
     since = other.valid_from if isinstance(other, Dimension) else None
     if since in table.column_names and table.column(since or "").type not in (TIMESTAMP, DATE):
-        yield f"{table.qualified}: valid_from={since} is {table.column(since or '').type.spark}, and says since when a row is valid. Name a timestamp or a date"
+        yield (
+            f"{table.qualified}: valid_from={since} is {table.column(since or '').type.spark}, and says since when a"
+            " row is valid. Name a timestamp or a date"
+        )
 
 
 def _problems_of(declared: Aggregates, part: Aggregation) -> Iterator[str]:
@@ -572,11 +657,16 @@ def _problems_of(declared: Aggregates, part: Aggregation) -> Iterator[str]:
         if isinstance(window, Recent) and not part.recent:
             yield f"{part.name}: before_latest is for Count, First and Decayed"
         if isinstance(window, Window) and window.length % DAY:
-            yield f"{part.name}: a window of {window.words} is for streams, and a batch has midnights only. Give whole days"
+            yield (
+                f"{part.name}: a window of {window.words} is for streams, and a batch has midnights only. Give whole"
+                " days"
+            )
         if isinstance(window, Window) and isinstance(part, Decayed):
             yield f"{part.name}: Decayed counts back from the newest event. Give windows=before_latest(365)"
     if len([window for window in part.windows if isinstance(window, Recent)]) > 1:
-        yield f"{part.name}: one before_latest gives one feature of this name. Declare another aggregation for the other"
+        yield (
+            f"{part.name}: one before_latest gives one feature of this name. Declare another aggregation for the other"
+        )
     if isinstance(part, Decayed) and part.half_life < 1:
         yield f"{part.name}: say by half_life after how many days an event counts half"
     if isinstance(part, Ratio) and (part.of or part.where or part.type):
@@ -603,6 +693,6 @@ def _problems_of_value(declared: Aggregates, part: Aggregation, value: Aggregati
         return
     if isinstance(value, (Sum, Mean)) and kind != LONG and not isinstance(kind, DecimalType):
         yield (
-            f"{part.name}: a sum of {kind.spark} depends on the order of its terms, so training and serving would differ."
-            " Make the column a decimal or a bigint in silver, or give `type`"
+            f"{part.name}: a sum of {kind.spark} depends on the order of its terms, so training and serving would"
+            " differ. Make the column a decimal or a bigint in silver, or give `type`"
         )

@@ -1,4 +1,6 @@
-"""The tables of the current project, found by their path: `contracts/<layer>/<name>.py` declares the table `<layer>.<name>` in a variable `<name>`."""
+"""The tables of the current project, found by their path: `contracts/<layer>/<name>.py` declares the table
+`<layer>.<name>` in a variable `<name>`.
+"""
 
 import difflib
 from functools import cache
@@ -13,14 +15,20 @@ AFTER_RELEASE = (Layer.SCORES,)
 
 
 def tables(layer: Layer | None = None) -> tuple[Table, ...]:
-    """Every table of a layer, or of all that a run builds, in an order in which they can be built: a table comes after its inputs and references."""
+    """Every table of a layer, or of all that a run builds, in an order in which they can be built: a table comes after
+    its inputs and references.
+    """
     return _tables(project.current(), layer)
 
 
 @cache
 def _tables(of: project.Project, layer: Layer | None) -> tuple[Table, ...]:
     layers = (layer,) if layer else LAYERS
-    return tuple(table for chosen in layers for table in _in_order([load(of, chosen, name) for name in of.names(f"contracts.{chosen}")]))
+    return tuple(
+        table
+        for chosen in layers
+        for table in _in_order([load(of, chosen, name) for name in of.names(f"contracts.{chosen}")])
+    )
 
 
 def all_tables() -> tuple[Table, ...]:
@@ -50,7 +58,8 @@ def load(of: project.Project, layer: Layer, name: str) -> Table:
     found = getattr(of.module(f"contracts.{layer}.{name}"), name, None)
     if not isinstance(found, Table) or (found.layer, found.name) != (layer, name):
         raise ContractError(
-            f"contracts/{layer}/{name}.py must declare `{name}`, the contract of the table {layer}.{name}: Table(layer=Layer.{layer.upper()}, name={name!r}, ...)"
+            f"contracts/{layer}/{name}.py must declare `{name}`, the contract of the table {layer}.{name}:"
+            f" Table(layer=Layer.{layer.upper()}, name={name!r}, ...)"
         )
     return found
 
@@ -60,7 +69,9 @@ def _in_order(unsorted: list[Table]) -> list[Table]:
     waiting = list(unsorted)
     while waiting:
         names = {one.qualified for one in waiting}
-        ready = [one for one in waiting if not names & ({*one.inputs, *(r.to for r in one.references)} - {one.qualified})]
+        ready = [
+            one for one in waiting if not names & ({*one.inputs, *(r.to for r in one.references)} - {one.qualified})
+        ]
         if not ready:
             raise ContractError(f"these tables need each other in a circle: {', '.join(sorted(names))}")
         ordered += ready

@@ -40,7 +40,9 @@ class Problem:
 
 
 def problems(project: Project) -> list[Problem]:
-    """Everything that is wrong with a project's contracts and transforms, in the order of its files; none where it can run."""
+    """Everything that is wrong with a project's contracts and transforms, in the order of its files; none where it can
+    run.
+    """
     tables, found = _tables(project)
     if not tables and not found:
         path = project.root / "contracts"
@@ -62,7 +64,10 @@ def _unused(project: Project, tables: Mapping[str, Table]) -> Iterator[Problem]:
                 hint = f"Did you mean {near[0]}?" if near else "Move what is shared out of transforms/"
                 yield Problem(path, 1, f"there is no table {layer}.{name}, so nobody calls this. {hint}")
             elif table is not None and table.aggregates and not table.aggregates.needs_transform:
-                told = "is computed from its aggregations alone, so nobody calls this. Declare `prepared` or `joined`, or remove the file"
+                told = (
+                    "is computed from its aggregations alone, so nobody calls this. Declare `prepared` or `joined`, or"
+                    " remove the file"
+                )
                 yield Problem(path, 1, f"{table.qualified} {told}")
 
 
@@ -72,7 +77,10 @@ def _shadowing(project: Project) -> Iterator[Problem]:
         for path in (project.root / f"{package}.py", project.root / package / "__init__.py"):
             if path.is_file():
                 yield Problem(
-                    path, 1, f"it hides Millrace's own package {package} from scripts in this folder. {'Remove it' if path.stem == '__init__' else 'Rename it'}"
+                    path,
+                    1,
+                    f"it hides Millrace's own package {package} from scripts in this folder."
+                    f" {'Remove it' if path.stem == '__init__' else 'Rename it'}",
                 )
 
 
@@ -133,7 +141,9 @@ class _Check:
             if name not in self.tables:
                 yield self._problem(f"its input {name} does not exist.{self._near(name)}", name)
             elif layer == Layer.SILVER and name == self.table.inputs[0] and self.tables[name].layer != Layer.BRONZE:
-                yield self._problem(f"its first input {name} is no bronze table, and its rows come from the first input", name)
+                yield self._problem(
+                    f"its first input {name} is no bronze table, and its rows come from the first input", name
+                )
             elif layer in EARLIER and self.tables[name].layer not in EARLIER[layer]:
                 yield self._problem(f"its input {name} is no table of {' or '.join(EARLIER[layer])}", name)
 
@@ -145,14 +155,21 @@ class _Check:
         for reference in self.table.references:
             other = self.tables.get(reference.to)
             if other is None:
-                yield self._problem(f"it refers to {reference.to}, which does not exist.{self._near(reference.to)}", reference.to)
+                yield self._problem(
+                    f"it refers to {reference.to}, which does not exist.{self._near(reference.to)}", reference.to
+                )
                 continue
             for here, there in zip(reference.columns, reference.to_columns, strict=False):
                 if there not in other.column_names:
-                    yield self._problem(f"it refers to {reference.to}.{there}, and there is no such column. It has {', '.join(other.column_names)}", there)
+                    yield self._problem(
+                        f"it refers to {reference.to}.{there}, and there is no such column. It has"
+                        f" {', '.join(other.column_names)}",
+                        there,
+                    )
                 elif here in self.table.column_names and self.table.column(here).type != other.column(there).type:
                     yield self._problem(
-                        f"{here} is {self.table.column(here).type.spark}, and {reference.to}.{there} is {other.column(there).type.spark}. Declare one type",
+                        f"{here} is {self.table.column(here).type.spark}, and {reference.to}.{there} is"
+                        f" {other.column(there).type.spark}. Declare one type",
                         here,
                     )
 
@@ -163,10 +180,16 @@ class _Check:
         path = self.project.file(f"transforms.{table.layer}.{table.name}")
         if table.layer == Layer.SILVER:
             if not table.key:
-                yield self._problem("it has no key, so a row that lands twice would be published twice. Name the columns that tell its rows apart", "key")
+                yield self._problem(
+                    "it has no key, so a row that lands twice would be published twice. Name the columns that tell its"
+                    " rows apart",
+                    "key",
+                )
             if not table.time_column and table.load != Load.SNAPSHOT:
                 yield self._problem(
-                    "it has no time_column, so its days are unknown. Name one, or say load=Load.SNAPSHOT where a file is the whole state", "columns"
+                    "it has no time_column, so its days are unknown. Name one, or say load=Load.SNAPSHOT where a file"
+                    " is the whole state",
+                    "columns",
                 )
             if path.is_file():
                 yield from self._function(path, "clean", [name.partition(".")[2] for name in table.inputs])
@@ -176,8 +199,16 @@ class _Check:
             declared = table.aggregates
             if declared is None or declared.needs_transform:
                 arguments = ["midnights"] * (table.load != Load.SNAPSHOT and declared is None)
-                names = table.inputs if declared is None else (declared.events.qualified, *(other.table.qualified for other in declared.mapped))
-                yield from self._function(path, "events" if declared else "features", [*arguments, *(name.partition(".")[2] for name in names)])
+                names = (
+                    table.inputs
+                    if declared is None
+                    else (declared.events.qualified, *(other.table.qualified for other in declared.mapped))
+                )
+                yield from self._function(
+                    path,
+                    "events" if declared else "features",
+                    [*arguments, *(name.partition(".")[2] for name in names)],
+                )
 
     def _function(self, path: Path, name: str, arguments: list[str]) -> Iterator[Problem]:
         signature = f"def {name}({', '.join(arguments)})"
@@ -196,20 +227,27 @@ class _Check:
         most = float("inf") if found.args.vararg else len(found.args.args)
         least = len(found.args.args) - len(found.args.defaults)
         if not least <= len(arguments) <= most:
-            yield Problem(path, found.lineno, f"{self.table.qualified}: {name} gets {len(arguments)} arguments. Write `{signature}`")
+            yield Problem(
+                path,
+                found.lineno,
+                f"{self.table.qualified}: {name} gets {len(arguments)} arguments. Write `{signature}`",
+            )
 
     def _selected(self, path: Path) -> Iterator[Problem]:
         """A silver table without a transform."""
         if len(self.table.inputs) != 1:
-            yield self._problem(f"it has {len(self.table.inputs)} inputs, so it needs a transform: write {path.relative_to(self.project.root)}")
+            yield self._problem(
+                f"it has {len(self.table.inputs)} inputs, so it needs a transform: write"
+                f" {path.relative_to(self.project.root)}"
+            )
             return
         source = self.tables.get(self.table.inputs[0])
         if source and self.table.time_column and self.table.load != Load.SNAPSHOT:
             made_of = self.table.column(self.table.time_column).made_of
             if made_of != source.time_column:
                 yield self._problem(
-                    f"its time_column is made of {made_of}, and the time_column of {source.qualified} is {source.time_column}. A day must be the same day in both:"
-                    " give both the same",
+                    f"its time_column is made of {made_of}, and the time_column of {source.qualified} is"
+                    f" {source.time_column}. A day must be the same day in both: give both the same",
                     "time_column",
                 )
         for column in self.table.columns if source else ():
@@ -229,13 +267,20 @@ class _Check:
         columns = {column.name: column for column in self.table.columns}
         for name in columns:
             if binding_problem(name, columns):
-                yield self._problem(f"{name} is a word of SQL, so no rule could name the column. Call it {name}_id, or what it is", f'"{name}"')
+                yield self._problem(
+                    f"{name} is a word of SQL, so no rule could name the column. Call it {name}_id, or what it is",
+                    f'"{name}"',
+                )
         for rule in self.table.rules:
             yield from self._bound(rule.sql, columns, f"the rule {rule.name}", rule.name)
             if not any(name in rule.sql for name in columns):
-                yield self._problem(f"the rule {rule.name} names no column of the table, so it says nothing about a row", rule.name)
+                yield self._problem(
+                    f"the rule {rule.name} names no column of the table, so it says nothing about a row", rule.name
+                )
 
-    def _bound(self, sql: str, columns: Mapping[str, Column], what: str, near: str, of_one_row: bool = False) -> Iterator[Problem]:
+    def _bound(
+        self, sql: str, columns: Mapping[str, Column], what: str, near: str, of_one_row: bool = False
+    ) -> Iterator[Problem]:
         problem = binding_problem(sql, columns, of_one_row)
         if problem:
             yield self._problem(f"{what}: {problem}", near)
@@ -248,15 +293,28 @@ class _Check:
             yield from self._aggregates(declared)
         elif table.history is None and table.load != Load.SNAPSHOT:
             yield self._problem(
-                "nobody can tell which of its rows a change of its inputs concerns. Declare aggregations (feature_table), or give `history`, as long as its"
-                " transform looks back, or `load=Load.SNAPSHOT` to rebuild it after each change"
+                "nobody can tell which of its rows a change of its inputs concerns. Declare aggregations"
+                " (feature_table), or give `history`, as long as its transform looks back, or `load=Load.SNAPSHOT` to"
+                " rebuild it after each change"
             )
         elif table.load != Load.SNAPSHOT:
-            undriven = [name for name in table.inputs if name in self.tables and not self.tables[name].time_column and self.tables[name].load != Load.SNAPSHOT]
+            undriven = [
+                name
+                for name in table.inputs
+                if name in self.tables and not self.tables[name].time_column and self.tables[name].load != Load.SNAPSHOT
+            ]
             for name in undriven:
-                yield self._problem(f"its input {name} has neither a time_column nor load=Load.SNAPSHOT, so its changes cannot be followed", name)
+                yield self._problem(
+                    f"its input {name} has neither a time_column nor load=Load.SNAPSHOT, so its changes cannot be"
+                    " followed",
+                    name,
+                )
         if not table.key or table.key[-1] != "event_timestamp" or "event_timestamp" not in table.column_names:
-            yield self._problem('its key is (..., "event_timestamp"): entity columns, then the midnight at which a row becomes knowable', "key")
+            yield self._problem(
+                'its key is (..., "event_timestamp"): entity columns, then the midnight at which a row becomes'
+                " knowable",
+                "key",
+            )
         entities = [name for name in table.key if name != "event_timestamp"]
         for other in self.tables.values():
             if other.layer != Layer.GOLD or other.qualified >= table.qualified:
@@ -264,19 +322,27 @@ class _Check:
             for name in entities:
                 if name in other.key and other.column(name).type != table.column(name).type:
                     yield self._problem(
-                        f"its key {name} is {table.column(name).type.spark}, and that of {other.qualified} is {other.column(name).type.spark}", name
+                        f"its key {name} is {table.column(name).type.spark}, and that of {other.qualified} is"
+                        f" {other.column(name).type.spark}",
+                        name,
                     )
 
     def _aggregates(self, declared: Aggregates) -> Iterator[Problem]:
         for other in (declared.events, *(joined.table for joined in declared.joined)):
             if other.qualified in self.tables and self.tables[other.qualified] != other:
-                yield self._problem(f"it reads another {other.qualified} than contracts/{other.layer}/{other.name}.py declares. Import that one", other.name)
+                yield self._problem(
+                    f"it reads another {other.qualified} than contracts/{other.layer}/{other.name}.py declares. Import"
+                    " that one",
+                    other.name,
+                )
         columns = declared.columns()
         for part in declared.aggregations:
             for value in _values(part):
                 for what, sql in (("of", value.of), ("where", value.where)):
                     if sql:
-                        yield from self._bound(sql, columns, f"{part.name}, {what}={sql!r}", f'"{part.name}"', of_one_row=True)
+                        yield from self._bound(
+                            sql, columns, f"{part.name}, {what}={sql!r}", f'"{part.name}"', of_one_row=True
+                        )
 
 
 def _values(part: Aggregation) -> tuple[Aggregation, ...]:
@@ -284,8 +350,12 @@ def _values(part: Aggregation) -> tuple[Aggregation, ...]:
 
 
 def binding_problem(sql: str, columns: Mapping[str, Column], of_one_row: bool = False) -> str:
-    """Why an expression cannot be computed of these columns; empty where it can. `of_one_row`: of one row alone, and the same each time."""
-    if of_one_row and (odd := sorted({name for names in CALL.findall(sql.lower()) for name in names} & _not_of_one_row())):
+    """Why an expression cannot be computed of these columns; empty where it can. `of_one_row`: of one row alone, and
+    the same each time.
+    """
+    if of_one_row and (
+        odd := sorted({name for names in CALL.findall(sql.lower()) for name in names} & _not_of_one_row())
+    ):
         return f"{', '.join(odd)} does not give one value of one row, the same each time"
     typed = ", ".join(f'NULL::{column.type.duckdb} AS "{name}"' for name, column in columns.items())
     try:
@@ -299,7 +369,8 @@ def binding_problem(sql: str, columns: Mapping[str, Column], of_one_row: bool = 
 def _not_of_one_row() -> frozenset[str]:
     """Functions that look at several rows, give several, or change from call to call."""
     rows = _connection().execute(
-        "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE function_type IN ('aggregate', 'table') OR stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
+        "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE function_type IN ('aggregate', 'table') OR"
+        " stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
     )
     return frozenset(name for (name,) in rows.fetchall()) | CLOCKS | {"over"}
 

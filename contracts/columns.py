@@ -4,7 +4,12 @@ from contracts.model import DATE, STRING, TIMESTAMP, Column, Rule
 
 AUDIT_COLUMNS = (
     Column("_file", STRING, "Landed file the row came from, relative to the landing zone", required=True),
-    Column("_file_hash", STRING, "SHA-256 of the file's bytes: the same content is loaded once a day of landing", required=True),
+    Column(
+        "_file_hash",
+        STRING,
+        "SHA-256 of the file's bytes: the same content is loaded once a day of landing",
+        required=True,
+    ),
     Column("_landed_date", DATE, "Folder date under which the file landed", required=True),
     Column("_loaded_at", TIMESTAMP, "When the row was loaded", required=True),
 )
@@ -14,4 +19,6 @@ AUDIT_COLUMNS = (
 delivery is the newest.
 """
 EVENT_TIMESTAMP = Column("event_timestamp", TIMESTAMP, "Midnight at which the row becomes knowable", required=True)
-AT_MIDNIGHT = Rule("at_midnight", "event_timestamp = date_trunc('day', event_timestamp)", "event_timestamp is not a midnight")
+AT_MIDNIGHT = Rule(
+    "at_midnight", "event_timestamp = date_trunc('day', event_timestamp)", "event_timestamp is not a midnight"
+)

@@ -22,7 +22,10 @@ class Interval:
 
     def __post_init__(self) -> None:
         if self.end <= self.start:
-            raise IntervalError(f"end {self.end} is not after start {self.start}. end is exclusive: one day is start={self.start}, end={self.start + DAY}")
+            raise IntervalError(
+                f"end {self.end} is not after start {self.start}. end is exclusive: one day is start={self.start},"
+                f" end={self.start + DAY}"
+            )
 
     @classmethod
     def parse(cls, start: str | None, end: str | None) -> Interval:
@@ -59,7 +62,10 @@ class Interval:
 
 def _day(name: str, text: str | None) -> date:
     if not text:
-        raise IntervalError(f'{name} is missing. Give both as ISO dates, end exclusive, such as {{"start": "2017-01-01", "end": "2018-01-02"}}')
+        raise IntervalError(
+            f'{name} is missing. Give both as ISO dates, end exclusive, such as {{"start": "2017-01-01", "end":'
+            ' "2018-01-02"}'
+        )
     try:
         return date.fromisoformat(text)
     except (ValueError, TypeError):

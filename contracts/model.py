@@ -1,6 +1,7 @@
 """The vocabulary of a contract: `Table`, `Column`, `Reference`, `Rule` and the types they use.
 
-What a table promises is written with these words; how a promise is kept (Spark, Great Expectations, Delta, Feast) is not known here.
+What a table promises is written with these words; how a promise is kept (Spark, Great Expectations, Delta, Feast) is
+not known here.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Layer(StrEnum):
 
 
 class Severity(StrEnum):
-    """What a broken check does: a critical row goes to quarantine and a critical table check stops the run; a warning is reported."""
+    """What a broken check does: a critical row goes to quarantine and a critical table check stops the run; a warning
+    is reported.
+    """
 
     CRITICAL = "critical"
     WARNING = "warning"
@@ -111,10 +114,10 @@ Bound = int | float | Number
 class Column:
     """One column and what each of its cells promises.
 
-    `required` cells are never NULL; `minimum`, `maximum` (both inclusive), `allowed` and `pattern` (the whole text) bind the cells that are not NULL.
-    `source` is what the column is made of, where its name is another: in bronze a column of the landed file, in silver without a transform one of bronze.
-    `multiline` allows line breaks in a quoted cell of a landed CSV file. Elsewhere a quote that is not closed on its
-    line stops the file.
+    `required` cells are never NULL; `minimum`, `maximum` (both inclusive), `allowed` and `pattern` (the whole text)
+    bind the cells that are not NULL. `source` is what the column is made of, where its name is another: in bronze a
+    column of the landed file, in silver without a transform one of bronze. `multiline` allows line breaks in a quoted
+    cell of a landed CSV file. Elsewhere a quote that is not closed on its line stops the file.
     """
 
     name: str
@@ -138,12 +141,18 @@ class Column:
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name.lstrip("_")):
-            raise ContractError(f"column {self.name!r}: a name is lower case letters, digits and underscores, such as ordered_at")
+            raise ContractError(
+                f"column {self.name!r}: a name is lower case letters, digits and underscores, such as ordered_at"
+            )
         if not self.doc:
             raise ContractError(f"column {self.name}: say in `doc` what a cell means")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ContractError(f"column {self.name}: minimum {self.minimum} is above maximum {self.maximum}")
-        if (self.minimum is not None or self.maximum is not None) and self.type not in (LONG, DOUBLE) and not isinstance(self.type, DecimalType):
+        if (
+            (self.minimum is not None or self.maximum is not None)
+            and self.type not in (LONG, DOUBLE)
+            and not isinstance(self.type, DecimalType)
+        ):
             raise ContractError(f"column {self.name}: minimum and maximum bind numbers, and {self.type.spark} is none")
         if (self.allowed or self.pattern) and self.type != STRING:
             raise ContractError(f"column {self.name}: allowed and pattern bind text, and {self.type.spark} is none")
@@ -173,10 +182,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class Rule:
-    """A promise that binds several columns of a row: `sql` is true, in the SQL that Spark and DuckDB share. NULL counts as kept.
+    """A promise that binds several columns of a row: `sql` is true, in the SQL that Spark and DuckDB share. NULL counts
+    as kept.
 
-    A window in it (`OVER (...)`) sees the rows that are staged together, not those that are published already. A silver table has none: its rules also
-    choose among rows of one key, one row at a time.
+    A window in it (`OVER (...)`) sees the rows that are staged together, not those that are published already. A silver
+    table has none: its rules also choose among rows of one key, one row at a time.
     """
 
     name: str
@@ -200,10 +210,11 @@ class Check:
 class Table:
     """A Delta table at `<lake>/<layer>/<name>` and all that it promises.
 
-    `key` is unique over the table. `time_column` orders the table in time: its date decides which interval a row belongs to.
-    `max_quarantine_share` is the share of bad rows above which nothing is published, because the fault is then in the file, not in the rows; at 0
-    a single bad row stops the table, because its rows belong together. A gold table is computed from its `aggregates` (see `contracts.aggregations`), or by a plain
-    transform: then its rows at t depend on the rows of its inputs in [t - history, t), or it is a SNAPSHOT, which any change rebuilds.
+    `key` is unique over the table. `time_column` orders the table in time: its date decides which interval a row
+    belongs to. `max_quarantine_share` is the share of bad rows above which nothing is published, because the fault is
+    then in the file, not in the rows; at 0 a single bad row stops the table, because its rows belong together. A gold
+    table is computed from its `aggregates` (see `contracts.aggregations`), or by a plain transform: then its rows at t
+    depend on the rows of its inputs in [t - history, t), or it is a SNAPSHOT, which any change rebuilds.
     """
 
     layer: Layer
@@ -228,15 +239,22 @@ class Table:
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ContractError(f"{self.qualified}: columns declared twice: {', '.join(doubled)}")
-        used = (*self.key, *((self.time_column,) if self.time_column else ()), *(c for r in self.references for c in r.columns))
+        used = (
+            *self.key,
+            *((self.time_column,) if self.time_column else ()),
+            *(c for r in self.references for c in r.columns),
+        )
         unknown = sorted(set(used) - set(names))
         if unknown:
-            raise ContractError(f"{self.qualified}: key, time_column or references name columns that are not declared: {', '.join(unknown)}")
+            raise ContractError(
+                f"{self.qualified}: key, time_column or references name columns that are not declared:"
+                f" {', '.join(unknown)}"
+            )
         windowed = [rule.name for rule in self.rules if WINDOW.search(rule.sql)]
         if windowed and self.layer == Layer.SILVER:
             raise ContractError(
-                f"{self.qualified}: the rules {', '.join(windowed)} look at other rows by a window, and in silver a rule also chooses among"
-                " the rows of one key. Write rules over columns of the row alone"
+                f"{self.qualified}: the rules {', '.join(windowed)} look at other rows by a window, and in silver a"
+                " rule also chooses among the rows of one key. Write rules over columns of the row alone"
             )
 
     @property
@@ -280,9 +298,21 @@ def _checks_of(column: Column) -> Iterator[Check]:
         yield Check(f"{name}_range", (name,), _range_sql(column), _range_reason(column), column.severity)
     if column.allowed:
         values = ", ".join("'" + value.replace("'", "''") + "'" for value in column.allowed)
-        yield Check(f"{name}_allowed", (name,), f"{name} IN ({values})", f"{name} is not one of {', '.join(column.allowed)}", column.severity)
+        yield Check(
+            f"{name}_allowed",
+            (name,),
+            f"{name} IN ({values})",
+            f"{name} is not one of {', '.join(column.allowed)}",
+            column.severity,
+        )
     if column.pattern:
-        yield Check(f"{name}_pattern", (name,), f"{name} RLIKE '^(?:{column.pattern})$'", f"{name} does not look like {column.pattern}", column.severity)
+        yield Check(
+            f"{name}_pattern",
+            (name,),
+            f"{name} RLIKE '^(?:{column.pattern})$'",
+            f"{name} does not look like {column.pattern}",
+            column.severity,
+        )
 
 
 def _range_sql(column: Column) -> str:

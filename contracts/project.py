@@ -1,8 +1,8 @@
 """Which project this process works for, and its modules.
 
-A project is a folder with a `millrace.toml`. Its folder is a Python package under the project's name: with `name = "grocery"`, the file
-`contracts/silver/orders.py` in it is the module `grocery.contracts.silver.orders`, whatever the folder is called. The engine imports a project's
-modules by `module` only.
+A project is a folder with a `millrace.toml`. Its folder is a Python package under the project's name: with `name =
+"grocery"`, the file `contracts/silver/orders.py` in it is the module `grocery.contracts.silver.orders`, whatever the
+folder is called. The engine imports a project's modules by `module` only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Project:
     options: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def module(self, path: str) -> ModuleType | None:
-        """The project's module of that dotted path below its folder, such as `contracts.silver.orders`; None where it has none."""
+        """The project's module of that dotted path below its folder, such as `contracts.silver.orders`; None where it
+        has none.
+        """
         return importlib.import_module(f"{self.name}.{path}") if self.has_module(path) else None
 
     def has_module(self, path: str) -> bool:
@@ -63,11 +65,15 @@ class Project:
 
     @property
     def schedule(self) -> tuple[datetime, datetime | None]:
-        """From when on the project has data, and up to when, if it has ended: `[schedule] start = 2017-01-01, end = 2018-01-01` in its file."""
+        """From when on the project has data, and up to when, if it has ended: `[schedule] start = 2017-01-01, end =
+        2018-01-01` in its file.
+        """
         options = self.options.get("schedule", {})
         first, last = options.get("start", date(2000, 1, 1)), options.get("end")
         if not isinstance(first, date) or not isinstance(last, date | None):
-            raise ProjectError(f"{self.root / FILE}: [schedule] has start and end as dates without quotes, such as start = 2017-01-01")
+            raise ProjectError(
+                f"{self.root / FILE}: [schedule] has start and end as dates without quotes, such as start = 2017-01-01"
+            )
         return _midnight(first), _midnight(last) if last else None
 
     def _register(self) -> None:
@@ -77,7 +83,8 @@ class Project:
             if [str(self.root)] != [*getattr(known, "__path__", [])]:
                 raise ProjectError(
                     f"{self.root / FILE} names the project {self.name}, and {self.name} is a Python package already:"
-                    f" {getattr(known, '__file__', None) or [*getattr(known, '__path__', [])]}. Give the project another name"
+                    f" {getattr(known, '__file__', None) or [*getattr(known, '__path__', [])]}. Give the project"
+                    " another name"
                 )
             return
         spec = importlib.machinery.ModuleSpec(self.name, None, is_package=True)
@@ -91,7 +98,9 @@ def _midnight(day: date) -> datetime:
 
 
 def current() -> Project:
-    """The project of `MILLRACE_PROJECT`; else the nearest `millrace.toml` above the working directory; else the example that comes with Millrace."""
+    """The project of `MILLRACE_PROJECT`; else the nearest `millrace.toml` above the working directory; else the example
+    that comes with Millrace.
+    """
     return load(_root())
 
 
@@ -102,14 +111,20 @@ def load(root: Path) -> Project:
     try:
         options = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise ProjectError(f"there is no {FILE} in {root}. Set {SETTING} to a project's folder, or write a project: millrace init DIR") from None
+        raise ProjectError(
+            f"there is no {FILE} in {root}. Set {SETTING} to a project's folder, or write a project: millrace init DIR"
+        ) from None
     except (OSError, ValueError) as error:
         raise ProjectError(f"{path} cannot be read: {error}") from error
     name = options.get("name")
     if name is None:
-        raise ProjectError(f'{path} does not say what the project is called. Write name = "..." into it, as its modules import it')
+        raise ProjectError(
+            f'{path} does not say what the project is called. Write name = "..." into it, as its modules import it'
+        )
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ProjectError(f"{path}: name is {name!r}. A project's name is lower case letters, digits and underscores, such as grocery")
+        raise ProjectError(
+            f"{path}: name is {name!r}. A project's name is lower case letters, digits and underscores, such as grocery"
+        )
     ensure_name_is_free(name, path)
     found = Project(root, name, options)
     found._register()
@@ -126,7 +141,9 @@ def packages() -> frozenset[str]:
 
 
 def ensure_name_is_free(name: str, path: Path) -> None:
-    """ProjectError where Python has a package of that name already. A folder of that name that only lies on the path is none."""
+    """ProjectError where Python has a package of that name already. A folder of that name that only lies on the path is
+    none.
+    """
     spec = None if name in sys.modules else importlib.util.find_spec(name)
     if name not in _registered and (name in sys.modules or (spec is not None and spec.origin is not None)):
         raise ProjectError(f"{path}: a Python package is called {name} already. Give the project another name")

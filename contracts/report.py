@@ -1,4 +1,6 @@
-"""What a run says about one table: the row account, the checks, the version. Reports, XComs, asset events, commit metadata and lineage carry it."""
+"""What a run says about one table: the row account, the checks, the version. Reports, XComs, asset events, commit
+metadata and lineage carry it.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,9 @@ class RowAccount:
         out = self.published + self.quarantined + self.duplicates
         if out != self.rows_in:
             raise AccountError(
-                f"{table}: {self.rows_in:,} rows in, but {self.published:,} to publish + {self.quarantined:,} quarantined + {self.duplicates:,} duplicates = {out:,}."
-                " Nothing was published. This is a defect in the table's transform: please report it"
+                f"{table}: {self.rows_in:,} rows in, but {self.published:,} to publish + {self.quarantined:,}"
+                f" quarantined + {self.duplicates:,} duplicates = {out:,}. Nothing was published. This is a defect in"
+                " the table's transform: please report it"
             )
 
 
@@ -51,8 +54,9 @@ class CheckResult:
 class TableReport:
     """One table in one run.
 
-    `version` is the Delta version that holds the result; `seconds` has a figure for each of stage, audit and publish; `inputs` maps each table that was read to its
-    version; `quarantine_version` is the version of `quarantine.<name>` that holds the rejected rows.
+    `version` is the Delta version that holds the result; `seconds` has a figure for each of stage, audit and publish;
+    `inputs` maps each table that was read to its version; `quarantine_version` is the version of `quarantine.<name>`
+    that holds the rejected rows.
     """
 
     table: str
@@ -82,4 +86,6 @@ class TableReport:
     def from_dict(cls, plain: dict[str, Any]) -> TableReport:
         """The inverse of `to_dict`."""
         checks = tuple(CheckResult(**{**check, "severity": Severity(check["severity"])}) for check in plain["checks"])
-        return cls(**{**plain, "account": RowAccount(**plain["account"]), "checks": checks, "files": tuple(plain["files"])})
+        return cls(
+            **{**plain, "account": RowAccount(**plain["account"]), "checks": checks, "files": tuple(plain["files"])}
+        )

@@ -8,17 +8,20 @@ One run carries an interval of whole days, `[start, end)` in UTC, through every 
 | `bronze` | new files of the landing zone are loaded, typed, each row with its file and load time |
 | `silver` | rows are cleaned, deduplicated and keyed; money becomes exact |
 | `gold` | feature rows, right at every midnight, idle days included |
-| `serve` | a **release** pins the tables' versions, and the online store serves it all at once, if a sample of it equals what a training set would hold |
+| `serve` | a **release** pins the tables' versions; it is served at once, if a sample equals what training sees |
 
-Every table is **staged** aside, **audited** with Great Expectations, then **published** in one Delta commit. Rows that break a critical check go to
-`quarantine.<table>` with the reasons; a critical failure publishes nothing. *Rows in = published + quarantined + duplicates*, or the task fails.
+Every table is **staged**, **audited** with Great Expectations, then **published** in one Delta commit. Rows that break
+a critical check go to `quarantine.<table>` with the reasons; a critical failure publishes nothing. *Rows in =
+published + quarantined + duplicates*, or the task fails.
 
-**Trigger it** with `start` and `end` as ISO dates (`end` is exclusive), such as `{"start": "2017-01-01", "end": "2018-01-02"}`. A day that was processed before can be
-run again: new or late files are picked up, what did not change is left alone. **Backfill** it from the UI or with `POST /api/v2/backfills`. The **daily schedule** is off
-while the environment variable `MILLRACE_SCHEDULE` is not `on`: a sample ended long ago.
+**Trigger it** with `start` and `end` as ISO dates (`end` is exclusive), such as
+`{"start": "2017-01-01", "end": "2018-01-02"}`. A day that was processed before can be run again: new or late files are
+loaded, and what did not change is left alone. **Backfill** it from the UI or with `POST /api/v2/backfills`. The **daily
+schedule** is off unless the environment variable `MILLRACE_SCHEDULE` is `on`: a sample ended long ago.
 
-Each table is an **Asset**: its events carry the Delta version and the row account. A failed task says in its log which table, which file and what to do. The reports
-of the audits are in `$MILLRACE_HOME/data_docs`, the lineage events in `$MILLRACE_HOME/lineage`.
+Each table is an **Asset**: its events carry the Delta version and the row account. The log of a failed task names the
+table, the file and the remedy. Audit reports are in `$MILLRACE_HOME/data_docs`, lineage events in
+`$MILLRACE_HOME/lineage`.
 """
 
 import os
@@ -48,7 +51,9 @@ with DAG(
     default_args={"owner": "data-platform", **tasks.RETRIES, "execution_timeout": timedelta(hours=2)},
     params={
         "start": Param(None, type=DATE, format="date", title="Start", description="First day, such as 2017-01-01"),
-        "end": Param(None, type=DATE, format="date", title="End", description="Day after the last one, such as 2018-01-02"),
+        "end": Param(
+            None, type=DATE, format="date", title="End", description="Day after the last one, such as 2018-01-02"
+        ),
     },
 ) as dag:
 
@@ -69,7 +74,10 @@ with DAG(
 
     @task
     def materialize(ti: Any = None) -> dict[str, Any]:
-        """Load the release into the online store, compare a sample with training, and serve all of it at once; a value that differs keeps the former one."""
+        """Load the release into the online store and compare a sample with training.
+
+        All of it is served at once; after a difference the former release stays.
+        """
         return tasks.serve(ti)
 
     @task(trigger_rule="all_done")
@@ -82,12 +90,18 @@ with DAG(
     for layer in catalog.LAYERS:
         with TaskGroup(str(layer), tooltip=f"{layer} tables"):
             for table in catalog.tables(layer):
-                step = run_table.override(task_id=table.name, outlets=[tasks.asset(table.qualified)], doc_md=tasks.describe(table))(table.qualified, interval)
+                step = run_table.override(
+                    task_id=table.name, outlets=[tasks.asset(table.qualified)], doc_md=tasks.describe(table)
+                )(table.qualified, interval)
                 for needed in pipeline.needs(table):
                     published[needed] >> step
                 published[table.qualified] = step
 
     with TaskGroup("serve", tooltip="Feast"):
         released = release(interval)
-        [published[table.qualified] for layer in (Layer.SILVER, Layer.GOLD) for table in catalog.tables(layer)] >> released >> materialize()
+        (
+            [published[table.qualified] for layer in (Layer.SILVER, Layer.GOLD) for table in catalog.tables(layer)]
+            >> released
+            >> materialize()
+        )
     list(published.values()) >> data_docs()

@@ -1,19 +1,22 @@
 """
 ### A training set, made on demand
 
-Joins labels with the features of a service, as they were at each label's instant, and keeps what it takes to make the same rows again.
+Joins labels with the features of a service, as they were at each label's instant, and keeps what it takes to rebuild
+the same rows.
 
 | task | what happens |
 |---|---|
-| `create` | labels and features are joined, written to `lake/training/<name>`, and described by a manifest, `lake/_training_sets/<name>.json` |
+| `create` | joins labels and features into `lake/training/<name>`; `lake/_training_sets/<name>.json` describes it |
 | `check_leaks` | for every feature: how many values were unknowable at label time, by publish time and by event time |
 
-**Trigger it** with a `name` that is not taken, the `labels` as one SELECT over the release's tables or as a file below `$MILLRACE_LABELS`, and a `service`:
-`{"name": "churn_2017", "service": "customer_value_v1", "labels": "SELECT customer_id, event_timestamp FROM gold.customer_activity"}`.
-`release` is the newest unless given. With `knowledge_time` each label sees the release that was the newest at its instant. `seed` is only noted down.
-Labels after the release's horizon are refused, unless `allow_beyond_horizon` is true: then they are counted.
+**Trigger it** with a `name` that is not taken, the `labels` as one SELECT over the release's tables or as a file below
+`$MILLRACE_LABELS`, and a `service`:
+`{"name": "churn_2017", "service": "customer_value_v1", "labels": "SELECT customer_id, event_timestamp FROM ..."}`.
+`release` defaults to the newest. With `knowledge_time` each label sees the release that was the newest at its instant.
+`seed` is recorded, nothing more. Labels after the release's horizon are refused, unless `allow_beyond_horizon` is true:
+then they are counted.
 
-Both reports are in XCom. `millrace training-set rebuild <name>` makes the same rows again; `docs/training.md` tells the rest.
+Both reports are in XCom. `millrace training-set rebuild <name>` rebuilds the rows; see `docs/training.md`.
 """
 
 from typing import Any
@@ -28,16 +31,29 @@ with DAG(
     description="Labels and a feature service to a training set that can be made again",
     **tasks.ON_DEMAND,
     params={
-        "name": Param(type="string", pattern="^[a-z][a-z0-9_]{0,99}$", title="Name", description="Small letters, digits and _, such as churn_2017"),
+        "name": Param(
+            type="string",
+            pattern="^[a-z][a-z0-9_]{0,99}$",
+            title="Name",
+            description="Small letters, digits and _, such as churn_2017",
+        ),
         "labels": Param(
-            type="string", minLength=1, title="Labels", description="One SELECT, or a file below $MILLRACE_LABELS, with event_timestamp and the service's keys"
+            type="string",
+            minLength=1,
+            title="Labels",
+            description="One SELECT, or a file below $MILLRACE_LABELS, with event_timestamp and the service's keys",
         ),
         "service": Param("recommendation_v1", type="string", title="Feature service"),
         "release": tasks.release_param(),
-        "knowledge_time": Param(False, type="boolean", title="Knowledge time", description="Each label sees the release of its own time"),
+        "knowledge_time": Param(
+            False, type="boolean", title="Knowledge time", description="Each label sees the release of its own time"
+        ),
         "seed": Param(None, type=["null", "integer"], title="Seed", description="Noted down in the manifest"),
         "allow_beyond_horizon": Param(
-            False, type="boolean", title="Allow labels after the horizon", description="They get the features of the horizon, and are counted"
+            False,
+            type="boolean",
+            title="Allow labels after the horizon",
+            description="They get the features of the horizon, and are counted",
         ),
     },
 ) as dag:

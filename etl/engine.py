@@ -1,4 +1,6 @@
-"""The engine that computes: a Spark Connect session, on Sail in this process, on a Spark of this machine, or at a URL. Nothing here knows a table."""
+"""The engine that computes: a Spark Connect session, on Sail in this process, on a Spark of this machine, or at a URL.
+Nothing here knows a table.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +22,25 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 15002
 SAIL_TIMEOUT_SECONDS = 30 * 86_400
-"""After which a Sail in this process forgets a session. By default it is 15 minutes, also below a query that leaves it no time for other requests. The session ends with the process anyway."""
+"""After which a Sail in this process forgets a session. By default it is 15 minutes, also below a query that leaves it
+no time for other requests. The session ends with the process anyway.
+"""
 OPTIONS = {
     "spark.sql.session.timeZone": "UTC",  # else the machine's zone leaks into dates
-    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # Spark's INT96 carries no statistics, and publishing needs them
+    # Spark's INT96 carries no statistics, and publishing needs them
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.sql.parquet.compression.codec": "zstd",
-    "spark.sql.sources.fileCompressionFactor": "20",  # rows take so much more memory than their files; Spark takes 20 million promotions for small, and broadcasts them
-    # delta-spark 4.1 refuses versions older than a table's deletedFileRetentionDuration, a week by default, though their files are there; releases pin them, and a vacuum spares them
+    # rows take so much more memory than their files; Spark takes 20 million promotions for small, and broadcasts them
+    "spark.sql.sources.fileCompressionFactor": "20",
+    # delta-spark 4.1 refuses versions older than a table's deletedFileRetentionDuration, a week by default, though
+    # their files are there; releases pin them, and a vacuum spares them
     "spark.databricks.delta.vacuum.enforceTimeTravelWithinDeletedFileRetentionDuration": "false",
 }
 """What every session is set to, so that engines read and write alike."""
 ON_SAIL = {"spark.python.sql.dataFrameDebugging.enabled": "false"}
-"""Else PySpark looks for IPython at every call, 2,000 times a run: 0.12 of 1.5 CPU seconds. On Spark only a server's own configuration may say so."""
+"""Else PySpark looks for IPython at every call, 2,000 times a run: 0.12 of 1.5 CPU seconds. On Spark only a server's
+own configuration may say so.
+"""
 
 
 class EngineError(RuntimeError):
@@ -39,7 +48,9 @@ class EngineError(RuntimeError):
 
 
 def session() -> SparkSession:
-    """The session of this process with the engine that is configured, started on first use, kept while it idles, and renewed if the engine forgot it."""
+    """The session of this process with the engine that is configured, started on first use, kept while it idles, and
+    renewed if the engine forgot it.
+    """
     with _starting:
         engine = settings.engine()
         found = _session(engine)
@@ -47,7 +58,11 @@ def session() -> SparkSession:
             _session.cache_clear()
             found = _session(engine)
         keep_alive.refresh(found)
-        type(found)._active_session.session = found  # PySpark asks the thread's active session for settings, and never makes a later one active
+        type(
+            found
+        )._active_session.session = (
+            found  # PySpark asks the thread's active session for settings, and never makes a later one active
+        )
         return found
 
 
@@ -59,15 +74,21 @@ def _session(engine: str) -> SparkSession:
     url = _url(engine)
     _refuse_silence(url)
     spark = SparkSession.builder.remote(url).create()
-    spark.client.set_retry_policies([DefaultPolicy(max_retries=5, max_backoff=2000)])  # ten minutes by default, for a server that is dead
-    atexit.unregister(spark.client._cleanup_ml_cache)  # Sail has no such cache: the farewell fails, and where logging is on a traceback closes every process
+    spark.client.set_retry_policies(
+        [DefaultPolicy(max_retries=5, max_backoff=2000)]
+    )  # ten minutes by default, for a server that is dead
+    atexit.unregister(
+        spark.client._cleanup_ml_cache
+    )  # Sail has no such cache: the farewell fails, and where logging is on a traceback closes every process
     try:
         _refuse_other_version(url, _version(url, spark))
     except EngineError:
         spark.release_session_on_close = False  # nothing was begun there
         spark.stop()  # else it stays the active one of this thread
         raise
-    keep_alive.start(spark, OPTIONS | ON_SAIL if engine == "sail" or (engine != "spark" and _sails_version(spark)) else OPTIONS)
+    keep_alive.start(
+        spark, OPTIONS | ON_SAIL if engine == "sail" or (engine != "spark" and _sails_version(spark)) else OPTIONS
+    )
     return spark
 
 
@@ -79,7 +100,8 @@ def _url(engine: str) -> str:
     if engine.startswith("sc://") and _host_and_port(engine)[0]:
         return engine
     raise EngineError(
-        f"MILLRACE_ENGINE is {_shown(engine)!r}. Use `sail` (the default, in-process), `spark` (a Spark of this machine, which needs Java) or a Spark Connect URL such as sc://localhost:{DEFAULT_PORT}"
+        f"MILLRACE_ENGINE is {_shown(engine)!r}. Use `sail` (the default, in-process), `spark` (a Spark of this"
+        f" machine, which needs Java) or a Spark Connect URL such as sc://localhost:{DEFAULT_PORT}"
     )
 
 
@@ -138,18 +160,24 @@ def _refuse_silence(url: str) -> None:
     """Ask before the client does: it would try for minutes, and then tell of channels and status codes."""
     host, port = _host_and_port(url)
     if not server.listens(port, host):
-        raise EngineError(f"no engine answers at {host}:{port}, which MILLRACE_ENGINE names. Start the Spark Connect server there, or correct the URL")
+        raise EngineError(
+            f"no engine answers at {host}:{port}, which MILLRACE_ENGINE names. Start the Spark Connect server there, or"
+            " correct the URL"
+        )
 
 
 ENDED = re.compile(
-    r"UNAVAILABLE|connection (reset|refused)|socket closed|stream removed|broken pipe|operation not found|session \S+ is not running|INVALID_HANDLE",
+    r"UNAVAILABLE|connection (reset|refused)|socket closed|stream removed|broken pipe|operation not found|session \S+"
+    r" is not running|INVALID_HANDLE",
     re.IGNORECASE,
 )
 """What a client says of a server that ended, and of the one that was started in its place."""
 
 
 def lost(said: str = "") -> str:
-    """A sentence about an engine outside of this process that no longer answers, or that ended as a client `said`; empty while all is well."""
+    """A sentence about an engine outside of this process that no longer answers, or that ended as a client `said`;
+    empty while all is well.
+    """
     url = settings.engine()
     if url == "spark":
         url = server.url(_ports[0] if _ports else server.recorded_port())
@@ -170,7 +198,8 @@ def _version(url: str, spark: SparkSession) -> str:
     except PySparkException as error:
         told = next(iter(str(error).splitlines()), "").rstrip(".")
         raise EngineError(
-            f"what listens at {url.split(';')[0]} did not answer as a Spark Connect server does ({told}). See that it is one, and that the URL's options (token, use_ssl) are right"
+            f"what listens at {url.split(';')[0]} did not answer as a Spark Connect server does ({told}). See that it"
+            " is one, and that the URL's options (token, use_ssl) are right"
         ) from error
 
 
@@ -181,8 +210,8 @@ def _refuse_other_version(url: str, theirs: str) -> None:
     minor = ".".join(ours.split(".")[:2])
     if theirs.split(".")[:2] != minor.split("."):
         raise EngineError(
-            f"the engine at {url.split(';')[0]} is Spark {theirs}, and this Millrace speaks to Spark {minor} (its client is {ours})."
-            f" Start a Connect server of Spark {minor} there, or point MILLRACE_ENGINE at one"
+            f"the engine at {url.split(';')[0]} is Spark {theirs}, and this Millrace speaks to Spark {minor} (its"
+            f" client is {ours}). Start a Connect server of Spark {minor} there, or point MILLRACE_ENGINE at one"
         )
 
 
@@ -198,9 +227,11 @@ def describe() -> tuple[str, str]:
 
 
 def _sails_version(spark: SparkSession) -> str:
-    """The version of a Sail behind a URL, which speaks as a Spark of another version; empty where the server is a Spark.
+    """The version of a Sail behind a URL, which speaks as a Spark of another version; empty where the server is a
+    Spark.
 
-    Asked for `version()`, a Spark says the version that it speaks and the revision that it was built from, Sail says its own and nothing more.
+    Asked for `version()`, a Spark says the version that it speaks and the revision that it was built from, Sail says
+    its own and nothing more.
     """
     from pyspark.errors import PySparkException
 

@@ -1,6 +1,8 @@
-"""Quarantine: rows that were rejected, as JSON with their reasons, in `<lake>/quarantine/<name>`. Replaced together with the days they belong to.
+"""Quarantine: rows that were rejected, as JSON with their reasons, in `<lake>/quarantine/<name>`. Replaced together
+with the days they belong to.
 
-Written before the table itself is published: a kill in between leaves rows in quarantine that the rerun replaces, never rows in neither place.
+Written before the table itself is published: a kill in between leaves rows in quarantine that the rerun replaces, never
+rows in neither place.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def replace(staged: Staged, bad: DataFrame | None, run_id: str) -> tuple[int | N
         if not rows and not _holds(name, mine):
             return delta.version_of(name), 0
         now = datetime.now(UTC)
-        table = _table([{**row, "layer": str(staged.table.layer), "run_id": run_id, "quarantined_at": now} for row in rows])
+        table = _table(
+            [{**row, "layer": str(staged.table.layer), "run_id": run_id, "quarantined_at": now} for row in rows]
+        )
         path = settings.table_path(name)
         storage.make_folder(path)
         write_deltalake(
@@ -97,7 +101,9 @@ def _holds(name: str, predicate: str) -> bool:
     if not files:
         return False
     with storage.readable(duckdb.connect(), settings.lake()) as con:
-        return bool(con.execute(f"SELECT count(*) > 0 FROM read_parquet(?) WHERE {predicate}", [files]).fetchall()[0][0])
+        return bool(
+            con.execute(f"SELECT count(*) > 0 FROM read_parquet(?) WHERE {predicate}", [files]).fetchall()[0][0]
+        )
 
 
 def _rejected(staged: Staged) -> list[dict[str, Any]]:
@@ -110,7 +116,14 @@ def _bad(staged: Staged, bad: DataFrame | None) -> Sequence[dict[str, Any]]:
     found = []
     for row in bad.toArrow().to_pylist():
         reasons = row.pop("reasons")
-        found.append({"day": _day(staged.plan, row), "file": row.get("_file"), "reasons": reasons, "row": json.dumps(row, default=str)})
+        found.append(
+            {
+                "day": _day(staged.plan, row),
+                "file": row.get("_file"),
+                "reasons": reasons,
+                "row": json.dumps(row, default=str),
+            }
+        )
     return found
 
 

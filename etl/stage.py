@@ -1,7 +1,7 @@
 """Stage: find out what a table still lacks, compute it, and write it aside. Nothing here is visible to readers.
 
-`plan` compares what the table's newest commit was built from with what its inputs hold now, so a run does what is left to do: after a late file, after a kill,
-after a change of the code, or nothing at all.
+`plan` compares what the table's newest commit was built from with what its inputs hold now, so a run does what is left
+to do: after a late file, after a kill, after a change of the code, or nothing at all.
 """
 
 from __future__ import annotations
@@ -49,9 +49,11 @@ class StageError(RuntimeError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be computed: for which days of the table (`days`), or for all of it (`whole`), from which versions of the inputs.
+    """What is to be computed: for which days of the table (`days`), or for all of it (`whole`), from which versions of
+    the inputs.
 
-    `base` is the table's version at this moment, and `horizon` the exclusive end of the days it will then cover. A plan that `appends` adds rows and replaces none.
+    `base` is the table's version at this moment, and `horizon` the exclusive end of the days it will then cover. A plan
+    that `appends` adds rows and replaces none.
     """
 
     table: Table
@@ -99,11 +101,14 @@ class Staged:
         return _frame(self.table, self.folder)
 
     def paths(self) -> list[Path]:
-        """The parquet files to publish; files without rows are left out. StageError unless they hold what was staged, as the engine reads one that is gone as if it were empty."""
+        """The parquet files to publish; files without rows are left out. StageError unless they hold what was staged,
+        as the engine reads one that is gone as if it were empty.
+        """
         rows = _rows_by_file(self.folder)
         if sum(rows.values()) != self.rows:
             raise StageError(
-                f"{self.table.qualified}: {self.rows} rows were staged, and {sum(rows.values())} are there. Nothing was published. See that nobody removes files below the lake, then run again"
+                f"{self.table.qualified}: {self.rows} rows were staged, and {sum(rows.values())} are there. Nothing was"
+                " published. See that nobody removes files below the lake, then run again"
             )
         return [path for path, count in rows.items() if count]
 
@@ -149,7 +154,9 @@ def new_folder(table: Table) -> Path:
 
 
 def plan(table: Table, interval: Interval) -> Plan:
-    """What this table lacks, given its inputs as they are now. The caller holds the table's lock until it has published."""
+    """What this table lacks, given its inputs as they are now. The caller holds the table's lock until it has
+    published.
+    """
     mine = delta.open_table(table.qualified)
     if mine is not None:
         refuse_other_schema(table, mine)
@@ -161,11 +168,18 @@ def plan(table: Table, interval: Interval) -> Plan:
     ids = {name: str(source.metadata().id) for name, source in sources.items()}
     code = code_of(table)
     fresh = last is None or last.code != code or last.ids != ids
-    changed = {name: None if fresh or last is None else delta.changed_since(source, last.inputs[name]) for name, source in sources.items()}
+    changed = {
+        name: None if fresh or last is None else delta.changed_since(source, last.inputs[name])
+        for name, source in sources.items()
+    }
     everything = any(days is None for days in changed.values()) or _another_input_changed(table, sources, changed, last)
     common = Plan(table, interval, base, versions, whole=everything, last=last, ids=ids, code=code)
     if table.load == Load.SNAPSHOT:
-        moved = fresh or last is None or any(delta.rows_changed_since(source, last.inputs[name]) for name, source in sources.items())
+        moved = (
+            fresh
+            or last is None
+            or any(delta.rows_changed_since(source, last.inputs[name]) for name, source in sources.items())
+        )
         return replace(common, whole=moved)  # a snapshot is replaced whole, so its commits name no days
     if table.layer == Layer.SILVER:
         days = _all_days(sources) if everything else merged(one for days in changed.values() for one in days or ())
@@ -173,19 +187,28 @@ def plan(table: Table, interval: Interval) -> Plan:
     return _plan_gold(common, sources, changed)
 
 
-def _another_input_changed(table: Table, sources: dict, changed: Mapping[str, Any], last: CommitMetadata | None) -> bool:
+def _another_input_changed(
+    table: Table, sources: dict, changed: Mapping[str, Any], last: CommitMetadata | None
+) -> bool:
     """Whether a table that a silver transform gets beside its rows has changed: any of these rows may depend on it."""
     if table.layer != Layer.SILVER or last is None:
         return False
     others = [name for name in table.inputs[1:] if name in last.inputs]
-    return any(changed[name] or (catalog.table(name).load == Load.SNAPSHOT and delta.rows_changed_since(sources[name], last.inputs[name])) for name in others)
+    return any(
+        changed[name]
+        or (catalog.table(name).load == Load.SNAPSHOT and delta.rows_changed_since(sources[name], last.inputs[name]))
+        for name in others
+    )
 
 
-def plan_part(table: Table, interval: Interval, part: Mapping[str, Any], inputs: Mapping[str, int], ids: Mapping[str, str]) -> Plan:
-    """What it takes to add a part of a table that is computed elsewhere: the rows in which these columns have these values.
+def plan_part(
+    table: Table, interval: Interval, part: Mapping[str, Any], inputs: Mapping[str, int], ids: Mapping[str, str]
+) -> Plan:
+    """What it takes to add a part of a table that is computed elsewhere: the rows in which these columns have these
+    values.
 
-    A part is published in one commit, so it is there as a whole or not at all. `inputs` and `ids` are the versions and identities of the tables that it is made from.
-    The caller holds the table's lock until it has published.
+    A part is published in one commit, so it is there as a whole or not at all. `inputs` and `ids` are the versions and
+    identities of the tables that it is made from. The caller holds the table's lock until it has published.
     """
     mine = delta.open_table(table.qualified)
     if mine is not None:
@@ -199,7 +222,9 @@ def plan_part(table: Table, interval: Interval, part: Mapping[str, Any], inputs:
 
 
 def _rows_of_part(table: Table, mine: DeltaTable, part: Mapping[str, Any]) -> int:
-    """Files are skipped by numbers and instants alone: for text our log has no bounds, and pyarrow takes a bound that is missing as one that no value is within."""
+    """Files are skipped by numbers and instants alone: for text our log has no bounds, and pyarrow takes a bound that
+    is missing as one that no value is within.
+    """
     import pyarrow.compute as pc
 
     equal = {name: pc.field(name) == value for name, value in part.items()}
@@ -212,7 +237,10 @@ def _rows_of_part(table: Table, mine: DeltaTable, part: Mapping[str, Any]) -> in
 def _input(table: Table, name: str):  # type: ignore[no-untyped-def]
     found = delta.open_table(name)
     if found is None:
-        raise StageError(f"{table.qualified} needs {name}, which was never published. Run the DAG from the bronze layer on, or look why {name} failed")
+        raise StageError(
+            f"{table.qualified} needs {name}, which was never published. Run the DAG from the bronze layer on, or look"
+            f" why {name} failed"
+        )
     return found
 
 
@@ -245,7 +273,9 @@ def _released_horizon() -> date | None:
     return date.fromisoformat(release.read(numbers[-1]).horizon) if numbers else None
 
 
-def _changed_days(common: Plan, sources: dict, changed: dict[str, tuple[Interval, ...] | None]) -> tuple[Interval, ...] | None:
+def _changed_days(
+    common: Plan, sources: dict, changed: dict[str, tuple[Interval, ...] | None]
+) -> tuple[Interval, ...] | None:
     """The days on which something happened that the inputs' changes concern; None where everything is concerned."""
     before = common.last.inputs if common.last else {}
     if common.table.aggregates:
@@ -257,13 +287,15 @@ def _changed_days(common: Plan, sources: dict, changed: dict[str, tuple[Interval
 
 
 def _reach(table: Table) -> int | None:
-    """How many days before a midnight's own day decide its rows; None: all of them. StageError where the contract does not say."""
+    """How many days before a midnight's own day decide its rows; None: all of them. StageError where the contract does
+    not say.
+    """
     if table.aggregates:
         return table.aggregates.reach
     if table.history_days is None:
         raise StageError(
-            f"{table.qualified} neither declares aggregations nor says what its rows depend on. Give its contract `history`, as long as its transform looks back,"
-            " or `load=Load.SNAPSHOT` to rebuild it after each change"
+            f"{table.qualified} neither declares aggregations nor says what its rows depend on. Give its contract"
+            " `history`, as long as its transform looks back, or `load=Load.SNAPSHOT` to rebuild it after each change"
         )
     return table.history_days
 
@@ -272,11 +304,15 @@ def _drivers(table: Table) -> list[str]:
     """The inputs whose days the table's midnights follow."""
     if table.aggregates:
         return [table.aggregates.events.qualified]
-    return [name for name in table.inputs if catalog.table(name).time_column and catalog.table(name).load != Load.SNAPSHOT]
+    return [
+        name for name in table.inputs if catalog.table(name).time_column and catalog.table(name).load != Load.SNAPSHOT
+    ]
 
 
 def transform(table: Table) -> ModuleType:
-    """The project's module that computes the table, or prepares its events: its path is the table's name. StageError where there is none."""
+    """The project's module that computes the table, or prepares its events: its path is the table's name. StageError
+    where there is none.
+    """
     found = project.module(_path_of(table))
     if found is None:
         raise StageError(f"{table.qualified} needs a transform: write {project.current().file(_path_of(table))}")
@@ -293,7 +329,9 @@ def _path_of(table: Table) -> str:
 
 
 def code_of(table: Table) -> str:
-    """A fingerprint of what decides the table's content: the transform, what the layer shares, and the contract's columns, key and checks. Empty for one without a transform."""
+    """A fingerprint of what decides the table's content: the transform, what the layer shares, and the contract's
+    columns, key and checks. Empty for one without a transform.
+    """
     if table.layer not in (Layer.SILVER, Layer.GOLD):
         return ""
     shared = [windows, aggregate] if table.layer == Layer.GOLD else [select]
@@ -310,7 +348,9 @@ def code_of(table: Table) -> str:
 
 
 def _sources(module: ModuleType) -> dict[str, str]:
-    """The text of a project's module and of all modules of the project that it imports, by name. Contracts are left out: what of them counts is said apart."""
+    """The text of a project's module and of all modules of the project that it imports, by name. Contracts are left
+    out: what of them counts is said apart.
+    """
     of, found, waiting = project.current(), {}, [module]
     while waiting:
         module = waiting.pop()
@@ -328,22 +368,35 @@ def _imported(text: str, package: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith(f"{package}."))
-        elif isinstance(node, ast.ImportFrom) and node.module and (node.module == package or node.module.startswith(f"{package}.")):
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and (node.module == package or node.module.startswith(f"{package}."))
+        ):
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _declaration(declared: Aggregates) -> tuple[Any, ...]:
-    """What of a declaration decides values: no words, and of an input's contract what decides which of its rows is taken."""
+    """What of a declaration decides values: no words, and of an input's contract what decides which of its rows is
+    taken.
+    """
     parts = [replace(part, doc="", meaning="", unit=None) for part in declared.aggregations]
-    joined = [(type(other).__name__, _identity(other.table), {**vars(other), "table": None}) for other in declared.joined]
+    joined = [
+        (type(other).__name__, _identity(other.table), {**vars(other), "table": None}) for other in declared.joined
+    ]
     prepared = [(column.name, column.type.spark, column.required) for column in declared.prepared]
     return (_identity(declared.events), [column.name for column in declared.key], parts, joined, prepared)
 
 
 def _identity(table: Table) -> tuple[Any, ...]:
     """What of an input's contract decides what is made of it."""
-    return (table.qualified, table.key, table.time_column, [(column.name, column.type.spark, column.required) for column in table.columns])
+    return (
+        table.qualified,
+        table.key,
+        table.time_column,
+        [(column.name, column.type.spark, column.required) for column in table.columns],
+    )
 
 
 # --- stage
@@ -360,7 +413,9 @@ def stage(planned: Plan) -> Staged:
 
 
 def stage_rows(planned: Plan, rows: pa.Table, rows_in: int) -> Staged:
-    """Write aside rows that were computed elsewhere, with at least the contract's columns; `rows_in` is how many the caller expects, counted from what they were made of."""
+    """Write aside rows that were computed elsewhere, with at least the contract's columns; `rows_in` is how many the
+    caller expects, counted from what they were made of.
+    """
     import pyarrow.parquet as pq
 
     table, folder = planned.table, new_folder(planned.table)
@@ -374,7 +429,16 @@ def stage_rows(planned: Plan, rows: pa.Table, rows_in: int) -> Staged:
 
 def _stage_bronze(planned: Plan, folder: Path) -> Staged:
     loaded: Loaded = load(planned.table, planned.interval, folder)
-    return Staged(planned, folder, loaded.rows_in, loaded.staged, loaded.duplicates, rejected=loaded.rejected, files=loaded.files, touched=loaded.touched)
+    return Staged(
+        planned,
+        folder,
+        loaded.rows_in,
+        loaded.staged,
+        loaded.duplicates,
+        rejected=loaded.rejected,
+        files=loaded.files,
+        touched=loaded.touched,
+    )
 
 
 def _stage_silver(planned: Plan, folder: Path) -> Staged:
@@ -395,21 +459,26 @@ def _stage_silver(planned: Plan, folder: Path) -> Staged:
         _write(table, once.select(*table.column_names), folder)
     rows = _rows_in(folder)
     if rows != rows_in:
-        RowAccount(rows_in, cleaned.count(), 0, 0).verify(table.qualified)  # only a row that has a twin is a duplicate, not one that the transform lost
+        RowAccount(rows_in, cleaned.count(), 0, 0).verify(
+            table.qualified
+        )  # only a row that has a twin is a duplicate, not one that the transform lost
     keys = rows_in if unique and rows == rows_in else _distinct_keys(table, _frame(table, folder), rows)
     return Staged(planned, folder, rows_in, rows, rows_in - rows, distinct_keys=keys, touched=planned.days)
 
 
 def _refuse_other_days(planned: Plan, cleaned: DataFrame) -> None:
-    """A transform that moves a row to another day than bronze has it under: that day would be replaced without it, or with it alone."""
+    """A transform that moves a row to another day than bronze has it under: that day would be replaced without it, or
+    with it alone.
+    """
     table = planned.table
     if not has_transform(table) or not table.time_column or not planned.days:
         return
     elsewhere = cleaned.filter(f"{table.time_column} IS NOT NULL AND NOT ({days_sql(table, planned.days)})").count()
     if elsewhere:
         raise StageError(
-            f"{table.qualified}: its transform moves {elsewhere:,} rows to other days than {table.inputs[0]} has them under. A row's day must be the same in both:"
-            f" declare in bronze the time_column that {table.time_column} is made of, and keep its day"
+            f"{table.qualified}: its transform moves {elsewhere:,} rows to other days than {table.inputs[0]} has them"
+            f" under. A row's day must be the same in both: declare in bronze the time_column that {table.time_column}"
+            " is made of, and keep its day"
         )
 
 
@@ -417,13 +486,19 @@ def _cleaned(planned: Plan) -> tuple[DataFrame, DataFrame]:
     """The rows that come in, and what the transform makes of them."""
     source = catalog.table(planned.table.inputs[0])
     version = planned.inputs[source.qualified]
-    incoming = table_reader.read(source.qualified, version) if planned.whole else read_days(source.qualified, version, planned.days)
+    incoming = (
+        table_reader.read(source.qualified, version)
+        if planned.whole
+        else read_days(source.qualified, version, planned.days)
+    )
     others = [table_reader.read(name, planned.inputs[name]) for name in planned.table.inputs[1:]]
     return incoming, clean(planned.table, incoming, *others)
 
 
 def clean(table: Table, incoming: DataFrame, *others: DataFrame) -> DataFrame:
-    """A silver table's columns and the audit columns, from the rows of its inputs: by the project's transform, or as its columns are declared."""
+    """A silver table's columns and the audit columns, from the rows of its inputs: by the project's transform, or as
+    its columns are declared.
+    """
     if not has_transform(table):
         return select.clean(table, catalog.table(table.inputs[0]), incoming)
     cleaned: DataFrame = transform(table).clean(incoming, *others)
@@ -433,7 +508,8 @@ def clean(table: Table, incoming: DataFrame, *others: DataFrame) -> DataFrame:
 def _published_elsewhere(planned: Plan, cleaned: DataFrame) -> DataFrame:
     """What the table holds under other days: a row whose key is among them is a duplicate of theirs.
 
-    Rows whose key lies outside of the range that comes in are left out, since they match none: so a long past is not read, as its files' statistics say that it lies outside.
+    Rows whose key lies outside of the range that comes in are left out, since they match none: so a long past is not
+    read, as its files' statistics say that it lies outside.
     """
     from pyspark.sql import functions as F
 
@@ -443,15 +519,23 @@ def _published_elsewhere(planned: Plan, cleaned: DataFrame) -> DataFrame:
     if not ranged:
         return table_reader.read(table.qualified, version).filter(elsewhere)
     found = cleaned.agg(*map(F.min, ranged), *map(F.max, ranged)).collect()[0]
-    ranges = {name: (low, high) for name, low, high in zip(ranged, found[: len(ranged)], found[len(ranged) :], strict=True)}
-    published = table_reader.read(table.qualified, version, {name: [one] for name, one in ranges.items() if one[0] is not None}).filter(elsewhere)
+    ranges = {
+        name: (low, high) for name, low, high in zip(ranged, found[: len(ranged)], found[len(ranged) :], strict=True)
+    }
+    published = table_reader.read(
+        table.qualified, version, {name: [one] for name, one in ranges.items() if one[0] is not None}
+    ).filter(elsewhere)
     for name, (low, high) in ranges.items():
-        published = published.filter(F.col(name).between(low, high))  # of a key that is NULL in each row that comes in: no row
+        published = published.filter(
+            F.col(name).between(low, high)
+        )  # of a key that is NULL in each row that comes in: no row
     return published
 
 
 def _days_of_later_twins(planned: Plan, cleaned: DataFrame) -> tuple[Interval, ...]:
-    """Days on which a key is published that now comes under an earlier day, which wins: they are done anew, so that the order of the runs does not matter."""
+    """Days on which a key is published that now comes under an earlier day, which wins: they are done anew, so that the
+    order of the runs does not matter.
+    """
     from pyspark.sql import functions as F
 
     table = planned.table
@@ -462,19 +546,32 @@ def _days_of_later_twins(planned: Plan, cleaned: DataFrame) -> tuple[Interval, .
     day = F.to_date(F.col(table.time_column or ""))
     ours = cleaned.filter(_kept_sql(table)).select(*table.key, day.alias("_day"))
     theirs = _published_elsewhere(planned, cleaned).select(*table.key, day.alias("_later"))
-    return days_of(row["_later"] for row in theirs.join(ours, list(table.key)).filter("_day < _later").select("_later").distinct().collect())
+    return days_of(
+        row["_later"]
+        for row in theirs.join(ours, list(table.key)).filter("_day < _later").select("_later").distinct().collect()
+    )
 
 
 def _stage_gold(planned: Plan, folder: Path) -> Staged:
     table = planned.table
     if table.load == Load.SNAPSHOT:
-        rows = transform(table).features(*(table_reader.read(name, version) for name, version in planned.inputs.items()))
+        rows = transform(table).features(
+            *(table_reader.read(name, version) for name, version in planned.inputs.items())
+        )
     else:
         rows = _features(planned)
     if planned.whole or planned.days:
         _write(table, rows.select(*table.column_names), folder)
     count = _rows_in(folder)
-    return Staged(planned, folder, count, count, 0, distinct_keys=_distinct_keys(table, _frame(table, folder), count), touched=planned.days)
+    return Staged(
+        planned,
+        folder,
+        count,
+        count,
+        0,
+        distinct_keys=_distinct_keys(table, _frame(table, folder), count),
+        touched=planned.days,
+    )
 
 
 def _features(planned: Plan) -> DataFrame:
@@ -482,16 +579,25 @@ def _features(planned: Plan) -> DataFrame:
     table, versions = planned.table, planned.inputs
     if table.aggregates:
         prepare = transform(table).events if table.aggregates.needs_transform else None
-        whole = {name: table_reader.read(name, version) for name, version in versions.items()} if planned.whole else None
-        return aggregate.features(table, planned.days, whole or concerns.history(table, planned.days, versions), prepare)
+        whole = (
+            {name: table_reader.read(name, version) for name, version in versions.items()} if planned.whole else None
+        )
+        return aggregate.features(
+            table, planned.days, whole or concerns.history(table, planned.days, versions), prepare
+        )
     needed = merged(windows.history_for(span, _reach(table)) for span in planned.days)
     driven = () if planned.whole else _drivers(table)
-    inputs = [read_days(name, version, needed) if name in driven else table_reader.read(name, version) for name, version in versions.items()]
+    inputs = [
+        read_days(name, version, needed) if name in driven else table_reader.read(name, version)
+        for name, version in versions.items()
+    ]
     return transform(table).features(planned.days, *inputs)
 
 
 def _distinct_keys(table: Table, rows: DataFrame, count: int) -> int:
-    """How many keys these `count` rows have, for the audit to compare with the rows. A row with a NULL in its key counts as one of its own: it goes to quarantine."""
+    """How many keys these `count` rows have, for the audit to compare with the rows. A row with a NULL in its key
+    counts as one of its own: it goes to quarantine.
+    """
     from pyspark.sql import functions as F
 
     whole_key = " AND ".join(f"{name} IS NOT NULL" for name in table.key)
@@ -508,7 +614,9 @@ def _distinct_keys(table: Table, rows: DataFrame, count: int) -> int:
 
 
 def _all_distinct(table: Table, cleaned: DataFrame, rows_in: int) -> bool:
-    """Whether no key comes twice. Hashes that are all distinct prove keys that are all distinct; hashes that collide only cost time."""
+    """Whether no key comes twice. Hashes that are all distinct prove keys that are all distinct; hashes that collide
+    only cost time.
+    """
     from pyspark.sql import functions as F
 
     return bool(cleaned.select(F.xxhash64(*table.key)).distinct().count() == rows_in)
@@ -516,11 +624,17 @@ def _all_distinct(table: Table, cleaned: DataFrame, rows_in: int) -> bool:
 
 def _kept_sql(table: Table) -> str:
     """A condition that a row breaks no critical check of its own."""
-    return " AND ".join(f"coalesce(({check.sql}), true)" for check in table.checks() if check.severity == Severity.CRITICAL) or "true"
+    return (
+        " AND ".join(
+            f"coalesce(({check.sql}), true)" for check in table.checks() if check.severity == Severity.CRITICAL
+        )
+        or "true"
+    )
 
 
 def _without_duplicates(table: Table, cleaned: DataFrame) -> DataFrame:
-    """One row per key: one that keeps its contract wins over one that does not, then the earliest day, then the newest delivery.
+    """One row per key: one that keeps its contract wins over one that does not, then the earliest day, then the newest
+    delivery.
 
     Rows with a NULL in their key are all kept, for the audit to judge.
     """
@@ -529,7 +643,12 @@ def _without_duplicates(table: Table, cleaned: DataFrame) -> DataFrame:
 
     ranked = cleaned.withColumn("_kept", F.expr(_kept_sql(table)))
     days = [F.to_date(table.time_column)] if table.time_column else []
-    order = [F.col("_kept").desc(), *days, *(F.col(name).desc() for name in PROVENANCE), *(F.col(name) for name in table.column_names)]
+    order = [
+        F.col("_kept").desc(),
+        *days,
+        *(F.col(name).desc() for name in PROVENANCE),
+        *(F.col(name) for name in table.column_names),
+    ]
     ranked = ranked.withColumn("_nth", F.row_number().over(Window.partitionBy(*table.key).orderBy(*order)))
     whole_key = " AND ".join(f"{name} IS NOT NULL" for name in table.key)
     return ranked.filter(f"_nth = 1 OR NOT ({whole_key})")
@@ -549,14 +668,18 @@ def _write(table: Table, rows: DataFrame, folder: Path) -> None:
 
 
 def _write_by_month(table: Table, rows: DataFrame, days: Sequence[Interval], folder: Path) -> None:
-    """The same, a job per month: where rows are only read, filtered and written, that is cheaper than sorting each row into its month.
+    """The same, a job per month: where rows are only read, filtered and written, that is cheaper than sorting each row
+    into its month.
 
-    Each is partitioned all the same, by a constant: Sail then writes one file, and otherwise 4 per partition of the plan. Every later plan goes through all files of a long past.
+    Each is partitioned all the same, by a constant: Sail then writes one file, and otherwise 4 per partition of the
+    plan. Every later plan goes through all files of a long past.
     """
     from pyspark.sql import functions as F
 
     for month in (part for one in days for part in one.months()):
-        picked = rows.filter(days_sql(table, [month])).select(*table.column_names, F.lit(f"{month.start:%Y-%m}").alias("part"))
+        picked = rows.filter(days_sql(table, [month])).select(
+            *table.column_names, F.lit(f"{month.start:%Y-%m}").alias("part")
+        )
         picked.write.partitionBy("part").mode("overwrite").parquet(str(folder / str(month.start)))
 
 

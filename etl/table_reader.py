@@ -23,16 +23,20 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 FEW_FILES = 24
-"""Data files that Sail is given by name. It looks into each of them before it plans (5 ms for two files, 11 for 29), so for more its own reader is cheaper, which goes by the log (10 ms with 200 files in it)."""
+"""Data files that Sail is given by name. It looks into each of them before it plans (5 ms for two files, 11 for 29), so
+for more its own reader is cheaper, which goes by the log (10 ms with 200 files in it).
+"""
 OUR_NAMES = re.compile(r"part-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.zst\.parquet")
 """Of the data files that `lake.publishing` writes and moves."""
 
 
 def read(qualified: str, version: int, within: Within = ANYWHERE) -> DataFrame:
-    """The table at that version, as the engine reads it. A caller that goes on to filter says by `within` what it keeps: rows whose columns lie in one of these closed ranges of days or numbers.
+    """The table at that version, as the engine reads it. A caller that goes on to filter says by `within` what it
+    keeps: rows whose columns lie in one of these closed ranges of days or numbers.
 
-    Sail goes through the whole log for each table of each plan, so a day would cost more with each year before it. This process knows the log already: inside of
-    `holding_files`, and where few files can hold such rows, it names them to Sail.
+    Sail goes through the whole log for each table of each plan, so a day would cost more with each year before it. This
+    process knows the log already: inside of `holding_files`, and where few files can hold such rows, it names them to
+    Sail.
     """
     held = _holding.get()
     picked = _few_files(qualified, version, within) if held else None
@@ -41,14 +45,18 @@ def read(qualified: str, version: int, within: Within = ANYWHERE) -> DataFrame:
         return engine.session().read.schema(picked.columns).parquet(*map(str, links))
     if picked and links is not None:
         return engine.empty(picked.columns)
-    return engine.session().read.format("delta").option("versionAsOf", version).load(str(settings.table_path(qualified)))
+    return (
+        engine.session().read.format("delta").option("versionAsOf", version).load(str(settings.table_path(qualified)))
+    )
 
 
 @contextmanager
 def holding_files(qualified: str) -> Iterator[None]:
-    """Inside, tables may be read by the names of their files, which hard links hold below the folder of `qualified`; the caller has its lock.
+    """Inside, tables may be read by the names of their files, which hard links hold below the folder of `qualified`;
+    the caller has its lock.
 
-    Sail reads a file that is gone as if it were empty, and does not say so. What a link holds stays, whoever moves or removes the file.
+    Sail reads a file that is gone as if it were empty, and does not say so. What a link holds stays, whoever moves or
+    removes the file.
     """
     if not _sail_on_a_disk():
         yield
@@ -81,7 +89,9 @@ def _sail_on_a_disk() -> bool:
 
 
 def _few_files(qualified: str, version: int, within: Within) -> FileSelection | None:
-    """The files to read; None where the engine had better look for itself: for files that others wrote, too, whose columns may have other types inside, which Sail does not bring together."""
+    """The files to read; None where the engine had better look for itself: for files that others wrote, too, whose
+    columns may have other types inside, which Sail does not bring together.
+    """
     table = delta.open_table(qualified) if _sail_on_a_disk() else None
     if table is None or table.version() != version:
         return None
@@ -94,7 +104,9 @@ def _few_files(qualified: str, version: int, within: Within) -> FileSelection | 
 
 
 def _linked(files: dict[Path, int], folder: Path) -> list[Path] | None:
-    """Links to the files, each as long as the log says; None where one is not there, or the file system has no hard links."""
+    """Links to the files, each as long as the log says; None where one is not there, or the file system has no hard
+    links.
+    """
     links = {folder / path.name: path for path in files}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +120,9 @@ def _linked(files: dict[Path, int], folder: Path) -> list[Path] | None:
 
 
 def check_format() -> None:
-    """Refuse a lake that a newer Millrace wrote, whose path cannot be used, or that the engine does not see; mark a new one with the format that this code writes."""
+    """Refuse a lake that a newer Millrace wrote, whose path cannot be used, or that the engine does not see; mark a new
+    one with the format that this code writes.
+    """
     delta.check_format()
     if settings.engine().startswith("sc://") and not storage.is_remote(settings.lake()):
         _refuse_engine_elsewhere(settings.engine(), settings.lake())
@@ -116,7 +130,9 @@ def check_format() -> None:
 
 @cache
 def _refuse_engine_elsewhere(url: str, lake: Path) -> None:
-    """An engine on another machine has another disk: what it writes is not found here, and Sail reads a file that it does not find as empty."""
+    """An engine on another machine has another disk: what it writes is not found here, and Sail reads a file that it
+    does not find as empty.
+    """
     folder = lake / "_engine" / uuid.uuid4().hex
     engine.session().range(1).write.parquet(str(folder))
     found = storage.tree(folder, ".parquet")

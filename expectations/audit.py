@@ -1,6 +1,7 @@
 """Run a table's suite on its staged rows and tell good rows from bad ones.
 
-One pass over the rows measures what the whole suite asks for (`expectations.evaluate`). Only rows that break a critical check cost a second one.
+One pass over the rows measures what the whole suite asks for (`expectations.evaluate`). Only rows that break a critical
+check cost a second one.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ if TYPE_CHECKING:
 __all__ = ["Audit", "AuditError", "audit", "to_json"]
 
 FEW = 10
-"""So many bad rows are never too many: a single bad row in a file of ten is no reason to stop. A table that allows none is the exception."""
+"""So many bad rows are never too many: a single bad row in a file of ten is no reason to stop. A table that allows none
+is the exception.
+"""
 
 
 @dataclass
 class Audit:
-    """The verdict. `bad` has the table's columns and `reasons`, one row per row that broke a critical row-level check; None when there is none."""
+    """The verdict. `bad` has the table's columns and `reasons`, one row per row that broke a critical row-level check;
+    None when there is none.
+    """
 
     table: Table
     checks: tuple[CheckResult, ...]
@@ -42,29 +47,43 @@ class Audit:
 
         `rows` is how many rows were audited, `rejected` how many did not even fit the columns.
         """
-        broken = [check for check in self.checks if not check.success and check.severity == Severity.CRITICAL and check.check not in self.row_level]
+        broken = [
+            check
+            for check in self.checks
+            if not check.success and check.severity == Severity.CRITICAL and check.check not in self.row_level
+        ]
         if broken:
             told = "; ".join(check.reason for check in broken)
-            raise AuditError(f"{self.table.qualified}: {told}. Nothing was published. Look at the Data Docs, mend the input, and run the interval again")
+            raise AuditError(
+                f"{self.table.qualified}: {told}. Nothing was published. Look at the Data Docs, mend the input, and run"
+                " the interval again"
+            )
         bad, total, allowed = self.bad_rows + rejected, rows + rejected, self.table.max_quarantine_share
         if total and bad / total > allowed and (bad > FEW or not allowed):
             remedy = (
-                f"Mend the landed files, or raise max_quarantine_share in contracts/{self.table.layer}/{self.table.name}.py"
+                "Mend the landed files, or raise max_quarantine_share in"
+                f" contracts/{self.table.layer}/{self.table.name}.py"
                 if allowed
                 else "The rows of this table belong together: correct what computes them, then run it again"
             )
             raise AuditError(
-                f"{self.table.qualified}: {bad:,} of {total:,} rows ({bad / total:.1%}) must go to quarantine ({self._reasons(rejected)}),"
-                f" and at most {allowed:.0%} may. Nothing was published. {remedy}"
+                f"{self.table.qualified}: {bad:,} of {total:,} rows ({bad / total:.1%}) must go to quarantine"
+                f" ({self._reasons(rejected)}), and at most {allowed:.0%} may. Nothing was published. {remedy}"
             )
 
     def _reasons(self, rejected: int) -> str:
-        told = [f"{check.reason}: {check.failed:,}" for check in self.checks if not check.success and check.failed and check.severity == Severity.CRITICAL]
+        told = [
+            f"{check.reason}: {check.failed:,}"
+            for check in self.checks
+            if not check.success and check.failed and check.severity == Severity.CRITICAL
+        ]
         return ", ".join([*told, *([f"a cell does not fit its column: {rejected:,}"] if rejected else [])])
 
 
 def audit(table: Table, staged: DataFrame, references: Mapping[str, DataFrame], facts: Facts) -> Audit:
-    """Validate `staged` (the table's columns). `references` maps each reference's name to the distinct values it may take."""
+    """Validate `staged` (the table's columns). `references` maps each reference's name to the distinct values it may
+    take.
+    """
     frame = _with_flags(table, staged, references)
     numbers = measure(table, frame)
     pairs = expectations_of(table, facts)
@@ -82,9 +101,13 @@ def _with_flags(table: Table, staged: DataFrame, references: Mapping[str, DataFr
 
     frame = staged
     for reference in table.references:
-        known = references[reference.name].select(*(F.col(there).alias(here) for here, there in zip(reference.columns, reference.to_columns, strict=True)))
+        known = references[reference.name].select(
+            *(F.col(there).alias(here) for here, there in zip(reference.columns, reference.to_columns, strict=True))
+        )
         frame = frame.join(known.distinct().withColumn("_known", F.lit(True)), list(reference.columns), "left")
-        frame = frame.withColumn(reference_column(reference), F.coalesce("_known", _any_null(reference.columns))).drop("_known")
+        frame = frame.withColumn(reference_column(reference), F.coalesce("_known", _any_null(reference.columns))).drop(
+            "_known"
+        )
     for rule in table.rules:
         frame = frame.withColumn(rule_column(rule), F.coalesce(F.expr(rule.sql), F.lit(True)))
     return frame
@@ -99,11 +122,15 @@ def _any_null(columns: tuple[str, ...]) -> Any:
 
 def _check(table: Table, name: str, found: Any) -> CheckResult:
     config, failed = found.expectation_config, found.result.get("unexpected_count")
-    return CheckResult(name, config.kwargs.get("column"), Severity(config.severity), bool(found.success), _reason(table, name), failed)
+    return CheckResult(
+        name, config.kwargs.get("column"), Severity(config.severity), bool(found.success), _reason(table, name), failed
+    )
 
 
 def _reason(table: Table, name: str) -> str:
-    reasons = {check.name: check.reason for check in table.checks()} | {one.name: one.reason for one in table.references}
+    reasons = {check.name: check.reason for check in table.checks()} | {
+        one.name: one.reason for one in table.references
+    }
     if name in reasons:
         return reasons[name]
     return {
@@ -120,7 +147,9 @@ def _split(verdict: Audit, frame: DataFrame) -> None:
     table = verdict.table
     critical = [(check.sql, check.reason) for check in table.checks() if check.severity == Severity.CRITICAL]
     critical += [(reference_column(one), one.reason) for one in table.references if one.severity == Severity.CRITICAL]
-    reasons = F.array_compact(F.array(*(F.when(~F.expr(f"coalesce(({sql}), true)"), F.lit(reason)) for sql, reason in critical)))
+    reasons = F.array_compact(
+        F.array(*(F.when(~F.expr(f"coalesce(({sql}), true)"), F.lit(reason)) for sql, reason in critical))
+    )
     judged = frame.withColumn("reasons", reasons)
     verdict.bad = judged.filter(F.size("reasons") > 0).select(*table.column_names, "reasons")
     verdict.good = judged.filter(F.size("reasons") == 0).select(*table.column_names)
@@ -130,6 +159,9 @@ def _split(verdict: Audit, frame: DataFrame) -> None:
 def to_json(audit_: Audit, run_id: str) -> str:
     """The validation result as Great Expectations writes it, for the Data Docs."""
     plain = audit_.result.to_json_dict()
-    checks = [{"reason": check.reason, "severity": str(check.severity), "success": check.success, "failed": check.failed} for check in audit_.checks]
+    checks = [
+        {"reason": check.reason, "severity": str(check.severity), "success": check.success, "failed": check.failed}
+        for check in audit_.checks
+    ]
     plain["meta"] = {**plain.get("meta", {}), "run_id": run_id, "table": audit_.table.qualified, "checks": checks}
     return json.dumps(plain)

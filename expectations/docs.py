@@ -59,8 +59,8 @@ def _safe(run_id: str) -> str:
 def render() -> Path:
     """Render the results of the newest runs and forget the older ones. Returns the index page.
 
-    Readers see the old pages until the new ones are complete. Runs that end at the same time render one after the other. An OSError or
-    an error of Great Expectations leaves the old pages as they were.
+    Readers see the old pages until the new ones are complete. Runs that end at the same time render one after the
+    other. An OSError or an error of Great Expectations leaves the old pages as they were.
     """
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
@@ -92,7 +92,11 @@ def _build(target: Path, runs: list[Path]) -> None:
         (found,) = context.get_docs_sites_urls(resource_identifier=key, site_names=["pages"])
         page = Path(unquote(urlsplit(found["site_url"]).path))
         moment = f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%d %H:%M:%S} UTC"
-        results.append(pages.Result(plain["meta"]["run_id"], moment, plain["meta"]["table"], plain["meta"], plain["statistics"], page))
+        results.append(
+            pages.Result(
+                plain["meta"]["run_id"], moment, plain["meta"]["table"], plain["meta"], plain["statistics"], page
+            )
+        )
     pages.finish(target, results)
 
 
@@ -119,14 +123,21 @@ def _add(context: Any, path: Path) -> tuple[Any, dict[str, Any]]:
     import great_expectations as gx
     from great_expectations.core.expectation_validation_result import expectationSuiteValidationResultSchema
     from great_expectations.core.run_identifier import RunIdentifier
-    from great_expectations.data_context.types.resource_identifiers import ExpectationSuiteIdentifier, ValidationResultIdentifier
+    from great_expectations.data_context.types.resource_identifiers import (
+        ExpectationSuiteIdentifier,
+        ValidationResultIdentifier,
+    )
 
     plain: dict[str, Any] = json.loads(path.read_text())
     result = expectationSuiteValidationResultSchema.load(plain)
     name, run_name = plain["meta"]["table"], plain["meta"]["run_id"]
     moment = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     if name not in {suite.name for suite in context.suites.all()}:
-        context.suites.add(gx.ExpectationSuite(name=name, expectations=[check.expectation_config.to_domain_obj() for check in result.results]))
+        context.suites.add(
+            gx.ExpectationSuite(
+                name=name, expectations=[check.expectation_config.to_domain_obj() for check in result.results]
+            )
+        )
     result.suite_name, run = name, RunIdentifier(run_name, moment)
     result.meta["run_id"] = run
     key = ValidationResultIdentifier(ExpectationSuiteIdentifier(name), run, name)

@@ -1,7 +1,8 @@
 """Measure a frame once, and let each expectation of Great Expectations judge its own numbers.
 
-Great Expectations would plan the same few aggregates itself, but works out a graph of some 300 metrics for that: 0.1 s of Python for each table, however few its rows
-(docs/adr/0011). A property test shows that its own validation of the same frame comes to the same results.
+Great Expectations would plan the same few aggregates itself, but works out a graph of some 300 metrics for that: 0.1 s
+of Python for each table, however few its rows (docs/adr/0011). A property test shows that its own validation of the
+same frame comes to the same results.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from contracts.model import Table
 from expectations.suite import reference_column, rule_column
 
 if TYPE_CHECKING:
-    from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult, ExpectationValidationResult
+    from great_expectations.core.expectation_validation_result import (
+        ExpectationSuiteValidationResult,
+        ExpectationValidationResult,
+    )
     from great_expectations.expectations.expectation import Expectation
     from pyspark.sql import Column, DataFrame
 
@@ -22,12 +26,16 @@ RESULT_FORMAT = {"result_format": "BASIC"}
 
 
 class AuditError(RuntimeError):
-    """A critical check of the whole table failed, too many rows are bad, or a check could not be run: nothing may be published."""
+    """A critical check of the whole table failed, too many rows are bad, or a check could not be run: nothing may be
+    published.
+    """
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What one pass over the rows found. `broken` counts rows per row-level check, `filled` the cells per column that are not NULL."""
+    """What one pass over the rows found. `broken` counts rows per row-level check, `filled` the cells per column that
+    are not NULL.
+    """
 
     rows: int
     columns: tuple[str, ...]
@@ -37,7 +45,9 @@ class Numbers:
 
 def sql_of_checks(table: Table) -> dict[str, str]:
     """Every row-level check, references included, with the SQL that is not false where a row keeps it."""
-    flags = {one.name: rule_column(one) for one in table.rules} | {one.name: reference_column(one) for one in table.references}
+    flags = {one.name: rule_column(one) for one in table.rules} | {
+        one.name: reference_column(one) for one in table.references
+    }
     return {check.name: check.sql for check in table.checks()} | flags
 
 
@@ -68,7 +78,9 @@ def _broken(name: str, sql: str) -> Column:
 
 
 def _tell_which(table: Table, frame: DataFrame, checks: dict[str, str]) -> None:
-    """Raise AuditError for the first check that the engine cannot run, if it is a check's fault at all: it fails twice, and the rows can be counted."""
+    """Raise AuditError for the first check that the engine cannot run, if it is a check's fault at all: it fails twice,
+    and the rows can be counted.
+    """
     from pyspark.sql import functions as F
 
     for name, sql in checks.items():
@@ -88,7 +100,9 @@ def _error(frame: DataFrame, aggregate: Column) -> Exception | None:
 
 
 def judge(suite: str, pairs: Sequence[tuple[Expectation, str]], numbers: Numbers) -> ExpectationSuiteValidationResult:
-    """The result of the suite, in the order of `pairs` (expectation, name of its check), as Great Expectations would give it."""
+    """The result of the suite, in the order of `pairs` (expectation, name of its check), as Great Expectations would
+    give it.
+    """
     from great_expectations import __version__
     from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
 
@@ -101,12 +115,18 @@ def judge(suite: str, pairs: Sequence[tuple[Expectation, str]], numbers: Numbers
         "success_percent": kept / total * 100 if total else None,
     }
     return ExpectationSuiteValidationResult(
-        success=kept == total, results=results, suite_name=suite, statistics=statistics, meta={"great_expectations_version": __version__}
+        success=kept == total,
+        results=results,
+        suite_name=suite,
+        statistics=statistics,
+        meta={"great_expectations_version": __version__},
     )
 
 
 def _judged(expectation: Expectation, metrics: dict[str, Any]) -> ExpectationValidationResult:
-    found = expectation._validate(metrics=metrics, runtime_configuration={"result_format": RESULT_FORMAT}, execution_engine=None)
+    found = expectation._validate(
+        metrics=metrics, runtime_configuration={"result_format": RESULT_FORMAT}, execution_engine=None
+    )
     return expectation._build_evr(found)
 
 
@@ -116,5 +136,8 @@ def _metrics(expectation: Expectation, check: str, numbers: Numbers) -> dict[str
     if not hasattr(expectation, "map_metric"):
         return table_level
     nulls = numbers.rows - numbers.filled.get(expectation.column, numbers.rows)  # a flag is never NULL
-    broken = {f"{expectation.map_metric}.unexpected_count": numbers.broken[check], f"{expectation.map_metric}.unexpected_values": []}
+    broken = {
+        f"{expectation.map_metric}.unexpected_count": numbers.broken[check],
+        f"{expectation.map_metric}.unexpected_values": [],
+    }
     return {**table_level, "column_values.nonnull.unexpected_count": nulls, **broken}

@@ -1,7 +1,8 @@
 """Make rendered Data Docs self-contained: pages that load nothing from the internet, and an index of our own.
 
-Great Expectations' pages take their style, their tables and their buttons from sixteen addresses of content delivery networks, and its
-index draws its table with a script from one of them. What these pages need of Bootstrap and jQuery is little and lies in `static/`.
+Great Expectations' pages take their style, their tables and their buttons from sixteen addresses of content delivery
+networks, and its index draws its table with a script from one of them. What these pages need of Bootstrap and jQuery is
+little and lies in `static/`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def finish(site: Path, results: Sequence[Result]) -> None:
 
 
 def without_internet(text: str, root: str) -> str:
-    """A page that loads only what lies in its own site; `root` leads from the page to the site's top. Links to read on stay."""
+    """A page that loads only what lies in its own site; `root` leads from the page to the site's top. Links to read on
+    stay.
+    """
     logo = f'<img src="{root}static/images/logo-long.png" alt="Great Expectations" style="height: 50px">'
     text = REMOTE_IMAGE.sub(logo, REMOTE_LINK.sub("", SCRIPT.sub("", text)))
     # Their icon is sought one folder too high.
@@ -72,7 +75,10 @@ def _index(site: Path, results: Sequence[Result]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1.0">',
         '<link rel="stylesheet" href="static/pages.css"></head><body><main>',
         "<h1>Data Docs</h1>",
-        "<p>What the audits of the newest runs found. A failed critical check of the whole table publishes nothing; rows that break a",
+        (
+            "<p>What the audits of the newest runs found. A failed critical check of the whole table publishes nothing;"
+            " rows that break a"
+        ),
         "critical check go to quarantine; a warning is published and worth a look.</p>",
         *(_run(site, name, found) for name, found in runs.items()),
         "" if runs else "<p>No run has audited a table yet.</p>",
@@ -88,7 +94,10 @@ def _run(site: Path, name: str, results: Iterable[Result]) -> str:
     found = list(results)
     head = '<tr><th>Table</th><th>Result</th><th class="number">Checks</th><th>Broken checks</th></tr>'
     rows = "\n".join(_row(site, result) for result in found)
-    return f'<h2>{html.escape(name)}</h2><p class="muted">{found[-1].moment}</p><table><thead>{head}</thead><tbody>{rows}</tbody></table>'
+    return (
+        f"<h2>{html.escape(name)}</h2><p"
+        f' class="muted">{found[-1].moment}</p><table><thead>{head}</thead><tbody>{rows}</tbody></table>'
+    )
 
 
 def _row(site: Path, result: Result) -> str:

@@ -1,7 +1,7 @@
 """A contract as a Great Expectations suite. Nothing is declared here: every expectation is derived from `contracts`.
 
-Row-level promises become expectations on columns. References and rules, which need more than one column, become expectations on boolean columns that
-`expectations.audit` adds to the audited frame.
+Row-level promises become expectations on columns. References and rules, which need more than one column, become
+expectations on boolean columns that `expectations.audit` adds to the audited frame.
 """
 
 from __future__ import annotations
@@ -53,7 +53,12 @@ def _column(column: Column) -> list[tuple[Expectation, str]]:
     if column.required:
         found.append((gxe.ExpectColumnValuesToNotBeNull(**{**common, "severity": "critical"}), f"{name}_present"))
     if column.minimum is not None or column.maximum is not None:
-        found.append((gxe.ExpectColumnValuesToBeBetween(**common, min_value=column.minimum, max_value=column.maximum), f"{name}_range"))
+        found.append(
+            (
+                gxe.ExpectColumnValuesToBeBetween(**common, min_value=column.minimum, max_value=column.maximum),
+                f"{name}_range",
+            )
+        )
     if column.allowed:
         found.append((gxe.ExpectColumnValuesToBeInSet(**common, value_set=list(column.allowed)), f"{name}_allowed"))
     if column.pattern:
@@ -64,7 +69,9 @@ def _column(column: Column) -> list[tuple[Expectation, str]]:
 def _is_true(column: str, severity: Severity, reason: str) -> Expectation:
     import great_expectations.expectations as gxe
 
-    return gxe.ExpectColumnValuesToBeInSet(**_meta(severity, column=column, value_set=[True], notes=f"Broken when {reason}"))
+    return gxe.ExpectColumnValuesToBeInSet(
+        **_meta(severity, column=column, value_set=[True], notes=f"Broken when {reason}")
+    )
 
 
 def _whole_table(table: Table, facts: Facts) -> list[tuple[Expectation, str]]:
@@ -73,7 +80,10 @@ def _whole_table(table: Table, facts: Facts) -> list[tuple[Expectation, str]]:
     critical = _meta(Severity.CRITICAL)
     derived = [reference_column(one) for one in table.references] + [rule_column(one) for one in table.rules]
     found: list[tuple[Expectation, str]] = [
-        (gxe.ExpectTableColumnsToMatchSet(**critical, column_set=[*table.column_names, *derived], exact_match=True), "columns"),
+        (
+            gxe.ExpectTableColumnsToMatchSet(**critical, column_set=[*table.column_names, *derived], exact_match=True),
+            "columns",
+        ),
         (gxe.ExpectTableRowCountToBeBetween(**critical, min_value=1 if facts.rows_in else 0), "row_count"),
     ]
     if table.key and facts.distinct_keys is not None:

@@ -1,4 +1,6 @@
-"""Reading the tables of a release with DuckDB: exactly the files of the pinned Delta version, and none that came later."""
+"""Reading the tables of a release with DuckDB: exactly the files of the pinned Delta version, and none that came
+later.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,17 @@ class SourceError(LookupError):
 
 
 def pinned(number: int | Release | None = None) -> Release:
-    """The release of that number, else the one that `MILLRACE_RELEASE` names, else the newest. A release itself is taken as it is."""
+    """The release of that number, else the one that `MILLRACE_RELEASE` names, else the newest. A release itself is
+    taken as it is.
+    """
     if isinstance(number, Release):
         return number
     named = os.environ.get(PIN)
     if number is None and named:
         if not named.isdigit():
-            raise release.ReleaseError(f"{PIN} is {named!r}. Set it to the number of a release, such as 3, or unset it to read the newest one")
+            raise release.ReleaseError(
+                f"{PIN} is {named!r}. Set it to the number of a release, such as 3, or unset it to read the newest one"
+            )
         number = int(named)
     return release.read(number)
 
@@ -54,7 +60,8 @@ def published(qualified: str, version: int | None = None) -> LakeReader:
         newest = DeltaTable(str(path)).version()
     except TableNotFoundError as error:
         raise SourceError(
-            f"{qualified} was never published: there is no table at {path}. Run the DAG `millrace`, or see what there is: python -m millrace tables"
+            f"{qualified} was never published: there is no table at {path}. Run the DAG `millrace`, or see what there"
+            " is: python -m millrace tables"
         ) from error
     if version is not None and not 0 <= version <= newest:
         raise SourceError(f"{qualified} has no version {version}: its newest is {newest}")
@@ -88,7 +95,9 @@ def arrow_dataset(delta: DeltaTable) -> ds.Dataset:
         values = ds.get_partition_keys(fragment.partition_expression)
         known = [_equals(ds.field(name), value) for name, value in values.items() if name in partitions]
         known_all = reduce(and_, known) if known else None
-        fragments.append(dataset.format.make_fragment(fragment.path, dataset.filesystem, partition_expression=known_all))
+        fragments.append(
+            dataset.format.make_fragment(fragment.path, dataset.filesystem, partition_expression=known_all)
+        )
     return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
 
 
@@ -98,7 +107,9 @@ def _equals(column: ds.Expression, value: Any) -> ds.Expression:
 
 @cache
 def _engine() -> duckdb.DuckDBPyConnection:
-    """A DuckDB that is there already, because starting one takes as long as joining 100,000 rows. It keeps no file in memory that nobody reads."""
+    """A DuckDB that is there already, because starting one takes as long as joining 100,000 rows. It keeps no file in
+    memory that nobody reads.
+    """
     import duckdb
 
     return duckdb.connect(config={"enable_external_file_cache": False})
@@ -114,7 +125,9 @@ os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 class LakeReader:
-    """A DuckDB connection that knows the tables of one release; with a DuckDB of its own, unless it may be `shared` by all such readers of this process."""
+    """A DuckDB connection that knows the tables of one release; with a DuckDB of its own, unless it may be `shared` by
+    all such readers of this process.
+    """
 
     def __init__(self, release: Release, *, shared: bool = False) -> None:
         self.release = release
@@ -133,7 +146,8 @@ class LakeReader:
 
         connection = _engine().cursor() if self._shared else storage.readable(duckdb.connect(), settings.lake())
         connection.execute(
-            "SET TimeZone = 'UTC'; SET python_enable_replacements = false; SET preserve_insertion_order = false; SET enable_progress_bar = false"
+            "SET TimeZone = 'UTC'; SET python_enable_replacements = false; SET preserve_insertion_order = false; SET"
+            " enable_progress_bar = false"
         )
         return connection
 
@@ -144,7 +158,9 @@ class LakeReader:
         if uris and is_plain(delta) and not {field.name.lower() for field in delta.schema().fields} & {*PLACE}:
             self._rows[qualified] = Rows(parquet(uris), f"{PLACE[0]}::BIGINT * {2**40} + {PLACE[1]}")
             self.connection.execute(f"CREATE TEMP VIEW {view} AS FROM {self._rows[qualified].table}")
-        else:  # empty, partitioned, or with a feature or a name that plain Parquet readers do not know: slower, and never wrong
+        # empty, partitioned, or with a feature or a name that plain Parquet readers do not know: slower, and never
+        # wrong
+        else:
             self._rows[qualified] = Rows(view, "row_number() OVER ()", lasting=False)
             self.connection.register(qualified, arrow_dataset(delta))
 
@@ -172,12 +188,15 @@ class LakeReader:
         missing = [name for name in names if name not in present]
         if missing:
             raise SourceError(
-                f"{qualified} has no column {', '.join(missing)} in release {self.release.number} (Delta version {self.release.tables[qualified]})."
-                f" It has {', '.join(present)}. Build the table again for the new contract, or read an older release's features"
+                f"{qualified} has no column {', '.join(missing)} in release {self.release.number} (Delta version"
+                f" {self.release.tables[qualified]}). It has {', '.join(present)}. Build the table again for the new"
+                " contract, or read an older release's features"
             )
 
     def offer(self, sql: str) -> None:
-        """Make the release's tables that `sql` mentions readable under their own names, such as gold.customer_product."""
+        """Make the release's tables that `sql` mentions readable under their own names, such as
+        gold.customer_product.
+        """
         for qualified in self.release.tables:
             if qualified in sql:
                 layer = qualified.split(".")[0]
@@ -187,15 +206,18 @@ class LakeReader:
     def _refuse_another(self, qualified: str, found: str) -> None:
         if self.release.ids.get(qualified, found) != found:
             raise SourceError(
-                f"release {self.release.number} pins version {self.release.tables[qualified]} of a table {qualified} that was removed and built anew since."
-                " Its rows are gone; read the newest release"
+                f"release {self.release.number} pins version {self.release.tables[qualified]} of a table {qualified}"
+                " that was removed and built anew since. Its rows are gone; read the newest release"
             )
 
     def _open(self, qualified: str) -> None:
         from deltalake import DeltaTable
 
         if qualified not in self.release.tables:
-            raise SourceError(f"release {self.release.number} has no table {qualified}. It has {', '.join(self.release.tables)}. Run the DAG `millrace` for it")
+            raise SourceError(
+                f"release {self.release.number} has no table {qualified}. It has {', '.join(self.release.tables)}. Run"
+                " the DAG `millrace` for it"
+            )
         delta = DeltaTable(str(settings.table_path(qualified)), version=self.release.tables[qualified])
         self._refuse_another(qualified, str(delta.metadata().id))
         self.attach(qualified, delta)

@@ -1,7 +1,7 @@
 """What on-demand features are made of, because it depends on the moment of the request: the days since a past event.
 
-A day is 86,400 seconds and a result is fractional (36 hours are 1.5). It is None when either moment is, and negative when the event is later than
-the request. Moments count in whole seconds, because that is what Feast serves.
+A day is 86,400 seconds and a result is fractional (36 hours are 1.5). It is None when either moment is, and negative
+when the event is later than the request. Moments count in whole seconds, because that is what Feast serves.
 """
 
 from __future__ import annotations

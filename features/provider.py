@@ -1,7 +1,7 @@
 """Feast's provider: what `feast materialize`, `materialize-incremental` and `apply` do in this repository.
 
-Feast loads a view at a time into what is being served. Here a release comes online whole, compared with training, or not
-at all; so these commands do what `millrace serve` does.
+Feast loads a view at a time into what is being served. Here a release comes online whole, compared with training, or
+not at all; so these commands do what `millrace serve` does.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ class ReleaseProvider(PassthroughProvider):
         tqdm_builder: Callable[[int], Any],  # noqa: ARG002 (Feast's signature)
         disable_event_timestamp: bool = False,  # noqa: ARG002 (rows from 1970 to now: `end_date` is now then)
     ) -> None:
-        """Put all views of the release online, as of `end_date`'s midnight or the release's horizon, whichever is earlier.
+        """Put all views of the release online, as of `end_date`'s midnight or the release's horizon, whichever is
+        earlier.
 
-        Nothing is left to do for the views that follow in the same call, nor where a later day is served already. What was
-        loaded before is told by the versions of the tables, not by `start_date`: rows that came late count.
+        Nothing is left to do for the views that follow in the same call, nor where a later day is served already. What
+        was loaded before is told by the versions of the tables, not by `start_date`: rows that came late count.
         """
         release = pinned(config.offline_store.release)
         done = materialize.materialize_until(release, end_date)

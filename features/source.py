@@ -1,4 +1,6 @@
-"""GoldTable: a Feast data source that names a table of the lake. Path and version belong to the release, so the registry holds neither."""
+"""GoldTable: a Feast data source that names a table of the lake. Path and version belong to the release, so the
+registry holds neither.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ class GoldTable(DataSource):
             name=self.name,
             type=DataSourceProto.CUSTOM_SOURCE,
             data_source_class_type=CLASS,
-            custom_options=DataSourceProto.CustomSourceOptions(configuration=json.dumps({"table": self.table}).encode()),
+            custom_options=DataSourceProto.CustomSourceOptions(
+                configuration=json.dumps({"table": self.table}).encode()
+            ),
             timestamp_field=self.timestamp_field,
             created_timestamp_column=self.created_timestamp_column,
             field_mapping=self.field_mapping,

@@ -1,6 +1,7 @@
 """Kinds: how one type looks in a contract, in Feast, in DuckDB, in sqlite and in the protobuf that is served.
 
-Feast's UnixTimestamp holds whole seconds. Both stores therefore round instants down to the second, so that what is trained on is what is served.
+Feast's UnixTimestamp holds whole seconds. Both stores therefore round instants down to the second, so that what is
+trained on is what is served.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ class KeyTypeError(KindError):
 class Kind:
     """One scalar Feast type.
 
-    `arrow` is the type in a training set; `offline` and `online` are DuckDB expressions over `{}`, for a training set and for the online store; `sqlite` and `postgres` are the types
-    there, and `proto` the field of Feast's `Value` message.
+    `arrow` is the type in a training set; `offline` and `online` are DuckDB expressions over `{}`, for a training set
+    and for the online store; `sqlite` and `postgres` are the types there, and `proto` the field of Feast's `Value`
+    message.
     """
 
     dtype: FeastType
@@ -90,24 +92,37 @@ Instants are Feast's to read, in any of its forms.
 
 LIMITS = {"int64_val": 2**63, "unix_timestamp_val": 2**63, "int32_val": 2**31}
 
-FROM_CONTRACT: dict[Type, FeastType] = {LONG: Int64, STRING: String, DOUBLE: Float64, BOOLEAN: Bool, TIMESTAMP: UnixTimestamp}
+FROM_CONTRACT: dict[Type, FeastType] = {
+    LONG: Int64,
+    STRING: String,
+    DOUBLE: Float64,
+    BOOLEAN: Bool,
+    TIMESTAMP: UnixTimestamp,
+}
 
 
 def of(dtype: FeastType, name: str) -> Kind:
     """The kind of a Feast type; `name` says whose it is, for the error."""
     if dtype not in KINDS:
-        raise KindError(f"{name} has the Feast type {dtype}, which the stores cannot hold. Use one of {', '.join(str(known) for known in KINDS)}")
+        raise KindError(
+            f"{name} has the Feast type {dtype}, which the stores cannot hold. Use one of"
+            f" {', '.join(str(known) for known in KINDS)}"
+        )
     return KINDS[dtype]
 
 
 def retyped(value: Any, proto: str) -> Any:
-    """A value as a field of Feast's `Value` has it: 3 becomes 3.0 in `double_val`. KindError when it does not fit; None stays."""
+    """A value as a field of Feast's `Value` has it: 3 becomes 3.0 in `double_val`. KindError when it does not fit; None
+    stays.
+    """
     if value is None:
         return None
     try:
         return getattr(Value(**{proto: value}), proto)
     except (TypeError, ValueError) as error:
-        raise KindError(f"{value!r} is no {proto}. If its type was changed since it came online, materialize it anew") from error
+        raise KindError(
+            f"{value!r} is no {proto}. If its type was changed since it came online, materialize it anew"
+        ) from error
 
 
 def retyped_row(row: Sequence[Any], protos: Mapping[int, str]) -> tuple[Any, ...]:
@@ -116,7 +131,9 @@ def retyped_row(row: Sequence[Any], protos: Mapping[int, str]) -> tuple[Any, ...
 
 
 def key(value: Any, proto: str) -> Any:
-    """A join key as it is stored. NumPy's whole numbers become Python's; KindError for True, 1.0 or "1", which some databases take for 1 and others do not find."""
+    """A join key as it is stored. NumPy's whole numbers become Python's; KindError for True, 1.0 or "1", which some
+    databases take for 1 and others do not find.
+    """
     limit = LIMITS.get(proto)
     if (type(value) is int and -limit <= value < limit) if limit else type(value) is str and proto == "string_val":
         return value
@@ -152,5 +169,8 @@ def dtype_of(column: Column) -> FeastType:
         return Float64
     if column.type not in FROM_CONTRACT:
         known = ", ".join(known.spark for known in FROM_CONTRACT)
-        raise KindError(f"column {column.name} is {column.type.spark}, which Feast cannot serve. Use decimal or one of {known} in the gold contract")
+        raise KindError(
+            f"column {column.name} is {column.type.spark}, which Feast cannot serve. Use decimal or one of {known} in"
+            " the gold contract"
+        )
     return FROM_CONTRACT[column.type]

@@ -34,7 +34,11 @@ OWN = (FeatureView, OnDemandFeatureView, FeatureService)
 def declared() -> dict[str, Any]:
     """Every Feast object of the current project by its name: entities, views, then what its `services.py` declares."""
     of = project.current()
-    return {**{name: _entity(of, name) for name in _entities()}, **{table.name: view(table.name) for table in catalog.tables(Layer.GOLD)}, **_own()}
+    return {
+        **{name: _entity(of, name) for name in _entities()},
+        **{table.name: view(table.name) for table in catalog.tables(Layer.GOLD)},
+        **_own(),
+    }
 
 
 def problems() -> Iterator[str]:
@@ -44,7 +48,10 @@ def problems() -> Iterator[str]:
     services = [service for service in found if isinstance(service, FeatureService)]
     served = {projection.name for service in services for projection in service.feature_view_projections}
     for name in sorted({view.name for view in found if isinstance(view, FeatureView)} - served):
-        yield f"no feature service has the view {name}, so no model can ask for it by a name that stays. Add views.view({name!r}) to a FeatureService"
+        yield (
+            f"no feature service has the view {name}, so no model can ask for it by a name that stays. Add"
+            f" views.view({name!r}) to a FeatureService"
+        )
     for service in services:
         names = [field.name for projection in service.feature_view_projections for field in projection.features]
         for twice in sorted({name for name in names if names.count(name) > 1}):
@@ -52,11 +59,16 @@ def problems() -> Iterator[str]:
 
 
 def _collisions() -> Iterator[str]:
-    """Feast finds each object by a variable's name in one module, so an entity, a view and a variable of `services.py` cannot share one."""
+    """Feast finds each object by a variable's name in one module, so an entity, a view and a variable of `services.py`
+    cannot share one.
+    """
     entities, names = set(_entities()), {table.name for table in catalog.tables(Layer.GOLD)}
     others = {name for name, found in _own().items() if not isinstance(found, FeatureView)}
     for twice in sorted(entities & names | others & (entities | names)):
-        yield f"{twice} is the name of two things: an entity (a key), a gold table's view, or a variable of services.py. Rename one of them"
+        yield (
+            f"{twice} is the name of two things: an entity (a key), a gold table's view, or a variable of services.py."
+            " Rename one of them"
+        )
     for hidden in sorted((entities | names | others) & {"declared", "project", "registry", "views"}):
         yield f"{hidden} is a name that Millrace's Feast repository uses itself. Call it otherwise"
 
@@ -96,13 +108,21 @@ def _keys(table: Table) -> list[str]:
 def entity(column: Column) -> Entity:
     """The entity whose join key is a contract's key column, under the same name."""
     return Entity(
-        name=column.name, join_keys=[column.name], value_type=type_mapping.dtype_of(column).to_value_type(), description=column.doc, tags=_tags(column)
+        name=column.name,
+        join_keys=[column.name],
+        value_type=type_mapping.dtype_of(column).to_value_type(),
+        description=column.doc,
+        tags=_tags(column),
     )
 
 
 def feature_view(table: Table, entities: Sequence[Entity]) -> FeatureView:
-    """The view of a gold table: every column but `event_timestamp` is a field, and a row holds until the next one (no ttl)."""
-    source = GoldTable(table=table.qualified, timestamp_field="event_timestamp", description=table.grain, owner=table.owner)
+    """The view of a gold table: every column but `event_timestamp` is a field, and a row holds until the next one (no
+    ttl).
+    """
+    source = GoldTable(
+        table=table.qualified, timestamp_field="event_timestamp", description=table.grain, owner=table.owner
+    )
     return FeatureView(
         name=table.name,
         entities=list(entities),
@@ -116,11 +136,14 @@ def feature_view(table: Table, entities: Sequence[Entity]) -> FeatureView:
     )
 
 
-def on_demand_view(name: str, udf: Callable[[dict[str, list]], dict[str, list]], source: FeatureView, doc: str) -> OnDemandFeatureView:
+def on_demand_view(
+    name: str, udf: Callable[[dict[str, list]], dict[str, list]], source: FeatureView, doc: str
+) -> OnDemandFeatureView:
     """A view with one Float64 feature, named as the function that computes it from `source` and the request.
 
-    Feast drops a Python-mode result when full feature names are asked for, unless the function returns it under both names. Its inference
-    refuses a field with a description. The function's text goes to the registry; pickled by decorator, its code would bring along this machine's paths.
+    Feast drops a Python-mode result when full feature names are asked for, unless the function returns it under both
+    names. Its inference refuses a field with a description. The function's text goes to the registry; pickled by
+    decorator, its code would bring along this machine's paths.
     """
     return OnDemandFeatureView(
         name=name,

@@ -1,1 +1,3 @@
-"""Where bytes lie: paths, object stores, locks, Delta tables and commits, releases, manifests. It knows contracts, and no engine."""
+"""Where bytes lie: paths, object stores, locks, Delta tables and commits, releases, manifests. It knows contracts, and
+no engine.
+"""

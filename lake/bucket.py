@@ -45,7 +45,9 @@ RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
 
 
 class StorageError(RuntimeError):
-    """The object store cannot be used as configured. `told` is what it answered, `remedy` what to do; the message has both."""
+    """The object store cannot be used as configured. `told` is what it answered, `remedy` what to do; the message has
+    both.
+    """
 
     def __init__(self, message: str, told: str = "", remedy: str = "") -> None:
         super().__init__(message)
@@ -86,14 +88,24 @@ def set_environment() -> None:
 
 
 def environment() -> dict[str, str]:
-    """What the engines and delta-rs read besides the credentials: one endpoint, under each of the names that they know it by."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
+    """What the engines and delta-rs read besides the credentials: one endpoint, under each of the names that they know
+    it by.
+    """
+    endpoint = (
+        os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
+    )
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     found = {"AWS_REGION": region}
     if endpoint:
-        found |= {"AWS_ENDPOINT_URL": endpoint, "AWS_ENDPOINT": endpoint, "AWS_ALLOW_HTTP": "true" if endpoint.startswith("http://") else "false"}
+        found |= {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ENDPOINT": endpoint,
+            "AWS_ALLOW_HTTP": "true" if endpoint.startswith("http://") else "false",
+        }
     if (bundle := os.environ.get(BUNDLE)) and not (endpoint or "").startswith("http://"):
-        found[CERTIFICATES] = os.environ.get(CERTIFICATES) or bundle  # delta-rs, obstore and Sail read this one only, and AWS's own clients the other
+        found[CERTIFICATES] = (
+            os.environ.get(CERTIFICATES) or bundle
+        )  # delta-rs, obstore and Sail read this one only, and AWS's own clients the other
     return found
 
 
@@ -106,7 +118,8 @@ def _ensure_bundle(path: str) -> None:
         fault = f"which cannot be read: {error.strerror}"
     if fault:
         raise StorageError(
-            f"{BUNDLE} names {path}, {fault}. Name a file with the certificates, in PEM, of the authorities that the store's own certificate may come from"
+            f"{BUNDLE} names {path}, {fault}. Name a file with the certificates, in PEM, of the authorities that the"
+            " store's own certificate may come from"
         )
 
 
@@ -122,8 +135,20 @@ def _register() -> None:
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **{"retry_config": RETRIES, **options})
 
-        def _open(self, path: str, mode: str = "rb", block_size: Any = None, autocommit: Any = True, cache_options: Any = None, **options: Any) -> Any:
-            return ObjectReader(path) if mode == "rb" else super()._open(path, mode, block_size, autocommit, cache_options, **options)
+        def _open(
+            self,
+            path: str,
+            mode: str = "rb",
+            block_size: Any = None,
+            autocommit: Any = True,
+            cache_options: Any = None,
+            **options: Any,
+        ) -> Any:
+            return (
+                ObjectReader(path)
+                if mode == "rb"
+                else super()._open(path, mode, block_size, autocommit, cache_options, **options)
+            )
 
     fsspec.register_implementation("s3", S3, clobber=True)
 
@@ -131,8 +156,9 @@ def _register() -> None:
 class ObjectReader(io.RawIOBase):
     """An object as a file with a position for each thread.
 
-    DuckDB reads a file by several threads at once through one handle: it seeks, lets go of Python's lock, and reads. With one position for all, a thread reads from where another
-    one wanted to: decompression fails where one is lucky, and where nothing is compressed the rows are wrong.
+    DuckDB reads a file by several threads at once through one handle: it seeks, lets go of Python's lock, and reads.
+    With one position for all, a thread reads from where another one wanted to: decompression fails where one is lucky,
+    and where nothing is compressed the rows are wrong.
     """
 
     def __init__(self, path: str) -> None:
@@ -439,7 +465,9 @@ def located(path: Path | str) -> tuple[S3Store, str]:
 
 @contextmanager
 def answering(path: Path | str) -> Iterator[None]:
-    """Say what the store answers in a sentence, with what can be done about it. FileNotFoundError of a single object stays as it is."""
+    """Say what the store answers in a sentence, with what can be done about it. FileNotFoundError of a single object
+    stays as it is.
+    """
     from obstore.exceptions import BaseError
 
     try:
@@ -451,12 +479,21 @@ def answering(path: Path | str) -> Iterator[None]:
         raise StorageError(f"{path} cannot be used: {told}. {remedy}", told, remedy) from error
 
 
-SEE_CREDENTIALS = "See that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right, and that they may list, read and write there"
+SEE_CREDENTIALS = (
+    "See that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right, and that they may list, read and write there"
+)
 SEE_ENDPOINT = "See that AWS_ENDPOINT_URL is right, or unset for AWS itself, and that the store answers"
 SEE_BUCKET = "Create the bucket, or point {setting} to another one"
 SEE_KEY = "Rename or remove that object: names may not be empty, . or .., nor hold control characters"
 SEE_STORE = "See that the store has room and takes writes"
-CREDENTIALS = ("AccessDenied", "InvalidAccessKeyId", "XAdminUserNotFound", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+CREDENTIALS = (
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "XAdminUserNotFound",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+)
 REMEDIES = dict.fromkeys(CREDENTIALS, SEE_CREDENTIALS)
 REMEDIES["NoSuchBucket"] = SEE_BUCKET
 """By S3's error codes."""
@@ -471,7 +508,9 @@ def explained(text: str, path: Path | str = "") -> tuple[str, str] | None:
         remedy = REMEDIES.get(found[1], SEE_STORE).format(setting=_setting(path))
         return f"{(found[2] or 'the store refused').rstrip('.')} ({found[1]})", remedy
     if found := re.search(r"S3Exception: (.*?) \(Service: S3, Status Code: (\d+)", text):
-        return f"{found[1].rstrip('.')} (HTTP {found[2]})", SEE_CREDENTIALS if "denied" in found[1].lower() else SEE_STORE
+        return f"{found[1].rstrip('.')} (HTTP {found[2]})", (
+            SEE_CREDENTIALS if "denied" in found[1].lower() else SEE_STORE
+        )
     if "169.254." in text or "Unable to load credentials" in text:
         return "there are no credentials", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     if found := re.search(r'invalid path: Error parsing Path "(.*?)"', text, re.DOTALL):
@@ -500,10 +539,14 @@ def _tls_remedy(fault: tls.Fault) -> str:
     name = CERTIFICATES if os.environ.get(CERTIFICATES, os.environ.get(BUNDLE)) != os.environ.get(BUNDLE) else BUNDLE
     path = os.environ.get(name)
     remedies = {
-        tls.Fault.UNTRUSTED: f"See that {name} ({path}) has the certificate of that authority, in PEM"
-        if path
-        else f"Set {name} to a file with the certificate of that authority, in PEM",
-        tls.Fault.OTHER_HOST: "Use a host name that it lists in AWS_ENDPOINT_URL, or give the server a certificate for this one",
+        tls.Fault.UNTRUSTED: (
+            f"See that {name} ({path}) has the certificate of that authority, in PEM"
+            if path
+            else f"Set {name} to a file with the certificate of that authority, in PEM"
+        ),
+        tls.Fault.OTHER_HOST: (
+            "Use a host name that it lists in AWS_ENDPOINT_URL, or give the server a certificate for this one"
+        ),
         tls.Fault.ANONYMOUS: "Let the server do without: Millrace identifies itself by AWS_ACCESS_KEY_ID",
         tls.Fault.PLAIN: "Begin AWS_ENDPOINT_URL with http://, or turn TLS on at the server",
         tls.Fault.ENCRYPTED: "Begin AWS_ENDPOINT_URL with https://",
@@ -521,8 +564,9 @@ def _setting(path: Path | str) -> str:
 class Lease:
     """A lock in a bucket: an object that says who holds it, renewed while it is held.
 
-    No clocks are compared: who waits takes an object over when it has not changed for LEASE_SECONDS of the waiter's own. Every change is a conditional PUT,
-    so that of two who try only one succeeds. Threads of one process wait for each other without asking the store.
+    No clocks are compared: who waits takes an object over when it has not changed for LEASE_SECONDS of the waiter's
+    own. Every change is a conditional PUT, so that of two who try only one succeeds. Threads of one process wait for
+    each other without asking the store.
     """
 
     def __init__(self, path: Path, timeout: float) -> None:
@@ -566,7 +610,9 @@ class Lease:
             time.sleep(POLL_SECONDS)
 
     def _try(self, seen: Any, since: float) -> tuple[bool, Any, float]:
-        """Take what is free or has not changed from `seen` for LEASE_SECONDS; also what was found, and since when it is so."""
+        """Take what is free or has not changed from `seen` for LEASE_SECONDS; also what was found, and since when it is
+        so.
+        """
         found = self._look()
         if found is None:
             return self._put(self._holder, None), None, since
@@ -582,7 +628,9 @@ class Lease:
             count += 1
             with suppress(Exception):  # the store may be back before the lease has run out
                 if not self._put(self._holder + b" %d" % count, self._tag):
-                    return  # taken over, as after a long sleep of this machine: the commit itself is refused when the table moved
+                    # taken over, as after a long sleep of this machine: the commit itself is refused when the table
+                    # moved
+                    return
 
     def _look(self) -> tuple[bytes, Any] | None:
         try:

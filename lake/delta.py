@@ -1,6 +1,8 @@
-"""Delta tables as they lie in the lake: open them, read what earlier commits recorded, find what changed since a version.
+"""Delta tables as they lie in the lake: open them, read what earlier commits recorded, find what changed since a
+version.
 
-Writing is in `lake.publishing`. Each commit of ours carries a `CommitMetadata` in its metadata, so what a table was built from is known from the table alone.
+Writing is in `lake.publishing`. Each commit of ours carries a `CommitMetadata` in its metadata, so what a table was
+built from is known from the table alone.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ ANYWHERE: Within = {}
 TIDYING = ("optimize", "vacuum")
 """The runs of commits that change no row."""
 FEATURES = {"appendOnly", "invariants", "timestampNtz"}
-"""Delta table features that leave what we rely on as it is: a data file holds its table's rows, all of them, under their own column names."""
+"""Delta table features that leave what we rely on as it is: a data file holds its table's rows, all of them, under
+their own column names.
+"""
 
 
 class LakeError(RuntimeError):
@@ -46,7 +50,8 @@ class LakeError(RuntimeError):
 class CommitMetadata:
     """What one commit did: the versions it was built from, the days whose rows it replaced, the code that did it.
 
-    `ids` are the inputs' own identities: a table that was removed and made anew counts its versions from 0 again. `horizon` is the exclusive end of the days that the table covers, for tables that must speak about idle days.
+    `ids` are the inputs' own identities: a table that was removed and made anew counts its versions from 0 again.
+    `horizon` is the exclusive end of the days that the table covers, for tables that must speak about idle days.
     """
 
     run_id: str
@@ -77,7 +82,9 @@ class CommitMetadata:
 
 
 def open_table(qualified: str, version: int | None = None) -> DeltaTable | None:
-    """The table, at a version or the newest one; None when it was never published. It is shared with other callers: only read it."""
+    """The table, at a version or the newest one; None when it was never published. It is shared with other callers:
+    only read it.
+    """
     path = settings.table_path(qualified)
     newest = _newest_commit(path)
     _refuse_torn_log(qualified, path, newest)
@@ -92,11 +99,15 @@ def open_table(qualified: str, version: int | None = None) -> DeltaTable | None:
 
 
 _opened: dict[str, tuple[tuple[Any, ...], DeltaTable]] = {}
-"""Tables as they were read last, with the commit that was their newest: a log that has not moved is not read again, which takes 2 ms and more with its length."""
+"""Tables as they were read last, with the commit that was their newest: a log that has not moved is not read again,
+which takes 2 ms and more with its length.
+"""
 
 
 def remember(qualified: str, table: DeltaTable) -> None:
-    """Have the next readers take this table, which has just committed its newest version; the caller only reads it from then on."""
+    """Have the next readers take this table, which has just committed its newest version; the caller only reads it from
+    then on.
+    """
     path = settings.table_path(qualified)
     newest = _newest_commit(path)
     if newest and newest.name == f"{table.version():020}.json":
@@ -123,11 +134,19 @@ def _open(qualified: str, path: Path, version: int | None) -> DeltaTable | None:
         told = str(error).splitlines()[0].rstrip(".")
         remedy = "Restore its _delta_log from a copy, or move the folder away and run again"
         if "nsupported" in told or "not supported" in told:
-            remedy = "Something newer wrote it: update Millrace, or restore the table to a version that this Millrace wrote"
+            remedy = (
+                "Something newer wrote it: update Millrace, or restore the table to a version that this Millrace wrote"
+            )
         if "heckpoint" in told or "arquet" in told:
-            remedy = "A checkpoint is missing or torn, as after a power cut. It only sums up commits, which are all there: remove _last_checkpoint and each *.checkpoint.parquet from its _delta_log, then run again"
+            remedy = (
+                "A checkpoint is missing or torn, as after a power cut. It only sums up commits, which are all there:"
+                " remove _last_checkpoint and each *.checkpoint.parquet from its _delta_log, then run again"
+            )
         if "CRC file version" in told:
-            remedy = "A commit was removed and its checksum was not: remove all files of that number from its _delta_log, hidden ones too, then run again"
+            remedy = (
+                "A commit was removed and its checksum was not: remove all files of that number from its _delta_log,"
+                " hidden ones too, then run again"
+            )
         raise LakeError(f"{qualified}: the Delta table at {path} cannot be read: {told}. {remedy}") from error
     _refuse_newer_protocol(qualified, found)
     return found
@@ -150,20 +169,29 @@ def _refuse_newer_protocol(qualified: str, table: DeltaTable) -> None:
         else f"reader version {by_version[0]} and writer version {by_version[1]}"
     )
     raise LakeError(
-        f"{qualified}: the table asks for {odd}, which this Millrace does not know how to keep. Update Millrace, or restore the table to a version that this Millrace wrote."
-        " Nothing of this table was written"
+        f"{qualified}: the table asks for {odd}, which this Millrace does not know how to keep. Update Millrace, or"
+        " restore the table to a version that this Millrace wrote. Nothing of this table was written"
     )
 
 
 def _refuse_torn_log(qualified: str, path: Path, newest: Entry | None, *, thorough: bool = False) -> None:
-    """An empty newest commit reads as no commit at all, so it is looked for each time; one that is cut short only when Delta cannot read the table."""
+    """An empty newest commit reads as no commit at all, so it is looked for each time; one that is cut short only when
+    Delta cannot read the table.
+    """
     if newest is None:
         return
-    state = "empty" if newest.size == 0 else "cut short" if thorough and _is_cut_short(path / "_delta_log" / newest.name) else ""
+    state = (
+        "empty"
+        if newest.size == 0
+        else "cut short"
+        if thorough and _is_cut_short(path / "_delta_log" / newest.name)
+        else ""
+    )
     if state:
         raise LakeError(
-            f"{qualified}: the newest commit {newest.name} is {state}, as after a power cut."
-            f" Remove that file and all others of its number in the table's _delta_log (*{newest.name.removesuffix('.json')}*), and _last_checkpoint if it is there, to return to the version before it, then run again"
+            f"{qualified}: the newest commit {newest.name} is {state}, as after a power cut. Remove that file and all"
+            f" others of its number in the table's _delta_log (*{newest.name.removesuffix('.json')}*), and"
+            " _last_checkpoint if it is there, to return to the version before it, then run again"
         )
 
 
@@ -194,11 +222,15 @@ def states(table: DeltaTable, *, since: int = -1) -> list[CommitMetadata | None]
     The commit that creates a table carries no rows and is left out.
     """
     newer = table.history(max(table.version() - since, 0)) if since >= 0 else table.history()
-    return [state_of(commit) for commit in newer if commit["version"] > since and commit.get("operation") != "CREATE TABLE"]
+    return [
+        state_of(commit) for commit in newer if commit["version"] > since and commit.get("operation") != "CREATE TABLE"
+    ]
 
 
 def state_of(commit: dict[str, Any]) -> CommitMetadata | None:
-    """What a commit of the log recorded: under our own key where delta-rs wrote it, as user metadata where delta-spark did."""
+    """What a commit of the log recorded: under our own key where delta-rs wrote it, as user metadata where delta-spark
+    did.
+    """
     text = commit.get(METADATA_KEY) or commit.get("userMetadata")
     try:
         return CommitMetadata.from_json(text) if text else None
@@ -215,7 +247,9 @@ def last_state(table: DeltaTable | None) -> CommitMetadata | None:
 
 
 def changed_since(table: DeltaTable, version: int) -> tuple[Interval, ...] | None:
-    """The days whose rows changed after `version`; None when that is unknown: a foreign commit came in between, the log was cleaned, or the table was made anew."""
+    """The days whose rows changed after `version`; None when that is unknown: a foreign commit came in between, the log
+    was cleaned, or the table was made anew.
+    """
     if table.version() < version:
         return None
     recorded = states(table, since=version)
@@ -227,7 +261,11 @@ def changed_since(table: DeltaTable, version: int) -> tuple[Interval, ...] | Non
 def rows_changed_since(table: DeltaTable, version: int) -> bool:
     """Whether a commit after `version` may have changed a row: any, unless it only tidied up."""
     recorded = states(table, since=version)
-    return table.version() < version or len(recorded) < table.version() - version or any(one is None or one.run_id not in TIDYING for one in recorded)
+    return (
+        table.version() < version
+        or len(recorded) < table.version() - version
+        or any(one is None or one.run_id not in TIDYING for one in recorded)
+    )
 
 
 def extent(table: DeltaTable, contract: Table) -> Interval | None:
@@ -249,7 +287,9 @@ def size(table: DeltaTable, root: Path) -> tuple[int, int]:
 
 
 def data_files(table: DeltaTable, ranged: str | None = None, within: Within = ANYWHERE) -> list[dict[str, Any]]:
-    """What the log says of each data file of the version that may hold rows `within`: path, size_bytes, num_records, and min and max of one column."""
+    """What the log says of each data file of the version that may hold rows `within`: path, size_bytes, num_records,
+    and min and max of one column.
+    """
     found = _actions(table)
     for column, ranges in within.items():
         found = found.filter(_may_meet(found, column, ranges))
@@ -308,45 +348,62 @@ def _may_meet(files: pa.Table, column: str, ranges: Sequence[tuple[Any, Any]]) -
     names = (f"min.{column}", f"max.{column}")
     if not set(names) <= set(files.column_names):
         return pa.repeat(True, files.num_rows)
-    low, high = (files[name].cast(pa.date32()) if pa.types.is_timestamp(files[name].type) else files[name] for name in names)
-    meets = [pc.and_(pc.less_equal(low, pa.scalar(last, low.type)), pc.greater_equal(high, pa.scalar(first, high.type))) for first, last in ranges]
+    low, high = (
+        files[name].cast(pa.date32()) if pa.types.is_timestamp(files[name].type) else files[name] for name in names
+    )
+    meets = [
+        pc.and_(pc.less_equal(low, pa.scalar(last, low.type)), pc.greater_equal(high, pa.scalar(first, high.type)))
+        for first, last in ranges
+    ]
     return pc.fill_null(reduce(pc.or_, meets, pa.repeat(False, files.num_rows)), True)
 
 
-def file_days(table: DeltaTable, contract: Table, within: Within = ANYWHERE) -> list[tuple[dict[str, Any], date, date, int]]:
+def file_days(
+    table: DeltaTable, contract: Table, within: Within = ANYWHERE
+) -> list[tuple[dict[str, Any], date, date, int]]:
     """The same of a contract's table, each with the first and last day of `time_column` in it, and its row count."""
     column = contract.time_column
-    return [(one, _day(one.get(f"min.{column}")), _day(one.get(f"max.{column}")), one["num_records"]) for one in data_files(table, column, within)]
+    return [
+        (one, _day(one.get(f"min.{column}")), _day(one.get(f"max.{column}")), one["num_records"])
+        for one in data_files(table, column, within)
+    ]
 
 
 def _day(value: Any) -> date:
     if value is None:
         raise LakeError(
-            "a data file carries no statistics on its time column, so an interval cannot be replaced safely. Rewrite the table, or drop it and run again"
+            "a data file carries no statistics on its time column, so an interval cannot be replaced safely. Rewrite"
+            " the table, or drop it and run again"
         )
     day = value.date() if hasattr(value, "date") else value
     return day if isinstance(day, date) else date.fromisoformat(str(day)[:10])
 
 
 def _refuse_odd_path() -> None:
-    """Delta names files by URL. What a URL writes as %20 is not found again by Sail, nor by delta-rs where a name has a % of its own."""
+    """Delta names files by URL. What a URL writes as %20 is not found again by Sail, nor by delta-rs where a name has a
+    % of its own.
+    """
     path = str(settings.lake())
     odd = sorted({*re.sub(r"[A-Za-z0-9/._+=,:&'-]", "", path)})
     if odd:
         raise LakeError(
-            f"the lake's path {path} has {' '.join(map(repr, odd))}, which the engines cannot find again. Use a folder whose path has only ASCII letters, digits and / . _ - + = , : & ':"
-            " set MILLRACE_LAKE (or MILLRACE_HOME), or move the checkout. Nothing was written"
+            f"the lake's path {path} has {' '.join(map(repr, odd))}, which the engines cannot find again. Use a folder"
+            " whose path has only ASCII letters, digits and / . _ - + = , : & ': set MILLRACE_LAKE (or MILLRACE_HOME),"
+            " or move the checkout. Nothing was written"
         )
 
 
 def check_format() -> None:
-    """Refuse a lake that a newer Millrace wrote, or whose path cannot be used; mark a new one with the format that this code writes and with its project. LakeError for another project's."""
+    """Refuse a lake that a newer Millrace wrote, or whose path cannot be used; mark a new one with the format that this
+    code writes and with its project. LakeError for another project's.
+    """
     _refuse_odd_path()
     marked, name = _marked(), project.current().name
     owner = marked.get("project")
     if owner not in (None, name):
         raise LakeError(
-            f"the lake at {settings.lake()} belongs to the project {owner}, and this is {name}. Give each project a home of its own (MILLRACE_HOME), or set MILLRACE_PROJECT"
+            f"the lake at {settings.lake()} belongs to the project {owner}, and this is {name}. Give each project a"
+            " home of its own (MILLRACE_HOME), or set MILLRACE_PROJECT"
         )
     if owner is None:
         storage.write_whole(_marker(), json.dumps({"format": settings.LAKE_FORMAT, "project": name}).encode())
@@ -368,11 +425,13 @@ def _marked() -> dict[str, Any]:
         found = marked["format"]
     except (ValueError, TypeError, KeyError):
         raise LakeError(
-            f'{marker} does not name the lake\'s format. Write {{"format": {settings.LAKE_FORMAT}}} into it if this Millrace made the lake'
+            f'{marker} does not name the lake\'s format. Write {{"format": {settings.LAKE_FORMAT}}} into it if this'
+            " Millrace made the lake"
         ) from None
     if not isinstance(found, int) or found > settings.LAKE_FORMAT:
         raise LakeError(
-            f"the lake at {settings.lake()} has format {found}, and this Millrace reads up to {settings.LAKE_FORMAT}. Update Millrace, or point MILLRACE_LAKE elsewhere. Nothing was written"
+            f"the lake at {settings.lake()} has format {found}, and this Millrace reads up to {settings.LAKE_FORMAT}."
+            " Update Millrace, or point MILLRACE_LAKE elsewhere. Nothing was written"
         )
     return marked
 

@@ -28,7 +28,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def machine() -> str:
     """This machine's or container's name, as a part of a file name: who writes to a volume that several share."""
-    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in socket.gethostname()) or "unnamed"
+    return (
+        "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in socket.gethostname()) or "unnamed"
+    )
 
 
 def sync(path: Path) -> None:

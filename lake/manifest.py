@@ -1,6 +1,8 @@
-"""A manifest: what a training set was made from, so that it can be made again. Written once, after the data; a training set exists when its manifest does.
+"""A manifest: what a training set was made from, so that it can be made again. Written once, after the data; a training
+set exists when its manifest does.
 
-Files are `<lake>/_training_sets/<name>.json`. The labels as they were given lie beside them, `<name>.labels.parquet`; the data are a Delta table, `<lake>/training/<name>`.
+Files are `<lake>/_training_sets/<name>.json`. The labels as they were given lie beside them, `<name>.labels.parquet`;
+the data are a Delta table, `<lake>/training/<name>`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class ManifestDamagedError(ManifestError, ValueError):
 
 @dataclass(frozen=True)
 class Feature:
-    """A column that the feature service added: its reference (`view:feature`), how many rows have no value, and the digest of its values."""
+    """A column that the feature service added: its reference (`view:feature`), how many rows have no value, and the
+    digest of its values.
+    """
 
     name: str
     ref: str
@@ -39,7 +43,9 @@ class Feature:
 
 @dataclass(frozen=True)
 class Code:
-    """What computed: the package's version, and the Git commit, None without Git; `+` after it says that files differed from it."""
+    """What computed: the package's version, and the Git commit, None without Git; `+` after it says that files differed
+    from it.
+    """
 
     version: str
     commit: str | None
@@ -56,9 +62,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`releases` hold the tables that the features were read from, and no others: one release, or with `knowledge_time` each that was in force at a label.
+    """`releases` hold the tables that the features were read from, and no others: one release, or with `knowledge_time`
+    each that was in force at a label.
 
-    `release` is the number that was asked for, or the newest at that time. `definitions` maps the service and each of its views to the digest of its definition.
+    `release` is the number that was asked for, or the newest at that time. `definitions` maps the service and each of
+    its views to the digest of its definition.
     """
 
     name: str
@@ -84,7 +92,9 @@ class Manifest:
     @property
     def versions(self) -> list[tuple[str, str, int]]:
         """Each table that is needed to make the training set again: its name, Delta id and version."""
-        return sorted({(table, one.ids.get(table, ""), version) for one in self.releases for table, version in one.tables.items()})
+        return sorted(
+            {(table, one.ids.get(table, ""), version) for one in self.releases for table, version in one.tables.items()}
+        )
 
 
 def folder() -> Path:
@@ -105,7 +115,10 @@ def table_path(name: str) -> Path:
 def checked_name(name: str) -> str:
     """The name, if it can be a table's and a file's."""
     if not NAME.fullmatch(name):
-        raise ManifestError(f"{name!r} cannot be a training set's name. Use small letters, digits and _, a letter first, such as churn_2017")
+        raise ManifestError(
+            f"{name!r} cannot be a training set's name. Use small letters, digits and _, a letter first, such as"
+            " churn_2017"
+        )
     return name
 
 
@@ -120,7 +133,13 @@ def read(name: str) -> Manifest:
     if content is None:
         known = names()
         near = difflib.get_close_matches(name, known, 1)
-        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}" if known else "Make one: millrace training-set create --help"
+        hint = (
+            f"Did you mean {near[0]}?"
+            if near
+            else f"There are: {', '.join(known)}"
+            if known
+            else "Make one: millrace training-set create --help"
+        )
         raise ManifestError(f"there is no training set {name}. {hint}")
     try:
         return _parsed(name, json.loads(content))
@@ -137,7 +156,10 @@ def read(name: str) -> Manifest:
 
 def _parsed(name: str, plain: dict[str, Any]) -> Manifest:
     if plain["format"] > settings.LAKE_FORMAT:
-        raise ManifestError(f"training set {name} has format {plain['format']}, and this Millrace reads up to {settings.LAKE_FORMAT}. Update Millrace")
+        raise ManifestError(
+            f"training set {name} has format {plain['format']}, and this Millrace reads up to {settings.LAKE_FORMAT}."
+            " Update Millrace"
+        )
     for problem in filter(None, map(problem_of, plain["releases"])):
         raise ValueError(f"a release in it {problem}")
     plain["features"] = tuple(Feature(**one) for one in plain["features"])
@@ -147,10 +169,14 @@ def _parsed(name: str, plain: dict[str, Any]) -> Manifest:
 
 def write(manifest: Manifest) -> None:
     """Keep it; FileExistsError when there is one of that name. It appears complete or not at all."""
-    storage.write_whole(folder() / f"{checked_name(manifest.name)}.json", json.dumps(asdict(manifest), indent=1).encode(), new=True)
+    storage.write_whole(
+        folder() / f"{checked_name(manifest.name)}.json", json.dumps(asdict(manifest), indent=1).encode(), new=True
+    )
 
 
 def pinned_versions(qualified: str, identity: str, forgotten: Collection[str] = ()) -> list[int]:
-    """The versions of a table that any training set needs, but for the `forgotten` ones. `identity` is the table's own id, as for a release."""
+    """The versions of a table that any training set needs, but for the `forgotten` ones. `identity` is the table's own
+    id, as for a release.
+    """
     needed = [one for name in names() if name not in forgotten for one in read(name).versions]
     return sorted({version for table, id_, version in needed if table == qualified and id_ in ("", identity)})

@@ -1,7 +1,8 @@
 """Publishing: staged parquet files become part of a Delta table in one commit, or not at all.
 
-The staged files themselves are moved under the table and committed, so rows are written once. Replacing days removes the files that hold them and rewrites what
-else those files held, in the same commit. One writer per table at a time, and a commit names the version it was based on: if the table has moved, it is refused.
+The staged files themselves are moved under the table and committed, so rows are written once. Replacing days removes
+the files that hold them and rewrites what else those files held, in the same commit. One writer per table at a time,
+and a commit names the version it was based on: if the table has moved, it is refused.
 """
 
 from __future__ import annotations
@@ -28,14 +29,20 @@ if TYPE_CHECKING:
 LOCK_SECONDS = 600
 CHECKPOINT_EVERY = 10
 """Commits, as on Spark. Without checkpoints each opening reads all that ever were: 16 years of days are 6,000."""
-RETENTION = {"delta.logRetentionDuration": "interval 3650 days", "delta.deletedFileRetentionDuration": "interval 3650 days"}
+RETENTION = {
+    "delta.logRetentionDuration": "interval 3650 days",
+    "delta.deletedFileRetentionDuration": "interval 3650 days",
+}
 """Table properties that keep old versions readable: a release and a training set pin them for years.
 
-Log entries go after 30 days by default. delta-spark from 4.1 on reads no version from before the other one, which is a week by default, whether or not its files are there; and a vacuum of
-another tool goes by it. Ours spares what is pinned, and goes by its own number of days otherwise.
+Log entries go after 30 days by default. delta-spark from 4.1 on reads no version from before the other one, which is a
+week by default, whether or not its files are there; and a vacuum of another tool goes by it. Ours spares what is
+pinned, and goes by its own number of days otherwise.
 """
 FENCE = "millrace"
-"""The transaction that each commit of ours names, with the version that it makes. A statement that a killed client left on a Spark finds it taken, and is refused there."""
+"""The transaction that each commit of ours names, with the version that it makes. A statement that a killed client left
+on a Spark finds it taken, and is refused there.
+"""
 
 
 class PublishError(RuntimeError):
@@ -50,7 +57,8 @@ def locked(name: str) -> Iterator[None]:
             yield
     except LockedError:
         raise PublishError(
-            f"{name}: another process has held the lock for {LOCK_SECONDS} s. Wait for the other run to end, or end it, then run again"
+            f"{name}: another process has held the lock for {LOCK_SECONDS} s. Wait for the other run to end, or end it,"
+            " then run again"
         ) from None
 
 
@@ -60,7 +68,14 @@ def arrow_type(kind: Type) -> pa.DataType:
 
     if isinstance(kind, DecimalType):
         return pa.decimal128(kind.precision, kind.scale)
-    plain = {LONG: pa.int64(), STRING: pa.string(), DOUBLE: pa.float64(), BOOLEAN: pa.bool_(), DATE: pa.date32(), TIMESTAMP: pa.timestamp("us", tz="UTC")}
+    plain = {
+        LONG: pa.int64(),
+        STRING: pa.string(),
+        DOUBLE: pa.float64(),
+        BOOLEAN: pa.bool_(),
+        DATE: pa.date32(),
+        TIMESTAMP: pa.timestamp("us", tz="UTC"),
+    }
     return plain[kind]
 
 
@@ -68,7 +83,12 @@ def arrow_schema(contract: Table) -> pa.Schema:
     """The table's columns, required ones not nullable, comments and PII as field metadata that Delta keeps."""
     import pyarrow as pa
 
-    return pa.schema([pa.field(c.name, arrow_type(c.type), nullable=not c.required, metadata=_comment(c.doc, c.unit, c.pii)) for c in contract.columns])
+    return pa.schema(
+        [
+            pa.field(c.name, arrow_type(c.type), nullable=not c.required, metadata=_comment(c.doc, c.unit, c.pii))
+            for c in contract.columns
+        ]
+    )
 
 
 def _comment(doc: str, unit: str | None, pii: str) -> dict[str, str]:
@@ -76,7 +96,9 @@ def _comment(doc: str, unit: str | None, pii: str) -> dict[str, str]:
 
 
 def open_or_create(contract: Table) -> DeltaTable:
-    """The table, created empty with the contract's schema and comments when it is new. A schema that differs is refused."""
+    """The table, created empty with the contract's schema and comments when it is new. A schema that differs is
+    refused.
+    """
     from deltalake import DeltaTable
 
     found = delta.open_to_write(contract.qualified)
@@ -95,7 +117,9 @@ def open_or_create(contract: Table) -> DeltaTable:
 
 
 def keep_versions(table: DeltaTable, properties: CommitProperties) -> None:
-    """Give a table that former code made the properties of RETENTION, in a commit with these `properties`; nothing is committed where they are there."""
+    """Give a table that former code made the properties of RETENTION, in a commit with these `properties`; nothing is
+    committed where they are there.
+    """
     present = table.metadata().configuration
     if lacking := {name: value for name, value in RETENTION.items() if present.get(name) != value}:
         table.alter.set_table_properties(lacking, commit_properties=properties)
@@ -105,7 +129,8 @@ def keep_versions(table: DeltaTable, properties: CommitProperties) -> None:
 def refuse_other_schema(contract: Table, found: DeltaTable) -> None:
     """Raise PublishError unless the published table has the contract's columns and types.
 
-    A table is not changed in place: rows of before a column was added would hold NULL in it, which is no value of a feature.
+    A table is not changed in place: rows of before a column was added would hold NULL in it, which is no value of a
+    feature.
     """
     import pyarrow as pa
 
@@ -115,9 +140,10 @@ def refuse_other_schema(contract: Table, found: DeltaTable) -> None:
         names = sorted(name for name in got.keys() | expected.keys() if got.get(name) != expected.get(name))
         raise PublishError(
             f"{contract.qualified}: the published table and contracts/{contract.layer}/{contract.name}.py differ in"
-            f" {', '.join(_difference(name, got.get(name), expected.get(name)) for name in names)}."
-            f" Remove {settings.table_path(contract.qualified)}, then run again: the table is rebuilt as a whole from {_before(contract)}."
-            " Former releases and training sets cannot read it afterwards: copy the folder first if you need them. Or change the contract back"
+            f" {', '.join(_difference(name, got.get(name), expected.get(name)) for name in names)}. Remove"
+            f" {settings.table_path(contract.qualified)}, then run again: the table is rebuilt as a whole from"
+            f" {_before(contract)}. Former releases and training sets cannot read it afterwards: copy the folder first"
+            " if you need them. Or change the contract back"
         )
 
 
@@ -131,15 +157,26 @@ def _difference(name: str, got: str | None, expected: str | None) -> str:
 
 
 def _before(contract: Table) -> str:
-    return ", ".join(contract.inputs) or f"the landing zone by a run over all of its days, {settings.landing() / contract.name}"
+    return (
+        ", ".join(contract.inputs)
+        or f"the landing zone by a run over all of its days, {settings.landing() / contract.name}"
+    )
 
 
-def publish(contract: Table, staged: Sequence[Path], state: CommitMetadata, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False) -> int:
+def publish(
+    contract: Table,
+    staged: Sequence[Path],
+    state: CommitMetadata,
+    *,
+    base: int | None,
+    replace: Sequence[Interval] = (),
+    whole: bool = False,
+) -> int:
     """Commit the staged files and return the version that holds them.
 
-    `replace` names the days whose rows go as the new ones come; `whole` replaces all rows; neither appends. `base` is the version that the work was
-    based on (None for a new table): when the table has moved on since, nothing is written.
-    The caller holds the table's lock.
+    `replace` names the days whose rows go as the new ones come; `whole` replaces all rows; neither appends. `base` is
+    the version that the work was based on (None for a new table): when the table has moved on since, nothing is
+    written. The caller holds the table's lock.
     """
     table = open_at(contract, base)
     adds = [_move_under(contract, path) for path in staged]
@@ -152,7 +189,9 @@ def publish(contract: Table, staged: Sequence[Path], state: CommitMetadata, *, b
 
 
 def open_at(contract: Table, base: int | None) -> DeltaTable:
-    """The table at the version that the work was based on, created when that is None; PublishError when it has moved on, be it while it is opened."""
+    """The table at the version that the work was based on, created when that is None; PublishError when it has moved
+    on, be it while it is opened.
+    """
     refuse_moved(contract, base, delta.version_of(contract.qualified))
     table = open_or_create(contract)
     refuse_moved(contract, base or 0, table.version())
@@ -163,7 +202,8 @@ def refuse_moved(contract: Table, base: int | None, known: int | None) -> None:
     """Raise PublishError unless the table is at the version that the work was based on."""
     if known != base:
         raise PublishError(
-            f"{contract.qualified}: the table moved from version {base} to {known} while this run worked. Nothing was written; run the interval again"
+            f"{contract.qualified}: the table moved from version {base} to {known} while this run worked. Nothing was"
+            " written; run the interval again"
         )
 
 
@@ -186,7 +226,9 @@ def settled(contract: Table, table: DeltaTable) -> int:
 
 
 def _checkpoint(contract: Table, table: DeltaTable) -> None:
-    """Sum the log up in one file, for those who open the table later. The commit stands without it, so a failure is no error."""
+    """Sum the log up in one file, for those who open the table later. The commit stands without it, so a failure is no
+    error.
+    """
     from deltalake.exceptions import DeltaError
 
     log = settings.table_path(contract.qualified) / "_delta_log"
@@ -203,7 +245,9 @@ def sync_log(qualified: str, version: int) -> None:
         storage.sync(path)
 
 
-def _superseded(table: DeltaTable, contract: Table, replace: Sequence[Interval], whole: bool) -> list[tuple[dict[str, Any], bool]]:
+def _superseded(
+    table: DeltaTable, contract: Table, replace: Sequence[Interval], whole: bool
+) -> list[tuple[dict[str, Any], bool]]:
     """The files whose rows must go, each with whether it also holds rows that must stay."""
     if not whole and not replace:
         return []
@@ -224,7 +268,10 @@ def _remainder(contract: Table, files: list[dict[str, Any]], replace: Sequence[I
         con.execute("SET TimeZone='UTC'")
         for file in files:
             names = ", ".join(contract.column_names)
-            rows = con.sql(f"SELECT {names} FROM read_parquet(?) WHERE NOT ({days_sql(contract, replace)})", params=[str(root / file["path"])]).to_arrow_table()
+            rows = con.sql(
+                f"SELECT {names} FROM read_parquet(?) WHERE NOT ({days_sql(contract, replace)})",
+                params=[str(root / file["path"])],
+            ).to_arrow_table()
             if rows.num_rows:
                 target = root / f"part-{uuid.uuid4()}.zst.parquet"
                 with target.open("wb") as output:
@@ -234,16 +281,26 @@ def _remainder(contract: Table, files: list[dict[str, Any]], replace: Sequence[I
 
 
 def nullable(contract: Table) -> pa.Schema:
-    """The table's columns, each of which may be NULL, as files hold them: what is required is for the audit to judge."""
+    """The table's columns, each of which may be NULL, as files hold them: what is required is for the audit to
+    judge.
+    """
     import pyarrow as pa
 
     return pa.schema([pa.field(c.name, arrow_type(c.type)) for c in contract.columns])
 
 
 def days_sql(contract: Table, days: Sequence[Interval]) -> str:
-    """A condition, in the SQL that DuckDB and Spark share, that a row's time lies in one of the intervals. The session's time zone must be UTC."""
+    """A condition, in the SQL that DuckDB and Spark share, that a row's time lies in one of the intervals. The
+    session's time zone must be UTC.
+    """
     column = contract.time_column
-    return " OR ".join(f"({column} >= {_literal(contract, one.start)} AND {column} < {_literal(contract, one.end)})" for one in days) or "false"
+    return (
+        " OR ".join(
+            f"({column} >= {_literal(contract, one.start)} AND {column} < {_literal(contract, one.end)})"
+            for one in days
+        )
+        or "false"
+    )
 
 
 def _literal(contract: Table, day: date) -> str:
@@ -260,7 +317,9 @@ def _move_under(contract: Table, staged: Path) -> Any:
 def _add_action(contract: Table, path: Path) -> Any:
     from deltalake.transaction import AddAction
 
-    return AddAction(path.name, path.stat().st_size, {}, int(time.time() * 1000), True, json.dumps(_statistics(contract, path)))
+    return AddAction(
+        path.name, path.stat().st_size, {}, int(time.time() * 1000), True, json.dumps(_statistics(contract, path))
+    )
 
 
 def _statistics(contract: Table, path: Path) -> dict[str, Any]:
@@ -292,14 +351,24 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _commit(table: DeltaTable, contract: Table, adds: list[Any], removes: list[dict[str, Any]], state: CommitMetadata) -> None:
+def _commit(
+    table: DeltaTable, contract: Table, adds: list[Any], removes: list[dict[str, Any]], state: CommitMetadata
+) -> None:
     from deltalake import CommitProperties
     from deltalake.exceptions import CommitFailedError
     from deltalake.transaction import RemoveAction
 
-    gone = [RemoveAction(one["path"], deletion_timestamp=int(time.time() * 1000), data_change=True, size=one["size_bytes"]) for one in removes]
-    properties = CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=fenced(table), max_commit_retries=0)
+    gone = [
+        RemoveAction(one["path"], deletion_timestamp=int(time.time() * 1000), data_change=True, size=one["size_bytes"])
+        for one in removes
+    ]
+    properties = CommitProperties(
+        custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=fenced(table), max_commit_retries=0
+    )
     try:
         table.create_write_transaction([*adds, *gone], "append", table.schema(), commit_properties=properties)
     except CommitFailedError as error:
-        raise PublishError(f"{contract.qualified}: another writer committed at the same time ({error}). Nothing was written; run the interval again") from error
+        raise PublishError(
+            f"{contract.qualified}: another writer committed at the same time ({error}). Nothing was written; run the"
+            " interval again"
+        ) from error

@@ -1,6 +1,8 @@
-"""A release: the table -> Delta version map that features are read from. Written once per run that changed something, never altered.
+"""A release: the table -> Delta version map that features are read from. Written once per run that changed something,
+never altered.
 
-Files are `<lake>/_releases/<number>.json`. Readers name a release by its number; `latest()` is for those who are about to pin one.
+Files are `<lake>/_releases/<number>.json`. Readers name a release by its number; `latest()` is for those who are about
+to pin one.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class Release:
     """Date (exclusive end of the newest interval) up to which features are known."""
     tables: dict[str, int]
     ids: dict[str, str] = field(default_factory=dict)
-    """The Delta table's own id behind each name: a table that was removed and made anew counts its versions from 0 again."""
+    """The Delta table's own id behind each name: a table that was removed and made anew counts its versions from 0
+    again.
+    """
 
 
 def folder() -> Path:
@@ -72,11 +76,13 @@ def _load(number: int) -> Release:
     except (ValueError, RecursionError):
         plain, problem = None, "is not JSON" if content.strip(b"\0 \n") else "is empty"
     else:
-        problem = problem_of(plain) or ("" if plain["number"] == number else f"says that it is release {plain['number']}")
+        problem = problem_of(plain) or (
+            "" if plain["number"] == number else f"says that it is release {plain['number']}"
+        )
     if problem:
         raise ReleaseDamagedError(
-            f"release {number} cannot be read: {path} {problem}. Restore the file from a backup, or remove it:"
-            " the releases before it stay, and the next run of the DAG `millrace` writes a release of the present tables"
+            f"release {number} cannot be read: {path} {problem}. Restore the file from a backup, or remove it: the"
+            " releases before it stay, and the next run of the DAG `millrace` writes a release of the present tables"
         )
     return Release(**plain)
 
@@ -85,7 +91,13 @@ def problem_of(plain: Any) -> str:
     """What is wrong with a release as JSON; an empty text when nothing is."""
     if not isinstance(plain, dict):
         return "is not a JSON object"
-    fields = {"number": _is_number, "created_at": _is_instant, "horizon": _is_date, "tables": _are_versions, "ids": _are_ids}
+    fields = {
+        "number": _is_number,
+        "created_at": _is_instant,
+        "horizon": _is_date,
+        "tables": _are_versions,
+        "ids": _are_ids,
+    }
     if unknown := sorted(plain.keys() - fields.keys()):
         return f"has a field {unknown[0]!r}, which this Millrace does not know (a newer one may)"
     for name, is_valid in fields.items():
@@ -124,13 +136,23 @@ def _are_ids(value: Any) -> bool:
 
 
 def pinned_versions(qualified: str, identity: str, since: int = 0) -> list[int]:
-    """The versions of a table that any release names, from number `since` on. `identity` is the table's own id: releases of a table that was removed since do not count."""
+    """The versions of a table that any release names, from number `since` on. `identity` is the table's own id:
+    releases of a table that was removed since do not count.
+    """
     found = (_load(number) for number in numbers() if number >= since)
-    return sorted({one.tables[qualified] for one in found if qualified in one.tables and one.ids.get(qualified, identity) == identity})
+    return sorted(
+        {
+            one.tables[qualified]
+            for one in found
+            if qualified in one.tables and one.ids.get(qualified, identity) == identity
+        }
+    )
 
 
 def forget_before(number: int) -> list[int]:
-    """Remove the releases before that one, which must exist; their numbers. What they alone pinned goes with the next vacuum. The caller holds the lake's lock."""
+    """Remove the releases before that one, which must exist; their numbers. What they alone pinned goes with the next
+    vacuum. The caller holds the lake's lock.
+    """
     older = [one for one in numbers() if one < read(number).number]
     for one in older:
         storage.remove(folder() / f"{one}.json")
@@ -153,5 +175,7 @@ def write(tables: dict[str, int], horizon: str, ids: dict[str, str] | None = Non
 
 
 def _next_second() -> str:
-    """Now, rounded up: whoever asks what was known at an instant must not be given a release that was written later in the same second."""
+    """Now, rounded up: whoever asks what was known at an instant must not be given a release that was written later in
+    the same second.
+    """
     return (datetime.now(UTC) + timedelta(seconds=1, microseconds=-1)).isoformat(timespec="seconds")

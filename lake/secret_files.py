@@ -77,11 +77,15 @@ def read(variable: str, path: Path) -> str:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe that nobody writes to would wait for ever
             kind = "a folder" if path.is_dir() else "neither a file nor a link to one"
-            raise SecretError(f"{variable} names {path}, which is {kind}. Name a file that holds the secret and nothing else")
+            raise SecretError(
+                f"{variable} names {path}, which is {kind}. Name a file that holds the secret and nothing else"
+            )
         with path.open("rb") as file:
             content, exposed = file.read(LARGEST + 1), is_exposed(file.fileno(), stat.S_IROTH | stat.S_IWOTH)
     except OSError as error:
-        raise SecretError(f"{variable} names {path}, which cannot be read: {error.strerror}. Name a file that this user may read") from None
+        raise SecretError(
+            f"{variable} names {path}, which cannot be read: {error.strerror}. Name a file that this user may read"
+        ) from None
     if exposed:
         log.warning("%s names %s, which every user of this machine can read. Run `chmod o= %s`", variable, path, path)
     return _text(variable, path, content)
@@ -90,7 +94,10 @@ def read(variable: str, path: Path) -> str:
 def _text(variable: str, path: Path, content: bytes) -> str:
     """Errors are raised outside of `except`: a UnicodeDecodeError as their context would show the content."""
     if len(content) > LARGEST:
-        raise SecretError(f"{variable} names {path}, which has more than {LARGEST >> 10} KiB. Name a file that holds the secret and nothing else")
+        raise SecretError(
+            f"{variable} names {path}, which has more than {LARGEST >> 10} KiB. Name a file that holds the secret and"
+            " nothing else"
+        )
     text = _decoded(content)
     if text is None or "\0" in text:
         fault = "is not UTF-8" if text is None else "holds a NUL byte"

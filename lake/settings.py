@@ -1,4 +1,6 @@
-"""Where things are: the home of all state, the landing zone, the lake, the lineage. Read from the environment on each call, never at import."""
+"""Where things are: the home of all state, the landing zone, the lake, the lineage. Read from the environment on each
+call, never at import.
+"""
 
 import ipaddress
 import os
@@ -34,7 +36,9 @@ def landing() -> Path:
 
 
 def labels() -> Path:
-    """`MILLRACE_LABELS`, or `labels` in the home: the only folder from which labels are read whose path came over a network."""
+    """`MILLRACE_LABELS`, or `labels` in the home: the only folder from which labels are read whose path came over a
+    network.
+    """
     chosen = os.environ.get("MILLRACE_LABELS") or home() / "labels"
     if storage.is_remote(chosen):
         raise SettingError(f"MILLRACE_LABELS is {chosen}, and labels are read from a folder only. Set it to a folder")
@@ -52,16 +56,22 @@ def bind() -> str:
     try:
         return str(ipaddress.ip_address(address))
     except ValueError:
-        raise SettingError(f"MILLRACE_BIND is {address!r}. Set it to an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::") from None
+        raise SettingError(
+            f"MILLRACE_BIND is {address!r}. Set it to an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::"
+        ) from None
 
 
 def engine() -> str:
-    """`MILLRACE_ENGINE`: `sail` (default), `spark` (a Spark of this machine), or a Spark Connect URL `sc://host:port`."""
+    """`MILLRACE_ENGINE`: `sail` (default), `spark` (a Spark of this machine), or a Spark Connect URL
+    `sc://host:port`.
+    """
     return secret_files.get("MILLRACE_ENGINE") or "sail"
 
 
 def join() -> str:
-    """`MILLRACE_JOIN`: who joins training sets and profiles tables; `auto` (default), `duckdb`, `cudf` (on the GPU) or `pandas`; `spark` joins only."""
+    """`MILLRACE_JOIN`: who joins training sets and profiles tables; `auto` (default), `duckdb`, `cudf` (on the GPU) or
+    `pandas`; `spark` joins only.
+    """
     return os.environ.get("MILLRACE_JOIN") or "auto"
 
 
@@ -69,17 +79,23 @@ def beyond_horizon() -> str:
     """`MILLRACE_BEYOND_HORIZON`: what becomes of labels after a release's horizon; `refuse` (default) or `allow`."""
     chosen = os.environ.get("MILLRACE_BEYOND_HORIZON") or REFUSE
     if chosen not in (REFUSE, ALLOW):
-        raise SettingError(f"MILLRACE_BEYOND_HORIZON is {chosen!r}. Set it to {REFUSE} or {ALLOW}, or unset it to refuse labels after a release's horizon")
+        raise SettingError(
+            f"MILLRACE_BEYOND_HORIZON is {chosen!r}. Set it to {REFUSE} or {ALLOW}, or unset it to refuse labels after"
+            " a release's horizon"
+        )
     return chosen
 
 
 def online() -> str:
-    """`MILLRACE_ONLINE`: where features are served from; `sqlite` (default: files in the home), `redis://...` or `postgresql://...`. It may hold a password."""
+    """`MILLRACE_ONLINE`: where features are served from; `sqlite` (default: files in the home), `redis://...` or
+    `postgresql://...`. It may hold a password.
+    """
     return secret_files.get("MILLRACE_ONLINE") or "sqlite"
 
 
 def registry() -> str:
-    """`MILLRACE_REGISTRY`: the `postgresql://user@host:port/database` that holds Feast's registry, perhaps with a password.
+    """`MILLRACE_REGISTRY`: the `postgresql://user@host:port/database` that holds Feast's registry, perhaps with a
+    password.
 
     Empty (default): a file in the home.
     """

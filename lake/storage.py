@@ -1,7 +1,8 @@
 """The files of lake and landing zone, on a file system or in an S3 bucket: one set of verbs for both.
 
-A local file is moved by renaming and locked by the kernel. A bucket knows neither: there a copy stands in for the move, and a lease, kept by conditional PUTs, for the lock.
-Paths in a bucket are `UPath`s, which have the methods of `Path`. Credentials and endpoint come from the environment, under the names that AWS gave them.
+A local file is moved by renaming and locked by the kernel. A bucket knows neither: there a copy stands in for the move,
+and a lease, kept by conditional PUTs, for the lock. Paths in a bucket are `UPath`s, which have the methods of `Path`.
+Credentials and endpoint come from the environment, under the names that AWS gave them.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def read(path: Path) -> bytes | None:
 
 
 def write_whole(path: Path, content: bytes, *, new: bool = False) -> None:
-    """Put `content` at `path` in one step; a reader sees the old bytes or the new ones. If it has to be `new`, FileExistsError where something is."""
+    """Put `content` at `path` in one step; a reader sees the old bytes or the new ones. If it has to be `new`,
+    FileExistsError where something is.
+    """
     if not is_remote(path):
         if new and path.exists():
             raise FileExistsError(str(path))
@@ -88,7 +91,9 @@ def write_whole(path: Path, content: bytes, *, new: bool = False) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Give a complete file its final name, on the disk before anyone may rely on it. In a bucket the source stays, for its folder's owner to remove."""
+    """Give a complete file its final name, on the disk before anyone may rely on it. In a bucket the source stays, for
+    its folder's owner to remove.
+    """
     if not is_remote(target):
         files.sync(source)
         source.rename(target)
@@ -148,7 +153,11 @@ def newest(folder: Path, suffix: str) -> Entry | None:
             return _newest_remote(folder, suffix)
     try:
         with os.scandir(folder) as entries:
-            found = max((one for one in entries if one.name[0].isdigit() and one.name.endswith(suffix)), key=lambda one: one.name, default=None)
+            found = max(
+                (one for one in entries if one.name[0].isdigit() and one.name.endswith(suffix)),
+                key=lambda one: one.name,
+                default=None,
+            )
     except FileNotFoundError:
         return None
     if found is None:
@@ -158,12 +167,18 @@ def newest(folder: Path, suffix: str) -> Entry | None:
 
 
 def _newest_remote(folder: Path, suffix: str) -> Entry | None:
-    """Listed from the last one seen on: a log of thousands of commits would be pages to list. When that one is gone, listed whole."""
+    """Listed from the last one seen on: a log of thousands of commits would be pages to list. When that one is gone,
+    listed whole.
+    """
     store, key = bucket.located(folder)
     before = _seen.pop(str(folder), None)
     for offset in (before, None) if before else (None,):
-        found = [(one["path"].removeprefix(f"{key}/"), one) for page in store.list(f"{key}/", offset=offset) for one in page]
-        numbered = [(name, one) for name, one in found if name[0].isdigit() and name.endswith(suffix) and "/" not in name]
+        found = [
+            (one["path"].removeprefix(f"{key}/"), one) for page in store.list(f"{key}/", offset=offset) for one in page
+        ]
+        numbered = [
+            (name, one) for name, one in found if name[0].isdigit() and name.endswith(suffix) and "/" not in name
+        ]
         if numbered:
             name, one = max(numbered, key=lambda pair: pair[0])
             _seen[str(folder)] = f"{key}/{name[:-1]}"
@@ -300,7 +315,9 @@ def side_by_side(function: Callable[[T], R], items: Iterable[T], where: Path) ->
 
 @contextmanager
 def locked(path: Path, timeout: float) -> Iterator[None]:
-    """Be the only one inside, among all processes that see the path. It ends with its process: at once on a file system, after LEASE_SECONDS in a bucket."""
+    """Be the only one inside, among all processes that see the path. It ends with its process: at once on a file
+    system, after LEASE_SECONDS in a bucket.
+    """
     if is_remote(path):
         with bucket.Lease(path, timeout):
             yield

@@ -39,10 +39,19 @@ PHRASES = {
     Fault.EXPIRED: r"certificate has expired|certificate expired|ExpiredContext|NotAfter",
     Fault.EARLY: r"certificate is not yet valid|NotValidYet|certificate not valid yet|NotBefore",
     Fault.STRICT: r"Missing (Authority|Subject) Key Identifier|not include key usage|CA cert not marked critical",
-    Fault.OTHER_HOST: r"certificate (is )?not valid for|NotValidForName|does not match host|[Hh]ostname mismatch|No subject alt",
-    Fault.UNTRUSTED: r"UnknownIssuer|self[- ]signed certificate|unable to get (local )?issuer|PKIX path|certificate verify failed(?!:)",
-    Fault.ANONYMOUS: r"certificate required|CertificateRequired|a valid client certificate|alert unknown ca|alert bad cert",
-    Fault.PLAIN: r"(?i)wrong.version.number|InvalidContentType|does not support SSL|record layer failure|unrecognized SSL",
+    Fault.OTHER_HOST: (
+        r"certificate (is )?not valid for|NotValidForName|does not match host|[Hh]ostname mismatch|No subject alt"
+    ),
+    Fault.UNTRUSTED: (
+        r"UnknownIssuer|self[- ]signed certificate|unable to get (local )?issuer|PKIX path|certificate verify"
+        r" failed(?!:)"
+    ),
+    Fault.ANONYMOUS: (
+        r"certificate required|CertificateRequired|a valid client certificate|alert unknown ca|alert bad cert"
+    ),
+    Fault.PLAIN: (
+        r"(?i)wrong.version.number|InvalidContentType|does not support SSL|record layer failure|unrecognized SSL"
+    ),
 }
 """How OpenSSL, libpq, rustls and Java spell each, the more precise ones first."""
 

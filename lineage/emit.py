@@ -1,7 +1,7 @@
 """Deliver an event: append it to a file as one line, or send it to the server at `OPENLINEAGE_URL`.
 
-Delivery never fails or stalls a run. A server that does not answer is named in a warning, its event goes to the file, and it is left alone for a while.
-`OPENLINEAGE_DISABLED=true` turns both off, as for every OpenLineage client.
+Delivery never fails or stalls a run. A server that does not answer is named in a warning, its event goes to the file,
+and it is left alone for a while. `OPENLINEAGE_DISABLED=true` turns both off, as for every OpenLineage client.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def path_of(file: str = FILE) -> Path:
 
 
 def append(path: Path, line: str) -> None:
-    """Add one line, whole, also when several processes write at once or one of them was killed in the middle of its own line."""
+    """Add one line, whole, also when several processes write at once or one of them was killed in the middle of its own
+    line.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -84,7 +86,13 @@ def _sent(event: Any, url: str) -> bool:
     except Exception as error:  # whatever goes wrong on the way, the run goes on
         _asked_again_at[url] = time.monotonic() + PAUSE
         reason = str(error).replace(url, _shown(url)) if url != _shown(url) else error
-        log.warning("The lineage server at %s took no event (%s). Events go to %s; it is asked again in %.0f s", _shown(url), reason, settings.lineage(), PAUSE)
+        log.warning(
+            "The lineage server at %s took no event (%s). Events go to %s; it is asked again in %.0f s",
+            _shown(url),
+            reason,
+            settings.lineage(),
+            PAUSE,
+        )
         return False
     return True
 

@@ -1,9 +1,11 @@
-"""Contract and report -> START, COMPLETE, FAIL and ABORT events of one table, of its audit, and of one feature view. Pure: nothing is sent.
+"""Contract and report -> START, COMPLETE, FAIL and ABORT events of one table, of its audit, and of one feature view.
+Pure: nothing is sent.
 
-A table's run reads its input tables (bronze: the landed files) and writes the table. What the audit found is a run of its own,
-`millrace.<layer>.<name>.audit`, child of the table's run, with the table as its input: the spec keeps assertions and metrics at inputs, and a table among
-its own inputs would be a loop in every lineage graph. It is told only when rows were published; a failed audit leaves the table as it was, so its
-checks appear at the run alone (facet `test`).
+A table's run reads its input tables (bronze: the landed files) and writes the table. What the audit found is a run of
+its own, `millrace.<layer>.<name>.audit`, child of the table's run, with the table as its input: the spec keeps
+assertions and metrics at inputs, and a table among its own inputs would be a loop in every lineage graph. It is told
+only when rows were published; a failed audit leaves the table as it was, so its checks appear at the run alone (facet
+`test`).
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ class Engine:
 
 @dataclass(frozen=True)
 class Served:
-    """What the online store holds after a view was materialized: its `generation`, and the checks (parity) that let it go live."""
+    """What the online store holds after a view was materialized: its `generation`, and the checks (parity) that let it
+    go live.
+    """
 
     generation: str
     rows: int
@@ -71,7 +75,9 @@ class Served:
 
 @dataclass(frozen=True)
 class Step:
-    """One run of one job: what all of its events say alike. `made` is `silver.transactions` or `features.customer_activity`; `artifacts` are read besides tables."""
+    """One run of one job: what all of its events say alike. `made` is `silver.transactions` or
+    `features.customer_activity`; `artifacts` are read besides tables.
+    """
 
     made: str
     table: Table
@@ -86,18 +92,32 @@ class Step:
     @property
     def as_parent(self) -> Parent:
         """For runs that this one starts; they share its root."""
-        top, run_id = (self.parent.root or (self.parent.job, self.parent.run_id)) if self.parent else (naming.job(self.made), self.run_id)
+        top, run_id = (
+            (self.parent.root or (self.parent.job, self.parent.run_id))
+            if self.parent
+            else (naming.job(self.made), self.run_id)
+        )
         return Parent(*naming.job(self.made), self.run_id, *top, run_id)
 
 
 def table_step(
-    table: Table, interval: Interval | None = None, parent: Parent | None = None, engine: Engine | None = None, artifacts: tuple[Artifact, ...] = ()
+    table: Table,
+    interval: Interval | None = None,
+    parent: Parent | None = None,
+    engine: Engine | None = None,
+    artifacts: tuple[Artifact, ...] = (),
 ) -> Step:
     """A run that makes a table."""
     return Step(table.qualified, table, interval, parent, engine, artifacts=artifacts)
 
 
-def view_step(table: Table, view: str | None = None, release: int | None = None, parent: Parent | None = None, engine: Engine | None = None) -> Step:
+def view_step(
+    table: Table,
+    view: str | None = None,
+    release: int | None = None,
+    parent: Parent | None = None,
+    engine: Engine | None = None,
+) -> Step:
     """A run that materializes a feature view (named like its gold table unless told otherwise) from a release."""
     tags = {} if release is None else {"release": str(release)}
     return Step(f"features.{view or table.name}", table, None, parent, engine, tags, "FEATURE_VIEW")
@@ -115,13 +135,27 @@ def table_completed(step: Step, report: TableReport | None) -> list[RunEvent]:
     """The run has ended well; with a report, what it read and wrote, and its audit."""
     if report is None:
         return [_event(RunState.COMPLETE, step, _read(step, None), [_table_out(step.table)])]
-    done = _event(RunState.COMPLETE, step, _read(step, report.inputs, report), _written(step.table, report), _tests(step, report.checks))
+    done = _event(
+        RunState.COMPLETE,
+        step,
+        _read(step, report.inputs, report),
+        _written(step.table, report),
+        _tests(step, report.checks),
+    )
     return [done, *_audited(step, report)]
 
 
-def table_failed(step: Step, problem: BaseException, versions: Versions | None = None, checks: Iterable[CheckResult] = ()) -> RunEvent:
+def table_failed(
+    step: Step, problem: BaseException, versions: Versions | None = None, checks: Iterable[CheckResult] = ()
+) -> RunEvent:
     """The run stopped and published nothing; `checks` are those of the audit, where it came to one."""
-    return _event(_end_of(problem), step, _read(step, versions), [_table_out(step.table)], {"errorMessage": facets.error(problem), **_tests(step, checks)})
+    return _event(
+        _end_of(problem),
+        step,
+        _read(step, versions),
+        [_table_out(step.table)],
+        {"errorMessage": facets.error(problem), **_tests(step, checks)},
+    )
 
 
 def _audited(step: Step, report: TableReport) -> list[RunEvent]:
@@ -158,7 +192,9 @@ def _table_in(qualified: str, version: int | None, found: Mapping[str, Any] | No
 
 
 def _table_out(table: Table, version: int | None = None, written: Mapping[str, Any] | None = None) -> OutputDataset:
-    return OutputDataset(*naming.of_table(table.qualified), facets=facets.of_table(table, version), outputFacets=dict(written or {}))
+    return OutputDataset(
+        *naming.of_table(table.qualified), facets=facets.of_table(table, version), outputFacets=dict(written or {})
+    )
 
 
 def _written(table: Table, report: TableReport) -> list[OutputDataset]:
@@ -180,21 +216,44 @@ def _quarantined(table: Table, report: TableReport) -> list[OutputDataset]:
         return []
     qualified = f"{Layer.QUARANTINE}.{table.name}"
     written = {"outputStatistics": facets.statistics(report.account.quarantined)}
-    return [OutputDataset(*naming.of_table(qualified), facets=facets.of_delta(qualified, report.quarantine_version), outputFacets=written)]
+    return [
+        OutputDataset(
+            *naming.of_table(qualified),
+            facets=facets.of_delta(qualified, report.quarantine_version),
+            outputFacets=written,
+        )
+    ]
 
 
 # --- an artifact
 
 
 def artifact_completed(
-    made: str, artifact: Artifact, versions: Versions, parent: Parent | None = None, tags: Mapping[str, str] | None = None
+    made: str,
+    artifact: Artifact,
+    versions: Versions,
+    parent: Parent | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> list[RunEvent]:
-    """START and COMPLETE of the run of `made` that made an artifact from tables. There is no event before it is there: its name and its inputs are known then."""
-    run, job = Run(str(generate_new_uuid()), facets=_about(parent=parent, tags=tags)), Job(*naming.job(made), facets=facets.of_job(artifact, artifact.kind))
+    """START and COMPLETE of the run of `made` that made an artifact from tables. There is no event before it is there:
+    its name and its inputs are known then.
+    """
+    run, job = (
+        Run(str(generate_new_uuid()), facets=_about(parent=parent, tags=tags)),
+        Job(*naming.job(made), facets=facets.of_job(artifact, artifact.kind)),
+    )
     inputs = [_table_in(name, version) for name, version in versions.items()]
     output = OutputDataset(*naming.of_location(artifact.location), facets=facets.of_artifact(artifact))
     return [
-        RunEvent(eventType=state, eventTime=_now(), run=run, job=job, inputs=inputs, outputs=[output], producer=facets.PRODUCER)
+        RunEvent(
+            eventType=state,
+            eventTime=_now(),
+            run=run,
+            job=job,
+            inputs=inputs,
+            outputs=[output],
+            producer=facets.PRODUCER,
+        )
         for state in (RunState.START, RunState.COMPLETE)
     ]
 
@@ -210,10 +269,18 @@ def view_started(step: Step, version: int | None) -> RunEvent:
 def view_completed(step: Step, version: int | None, served: Served | None) -> RunEvent:
     """The view is served."""
     checks = served.checks if served else ()
-    return _event(RunState.COMPLETE, step, [_table_in(step.table.qualified, version)], [_online(step, served)], _tests(step, checks))
+    return _event(
+        RunState.COMPLETE,
+        step,
+        [_table_in(step.table.qualified, version)],
+        [_online(step, served)],
+        _tests(step, checks),
+    )
 
 
-def view_failed(step: Step, problem: BaseException, version: int | None, checks: Iterable[CheckResult] = ()) -> RunEvent:
+def view_failed(
+    step: Step, problem: BaseException, version: int | None, checks: Iterable[CheckResult] = ()
+) -> RunEvent:
     """What was served before is served still."""
     found = {"errorMessage": facets.error(problem), **_tests(step, checks)}
     return _event(_end_of(problem), step, [_table_in(step.table.qualified, version)], [_online(step)], found)
@@ -224,7 +291,9 @@ def _online(step: Step, served: Served | None = None) -> OutputDataset:
     if served is None:
         return OutputDataset(*naming.of_online(_view(step)), facets=about)
     about["version"] = facets.dataset_version(served.generation)
-    return OutputDataset(*naming.of_online(_view(step)), facets=about, outputFacets={"outputStatistics": facets.statistics(served.rows)})
+    return OutputDataset(
+        *naming.of_online(_view(step)), facets=about, outputFacets={"outputStatistics": facets.statistics(served.rows)}
+    )
 
 
 def _view(step: Step) -> str:
@@ -234,7 +303,13 @@ def _view(step: Step) -> str:
 # --- all of them
 
 
-def _event(state: RunState, step: Step, inputs: list[InputDataset], outputs: list[OutputDataset], found: Mapping[str, Any] | None = None) -> RunEvent:
+def _event(
+    state: RunState,
+    step: Step,
+    inputs: list[InputDataset],
+    outputs: list[OutputDataset],
+    found: Mapping[str, Any] | None = None,
+) -> RunEvent:
     return RunEvent(
         eventType=state,
         eventTime=_now(),
@@ -255,7 +330,10 @@ def _of_run(step: Step) -> dict[str, Any]:
 
 
 def _about(
-    interval: Interval | None = None, engine: Engine | None = None, parent: Parent | None = None, tags: Mapping[str, str] | None = None
+    interval: Interval | None = None,
+    engine: Engine | None = None,
+    parent: Parent | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     about: dict[str, Any] = {}
     if interval:

@@ -1,7 +1,7 @@
 """Contract and report -> the facets of OpenLineage events. Pure: nothing is read, nothing is sent.
 
-Every facet names our producer explicitly. The client's `set_producer` is global to the process, and in an Airflow task the Airflow provider has already
-set it to itself.
+Every facet names our producer explicitly. The client's `set_producer` is global to the process, and in an Airflow task
+the Airflow provider has already set it to itself.
 """
 
 from __future__ import annotations
@@ -49,9 +49,13 @@ from lineage import naming
 from lineage.naming import Name
 
 PRODUCER = "urn:millrace:lineage:1"
-"""Who says it. A URN, because the project has no address of its own yet; a URL of the source at a tag may take its place."""
+"""Who says it. A URN, because the project has no address of its own yet; a URL of the source at a tag may take its
+place.
+"""
 
-ROW_ACCOUNT_SCHEMA = "urn:millrace:facets:1-0-0:MillraceRowAccountOutputDatasetFacet.json#/$defs/MillraceRowAccountOutputDatasetFacet"
+ROW_ACCOUNT_SCHEMA = (
+    "urn:millrace:facets:1-0-0:MillraceRowAccountOutputDatasetFacet.json#/$defs/MillraceRowAccountOutputDatasetFacet"
+)
 """`$id` and pointer of the schema that lies beside this file."""
 
 SEVERITIES = {Severity.CRITICAL: "error", Severity.WARNING: "warn"}
@@ -60,8 +64,17 @@ SEVERITIES = {Severity.CRITICAL: "error", Severity.WARNING: "warn"}
 KINDS = {"present": "not_null", "range": "range", "allowed": "accepted_values", "pattern": "regex"}
 """Suffix of a column check's name -> classification of the test. Other checks are classified by their own name."""
 
-COLUMN_METRICS = {"nulls": "nullCount", "distinct": "distinctCount", "count": "count", "sum": "sum", "min": "min", "max": "max"}
-"""Keys of `TableReport.columns[...]` that lineage passes on (numbers only) -> their names in the spec. Others are left out."""
+COLUMN_METRICS = {
+    "nulls": "nullCount",
+    "distinct": "distinctCount",
+    "count": "count",
+    "sum": "sum",
+    "min": "min",
+    "max": "max",
+}
+"""Keys of `TableReport.columns[...]` that lineage passes on (numbers only) -> their names in the spec. Others are left
+out.
+"""
 
 LONGEST_TEXT = 16_000
 """Characters of an error message or stack trace that are kept."""
@@ -71,7 +84,9 @@ F = TypeVar("F")
 
 @dataclass(frozen=True)
 class Artifact:
-    """Something that a run reads or makes and that is no table, such as a model. `version` is a digest of its content; `location` is a path or URI."""
+    """Something that a run reads or makes and that is no table, such as a model. `version` is a digest of its content;
+    `location` is a path or URI.
+    """
 
     kind: str
     location: str
@@ -108,8 +123,12 @@ def of_table(table: Table, version: int | None = None) -> dict[str, Any]:
     """What a Delta table is: schema, place, owner, meaning, PII, and the version, when it is known."""
     facets = {
         "schema": schema(table.columns),
-        "documentation": _facet(documentation_dataset.DocumentationDatasetFacet, description=meaning(table), contentType="text/plain"),
-        "ownership": _facet(ownership_dataset.OwnershipDatasetFacet, owners=[ownership_dataset.Owner(f"team:{table.owner}", "OWNER")]),
+        "documentation": _facet(
+            documentation_dataset.DocumentationDatasetFacet, description=meaning(table), contentType="text/plain"
+        ),
+        "ownership": _facet(
+            ownership_dataset.OwnershipDatasetFacet, owners=[ownership_dataset.Owner(f"team:{table.owner}", "OWNER")]
+        ),
         **_pii(table),
     }
     return {**of_delta(table.qualified, version), **facets}
@@ -128,20 +147,27 @@ def of_delta(qualified: str, version: int | None = None) -> dict[str, Any]:
 
 
 def of_view(table: Table) -> dict[str, Any]:
-    """What an online store serves from a gold table: the newest row of each entity. Physical type and place are the store's affair."""
+    """What an online store serves from a gold table: the newest row of each entity. Physical type and place are the
+    store's affair.
+    """
     kept = of_table(table)
     return {name: kept[name] for name in ("schema", "documentation", "ownership", "tags") if name in kept}
 
 
 def of_files(place: Name) -> dict[str, Any]:
     """What is known of a folder of landed files."""
-    return {"dataSource": source(place), "datasetType": _facet(dataset_type_dataset.DatasetTypeDatasetFacet, datasetType="FILE")}
+    return {
+        "dataSource": source(place),
+        "datasetType": _facet(dataset_type_dataset.DatasetTypeDatasetFacet, datasetType="FILE"),
+    }
 
 
 def schema(columns: Iterable[Column]) -> schema_dataset.SchemaDatasetFacet:
     """Fields in table order, typed as Spark SQL names them."""
     fields = [
-        schema_dataset.SchemaDatasetFacetFields(column.name, column.type.spark, _described(column), position, fields=None)
+        schema_dataset.SchemaDatasetFacetFields(
+            column.name, column.type.spark, _described(column), position, fields=None
+        )
         for position, column in enumerate(columns, 1)
     ]
     return _facet(schema_dataset.SchemaDatasetFacet, fields=fields)
@@ -155,7 +181,10 @@ def source(place: Name) -> datasource_dataset.DatasourceDatasetFacet:
 
 def symlink(other: Name) -> symlinks_dataset.SymlinksDatasetFacet:
     """Another name of the same dataset."""
-    return _facet(symlinks_dataset.SymlinksDatasetFacet, identifiers=[symlinks_dataset.Identifier(other.namespace, other.name, "TABLE")])
+    return _facet(
+        symlinks_dataset.SymlinksDatasetFacet,
+        identifiers=[symlinks_dataset.Identifier(other.namespace, other.name, "TABLE")],
+    )
 
 
 def dataset_version(version: int | str) -> dataset_version_dataset.DatasetVersionDatasetFacet:
@@ -164,14 +193,21 @@ def dataset_version(version: int | str) -> dataset_version_dataset.DatasetVersio
 
 
 def created() -> lifecycle_state_change_dataset.LifecycleStateChangeDatasetFacet:
-    """The run brought the table into being. Later commits replace days or merge keys, for which the spec has no word."""
+    """The run brought the table into being. Later commits replace days or merge keys, for which the spec has no
+    word.
+    """
     change = lifecycle_state_change_dataset.LifecycleStateChange.CREATE
     return _facet(lifecycle_state_change_dataset.LifecycleStateChangeDatasetFacet, lifecycleStateChange=change)
 
 
 def whole_table(report: TableReport) -> data_quality_metrics_dataset.DataQualityMetricsDatasetFacet:
     """Rows and bytes of the table as a whole at this version, as opposed to what the run wrote."""
-    return _facet(data_quality_metrics_dataset.DataQualityMetricsDatasetFacet, columnMetrics={}, rowCount=report.total_rows, bytes=report.total_bytes)
+    return _facet(
+        data_quality_metrics_dataset.DataQualityMetricsDatasetFacet,
+        columnMetrics={},
+        rowCount=report.total_rows,
+        bytes=report.total_bytes,
+    )
 
 
 def _described(column: Column) -> str:
@@ -187,8 +223,12 @@ def _pii(table: Table) -> dict[str, Any]:
 def of_artifact(artifact: Artifact) -> dict[str, Any]:
     """What is known of something that is no table, such as a model; its version is a digest."""
     return {
-        "documentation": _facet(documentation_dataset.DocumentationDatasetFacet, description=meaning(artifact), contentType="text/plain"),
-        "ownership": _facet(ownership_dataset.OwnershipDatasetFacet, owners=[ownership_dataset.Owner(f"team:{artifact.owner}", "OWNER")]),
+        "documentation": _facet(
+            documentation_dataset.DocumentationDatasetFacet, description=meaning(artifact), contentType="text/plain"
+        ),
+        "ownership": _facet(
+            ownership_dataset.OwnershipDatasetFacet, owners=[ownership_dataset.Owner(f"team:{artifact.owner}", "OWNER")]
+        ),
         "datasetType": _facet(dataset_type_dataset.DatasetTypeDatasetFacet, datasetType=artifact.kind),
         "dataSource": source(naming.of_location(artifact.location)),
         "version": dataset_version(artifact.version),
@@ -201,11 +241,16 @@ def of_artifact(artifact: Artifact) -> dict[str, Any]:
 def files_read(files: Iterable[str], rows: int) -> dict[str, Any]:
     """Input facets: which landed files were read, and how many rows came out of them."""
     names = list(files)
-    statistics = _facet(input_statistics_input_dataset.InputStatisticsInputDatasetFacet, rowCount=rows, fileCount=len(names))
+    statistics = _facet(
+        input_statistics_input_dataset.InputStatisticsInputDatasetFacet, rowCount=rows, fileCount=len(names)
+    )
     if not names:
         return {"inputStatistics": statistics}
     condition = base_subset_dataset.LocationSubsetCondition(locations=names)
-    return {"inputStatistics": statistics, "subset": _facet(base_subset_dataset.InputSubsetInputDatasetFacet, inputCondition=condition)}
+    return {
+        "inputStatistics": statistics,
+        "subset": _facet(base_subset_dataset.InputSubsetInputDatasetFacet, inputCondition=condition),
+    }
 
 
 def quality(table: Table, report: TableReport) -> dict[str, Any]:
@@ -214,9 +259,12 @@ def quality(table: Table, report: TableReport) -> dict[str, Any]:
     metrics = data_quality_metrics_input_dataset.DataQualityMetricsInputDatasetFacet
     return {
         "dataQualityAssertions": _facet(
-            data_quality_assertions_dataset.DataQualityAssertionsDatasetFacet, assertions=[_assertion(table, check) for check in report.checks]
+            data_quality_assertions_dataset.DataQualityAssertionsDatasetFacet,
+            assertions=[_assertion(table, check) for check in report.checks],
         ),
-        "dataQualityMetrics": _facet(metrics, rowCount=evaluated, columnMetrics={name: _metrics(found) for name, found in report.columns.items()}),
+        "dataQualityMetrics": _facet(
+            metrics, rowCount=evaluated, columnMetrics={name: _metrics(found) for name, found in report.columns.items()}
+        ),
     }
 
 
@@ -241,7 +289,12 @@ def row_account(report: TableReport) -> MillraceRowAccountOutputDatasetFacet:
 
 def _assertion(table: Table, check: CheckResult) -> data_quality_assertions_dataset.Assertion:
     return data_quality_assertions_dataset.Assertion(
-        assertion=kind_of(check), success=check.success, column=check.column, severity=SEVERITIES[check.severity], name=check.check, **_details(table, check)
+        assertion=kind_of(check),
+        success=check.success,
+        column=check.column,
+        severity=SEVERITIES[check.severity],
+        name=check.check,
+        **_details(table, check),
     )
 
 
@@ -262,7 +315,9 @@ def kind_of(check: CheckResult) -> str:
 
 
 def _metrics(found: Mapping[str, Any]) -> data_quality_metrics_input_dataset.ColumnMetrics:
-    numbers = {COLUMN_METRICS[key]: value for key, value in found.items() if key in COLUMN_METRICS and _is_number(value)}
+    numbers = {
+        COLUMN_METRICS[key]: value for key, value in found.items() if key in COLUMN_METRICS and _is_number(value)
+    }
     return data_quality_metrics_input_dataset.ColumnMetrics(**numbers, quantiles=None)
 
 
@@ -276,8 +331,12 @@ def _is_number(value: Any) -> bool:
 def of_job(product: Table | Artifact, kind: str) -> dict[str, Any]:
     """What a job makes and who answers for it."""
     return {
-        "documentation": _facet(documentation_job.DocumentationJobFacet, description=meaning(product), contentType="text/plain"),
-        "ownership": _facet(ownership_job.OwnershipJobFacet, owners=[ownership_job.Owner(f"team:{product.owner}", "OWNER")]),
+        "documentation": _facet(
+            documentation_job.DocumentationJobFacet, description=meaning(product), contentType="text/plain"
+        ),
+        "ownership": _facet(
+            ownership_job.OwnershipJobFacet, owners=[ownership_job.Owner(f"team:{product.owner}", "OWNER")]
+        ),
         "jobType": _facet(job_type_job.JobTypeJobFacet, processingType="BATCH", integration="MILLRACE", jobType=kind),
     }
 
@@ -303,15 +362,28 @@ def engine(name: str, version: str) -> processing_engine_run.ProcessingEngineRun
 
 def parent(job: Name, run_id: str, root: tuple[Name, str] | None) -> parent_run.ParentRunFacet:
     """The run that started this one, and the run that everything goes back to."""
-    top = parent_run.Root(parent_run.RootRun(root[1], facets=None), parent_run.RootJob(*root[0], facets=None)) if root else None
-    return _facet(parent_run.ParentRunFacet, run=parent_run.Run(run_id, facets=None), job=parent_run.Job(*job, facets=None), root=top)
+    top = (
+        parent_run.Root(parent_run.RootRun(root[1], facets=None), parent_run.RootJob(*root[0], facets=None))
+        if root
+        else None
+    )
+    return _facet(
+        parent_run.ParentRunFacet,
+        run=parent_run.Run(run_id, facets=None),
+        job=parent_run.Job(*job, facets=None),
+        root=top,
+    )
 
 
 def tests(table: Table, checks: Iterable[CheckResult]) -> test_run.TestRunFacet:
     """Each check as a test of the run, whether or not anything was published."""
     results = [
         test_run.TestExecution(
-            name=check.check, status="pass" if check.success else "fail", severity=SEVERITIES[check.severity], type=kind_of(check), **_details(table, check)
+            name=check.check,
+            status="pass" if check.success else "fail",
+            severity=SEVERITIES[check.severity],
+            type=kind_of(check),
+            **_details(table, check),
         )
         for check in checks
     ]
@@ -320,11 +392,18 @@ def tests(table: Table, checks: Iterable[CheckResult]) -> test_run.TestRunFacet:
 
 def run_tags(tags: Mapping[str, str]) -> tags_run.TagsRunFacet:
     """Short facts about a run."""
-    return _facet(tags_run.TagsRunFacet, tags=[tags_run.TagsRunFacetFields(key, value, "MILLRACE") for key, value in tags.items()])
+    return _facet(
+        tags_run.TagsRunFacet, tags=[tags_run.TagsRunFacetFields(key, value, "MILLRACE") for key, value in tags.items()]
+    )
 
 
 def error(problem: BaseException) -> error_message_run.ErrorMessageRunFacet:
     """Why a run failed."""
     trace = "".join(traceback.format_exception(problem))
     message = f"{type(problem).__name__}: {problem}"
-    return _facet(error_message_run.ErrorMessageRunFacet, message=message[:LONGEST_TEXT], programmingLanguage="PYTHON", stackTrace=trace[-LONGEST_TEXT:])
+    return _facet(
+        error_message_run.ErrorMessageRunFacet,
+        message=message[:LONGEST_TEXT],
+        programmingLanguage="PYTHON",
+        stackTrace=trace[-LONGEST_TEXT:],
+    )

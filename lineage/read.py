@@ -1,4 +1,6 @@
-"""Read back what was recorded: for the demo's summary and for tests. A lineage server is the place for real questions."""
+"""Read back what was recorded: for the demo's summary and for tests. A lineage server is the place for real
+questions.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def events(file: str = "*") -> Iterator[dict[str, Any]]:
 
 
 def last_run(made: str) -> list[dict[str, Any]]:
-    """The events of the newest run of `silver.transactions`, `features.customer_activity` and the like; run ids grow with time."""
+    """The events of the newest run of `silver.transactions`, `features.customer_activity` and the like; run ids grow
+    with time.
+    """
     wanted = naming.job(made)
     runs: dict[str, list[dict[str, Any]]] = {}
     for event in events():

@@ -20,7 +20,17 @@ from lineage.emit import emit
 from lineage.events import Engine, Parent, Served, Step, Versions
 from lineage.facets import Artifact
 
-__all__ = ["Artifact", "Engine", "Parent", "Served", "TableRun", "ViewRun", "record_artifact", "recorded", "recorded_view"]
+__all__ = [
+    "Artifact",
+    "Engine",
+    "Parent",
+    "Served",
+    "TableRun",
+    "ViewRun",
+    "record_artifact",
+    "recorded",
+    "recorded_view",
+]
 
 
 @dataclass
@@ -34,7 +44,9 @@ class TableRun:
 
 @dataclass
 class ViewRun:
-    """A materialization under way. Set `served` when the view is live, and `checks` when they keep it from going live."""
+    """A materialization under way. Set `served` when the view is live, and `checks` when they keep it from going
+    live.
+    """
 
     step: Step
     served: Served | None = None
@@ -51,7 +63,9 @@ def recorded(
     parent: Parent | None = None,
     engine: Engine | None = None,
 ) -> Iterator[TableRun]:
-    """Record one run of a table. `inputs` gives versions of the tables that are read, as far as known at the start; the report has the last word."""
+    """Record one run of a table. `inputs` gives versions of the tables that are read, as far as known at the start; the
+    report has the last word.
+    """
     run = TableRun(events.table_step(table, interval, parent, engine, artifacts))
     emit(events.table_started(run.step, inputs))
     try:
@@ -63,7 +77,14 @@ def recorded(
         emit(event)
 
 
-def record_artifact(made: str, artifact: Artifact, inputs: Versions, *, parent: Parent | None = None, tags: Mapping[str, str] | None = None) -> None:
+def record_artifact(
+    made: str,
+    artifact: Artifact,
+    inputs: Versions,
+    *,
+    parent: Parent | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
     """Record that the job of `made` made an artifact, such as a model, from tables at these versions."""
     for event in events.artifact_completed(made, artifact, inputs, parent, tags):
         emit(event)

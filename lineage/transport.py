@@ -2,8 +2,8 @@
 
     AIRFLOW__OPENLINEAGE__TRANSPORT='{"type": "lineage.transport.FileOrServer", "file": "airflow"}'
 
-The client's own file transport writes an event of more than 8 KiB in several pieces, which another process can tear apart, and its HTTP transport
-retries for half a minute.
+The client's own file transport writes an event of more than 8 KiB in several pieces, which another process can tear
+apart, and its HTTP transport retries for half a minute.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""The command line: land the sample, run an interval without Airflow, serve a release, show what is published and what it holds.
+"""The command line: land the sample, run an interval without Airflow, serve a release, show what is published and what
+it holds.
 
-It composes the same steps as the DAG. Training sets are in `millrace.training_cli`, a project's own commands in its `commands.py`, starting and stopping Airflow in `millrace.services`, the demo in `millrace.demo`.
+It composes the same steps as the DAG. Training sets are in `millrace.training_cli`, a project's own commands in its
+`commands.py`, starting and stopping Airflow in `millrace.services`, the demo in `millrace.demo`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ ALONE = ("init", "check", "new", "start", "health")
 KEPT_DAYS, SAMPLE = "7", 500
 HELP = """Carry an e-commerce lake from landed files to served features.
 
-State lies in .millrace (MILLRACE_HOME), tables in its lake (MILLRACE_LAKE), landed files in its landing (MILLRACE_LANDING).
+State lies in .millrace (MILLRACE_HOME), tables in its lake (MILLRACE_LAKE), landed files in its landing
+(MILLRACE_LANDING).
 """
 
 
@@ -63,33 +66,78 @@ def _parser(own: bool = True) -> argparse.ArgumentParser:
     run = _add(commands, "run", _run, "carry the days [start, end) through every layer, in this process")
     run.add_argument("--start", required=True, help="first day, such as 2017-01-01")
     run.add_argument("--end", required=True, help="day after the last one, such as 2018-01-02")
-    serve = _add(commands, "serve", _serve, "load a release into the online store: the newest one, or an older one to go back")
+    serve = _add(
+        commands, "serve", _serve, "load a release into the online store: the newest one, or an older one to go back"
+    )
     serve.add_argument("--release", type=int, help="number of the release (default: the newest)")
-    serve.add_argument("--fresh", action="store_true", help="load every row again, to repair rows that were changed in the online store")
-    compare = _add(commands, "compare", _compare, "compare what is served with what a training set would hold, value by value; 1 when any differs")
-    compare.add_argument("--sample", type=arguments.count(), default=SAMPLE, help=f"entities of each view and side (default: {SAMPLE})")
+    serve.add_argument(
+        "--fresh",
+        action="store_true",
+        help="load every row again, to repair rows that were changed in the online store",
+    )
+    compare = _add(
+        commands,
+        "compare",
+        _compare,
+        "compare what is served with what a training set would hold, value by value; 1 when any differs",
+    )
+    compare.add_argument(
+        "--sample", type=arguments.count(), default=SAMPLE, help=f"entities of each view and side (default: {SAMPLE})"
+    )
     compare.add_argument("--all", action="store_true", help="all entities; minutes for a million")
     compare.add_argument("--json", action="store_true", help="print all figures as JSON")
-    migrate = _add(commands, "migrate", _migrate, "bring state that an older version left to this version: lake, registry, online store, Airflow's metadata")
-    migrate.add_argument("--check", action="store_true", help="say what is pending, and change nothing; 1 if anything is")
-    migrate.add_argument("--from-file", type=Path, metavar="FILE", help="a registry.db to copy into PostgreSQL (default: this home's)")
+    migrate = _add(
+        commands,
+        "migrate",
+        _migrate,
+        "bring state that an older version left to this version: lake, registry, online store, Airflow's metadata",
+    )
+    migrate.add_argument(
+        "--check", action="store_true", help="say what is pending, and change nothing; 1 if anything is"
+    )
+    migrate.add_argument(
+        "--from-file", type=Path, metavar="FILE", help="a registry.db to copy into PostgreSQL (default: this home's)"
+    )
     _add(commands, "tables", _tables, "list the published tables: version, rows, size")
-    profile = _add(commands, "profile", _profile, "say what the columns of a published table hold: NULLs, distinct and frequent values, range, quantiles")
+    profile = _add(
+        commands,
+        "profile",
+        _profile,
+        "say what the columns of a published table hold: NULLs, distinct and frequent values, range, quantiles",
+    )
     profile.add_argument("table", help="layer and name, such as silver.transactions or quarantine.transactions")
     profile.add_argument("--version", type=int, help="Delta version of the table (default: the newest)")
     profile.add_argument(
         "--by",
         choices=settings.COUNTS,
-        help="who counts; the result is the same (default: MILLRACE_JOIN, or else cudf where there is a GPU and duckdb elsewhere)",
+        help=(
+            "who counts; the result is the same (default: MILLRACE_JOIN, or else cudf where there is a GPU and duckdb"
+            " elsewhere)"
+        ),
     )
     profile.add_argument("--json", action="store_true", help="print all figures as JSON")
     optimize = _add(commands, "optimize", _optimize, "write small files of a table, or of all tables, together")
     optimize.add_argument("table", nargs="?", help="such as silver.transactions (default: all)")
-    vacuum = _add(commands, "vacuum", _vacuum, "say which files no release, training set or recent version needs; with --delete, delete them")
+    vacuum = _add(
+        commands,
+        "vacuum",
+        _vacuum,
+        "say which files no release, training set or recent version needs; with --delete, delete them",
+    )
     vacuum.add_argument("table", nargs="?", help="such as silver.transactions (default: all)")
-    vacuum.add_argument("--days", type=_days, default=KEPT_DAYS, help=f"spare what was replaced in the last so many days (default: {KEPT_DAYS})")
+    vacuum.add_argument(
+        "--days",
+        type=_days,
+        default=KEPT_DAYS,
+        help=f"spare what was replaced in the last so many days (default: {KEPT_DAYS})",
+    )
     vacuum.add_argument("--delete", action="store_true", help="delete; without it nothing is changed")
-    vacuum.add_argument("--forget-releases-before", type=int, metavar="N", help="let go of older releases, too; --delete removes them. Training sets stay")
+    vacuum.add_argument(
+        "--forget-releases-before",
+        type=int,
+        metavar="N",
+        help="let go of older releases, too; --delete removes them. Training sets stay",
+    )
     vacuum.add_argument(
         "--forget-training-set",
         action="append",
@@ -97,7 +145,10 @@ def _parser(own: bool = True) -> argparse.ArgumentParser:
         metavar="NAME",
         help="let go of what only this training set needs: it cannot be rebuilt afterwards",
     )
-    training_cli.add(_add(commands, "training-set", None, "make training sets that can be made again, and check them for leaks"), _add)
+    training_cli.add(
+        _add(commands, "training-set", None, "make training sets that can be made again, and check them for leaks"),
+        _add,
+    )
     components_cli.add(commands, _add)
     project_cli.add(commands, _add)
     if own:
@@ -114,7 +165,9 @@ def _add_commands_of_project(commands: Any) -> None:
         raise
     except Exception as error:  # a file of the user's: whatever it raises
         path = project.current().file("commands")
-        raise ProjectError(f"{path} cannot be used: {type(error).__name__}: {error}. `millrace check` looks for what else is wrong") from error
+        raise ProjectError(
+            f"{path} cannot be used: {type(error).__name__}: {error}. `millrace check` looks for what else is wrong"
+        ) from error
 
 
 def _add(commands: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
@@ -124,7 +177,9 @@ def _add(commands: Any, name: str, command: Any, text: str) -> argparse.Argument
 
 
 def _days(text: str) -> timedelta:
-    """A statement that a killed client left may still be at work for minutes, and a reader for hours: a day at least."""
+    """A statement that a killed client left may still be at work for minutes, and a reader for hours: a day at
+    least.
+    """
     return timedelta(days=arguments.count("a number of days")(text))
 
 
@@ -195,7 +250,9 @@ def _profile(options: argparse.Namespace, console: Console) -> None:
     if options.json:
         print(json.dumps(told.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
         return
-    console.print(f"{told.table}, version {told.version}: {told.profile.rows:,} rows, counted by {told.by}\n", markup=False)
+    console.print(
+        f"{told.table}, version {told.version}: {told.profile.rows:,} rows, counted by {told.by}\n", markup=False
+    )
     for grid in show.profile(told.profile):
         console.print(grid)
 
@@ -206,14 +263,26 @@ def _optimize(options: argparse.Namespace, console: Console) -> None:
 
 
 def _vacuum(options: argparse.Namespace, console: Console) -> None:
-    since, forgotten = options.forget_releases_before or 0, [manifest.read(name).name for name in options.forget_training_set]
+    since, forgotten = (
+        options.forget_releases_before or 0,
+        [manifest.read(name).name for name in options.forget_training_set],
+    )
     tables = maintenance.published_tables(options.table)
     if since and release.read(since) and options.delete:
         removed = maintenance.forget_releases(since)
         console.print(f"Releases removed: {', '.join(map(str, removed)) or 'none'}", markup=False)
-    done = [maintenance.vacuum(name, options.days, delete=options.delete, since=since, forgotten=forgotten) for name in tables]
+    done = [
+        maintenance.vacuum(name, options.days, delete=options.delete, since=since, forgotten=forgotten)
+        for name in tables
+    ]
     gone = sum(one.gone for one in done)
-    console.print(show.tidied("Files that no release, training set or recent version needs", "deleted" if options.delete else "unneeded", done))
+    console.print(
+        show.tidied(
+            "Files that no release, training set or recent version needs",
+            "deleted" if options.delete else "unneeded",
+            done,
+        )
+    )
     said = "deleted" if options.delete else "would be deleted. Nothing was changed: give --delete to do it"
     console.print(f"{gone:,} file{'' if gone == 1 else 's'} {said}", markup=False)
 

@@ -1,6 +1,8 @@
-"""What runs: Airflow's components, the feature server and the engine, each as a function that becomes it, and as a forked child.
+"""What runs: Airflow's components, the feature server and the engine, each as a function that becomes it, and as a
+forked child.
 
-`millrace.host` runs all of them as one process tree, `millrace.foreground` one of them in the foreground. How they are configured is in `millrace.environment`.
+`millrace.host` runs all of them as one process tree, `millrace.foreground` one of them in the foreground. How they are
+configured is in `millrace.environment`.
 """
 
 import gc
@@ -34,9 +36,11 @@ PRELOAD = (
     "great_expectations",
     "feast",
 )
-"""What tasks import, imported once by the scheduler: LocalExecutor forks its workers from the scheduler, and each task from a worker.
+"""What tasks import, imported once by the scheduler: LocalExecutor forks its workers from the scheduler, and each task
+from a worker.
 
-Only modules whose import starts nothing that a fork would break may stand here, and none of ours: the scheduler would keep old code.
+Only modules whose import starts nothing that a fork would break may stand here, and none of ours: the scheduler would
+keep old code.
 """
 
 COMMANDS = {
@@ -46,10 +50,14 @@ COMMANDS = {
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
 AIRFLOWS = ("AIRFLOW", "_AIRFLOW", "MILLRACE_DATABASE", "MILLRACE_ADMIN")
-"""Variables with secrets of Airflow's: keys, connections, addresses with passwords. What is not Airflow does not get them."""
+"""Variables with secrets of Airflow's: keys, connections, addresses with passwords. What is not Airflow does not get
+them.
+"""
 NOT_FOR_FEATURES = (*AIRFLOWS, "OPENLINEAGE")
 GARBAGE_THRESHOLDS = (50_000, 10, 10)
-"""Python's default of 700 new objects makes every import walk all that was imported before: a third of the time to start."""
+"""Python's default of 700 new objects makes every import walk all that was imported before: a third of the time to
+start.
+"""
 
 
 @dataclass
@@ -113,7 +121,9 @@ def spark() -> None:
 
 
 def features() -> None:
-    """Become the feature server: a new program, since the environment that /proc shows of a forked one still has Airflow's keys."""
+    """Become the feature server: a new program, since the environment that /proc shows of a forked one still has
+    Airflow's keys.
+    """
     os.execve(sys.executable, [sys.executable, "-m", "features.serving"], without(os.environ, NOT_FOR_FEATURES))
 
 

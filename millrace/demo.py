@@ -1,7 +1,8 @@
-"""The demo: land the sample, start Airflow, trigger the DAG over REST, watch it, then read what it made as a user would.
+"""The demo: land the sample, start Airflow, trigger the DAG over REST, watch it, then read what it made as a user
+would.
 
-`python -m millrace.demo`, or `make demo`. Exits 0 only if every step worked. A second demo finds everything up to date and says so.
-With `--airflow URL` it uses an Airflow that runs elsewhere, and reads features over HTTP: `make compose`.
+`python -m millrace.demo`, or `make demo`. Exits 0 only if every step worked. A second demo finds everything up to date
+and says so. With `--airflow URL` it uses an Airflow that runs elsewhere, and reads features over HTTP: `make compose`.
 """
 
 from __future__ import annotations
@@ -61,10 +62,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m millrace.demo", description="The main job on the real sample, from landed files to served features.")
-    parser.add_argument("--airflow", metavar="URL", help="an Airflow that runs already, such as http://api-server:8080 (default: start one on this machine)")
+    parser = argparse.ArgumentParser(
+        prog="python -m millrace.demo",
+        description="The main job on the real sample, from landed files to served features.",
+    )
+    parser.add_argument(
+        "--airflow",
+        metavar="URL",
+        help="an Airflow that runs already, such as http://api-server:8080 (default: start one on this machine)",
+    )
     parser.add_argument("--features", metavar="URL", help="its feature server, such as http://features:6566")
-    parser.add_argument("--user", default=USERNAME, help="who signs in, with the password in MILLRACE_ADMIN_PASSWORD (default: %(default)s)")
+    parser.add_argument(
+        "--user",
+        default=USERNAME,
+        help="who signs in, with the password in MILLRACE_ADMIN_PASSWORD (default: %(default)s)",
+    )
     return parser
 
 
@@ -72,7 +84,8 @@ def _elsewhere(options: argparse.Namespace) -> Services:
     password = os.environ.get(ADMIN_PASSWORD)
     if not password or not options.features:
         raise SystemExit(
-            f"--airflow needs --features URL as well, and the password of {options.user} in {ADMIN_PASSWORD} or in the file that {ADMIN_PASSWORD}_FILE names"
+            f"--airflow needs --features URL as well, and the password of {options.user} in {ADMIN_PASSWORD} or in the"
+            f" file that {ADMIN_PASSWORD}_FILE names"
         )
     return Services(options.airflow.rstrip("/"), options.features.rstrip("/"), options.user, password)
 
@@ -92,7 +105,14 @@ def _demo(console: Console, started: float, elsewhere: Services | None) -> None:
     console.print(_release(results["serve.release"]), markup=False)
     console.print(show.views(results["serve.materialize"]))
     _read_features(console, elsewhere)
-    _where_next(console, airflow, elsewhere, reports, time.monotonic() - started, run.airflow_share(reports, results["serve.materialize"]))
+    _where_next(
+        console,
+        airflow,
+        elsewhere,
+        reports,
+        time.monotonic() - started,
+        run.airflow_share(reports, results["serve.materialize"]),
+    )
 
 
 @contextmanager
@@ -143,7 +163,8 @@ def _missing(airflow: Services) -> str:
     except ApiError as error:
         if error.status in (401, 403):
             raise DemoError(
-                f"{airflow.username} may not use Airflow at {airflow.url} ({error.status}): see that the password is that of this Airflow"
+                f"{airflow.username} may not use Airflow at {airflow.url} ({error.status}): see that the password is"
+                " that of this Airflow"
             ) from error
         return f"the DAG {DAG}" if error.status == 404 else f"Airflow, which answers {error.status}"
     except OSError:
@@ -215,9 +236,20 @@ class Run:
         """How much of the run's wall time no task was at work."""
         run = self._get()
         wall = _seconds_between(run["start_date"], run["end_date"])
-        work = sum(sum(report.seconds.values()) for report in reports) + sum(view["seconds"] for view in served["views"])
-        busy = _union([(one["start_date"], one["end_date"]) for one in self.tasks().values() if one["start_date"] and one["end_date"]])
-        return f"{wall:.0f} s wall, {work:.0f} s of work in the tasks (several at a time), {wall - busy:.0f} s in which no task ran"
+        work = sum(sum(report.seconds.values()) for report in reports) + sum(
+            view["seconds"] for view in served["views"]
+        )
+        busy = _union(
+            [
+                (one["start_date"], one["end_date"])
+                for one in self.tasks().values()
+                if one["start_date"] and one["end_date"]
+            ]
+        )
+        return (
+            f"{wall:.0f} s wall, {work:.0f} s of work in the tasks (several at a time), {wall - busy:.0f} s in which no"
+            " task ran"
+        )
 
     def error(self) -> str:
         """The first failed task with the last error of its log."""
@@ -235,7 +267,10 @@ class Run:
         lines = [line for line in log.get("content", []) if isinstance(line, dict)]
         events = [line for line in lines if line.get("error_detail")]
         if any(line.get("signal_name") == "SIGKILL" for line in lines):
-            return f"its process was killed (SIGKILL), most likely because the memory limit was reached. {memory.remedy('scheduler')}{memory.FEWER}"
+            return (
+                "its process was killed (SIGKILL), most likely because the memory limit was reached."
+                f" {memory.remedy('scheduler')}{memory.FEWER}"
+            )
         if not events:
             return "see its log in the Airflow UI"
         details = events[-1]["error_detail"]
@@ -258,7 +293,13 @@ def _union(spans: list[tuple[str, str]]) -> float:
 
 def _watch(console: Console, run: Run) -> None:
     """Show each task as it ends, and a bar while a terminal looks on."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("waiting for Airflow", total=len(run.tasks()))
         while True:
@@ -268,12 +309,17 @@ def _watch(console: Console, run: Run) -> None:
             _tell_retries(console, run, tasks)
             running = sorted(name for name, one in tasks.items() if one["state"] == "running")
             ended = sum(one["state"] in ENDED for one in tasks.values())
-            progress.update(bar, completed=ended, total=len(tasks), description=", ".join(running) or "waiting for Airflow")
+            progress.update(
+                bar, completed=ended, total=len(tasks), description=", ".join(running) or "waiting for Airflow"
+            )
             if state in ("success", "failed"):
                 break
             time.sleep(POLL_SECONDS)
     if state == "failed":
-        raise DemoError(f"The run failed. {run.error()}\nLook at {run.airflow.url}/dags/{DAG}/runs/{run.id} (user {run.airflow.username})")
+        raise DemoError(
+            f"The run failed. {run.error()}\nLook at {run.airflow.url}/dags/{DAG}/runs/{run.id} (user"
+            f" {run.airflow.username})"
+        )
 
 
 def _tell_news(console: Console, run: Run, tasks: dict[str, dict[str, Any]]) -> None:
@@ -306,11 +352,17 @@ def _release(made: dict[str, Any]) -> str:
 
 
 def _read_features(console: Console, elsewhere: Services | None) -> None:
-    """One entity's online features, over HTTP where the feature server runs elsewhere, and the head of a training set, through the Feast SDK."""
+    """One entity's online features, over HTTP where the feature server runs elsewhere, and the head of a training set,
+    through the Feast SDK.
+    """
     from millrace import reading
 
     keys = reading.entity()
-    found, how = (reading.online_over_http(elsewhere.features_url, keys), ", over HTTP") if elsewhere else (reading.online(keys), "")
+    found, how = (
+        (reading.online_over_http(elsewhere.features_url, keys), ", over HTTP")
+        if elsewhere
+        else (reading.online(keys), "")
+    )
     who = ", ".join(f"{name.removesuffix('_id')} {value}" for name, value in keys.items())
     console.print(show.pairs(f"Online features of {who} ({reading.service().name}{how})", found))
     head = reading.training_set()
@@ -322,7 +374,10 @@ def _read_features(console: Console, elsewhere: Services | None) -> None:
 def _outside(airflow: Services) -> dict[str, str]:
     """The same for containers, as it looks from the machine that they run on."""
     return {
-        "Airflow": f"{os.environ.get('MILLRACE_PUBLIC_URL') or airflow.url}  (user {airflow.username}; its password is in a file, see docs/deploy.md)",
+        "Airflow": (
+            f"{os.environ.get('MILLRACE_PUBLIC_URL') or airflow.url}  (user {airflow.username}; its password is in a"
+            " file, see docs/deploy.md)"
+        ),
         "Features": f"{os.environ.get('MILLRACE_PUBLIC_FEATURES_URL') or airflow.features_url}/get-online-features",
         "Data Docs": "scripts/compose.sh data-docs DIR  (copies them out of their volume)",
         "Tables": f"{settings.lake()}  (scripts/compose.sh millrace tables)",
@@ -330,7 +385,14 @@ def _outside(airflow: Services) -> dict[str, str]:
     }
 
 
-def _where_next(console: Console, airflow: Services, elsewhere: Services | None, reports: list[TableReport], seconds: float, share: str) -> None:
+def _where_next(
+    console: Console,
+    airflow: Services,
+    elsewhere: Services | None,
+    reports: list[TableReport],
+    seconds: float,
+    share: str,
+) -> None:
     from expectations import docs
 
     rows = sum(report.account.rows_in for report in reports)
@@ -350,7 +412,11 @@ def _where_next(console: Console, airflow: Services, elsewhere: Services | None,
     for name, text in shown.items():
         console.print(f"  {name:<10} {text}", markup=False, soft_wrap=True)
     console.print(f"\nAirflow's run: {share}", markup=False)
-    console.print(f"All of it worked: {rows:,} rows accounted for in {len(reports)} tables, {seconds:.0f} s from start to here.", style="green", markup=False)
+    console.print(
+        f"All of it worked: {rows:,} rows accounted for in {len(reports)} tables, {seconds:.0f} s from start to here.",
+        style="green",
+        markup=False,
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The environment of Millrace's components: what the caller's variables leave open, completed. `make up` and `millrace start` share it.
+"""The environment of Millrace's components: what the caller's variables leave open, completed. `make up` and `millrace
+start` share it.
 
-What the caller says about Airflow (`AIRFLOW__...`) wins, but for the home, the ports and the address to listen on, which are Millrace's own settings. Starting anything does not belong here.
+What the caller says about Airflow (`AIRFLOW__...`) wins, but for the home, the ports and the address to listen on,
+which are Millrace's own settings. Starting anything does not belong here.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ AIRFLOW_PORT, FEATURES_PORT, ENGINE_PORT, HEALTH_PORT = 8080, 6566, 15002, 8974
 USERNAME = "admin"
 SIMPLE, FAB = "simple", "fab"
 STOP_SECONDS = 25
-"""A component has so long to end. Kubernetes kills after 30 s, and a scheduler that has not said anything for 30 s is taken for dead by others."""
+"""A component has so long to end. Kubernetes kills after 30 s, and a scheduler that has not said anything for 30 s is
+taken for dead by others.
+"""
 SHARED_SECRETS = ("AIRFLOW__CORE__FERNET_KEY", "AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__API__SECRET_KEY")
 """What all components of one Airflow have to agree on."""
 ADMIN_PASSWORD = "MILLRACE_ADMIN_PASSWORD"
@@ -40,7 +44,9 @@ def airflow_port() -> int:
 
 
 def features_port() -> int:
-    """`MILLRACE_FEATURES_PORT`: where the feature server listens; by default Feast's own port, or beside Airflow's where that was moved."""
+    """`MILLRACE_FEATURES_PORT`: where the feature server listens; by default Feast's own port, or beside Airflow's
+    where that was moved.
+    """
     airflow = airflow_port()
     return _port("MILLRACE_FEATURES_PORT", FEATURES_PORT if airflow == AIRFLOW_PORT else airflow % 65535 + 1)
 
@@ -61,10 +67,15 @@ def stop_seconds() -> int:
 
 
 def auth() -> str:
-    """`MILLRACE_AUTH`: `simple` (one administrator, for a machine of one's own) or `fab` (logins with roles in the metadata database)."""
+    """`MILLRACE_AUTH`: `simple` (one administrator, for a machine of one's own) or `fab` (logins with roles in the
+    metadata database).
+    """
     chosen = os.environ.get("MILLRACE_AUTH") or SIMPLE
     if chosen not in (SIMPLE, FAB):
-        raise SettingError(f"MILLRACE_AUTH is {chosen!r}. Set it to {SIMPLE} (one administrator) or {FAB} (logins with roles), or unset it for {SIMPLE}")
+        raise SettingError(
+            f"MILLRACE_AUTH is {chosen!r}. Set it to {SIMPLE} (one administrator) or {FAB} (logins with roles), or"
+            f" unset it for {SIMPLE}"
+        )
     return chosen
 
 
@@ -98,9 +109,15 @@ def environment(port: int, features: int, caller: Mapping[str, str]) -> dict[str
         "PYTHONPATH": _joined(str(CHECKOUT), caller.get("PYTHONPATH")),
         "PATH": _joined(str(Path(sys.executable).parent), caller.get("PATH")),
         "SPT_NOENV": "1",  # else setproctitle overwrites the environment that /proc shows, and the token in it
-        **{name: _joined(LOOPBACK, "localhost", _host(url), caller.get(name), separator=",") for name in ("NO_PROXY", "no_proxy")},
+        **{
+            name: _joined(LOOPBACK, "localhost", _host(url), caller.get(name), separator=",")
+            for name in ("NO_PROXY", "no_proxy")
+        },
     }
-    dropped = ("PYTHONDONTWRITEBYTECODE", ADMIN_PASSWORD)  # one triples every start, the other is for `millrace.metadata` alone
+    dropped = (
+        "PYTHONDONTWRITEBYTECODE",
+        ADMIN_PASSWORD,
+    )  # one triples every start, the other is for `millrace.metadata` alone
     inherited = {name: value for name, value in caller.items() if name not in dropped}
     return {**_defaults(url), **_database(caller), **_task_logs(state, caller), **_auth(), **inherited, **ours}
 
@@ -116,7 +133,10 @@ def _api_url(port: int, caller: Mapping[str, str]) -> str:
     """`MILLRACE_API_URL`: where components reach the api-server."""
     url = (caller.get("MILLRACE_API_URL") or f"http://{own_host()}:{port}").rstrip("/")
     if not url.startswith(("http://", "https://")) or not _host(url):
-        raise SettingError(f"MILLRACE_API_URL is {url!r}. Set it to the api-server's URL, such as http://api-server:{AIRFLOW_PORT}, or unset it")
+        raise SettingError(
+            f"MILLRACE_API_URL is {url!r}. Set it to the api-server's URL, such as http://api-server:{AIRFLOW_PORT}, or"
+            " unset it"
+        )
     return url
 
 
@@ -128,7 +148,10 @@ def _bundles() -> list[dict[str, Any]]:
     """The folders of DAG files: ours, and the project's where it has one."""
     local = "airflow.dag_processing.bundles.local.LocalDagBundle"
     own = project.current().root / "dags"
-    folders: dict[str, dict[str, str]] = {"dags-folder": {}, **({"project": {"path": str(own)}} if own.is_dir() else {})}
+    folders: dict[str, dict[str, str]] = {
+        "dags-folder": {},
+        **({"project": {"path": str(own)}} if own.is_dir() else {}),
+    }
     return [{"name": name, "classpath": local, "kwargs": options} for name, options in folders.items()]
 
 
@@ -143,17 +166,22 @@ def _defaults(url: str) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "8",
         "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "4",
-        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",  # Airflow's 5 s are too few on a busy machine, and end the task
-        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",  # a worker may notice its task's end only at the next heartbeat
+        # Airflow's 5 s are too few on a busy machine, and end the task
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
+        # a worker may notice its task's end only at the next heartbeat
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__MP_START_METHOD": "fork",  # so that tasks inherit what the scheduler preloads, on Python 3.14 as well
+        # so that tasks inherit what the scheduler preloads, on Python 3.14 as well
+        "AIRFLOW__CORE__MP_START_METHOD": "fork",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USERNAME}:admin",
-        "AIRFLOW__DATABASE__CHECK_MIGRATIONS": "False",  # `millrace.metadata` migrates once, and `millrace.foreground` waits for it
+        # `millrace.metadata` migrates once, and `millrace.foreground` waits for it
+        "AIRFLOW__DATABASE__CHECK_MIGRATIONS": "False",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-        "AIRFLOW__OPENLINEAGE__NAMESPACE": "airflow",  # our own jobs are in `millrace`: a task must not be named as the table it makes
+        # our own jobs are in `millrace`: a task must not be named as the table it makes
+        "AIRFLOW__OPENLINEAGE__NAMESPACE": "airflow",
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps({"type": "lineage.transport.FileOrServer", "file": "airflow"}),
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "RUST_LOG": "warn",  # Sail logs to stderr, which Airflow shows as errors
@@ -165,14 +193,14 @@ def _defaults(url: str) -> dict[str, str]:
 def _database(caller: Mapping[str, str]) -> dict[str, str]:
     """`MILLRACE_DATABASE`: where Airflow keeps its metadata; unset, in a SQLite file in the home.
 
-    Airflow's asynchronous half goes by libpq as well, with the same options (TLS and PGPASSFILE included): Airflow would take asyncpg, which spells
-    them otherwise. So it does where Airflow's own variable names the database.
+    Airflow's asynchronous half goes by libpq as well, with the same options (TLS and PGPASSFILE included): Airflow
+    would take asyncpg, which spells them otherwise. So it does where Airflow's own variable names the database.
     """
     url = caller.get("MILLRACE_DATABASE") or ""
     if url and urlsplit(url).scheme not in ("postgresql", "postgres"):
         raise SettingError(
-            "MILLRACE_DATABASE does not begin with postgresql://. Set it to postgresql://user@host:5432/database"
-            " (the password in it, or in the file that PGPASSFILE names), or unset it to use a SQLite file in MILLRACE_HOME"
+            "MILLRACE_DATABASE does not begin with postgresql://. Set it to postgresql://user@host:5432/database (the"
+            " password in it, or in the file that PGPASSFILE names), or unset it to use a SQLite file in MILLRACE_HOME"
         )
     scheme, _, plain = (caller.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN") or url).partition("://")
     if not scheme.startswith("postgres"):
@@ -184,21 +212,27 @@ def _database(caller: Mapping[str, str]) -> dict[str, str]:
 
 
 def _task_logs(state: Path, caller: Mapping[str, str]) -> dict[str, str]:
-    """`MILLRACE_TASK_LOGS`: where the logs of tasks lie; unset, in the home. In a bucket, every api-server can show them."""
+    """`MILLRACE_TASK_LOGS`: where the logs of tasks lie; unset, in the home. In a bucket, every api-server can show
+    them.
+    """
     local = state / "logs" / "tasks"
     where = caller.get("MILLRACE_TASK_LOGS") or str(local)
     if "://" not in where:
         return {"AIRFLOW__LOGGING__BASE_LOG_FOLDER": where}
     parts = urlsplit(where)
     if parts.scheme != "s3" or not parts.netloc or not parts.path.strip("/"):
-        raise SettingError(f"MILLRACE_TASK_LOGS is {where!r}. Set it to a folder or to s3://bucket/prefix, or unset it to use logs/tasks in MILLRACE_HOME")
+        raise SettingError(
+            f"MILLRACE_TASK_LOGS is {where!r}. Set it to a folder or to s3://bucket/prefix, or unset it to use"
+            " logs/tasks in MILLRACE_HOME"
+        )
     return {
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(local),
         "AIRFLOW__LOGGING__REMOTE_LOGGING": "True",
         "AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER": where.rstrip("/"),
         "AIRFLOW__LOGGING__REMOTE_LOG_CONN_ID": "millrace_task_logs",
         "AIRFLOW__LOGGING__DELETE_LOCAL_LOGS": "True",
-        "AIRFLOW_CONN_MILLRACE_TASK_LOGS": "aws://",  # nothing of its own: boto3 finds credentials and AWS_ENDPOINT_URL in the environment
+        # nothing of its own: boto3 finds credentials and AWS_ENDPOINT_URL in the environment
+        "AIRFLOW_CONN_MILLRACE_TASK_LOGS": "aws://",
     }
 
 
@@ -230,7 +264,9 @@ def admin_password(folder: Path) -> str:
 
 
 def _kept(path: Path, make: Callable[[], dict[str, str]]) -> dict[str, str]:
-    """Read a private file of secrets, or make it: whole or not at all, for this user only, and the same for two who make it at once."""
+    """Read a private file of secrets, or make it: whole or not at all, for this user only, and the same for two who
+    make it at once.
+    """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
@@ -245,4 +281,6 @@ def _kept(path: Path, make: Callable[[], dict[str, str]]) -> dict[str, str]:
 
 def missing_secrets(variables: Mapping[str, str]) -> list[str]:
     """The shared secrets that these variables do not give, in any of the ways that Airflow takes them."""
-    return [name for name in SHARED_SECRETS if not any(variables.get(name + suffix) for suffix in ("", "_CMD", "_SECRET"))]
+    return [
+        name for name in SHARED_SECRETS if not any(variables.get(name + suffix) for suffix in ("", "_CMD", "_SECRET"))
+    ]

@@ -1,7 +1,8 @@
 """Errors of the machine in one sentence: what failed, on which path, and what to do about it.
 
-A full disk looks like an OSError, an `OperationalError` of sqlite or an `IOException` of DuckDB, depending on who met it. All of
-them are recognized here. What a table, a file or a param did wrong has errors of its own, whose messages are complete.
+A full disk looks like an OSError, an `OperationalError` of sqlite or an `IOException` of DuckDB, depending on who met
+it. All of them are recognized here. What a table, a file or a param did wrong has errors of its own, whose messages are
+complete.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def explain(error: BaseException, root: Callable[[], Path] = settings.home) -> E
 
 
 def sentence(error: BaseException) -> str | None:
-    """What to print instead of a traceback: the message of an error of ours, or what the machine refused. None for a defect."""
+    """What to print instead of a traceback: the message of an error of ours, or what the machine refused. None for a
+    defect.
+    """
     if is_ours(error):
         return str(error)
     explanation = explain(error)
@@ -121,7 +124,9 @@ def _path(error: BaseException) -> str:
 
 
 def _root(path: str, default: Callable[[], Path]) -> str:
-    """The folder that a user knows and that holds a path: the lake, the landing zone or the home, else the path itself."""
+    """The folder that a user knows and that holds a path: the lake, the landing zone or the home, else the path
+    itself.
+    """
     for root in (settings.lake, settings.landing, settings.home) if path else (default,):
         with suppress(OSError, RuntimeError, ValueError):
             if not path or Path(path).is_relative_to(str(root())):

@@ -1,7 +1,9 @@
-"""One component in the foreground, for a container or a service manager: `millrace start COMPONENT`, which becomes `python -m millrace.foreground COMPONENT`.
+"""One component in the foreground, for a container or a service manager: `millrace start COMPONENT`, which becomes
+`python -m millrace.foreground COMPONENT`.
 
-Its output goes where this process's goes, no file tells of it, and SIGTERM or SIGINT ends it in good order: a scheduler starts no more tasks and waits for those at work, for `MILLRACE_STOP_SECONDS` in all.
-What is killed then is run again by the next scheduler. `millrace.host` runs all components as one tree.
+Its output goes where this process's goes, no file tells of it, and SIGTERM or SIGINT ends it in good order: a scheduler
+starts no more tasks and waits for those at work, for `MILLRACE_STOP_SECONDS` in all. What is killed then is run again
+by the next scheduler. `millrace.host` runs all components as one tree.
 """
 
 from __future__ import annotations
@@ -65,8 +67,8 @@ def _with_secrets(variables: dict[str, str]) -> dict[str, str]:
     missing = environment.missing_secrets(variables)
     if missing and variables.get("MILLRACE_DATABASE") and not (folder / "secrets.json").exists():
         raise SettingError(
-            f"{', '.join(missing)} not set. Components that share a database share their secrets: give all of them the same values,"
-            " in these variables or in files that they name with _FILE at the end"
+            f"{', '.join(missing)} not set. Components that share a database share their secrets: give all of them the"
+            " same values, in these variables or in files that they name with _FILE at the end"
         )
     return {**environment.shared_secrets(folder), **variables} if missing else variables
 
@@ -95,7 +97,9 @@ def main(name: str) -> int:
 
 
 def _beside(parent: int, name: str, facts: int) -> None:
-    """The component, which says where its heartbeat will be, and is asked to end when its parent is gone, however that ended: nobody would watch it."""
+    """The component, which says where its heartbeat will be, and is asked to end when its parent is gone, however that
+    ended: nobody would watch it.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
@@ -116,7 +120,9 @@ def _wait_for_tables() -> None:
 
     from millrace import metadata_state
 
-    logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)  # it says twice for each look that it looks
+    logging.getLogger("alembic.runtime.migration").setLevel(
+        logging.WARNING
+    )  # it says twice for each look that it looks
     try:
         metadata_state.refuse_newer(metadata_state.look())
         check_migrations(MIGRATION_SECONDS)
@@ -125,7 +131,10 @@ def _wait_for_tables() -> None:
     except metadata_state.NewerMetadataError as error:
         raise SystemExit(str(error)) from None
     except TimeoutError as error:
-        raise SystemExit(f"The metadata database is not of this version: {error}. Migrate it (`millrace migrate`), with the newest image") from None
+        raise SystemExit(
+            f"The metadata database is not of this version: {error}. Migrate it (`millrace migrate`), with the newest"
+            " image"
+        ) from None
     except Exception as error:
         raise SystemExit(f"The metadata database cannot be used: {health.told(error)}") from None
 
@@ -151,7 +160,9 @@ class Foreground:
             signal.signal(signum, self._end)
         signal.signal(signal.SIGALRM, self._kill)
         setproctitle(f"millrace {self._component.name} (health)")
-        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)  # threads inherit it: a signal that one of them got would not wake this one from its wait
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, HANDLED
+        )  # threads inherit it: a signal that one of them got would not wake this one from its wait
         health.serve(self._probe, environment.health_port())
         threading.Thread(target=self._watch_memory, daemon=True, name="memory").start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
@@ -160,7 +171,11 @@ class Foreground:
         self._tell_kills()
         if self._probe.ending and not self._killed:
             return 0
-        print(f"The {self._component.name} {components.how_it_ended(self._component, status)}", file=sys.stderr, flush=True)
+        print(
+            f"The {self._component.name} {components.how_it_ended(self._component, status)}",
+            file=sys.stderr,
+            flush=True,
+        )
         code = os.waitstatus_to_exitcode(status)
         return 128 - code if code < 0 else code or 1
 
@@ -203,7 +218,9 @@ class Foreground:
 
 
 def _engine() -> int:
-    """Sail as a Spark Connect server, in this process, or with `MILLRACE_ENGINE=spark` the Spark of this machine, below it."""
+    """Sail as a Spark Connect server, in this process, or with `MILLRACE_ENGINE=spark` the Spark of this machine, below
+    it.
+    """
     setproctitle("millrace engine")
     bucket.set_environment()  # for Sail: no path of a lake is made here, which would do so
     ended = threading.Event()

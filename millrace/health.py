@@ -1,6 +1,8 @@
-"""Whether a component is alive and ready, over HTTP: `GET /live` and `GET /ready` on `MILLRACE_HEALTH_PORT`, 200, or 503 with the reason.
+"""Whether a component is alive and ready, over HTTP: `GET /live` and `GET /ready` on `MILLRACE_HEALTH_PORT`, 200, or
+503 with the reason.
 
-For components that have no HTTP server of their own. A probe costs a look at what was found out in the last second, or one query.
+For components that have no HTTP server of their own. A probe costs a look at what was found out in the last second, or
+one query.
 """
 
 from __future__ import annotations
@@ -72,7 +74,9 @@ def told(error: BaseException) -> str:
 
 
 class Job(NamedTuple):
-    """Where the heartbeat of a component's job is: Airflow's database, the host as Airflow knows it, and the age in seconds from which on it is too old."""
+    """Where the heartbeat of a component's job is: Airflow's database, the host as Airflow knows it, and the age in
+    seconds from which on it is too old.
+    """
 
     url: str
     host: str
@@ -89,7 +93,9 @@ def job_of(name: str) -> Job:
 
 
 def of_job(name: str, started_at: datetime, job: Callable[[], Job | None]) -> Callable[[], Health]:
-    """Look at the heartbeat of the job that this host's component has had since it started. This process need not import Airflow, which would cost 100 MB."""
+    """Look at the heartbeat of the job that this host's component has had since it started. This process need not
+    import Airflow, which would cost 100 MB.
+    """
     heartbeats = Heartbeats(JOBS[name], started_at)
 
     def look() -> Health:
@@ -126,7 +132,8 @@ class Heartbeats:
         mark, since = ("?", self._since.replace(tzinfo=None).isoformat(" ")) if is_file else ("%s", self._since)
         cursor = self._connection.cursor()
         cursor.execute(
-            f"SELECT max(latest_heartbeat) FROM job WHERE job_type = {mark} AND hostname = {mark} AND start_date >= {mark}",
+            f"SELECT max(latest_heartbeat) FROM job WHERE job_type = {mark} AND hostname = {mark} AND start_date >="
+            f" {mark}",
             (self._type, job.host, since),
         )
         ((newest,),) = cursor.fetchall()
@@ -148,7 +155,9 @@ def _open_server(url: str) -> Any:
 
 
 VERSION_REQUEST = b"\n$00000000-0000-0000-0000-000000000000\x12\x08\n\x06healthR\x00"
-"""An AnalyzePlanRequest for the version: session_id, user_context.user_id "health", spark_version. As bytes, because the engine's image has no PySpark."""
+"""An AnalyzePlanRequest for the version: session_id, user_context.user_id "health", spark_version. As bytes, because
+the engine's image has no PySpark.
+"""
 
 
 def of_engine(port: int) -> Callable[[], Health]:
@@ -198,4 +207,6 @@ def serve(probe: Probe, port: int) -> None:
         address_family = socket.AF_INET6 if ":" in settings.bind() else socket.AF_INET
         daemon_threads = True
 
-    threading.Thread(target=Server((settings.bind(), port), Handler).serve_forever, daemon=True, name="health-server").start()
+    threading.Thread(
+        target=Server((settings.bind(), port), Handler).serve_forever, daemon=True, name="health-server"
+    ).start()

@@ -1,8 +1,9 @@
 """The process that holds Airflow: it imports Airflow once and forks the components from there.
 
-`airflow standalone` starts five interpreters, and each imports Airflow again. Forking from one process pays that once, shares the
-memory, and makes a component that dies cheap to start again. It runs in the foreground (`python -m millrace.host`) and reads its
-configuration from the environment, which `millrace.services` prepares. `millrace.foreground` runs one component alone.
+`airflow standalone` starts five interpreters, and each imports Airflow again. Forking from one process pays that once,
+shares the memory, and makes a component that dies cheap to start again. It runs in the foreground (`python -m
+millrace.host`) and reads its configuration from the environment, which `millrace.services` prepares.
+`millrace.foreground` runs one component alone.
 """
 
 import json
@@ -17,7 +18,17 @@ from functools import partial
 from lake import secret_files, settings
 from lake.files import write_whole
 from millrace import metadata
-from millrace.components import COMMANDS, Component, airflow, failure, features, how_it_ended, import_airflow, kill_orphans, spark
+from millrace.components import (
+    COMMANDS,
+    Component,
+    airflow,
+    failure,
+    features,
+    how_it_ended,
+    import_airflow,
+    kill_orphans,
+    spark,
+)
 from millrace.environment import ADMIN_PASSWORD, FAB, auth
 
 RESTARTS = "restarts.json"
@@ -87,7 +98,11 @@ def _supervise(components: dict[str, Component]) -> int:
 
 def _note_restarts(components: Iterable[Component]) -> None:
     """Let `make status` tell which components died; a full disk is no reason to end the others."""
-    dead = {component.name: {"times": component.restarts, "why": component.why} for component in components if component.restarts}
+    dead = {
+        component.name: {"times": component.restarts, "why": component.why}
+        for component in components
+        if component.restarts
+    }
     with suppress(OSError):
         write_whole(settings.home() / "run" / RESTARTS, json.dumps({"host": os.getpid(), "components": dead}).encode())
 

@@ -1,4 +1,6 @@
-"""Maintenance of tables: compact small files, and delete those that no release, training set or recent version needs."""
+"""Maintenance of tables: compact small files, and delete those that no release, training set or recent version
+needs.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from millrace.pipeline import translate_errors
 
 @dataclass(frozen=True)
 class MaintenanceReport:
-    """What tidying up did to a table, or would do: the data files of its newest version, how many others went, and the versions that are pinned."""
+    """What tidying up did to a table, or would do: the data files of its newest version, how many others went, and the
+    versions that are pinned.
+    """
 
     table: str
     version: int
@@ -47,23 +51,32 @@ def optimize(name: str) -> MaintenanceReport:
 
 
 def pinned_versions(name: str, since: int = 0, forgotten: Collection[str] = ()) -> tuple[int, ...]:
-    """The versions of a table that a release from number `since` on names, or a training set that is not `forgotten`."""
+    """The versions of a table that a release from number `since` on names, or a training set that is not
+    `forgotten`.
+    """
     from lake import delta
 
     identity = delta.id_of(name)
-    return tuple(sorted({*release.pinned_versions(name, identity, since), *manifest.pinned_versions(name, identity, forgotten)}))
+    return tuple(
+        sorted({*release.pinned_versions(name, identity, since), *manifest.pinned_versions(name, identity, forgotten)})
+    )
 
 
 def forget_releases(before: int) -> list[int]:
-    """Remove the releases before that number, and return theirs. Their files go with the next vacuum, but for those that training sets need."""
+    """Remove the releases before that number, and return theirs. Their files go with the next vacuum, but for those
+    that training sets need.
+    """
     from lake.publishing import locked
 
     with locked("release"):
         return release.forget_before(before)
 
 
-def vacuum(name: str, older_than: timedelta, *, delete: bool, since: int = 0, forgotten: Collection[str] = ()) -> MaintenanceReport:
-    """Delete the files of a table that only versions need that are not pinned and that were replaced so long ago, or only count them.
+def vacuum(
+    name: str, older_than: timedelta, *, delete: bool, since: int = 0, forgotten: Collection[str] = ()
+) -> MaintenanceReport:
+    """Delete the files of a table that only versions need that are not pinned and that were replaced so long ago, or
+    only count them.
 
     Releases before number `since`, and the `forgotten` training sets, pin nothing.
     """

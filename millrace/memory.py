@@ -1,4 +1,6 @@
-"""Memory as the kernel grants it to this container: its limit, how many processes were killed for it, and which setting gives more."""
+"""Memory as the kernel grants it to this container: its limit, how many processes were killed for it, and which setting
+gives more.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,19 @@ CGROUPS = Path("/sys/fs/cgroup")
 UNLIMITED = 1 << 60
 """Version 1 writes a number near 2^63 where there is no limit."""
 SCHEDULER, TASK = 100, 500
-"""Of 1000: how much of the container's memory the kernel adds to a process's own when it looks for one to kill. Workers add nothing."""
-SETTINGS = "Give the {name} more memory (with Compose MILLRACE_{variable}_MEMORY, in Kubernetes resources.limits.memory)"
+"""Of 1000: how much of the container's memory the kernel adds to a process's own when it looks for one to kill. Workers
+add nothing.
+"""
+SETTINGS = (
+    "Give the {name} more memory (with Compose MILLRACE_{variable}_MEMORY, in Kubernetes resources.limits.memory)"
+)
 FEWER = ", or let fewer tasks run at once (AIRFLOW__CORE__PARALLELISM)"
 
 
 def kills(root: Path = CGROUPS) -> int:
-    """How many processes of this container were killed for lack of memory since it started; 0 where the kernel does not say."""
+    """How many processes of this container were killed for lack of memory since it started; 0 where the kernel does not
+    say.
+    """
     for name in ("memory.events", "memory/memory.oom_control"):  # of version 2, of version 1
         with suppress(OSError, ValueError):
             counts = dict(line.split() for line in (root / name).read_text().splitlines())
@@ -37,22 +45,27 @@ def limit(root: Path = CGROUPS) -> int | None:
 def kill_tasks_first(score: Path = Path("/proc/self/oom_score_adj")) -> None:
     """Let the kernel kill tasks before this process, the scheduler, and the executor's workers last.
 
-    A task is tried again. The scheduler takes its tasks along, and is started again. But a worker may hold the lock of the executor's queue,
-    and with it every other worker waits for ever. Workers are forked by the scheduler, tasks by workers.
+    A task is tried again. The scheduler takes its tasks along, and is started again. But a worker may hold the lock of
+    the executor's queue, and with it every other worker waits for ever. Workers are forked by the scheduler, tasks by
+    workers.
     """
     with suppress(OSError, ValueError):
         _Scores(score, int(score.read_text()))
 
 
 class _Scores:
-    """A forked process has the score of its parent at that moment. Tasks cannot raise their own: Airflow makes them undumpable, and the file root's."""
+    """A forked process has the score of its parent at that moment. Tasks cannot raise their own: Airflow makes them
+    undumpable, and the file root's.
+    """
 
     def __init__(self, path: Path, least: int) -> None:
         self._path, self._generation = path, 0
         self._levels = [least + SCHEDULER, least, min(least + TASK, 1000)]
         self._file = os.open(path, os.O_WRONLY)
         self._set(0)
-        os.register_at_fork(before=partial(self._set, 1), after_in_parent=partial(self._set, 0), after_in_child=self._begin)
+        os.register_at_fork(
+            before=partial(self._set, 1), after_in_parent=partial(self._set, 0), after_in_child=self._begin
+        )
 
     def _begin(self) -> None:
         """In a worker, whose own file it has to be, or in a task, which leaves its score as it is."""
@@ -77,8 +90,8 @@ def killed(component: str = "scheduler", root: Path = CGROUPS) -> str:
         return ""
     processes = "a process" if count == 1 else f"{count} processes"
     return (
-        f"the kernel has killed {processes} of this container since it started, because its memory limit of {most / (1 << 20):,.0f} MiB was reached."
-        f" {remedy(component)}{FEWER if component == 'scheduler' else ''}"
+        f"the kernel has killed {processes} of this container since it started, because its memory limit of"
+        f" {most / (1 << 20):,.0f} MiB was reached. {remedy(component)}{FEWER if component == 'scheduler' else ''}"
     )
 
 

@@ -1,4 +1,5 @@
-"""Airflow's metadata: create its tables or bring them up to this version, and the logins with roles. `python -m millrace.metadata` does both, once before the components start.
+"""Airflow's metadata: create its tables or bring them up to this version, and the logins with roles. `python -m
+millrace.metadata` does both, once before the components start.
 
 Which database it is, `MILLRACE_DATABASE` says; who signs in, `MILLRACE_AUTH`.
 """
@@ -20,7 +21,9 @@ from millrace.health import told
 LOCK = 0x6D696C6C72616365
 """Of PostgreSQL's advisory locks: who holds it migrates."""
 ROLES = ("Viewer", "User", "Op", "Admin")
-"""FAB's roles that a login may have: look; trigger and clear runs; connections, variables and pools as well; everything."""
+"""FAB's roles that a login may have: look; trigger and clear runs; connections, variables and pools as well;
+everything.
+"""
 
 
 class MetadataError(RuntimeError):
@@ -28,7 +31,8 @@ class MetadataError(RuntimeError):
 
 
 def migrate(progress: Callable[[str], None]) -> None:
-    """Create or upgrade the tables, and with `MILLRACE_AUTH=fab` the roles and the first administrator. Two may do so at once: one waits for the other.
+    """Create or upgrade the tables, and with `MILLRACE_AUTH=fab` the roles and the first administrator. Two may do so
+    at once: one waits for the other.
 
     In a process of its own, because Airflow reads its configuration once, when it is imported.
     """
@@ -39,7 +43,9 @@ def migrate(progress: Callable[[str], None]) -> None:
 def add_user(name: str, role: str, password: str) -> None:
     """A login with that role, or a new role and password for the one of that name."""
     if environment.auth() != FAB:
-        raise MetadataError("logins with roles need MILLRACE_AUTH=fab; with MILLRACE_AUTH=simple there is one administrator")
+        raise MetadataError(
+            "logins with roles need MILLRACE_AUTH=fab; with MILLRACE_AUTH=simple there is one administrator"
+        )
     _run("user", name, role, message=password)
 
 
@@ -79,7 +85,9 @@ def prepare(password: str = "") -> None:
 
 @contextmanager
 def _one_at_a_time(url: str) -> Iterator[None]:
-    """Airflow looks whether there are tables before it takes its own lock, so two that start at once would both create them."""
+    """Airflow looks whether there are tables before it takes its own lock, so two that start at once would both create
+    them.
+    """
     if not url.startswith("postgresql"):
         yield
         return
@@ -122,7 +130,10 @@ def _first_administrator(password: str) -> None:
         if builder.sm.count_users():
             return
     if not password:
-        raise SettingError(f"{ADMIN_PASSWORD} is not set, and there is no login yet. Set it, or {ADMIN_PASSWORD}_FILE, to the first administrator's password")
+        raise SettingError(
+            f"{ADMIN_PASSWORD} is not set, and there is no login yet. Set it, or {ADMIN_PASSWORD}_FILE, to the first"
+            " administrator's password"
+        )
     _put_user(USERNAME, "Admin", password)
 
 
@@ -141,7 +152,9 @@ def _put_user(name: str, role: str, password: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m millrace.metadata` as a command, and with arguments as the process that `migrate` and `add_user` start."""
+    """`python -m millrace.metadata` as a command, and with arguments as the process that `migrate` and `add_user`
+    start.
+    """
     try:
         if not arguments:
             migrate(lambda message: print(message, flush=True))
@@ -156,7 +169,8 @@ def main(arguments: list[str]) -> int:
         if not _is_database_error(error):
             raise
         print(
-            f"the database that MILLRACE_DATABASE names cannot be used: {told(error).rstrip('.')}. See that it runs, and that user, password and database are right",
+            f"the database that MILLRACE_DATABASE names cannot be used: {told(error).rstrip('.')}. See that it runs,"
+            " and that user, password and database are right",
             file=sys.stderr,
         )
         return 1

@@ -70,7 +70,8 @@ def state() -> MetadataState:
     if done.returncode or not lines:
         told = [line for line in done.stderr.splitlines() if line.strip()][-1:] or [f"exit status {done.returncode}"]
         raise MetadataStateError(
-            f"Airflow's metadata cannot be asked for its version: {told[0]}. See that its database runs, and that user and password are right"
+            f"Airflow's metadata cannot be asked for its version: {told[0]}. See that its database runs, and that user"
+            " and password are right"
         )
     return MetadataState(**json.loads(lines[-1]))
 
@@ -79,8 +80,9 @@ def refuse_newer(found: MetadataState) -> None:
     """NewerMetadataError for a revision that the installed Airflow does not know."""
     if not found.known:
         raise NewerMetadataError(
-            f"Airflow's metadata at {found.where} has revision {found.present},"
-            f" which Airflow {found.airflow} does not know: a newer version migrated it. Use that version, or restore the metadata from before. Nothing was written"
+            f"Airflow's metadata at {found.where} has revision {found.present}, which Airflow {found.airflow} does not"
+            " know: a newer version migrated it. Use that version, or restore the metadata from before. Nothing was"
+            " written"
         )
 
 
@@ -110,7 +112,17 @@ def look() -> MetadataState:
                 logins = int(connection.scalar(sqlalchemy.text("SELECT count(*) FROM ab_user")) or 0)
     known: set[Any] = {revision.revision for revision in script.walk_revisions()}
     providers = present == needed and _are_providers_up_to_date()
-    return MetadataState(where, present, needed, present is None or {*present.split(",")} <= known, __version__, providers, logins, keys, other_keys)
+    return MetadataState(
+        where,
+        present,
+        needed,
+        present is None or {*present.split(",")} <= known,
+        __version__,
+        providers,
+        logins,
+        keys,
+        other_keys,
+    )
 
 
 def _are_providers_up_to_date() -> bool:

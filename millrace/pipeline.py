@@ -1,6 +1,8 @@
-"""The steps of a run, composed from the rooms: one table from plan to published version; a release; features into the online store.
+"""The steps of a run, composed from the rooms: one table from plan to published version; a release; features into the
+online store.
 
-Airflow's tasks and the command line call the same functions. Heavy imports stay inside, so that parsing a DAG file costs nothing.
+Airflow's tasks and the command line call the same functions. Heavy imports stay inside, so that parsing a DAG file
+costs nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
 
 
 class RunError(RuntimeError):
-    """A step failed for a reason outside of Millrace: the engine, the file system, a file that is gone. The published table is whole."""
+    """A step failed for a reason outside of Millrace: the engine, the file system, a file that is gone. The published
+    table is whole.
+    """
 
 
 RELEASE_ROUNDS = 5
@@ -69,7 +73,8 @@ class Clock:
 
 
 def check_interval(start: str | None, end: str | None, *, scheduled: bool = False) -> Interval:
-    """The interval, if a run over it makes sense: the lake is ours to write, files have landed, and it does not lie outside of them.
+    """The interval, if a run over it makes sense: the lake is ours to write, files have landed, and it does not lie
+    outside of them.
 
     A scheduled run may lie after the newest file: days without events count, and windows decay.
     """
@@ -82,13 +87,15 @@ def check_interval(start: str | None, end: str | None, *, scheduled: bool = Fals
     last = landed.end + (catalog.longest_window() + 1) * DAY
     if not scheduled and (interval.start < landed.start or interval.start >= last or interval.end > last):
         raise IntervalError(
-            f"{interval} lies outside the data: files have landed for {landed}, and windows are empty from {last} on. Give start and end within [{landed.start}, {last})"
+            f"{interval} lies outside the data: files have landed for {landed}, and windows are empty from {last} on."
+            f" Give start and end within [{landed.start}, {last})"
         )
     return interval
 
 
 def project_problems(services: bool = True) -> list[Problem]:
-    """What cannot work in the current project: in its contracts and transforms, then, where these are right, in its feature services.
+    """What cannot work in the current project: in its contracts and transforms, then, where these are right, in its
+    feature services.
 
     The latter import Feast, which takes seconds: a run that serves nothing leaves them out.
     """
@@ -109,10 +116,11 @@ def ensure_project(services: bool = True) -> None:
 
 
 def verify(name: str, sample: int, seed: int = 0) -> Verification:
-    """Count a feature table's values at random keys and midnights from its declaration alone, and compare them with the newest release's rows.
+    """Count a feature table's values at random keys and midnights from its declaration alone, and compare them with the
+    newest release's rows.
 
-    A transform that prepares events is counted by the project's own `oracles.py`: a function named as the table, which gets DuckDB's connection and the
-    name of a view of the events, and returns them with the prepared columns.
+    A transform that prepares events is counted by the project's own `oracles.py`: a function named as the table, which
+    gets DuckDB's connection and the name of a view of the events, and returns them with the prepared columns.
     """
     import duckdb
 
@@ -121,24 +129,33 @@ def verify(name: str, sample: int, seed: int = 0) -> Verification:
     table, pinned = catalog.table(name), release.read()
     missing = [needed for needed in (*table.inputs, name) if needed not in pinned.tables]
     if missing:
-        raise RunError(f"{name} cannot be verified: {', '.join(missing)} is not in release {pinned.number}. Run an interval first: millrace run")
+        raise RunError(
+            f"{name} cannot be verified: {', '.join(missing)} is not in release {pinned.number}. Run an interval first:"
+            " millrace run"
+        )
     oracles = project.module("oracles")
     prepares = bool(table.aggregates and table.aggregates.needs_transform)
     prepared = getattr(oracles, table.name, None) if prepares else None
     if prepares and prepared is None:
         path = project.current().file("oracles")
-        raise RunError(f"{name} has events that a transform prepares. Write them once more in SQL, as {table.name}(connection, events) in {path}")
+        raise RunError(
+            f"{name} has events that a transform prepares. Write them once more in SQL, as {table.name}(connection,"
+            f" events) in {path}"
+        )
     try:
         return brute_force.verify(table, pinned.tables, sample, seed, prepared)
     except duckdb.Error as error:
         told = str(error).splitlines()[0].rstrip(".")
         raise RunError(
-            f"{name} cannot be verified: {told}. If its declaration changed since release {pinned.number}, run an interval first: millrace run"
+            f"{name} cannot be verified: {told}. If its declaration changed since release {pinned.number}, run an"
+            " interval first: millrace run"
         ) from error
 
 
 def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None = None) -> TableReport:
-    """Carry the interval into one table: plan, stage, audit, publish, each recorded as lineage. Nothing to do is a result, not an error."""
+    """Carry the interval into one table: plan, stage, audit, publish, each recorded as lineage. Nothing to do is a
+    result, not an error.
+    """
     from etl.stage import plan, stage
 
     table = catalog.table(name)
@@ -164,7 +181,9 @@ def _build(
         planned = plan()
         if planned.nothing_to_do:
             return _unchanged(planned)
-        with recorded(table, interval, planned.inputs, artifacts=artifacts, parent=parent, engine=Engine(*engine.describe())) as recording:
+        with recorded(
+            table, interval, planned.inputs, artifacts=artifacts, parent=parent, engine=Engine(*engine.describe())
+        ) as recording:
             report = _carry(planned, stage, run_id, on_checks=lambda checks: setattr(recording, "checks", checks))
             recording.report = report
             return report
@@ -179,9 +198,11 @@ def add_part(
     parent: Parent | None = None,
     artifacts: tuple[Artifact, ...] = (),
 ) -> TableReport:
-    """Publish the rows of a table that is made from a release, in which the columns of `part` have these values; unchanged where they are there.
+    """Publish the rows of a table that is made from a release, in which the columns of `part` have these values;
+    unchanged where they are there.
 
-    `rows` computes them, and says how many it was to compute; it is not called where they are there. `artifacts` are read besides tables, for lineage.
+    `rows` computes them, and says how many it was to compute; it is not called where they are there. `artifacts` are
+    read besides tables, for lineage.
     """
     from etl.stage import plan_part, stage_rows
 
@@ -211,13 +232,22 @@ def translate_errors(name: str, again: str = "run the interval again") -> Iterat
             raise
         told = next(iter(str(error).splitlines()), "").rstrip(".")
         if gone := _engine_lost(error):
-            remedy = f"Start the engine again, then {again}. If it ends again, it may lack memory. {memory.remedy('engine')}"
+            remedy = (
+                f"Start the engine again, then {again}. If it ends again, it may lack memory. {memory.remedy('engine')}"
+            )
             raise RunError(f"{name}: the run failed ({gone}). Published tables are intact. {remedy}") from error
         if known := _told_by_the_store(error):
-            raise RunError(f"{name}: the run failed ({known[0]}). Published tables are intact. {known[1]}, then {again}") from error
+            raise RunError(
+                f"{name}: the run failed ({known[0]}). Published tables are intact. {known[1]}, then {again}"
+            ) from error
         explanation = errors.explain(error, settings.lake)
-        reason, remedy = explanation or (f"{type(error).__name__}: {told}", "The traceback in the log says where. Correct that")
-        raise RunError(f"{name}: the run failed ({reason}). Published tables are intact. {remedy}, then {again}") from error
+        reason, remedy = explanation or (
+            f"{type(error).__name__}: {told}",
+            "The traceback in the log says where. Correct that",
+        )
+        raise RunError(
+            f"{name}: the run failed ({reason}). Published tables are intact. {remedy}, then {again}"
+        ) from error
 
 
 @contextmanager
@@ -229,7 +259,10 @@ def _of_the_machine(name: str) -> Iterator[None]:
         explanation = None if errors.is_ours(error) else errors.explain(error)
         if explanation is None:
             raise
-        raise RunError(f"{name}: {explanation.told}. Published tables and served features are intact. {explanation.remedy}, then serve again") from error
+        raise RunError(
+            f"{name}: {explanation.told}. Published tables and served features are intact. {explanation.remedy}, then"
+            " serve again"
+        ) from error
 
 
 def _told_by_the_store(error: Exception) -> tuple[str, str] | None:
@@ -244,7 +277,9 @@ def _engine_lost(error: Exception) -> str:
     return engine.lost(str(error)) if type(error).__module__.split(".")[0] in ("pyspark", "grpc") else ""
 
 
-def _carry(planned: Plan, stage: Callable[[Plan], Staged], run_id: str, on_checks: Callable[[tuple[CheckResult, ...]], None]) -> TableReport:
+def _carry(
+    planned: Plan, stage: Callable[[Plan], Staged], run_id: str, on_checks: Callable[[tuple[CheckResult, ...]], None]
+) -> TableReport:
     from etl import quarantine
 
     clock = Clock()
@@ -258,7 +293,12 @@ def _carry(planned: Plan, stage: Callable[[Plan], Staged], run_id: str, on_check
             on_checks(verdict.checks)
             verdict.stop_if_critical(staged.rows, len(staged.rejected))
         with clock.phase("publish"):
-            expected = RowAccount(staged.rows_in, staged.rows - verdict.bad_rows, verdict.bad_rows + len(staged.rejected), staged.duplicates)
+            expected = RowAccount(
+                staged.rows_in,
+                staged.rows - verdict.bad_rows,
+                verdict.bad_rows + len(staged.rejected),
+                staged.duplicates,
+            )
             expected.verify(planned.table.qualified)
             quarantine_version, quarantined = quarantine.replace(staged, verdict.bad, run_id)
             if verdict.good is not None:
@@ -272,7 +312,9 @@ def _carry(planned: Plan, stage: Callable[[Plan], Staged], run_id: str, on_check
 
 
 def _changes(staged: Staged) -> bool:
-    """Whether there is something to commit: files that add no row to bronze (copies, empty ones) leave the table at its version, however often they are met."""
+    """Whether there is something to commit: files that add no row to bronze (copies, empty ones) leave the table at its
+    version, however often they are met.
+    """
     return staged.plan.base is None or not staged.plan.appends or staged.rows > 0
 
 
@@ -296,7 +338,10 @@ def _published(name: str):  # type: ignore[no-untyped-def]
 
     version = delta.version_of(name)
     if version is None:
-        raise StageError(f"{name} is referred to and was never published. Run the DAG from the bronze layer on, or look why {name} failed")
+        raise StageError(
+            f"{name} is referred to and was never published. Run the DAG from the bronze layer on, or look why {name}"
+            " failed"
+        )
     return table_reader.read(name, version)
 
 
@@ -307,7 +352,9 @@ def _publish(staged: Staged, account: RowAccount, run_id: str) -> int:
     from lake.delta import CommitMetadata
 
     planned = staged.plan
-    state = CommitMetadata(run_id, planned.inputs, staged.touched, planned.horizon, planned.code, asdict(account), planned.ids)
+    state = CommitMetadata(
+        run_id, planned.inputs, staged.touched, planned.horizon, planned.code, asdict(account), planned.ids
+    )
     whole = planned.whole or (not planned.appends and planned.table.load == Load.SNAPSHOT)
     replace = () if planned.appends else planned.days
     return committer().publish(planned.table, staged.paths(), state, base=planned.base, replace=replace, whole=whole)
@@ -317,10 +364,20 @@ def _unchanged(planned: Plan) -> TableReport:
     """What the table says about itself when this run has nothing to add: the account of the commit that made it."""
     account = RowAccount(**planned.last.account) if planned.last and planned.last.account else RowAccount(0, 0, 0, 0)
     rows, size = _size(planned.table)
-    return TableReport(planned.table.qualified, UNCHANGED, planned.base or 0, account, inputs=planned.inputs, total_rows=rows, total_bytes=size)
+    return TableReport(
+        planned.table.qualified,
+        UNCHANGED,
+        planned.base or 0,
+        account,
+        inputs=planned.inputs,
+        total_rows=rows,
+        total_bytes=size,
+    )
 
 
-def _report(staged: Staged, verdict: Audit, account: RowAccount, version: int, quarantine_version: int | None, clock: Clock) -> TableReport:
+def _report(
+    staged: Staged, verdict: Audit, account: RowAccount, version: int, quarantine_version: int | None, clock: Clock
+) -> TableReport:
     rows, size = _size(staged.table)
     return TableReport(
         table=staged.table.qualified,
@@ -348,19 +405,25 @@ def _size(table: Table) -> tuple[int, int]:
 def make_release(interval: Interval, run_id: str, parent: Parent | None = None) -> release.Release:
     """Pin the versions that the silver and gold tables have now, as a release, once they fit together.
 
-    Another run may have published a table in the meantime. Then those that are built from it are brought up first, so that no release mixes two states.
+    Another run may have published a table in the meantime. Then those that are built from it are brought up first, so
+    that no release mixes two states.
     """
     from lake.publishing import locked
 
     with translate_errors("release"), locked("release"):
         for _ in range(RELEASE_ROUNDS):
-            plans = [_planned(table, interval) for layer in (Layer.SILVER, Layer.GOLD) for table in catalog.tables(layer)]
+            plans = [
+                _planned(table, interval) for layer in (Layer.SILVER, Layer.GOLD) for table in catalog.tables(layer)
+            ]
             behind = [one.table for one in plans if not one.nothing_to_do]
             if not behind and _fit(plans):
                 return _pin(plans, interval)
             for table in behind:
                 run_table(table.qualified, interval, run_id, parent)
-    raise ReleaseBusyError("other runs keep publishing tables while this one tries to make a release. Run the interval again when they have ended")
+    raise ReleaseBusyError(
+        "other runs keep publishing tables while this one tries to make a release. Run the interval again when they"
+        " have ended"
+    )
 
 
 def _planned(table: Table, interval: Interval) -> Plan:
@@ -386,11 +449,14 @@ def _pin(plans: list[Plan], interval: Interval) -> release.Release:
     return release.write(versions, max(horizons), {name: delta.id_of(name) for name in sorted(versions)})
 
 
-def run_all(start: str | None, end: str | None, run_id: str, say: Callable[[Any], None] = lambda _: None) -> list[TableReport]:
-    """The whole run in this process: what the DAG does, without Airflow. `say` gets each report as it comes, then the release.
+def run_all(
+    start: str | None, end: str | None, run_id: str, say: Callable[[Any], None] = lambda _: None
+) -> list[TableReport]:
+    """The whole run in this process: what the DAG does, without Airflow. `say` gets each report as it comes, then the
+    release.
 
-    WORKERS tables at a time, as soon as those that they need are published. After the first error no other table begins; those that are under way
-    end, and are reported, before it is raised.
+    WORKERS tables at a time, as soon as those that they need are published. After the first error no other table
+    begins; those that are under way end, and are reported, before it is raised.
     """
     interval = check_interval(start, end)
     waiting = sorted(catalog.tables(), key=lambda one: (-len(_downstream(one)), -len(one.inputs)))
@@ -429,7 +495,8 @@ def needs(table: Table) -> tuple[str, ...]:
 
 
 def serve(number: int | None = None, parent: Parent | None = None, *, fresh: bool = False) -> dict[str, Any]:
-    """Load a release (the newest one by default) into the online store, each feature view recorded as lineage. Readers see all of it at once, or the former one.
+    """Load a release (the newest one by default) into the online store, each feature view recorded as lineage. Readers
+    see all of it at once, or the former one.
 
     `fresh` loads every row, also of a release that is online already.
     """
@@ -442,7 +509,13 @@ def serve(number: int | None = None, parent: Parent | None = None, *, fresh: boo
     with _of_the_machine(f"release {newest.number}, to be served"), ExitStack() as stack:
         recordings = {
             one.name: stack.enter_context(
-                recorded_view(one, version=newest.tables[one.qualified], release=newest.number, parent=parent, engine=Engine(*_duckdb()))
+                recorded_view(
+                    one,
+                    version=newest.tables[one.qualified],
+                    release=newest.number,
+                    parent=parent,
+                    engine=Engine(*_duckdb()),
+                )
             )
             for one in catalog.tables(Layer.GOLD)
         }
@@ -450,11 +523,18 @@ def serve(number: int | None = None, parent: Parent | None = None, *, fresh: boo
         for view in done.views:
             recordings[view.view].served = Served(generation=view.generation, rows=view.rows)
     compared = done.consistency.to_dict() if done.consistency else None
-    return {"release": newest.number, "horizon": newest.horizon, "views": [view.to_dict() for view in done.views], "consistency": compared}
+    return {
+        "release": newest.number,
+        "horizon": newest.horizon,
+        "views": [view.to_dict() for view in done.views],
+        "consistency": compared,
+    }
 
 
 def consistency(sample: int | None) -> Consistency:
-    """Compare what is served with what a training set would hold: for so many entities of each view and side, or for all."""
+    """Compare what is served with what a training set would hold: for so many entities of each view and side, or for
+    all.
+    """
     from features.online.consistency import online
 
     return online(sample)
@@ -484,15 +564,19 @@ def render_docs() -> str:
     try:
         return str(docs.render())
     except Exception as error:
-        explanation = errors.explain(error) or errors.Explanation(f"{type(error).__name__}: {error}", "Look into the cause")
+        explanation = errors.explain(error) or errors.Explanation(
+            f"{type(error).__name__}: {error}", "Look into the cause"
+        )
         raise DocsError(
-            f"the Data Docs were not rendered ({explanation.told}). Tables and releases are not affected, and the former pages stay. "
-            f"{explanation.remedy}: the next run renders them"
+            f"the Data Docs were not rendered ({explanation.told}). Tables and releases are not affected, and the"
+            f" former pages stay. {explanation.remedy}: the next run renders them"
         ) from error
 
 
 def profile(name: str, version: int | None = None, by: str | None = None) -> Profiled:
-    """Count what the columns of a published table hold: of its newest version, or of an older one. `by` is who counts, else `MILLRACE_JOIN` says."""
+    """Count what the columns of a published table hold: of its newest version, or of an older one. `by` is who counts,
+    else `MILLRACE_JOIN` says.
+    """
     from features import lake_reader
     from features.offline import frames, profiles
 

@@ -1,4 +1,6 @@
-"""`millrace init`, `check`, `new` and `verify`: write a project, look for what cannot work, propose tables, and count features again."""
+"""`millrace init`, `check`, `new` and `verify`: write a project, look for what cannot work, propose tables, and count
+features again.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,31 @@ def add(commands: Any, adding: Callable[..., argparse.ArgumentParser]) -> None:
     init = adding(commands, "init", _init, "write a small project of your own, which runs and passes its tests at once")
     init.add_argument("folder", type=Path, help="a new folder; the project is called as it is")
     init.add_argument("--example", action="store_true", help="copy the example that comes with Millrace instead")
-    check = adding(commands, "check", _check, "look for what cannot work in the project, without running it; 1 where something cannot")
+    check = adding(
+        commands,
+        "check",
+        _check,
+        "look for what cannot work in the project, without running it; 1 where something cannot",
+    )
     check.add_argument("--json", action="store_true", help="print the problems as JSON")
-    new = adding(commands, "new", _new, "propose the contracts of a table, and a test, from a landed file: for you to edit")
+    new = adding(
+        commands, "new", _new, "propose the contracts of a table, and a test, from a landed file: for you to edit"
+    )
     new.add_argument("layer", choices=("bronze", "silver"), help="bronze alone, or silver with its bronze table")
     new.add_argument("name", help="of the table, such as orders")
-    new.add_argument("--from", dest="file", type=Path, required=True, metavar="FILE", help="a .csv or .parquet file as it lands")
-    verify = adding(commands, "verify", _verify, "count features again from their declaration, by brute force, and compare; 1 when any differs")
+    new.add_argument(
+        "--from", dest="file", type=Path, required=True, metavar="FILE", help="a .csv or .parquet file as it lands"
+    )
+    verify = adding(
+        commands,
+        "verify",
+        _verify,
+        "count features again from their declaration, by brute force, and compare; 1 when any differs",
+    )
     verify.add_argument("table", help="such as gold.customer_activity")
-    verify.add_argument("--sample", type=arguments.count(), default=SAMPLE, help=f"keys, each at several midnights (default: {SAMPLE})")
+    verify.add_argument(
+        "--sample", type=arguments.count(), default=SAMPLE, help=f"keys, each at several midnights (default: {SAMPLE})"
+    )
     verify.add_argument("--seed", type=int, default=0, help="of the random keys and midnights (default: 0)")
     verify.add_argument("--json", action="store_true", help="print counts and differences as JSON")
 
@@ -54,7 +72,12 @@ def _init(options: argparse.Namespace, console: Console) -> None:
 def _check(options: argparse.Namespace, console: Console) -> None:
     found = pipeline.project_problems()
     if options.json:
-        print(json.dumps([{"file": str(problem.file), "line": problem.line, "message": problem.message} for problem in found], indent=1))
+        print(
+            json.dumps(
+                [{"file": str(problem.file), "line": problem.line, "message": problem.message} for problem in found],
+                indent=1,
+            )
+        )
     else:
         for problem in found:
             console.print(str(problem), markup=False, soft_wrap=True)
@@ -81,10 +104,14 @@ def _verify(options: argparse.Namespace, console: Console) -> None:
         print(json.dumps(asdict(found), indent=1, default=str))
     else:
         console.print(
-            f"{found.table}: {found.compared:,} values of {found.keys:,} keys at {found.instants:,} midnights compared, {len(found.differences):,} differ",
+            f"{found.table}: {found.compared:,} values of {found.keys:,} keys at {found.instants:,} midnights compared,"
+            f" {len(found.differences):,} differ",
             markup=False,
         )
         if found.differences:
             console.print(show.differences(found))
     if found.differences:
-        raise CheckError(f"{found.table} is not what its declaration says: {len(found.differences):,} of {found.compared:,} values differ")
+        raise CheckError(
+            f"{found.table} is not what its declaration says: {len(found.differences):,} of {found.compared:,} values"
+            " differ"
+        )

@@ -1,4 +1,6 @@
-"""Read features as a user does, with the plain Feast SDK: for serving and for training. What to read is the project's example, or the newest row of its views."""
+"""Read features as a user does, with the plain Feast SDK: for serving and for training. What to read is the project's
+example, or the newest row of its views.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ def service() -> FeatureService:
     example, services = project.module("demo"), _store().list_feature_services()
     name = example.SERVICE if example else min((service.name for service in services), default=None)
     if name is None:
-        raise ProjectError(f"the project {project.current().name} has no feature service. Declare one in {project.current().file('services')}")
+        raise ProjectError(
+            f"the project {project.current().name} has no feature service. Declare one in"
+            f" {project.current().file('services')}"
+        )
     return _store().get_feature_service(name)
 
 
@@ -66,12 +71,16 @@ def online_over_http(url: str, keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def training_set() -> pd.DataFrame:
-    """Features of a few entities as of several midnights: a month apart where the project chose the entities, and a day apart otherwise."""
+    """Features of a few entities as of several midnights: a month apart where the project chose the entities, and a day
+    apart otherwise.
+    """
     import pandas as pd
 
     example = project.module("demo")
     entities, apart = (example.entities(ROWS), 30) if example else (_newest(ROWS), 1)
-    labels = pd.DataFrame([{**keys, "event_timestamp": horizon() - timedelta(days=apart * back)} for back, keys in enumerate(entities)])
+    labels = pd.DataFrame(
+        [{**keys, "event_timestamp": horizon() - timedelta(days=apart * back)} for back, keys in enumerate(entities)]
+    )
     labels["request_time"] = labels["event_timestamp"]
     frame: pd.DataFrame = _store().get_historical_features(labels, service()).to_df()
     shown = example.SHOWN if example else [name for name in frame.columns if name != "request_time"]
@@ -92,7 +101,11 @@ def _newest(count: int) -> list[dict[str, Any]]:
 
 def _keys(table: str, columns: list[str], count: int) -> list[tuple[Any, ...]]:
     names = ", ".join(columns)
-    return query(table, f"SELECT {names} FROM read_parquet(?) GROUP BY {names} ORDER BY max(event_timestamp) DESC, {names} LIMIT {count}")
+    return query(
+        table,
+        f"SELECT {names} FROM read_parquet(?) GROUP BY {names} ORDER BY max(event_timestamp) DESC, {names} LIMIT"
+        f" {count}",
+    )
 
 
 def query(table: str, sql: str) -> list[tuple[Any, ...]]:

@@ -23,13 +23,17 @@ class ProposalError(ValueError):
 
 
 def init(folder: Path, example: bool = False) -> Project:
-    """Write a project that runs at once: a small one, or the grocery example. Its name is that of its folder. ProjectError where something is there already."""
+    """Write a project that runs at once: a small one, or the grocery example. Its name is that of its folder.
+    ProjectError where something is there already.
+    """
     folder = folder.expanduser().absolute()
     if folder.exists() and any(folder.iterdir()):
         raise ProjectError(f"{folder} is there already and is not empty. Name a new folder")
     name = re.sub(r"\W+", "_", folder.name.lower()).strip("_")
     if not NAME.fullmatch(name) or keyword.iskeyword(name):
-        raise ProjectError(f"{folder.name} gives no name for a project. Name a folder that begins with a letter, such as shop")
+        raise ProjectError(
+            f"{folder.name} gives no name for a project. Name a folder that begins with a letter, such as shop"
+        )
     project.ensure_name_is_free(name, folder / project.FILE)
     source = EXAMPLE if example else STARTER
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*IGNORED), dirs_exist_ok=True)
@@ -63,19 +67,33 @@ class Found:
 
 
 KINDS = {
-    "BIGINT": "LONG", "INTEGER": "LONG", "SMALLINT": "LONG", "TINYINT": "LONG", "UINTEGER": "LONG", "USMALLINT": "LONG", "UTINYINT": "LONG",
-    "DOUBLE": "DOUBLE", "FLOAT": "DOUBLE", "BOOLEAN": "BOOLEAN", "DATE": "DATE", "VARCHAR": "STRING", "UUID": "STRING",
-}  # fmt: skip
+    "BIGINT": "LONG",
+    "INTEGER": "LONG",
+    "SMALLINT": "LONG",
+    "TINYINT": "LONG",
+    "UINTEGER": "LONG",
+    "USMALLINT": "LONG",
+    "UTINYINT": "LONG",
+    "DOUBLE": "DOUBLE",
+    "FLOAT": "DOUBLE",
+    "BOOLEAN": "BOOLEAN",
+    "DATE": "DATE",
+    "VARCHAR": "STRING",
+    "UUID": "STRING",
+}
 """DuckDB's types -> ours; timestamps and decimals beside."""
 
 
 def propose(layer: str, name: str, file: Path) -> dict[Path, str]:
     """Contracts for a table like this landed file, and a test: path in the project -> text. Nothing is written.
 
-    A proposal says what the file shows: types, columns that are never NULL, a key, ranges. What it should promise is for its reader to say.
+    A proposal says what the file shows: types, columns that are never NULL, a key, ranges. What it should promise is
+    for its reader to say.
     """
     if not NAME.fullmatch(name):
-        raise ProposalError(f"{name!r} is no name of a table. A name is lower case letters, digits and underscores, such as orders")
+        raise ProposalError(
+            f"{name!r} is no name of a table. A name is lower case letters, digits and underscores, such as orders"
+        )
     columns, rows = _look_into(file)
     _refuse_odd_headers(file, columns)
     found = {Path(f"contracts/bronze/{name}.py"): _bronze(name, columns)}
@@ -87,11 +105,15 @@ def propose(layer: str, name: str, file: Path) -> dict[Path, str]:
 
 def _refuse_odd_headers(file: Path, columns: list[Found]) -> None:
     names = [column.lower for column in columns]
-    odd = [column.name for column in columns if not NAME.fullmatch(column.lower) or names.count(column.lower) > 1 or '"' in column.name]
+    odd = [
+        column.name
+        for column in columns
+        if not NAME.fullmatch(column.lower) or names.count(column.lower) > 1 or '"' in column.name
+    ]
     if odd:
         raise ProposalError(
-            f"{file}: no names of columns can be made of {', '.join(map(repr, odd))}. A name has letters from a to z, digits and underscores, and comes once:"
-            " write the contract by hand, with the header as `source`"
+            f"{file}: no names of columns can be made of {', '.join(map(repr, odd))}. A name has letters from a to z,"
+            " digits and underscores, and comes once: write the contract by hand, with the header as `source`"
         )
 
 
@@ -122,13 +144,18 @@ def _look_into(file: Path) -> tuple[list[Found], int]:
         if not rows:
             raise ProposalError(f"{file} has no rows, so it shows nothing. Name a file with rows")
         return [
-            _found(con, name, kind) for name, kind in con.execute("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 'landed'").fetchall()
+            _found(con, name, kind)
+            for name, kind in con.execute(
+                "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 'landed'"
+            ).fetchall()
         ], rows
 
 
 def _found(con: Any, name: str, kind: str) -> Found:
     quoted = identifier(name)
-    counts = con.execute(f"SELECT count(*) - count({quoted}), count(DISTINCT {quoted}), min({quoted}), max({quoted}) FROM landed").fetchall()[0]
+    counts = con.execute(
+        f"SELECT count(*) - count({quoted}), count(DISTINCT {quoted}), min({quoted}), max({quoted}) FROM landed"
+    ).fetchall()[0]
     nulls, distinct, low, high = counts
     number = kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL")
     finer = f"SELECT count(*) FROM landed WHERE abs({quoted} * 100 - round({quoted} * 100)) > 1e-6"
@@ -141,18 +168,27 @@ def _type(column: Found) -> str:
     if column.kind.startswith("DECIMAL"):
         return "DOUBLE"
     if column.kind not in KINDS:
-        raise ProposalError(f"the column {column.name} is {column.kind}, which no contract has. Land it as text or as a number")
+        raise ProposalError(
+            f"the column {column.name} is {column.kind}, which no contract has. Land it as text or as a number"
+        )
     return KINDS[column.kind]
 
 
 def _time(columns: list[Found]) -> Found | None:
     """When a row happened: the first timestamp, or the first date."""
-    return next((column for kind in ("TIMESTAMP", "DATE") for column in columns if _type(column) == kind and not column.nulls), None)
+    return next(
+        (column for kind in ("TIMESTAMP", "DATE") for column in columns if _type(column) == kind and not column.nulls),
+        None,
+    )
 
 
 def _keys(columns: list[Found], rows: int) -> list[Found]:
     """Columns that are different in each row, identifiers before others."""
-    unique = [column for column in columns if column.distinct == rows and not column.nulls and _type(column) in ("LONG", "STRING")]
+    unique = [
+        column
+        for column in columns
+        if column.distinct == rows and not column.nulls and _type(column) in ("LONG", "STRING")
+    ]
     named = [column for column in unique if re.search(r"(^|_)(id|key|number|no|code)$", column.lower)]
     return named or unique
 
@@ -160,7 +196,10 @@ def _keys(columns: list[Found], rows: int) -> list[Found]:
 def _header(layer: str, name: str, words: str, types: set[str], more: str = "") -> str:
     classes = sorted({"Column", "Layer", "Table", *(types & {"Load"})})
     imported = ", ".join([*sorted(types - {"Load"}), *classes])
-    return f'"""`{layer}.{name}`: {words}"""\n\nfrom datetime import timedelta\n\n{more}from contracts.model import {imported}\n\n'
+    return (
+        f'"""`{layer}.{name}`: {words}"""\n\nfrom datetime import timedelta\n\n{more}from contracts.model import'
+        f" {imported}\n\n"
+    )
 
 
 def _bronze(name: str, columns: list[Found]) -> str:
@@ -174,7 +213,7 @@ def _bronze(name: str, columns: list[Found]) -> str:
         "from contracts.columns import AUDIT_COLUMNS\n",
     )
     body = "\n".join(lines)
-    return f'''{header}{name} = Table(
+    return f"""{header}{name} = Table(
     layer=Layer.BRONZE,
     name="{name}",
     doc="{_words(name)}, as they landed",
@@ -187,7 +226,7 @@ def _bronze(name: str, columns: list[Found]) -> str:
         *AUDIT_COLUMNS,
     ),
 )
-'''
+"""
 
 
 def _bronze_column(column: Found) -> str:
@@ -200,12 +239,16 @@ def _silver(name: str, columns: list[Found], rows: int) -> str:
     time, keys = _time(columns), _keys(columns, rows)
     key = f'("{keys[0].lower}",)' if keys else "()"
     comment = "" if keys else "  # TODO: no column is different in each row; name those that are so together"
-    others = f"  # or {', '.join(column.lower for column in keys[1:])}: they are different in each row, too" if keys[1:] else ""
+    others = (
+        f"  # or {', '.join(column.lower for column in keys[1:])}: they are different in each row, too"
+        if keys[1:]
+        else ""
+    )
     lines = [_silver_column(column) for column in columns]
     types = {_silver_type(column) for column in columns} | (set() if time else {"Load"})
     header = _header("silver", name, f"{_words(name)}, cleaned and keyed.", types)
     body = "\n".join(lines)
-    return f'''{header}{name} = Table(
+    return f"""{header}{name} = Table(
     layer=Layer.SILVER,
     name="{name}",
     doc="{_words(name)}",
@@ -219,7 +262,7 @@ def _silver(name: str, columns: list[Found], rows: int) -> str:
 {body}
     ),
 )
-'''
+"""
 
 
 def _silver_type(column: Found) -> str:
@@ -232,9 +275,14 @@ def _silver_column(column: Found) -> str:
     if _type(column) in ("LONG", "DOUBLE") and column.low is not None and column.low >= 0:
         options.append(f", minimum={0 if column.low == 0 or _type(column) == 'DOUBLE' else 1}")
     # Numbers and times only: what a text column holds may be about persons.
-    seen = f"{column.distinct:,} different" if _type(column) in ("STRING", "BOOLEAN") else f"{column.low} to {column.high}"
+    seen = (
+        f"{column.distinct:,} different" if _type(column) in ("STRING", "BOOLEAN") else f"{column.low} to {column.high}"
+    )
     todo = "TODO: a decimal(p, s), if it is to be summed; " if _silver_type(column) == "DOUBLE" else ""
-    return f'        Column("{column.lower}", {_silver_type(column)}, "{_doc(column)}"{"".join(options)}),  # {todo}{seen[:80]}'
+    return (
+        f'        Column("{column.lower}", {_silver_type(column)}, "{_doc(column)}"{"".join(options)}),  #'
+        f" {todo}{seen[:80]}"
+    )
 
 
 def _doc(column: Found) -> str:

@@ -1,7 +1,8 @@
 """Start and stop Airflow on this machine, and talk to its REST API: `python -m millrace.services up|down|status`.
 
-What runs is one process tree, rooted in `millrace.host`; this module prepares its environment and secrets, and finds it again later by a
-token in its environment, so that a stale pid file can never hit a stranger. What the DAGs do does not belong here.
+What runs is one process tree, rooted in `millrace.host`; this module prepares its environment and secrets, and finds it
+again later by a token in its environment, so that a stale pid file can never hit a stranger. What the DAGs do does not
+belong here.
 """
 
 import argparse
@@ -87,10 +88,11 @@ class Services:
     _bearer: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def api(self, method: str, path: str, json: Any = None, timeout: float = 60, patience: float = 0) -> Any:
-        """Call `/api/v2/...` and return the decoded answer; raise ApiError for a status of 400 and above, OSError without an answer.
+        """Call `/api/v2/...` and return the decoded answer; raise ApiError for a status of 400 and above, OSError
+        without an answer.
 
-        A call that may be repeated has `patience`: for so many seconds it is made again when the server does not answer, or answers with
-        a status of 500 and above.
+        A call that may be repeated has `patience`: for so many seconds it is made again when the server does not
+        answer, or answers with a status of 500 and above.
         """
         deadline, pause = time.monotonic() + patience, FIRST_PAUSE
         while True:
@@ -137,8 +139,8 @@ class Record:
 def up(progress: Progress | None = None) -> Services:
     """Start the services, or find them running, and return once they are healthy and every DAG is parsed.
 
-    A slow machine takes as long as it takes: `progress` is told what is still missing. ServicesError once the processes have ended, or
-    after `MILLRACE_START_SECONDS`; then they go on starting.
+    A slow machine takes as long as it takes: `progress` is told what is still missing. ServicesError once the processes
+    have ended, or after `MILLRACE_START_SECONDS`; then they go on starting.
     """
     say = progress or _silence
     secret_files.load()  # before keys of our own are made for Airflow
@@ -197,15 +199,19 @@ def down(progress: Progress | None = None) -> bool:
 def status() -> dict[str, str]:
     """What runs, by name: the host first, then each component.
 
-    The host is `stopped`, `starting` (and for what it waits), `running`, `failed` (it ended by itself) or `dead` (only its components are
-    left). `next` says what to do where something is to be done.
+    The host is `stopped`, `starting` (and for what it waits), `running`, `failed` (it ended by itself) or `dead` (only
+    its components are left). `next` says what to do where something is to be done.
     """
     record = _read_record()
     if not record:
         return {"host": "stopped"}
     logs = settings.home() / "logs"
     if not _processes(record):
-        return {"host": "failed: it ended by itself", "next": f"look into {logs}, then run `make up`", "log": tail(logs / "host.log", 5)}
+        return {
+            "host": "failed: it ended by itself",
+            "next": f"look into {logs}, then run `make up`",
+            "log": tail(logs / "host.log", 5),
+        }
     services = _services(record)
     told = {"host": _host_state(services, record), "url": services.url, **_component_states(services, record)}
     if told["host"] != "running":
@@ -249,7 +255,9 @@ def _restarts(record: Record) -> dict[str, str]:
         return {}
     names = {"features": "feature_server"}
     return {
-        names.get(name, name.replace("-", "_")): f"started again {died['times']} time{'s' * (died['times'] > 1)}, the last time because it {died['why']}"
+        names.get(
+            name, name.replace("-", "_")
+        ): f"started again {died['times']} time{'s' * (died['times'] > 1)}, the last time because it {died['why']}"
         for name, died in written.get("components", {}).items()
         if written.get("host") == record.pid
     }
@@ -266,7 +274,8 @@ def _age(record: Record) -> float:
     return (datetime.now(UTC) - _time(record.started_at)).total_seconds()
 
 
-# --------------------------------------------------------------------------------------------------------------------- start and stop
+# ---------------------------------------------------------------------------------------------------------------------
+# start and stop
 
 
 def _start(port: int, features: int) -> tuple[Record, "subprocess.Popen[bytes]"]:
@@ -279,7 +288,11 @@ def _start(port: int, features: int) -> tuple[Record, "subprocess.Popen[bytes]"]
     token = uuid.uuid4().hex
     started_at = datetime.now(UTC).isoformat()
     variables = {**environment(port, features, os.environ), TOKEN: token}
-    variables = {**shared_secrets(state / "airflow"), **variables, **({ADMIN_PASSWORD: password} if auth() == FAB else {})}
+    variables = {
+        **shared_secrets(state / "airflow"),
+        **variables,
+        **({ADMIN_PASSWORD: password} if auth() == FAB else {}),
+    }
     with (state / "logs" / "host.log").open("wb") as log:
         host = subprocess.Popen(  # it outlives this process: a session of its own, and no inherited streams
             HOST,
@@ -290,7 +303,15 @@ def _start(port: int, features: int) -> tuple[Record, "subprocess.Popen[bytes]"]
             stderr=log,
             start_new_session=True,
         )
-    record = Record(host.pid, port, token, started_at, variables["AIRFLOW__CORE__DAGS_FOLDER"], features, project=variables[project.SETTING])
+    record = Record(
+        host.pid,
+        port,
+        token,
+        started_at,
+        variables["AIRFLOW__CORE__DAGS_FOLDER"],
+        features,
+        project=variables[project.SETTING],
+    )
     try:
         _write_record(record)
     except OSError:
@@ -311,7 +332,9 @@ def _set_logs_aside(logs: Path) -> None:
         log.replace(log.with_suffix(".log.1"))
 
 
-def _wait_until_ready(services: Services, record: Record, host: "subprocess.Popen[bytes] | None", say: Progress, patience: float) -> None:
+def _wait_until_ready(
+    services: Services, record: Record, host: "subprocess.Popen[bytes] | None", say: Progress, patience: float
+) -> None:
     started = said_at = time.monotonic()
     said = None
     while pending := _pending(services, record):
@@ -320,7 +343,10 @@ def _wait_until_ready(services: Services, record: Record, host: "subprocess.Pope
             say(f"Waiting for {pending}")
             said, said_at = pending, now
         elif now - said_at >= SLOW_SECONDS:
-            say(f"Airflow is still starting after {_age(record):.0f} s: waiting for {pending}. It takes longer where the machine is slow or busy")
+            say(
+                f"Airflow is still starting after {_age(record):.0f} s: waiting for {pending}. It takes longer where"
+                " the machine is slow or busy"
+            )
             said_at = now
         _refuse_dead_host(record, host)
         if now - started >= patience:
@@ -336,7 +362,9 @@ def _wait_until_ready(services: Services, record: Record, host: "subprocess.Pope
 
 
 def _note_ready(record: Record) -> None:
-    """Let `status` tell a component that failed from one that has yet to start. A full disk does not make Airflow unready."""
+    """Let `status` tell a component that failed from one that has yet to start. A full disk does not make Airflow
+    unready.
+    """
     with suppress(OSError), _locked():
         if not record.ready_at and _read_record() == record:
             _write_record(replace(record, ready_at=datetime.now(UTC).isoformat()))
@@ -398,7 +426,10 @@ def _refuse_broken_dags(services: Services, record: Record) -> None:
     errors = [error for error in _import_errors(services, SLOW_SECONDS) if Path(_broken_file(error, record)).exists()]
     if errors:
         details = "\n".join(f"{error['filename']}:\n{error['stack_trace'].strip()}" for error in errors)
-        raise ServicesError(f"Airflow runs, but {len(errors)} DAG file(s) cannot be imported. Correct them, Airflow reads them again:\n{details}")
+        raise ServicesError(
+            f"Airflow runs, but {len(errors)} DAG file(s) cannot be imported. Correct them, Airflow reads them"
+            f" again:\n{details}"
+        )
 
 
 def _refuse_dead_host(record: Record, host: "subprocess.Popen[bytes] | None") -> None:
@@ -415,7 +446,8 @@ def _refuse_dead_host(record: Record, host: "subprocess.Popen[bytes] | None") ->
 def _refuse_other_port(record: Record, port: int) -> None:
     if record.port != port:
         raise ServicesError(
-            f"Airflow already runs on port {record.port}, and MILLRACE_PORT asks for {port}. Run `make down` first, or set MILLRACE_PORT={record.port}."
+            f"Airflow already runs on port {record.port}, and MILLRACE_PORT asks for {port}. Run `make down` first, or"
+            f" set MILLRACE_PORT={record.port}."
         )
 
 
@@ -423,8 +455,8 @@ def _refuse_other_project(record: Record) -> None:
     chosen = str(project.current().root)
     if record.project not in ("", chosen):
         raise ServicesError(
-            f"Airflow runs for the project in {record.project}, and this is {chosen}. Run `make down` first, or give this project a home of its own (MILLRACE_HOME)"
-            " and ports (MILLRACE_PORT, MILLRACE_FEATURES_PORT)."
+            f"Airflow runs for the project in {record.project}, and this is {chosen}. Run `make down` first, or give"
+            " this project a home of its own (MILLRACE_HOME) and ports (MILLRACE_PORT, MILLRACE_FEATURES_PORT)."
         )
 
 
@@ -433,7 +465,8 @@ def _refuse_foreign_port(port: int, variable: str, patience: float = 2.0) -> Non
     while _is_open(port):
         if time.monotonic() > deadline:
             raise ServicesError(
-                f"Port {port} is in use by {_holder(port)}, which Millrace did not start. Stop it, or choose another port: {variable}={port + 1}."
+                f"Port {port} is in use by {_holder(port)}, which Millrace did not start. Stop it, or choose another"
+                f" port: {variable}={port + 1}."
             )
         time.sleep(0.1)
 
@@ -448,7 +481,12 @@ def _holder(port: int) -> str:
     """The process that listens on a port, in words, as far as this user may know."""
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port and connection.pid:
+            if (
+                connection.status == psutil.CONN_LISTEN
+                and connection.laddr
+                and connection.laddr.port == port
+                and connection.pid
+            ):
                 return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
     return "another process"
 
@@ -466,14 +504,17 @@ def _end(record: Record) -> None:
             found.update(_processes(record))  # a task may have started since
             psutil.wait_procs(list(signalled), timeout=0.1)
     if left := [str(process.pid) for process in found if _is_alive(process)]:
-        raise ServicesError(f"{len(left)} process(es) of Airflow did not end: {', '.join(left)}. End them by hand, then run `make down` again.")
+        raise ServicesError(
+            f"{len(left)} process(es) of Airflow did not end: {', '.join(left)}. End them by hand, then run `make down`"
+            " again."
+        )
 
 
 def _processes(record: Record) -> list[psutil.Process]:
     """Every living process of these services: those that carry the token, their session, and their descendants.
 
-    Airflow hides the environment of a process that runs tasks, so the session stands in for it; a session counts only if a process in it
-    carries the token, which a stranger that got a recycled pid does not.
+    Airflow hides the environment of a process that runs tasks, so the session stands in for it; a session counts only
+    if a process in it carries the token, which a stranger that got a recycled pid does not.
     """
     everyone = [process for process in psutil.process_iter() if process.pid != os.getpid()]
     ours = {process for process in everyone if _carries(process, record.token)}
@@ -511,7 +552,8 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-# ------------------------------------------------------------------------------------------------------------------------ small helpers
+# ----------------------------------------------------------------------------------------------------------------------
+# small helpers
 
 
 def _services(record: Record) -> Services:
@@ -569,14 +611,19 @@ def _request(method: str, url: str, path: str, json: Any, headers: Mapping[str, 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run `up`, `down` or `status` from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m millrace.services", description="Start and stop Airflow on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m millrace.services", description="Start and stop Airflow on this machine."
+    )
     parser.add_argument("command", choices=("up", "down", "status"))
     command = parser.parse_args(arguments).command
     try:
         if command == "up":
             services = up(_print)
             given = auth() == FAB and os.environ.get(ADMIN_PASSWORD)
-            _print(f"Sign in as {services.username} with the password {f'that {ADMIN_PASSWORD} held at the first start' if given else services.password}")
+            _print(
+                f"Sign in as {services.username} with the password"
+                f" {f'that {ADMIN_PASSWORD} held at the first start' if given else services.password}"
+            )
         elif command == "down":
             _print("Airflow is stopped" if down(_print) else "Airflow was not running")
         else:
@@ -585,7 +632,9 @@ def main(arguments: list[str] | None = None) -> int:
                 _print(f"{name}: {value}")
             return int(told["host"].startswith(("failed", "dead")))
     except KeyboardInterrupt:
-        print("Stopped waiting. Airflow goes on: `make status` says how far it is, `make down` ends it.", file=sys.stderr)
+        print(
+            "Stopped waiting. Airflow goes on: `make status` says how far it is, `make down` ends it.", file=sys.stderr
+        )
         return 130
     except (ServicesError, SettingError, secret_files.SecretError, OSError) as error:
         print(errors.sentence(error) or error, file=sys.stderr)

@@ -1,6 +1,8 @@
-"""Whether the components that share a metadata database share their keys, too: a digest of each key lies in a table beside Airflow's.
+"""Whether the components that share a metadata database share their keys, too: a digest of each key lies in a table
+beside Airflow's.
 
-`millrace migrate` writes them. A component with another key would start, and fail later where nobody looks for the cause: its tasks are refused, or a connection cannot be decrypted.
+`millrace migrate` writes them. A component with another key would start, and fail later where nobody looks for the
+cause: its tasks are refused, or a connection cannot be decrypted.
 """
 
 from __future__ import annotations
@@ -23,16 +25,24 @@ ROUNDS = 100_000
 def of(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
     """A digest of each key that these variables give."""
     keys = {name: variables[name] for name in SHARED_SECRETS if variables.get(name)}
-    return {name: hashlib.pbkdf2_hmac("sha256", key.encode(), f"millrace {name}".encode(), ROUNDS).hex() for name, key in keys.items()}
+    return {
+        name: hashlib.pbkdf2_hmac("sha256", key.encode(), f"millrace {name}".encode(), ROUNDS).hex()
+        for name, key in keys.items()
+    }
 
 
 def record(connection: Connection, ours: Mapping[str, str]) -> None:
     """Keep these digests in the place of those of before."""
     from sqlalchemy import text
 
-    connection.execute(text(f"CREATE TABLE IF NOT EXISTS {TABLE} (name VARCHAR(100) PRIMARY KEY, digest VARCHAR(64) NOT NULL)"))
+    connection.execute(
+        text(f"CREATE TABLE IF NOT EXISTS {TABLE} (name VARCHAR(100) PRIMARY KEY, digest VARCHAR(64) NOT NULL)")
+    )
     for name, digest in ours.items():
-        statement = f"INSERT INTO {TABLE} (name, digest) VALUES (:name, :digest) ON CONFLICT (name) DO UPDATE SET digest = excluded.digest"
+        statement = (
+            f"INSERT INTO {TABLE} (name, digest) VALUES (:name, :digest) ON CONFLICT (name) DO UPDATE SET digest ="
+            " excluded.digest"
+        )
         connection.execute(text(statement), {"name": name, "digest": digest})
 
 
@@ -46,7 +56,9 @@ def recorded(connection: Connection) -> dict[str, str]:
 
 
 def differing(connection: Connection) -> str:
-    """A sentence about the keys of this process that are not those of the other components; empty where there is none."""
+    """A sentence about the keys of this process that are not those of the other components; empty where there is
+    none.
+    """
     theirs = recorded(connection)
     if not theirs:
         return ""

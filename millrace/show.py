@@ -1,4 +1,6 @@
-"""How runs look in a terminal: one line a table while it runs, and the tables of a summary. Plain text when piped, as rich does."""
+"""How runs look in a terminal: one line a table while it runs, and the tables of a summary. Plain text when piped, as
+rich does.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,22 @@ def line(report: TableReport) -> str:
     """One table in one line."""
     if report.status == UNCHANGED:
         return f"{report.table:<29} unchanged at version {report.version}"
-    return f"{report.table:<29} {report.account.published:>12,} rows published as version {report.version} in {_seconds(report):.1f} s{_notes(report)}"
+    return (
+        f"{report.table:<29} {report.account.published:>12,} rows published as version {report.version} in"
+        f" {_seconds(report):.1f} s{_notes(report)}"
+    )
 
 
 def _notes(report: TableReport) -> str:
     account = report.account
-    notes = [f"{account.quarantined:,} quarantined"] * bool(account.quarantined) + [f"{account.duplicates:,} duplicates"] * bool(account.duplicates)
-    notes += [f"{check.reason}: {check.failed:,} rows" for check in report.warnings if check.failed and check.severity == "warning"]
+    notes = [f"{account.quarantined:,} quarantined"] * bool(account.quarantined) + [
+        f"{account.duplicates:,} duplicates"
+    ] * bool(account.duplicates)
+    notes += [
+        f"{check.reason}: {check.failed:,} rows"
+        for check in report.warnings
+        if check.failed and check.severity == "warning"
+    ]
     return "; " + ", ".join(notes) if notes else ""
 
 
@@ -56,13 +67,26 @@ def _seconds(report: TableReport) -> float:
 def accounts(reports: Sequence[TableReport]) -> Grid:
     """The row account, time and speed of each table."""
     grid = new_grid("Rows: in = published + quarantined + duplicates", "table")
-    for name in ("rows in", "published", "quarantined", "duplicates", "version", "stage s", "audit s", "publish s", "rows/s"):
+    for name in (
+        "rows in",
+        "published",
+        "quarantined",
+        "duplicates",
+        "version",
+        "stage s",
+        "audit s",
+        "publish s",
+        "rows/s",
+    ):
         grid.add_column(name, justify="right", no_wrap=True)
     for one in reports:
         grid.add_row(one.table, *(f"{n:,}" for n in _counts(one)), str(one.version), *_times(one))
     changed = [one for one in reports if one.status != UNCHANGED]
     if len(changed) < len(reports):
-        grid.caption = f"{len(reports) - len(changed)} of {len(reports)} tables were up to date: their account is that of the run that published them"
+        grid.caption = (
+            f"{len(reports) - len(changed)} of {len(reports)} tables were up to date: their account is that of the run"
+            " that published them"
+        )
     return grid
 
 
@@ -97,14 +121,22 @@ def views(served: dict[str, Any]) -> Grid:
     for view in served["views"]:
         seconds = view["seconds"]
         speed = f"{view['loaded'] / seconds:,.0f}" if seconds else view["status"]
-        grid.add_row(view["view"], f"{view['rows']:,}", f"{view['loaded']:,}" if seconds else "", f"{seconds:.2f}" if seconds else "", speed)
+        grid.add_row(
+            view["view"],
+            f"{view['rows']:,}",
+            f"{view['loaded']:,}" if seconds else "",
+            f"{seconds:.2f}" if seconds else "",
+            speed,
+        )
     if served["consistency"]:
         grid.caption = compared(served["consistency"])
     return grid
 
 
 def compared(told: dict[str, Any]) -> str:
-    """How many values were compared online and offline before they were served; any that differed had failed the run."""
+    """How many values were compared online and offline before they were served; any that differed had failed the
+    run.
+    """
     values = sum(one["compared"] for one in told["features"])
     return f"Training and serving compared: {values:,} values of {len(told['features'])} features, all the same"
 
@@ -116,7 +148,12 @@ def consistency(told: Consistency) -> Grid:
         grid.add_column(name, justify="right")
     grid.add_column("example")
     for one in told.features:
-        grid.add_row(one.view, one.feature, *(f"{count:,}" for count in (one.compared, one.mismatched, one.missing, one.extra)), Text(one.example))
+        grid.add_row(
+            one.view,
+            one.feature,
+            *(f"{count:,}" for count in (one.compared, one.mismatched, one.missing, one.extra)),
+            Text(one.example),
+        )
     return grid
 
 
@@ -155,7 +192,9 @@ def differences(found: Verification) -> Grid:
         grid.add_column(name, justify="right")
     for difference in found.differences[:FEW]:
         key = ", ".join(map(str, difference.key))
-        grid.add_row(key, f"{difference.at:%Y-%m-%d}", difference.feature, str(difference.expected), str(difference.found))
+        grid.add_row(
+            key, f"{difference.at:%Y-%m-%d}", difference.feature, str(difference.expected), str(difference.found)
+        )
     return grid
 
 
@@ -171,11 +210,19 @@ def profile(told: Profile) -> Iterator[Grid]:
     for one in told.columns:
         nulls = f"{one.nulls:,}" + (f" + {one.nans:,} NaN" if one.nans else "")
         distinct = "" if one.distinct is None else f"{one.distinct:,}"
-        figures.add_row(one.name, _short(one.type), nulls, distinct, *map(_cell, (one.minimum, one.maximum, one.mean, one.deviation)))
+        figures.add_row(
+            one.name,
+            _short(one.type),
+            nulls,
+            distinct,
+            *map(_cell, (one.minimum, one.maximum, one.mean, one.deviation)),
+        )
         if one.quantiles:
             quantiles.add_row(one.name, *(_cell(one.quantile(percent)) for percent in QUANTILES))
         if one.frequent:
-            frequent.add_row(one.name, *(Text.assemble(_cell(value), f" ({rows:,})") for value, rows in one.frequent[:3]))
+            frequent.add_row(
+                one.name, *(Text.assemble(_cell(value), f" ({rows:,})") for value, rows in one.frequent[:3])
+            )
     return iter([figures, quantiles, frequent])
 
 
@@ -214,7 +261,9 @@ def origin(made: Manifest) -> Grid:
     grid.add_row("made at", made.created_at)
     grid.add_row("release", f"each label's own, up to {made.release}" if made.knowledge_time else str(made.release))
     for one in made.releases:
-        grid.add_row(f"  release {one.number}", ", ".join(f"{table} {version}" for table, version in one.tables.items()))
+        grid.add_row(
+            f"  release {one.number}", ", ".join(f"{table} {version}" for table, version in one.tables.items())
+        )
     grid.add_row("code", f"{made.code.version}, commit {made.code.commit or 'unknown'}, pyarrow {made.code.pyarrow}")
     grid.add_row("seed", "" if made.seed is None else str(made.seed))
     if made.beyond_horizon:
@@ -246,7 +295,14 @@ def leaks(found: Leaks) -> Grid:
 
 def new_grid(title: str, *left: str) -> Grid:
     """A table with a title and these columns, flush left."""
-    grid = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, caption_justify="left", pad_edge=False)
+    grid = Grid(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        caption_justify="left",
+        pad_edge=False,
+    )
     for name in left:
         grid.add_column(name, no_wrap=name != "reason")
     return grid

@@ -29,7 +29,9 @@ ON_DEMAND: dict[str, Any] = {
     "tags": ["millrace"],
     "default_args": {"owner": "ml-platform", **RETRIES, "execution_timeout": timedelta(hours=2)},
 }
-"""Options of a DAG that runs when somebody triggers it. No function that makes the DAG: Airflow takes the file that calls `DAG` for the DAG's own."""
+"""Options of a DAG that runs when somebody triggers it. No function that makes the DAG: Airflow takes the file that
+calls `DAG` for the DAG's own.
+"""
 PASSING = (
     "RunError",
     "ReleaseBusyError",
@@ -42,9 +44,11 @@ PASSING = (
     "RegistryUnreachableError",
     "RegistryConflictError",
 )
-"""Errors of ours that another try may mend: the world outside was at fault. All others are verdicts on input, params or code.
+"""Errors of ours that another try may mend: the world outside was at fault. All others are verdicts on input, params or
+code.
 
-A project's own error class says so of itself: `transient = True`."""
+A project's own error class says so of itself: `transient = True`.
+"""
 
 project.current()  # so that DAG files may import its modules
 log = logging.getLogger(__name__)
@@ -54,11 +58,15 @@ R = TypeVar("R")
 
 def release_param() -> Param:
     """The release that a DAG reads."""
-    return Param(None, type=["null", "integer"], minimum=1, title="Release", description="Its number; the newest unless given")
+    return Param(
+        None, type=["null", "integer"], minimum=1, title="Release", description="Its number; the newest unless given"
+    )
 
 
 def final(step: Callable[P, R]) -> Callable[P, R]:
-    """Let a verdict (a failed audit, a bad file, a wrong param) fail the task at once, and anything else be tried again."""
+    """Let a verdict (a failed audit, a bad file, a wrong param) fail the task at once, and anything else be tried
+    again.
+    """
 
     @functools.wraps(step)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -90,7 +98,9 @@ def asset(qualified: str) -> Asset:
 
 @final
 def check_interval(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
-    """The interval of this run as ISO dates: from the params, or from the schedule's data interval when neither is given."""
+    """The interval of this run as ISO dates: from the params, or from the schedule's data interval when neither is
+    given.
+    """
     from millrace import pipeline
 
     pipeline.ensure_project()
@@ -114,7 +124,9 @@ def refuse_unknown(conf: dict[str, Any], known: tuple[str, ...], told: str) -> N
 
 @final
 def run_table(qualified: str, interval: dict[str, str], context: Any, outlet_events: Any) -> dict[str, Any]:
-    """Carry the interval into one table; its version and row account go into the asset event, the whole report into XCom."""
+    """Carry the interval into one table; its version and row account go into the asset event, the whole report into
+    XCom.
+    """
     from millrace import pipeline
 
     report = pipeline.run_table(qualified, Interval.parse(**interval), context["dag_run"].run_id, parent(context["ti"]))
@@ -124,7 +136,10 @@ def run_table(qualified: str, interval: dict[str, str], context: Any, outlet_eve
 def announce(report: TableReport, outlet_events: Any) -> dict[str, Any]:
     """Put version and row account into the asset event and the log. Returns the report as JSON."""
     qualified, account = report.table, report.account
-    warnings = [check.reason + (f": {check.failed:,} row{'s' * (check.failed > 1)}" if check.failed else "") for check in report.warnings]
+    warnings = [
+        check.reason + (f": {check.failed:,} row{'s' * (check.failed > 1)}" if check.failed else "")
+        for check in report.warnings
+    ]
     outlet_events[asset(qualified)].extra = {
         "version": report.version,
         "status": report.status,
@@ -195,14 +210,18 @@ def create_training_set(params: dict[str, Any], dag_run: Any, ti: Any = None) ->
     if made is None:
         options = {name: params[name] for name in ("release", "knowledge_time", "seed")}
         options["allow_beyond_horizon"] = params.get("allow_beyond_horizon", False)
-        made = training.create(training.from_request(params["labels"]), params["service"], params["name"], **options, say=print)
+        made = training.create(
+            training.from_request(params["labels"]), params["service"], params["name"], **options, say=print
+        )
     print(f"Training set {made.name}: {made.rows:,} rows, {len(made.features)} features of {made.service}")
     told: dict[str, Any] = json.loads(json.dumps(asdict(made)))  # an XCom has a word of its own for tuples
     return told
 
 
 def _kept_by_an_earlier_try(name: str, dag_run: Any, ti: Any) -> Any:
-    """The manifest of that name, if this task was tried before in this run and the manifest is no older than the run."""
+    """The manifest of that name, if this task was tried before in this run and the manifest is no older than the
+    run.
+    """
     from datetime import datetime
 
     from lake import manifest
@@ -220,13 +239,18 @@ def check_leaks(name: str) -> dict[str, Any]:
 
     found = training.check_leaks(name, say=print)
     for one in found.features:
-        print(f"{one.feature}: {one.known:,} known, {one.changed:,} corrected since, {one.unpublished:,} published later, {one.future:,} of the future")
+        print(
+            f"{one.feature}: {one.known:,} known, {one.changed:,} corrected since, {one.unpublished:,} published later,"
+            f" {one.future:,} of the future"
+        )
     print(". ".join(found.sentences))
     return found.to_dict()
 
 
 def render_docs() -> str:
-    """Render the Data Docs and return where they are. When that fails the task is skipped: published tables are intact."""
+    """Render the Data Docs and return where they are. When that fails the task is skipped: published tables are
+    intact.
+    """
     from millrace import pipeline
 
     try:
@@ -239,4 +263,7 @@ def render_docs() -> str:
 def describe(table: Table) -> str:
     """A task's own page: what the contract says about its table."""
     columns = "\n".join(f"| `{c.name}` | {c.type.spark} | {c.doc} |" for c in table.columns)
-    return f"**{table.doc}**: {table.grain}. Owner: {table.owner}.\n\n| column | type | meaning |\n|---|---|---|\n{columns}"
+    return (
+        f"**{table.doc}**: {table.grain}. Owner: {table.owner}.\n\n| column | type | meaning"
+        f" |\n|---|---|---|\n{columns}"
+    )

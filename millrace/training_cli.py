@@ -1,4 +1,6 @@
-"""`millrace training-set`: create, list, show, rebuild and check training sets. Feast is imported only by the commands that join."""
+"""`millrace training-set`: create, list, show, rebuild and check training sets. Feast is imported only by the commands
+that join.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,30 @@ from millrace import show
 def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands below `training-set`."""
     commands = parser.add_subparsers(required=True, metavar="command")
-    create = adding(commands, "create", _create, "join labels with the features of a service; keep the rows, and all that it takes to make them again")
+    create = adding(
+        commands,
+        "create",
+        _create,
+        "join labels with the features of a service; keep the rows, and all that it takes to make them again",
+    )
     create.add_argument("--name", required=True, help="such as churn_2017: small letters, digits and _")
     create.add_argument(
         "--labels",
         required=True,
-        help="a .parquet or .csv file, or one SELECT over the release's tables; with event_timestamp and the service's keys, such as customer_id and product_id",
+        help=(
+            "a .parquet or .csv file, or one SELECT over the release's tables; with event_timestamp and the service's"
+            " keys, such as customer_id and product_id"
+        ),
     )
     create.add_argument("--service", required=True, help="feature service, such as recommendation_v1")
-    create.add_argument("--release", type=int, help="number of the release to read (default: MILLRACE_RELEASE, or the newest)")
-    create.add_argument("--knowledge-time", action="store_true", help="each label sees the release that was the newest at its instant, and no later one")
+    create.add_argument(
+        "--release", type=int, help="number of the release to read (default: MILLRACE_RELEASE, or the newest)"
+    )
+    create.add_argument(
+        "--knowledge-time",
+        action="store_true",
+        help="each label sees the release that was the newest at its instant, and no later one",
+    )
     create.add_argument("--seed", type=int, help="noted down in the manifest, for whoever trains or samples with it")
     create.add_argument(
         "--allow-beyond-horizon",
@@ -78,8 +94,14 @@ def _rebuild(options: argparse.Namespace, console: Console) -> None:
     from features import training
 
     done = training.rebuild(options.name, write=not options.check, say=_saying(console))
-    file = {True: ", and the same file byte for byte", False: "; its file differs", None: f"; its file was written by pyarrow {done.manifest.code.pyarrow}"}
-    console.print(f"{done.manifest.rows:,} rows, the same values as when it was made{file[done.same_file]}", markup=False)
+    file = {
+        True: ", and the same file byte for byte",
+        False: "; its file differs",
+        None: f"; its file was written by pyarrow {done.manifest.code.pyarrow}",
+    }
+    console.print(
+        f"{done.manifest.rows:,} rows, the same values as when it was made{file[done.same_file]}", markup=False
+    )
     if not done.intact:
         state = "put back" if done.restored else "lost or altered: rebuild it without --check to put it back"
         console.print(f"The table at {manifest.table_path(options.name)} was {state}", markup=False)

@@ -1,6 +1,8 @@
-"""Ask a component on this machine whether it is ready: `health.py COMPONENT [--live]`; 0 when it is, 1 with the reason when not.
+"""Ask a component on this machine whether it is ready: `health.py COMPONENT [--live]`; 0 when it is, 1 with the reason
+when not.
 
-For a container's HEALTHCHECK, every few seconds: it imports nothing of Millrace's, and two modules of Python's own. scripts/venv.sh puts it beside `millrace`, which calls it with `python -I -S`.
+For a container's HEALTHCHECK, every few seconds: it imports nothing of Millrace's, and two modules of Python's own.
+scripts/venv.sh puts it beside `millrace`, which calls it with `python -I -S`.
 """
 
 import os
@@ -45,7 +47,9 @@ def main(arguments):
     except (OSError, ValueError, IndexError) as error:
         print(f"{names[0]} does not answer: {error}")
         return 1
-    unhealthy = names[0] == "api-server" and not live and '"metadatabase":{"status":"healthy"}' not in "".join(body.split())
+    unhealthy = (
+        names[0] == "api-server" and not live and '"metadatabase":{"status":"healthy"}' not in "".join(body.split())
+    )
     if status == 200 and not unhealthy:
         return 0
     print(f"{names[0]} is not {'alive' if live else 'ready'} ({status}): {' '.join(body.split())[:500]}")

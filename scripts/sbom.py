@@ -1,10 +1,12 @@
-"""`make sbom`: a CycloneDX bill of materials for each image, from its lock: the Python packages, and Debian's where the image has listed them.
+"""`make sbom`: a CycloneDX bill of materials for each image, from its lock: the Python packages, and Debian's where the
+image has listed them.
 
     python scripts/sbom.py FOLDER
 
 writes `FOLDER/<image>.cdx.json`. Where `FOLDER/<image>.dpkg` lists the image's Debian packages, they are part of it:
 
-    docker run --rm --entrypoint dpkg-query IMAGE -W -f='${Package}\\t${Version}\\t${Architecture}\\n' > FOLDER/<image>.dpkg
+    docker run --rm --entrypoint dpkg-query IMAGE -W -f='${Package}\\t${Version}\\t${Architecture}\\n' >
+    FOLDER/<image>.dpkg
 
 The same locks and lists give the same bytes.
 """
@@ -35,7 +37,9 @@ IMAGE = {
     "python_version": "3.11",
     "sys_platform": "linux",
 }
-"""What markers of the lock ask about, as Debian 12 answers. The machine is this one's: an image is of the machine that builds it."""
+"""What markers of the lock ask about, as Debian 12 answers. The machine is this one's: an image is of the machine that
+builds it.
+"""
 
 
 class SbomError(ValueError):
@@ -53,10 +57,22 @@ def main(folder: Path) -> None:
 
 
 def bill(image: str, debian: str = "") -> str:
-    """The bill of an image as JSON; `debian` has a line for each package: name, version, architecture, with tabs between them."""
+    """The bill of an image as JSON; `debian` has a line for each package: name, version, architecture, with tabs
+    between them.
+    """
     debs = [deb(line) for line in debian.splitlines()]
     lock = (CHECKOUT / "requirements" / f"{image}.txt").read_text()
-    command = [sys.executable, "-m", "cyclonedx_py", "requirements", "--no-validate", "--output-reproducible", "--spec-version", SCHEMA, "-"]
+    command = [
+        sys.executable,
+        "-m",
+        "cyclonedx_py",
+        "requirements",
+        "--no-validate",
+        "--output-reproducible",
+        "--spec-version",
+        SCHEMA,
+        "-",
+    ]
     made = subprocess.run(command, input=for_image(lock), capture_output=True, text=True, check=True)
     content: dict[str, Any] = json.loads(made.stdout)
     version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
@@ -70,14 +86,21 @@ def bill(image: str, debian: str = "") -> str:
     ]
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"
     if error := JsonStrictValidator(SchemaVersion.from_version(SCHEMA)).validate_str(text):
-        raise SbomError(f"the bill of {name} does not keep the schema of CycloneDX {SCHEMA}: {error}. Is cyclonedx-bom the version that requirements.txt pins?")
+        raise SbomError(
+            f"the bill of {name} does not keep the schema of CycloneDX {SCHEMA}: {error}. Is cyclonedx-bom the version"
+            " that requirements.txt pins?"
+        )
     return text
 
 
 def for_image(lock: str) -> str:
-    """`name==version` of each package that the image installs: none of other systems or other versions of Python. Hashes are in the lock, of every wheel there is."""
+    """`name==version` of each package that the image installs: none of other systems or other versions of Python.
+    Hashes are in the lock, of every wheel there is.
+    """
     requirements = (Requirement(line.removesuffix(" \\")) for line in lock.splitlines() if line[:1].isalnum())
-    return "".join(f"{requirement.name}{requirement.specifier}\n" for requirement in requirements if is_installed(requirement))
+    return "".join(
+        f"{requirement.name}{requirement.specifier}\n" for requirement in requirements if is_installed(requirement)
+    )
 
 
 def is_installed(requirement: Requirement) -> bool:
@@ -89,7 +112,10 @@ def deb(line: str) -> dict[str, str]:
     """A Debian package as a component."""
     fields = line.split("\t")
     if len(fields) != 3 or not all(fields):
-        raise SbomError(f"{line!r} is no line of a .dpkg file. Write it with: dpkg-query -W -f='${{Package}}\\t${{Version}}\\t${{Architecture}}\\n'")
+        raise SbomError(
+            f"{line!r} is no line of a .dpkg file. Write it with: dpkg-query -W"
+            " -f='${Package}\\t${Version}\\t${Architecture}\\n'"
+        )
     name, version, architecture = fields
     purl = f"pkg:deb/debian/{quote(name)}@{quote(version)}?arch={architecture}"
     return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}

@@ -1,4 +1,6 @@
-"""A few days of a small shop, carried into lakes that are then compared: what every engine and every store has to do alike."""
+"""A few days of a small shop, carried into lakes that are then compared: what every engine and every store has to do
+alike.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ THEN = ("2017-03-03", "2017-03-05")
 
 
 def land(shop: Shop) -> None:
-    """Two days with what a till gets wrong: doubled and broken rows, unknown products, NULLs, odd letters, half cents."""
+    """Two days with what a till gets wrong: doubled and broken rows, unknown products, NULLs, odd letters, half
+    cents.
+    """
     shop.land(
         "transactions",
         [
@@ -35,14 +39,34 @@ def land(shop: Shop) -> None:
         ],
         day="2017-03-02",
     )
-    shop.land("products", [{"product_id": 3, "manufacturer_id": 5, "department": "Ä\U0001f33e'", "brand": "National", "package_size": ""}], day="2017-03-02")
+    shop.land(
+        "products",
+        [
+            {
+                "product_id": 3,
+                "manufacturer_id": 5,
+                "department": "Ä\U0001f33e'",
+                "brand": "National",
+                "package_size": "",
+            }
+        ],
+        day="2017-03-02",
+    )
 
 
 def land_more(shop: Shop) -> None:
     """What comes later: another day, a late file for a day that is done, a promotion."""
-    shop.land("transactions", [purchase(20, customer=2, at="2017-03-04 08:00"), purchase(10, at="2017-03-04 09:00")], day="2017-03-04")
+    shop.land(
+        "transactions",
+        [purchase(20, customer=2, at="2017-03-04 08:00"), purchase(10, at="2017-03-04 09:00")],
+        day="2017-03-04",
+    )
     shop.land("transactions", [purchase(21, product=3, at="2017-03-01 08:00")], day="2017-03-03")
-    shop.land("promotions", [{"product_id": 2, "store_id": 10, "display_location": "0", "mailer_location": "A", "week": 10}], day="2017-03-04")
+    shop.land(
+        "promotions",
+        [{"product_id": 2, "store_id": 10, "display_location": "0", "mailer_location": "A", "week": 10}],
+        day="2017-03-04",
+    )
 
 
 def keep_only(monkeypatch: pytest.MonkeyPatch, *qualified: str) -> None:
@@ -52,7 +76,9 @@ def keep_only(monkeypatch: pytest.MonkeyPatch, *qualified: str) -> None:
     while waiting:
         kept.add(name := waiting.pop())
         waiting += {*pipeline.needs(catalog.table(name))} - kept
-    monkeypatch.setattr(catalog, "tables", lambda layer=None: tuple(table for table in every(layer) if table.qualified in kept))
+    monkeypatch.setattr(
+        catalog, "tables", lambda layer=None: tuple(table for table in every(layer) if table.qualified in kept)
+    )
 
 
 def carry(monkeypatch: pytest.MonkeyPatch, engine: str, lake: Path | str, interval: tuple[str, str]) -> dict[str, Any]:
@@ -64,7 +90,11 @@ def carry(monkeypatch: pytest.MonkeyPatch, engine: str, lake: Path | str, interv
 
 def differing(one: Path, other: Path) -> list[str]:
     """Tables whose rows are not the same in both lakes."""
-    return [found.table for found in (compared(table, {"one": one, "other": other}) for table in catalog.tables()) if not found.equal]
+    return [
+        found.table
+        for found in (compared(table, {"one": one, "other": other}) for table in catalog.tables())
+        if not found.equal
+    ]
 
 
 def quarantined() -> Counter:
@@ -72,7 +102,8 @@ def quarantined() -> Counter:
     found: Counter = Counter()
     for path in sorted((settings.lake() / Layer.QUARANTINE).iterdir()):
         found.update(
-            (path.name, str(row["day"]), row["file"], tuple(sorted(row["reasons"])), _without_clock(row["row"])) for row in rows(f"quarantine.{path.name}")
+            (path.name, str(row["day"]), row["file"], tuple(sorted(row["reasons"])), _without_clock(row["row"]))
+            for row in rows(f"quarantine.{path.name}")
         )
     return found
 

@@ -33,7 +33,12 @@ class Running:
         """As Docker asks."""
         assert self.process.poll() is None, self.log.read_text()[-5000:]
         program = Path(sys.executable).with_name("millrace")
-        return subprocess.run([program, "health", self.name], env=self.environment, capture_output=True, check=False).returncode == 0
+        return (
+            subprocess.run(
+                [program, "health", self.name], env=self.environment, capture_output=True, check=False
+            ).returncode
+            == 0
+        )
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Signal it, and wait for it; its exit status."""

@@ -30,7 +30,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def shop(home: Path) -> Shop:
-    """A small landing zone with a valid file of each table on 2017-03-01, to which tests add and in which they break things."""
+    """A small landing zone with a valid file of each table on 2017-03-01, to which tests add and in which they break
+    things.
+    """
     return Shop.open(home / "landing")
 
 
@@ -55,7 +57,8 @@ def set_home(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def copy_home(template: Path, home: Path) -> Shop:
     """Make a home as the template is. Copies and not links: a test may write into any file of its own.
 
-    A lake may be moved as a whole: what a commit was built from names tables and files relative to the lake and the landing zone.
+    A lake may be moved as a whole: what a commit was built from names tables and files relative to the lake and the
+    landing zone.
     """
     shutil.copytree(template, home, dirs_exist_ok=True)
     return Shop(home / "landing")
@@ -91,7 +94,11 @@ def command(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     """Run `python -m millrace ...` as a user would, in a process of its own."""
     environment = {**os.environ, "MILLRACE_HOME": str(home)}
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "millrace", *arguments], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True
+        [sys.executable, "-W", "ignore", "-m", "millrace", *arguments],
+        cwd=settings.CHECKOUT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
 
 

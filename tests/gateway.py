@@ -1,4 +1,6 @@
-"""A real S3 server on loopback: the Versity gateway, which serves a folder. Built once into this checkout's home with Go."""
+"""A real S3 server on loopback: the Versity gateway, which serves a folder. Built once into this checkout's home with
+Go.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +31,29 @@ class Gateway:
 
     @classmethod
     def start(cls, folder: Path, shown: Pair | None = None) -> Gateway:
-        """Serve `folder`, with a bucket in it, and wait until the server listens; over TLS where it has a certificate to show."""
+        """Serve `folder`, with a bucket in it, and wait until the server listens; over TLS where it has a certificate
+        to show.
+        """
         (folder / BUCKET).mkdir(parents=True, exist_ok=True)
         port = free_port()
-        environment = {**os.environ, "ROOT_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"], "ROOT_SECRET_KEY": KEYS["AWS_SECRET_ACCESS_KEY"]}
+        environment = {
+            **os.environ,
+            "ROOT_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"],
+            "ROOT_SECRET_KEY": KEYS["AWS_SECRET_ACCESS_KEY"],
+        }
         options = ["--cert", str(shown.certificate), "--key", str(shown.key)] if shown else []
         output = folder.parent / f"gateway-{port}.log"
         with output.open("wb") as log:
             process = subprocess.Popen(
-                [str(programs.built_by_go(MODULE, VERSION)), "--port", f"127.0.0.1:{port}", "--quiet", *options, "posix", str(folder)],
+                [
+                    str(programs.built_by_go(MODULE, VERSION)),
+                    "--port",
+                    f"127.0.0.1:{port}",
+                    "--quiet",
+                    *options,
+                    "posix",
+                    str(folder),
+                ],
                 env=environment,
                 stdout=log,
                 stderr=log,

@@ -1,4 +1,5 @@
-"""May 2017 of the real sample for fifty customers, landed as the shop's systems would: small enough to run 31 times in a test.
+"""May 2017 of the real sample for fifty customers, landed as the shop's systems would: small enough to run 31 times in
+a test.
 
 Cut from the package's files by DuckDB; no code of Millrace decides what is in it.
 """
@@ -26,22 +27,30 @@ Contents = dict[str, Counter]
 
 
 def land(root: Path) -> Shop:
-    """Fill a landing zone: transactions and redemptions by day, promotions by week, the rest as snapshots of the first day."""
+    """Fill a landing zone: transactions and redemptions by day, promotions by week, the rest as snapshots of the first
+    day.
+    """
     shop = Shop(root)
     with duckdb.connect() as con:
         con.execute(
-            f"CREATE TABLE bought AS FROM {_file('transactions')} WHERE household_id < {CUSTOMERS} AND transaction_timestamp >= '{START}' AND transaction_timestamp < '{END}'"
+            f"CREATE TABLE bought AS FROM {_file('transactions')} WHERE household_id < {CUSTOMERS} AND"
+            f" transaction_timestamp >= '{START}' AND transaction_timestamp < '{END}'"
         )
         for day, rows in _by(con, "FROM bought", "CAST(transaction_timestamp AS DATE)"):
             shop.land("transactions", rows, day)
-        redeemed = f"FROM {_file('coupon_redemptions')} WHERE household_id < {CUSTOMERS} AND redemption_date >= '{START}' AND redemption_date < '{END}'"
+        redeemed = (
+            f"FROM {_file('coupon_redemptions')} WHERE household_id < {CUSTOMERS} AND redemption_date >= '{START}' AND"
+            f" redemption_date < '{END}'"
+        )
         for day, rows in _by(con, redeemed, "CAST(redemption_date AS DATE)"):
             shop.land("redemptions", rows, day, suffix=".csv")
         shown = f"FROM {_file('promotions')} SEMI JOIN bought USING (product_id, store_id, week)"
         for week, rows in _by(con, shown, "week"):
             shop.land("promotions", rows, max(week_starts(week), START), f"week-{week}")
         shop.land("products", _table(con, f"FROM {_file('products')} SEMI JOIN bought USING (product_id)"), START)
-        shop.land("coupons", _table(con, f"FROM {_file('coupons')} SEMI JOIN bought USING (product_id)"), START, suffix=".csv")
+        shop.land(
+            "coupons", _table(con, f"FROM {_file('coupons')} SEMI JOIN bought USING (product_id)"), START, suffix=".csv"
+        )
         for name in ("demographics", "campaigns"):
             shop.land(name, _table(con, f"FROM {_file(name)} WHERE household_id < {CUSTOMERS}"), START, suffix=".csv")
         shop.land("campaign_descriptions", _table(con, f"FROM {_file('campaign_descriptions')}"), START, suffix=".csv")
@@ -54,7 +63,9 @@ def week_starts(week: int) -> date:
 
 
 def contents() -> Contents:
-    """Every published row of every table, bronze without the time of loading; read by DuckDB from the files of the newest versions."""
+    """Every published row of every table, bronze without the time of loading; read by DuckDB from the files of the
+    newest versions.
+    """
     return {name: rows(name) for name in versions()}
 
 
@@ -78,7 +89,11 @@ def differences(one: Contents, other: Contents) -> dict[str, Any]:
     for name in sorted({*one, *other}):
         left, right = one.get(name, Counter()), other.get(name, Counter())
         if left != right:
-            found[name] = {"rows": (left.total(), right.total()), "only left": [*(left - right)][:3], "only right": [*(right - left)][:3]}
+            found[name] = {
+                "rows": (left.total(), right.total()),
+                "only left": [*(left - right)][:3],
+                "only right": [*(right - left)][:3],
+            }
     return found
 
 

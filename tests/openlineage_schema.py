@@ -1,8 +1,10 @@
-"""Is this an OpenLineage event? Judge one against JSON Schemas: the event itself, then each facet against its own schema, formats included.
+"""Is this an OpenLineage event? Judge one against JSON Schemas: the event itself, then each facet against its own
+schema, formats included.
 
 Where the schemas come from:
-- the spec: derived from the classes of the installed client, which the OpenLineage project generates from the spec's JSON Schemas. Set
-  `MILLRACE_OPENLINEAGE_SPEC` to the `spec` folder of an OpenLineage checkout to judge by the original documents instead.
+- the spec: derived from the classes of the installed client, which the OpenLineage project generates from the spec's
+  JSON Schemas. Set `MILLRACE_OPENLINEAGE_SPEC` to the `spec` folder of an OpenLineage checkout to judge by the original
+  documents instead.
 - Airflow's facets: the JSON Schemas in the provider package.
 - ours: `lineage/*.json`.
 """
@@ -37,7 +39,12 @@ ALWAYS_WRITTEN = {"_producer", "_schemaURL", "producer", "schemaURL"}
 """Required by the spec, but with a default in the client's classes."""
 
 PLACES = {"facets": "DatasetFacet", "inputFacets": "InputDatasetFacet", "outputFacets": "OutputDatasetFacet"}
-KEYS = {"DatasetVersion": "version", "InputSubset": "subset", "OutputSubset": "subset", "ProcessingEngine": "processing_engine"}
+KEYS = {
+    "DatasetVersion": "version",
+    "InputSubset": "subset",
+    "OutputSubset": "subset",
+    "ProcessingEngine": "processing_engine",
+}
 """Facets whose key is not simply their class's name; the client's classes do not tell the key."""
 
 SUFFIX = re.compile(r"(Input|Output)?(Dataset|Job|Run)Facet$")
@@ -56,7 +63,9 @@ STALE_IN_AIRFLOW = {
     ("$.taskInstance", "'pool' is a required property"),
     ("$.task.retry_exponential_backoff", "0 is not of type 'boolean'"),
 }
-"""Where provider 2.20.3 breaks its own schemas on Airflow 3.3: they still describe Airflow 2. Nothing else is forgiven."""
+"""Where provider 2.20.3 breaks its own schemas on Airflow 3.3: they still describe Airflow 2. Nothing else is
+forgiven.
+"""
 
 
 class NotOpenLineage(ValueError):  # noqa: N818
@@ -159,7 +168,9 @@ def _is_uri(value: Any) -> bool:
 @cache
 def _registry() -> Registry:
     documents = {**_spec(), **_airflow(), **_ours()}
-    return Registry(retrieve=_other_version_of(documents)).with_resources((url, _resource(document)) for url, document in documents.items())
+    return Registry(retrieve=_other_version_of(documents)).with_resources(
+        (url, _resource(document)) for url, document in documents.items()
+    )
 
 
 def _resource(document: dict[str, Any]) -> Resource:
@@ -167,7 +178,9 @@ def _resource(document: dict[str, Any]) -> Resource:
 
 
 def _other_version_of(documents: dict[str, dict[str, Any]]) -> typing.Callable[[str], Resource]:
-    """Facets name the version of the core that was current when they were written, such as 1-0-5; bases have not changed since."""
+    """Facets name the version of the core that was current when they were written, such as 1-0-5; bases have not
+    changed since.
+    """
     core = documents[CORE]
 
     def retrieve(url: str) -> Resource:
@@ -182,7 +195,10 @@ def _spec() -> dict[str, dict[str, Any]]:
     folder = os.environ.get("MILLRACE_OPENLINEAGE_SPEC")
     if not folder:
         return derived()
-    found = [json.loads(path.read_text()) for path in (Path(folder) / "OpenLineage.json", *sorted((Path(folder) / "facets").glob("*.json")))]
+    found = [
+        json.loads(path.read_text())
+        for path in (Path(folder) / "OpenLineage.json", *sorted((Path(folder) / "facets").glob("*.json")))
+    ]
     return {**derived(), **{document["$id"]: document for document in found}}
 
 
@@ -200,7 +216,9 @@ def _ours() -> dict[str, dict[str, Any]]:
 
 
 def derived() -> dict[str, dict[str, Any]]:
-    """The spec's documents, as far as the client's classes tell: types, what is required, formats, enumerations, and each facet's base."""
+    """The spec's documents, as far as the client's classes tell: types, what is required, formats, enumerations, and
+    each facet's base.
+    """
     documents: dict[str, dict[str, Any]] = {}
     for module in pkgutil.iter_modules(generated.__path__, f"{generated.__name__}."):
         for kind in vars(importlib.import_module(module.name)).values():
@@ -230,7 +248,14 @@ def _schema_of_field(field: attr.Attribute, hint: Any) -> dict[str, Any]:
 def _format_of(field: attr.Attribute) -> str | None:
     """The client checks a format with the parser of that format."""
     names = getattr(getattr(field.validator, "__code__", None), "co_names", ())
-    return next((name for parser, name in (("isoparse", "date-time"), ("UUID", "uuid"), ("urlparse", "uri")) if parser in names), None)
+    return next(
+        (
+            name
+            for parser, name in (("isoparse", "date-time"), ("UUID", "uuid"), ("urlparse", "uri"))
+            if parser in names
+        ),
+        None,
+    )
 
 
 def _schema_of_type(hint: Any) -> dict[str, Any]:

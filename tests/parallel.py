@@ -1,6 +1,8 @@
-"""How the processes of one test run share the machine: which tests stay together, what is built once for all, and what runs alone.
+"""How the processes of one test run share the machine: which tests stay together, what is built once for all, and what
+runs alone.
 
-`make test` starts several pytest processes (pytest-xdist). A file's tests run in one process, one after the other. These are the exceptions.
+`make test` starts several pytest processes (pytest-xdist). A file's tests run in one process, one after the other.
+These are the exceptions.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from xdist.scheduler import LoadScopeScheduling
 from lake.files import locked
 
 TOGETHER = ("tests/e2e/", "tests/integration/engines/", "tests/integration/bucket/", "tests/integration/online/")
-"""Folders whose tests share a server that is expensive to start: Airflow, Spark, an S3 gateway, Redis and PostgreSQL. Longest first: they start first."""
+"""Folders whose tests share a server that is expensive to start: Airflow, Spark, an S3 gateway, Redis and PostgreSQL.
+Longest first: they start first.
+"""
 
 
 class ByFile(LoadScopeScheduling):
@@ -33,7 +37,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
 
 
 def in_order(items: list[pytest.Item]) -> None:
-    """Start what takes longest first, so that no process ends long before the others. Unit tests fill the gaps at the end."""
+    """Start what takes longest first, so that no process ends long before the others. Unit tests fill the gaps at the
+    end.
+    """
 
     def turn(item: pytest.Item) -> int:
         order = (*TOGETHER, "tests/integration/")
@@ -64,7 +70,9 @@ def shared_folder(factory: pytest.TempPathFactory) -> Path:
 
 
 def once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
-    """A folder that the first process to ask for it builds, and that all processes of this test run share. Read it, do not write to it."""
+    """A folder that the first process to ask for it builds, and that all processes of this test run share. Read it, do
+    not write to it.
+    """
     folder = shared_folder(factory) / f"once-{name}"
     with locked(folder.with_suffix(".lock")):
         if not (complete := folder.with_suffix(".complete")).exists():

@@ -1,4 +1,6 @@
-"""Waiting for what should happen soon: so long that only a defect makes a test wait that long, on the slowest machine too."""
+"""Waiting for what should happen soon: so long that only a defect makes a test wait that long, on the slowest machine
+too.
+"""
 
 import threading
 import time

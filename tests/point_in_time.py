@@ -13,7 +13,9 @@ Row = dict[str, Any]
 NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-def joined(rows: Sequence[Row], labels: Sequence[Row], keys: dict[str, str], features: Sequence[str], ttl: timedelta) -> list[list[tuple[Any, ...]]]:
+def joined(
+    rows: Sequence[Row], labels: Sequence[Row], keys: dict[str, str], features: Sequence[str], ttl: timedelta
+) -> list[list[tuple[Any, ...]]]:
     """For each label the answers that are right: one, or several where the newest rows tie in everything that decides.
 
     `keys` maps what rows call a key to what labels call it. A ttl of zero is none.
@@ -21,7 +23,9 @@ def joined(rows: Sequence[Row], labels: Sequence[Row], keys: dict[str, str], fea
     return [_answers(rows, label, keys, features, ttl) for label in labels]
 
 
-def _answers(rows: Sequence[Row], label: Row, keys: dict[str, str], features: Sequence[str], ttl: timedelta) -> list[tuple[Any, ...]]:
+def _answers(
+    rows: Sequence[Row], label: Row, keys: dict[str, str], features: Sequence[str], ttl: timedelta
+) -> list[tuple[Any, ...]]:
     past = [row for row in rows if _same(row, label, keys) and _known(row["event_timestamp"], label["event_timestamp"])]
     if not past:
         return [(None,) * len(features)]

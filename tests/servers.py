@@ -1,4 +1,6 @@
-"""Real servers for the online store's tests: a Redis and a PostgreSQL on loopback, on ports of their own, with nothing of them kept."""
+"""Real servers for the online store's tests: a Redis and a PostgreSQL on loopback, on ports of their own, with nothing
+of them kept.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ class Server:
         """Start it, or start it again with what it kept, and wait until it answers."""
         command = self.command()
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, **self.options)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, **self.options
+            )
         deadline = time.monotonic() + patience.SECONDS
         while not (listens(self.port) and self.answers()):
             died = self.process.poll() is not None or time.monotonic() > deadline
@@ -143,13 +147,21 @@ UNPRIVILEGED = "postgres" if "postgres" in {user.pw_name for user in pwd.getpwal
 
 
 class Postgres(Server):
-    """Run by another user where the tests are run by root, whom it refuses. It asks for a password, so that one is in the URL."""
+    """Run by another user where the tests are run by root, whom it refuses. It asks for a password, so that one is in
+    the URL.
+    """
 
     ending = signal.SIGINT
-    options: ClassVar[dict[str, Any]] = {"user": UNPRIVILEGED, "group": pwd.getpwnam(UNPRIVILEGED).pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
+    options: ClassVar[dict[str, Any]] = (
+        {"user": UNPRIVILEGED, "group": pwd.getpwnam(UNPRIVILEGED).pw_gid, "extra_groups": []}
+        if os.getuid() == 0
+        else {}
+    )
 
     def program(self, name: str) -> str:
-        """The path of one of its programs, copied to where the other user may read it if it lies in root's own folders, as a checkout's .venv may."""
+        """The path of one of its programs, copied to where the other user may read it if it lies in root's own folders,
+        as a checkout's .venv may.
+        """
         path = Path(programs.postgres(name)).resolve()
         if subprocess.run(["test", "-x", path], check=False, **self.options).returncode == 0:
             return str(path)

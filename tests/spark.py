@@ -1,4 +1,6 @@
-"""A real Spark for tests: a Connect server of this machine, in a home of its own, with the jars of this checkout's, which are fetched once."""
+"""A real Spark for tests: a Connect server of this machine, in a home of its own, with the jars of this checkout's,
+which are fetched once.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,13 @@ from tests import programs
 
 QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 INTERPRETED = "spark.sql.codegen.wholeStage=false,spark.sql.codegen.factoryMode=NO_CODEGEN"
-SHORT_LIVED = {"MILLRACE_SPARK_CONF": f"spark.driver.extraJavaOptions={QUICK},{INTERPRETED}", "SPARK_LAUNCHER_OPTS": QUICK}
-"""A server of a minute and queries over a few rows: what compilers and the threads of the collector cost is more than they bring. Tests of what queries answer ask for `COMPILED`."""
+SHORT_LIVED = {
+    "MILLRACE_SPARK_CONF": f"spark.driver.extraJavaOptions={QUICK},{INTERPRETED}",
+    "SPARK_LAUNCHER_OPTS": QUICK,
+}
+"""A server of a minute and queries over a few rows: what compilers and the threads of the collector cost is more than
+they bring. Tests of what queries answer ask for `COMPILED`.
+"""
 COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}
 """Spark's own defaults, by which it compiles each query."""
 
@@ -27,8 +34,12 @@ def share_jars(home: Path) -> None:
 
 
 @contextmanager
-def running(home: Path, prepare: Callable[[pytest.MonkeyPatch], None] = lambda _: None) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The server's process and its URL. It starts in the environment that `prepare` makes, which the test does not keep."""
+def running(
+    home: Path, prepare: Callable[[pytest.MonkeyPatch], None] = lambda _: None
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The server's process and its URL. It starts in the environment that `prepare` makes, which the test does not
+    keep.
+    """
     programs.java()
     share_jars(home)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,6 +1,8 @@
-"""A proxy before an S3 server that lets a number of writes pass and refuses every later one, as a store does whose quota is used up.
+"""A proxy before an S3 server that lets a number of writes pass and refuses every later one, as a store does whose
+quota is used up.
 
-It is a process of its own: delta-rs keeps Python's lock while it waits for an answer, so that a thread of the test's process could not give one.
+It is a process of its own: delta-rs keeps Python's lock while it waits for an answer, so that a thread of the test's
+process could not give one.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ from typing import Any
 
 from etl.spark.server import free_port, listens
 
-REFUSAL = b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>QuotaExceeded</Code><Message>The quota of the bucket is used up</Message></Error>"
+REFUSAL = (
+    b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>QuotaExceeded</Code><Message>The quota of the bucket is used"
+    b" up</Message></Error>"
+)
 EVERY = 1 << 30
 OWN_HEADERS = ("content-length", "transfer-encoding", "connection")
 
@@ -51,7 +56,9 @@ def serve(port: int, onward: int, writes_left: Any) -> None:
             for name, value in headers:
                 if name.lower() not in OWN_HEADERS:
                     self.send_header(name, value)
-            self.send_header("Content-Length", known.get("content-length", "0") if self.command == "HEAD" else str(len(content)))
+            self.send_header(
+                "Content-Length", known.get("content-length", "0") if self.command == "HEAD" else str(len(content))
+            )
             self.end_headers()
             self.wfile.write(content)
 

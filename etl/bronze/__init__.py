@@ -1,1 +1,3 @@
-"""Bronze: landed files become typed rows that remember their file and their load time. Every table is loaded the same way: see `load`."""
+"""Bronze: landed files become typed rows that remember their file and their load time. Every table is loaded the same
+way: see `load`.
+"""

@@ -1,6 +1,8 @@
-"""Load the landed files of an interval into a bronze table's stage: each file once, each row with its file and load time.
+"""Load the landed files of an interval into a bronze table's stage: each file once, each row with its file and load
+time.
 
-Reading is Arrow, not Spark: a landing zone is many small files whose faults must be told apart file by file and cell by cell.
+Reading is Arrow, not Spark: a landing zone is many small files whose faults must be told apart file by file and cell by
+cell.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ TICK = timedelta(milliseconds=1)
 
 @dataclass
 class Loaded:
-    """What the files of an interval came to. `rows_in` is counted from the files themselves, apart from what was staged."""
+    """What the files of an interval came to. `rows_in` is counted from the files themselves, apart from what was
+    staged.
+    """
 
     rows_in: int = 0
     duplicates: int = 0
@@ -55,8 +59,9 @@ class Loaded:
 def load(table: Table, interval: Interval, stage: Path) -> Loaded:
     """Stage the new files under `stage`, a parquet file per month of landing. The caller holds the table's lock.
 
-    A file whose content the table holds under the same day already is passed over: in silence under its own name, as duplicates under another. Under another
-    day it is loaded: an unchanged snapshot is a snapshot of that day too, and events that come again are duplicates to silver, however the days are cut into runs.
+    A file whose content the table holds under the same day already is passed over: in silence under its own name, as
+    duplicates under another. Under another day it is loaded: an unchanged snapshot is a snapshot of that day too, and
+    events that come again are duplicates to silver, however the days are cut into runs.
     """
     published = delta.open_table(table.qualified)
     known = _known_files(table, published, interval) if published else {}
@@ -85,7 +90,9 @@ def load(table: Table, interval: Interval, stage: Path) -> Loaded:
 
 
 def _known_files(table: Table, published: DeltaTable, interval: Interval) -> dict[tuple[str, date], str]:
-    """Content hash and day -> name, of each file's newest load from folders of the interval. A file that was corrected and then put back is new again."""
+    """Content hash and day -> name, of each file's newest load from folders of the interval. A file that was corrected
+    and then put back is new again.
+    """
     import duckdb
 
     root = settings.table_path(table.qualified)
@@ -93,9 +100,15 @@ def _known_files(table: Table, published: DeltaTable, interval: Interval) -> dic
     files = [str(root / file["path"]) for file in delta.data_files(published, within=within)]
     if not files:
         return {}
-    query = "SELECT max_by(_file_hash, _loaded_at), _landed_date, _file FROM read_parquet(?) WHERE _landed_date >= ? AND _landed_date < ? GROUP BY ALL"
+    query = (
+        "SELECT max_by(_file_hash, _loaded_at), _landed_date, _file FROM read_parquet(?) WHERE _landed_date >= ? AND"
+        " _landed_date < ? GROUP BY ALL"
+    )
     with storage.readable(duckdb.connect(), root) as con:
-        return {(digest, day): name for digest, day, name in con.execute(query, [files, interval.start, interval.end]).fetchall()}
+        return {
+            (digest, day): name
+            for digest, day, name in con.execute(query, [files, interval.start, interval.end]).fetchall()
+        }
 
 
 def _load_time(table: Table, published: DeltaTable | None) -> datetime:
@@ -128,7 +141,9 @@ class Staging:
     stage: Path
 
     def month(self, month: str, files: list[LandedFile]) -> Month:
-        """Write the rows of these files to one parquet file. A month need not fit in memory: its files are read in turn."""
+        """Write the rows of these files to one parquet file. A month need not fit in memory: its files are read in
+        turn.
+        """
         import pyarrow.parquet as pq
 
         result = Month()
@@ -153,7 +168,9 @@ class Staging:
             yield file, content.rows
 
     def _with_audit_columns(self, pieces: list[Piece]) -> pa.Table:
-        """The rows of a row group. Constants of a file are dictionary-encoded: 20 million hashes would be a gigabyte."""
+        """The rows of a row group. Constants of a file are dictionary-encoded: 20 million hashes would be a
+        gigabyte.
+        """
         import pyarrow as pa
 
         rows = pa.concat_tables([rows for _, rows in pieces])

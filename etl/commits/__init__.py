@@ -1,8 +1,10 @@
 """Committing: how rows get into a Delta table, the same on every engine, done by delta-rs or by delta-spark.
 
-`committer()` chooses: delta-spark where the engine is a Spark that has Delta, delta-rs everywhere else (Sail ignores some of Delta's write options), and for a lake in a bucket,
-where delta-spark looks whether a version exists and then writes it, so that of two writers at once the second wins unseen; delta-rs makes the store refuse it. Tables written
-by one are read and continued by the other, and each commit carries the same `CommitMetadata`. Callers hold the table's lock.
+`committer()` chooses: delta-spark where the engine is a Spark that has Delta, delta-rs everywhere else (Sail ignores
+some of Delta's write options), and for a lake in a bucket, where delta-spark looks whether a version exists and then
+writes it, so that of two writers at once the second wins unseen; delta-rs makes the store refuse it. Tables written by
+one are read and continued by the other, and each commit carries the same `CommitMetadata`. Callers hold the table's
+lock.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Commits by delta-spark, on the engine's own Spark: each is one statement there, so rows never pass through this process.
+"""Commits by delta-spark, on the engine's own Spark: each is one statement there, so rows never pass through this
+process.
 
-New tables are created by delta-rs on every engine, which alone writes NOT NULL, comments and PII tags of a column at once.
+New tables are created by delta-rs on every engine, which alone writes NOT NULL, comments and PII tags of a column at
+once.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ _one_at_a_time = threading.Lock()
 
 
 class CommitMarker:
-    """How one commit is told from all others: its version as Delta's transaction, its state with a name that nobody else has."""
+    """How one commit is told from all others: its version as Delta's transaction, its state with a name that nobody
+    else has.
+    """
 
     def __init__(self, version: int, state: CommitMetadata) -> None:
         self.version = version
@@ -45,12 +49,20 @@ class CommitMarker:
 class DeltaSpark:
     """See `lake.commits.Committer`.
 
-    A client that is killed may leave its statement at work on the server. So each statement names the version that it is to make as Delta's transaction: of two, one is refused
-    or passed over there. What the log then says of that version tells which.
+    A client that is killed may leave its statement at work on the server. So each statement names the version that it
+    is to make as Delta's transaction: of two, one is refused or passed over there. What the log then says of that
+    version tells which.
     """
 
     def publish(
-        self, contract: Table, staged: Sequence[Path], state: CommitMetadata, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False
+        self,
+        contract: Table,
+        staged: Sequence[Path],
+        state: CommitMetadata,
+        *,
+        base: int | None,
+        replace: Sequence[Interval] = (),
+        whole: bool = False,
     ) -> int:
         """`replaceWhere` for days, an overwrite for all, an append otherwise."""
         publishing.open_at(contract, base)
@@ -61,12 +73,16 @@ class DeltaSpark:
 
     def optimize(self, contract: Table) -> int:
         """OPTIMIZE; the commit repeats the last state, with no day touched."""
-        with self._session({METADATA: untouched(delta.last_state(open_to_tidy(contract, "optimize"))).to_json()}) as spark:
+        with self._session(
+            {METADATA: untouched(delta.last_state(open_to_tidy(contract, "optimize"))).to_json()}
+        ) as spark:
             spark.sql(f"OPTIMIZE {_name(contract)}").collect()
         return self._newest(contract)
 
     def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = (), *, delete: bool = True) -> int:
-        """By delta-rs: Spark's VACUUM counts in hours only, so to spare an old version it would spare all that came after it."""
+        """By delta-rs: Spark's VACUUM counts in hours only, so to spare an old version it would spare all that came
+        after it.
+        """
         from lake.commits.delta_rs import DeltaRs
 
         return DeltaRs().vacuum(contract, older_than, keep, delete=delete)
@@ -96,7 +112,10 @@ class DeltaSpark:
             told = f"this run made version {ours.version}, and others went on to {newest}. Nothing is lost"
         else:
             what = "another's" if newest >= ours.version else "not there"
-            told = f"version {ours.version} was to be written, and it is {what}: a client that was killed may have left its statement on the server. Nothing of this run was written"
+            told = (
+                f"version {ours.version} was to be written, and it is {what}: a client that was killed may have left"
+                " its statement on the server. Nothing of this run was written"
+            )
         raise PublishError(f"{contract.qualified}: {told}; run the interval again")
 
     def _newest(self, contract: Table) -> int:
@@ -109,7 +128,9 @@ def _write(contract: Table, staged: Sequence[Path], mode: str, options: dict[str
     from etl.engine import session
 
     with _refusals(contract):
-        _rows(session(), contract, staged).write.format("delta").mode(mode).options(**options).save(str(settings.table_path(contract.qualified)))
+        _rows(session(), contract, staged).write.format("delta").mode(mode).options(**options).save(
+            str(settings.table_path(contract.qualified))
+        )
 
 
 @contextmanager
@@ -121,7 +142,10 @@ def _refusals(contract: Table) -> Iterator[None]:
         if "Concurrent" not in str(error):
             raise
         told = str(error).splitlines()[0]
-        raise PublishError(f"{contract.qualified}: another writer committed at the same time ({told}). Nothing was written; run the interval again") from error
+        raise PublishError(
+            f"{contract.qualified}: another writer committed at the same time ({told}). Nothing was written; run the"
+            " interval again"
+        ) from error
 
 
 def _metadata(contract: Table, version: int, newest: int) -> str | None:

@@ -1,4 +1,6 @@
-"""A declaration of aggregations -> the rows of its feature table: prepare the events, ask the windows, name the features."""
+"""A declaration of aggregations -> the rows of its feature table: prepare the events, ask the windows, name the
+features.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,13 @@ from etl.gold.windows import AT, NEWEST, Measures
 Prepare = Callable[..., DataFrame]
 
 
-def features(table: Table, midnights: Sequence[Interval], inputs: Mapping[str, DataFrame], prepare: Prepare | None = None) -> DataFrame:
+def features(
+    table: Table, midnights: Sequence[Interval], inputs: Mapping[str, DataFrame], prepare: Prepare | None = None
+) -> DataFrame:
     """One row per key and midnight at which a window changes, in the contract's columns.
 
-    `inputs` has the table's inputs by name; the events must reach back as far as `windows.history_for` says for the declaration's `reach`. `prepare` is the transform's function `events`.
+    `inputs` has the table's inputs by name; the events must reach back as far as `windows.history_for` says for the
+    declaration's `reach`. `prepare` is the transform's function `events`.
     """
     declared = table.aggregates
     if declared is None:
@@ -31,29 +36,40 @@ def features(table: Table, midnights: Sequence[Interval], inputs: Mapping[str, D
     keys = [column.name for column in declared.key]
     plan = _Plan(declared)
     wanted = plan.results()
-    events = _not_null(declared, inputs[declared.events.qualified], [declared.time_column]).withColumn(AT, F.col(declared.time_column).cast("timestamp"))
-    # The keys of an event are its own where nothing prepares them, so that the keys without a change can be left out first: joins are then small.
+    events = _not_null(declared, inputs[declared.events.qualified], [declared.time_column]).withColumn(
+        AT, F.col(declared.time_column).cast("timestamp")
+    )
+    # The keys of an event are its own where nothing prepares them, so that the keys without a change can be left out
+    # first: joins are then small.
     own = {column.name for column in declared.events.columns}
     narrow = own.issuperset(keys)
     chosen = windows.concerned(events, keys, midnights, declared.trailing) if narrow else events
     prepared = prepared_events(declared, chosen, inputs, prepare)
     prepared = _not_null(declared, prepared, keys)
     chosen = prepared if narrow else windows.concerned(prepared, keys, midnights, declared.trailing)
-    inner = {name: f"_k{n}" for n, name in enumerate(keys)}  # a key may be called as a column of the windows, such as day
+    inner = {
+        name: f"_k{n}" for n, name in enumerate(keys)
+    }  # a key may be called as a column of the windows, such as day
     renamed = chosen.select(*(F.col(name).alias(alias) for name, alias in inner.items()), AT, *plan.columns())
     found = windows.contents(renamed, midnights, [*inner.values()], plan.measures())
     outer = [F.col(alias).alias(name) for name, alias in inner.items()]
-    return found.select(*outer, "event_timestamp", *(wanted[name].cast(table.column(name).type.spark).alias(name) for name in wanted))
+    return found.select(
+        *outer, "event_timestamp", *(wanted[name].cast(table.column(name).type.spark).alias(name) for name in wanted)
+    )
 
 
 def _not_null(declared: Aggregates, events: DataFrame, names: Sequence[str]) -> DataFrame:
-    """Without the events that have no value there: they are nobody's, or of no time. What a contract requires needs no look."""
+    """Without the events that have no value there: they are nobody's, or of no time. What a contract requires needs no
+    look.
+    """
     columns = declared.columns()
     optional = [F.col(name).isNotNull() for name in names if not columns[name].required]
     return events.filter(reduce(and_, optional)) if optional else events
 
 
-def prepared_events(declared: Aggregates, events: DataFrame, inputs: Mapping[str, DataFrame], prepare: Prepare | None) -> DataFrame:
+def prepared_events(
+    declared: Aggregates, events: DataFrame, inputs: Mapping[str, DataFrame], prepare: Prepare | None
+) -> DataFrame:
     """The events with the columns of their dimensions, and those that the transform adds."""
     for dimension in declared.dimensions:
         events = _joined(events, dimension, inputs[dimension.table.qualified])
@@ -61,7 +77,9 @@ def prepared_events(declared: Aggregates, events: DataFrame, inputs: Mapping[str
         if prepare is None:
             raise ValueError("the declaration names tables or columns for a transform to prepare, and there is none")
         events = prepare(events, *(inputs[other.table.qualified] for other in declared.mapped))
-        events = events.withColumn(AT, F.col(declared.time_column).cast("timestamp"))  # which a transform may have left out
+        events = events.withColumn(
+            AT, F.col(declared.time_column).cast("timestamp")
+        )  # which a transform may have left out
     return events
 
 
@@ -70,26 +88,39 @@ def _joined(events: DataFrame, dimension: Dimension, rows: DataFrame) -> DataFra
     on = {here: f"_dimension_{there}" for here, there in dimension.pairs.items()}
     if dimension.as_of == AsOf.NEWEST:
         newest = _one_per_key(rows, dimension)
-        chosen = newest.select(*(F.col(there).alias(on[here]) for here, there in dimension.pairs.items()), *dimension.take)
-        return events.join(chosen, [F.col(here) == F.col(there) for here, there in on.items()], "left").drop(*on.values())
+        chosen = newest.select(
+            *(F.col(there).alias(on[here]) for here, there in dimension.pairs.items()), *dimension.take
+        )
+        return events.join(chosen, [F.col(here) == F.col(there) for here, there in on.items()], "left").drop(
+            *on.values()
+        )
     since = "_dimension_valid_from"
     columns = (*(F.col(there).alias(on[here]) for here, there in dimension.pairs.items()), *dimension.take)
-    valid = _one_per_key(rows, dimension).select(*columns, F.col(dimension.valid_from or "").cast("timestamp").alias(since))
+    valid = _one_per_key(rows, dimension).select(
+        *columns, F.col(dimension.valid_from or "").cast("timestamp").alias(since)
+    )
     # Until when a row is valid is known from the next row of its key, so each event meets one row at most.
     until = F.lead(since).over(Window.partitionBy(*on.values()).orderBy(since)).alias("_dimension_valid_until")
     spans = valid.select("*", until)
-    inside = (F.col(AT) >= F.col(since)) & (F.col("_dimension_valid_until").isNull() | (F.col(AT) < F.col("_dimension_valid_until")))
+    inside = (F.col(AT) >= F.col(since)) & (
+        F.col("_dimension_valid_until").isNull() | (F.col(AT) < F.col("_dimension_valid_until"))
+    )
     same = [F.col(here) == F.col(there) for here, there in on.items()]
     return events.join(spans, [*same, inside], "left").drop(*on.values(), since, "_dimension_valid_until")
 
 
 def _one_per_key(rows: DataFrame, dimension: Dimension) -> DataFrame:
-    """The newest row of each key, or of each key and `valid_from`: by the table's time, then the rest of its key. Of equal ones every engine takes the same."""
+    """The newest row of each key, or of each key and `valid_from`: by the table's time, then the rest of its key. Of
+    equal ones every engine takes the same.
+    """
     keys = [*dimension.pairs.values(), *([dimension.valid_from] if dimension.valid_from else [])]
     if set(dimension.table.key) <= set(keys):
         return rows
     order = [name for name in (*dimension.rank, *dimension.table.column_names) if name not in keys]
-    ranked = rows.withColumn("_nth", F.row_number().over(Window.partitionBy(*keys).orderBy(*(F.col(name).desc() for name in dict.fromkeys(order)))))
+    ranked = rows.withColumn(
+        "_nth",
+        F.row_number().over(Window.partitionBy(*keys).orderBy(*(F.col(name).desc() for name in dict.fromkeys(order)))),
+    )
     return ranked.filter("_nth = 1").drop("_nth")
 
 
@@ -117,7 +148,10 @@ class _Plan:
         return Measures(
             sums={name: sorted(lengths) for name, lengths in self._sums.items()},
             distinct={name: sorted(lengths) for name, lengths in self._distinct.items()},
-            extremes={name: windows.Extreme(largest, sorted(lengths), name in self._any_age) for name, (largest, lengths) in self._extremes.items()},
+            extremes={
+                name: windows.Extreme(largest, sorted(lengths), name in self._any_age)
+                for name, (largest, lengths) in self._extremes.items()
+            },
             recent=self._recent,
             newest=self._newest or bool(self._recent),
             trailing=self.declared.trailing,
@@ -144,7 +178,9 @@ class _Plan:
             name = self._name("distinct", part, self._value(part))
             self._distinct.setdefault(name, set()).add(days or 0)
             return F.col(f"{name}_{days}d")
-        return F.col(self._sum(self._counted(part) if isinstance(part, aggregations.Count) else self._summed(part), days))
+        return F.col(
+            self._sum(self._counted(part) if isinstance(part, aggregations.Count) else self._summed(part), days)
+        )
 
     def _sum(self, name: str, days: int | None) -> str:
         self._sums.setdefault(name, set()).add(days or 0)
@@ -153,7 +189,13 @@ class _Plan:
     def _extreme(self, part: Aggregation, days: int | None) -> Column:
         largest = isinstance(part, (aggregations.Max, aggregations.Latest))
         is_timestamp = self.declared.events.column(self.declared.time_column).type == TIMESTAMP
-        if isinstance(part, aggregations.Latest) and self._is_instant(part) and is_timestamp and days is None and not part.where:
+        if (
+            isinstance(part, aggregations.Latest)
+            and self._is_instant(part)
+            and is_timestamp
+            and days is None
+            and not part.where
+        ):
             self._newest = True
             return F.col(NEWEST)
         name = self._ordered(part, largest)
@@ -209,6 +251,8 @@ class _Plan:
 
     def _name(self, kind: str, part: Aggregation, column: Column, detail: str = "") -> str:
         """The measure's column, a new one where no other feature asked for the same."""
-        name = self._names.setdefault((f"{kind} {detail}", f"{part.of} AS {part.type} WHERE {part.where}"), f"_m{len(self._names)}")
+        name = self._names.setdefault(
+            (f"{kind} {detail}", f"{part.of} AS {part.type} WHERE {part.where}"), f"_m{len(self._names)}"
+        )
         self._columns.setdefault(name, column)
         return name

@@ -1,4 +1,6 @@
-"""Which days of events a change of a feature table's other inputs concerns, and which rows of its inputs some midnights need."""
+"""Which days of events a change of a feature table's other inputs concerns, and which rows of its inputs some midnights
+need.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,14 @@ def read_days(name: str, version: int, days: Sequence[Interval]) -> DataFrame:
     return table_reader.read(name, version, delta.on_days(table.time_column, days)).filter(days_sql(table, days))
 
 
-def changed_event_days(declared: Aggregates, before: Versions, now: Versions, changed: Mapping[str, Days | None]) -> Days | None:
-    """The days of events whose features can change since the inputs were at the versions `before`; None where nobody can tell any more.
+def changed_event_days(
+    declared: Aggregates, before: Versions, now: Versions, changed: Mapping[str, Days | None]
+) -> Days | None:
+    """The days of events whose features can change since the inputs were at the versions `before`; None where nobody
+    can tell any more.
 
-    `changed` has the days of each input whose rows were replaced since then; a snapshot is replaced whole, and names none.
+    `changed` has the days of each input whose rows were replaced since then; a snapshot is replaced whole, and names
+    none.
     """
     concerned = [*(changed.get(declared.events.qualified) or ())]
     for other in declared.joined:
@@ -54,7 +60,9 @@ def _has_changed(other: Joined, before: Versions, changed: Mapping[str, Days | N
 
 
 def _is_readable(name: str, version: int) -> bool:
-    """Whether the files of an older version are all there: `vacuum` removes them in the end, and an engine may read a file that is gone as if it were empty."""
+    """Whether the files of an older version are all there: `vacuum` removes them in the end, and an engine may read a
+    file that is gone as if it were empty.
+    """
     try:
         table = delta.open_table(name, version)
     except delta.LakeError:
@@ -67,14 +75,18 @@ def _is_readable(name: str, version: int) -> bool:
 
 
 def _changed_values(other: Joined, before: int, now: int, days: Days) -> DataFrame:
-    """The values by which the changed rows are joined, a row each, named as in the table: of rows that are new, other, or gone."""
+    """The values by which the changed rows are joined, a row each, named as in the table: of rows that are new, other,
+    or gone.
+    """
     name = other.table.qualified
     by = tuple(other.pairs.values())
     if other.table.load == Load.SNAPSHOT:
         old, new = table_reader.read(name, before), table_reader.read(name, now)
     else:
         old, new = read_days(name, before, days), read_days(name, now, days)
-        if not isinstance(other, Dimension):  # days are narrow enough, and comparing their rows would cost more than it saves
+        if not isinstance(
+            other, Dimension
+        ):  # days are narrow enough, and comparing their rows would cost more than it saves
             return old.select(*by).unionAll(new.select(*by)).distinct()
     columns = _columns_that_matter(other)
     return _differing(old.select(*columns), new.select(*columns)).select(*by).distinct()
@@ -100,7 +112,11 @@ def _days_of_events_with(declared: Aggregates, other: Joined, values: DataFrame,
 
     named = values.select(*(F.col(there).alias(here) for here, there in other.pairs.items()))
     events = table_reader.read(declared.events.qualified, version)
-    found = events.join(named, list(other.pairs), "left_semi").select(F.to_date(declared.time_column).alias("day")).distinct()
+    found = (
+        events.join(named, list(other.pairs), "left_semi")
+        .select(F.to_date(declared.time_column).alias("day"))
+        .distinct()
+    )
     return days_of(row["day"] for row in found.collect())
 
 
@@ -117,12 +133,18 @@ def history(table: Table, midnights: Sequence[Interval], versions: Versions) -> 
     found = {declared.events.qualified: events}
     for other in declared.joined:
         name = other.table.qualified
-        found[name] = table_reader.read(name, versions[name]) if isinstance(other, Dimension) else _within_range(other.table, other.by, events, versions[name])
+        found[name] = (
+            table_reader.read(name, versions[name])
+            if isinstance(other, Dimension)
+            else _within_range(other.table, other.by, events, versions[name])
+        )
     return found
 
 
 def _within_range(table: Table, by: Sequence[str], events: DataFrame, version: int) -> DataFrame:
-    """The rows of a table between the smallest and the largest value that the events have, so that the others need not be read."""
+    """The rows of a table between the smallest and the largest value that the events have, so that the others need not
+    be read.
+    """
     from pyspark.sql import functions as F
 
     ranged = [name for name in by if table.column(name).type in (LONG, DATE)]

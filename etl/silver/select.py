@@ -1,4 +1,6 @@
-"""Silver from a declaration: each column is a column of the bronze table, renamed and cast. A table that needs more has a transform of its own."""
+"""Silver from a declaration: each column is a column of the bronze table, renamed and cast. A table that needs more has
+a transform of its own.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from etl.silver import PROVENANCE
 
 
 def clean(table: Table, source: Table, rows: DataFrame) -> DataFrame:
-    """One row per row that came in, in the contract's columns and the audit columns of bronze. What cannot be cast is NULL, for the audit to find."""
+    """One row per row that came in, in the contract's columns and the audit columns of bronze. What cannot be cast is
+    NULL, for the audit to find.
+    """
     return rows.select(*(_cell(column, source.column(column.made_of)) for column in table.columns), *PROVENANCE)
 
 
@@ -35,7 +39,8 @@ def _cell(column: Column, source: Column) -> SparkColumn:
 def exact(value: SparkColumn, kind: DecimalType) -> SparkColumn:
     """A double as a decimal, half away from zero; NULL where its digits before the point are too few.
 
-    Whole units of the last digit first: casting 1.005 straight to two digits gives 1.01 on Spark, which goes by the printed number, and 1.00 on Sail, which goes by its double.
+    Whole units of the last digit first: casting 1.005 straight to two digits gives 1.01 on Spark, which goes by the
+    printed number, and 1.00 on Sail, which goes by its double.
     """
     unit = Decimal(1).scaleb(-kind.scale)
     whole = F.round(value * 10**kind.scale).try_cast(f"decimal({min(kind.precision + 2, 38)},0)")

@@ -1,8 +1,8 @@
 """Account for every line of a CSV file: how many records there are, and which lines cannot be trusted.
 
 A parser cannot notice that it lost lines: one unclosed quote makes the rest of a file one cell. So records are counted
-here from the bytes, with no code of the parser. The rules are those of RFC 4180, with LF, CR LF or CR as line end. A quote
-inside of an unquoted cell is an ordinary character, and blank lines are no records.
+here from the bytes, with no code of the parser. The rules are those of RFC 4180, with LF, CR LF or CR as line end. A
+quote inside of an unquoted cell is an ordinary character, and blank lines are no records.
 """
 
 from __future__ import annotations
@@ -216,7 +216,9 @@ class _Scan:
         start = int(starts[0])
         record = _walk(block, start, int(ends[-1]))
         if record.broken or record.malformed:
-            raise LineError("is the header, and a quote in it is not closed where a name ends", self._line_at(ends, start))
+            raise LineError(
+                "is the header, and a quote in it is not closed where a name ends", self._line_at(ends, start)
+            )
         try:
             self.lines.header = tuple(next(csv.reader([block[start : record.end].decode()])))
         except csv.Error:
@@ -226,7 +228,10 @@ class _Scan:
     def _last_line(self, record: _Record, ends: np.ndarray, *, final: bool) -> int | None:
         """The line of the block on which a record of several lines ends; None if it goes on after the block."""
         header = self.lines.header
-        cells = [(header[position] if position < len(header) else "", self._line_at(ends, at)) for position, at in record.broken]
+        cells = [
+            (header[position] if position < len(header) else "", self._line_at(ends, at))
+            for position, at in record.broken
+        ]
         for column, line in cells:
             if column not in self.multiline:
                 raise LineError("opens a quote that is not closed on that line", line, column)

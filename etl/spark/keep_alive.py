@@ -1,8 +1,10 @@
 """Keeps a Spark Connect session that idles, and renews one that its server forgot.
 
-A server forgets a session without requests: Sail after 15 minutes unless it is set otherwise, also while it works on a long query, and Spark after an hour. From then on every call fails, even
-one that only builds a plan. So a thread asks for a setting now and then, which counts as a request. It cannot do so while the machine sleeps: then the session gets another id, and goes on. Frames that were made
-before go on too, because they hold the session and not its id. Temporary views, and data that was sent to the server beside a plan, are gone.
+A server forgets a session without requests: Sail after 15 minutes unless it is set otherwise, also while it works on a
+long query, and Spark after an hour. From then on every call fails, even one that only builds a plan. So a thread asks
+for a setting now and then, which counts as a request. It cannot do so while the machine sleeps: then the session gets
+another id, and goes on. Frames that were made before go on too, because they hold the session and not its id. Temporary
+views, and data that was sent to the server beside a plan, are gone.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ GONE = ("is not running", "SESSION_NOT_FOUND", "SESSION_CLOSED", "SESSION_CHANGE
 
 
 def period() -> float:
-    """Seconds between two requests: well below the timeout that Sail is set to, which is in this process's environment where Sail runs here."""
+    """Seconds between two requests: well below the timeout that Sail is set to, which is in this process's environment
+    where Sail runs here.
+    """
     try:
         timeout = float(os.environ.get(SAIL_TIMEOUT) or LONGEST_SECONDS * PINGS)
     except ValueError:
@@ -40,7 +44,9 @@ def period() -> float:
 
 @dataclass
 class _Kept:
-    """A session that is kept, with the settings that a new one needs, and when it was last known to be there by the wall clock, which goes on while a machine sleeps."""
+    """A session that is kept, with the settings that a new one needs, and when it was last known to be there by the
+    wall clock, which goes on while a machine sleeps.
+    """
 
     settings: Mapping[str, str]
     seconds: float
@@ -64,7 +70,9 @@ def start(spark: SparkSession, settings: Mapping[str, str]) -> None:
 
 
 def refresh(spark: SparkSession) -> None:
-    """See that the session is there, unless it was lately, and renew it if it is not. A server that is away is left for the caller's own request to tell of."""
+    """See that the session is there, unless it was lately, and renew it if it is not. A server that is away is left for
+    the caller's own request to tell of.
+    """
     kept = _kept.get(spark)
     if kept and not 0 <= time.time() - kept.seen < kept.seconds * 2:
         with suppress(Exception):
@@ -93,7 +101,9 @@ def _see_to(spark: SparkSession, kept: _Kept) -> None:
 
 
 def _renew(spark: SparkSession, settings: Mapping[str, str]) -> None:
-    """Give the session another id, under which the server makes a new one: it takes an id that it has closed for gone."""
+    """Give the session another id, under which the server makes a new one: it takes an id that it has closed for
+    gone.
+    """
     new, client = str(uuid.uuid4()), spark.client
     client._server_session_id = None
     client._session_id = client._artifact_manager._session_id = spark._session_id = new

@@ -1,6 +1,7 @@
 """A Spark Connect server on this machine: one for all tasks while the services run, or one for the life of a process.
 
-`<home>/run/spark.json` says where it is. A server is ours only if the process behind that file still is the one that was started.
+`<home>/run/spark.json` says where it is. A server is ours only if the process behind that file still is the one that
+was started.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def settings_of(port: int, master: str) -> dict[str, str]:
         "spark.connect.grpc.binding.address": settings.bind(),
         "spark.connect.grpc.binding.port": str(port),
         "spark.driver.host": LOOPBACK,
-        "spark.driver.memory": os.environ.get("MILLRACE_SPARK_MEMORY") or f"{max(psutil.virtual_memory().total // 4 >> 20, 2048)}m",
+        "spark.driver.memory": (
+            os.environ.get("MILLRACE_SPARK_MEMORY") or f"{max(psutil.virtual_memory().total // 4 >> 20, 2048)}m"
+        ),
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.sql.warehouse.dir": str(settings.home() / "spark" / "warehouse"),
@@ -60,7 +63,9 @@ def settings_of(port: int, master: str) -> dict[str, str]:
 
 
 def s3_settings() -> dict[str, str]:
-    """How Spark reaches `s3://` paths. Credentials are not among them: Hadoop's client finds them where AWS's own tools do, in the environment first."""
+    """How Spark reaches `s3://` paths. Credentials are not among them: Hadoop's client finds them where AWS's own tools
+    do, in the environment first.
+    """
     known = bucket.environment()
     endpoint = known.get("AWS_ENDPOINT_URL", "")
     found = {
@@ -81,7 +86,10 @@ def _profile(name: str, known: str, master: str) -> dict[str, str]:
     if name == "cpu":
         return {}
     if name == "gpu":
-        return {**gpu.settings_for(master), "spark.jars": ",".join([known, *(str(path) for path in jars.fetched(gpu.RAPIDS))])}
+        return {
+            **gpu.settings_for(master),
+            "spark.jars": ",".join([known, *(str(path) for path in jars.fetched(gpu.RAPIDS))]),
+        }
     raise SparkError(f"MILLRACE_SPARK_PROFILE is {name!r}. Use cpu (the default) or gpu")
 
 
@@ -95,19 +103,29 @@ def command(port: int) -> list[str]:
 
 def environment() -> dict[str, str]:
     """What Spark's scripts look at."""
-    found = {**os.environ, "SPARK_HOME": str(jars.spark_home()), "JAVA_HOME": str(java.find().resolve().parent.parent), "SPARK_NO_DAEMONIZE": "1"}
+    found = {
+        **os.environ,
+        "SPARK_HOME": str(jars.spark_home()),
+        "JAVA_HOME": str(java.find().resolve().parent.parent),
+        "SPARK_NO_DAEMONIZE": "1",
+    }
     if storage.is_remote(settings.lake()) and (bundle := os.environ.get(bucket.BUNDLE)):
         found["JAVA_TOOL_OPTIONS"] = f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {_trust_options(Path(bundle))}".strip()
     return found
 
 
 def _trust_options(bundle: Path) -> str:
-    """Have Java trust the authorities of a PEM file and no others: it reads a store of its own format only. The password is Java's usual one, and protects nothing."""
+    """Have Java trust the authorities of a PEM file and no others: it reads a store of its own format only. The
+    password is Java's usual one, and protects nothing.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
 
     store, password = settings.home() / "spark" / "authorities.p12", "changeit"
-    trusted = [pkcs12.PKCS12Certificate(found, str(number).encode()) for number, found in enumerate(x509.load_pem_x509_certificates(bundle.read_bytes()))]
+    trusted = [
+        pkcs12.PKCS12Certificate(found, str(number).encode())
+        for number, found in enumerate(x509.load_pem_x509_certificates(bundle.read_bytes()))
+    ]
     store.parent.mkdir(parents=True, exist_ok=True)
     write_whole(store, pkcs12.serialize_java_truststore(trusted, BestAvailableEncryption(password.encode())))
     options = {"trustStore": f'"{store}"', "trustStoreType": "PKCS12", "trustStorePassword": password}
@@ -134,7 +152,9 @@ def record_path() -> Path:
 
 def record(pid: int, port: int) -> None:
     """Tell other processes of this home that this process is, or becomes, their server."""
-    write_whole(record_path(), json.dumps({"pid": pid, "port": port, "started": psutil.Process(pid).create_time()}).encode())
+    write_whole(
+        record_path(), json.dumps({"pid": pid, "port": port, "started": psutil.Process(pid).create_time()}).encode()
+    )
 
 
 def running() -> str | None:
@@ -163,13 +183,21 @@ def listens(port: int, host: str = LOOPBACK) -> bool:
 
 
 def start(log: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a server and wait until it takes connections. The caller ends it, and it ends by itself when the caller is gone."""
+    """Start a server and wait until it takes connections. The caller ends it, and it ends by itself when the caller is
+    gone.
+    """
     port = free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
     watched = [sys.executable, "-m", "etl.spark.server", str(os.getpid()), *command(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            watched, cwd=settings.CHECKOUT, env=environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            watched,
+            cwd=settings.CHECKOUT,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     wait(port, log, process)
     return process, port
@@ -183,8 +211,15 @@ def wait(port: int, log: Path, process: subprocess.Popen[bytes] | None = None) -
         if died or time.monotonic() > deadline:
             if process is not None:
                 stop(process)
-            told = "\n".join(log.read_text(errors="replace").strip().splitlines()[-15:]) if log.exists() else "(nothing was written)"
-            raise SparkError(f"Spark {'ended while it started' if died else f'did not listen after {START_SECONDS:.0f} s'}. The end of {log}:\n{told}")
+            told = (
+                "\n".join(log.read_text(errors="replace").strip().splitlines()[-15:])
+                if log.exists()
+                else "(nothing was written)"
+            )
+            raise SparkError(
+                f"Spark {'ended while it started' if died else f'did not listen after {START_SECONDS:.0f} s'}. The end"
+                f" of {log}:\n{told}"
+            )
         time.sleep(0.1)
 
 
@@ -206,7 +241,9 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def main() -> int:
-    """`python -m etl.spark.server PID COMMAND...`: run the command until it ends, or until the process PID, which started this one, is gone."""
+    """`python -m etl.spark.server PID COMMAND...`: run the command until it ends, or until the process PID, which
+    started this one, is gone.
+    """
     owner = int(sys.argv[1])
     process = subprocess.Popen(sys.argv[2:])
     while process.poll() is None:

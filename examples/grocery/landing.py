@@ -1,4 +1,5 @@
-"""Land the sample: cut The Complete Journey into what a shop's systems would drop, a folder a day, a week or a snapshot.
+"""Land the sample: cut The Complete Journey into what a shop's systems would drop, a folder a day, a week or a
+snapshot.
 
 The files keep the source's columns and types. Landing is idempotent: a landing zone that is complete is left alone.
 """
@@ -43,7 +44,9 @@ def is_landed() -> bool:
 
 
 def land(progress: Progress | None = None) -> Path:
-    """Fill the landing zone with the sample and return it. Files that are there under the same name are replaced only if the sample was never completely landed."""
+    """Fill the landing zone with the sample and return it. Files that are there under the same name are replaced only
+    if the sample was never completely landed.
+    """
     root = settings.landing()
     if is_landed():
         return root
@@ -95,7 +98,9 @@ def _weeks() -> Iterator[tuple[date, pa.Table]]:
 
 
 def week_starts(week: int) -> date:
-    """The day on which the promotions of a week land: 2017-01-01 for the short week 1, and Mondays from 2017-01-02 on."""
+    """The day on which the promotions of a week land: 2017-01-01 for the short week 1, and Mondays from 2017-01-02
+    on.
+    """
     return INTERVAL.start if week == 1 else FIRST_MONDAY + timedelta(weeks=week - 2)
 
 
@@ -114,7 +119,9 @@ def _with_plain_dates(rows: pa.Table) -> pa.Table:
     """The package's dates are midnights in nanoseconds; a shop's export would say 2017-01-31."""
     import pyarrow as pa
 
-    schema = pa.schema([pa.field(one.name, pa.date32() if pa.types.is_timestamp(one.type) else one.type) for one in rows.schema])
+    schema = pa.schema(
+        [pa.field(one.name, pa.date32() if pa.types.is_timestamp(one.type) else one.type) for one in rows.schema]
+    )
     return rows.cast(schema)
 
 

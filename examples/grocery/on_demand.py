@@ -7,7 +7,10 @@ def days_since_last_basket(inputs: dict[str, list]) -> dict[str, list]:
     """Feast runs this from its source text, so what it needs is imported inside."""
     from features.on_demand import days_between
 
-    days = [days_between(later, earlier) for later, earlier in zip(inputs["request_time"], inputs["last_basket_at"], strict=True)]
+    days = [
+        days_between(later, earlier)
+        for later, earlier in zip(inputs["request_time"], inputs["last_basket_at"], strict=True)
+    ]
     return {"days_since_last_basket": days, "customer_recency__days_since_last_basket": days}
 
 
@@ -15,16 +18,23 @@ def days_since_last_purchase(inputs: dict[str, list]) -> dict[str, list]:
     """Feast runs this from its source text, so what it needs is imported inside."""
     from features.on_demand import days_between
 
-    days = [days_between(later, earlier) for later, earlier in zip(inputs["request_time"], inputs["last_purchased_at"], strict=True)]
+    days = [
+        days_between(later, earlier)
+        for later, earlier in zip(inputs["request_time"], inputs["last_purchased_at"], strict=True)
+    ]
     return {"days_since_last_purchase": days, "customer_product_recency__days_since_last_purchase": days}
 
 
 ONE_PURCHASE, HALF_LIFE = 2**20, 60
-"""What a purchase on the day of the newest weighs in `memory_weight`, and after how many days a purchase counts half: as gold.customer_product has it."""
+"""What a purchase on the day of the newest weighs in `memory_weight`, and after how many days a purchase counts half:
+as gold.customer_product has it.
+"""
 
 
 def faded(weight: int | None, days: float | None) -> float | None:
-    """Purchases, each counted as 2 ** (-its age / HALF_LIFE), from the weight they had at the newest and the days since then; None where either is."""
+    """Purchases, each counted as 2 ** (-its age / HALF_LIFE), from the weight they had at the newest and the days since
+    then; None where either is.
+    """
     return None if weight is None or days is None else float(weight / ONE_PURCHASE * 2.0 ** (-days / HALF_LIFE))
 
 
@@ -42,5 +52,8 @@ def days_since_memory_began(inputs: dict[str, list]) -> dict[str, list]:
     """Feast runs this from its source text, so what it needs is imported inside."""
     from features.on_demand import days_between
 
-    days = [days_between(later, earlier) for later, earlier in zip(inputs["request_time"], inputs["memory_began_at"], strict=True)]
+    days = [
+        days_between(later, earlier)
+        for later, earlier in zip(inputs["request_time"], inputs["memory_began_at"], strict=True)
+    ]
     return {"days_since_memory_began": days, "customer_product_memory__days_since_memory_began": days}

@@ -6,7 +6,9 @@ from typing import Any
 
 
 def product_popularity(connection: Any, events: str) -> Any:
-    """The purchases with `promoted_quantity`: what was bought while product, store and week had a display or a mailer."""
+    """The purchases with `promoted_quantity`: what was bought while product, store and week had a display or a
+    mailer.
+    """
     return connection.sql(
         f"""
         SELECT *, CASE WHEN EXISTS (

@@ -1,14 +1,29 @@
-"""The feature services of the shop, and the features that are computed on demand. Entities and views come from the gold contracts."""
+"""The feature services of the shop, and the features that are computed on demand. Entities and views come from the gold
+contracts.
+"""
 
 from feast import FeatureService
 
 from features import views
 from grocery import on_demand
 
+_DAYS = """days = [
+        days_between(later, earlier)
+        for later, earlier in zip(inputs["request_time"], inputs["{}"], strict=True)
+    ]"""
+_DAYS_IN_ONE_LINE = (
+    'days = [days_between(later, earlier) for later, earlier in zip(inputs["request_time"], inputs["{}"], strict=True)]'
+)
 FORMER_TEXTS = {
-    "from features.recency import days_between\n    from grocery.on_demand import faded": "from features.recency import days_between, faded",
+    "from features.recency import days_between\n    from grocery.on_demand import faded": (
+        "from features.recency import days_between, faded"
+    ),
+    **{
+        _DAYS.format(column): _DAYS_IN_ONE_LINE.format(column)
+        for column in ("last_basket_at", "last_purchased_at", "memory_began_at")
+    },
 }
-"""Of on-demand functions, as training sets that were made before this project had a folder of its own know them."""
+"""On-demand functions as older manifests of training sets know them: imports that moved, lines that were wrapped."""
 
 customer_activity = views.view("customer_activity")
 customer_profile = views.view("customer_profile")

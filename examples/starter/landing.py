@@ -1,4 +1,6 @@
-"""A sample to land: a week of made-up orders, a file a day. Your own files go to the same folders of the landing zone."""
+"""A sample to land: a week of made-up orders, a file a day. Your own files go to the same folders of the landing
+zone.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,15 @@ def land(progress: Callable[[str], None] | None = None) -> Path:
         for number in range(20):
             at = datetime(day.year, day.month, day.day) + timedelta(seconds=rng.randrange(86_400))
             category = rng.choice(("book", "game", "toy"))
-            writer.writerow([f"{day}-{number}", f"c{rng.randrange(8)}", at.isoformat(" "), category, rng.randrange(100, 9_999) / 100])
+            writer.writerow(
+                [
+                    f"{day}-{number}",
+                    f"c{rng.randrange(8)}",
+                    at.isoformat(" "),
+                    category,
+                    rng.randrange(100, 9_999) / 100,
+                ]
+            )
         storage.write_whole(_file(day), text.getvalue().encode())
     return settings.landing()
 

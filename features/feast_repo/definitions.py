@@ -1,4 +1,6 @@
-"""The Feast objects of the current project: an entity per key, a view per gold table, and what the project's `services.py` declares."""
+"""The Feast objects of the current project: an entity per key, a view per gold table, and what the project's
+`services.py` declares.
+"""
 
 from features import registry, views
 

@@ -1,4 +1,5 @@
-"""The as-of join: labels with each view as of each label's instant, whole or piece by piece, by whichever way of joining was chosen.
+"""The as-of join: labels with each view as of each label's instant, whole or piece by piece, by whichever way of
+joining was chosen.
 
 One label in is one row out, in the same order. This knows Feast's views, not its jobs.
 """
@@ -39,13 +40,20 @@ class Wanted:
 def wanted(views: list[FeatureView], refs: list[str]) -> list[Wanted]:
     """What `view:feature` references ask of the views; on-demand views are not among them."""
     asked = [ref.split(":", 1) for ref in refs]
-    picked = [Wanted(view, tuple(dict.fromkeys(feature for name, feature in asked if name == view.projection.name_to_use()))) for view in views]
+    picked = [
+        Wanted(view, tuple(dict.fromkeys(feature for name, feature in asked if name == view.projection.name_to_use())))
+        for view in views
+    ]
     return [one for one in picked if one.features]
 
 
 def join_keys(views: Sequence[FeatureView]) -> dict[str, JoinKey]:
     """What labels call the keys of the views."""
-    return {view.projection.join_key_map.get(key.name, key.name): JoinKey(key.dtype, view.name) for view in views for key in view.entity_columns}
+    return {
+        view.projection.join_key_map.get(key.name, key.name): JoinKey(key.dtype, view.name)
+        for view in views
+        for key in view.entity_columns
+    }
 
 
 def check_names(columns: Sequence[str], wanted: list[Wanted], full_names: bool) -> None:
@@ -53,7 +61,10 @@ def check_names(columns: Sequence[str], wanted: list[Wanted], full_names: bool) 
     outputs = [one.output(feature, full_names) for one in wanted for feature in one.features]
     clash = sorted(set(outputs) & set(columns))
     if clash:
-        raise LabelError(f"entity_df already has {', '.join(clash)}, which is also the name of a feature. Rename it, or ask with full_feature_names=True")
+        raise LabelError(
+            f"entity_df already has {', '.join(clash)}, which is also the name of a feature. Rename it, or ask with"
+            " full_feature_names=True"
+        )
 
 
 Join = Callable[[LakeReader, Labels, Wanted, GoldTable], pa.Table]
@@ -97,14 +108,18 @@ class Joined:
 
 
 def _defect(view: str, labels: int, rows: int) -> RuntimeError:
-    return RuntimeError(f"{view}: {labels:,} labels gave {rows:,} rows, or some gave several. This is a defect in features/offline/as_of.py: please report it")
+    return RuntimeError(
+        f"{view}: {labels:,} labels gave {rows:,} rows, or some gave several. This is a defect in"
+        " features/offline/as_of.py: please report it"
+    )
 
 
 def gold(source: Any) -> GoldTable:
     """The source, or SourceError if it is of another kind."""
     if not isinstance(source, GoldTable):
         raise SourceError(
-            f"{getattr(source, 'name', source)} is a {type(source).__name__}; this offline store reads GoldTable(table='gold.<name>') sources only"
+            f"{getattr(source, 'name', source)} is a {type(source).__name__}; this offline store reads"
+            " GoldTable(table='gold.<name>') sources only"
         )
     return source
 
@@ -113,12 +128,17 @@ def _readable(reader: LakeReader, one: Wanted) -> GoldTable:
     """The view's source, which has all that is asked of it."""
     source = gold(one.view.batch_source)
     names = [*(key.name for key in one.view.entity_columns), *one.features]
-    reader.require(source.table, [*map(source.column, names), source.event_column, *([source.created_column] if source.created_column else [])])
+    reader.require(
+        source.table,
+        [*map(source.column, names), source.event_column, *([source.created_column] if source.created_column else [])],
+    )
     return source
 
 
 def _joined_by_duckdb(reader: LakeReader, given: Labels, one: Wanted, source: GoldTable) -> pa.Table:
-    found = reader.connection.sql(queries.as_of(reader.rows(source.table), source, one.view, one.features)).to_arrow_table()
+    found = reader.connection.sql(
+        queries.as_of(reader.rows(source.table), source, one.view, one.features)
+    ).to_arrow_table()
     if found.nbytes <= TAKEN_AT_ONCE:
         return found.take(_places(found["__row"], given.joinable["__row"], one.view.name))
     reader.connection.register("found", found)
@@ -136,8 +156,12 @@ def _places(found: pa.ChunkedArray, asked: pa.ChunkedArray, view: str) -> pa.Arr
 
 
 def _joined_by_frames(library: str, reader: LakeReader, given: Labels, one: Wanted, source: GoldTable) -> pa.Table:
-    """DuckDB reads the rows of the labelled keys and casts those that were found; which row belongs to which label is found in data frames."""
-    known = reader.connection.sql(queries.known(reader.table(source.table), source, one.view, one.features)).to_arrow_table()
+    """DuckDB reads the rows of the labelled keys and casts those that were found; which row belongs to which label is
+    found in data frames.
+    """
+    known = reader.connection.sql(
+        queries.known(reader.table(source.table), source, one.view, one.features)
+    ).to_arrow_table()
     keys = queries.labelled(one.view)
     rows = frames.as_of(
         frames.library(library),
@@ -148,8 +172,12 @@ def _joined_by_frames(library: str, reader: LakeReader, given: Labels, one: Want
     return _cast(reader, known.take(rows).append_column("__row", given.joinable["__row"]), one)
 
 
-def _joined_by_spark(session: Callable[[], Any], reader: LakeReader, given: Labels, one: Wanted, source: GoldTable) -> pa.Table:
-    """Spark reads the table and finds each label's row; DuckDB casts what it found, so that values are those of the other joins."""
+def _joined_by_spark(
+    session: Callable[[], Any], reader: LakeReader, given: Labels, one: Wanted, source: GoldTable
+) -> pa.Table:
+    """Spark reads the table and finds each label's row; DuckDB casts what it found, so that values are those of the
+    other joins.
+    """
     if not given.joinable.num_rows:  # Spark Connect takes no table without rows
         return _joined_by_duckdb(reader, given, one, source)
     spark = session()

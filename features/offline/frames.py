@@ -1,8 +1,10 @@
-"""DataFrames of cuDF, on a GPU, or of pandas, which has the same methods: which of them is to be had, and the as-of join in what both can do.
+"""DataFrames of cuDF, on a GPU, or of pandas, which has the same methods: which of them is to be had, and the as-of
+join in what both can do.
 
-cuDF has neither `merge_asof` nor a stable sort. So feature rows and labels are sorted as one table, whose last sort key is a row number, and a
-cumulative maximum carries the newest feature row down to the labels after it. Only keys, instants and row numbers, none of them NULL, go into
-a frame. Feature values stay in Arrow and are taken by row number, so no type is rounded on the way.
+cuDF has neither `merge_asof` nor a stable sort. So feature rows and labels are sorted as one table, whose last sort key
+is a row number, and a cumulative maximum carries the newest feature row down to the labels after it. Only keys,
+instants and row numbers, none of them NULL, go into a frame. Feature values stay in Arrow and are taken by row number,
+so no type is rounded on the way.
 """
 
 from __future__ import annotations
@@ -33,14 +35,18 @@ class FramesError(RuntimeError):
 
 
 def chosen(wanted: str | None = None, among: Sequence[str] = settings.JOINS) -> str:
-    """One of `among`: what was asked for, else what `MILLRACE_JOIN` says. `auto` is cudf where it can run, and duckdb elsewhere."""
+    """One of `among`: what was asked for, else what `MILLRACE_JOIN` says. `auto` is cudf where it can run, and duckdb
+    elsewhere.
+    """
     asked = wanted or settings.join()
     if asked not in among:
         raise FramesError(f"MILLRACE_JOIN is {asked!r}. Set it to one of {', '.join(among)}")
     if asked == AUTO:
         return DUCKDB if _lacking() else CUDF
     if asked == CUDF and _lacking():
-        raise FramesError(f"cudf was asked for, and {_lacking()}; or set MILLRACE_JOIN=duckdb, whose results are the same")
+        raise FramesError(
+            f"cudf was asked for, and {_lacking()}; or set MILLRACE_JOIN=duckdb, whose results are the same"
+        )
     return asked
 
 
@@ -58,7 +64,11 @@ def _lacking() -> str:
     """What cuDF lacks here, with the remedy; empty when it can run."""
     if find_spec(CUDF) is None:
         return "it is not installed. Run `make gpu` on a machine with an NVIDIA GPU"
-    return "" if gpus() else "the driver shows no GPU. See what `nvidia-smi` says, and that CUDA_VISIBLE_DEVICES does not hide it"
+    return (
+        ""
+        if gpus()
+        else "the driver shows no GPU. See what `nvidia-smi` says, and that CUDA_VISIBLE_DEVICES does not hide it"
+    )
 
 
 def gpus() -> int:
@@ -72,7 +82,9 @@ def gpus() -> int:
 
 
 def from_arrow(frames: Any, table: pa.Table) -> Any:
-    """A frame of an Arrow table without NULLs. In pandas text stays in Arrow, because the hash tables of its own end a text at the first zero byte."""
+    """A frame of an Arrow table without NULLs. In pandas text stays in Arrow, because the hash tables of its own end a
+    text at the first zero byte.
+    """
     if frames.__name__ == PANDAS:
         return table.to_pandas(types_mapper={pa.string(): frames.ArrowDtype(pa.string())}.get)
     return frames.DataFrame.from_arrow(table)
@@ -89,7 +101,10 @@ def _memory(frames: Any, rows: int) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise FramesError(f"{rows:,} rows do not fit the memory that {frames.__name__} has. Set MILLRACE_JOIN=duckdb, whose results are the same") from error
+        raise FramesError(
+            f"{rows:,} rows do not fit the memory that {frames.__name__} has. Set MILLRACE_JOIN=duckdb, whose results"
+            " are the same"
+        ) from error
 
 
 def counted(frames: Any, table: pa.Table) -> pa.Table:
@@ -98,49 +113,74 @@ def counted(frames: Any, table: pa.Table) -> pa.Table:
         return table.append_column(ROWS, pa.array([], pa.int64()))
     names = table.column_names
     with _memory(frames, table.num_rows):
-        groups = from_arrow(frames, table).groupby(names, sort=False, as_index=False).size().sort_values(names, ignore_index=True)
-    return pa.table({**{name: to_arrow(groups[name]) for name in names}, ROWS: to_arrow(groups["size"]).cast(pa.int64())})
+        groups = (
+            from_arrow(frames, table)
+            .groupby(names, sort=False, as_index=False)
+            .size()
+            .sort_values(names, ignore_index=True)
+        )
+    return pa.table(
+        {**{name: to_arrow(groups[name]) for name in names}, ROWS: to_arrow(groups["size"]).cast(pa.int64())}
+    )
 
 
 @dataclass(frozen=True)
 class Side:
-    """Labels, or the feature rows that they are joined with: the keys and `at`, and of feature rows `created`, both in microseconds, UTC."""
+    """Labels, or the feature rows that they are joined with: the keys and `at`, and of feature rows `created`, both in
+    microseconds, UTC.
+    """
 
     keys: tuple[pa.ChunkedArray, ...]
     at: pa.ChunkedArray
     created: pa.ChunkedArray | None = None
 
     def sortable(self, like: Side, created: int, first: int) -> pa.Table:
-        """Rows that can match, numbered from `first` on, their keys typed as those of `like`; `created` fills in where none is given."""
-        columns = {f"key{i}": _comparable(key.cast(typed.type)) for i, (key, typed) in enumerate(zip(self.keys, like.keys, strict=True))}
+        """Rows that can match, numbered from `first` on, their keys typed as those of `like`; `created` fills in where
+        none is given.
+        """
+        columns = {
+            f"key{i}": _comparable(key.cast(typed.type))
+            for i, (key, typed) in enumerate(zip(self.keys, like.keys, strict=True))
+        }
         given = pa.nulls(len(self.at), pa.int64()) if self.created is None else self.created
         numbers = pa.array(np.arange(first, first + len(self.at)))
         return pa.table({**columns, "at": self.at, "created": pc.fill_null(given, created), "row": numbers}).drop_null()
 
 
 def as_of(frames: Any, labels: Side, known: Side, ttl: timedelta | None = None) -> pa.Array:
-    """For each label the row number in `known` of the newest row of its key that is not later than the label; NULL where there is none.
+    """For each label the row number in `known` of the newest row of its key that is not later than the label; NULL
+    where there is none.
 
-    Of rows with the same key and `at` the one created last counts, and one without a creation time is older than all others; among rows created at
-    once it is the last. A row older than `ttl` counts as unknown; a ttl of zero is none. NULL matches nothing, neither as a key nor as an instant.
+    Of rows with the same key and `at` the one created last counts, and one without a creation time is older than all
+    others; among rows created at once it is the last. A row older than `ttl` counts as unknown; a ttl of zero is none.
+    NULL matches nothing, neither as a key nor as an instant.
     """
     rows = np.full(len(labels.at), -1, np.int64)
     told, asked = known.sortable(labels, EARLIEST, 0), labels.sortable(labels, LATEST, len(known.at))
     if told.num_rows and asked.num_rows:
         with _memory(frames, told.num_rows + asked.num_rows):
-            found = _newest(from_arrow(frames, pa.concat_tables([told, asked])), len(known.at), told.column_names[: len(known.keys)], ttl)
+            found = _newest(
+                from_arrow(frames, pa.concat_tables([told, asked])),
+                len(known.at),
+                told.column_names[: len(known.keys)],
+                ttl,
+            )
         rows[to_arrow(found["label"])] = to_arrow(found["row"])
     return pa.array(rows, mask=rows < 0)
 
 
 def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The same as integers, numbers with one zero, or text: frames know no bytes, and instants need not be more than integers."""
+    """The same as integers, numbers with one zero, or text: frames know no bytes, and instants need not be more than
+    integers.
+    """
     if pa.types.is_timestamp(column.type):
         return column.cast(INSTANT).cast(pa.int64())
     if pa.types.is_floating(column.type):
         return pc.add(column, pa.scalar(0.0, column.type))
     if pa.types.is_binary(column.type):
-        return pa.chunked_array([[value if value is None else value.hex() for value in column.to_pylist()]], pa.string())
+        return pa.chunked_array(
+            [[value if value is None else value.hex() for value in column.to_pylist()]], pa.string()
+        )
     return column
 
 

@@ -1,4 +1,6 @@
-"""Labels: the rows for which features are wanted, checked and typed before they are joined. One row in is one row out, in the same order."""
+"""Labels: the rows for which features are wanted, checked and typed before they are joined. One row in is one row out,
+in the same order.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,9 @@ class BeyondHorizonWarning(UserWarning):
 class Horizon:
     """Up to when the features of a release are known: a label at the horizon itself is fine.
 
-    The row of the horizon's midnight counts all days before it. What happens from then on is in no row yet, so a later label would get the features
-    of the horizon, however much later it is, without anything that tells them from fresh ones.
+    The row of the horizon's midnight counts all days before it. What happens from then on is in no row yet, so a later
+    label would get the features of the horizon, however much later it is, without anything that tells them from fresh
+    ones.
     """
 
     day: str
@@ -71,10 +74,11 @@ class Horizon:
     def error(self, beyond: int, rows: int, latest: datetime) -> BeyondHorizonError:
         """What to raise when nobody allowed such labels."""
         return BeyondHorizonError(
-            f"{self.sentence(beyond, rows)}, up to which its features are known; the latest is {latest:%Y-%m-%d %H:%M:%S}."
-            " Their features would be those of the horizon, and stale. Drop these labels, or run `millrace` up to their days first,"
-            " or allow them: allow_beyond_horizon=True in Python, --allow-beyond-horizon on the command line, allow_beyond_horizon"
-            " in the DAG's params, MILLRACE_BEYOND_HORIZON=allow for the Feast SDK"
+            f"{self.sentence(beyond, rows)}, up to which its features are known; the latest is"
+            f" {latest:%Y-%m-%d %H:%M:%S}. Their features would be those of the horizon, and stale. Drop these labels,"
+            " or run `millrace` up to their days first, or allow them: allow_beyond_horizon=True in Python,"
+            " --allow-beyond-horizon on the command line, allow_beyond_horizon in the DAG's params,"
+            " MILLRACE_BEYOND_HORIZON=allow for the Feast SDK"
         )
 
     def warning(self, beyond: int, rows: int) -> str:
@@ -109,14 +113,32 @@ FRAME = Origin(
     "Convert it: pd.to_datetime(entity_df.{name}, utc=True)",
     _PANDAS,
 )
-ROWS = Origin("the rows", "Convert it: rows.{name}.astype({pandas!r})", "Convert it: pd.to_datetime(rows.{name}, utc=True)", _PANDAS)
-SQL = Origin("the labels' query", "Convert it: CAST({name} AS {sql})", "Convert it: CAST({name} AS TIMESTAMPTZ)", "DOUBLE is no type of a key")
+ROWS = Origin(
+    "the rows",
+    "Convert it: rows.{name}.astype({pandas!r})",
+    "Convert it: pd.to_datetime(rows.{name}, utc=True)",
+    _PANDAS,
+)
+SQL = Origin(
+    "the labels' query",
+    "Convert it: CAST({name} AS {sql})",
+    "Convert it: CAST({name} AS TIMESTAMPTZ)",
+    "DOUBLE is no type of a key",
+)
 
 
 def csv_file(name: str) -> Origin:
     """Labels in a CSV file of that name, which has no types but those that its cells look like."""
-    types = "A CSV has no types of its own: if its cells cannot look like {sql}, give the labels as .parquet, or select them with SQL"
-    return Origin(name, types, "Write ISO instants, such as 2017-03-01T00:00:00Z, in every row", "Write whole numbers as 7, not as 7.0")
+    types = (
+        "A CSV has no types of its own: if its cells cannot look like {sql}, give the labels as .parquet, or select"
+        " them with SQL"
+    )
+    return Origin(
+        name,
+        types,
+        "Write ISO instants, such as 2017-03-01T00:00:00Z, in every row",
+        "Write whole numbers as 7, not as 7.0",
+    )
 
 
 def parquet_file(name: str) -> Origin:
@@ -126,7 +148,9 @@ def parquet_file(name: str) -> Origin:
 
 @dataclass(frozen=True)
 class Labels:
-    """`table` is what the caller gave; `joinable` has `__row`, `__at` (microseconds, UTC) and each join key in the type of its entity."""
+    """`table` is what the caller gave; `joinable` has `__row`, `__at` (microseconds, UTC) and each join key in the type
+    of its entity.
+    """
 
     table: pa.Table
     joinable: pa.Table
@@ -157,7 +181,9 @@ class LabelSource(Protocol):
         """How many labels lie after the horizon, and how many there are."""
 
     def batches(self, rows: int | None) -> Generator[Labels]:
-        """So many labels at a time, or all at once; at least one batch, which may be empty. `__row` goes up from batch to batch or starts anew in each."""
+        """So many labels at a time, or all at once; at least one batch, which may be empty. `__row` goes up from batch
+        to batch or starts anew in each.
+        """
 
 
 @dataclass(frozen=True)
@@ -194,7 +220,9 @@ class HeldLabels:
 
 
 class QueriedLabels:
-    """Labels as a query gives them, which are never in memory as a whole unless that is asked for. Nothing else may use the query's connection meanwhile."""
+    """Labels as a query gives them, which are never in memory as a whole unless that is asked for. Nothing else may use
+    the query's connection meanwhile.
+    """
 
     def __init__(self, query: duckdb.DuckDBPyRelation, join_keys: dict[str, JoinKey]) -> None:
         self._query = query
@@ -237,7 +265,8 @@ class QueriedLabels:
 class KnowableLabels:
     """Labels of which those after the horizon are refused, or counted where they are `allowed`.
 
-    Labels in memory are refused at once. Those of a query are looked at as they come, because to count them first would run the query twice.
+    Labels in memory are refused at once. Those of a query are looked at as they come, because to count them first would
+    run the query twice.
     """
 
     def __init__(self, labels: LabelSource, horizon: Horizon, *, allowed: bool) -> None:
@@ -271,7 +300,9 @@ class KnowableLabels:
         return self._labels.counts(horizon)
 
     def batches(self, rows: int | None) -> Generator[Labels]:
-        """The same batches; BeyondHorizonError at the first one that has a label after the horizon, unless that is allowed."""
+        """The same batches; BeyondHorizonError at the first one that has a label after the horizon, unless that is
+        allowed.
+        """
         self.beyond, self.rows = 0, 0
         batches = self._labels.batches(rows)
         for batch in batches:
@@ -302,7 +333,8 @@ def from_frame(frame: pd.DataFrame) -> pa.Table:
         return pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise LabelError(
-            f"entity_df has a column of mixed types: {'; '.join(map(str, error.args))}. Give each column one type, with frame.astype(...)"
+            f"entity_df has a column of mixed types: {'; '.join(map(str, error.args))}. Give each column one type, with"
+            " frame.astype(...)"
         ) from error
 
 
@@ -312,7 +344,9 @@ def _ensure_distinct(names: list[str], origin: Origin) -> None:
 
 
 def check(table: pa.Table, join_keys: dict[str, JoinKey], origin: Origin = FRAME) -> Labels:
-    """Labels whose instants are such and whose keys are of their own types, or LabelError, which speaks of their origin."""
+    """Labels whose instants are such and whose keys are of their own types, or LabelError, which speaks of their
+    origin.
+    """
     _ensure_distinct(table.column_names, origin)
     instant = _instant_column(table)
     missing = [name for name in (instant, *join_keys) if name not in table.column_names]
@@ -320,14 +354,19 @@ def check(table: pa.Table, join_keys: dict[str, JoinKey], origin: Origin = FRAME
         blank = [name for name in table.column_names if name != name.strip() and name.strip() in missing]
         hint = f" Remove the blanks around {', '.join(map(str.strip, blank))}." if blank else ""
         raise LabelError(
-            f"{origin.name} has no column {', '.join(missing)}. Got: {', '.join(map(repr, table.column_names) if blank else table.column_names)}.{hint}"
-            f" These features need {', '.join([*join_keys, EVENT_TIMESTAMP])}, the instant as of which a row's features are read"
+            f"{origin.name} has no column {', '.join(missing)}. Got:"
+            f" {', '.join(map(repr, table.column_names) if blank else table.column_names)}.{hint} These features need"
+            f" {', '.join([*join_keys, EVENT_TIMESTAMP])}, the instant as of which a row's features are read"
         )
     instants = _as_instants(table[instant], instant, origin)
     _ensure_calendar(instants, instant)
     table = table.set_column(table.column_names.index(instant), instant, instants)
     keys = {name: as_key(name, table[name], key, origin) for name, key in join_keys.items()}
-    return Labels(table, pa.table({"__row": np.arange(table.num_rows), "__at": _microseconds(instants).cast(pa.int64()), **keys}), instant)
+    return Labels(
+        table,
+        pa.table({"__row": np.arange(table.num_rows), "__at": _microseconds(instants).cast(pa.int64()), **keys}),
+        instant,
+    )
 
 
 def _instant_column(table: pa.Table) -> str:
@@ -339,7 +378,10 @@ def _instant_column(table: pa.Table) -> str:
 def _instants(column: pd.Series) -> pd.Series:
     texts = [value for value in column if isinstance(value, str)]
     if texts:
-        raise LabelError(f"{EVENT_TIMESTAMP} is text, such as {texts[0]!r}, not instants. Convert it: pd.to_datetime(entity_df.{EVENT_TIMESTAMP}, utc=True)")
+        raise LabelError(
+            f"{EVENT_TIMESTAMP} is text, such as {texts[0]!r}, not instants. Convert it:"
+            f" pd.to_datetime(entity_df.{EVENT_TIMESTAMP}, utc=True)"
+        )
     try:
         return pd.to_datetime(column, utc=True)
     except pd.errors.OutOfBoundsDatetime:  # before 1677 or after 2262, which nanoseconds cannot tell
@@ -351,17 +393,25 @@ def _as_instants(column: pa.ChunkedArray, name: str, origin: Origin) -> pa.Chunk
     if pa.types.is_date(column.type) or pa.types.is_null(column.type):
         return column.cast(pa.timestamp("us")).cast(INSTANT)
     if not pa.types.is_timestamp(column.type):
-        raise LabelError(f"{name} is {column.type} in {origin.name}, not an instant. {origin.instant.format(name=name)}")
+        raise LabelError(
+            f"{name} is {column.type} in {origin.name}, not an instant. {origin.instant.format(name=name)}"
+        )
     return column.cast(pa.timestamp(column.type.unit, tz="UTC"))
 
 
 def _ensure_calendar(instants: pa.ChunkedArray, name: str) -> None:
-    """Raise LabelError for instants outside of the years 1 to 9999, such as infinity: no release knows them, and Python has no name for them."""
-    first, last = (pa.scalar(end, INSTANT) for end in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)))
+    """Raise LabelError for instants outside of the years 1 to 9999, such as infinity: no release knows them, and Python
+    has no name for them.
+    """
+    first, last = (
+        pa.scalar(end, INSTANT) for end in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+    )
     at = _microseconds(instants)
     outside = pc.sum(pc.or_(pc.less(at, first), pc.greater(at, last))).as_py() or 0
     if outside:
-        raise LabelError(f"{outside:,} of {len(at):,} labels have {name} outside of the years 1 to 9999. Correct or drop such rows")
+        raise LabelError(
+            f"{outside:,} of {len(at):,} labels have {name} outside of the years 1 to 9999. Correct or drop such rows"
+        )
 
 
 def _microseconds(instants: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -373,7 +423,9 @@ def _microseconds(instants: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def as_key(name: str, column: pa.ChunkedArray, key: JoinKey, origin: Origin = FRAME) -> pa.ChunkedArray:
-    """A column of keys in the Arrow type of the view's key; LabelError where it is of another kind, or a value does not fit."""
+    """A column of keys in the Arrow type of the view's key; LabelError where it is of another kind, or a value does not
+    fit.
+    """
     expected = type_mapping.of(key.dtype, name).arrow
     if pa.types.is_null(column.type):
         return column.cast(expected)
@@ -386,12 +438,15 @@ def as_key(name: str, column: pa.ChunkedArray, key: JoinKey, origin: Origin = FR
         return _without_nan(column).cast(expected)
     except pa.ArrowInvalid as error:
         raise LabelError(
-            f"{name} has a value that is no {key.dtype}, the type of the key of the feature view {key.view}: {str(error).rstrip('.')}. Correct or drop such rows"
+            f"{name} has a value that is no {key.dtype}, the type of the key of the feature view {key.view}:"
+            f" {str(error).rstrip('.')}. Correct or drop such rows"
         ) from error
 
 
 def _is_kind_of(type_: pa.DataType, dtype: Any) -> bool:
-    """Whether a column holds keys of such a type, of whatever width. A float is no whole number, even without a fraction."""
+    """Whether a column holds keys of such a type, of whatever width. A float is no whole number, even without a
+    fraction.
+    """
     if dtype in (Int64, Int32):
         return bool(pa.types.is_integer(type_))
     if dtype in (Float64, Float32):

@@ -29,11 +29,15 @@ def labels(
 ) -> str:
     """SQL of labels: one row per entity and instant at which a feature row became known, ordered by instant and key.
 
-    From `start` to `end`, both inclusive, and none after the release's horizon. Entities are those of the views that have
-    all keys of the request; views with fewer keys are joined to them as to any label. `request_time` is the instant itself.
+    From `start` to `end`, both inclusive, and none after the release's horizon. Entities are those of the views that
+    have all keys of the request; views with fewer keys are joined to them as to any label. `request_time` is the
+    instant itself.
     """
     if start is None:
-        raise LabelError("without an entity_df, start_date is needed: the first instant whose feature rows to return. end_date is now unless you give it")
+        raise LabelError(
+            "without an entity_df, start_date is needed: the first instant whose feature rows to return. end_date is"
+            " now unless you give it"
+        )
     keys = as_of.join_keys(views)
     entities = [view for view in views if {*queries.labelled(view)} == {*keys}]
     if not entities:

@@ -1,4 +1,6 @@
-"""Saved training sets: pieces written one after the other to a parquet file or a Delta table, and read back. Only one piece is in memory."""
+"""Saved training sets: pieces written one after the other to a parquet file or a Delta table, and read back. Only one
+piece is in memory.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +35,17 @@ class SavedSetError(ValueError):
 
 
 class LakeStorage(SavedDatasetStorage):
-    """A Delta table beside the lake's own: `LakeStorage("churn_v1")` is `<lake>/_saved_datasets/churn_v1`. The registry holds the name and no path."""
+    """A Delta table beside the lake's own: `LakeStorage("churn_v1")` is `<lake>/_saved_datasets/churn_v1`. The registry
+    holds the name and no path.
+    """
 
     _proto_attr_name = "custom_storage"
 
     def __init__(self, name: str) -> None:
         if not name.isidentifier():
-            raise SavedSetError(f"{name!r} is no name for a training set. Use letters, digits and underscores, such as churn_v1")
+            raise SavedSetError(
+                f"{name!r} is no name for a training set. Use letters, digits and underscores, such as churn_v1"
+            )
         self.name = name
 
     def __eq__(self, other: object) -> bool:
@@ -54,18 +60,27 @@ class LakeStorage(SavedDatasetStorage):
 
     def to_proto(self) -> Any:
         """The name, and the class to read it with."""
-        return self._custom_storage_proto(DataSourceProto.CustomSourceOptions(configuration=json.dumps({"name": self.name}).encode()))
+        return self._custom_storage_proto(
+            DataSourceProto.CustomSourceOptions(configuration=json.dumps({"name": self.name}).encode())
+        )
 
     def to_data_source(self) -> FileSource:
         """Where the table lies for this home."""
-        return FileSource(path=str(settings.lake() / "_saved_datasets" / self.name), file_format=DeltaFormat(), timestamp_field="event_timestamp")
+        return FileSource(
+            path=str(settings.lake() / "_saved_datasets" / self.name),
+            file_format=DeltaFormat(),
+            timestamp_field="event_timestamp",
+        )
 
 
 def save(pieces: Iterator[pa.Table], place: SavedDatasetStorage, release: Release, *, overwrite: bool) -> None:
-    """Write all pieces to a `LakeStorage` or to Feast's `SavedDatasetFileStorage`; a reader sees all of them or none."""
+    """Write all pieces to a `LakeStorage` or to Feast's `SavedDatasetFileStorage`; a reader sees all of them or
+    none.
+    """
     if not isinstance(place, LakeStorage | SavedDatasetFileStorage):
         raise SavedSetError(
-            f"{type(place).__name__} is not written here. Use LakeStorage(name), or SavedDatasetFileStorage(path) with parquet or Delta as its format"
+            f"{type(place).__name__} is not written here. Use LakeStorage(name), or SavedDatasetFileStorage(path) with"
+            " parquet or Delta as its format"
         )
     source = place.to_data_source()
     write = to_delta if isinstance(source.file_format, DeltaFormat) else to_parquet
@@ -83,7 +98,8 @@ def to_parquet(pieces: Iterator[pa.Table], path: str, release: Release, *, overw
         raise SavedDatasetLocationAlreadyExists(location=path)
     if target.is_dir() and any(target.iterdir()):
         raise SavedSetError(
-            f"{path} is a folder with files in it, and a parquet file would replace it. Name a file in it, such as {target / 'training.parquet'}"
+            f"{path} is a folder with files in it, and a parquet file would replace it. Name a file in it, such as"
+            f" {target / 'training.parquet'}"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     hidden = target.with_name(f".{target.name}.{os.getpid()}")
@@ -114,9 +130,14 @@ def to_delta(pieces: Iterator[pa.Table], path: str, release: Release, *, overwri
 
 
 def log(rows: pa.Table | Path, destination: Any) -> None:
-    """Add served features to the folder of a FileLoggingDestination, as a parquet file that appears when it is whole."""
+    """Add served features to the folder of a FileLoggingDestination, as a parquet file that appears when it is
+    whole.
+    """
     if not isinstance(destination, FileLoggingDestination):
-        raise SavedSetError(f"served features are not logged to a {type(destination).__name__}. Use FileLoggingDestination(path='/an/absolute/path')")
+        raise SavedSetError(
+            f"served features are not logged to a {type(destination).__name__}. Use"
+            " FileLoggingDestination(path='/an/absolute/path')"
+        )
     folder = Path(destination.path)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{uuid.uuid4().hex}.parquet"

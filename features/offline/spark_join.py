@@ -1,7 +1,8 @@
 """The as-of join in Spark, for feature rows that need a cluster; over any Spark Connect session, Sail's too.
 
-Feature rows and labels become one frame, and a window carries the newest feature row of each key down to the labels after it. So every row is shuffled
-and sorted once. An inequality join would pair each label with all that its key ever was.
+Feature rows and labels become one frame, and a window carries the newest feature row of each key down to the labels
+after it. So every row is shuffled and sorted once. An inequality join would pair each label with all that its key ever
+was.
 """
 
 from __future__ import annotations
@@ -33,15 +34,17 @@ def opener(name: str | None) -> Callable[[], SparkSession]:
     """The function of that dotted name, which opens a Spark Connect session or returns the one that is open."""
     if not name:
         raise SparkJoinError(
-            "spark was asked to join, and nothing says who opens its session. Set `session: etl.engine.session` under offline_store in feature_store.yaml,"
-            " or name a function of your own there that returns a Spark Connect session"
+            "spark was asked to join, and nothing says who opens its session. Set `session: etl.engine.session` under"
+            " offline_store in feature_store.yaml, or name a function of your own there that returns a Spark Connect"
+            " session"
         )
     module, _, function = name.rpartition(".")
     try:
         found: Callable[[], SparkSession] = getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise SparkJoinError(
-            f"the session of the offline store is {name!r}, and that is no function to import: {error}. Name one such as etl.engine.session"
+            f"the session of the offline store is {name!r}, and that is no function to import: {error}. Name one such"
+            " as etl.engine.session"
         ) from error
     return found
 
@@ -51,11 +54,19 @@ def read(session: SparkSession, qualified: str, version: int) -> DataFrame:
     return session.read.format("delta").option("versionAsOf", version).load(str(settings.table_path(qualified)))
 
 
-def as_of(session: SparkSession, known: DataFrame, labels: pa.Table, source: GoldTable, view: FeatureView, features: Sequence[str]) -> pa.Table:
-    """`__row` of each label and the features `__f0`, ... as the table has them, in any order; NULL where nothing was known or it had outlived the ttl.
+def as_of(
+    session: SparkSession,
+    known: DataFrame,
+    labels: pa.Table,
+    source: GoldTable,
+    view: FeatureView,
+    features: Sequence[str],
+) -> pa.Table:
+    """`__row` of each label and the features `__f0`, ... as the table has them, in any order; NULL where nothing was
+    known or it had outlived the ttl.
 
-    NULL matches nothing, neither as a key nor as an instant. Of rows with the same key and instant the one created last counts, and one without a
-    creation time is older than all others.
+    NULL matches nothing, neither as a key nor as an instant. Of rows with the same key and instant the one created last
+    counts, and one without a creation time is older than all others.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
@@ -67,7 +78,9 @@ def as_of(session: SparkSession, known: DataFrame, labels: pa.Table, source: Gol
     if keys:
         told = told.join(asked.select(*keys), keys, "left_semi")
     nothing = F.lit(None).cast(told.schema["__known"].dataType)
-    both = told.withColumn("__row", _none()).unionByName(asked.withColumn("__created", _none()).withColumn("__known", nothing))
+    both = told.withColumn("__row", _none()).unionByName(
+        asked.withColumn("__created", _none()).withColumn("__known", nothing)
+    )
     newest = F.last("__known", ignorenulls=True).over(
         Window.partitionBy(*keys)
         .orderBy("__at", F.col("__row").isNotNull(), F.col("__created").asc_nulls_first())
@@ -75,18 +88,29 @@ def as_of(session: SparkSession, known: DataFrame, labels: pa.Table, source: Gol
     )
     carried = both.withColumn("__known", newest).where("__row IS NOT NULL")
     alive = F.col("__at") - F.col("__known.__at") <= _microseconds(view.ttl)
-    return carried.select("__row", *(F.when(alive, F.col(f"__known.__f{i}")).alias(f"__f{i}") for i in range(len(features)))).toArrow()
+    return carried.select(
+        "__row", *(F.when(alive, F.col(f"__known.__f{i}")).alias(f"__f{i}") for i in range(len(features)))
+    ).toArrow()
 
 
-def _told(known: DataFrame, asked: DataFrame, source: GoldTable, view: FeatureView, features: Sequence[str]) -> DataFrame:
-    """Feature rows as keys in the types of the labels, `__at` and `__created` in microseconds, and all that is carried in `__known`."""
+def _told(
+    known: DataFrame, asked: DataFrame, source: GoldTable, view: FeatureView, features: Sequence[str]
+) -> DataFrame:
+    """Feature rows as keys in the types of the labels, `__at` and `__created` in microseconds, and all that is carried
+    in `__known`.
+    """
     from pyspark.sql import functions as F
 
-    keys = [known[source.column(key.name)].cast(asked.schema[f"__k{i}"].dataType).alias(f"__k{i}") for i, key in enumerate(view.entity_columns)]
+    keys = [
+        known[source.column(key.name)].cast(asked.schema[f"__k{i}"].dataType).alias(f"__k{i}")
+        for i, key in enumerate(view.entity_columns)
+    ]
     at = F.unix_micros(known[source.event_column])
     created: Any = F.unix_micros(known[source.created_column]) if source.created_column else _none()
     values = [known[source.column(name)].alias(f"__f{i}") for i, name in enumerate(features)]
-    return known.select(*keys, at.alias("__at"), created.alias("__created"), F.struct(at.alias("__at"), *values).alias("__known")).where("__at IS NOT NULL")
+    return known.select(
+        *keys, at.alias("__at"), created.alias("__created"), F.struct(at.alias("__at"), *values).alias("__known")
+    ).where("__at IS NOT NULL")
 
 
 def _none() -> Any:

@@ -1,6 +1,8 @@
-"""The offline store: Feast's interface to training sets from a release, joined as of each label's instant in one of the ways of `features.offline.as_of`.
+"""The offline store: Feast's interface to training sets from a release, joined as of each label's instant in one of the
+ways of `features.offline.as_of`.
 
-One label in is one row out, in the same order: labels may repeat, and a label with a NULL key or no earlier feature row gets NULL features.
+One label in is one row out, in the same order: labels may repeat, and a label with a NULL key or no earlier feature row
+gets NULL features.
 """
 
 from __future__ import annotations
@@ -40,9 +42,10 @@ Pieces = Callable[[int | None], Iterator[pa.Table]]
 class ReleaseOfflineStoreConfig(FeastConfigBaseModel):
     """`release` pins a release by number; without it `MILLRACE_RELEASE` counts, and then the newest.
 
-    `beyond_horizon` says what becomes of labels after the release's horizon: `refuse` or `allow`; without it `MILLRACE_BEYOND_HORIZON` counts.
-    `join` says who joins; without it `MILLRACE_JOIN` counts, and then `auto`: cuDF where there is a GPU, and DuckDB elsewhere. The rows are the same.
-    `session` is the dotted name of a function that opens a Spark Connect session; it is asked only where Spark joins.
+    `beyond_horizon` says what becomes of labels after the release's horizon: `refuse` or `allow`; without it
+    `MILLRACE_BEYOND_HORIZON` counts. `join` says who joins; without it `MILLRACE_JOIN` counts, and then `auto`: cuDF
+    where there is a GPU, and DuckDB elsewhere. The rows are the same. `session` is the dotted name of a function that
+    opens a Spark Connect session; it is asked only where Spark joins.
     """
 
     type: Literal["features.offline.store.ReleaseOfflineStore"] = "features.offline.store.ReleaseOfflineStore"
@@ -55,7 +58,8 @@ class ReleaseOfflineStoreConfig(FeastConfigBaseModel):
 class ReleaseRetrievalJob(RetrievalJob):
     """Runs when asked for its rows. The release was chosen before, so a job gives the same rows however late it runs.
 
-    `pieces` makes the rows without those of on-demand views, so many at a time, or all at once for None; `about` makes the metadata, also when asked.
+    `pieces` makes the rows without those of on-demand views, so many at a time, or all at once for None; `about` makes
+    the metadata, also when asked.
     """
 
     def __init__(
@@ -105,13 +109,22 @@ class ReleaseRetrievalJob(RetrievalJob):
 
     def to_sql(self) -> str:
         """Not available: a training set takes one query per feature view."""
-        raise NotImplementedError("a training set is several queries, one per feature view, so there is no single SQL text. Use to_df() or to_arrow()")
+        raise NotImplementedError(
+            "a training set is several queries, one per feature view, so there is no single SQL text. Use to_df() or"
+            " to_arrow()"
+        )
 
     def pieces(self, rows: int = PIECE) -> Iterator[pa.Table]:
-        """The result in order, so many rows at a time, on-demand features included; at least one piece, which is empty when there are no rows."""
-        about = self.metadata if self._on_demand else None  # before the labels' query is open: what is asked of its connection meanwhile would end it
+        """The result in order, so many rows at a time, on-demand features included; at least one piece, which is empty
+        when there are no rows.
+        """
+        about = (
+            self.metadata if self._on_demand else None
+        )  # before the labels' query is open: what is asked of its connection meanwhile would end it
         for piece in self._pieces(rows):
-            yield ReleaseRetrievalJob(_only(piece), self._release, lambda: about, self._on_demand, self._full_names).to_arrow()
+            yield ReleaseRetrievalJob(
+                _only(piece), self._release, lambda: about, self._on_demand, self._full_names
+            ).to_arrow()
         self._warn()
 
     def _warn(self) -> None:
@@ -149,20 +162,30 @@ class ReleaseOfflineStore(OfflineStore):
     ) -> RetrievalJob:
         """Features as of each label's event_timestamp.
 
-        Without labels (`entity_df` None): as of each feature row from `start_date` to `end_date`, see `features.offline.ranges`.
+        Without labels (`entity_df` None): as of each feature row from `start_date` to `end_date`, see
+        `features.offline.ranges`.
         """
-        reader, join = LakeReader(pinned(config.offline_store.release), shared=True), as_of.joiner(config.offline_store.join, config.offline_store.session)
+        reader, join = (
+            LakeReader(pinned(config.offline_store.release), shared=True),
+            as_of.joiner(config.offline_store.join, config.offline_store.session),
+        )
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         wanted = as_of.wanted(feature_views, feature_refs)
         if entity_df is None:
             entity_df = ranges.labels(reader.release, [one.view for one in wanted], on_demand, start_date, end_date)
-        given = _knowable(_labels(reader.release, entity_df, as_of.join_keys(feature_views)), reader.release, config.offline_store.beyond_horizon)
+        given = _knowable(
+            _labels(reader.release, entity_df, as_of.join_keys(feature_views)),
+            reader.release,
+            config.offline_store.beyond_horizon,
+        )
         _check_request_data(given.columns, on_demand)
         as_of.check_names(given.columns, wanted, full_feature_names)
         return ReleaseRetrievalJob(
             as_of.Joined(reader, given, wanted, full_feature_names, join).pieces,
             reader.release,
-            lambda: RetrievalMetadata(feature_refs, [name for name in given.columns if name != given.instants], *given.span),
+            lambda: RetrievalMetadata(
+                feature_refs, [name for name in given.columns if name != given.instants], *given.span
+            ),
             [NarrowView(view, given.columns) for view in on_demand],
             full_feature_names,
             given,
@@ -185,7 +208,14 @@ class ReleaseOfflineStore(OfflineStore):
         times = [timestamp_field, *([created] if created else [])]
         reader.require(table, [*join_key_columns, *feature_name_columns, *times])
         values = {name: _as_served(reader.columns(table)[name], name) for name in [*feature_name_columns, *times]}
-        query = queries.newest(reader.table(table), join_key_columns, values, timestamp_field, created, queries.between(timestamp_field, start_date, end_date))
+        query = queries.newest(
+            reader.table(table),
+            join_key_columns,
+            values,
+            timestamp_field,
+            created,
+            queries.between(timestamp_field, start_date, end_date),
+        )
         return ReleaseRetrievalJob(_queried(reader, query), reader.release)
 
     @staticmethod
@@ -199,8 +229,15 @@ class ReleaseOfflineStore(OfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Every row from `start_date` to `end_date`, both inclusive; `data_source` may also be that of a saved training set."""
-        names = [*join_key_columns, *feature_name_columns, timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
+        """Every row from `start_date` to `end_date`, both inclusive; `data_source` may also be that of a saved training
+        set.
+        """
+        names = [
+            *join_key_columns,
+            *feature_name_columns,
+            timestamp_field,
+            *([created_timestamp_column] if created_timestamp_column else []),
+        ]
         if isinstance(data_source, FileSource):
             reader, table = saved_datasets.open_saved(data_source)
             picked = ", ".join(map(identifier, dict.fromkeys(names)))
@@ -208,15 +245,21 @@ class ReleaseOfflineStore(OfflineStore):
             reader, name = LakeReader(pinned(config.offline_store.release), shared=True), as_of.gold(data_source).table
             reader.require(name, names)
             table = reader.table(name)
-            picked = ", ".join(f"{_as_served(reader.columns(name)[column], column)} AS {identifier(column)}" for column in dict.fromkeys(names))
+            picked = ", ".join(
+                f"{_as_served(reader.columns(name)[column], column)} AS {identifier(column)}"
+                for column in dict.fromkeys(names)
+            )
         query = f"SELECT {picked} FROM {table} WHERE {queries.between(timestamp_field, start_date, end_date)}"
         return ReleaseRetrievalJob(_queried(reader, query), reader.release)
 
     @staticmethod
-    def offline_write_batch(config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None) -> NoReturn:
+    def offline_write_batch(
+        config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None
+    ) -> NoReturn:
         """Not available: gold tables are audited before they are published."""
         raise NotImplementedError(
-            f"feature view {feature_view.name} cannot be written to: its gold table is published only by the DAG `millrace`, after an audit. Land the rows as files and run it"
+            f"feature view {feature_view.name} cannot be written to: its gold table is published only by the DAG"
+            " `millrace`, after an audit. Land the rows as files and run it"
         )
 
     @staticmethod
@@ -235,9 +278,11 @@ class ReleaseOfflineStore(OfflineStore):
 
 
 class NarrowView:
-    """An on-demand view that is handed its declared inputs only, and whose results have the declared types even when all are NULL.
+    """An on-demand view that is handed its declared inputs only, and whose results have the declared types even when
+    all are NULL.
 
-    Feast hands such a view the whole training set as Python objects, and takes an all-NULL result as a column without a type.
+    Feast hands such a view the whole training set as Python objects, and takes an all-NULL result as a column without a
+    type.
     """
 
     def __init__(self, view: OnDemandFeatureView, label_columns: list[str]) -> None:
@@ -253,30 +298,45 @@ class NarrowView:
             return self._view.transform_arrow(table, full_feature_names)
         inputs = {*self._view.get_request_data_schema()}
         for projection in self._view.source_feature_view_projections.values():
-            inputs |= {name for feature in projection.features for name in (feature.name, f"{projection.name_to_use()}__{feature.name}")}
+            inputs |= {
+                name
+                for feature in projection.features
+                for name in (feature.name, f"{projection.name_to_use()}__{feature.name}")
+            }
         given = table.select([name for name in table.column_names if name in inputs])
-        result = self._view.feature_transformation.transform(self._view._preprocess_arrow_table(_microseconds(given))[0].to_pydict())
+        result = self._view.feature_transformation.transform(
+            self._view._preprocess_arrow_table(_microseconds(given))[0].to_pydict()
+        )
         prefix = f"{self._view.projection.name_to_use()}__" if full_feature_names else ""
         return pa.table(
-            {prefix + feature.name: pa.array(result[feature.name], type_mapping.of(feature.dtype, feature.name).arrow) for feature in self._view.features}
+            {
+                prefix + feature.name: pa.array(
+                    result[feature.name], type_mapping.of(feature.dtype, feature.name).arrow
+                )
+                for feature in self._view.features
+            }
         )
 
 
 def _labels(release: Release, entity_df: Any, join_keys: dict[str, JoinKey]) -> LabelSource:
     if isinstance(entity_df, str):
-        reader = LakeReader(release)  # a connection of its own, on which the query stays open while pieces are joined on the other
+        reader = LakeReader(
+            release
+        )  # a connection of its own, on which the query stays open while pieces are joined on the other
         reader.offer(entity_df)
         return QueriedLabels(reader.connection.sql(entity_df), join_keys)
     if not isinstance(entity_df, pd.DataFrame):
         raise LabelError(
-            f"entity_df is {type(entity_df).__name__}. Give a pandas DataFrame or the text of a DuckDB query, with the join keys and event_timestamp,"
-            " or None with start_date and end_date"
+            f"entity_df is {type(entity_df).__name__}. Give a pandas DataFrame or the text of a DuckDB query, with the"
+            " join keys and event_timestamp, or None with start_date and end_date"
         )
     return HeldLabels(labels.check(labels.from_frame(entity_df), join_keys))
 
 
 def _knowable(given: LabelSource, release: Release, beyond_horizon: str | None) -> KnowableLabels:
-    return KnowableLabels(given, Horizon.of(release), allowed=(beyond_horizon or settings.beyond_horizon()) == settings.ALLOW)
+    return KnowableLabels(
+        given, Horizon.of(release), allowed=(beyond_horizon or settings.beyond_horizon()) == settings.ALLOW
+    )
 
 
 def _check_request_data(columns: list[str], on_demand: list[OnDemandFeatureView]) -> None:

@@ -16,7 +16,9 @@ def configured() -> OnlineBackend:
 
 @cache
 def _backend(url: str, _home: str | None) -> OnlineBackend:
-    """By what the environment says, which is looked at in each request: to resolve a path takes as long as to read a row."""
+    """By what the environment says, which is looked at in each request: to resolve a path takes as long as to read a
+    row.
+    """
     scheme = url.partition("://")[0] if "://" in url else ""
     if url == "sqlite":
         from features.online.sqlite import SqliteBackend
@@ -31,7 +33,8 @@ def _backend(url: str, _home: str | None) -> OnlineBackend:
 
         return PostgresBackend(url)
     raise OnlineStoreUnfitError(
-        f"MILLRACE_ONLINE begins with {f'{scheme}://' if scheme.isalpha() else 'no scheme'}. Use sqlite (the default), redis://host:port/database or postgresql://user:password@host:port/database"
+        f"MILLRACE_ONLINE begins with {f'{scheme}://' if scheme.isalpha() else 'no scheme'}. Use sqlite (the default),"
+        " redis://host:port/database or postgresql://user:password@host:port/database"
     )
 
 

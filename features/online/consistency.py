@@ -1,7 +1,9 @@
-"""Online-offline consistency: what is served, compared with what a training set would hold, value by value, for the same entities and the same instant.
+"""Online-offline consistency: what is served, compared with what a training set would hold, value by value, for the
+same entities and the same instant.
 
-The online side is Feast's `get_online_features`, the offline side its `get_historical_features`, both of them as users call them. Entities come from both sides, so that what one of
-them lacks is found. A materialization runs this on the generation that it has filled, before anybody reads it.
+The online side is Feast's `get_online_features`, the offline side its `get_historical_features`, both of them as users
+call them. Entities come from both sides, so that what one of them lacks is found. A materialization runs this on the
+generation that it has filled, before anybody reads it.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class ConsistencyError(RuntimeError):
 
 @dataclass(frozen=True)
 class Compared:
-    """One feature: of `compared` entities, `mismatched` have two different values, `missing` one only offline and `extra` one only online. `example` is the first of these."""
+    """One feature: of `compared` entities, `mismatched` have two different values, `missing` one only offline and
+    `extra` one only online. `example` is the first of these.
+    """
 
     view: str
     feature: str
@@ -53,8 +57,12 @@ class Compared:
         return self.mismatched + self.missing + self.extra
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{count:,} {name}" for name in ("mismatched", "missing", "extra") if (count := getattr(self, name)))
-        return f"{self.view}:{self.feature}: {counts or 'none wrong'} of {self.compared:,}" + (f" ({self.example})" if self.example else "")
+        counts = ", ".join(
+            f"{count:,} {name}" for name in ("mismatched", "missing", "extra") if (count := getattr(self, name))
+        )
+        return f"{self.view}:{self.feature}: {counts or 'none wrong'} of {self.compared:,}" + (
+            f" ({self.example})" if self.example else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -83,15 +91,19 @@ class Consistency:
     def _wrong_features(self) -> list[Compared]:
         """One example for each view will do."""
         wrong = [one for one in self.features if one.wrong]
-        return [one if one.view not in {other.view for other in wrong[:at]} else replace(one, example="") for at, one in enumerate(wrong)]
+        return [
+            one if one.view not in {other.view for other in wrong[:at]} else replace(one, example="")
+            for at, one in enumerate(wrong)
+        ]
 
     def refuse_mismatch(self) -> None:
         """Raise ConsistencyError unless all values are the same."""
         if self.wrong:
             told = "; ".join(map(str, self._wrong_features()))
             raise ConsistencyError(
-                f"release {self.release}: {self.wrong:,} of {self.compared:,} values online are not those of a training set. {told}."
-                " What was served before still is. See that nothing else writes to the online store, and run again; if it stays, it is a defect in features/: please report it"
+                f"release {self.release}: {self.wrong:,} of {self.compared:,} values online are not those of a training"
+                f" set. {told}. What was served before still is. See that nothing else writes to the online store, and"
+                " run again; if it stays, it is a defect in features/: please report it"
             )
 
 
@@ -112,11 +124,17 @@ def online(sample: int | None = SAMPLE) -> Consistency:
     """The same for the generation in use; OnlineStoreEmptyError when there is none."""
     served = generation.in_use(backends.configured())
     if served is None or served.about.release is None:
-        raise generation.OnlineStoreEmptyError("no release is online, so there is nothing to compare. Run the DAG `millrace` (or `make demo`) first")
-    return compare(release.read(served.about.release), served.name, registry.online_views(registry.open_store()), sample)
+        raise generation.OnlineStoreEmptyError(
+            "no release is online, so there is nothing to compare. Run the DAG `millrace` (or `make demo`) first"
+        )
+    return compare(
+        release.read(served.about.release), served.name, registry.online_views(registry.open_store()), sample
+    )
 
 
-def _compare_view(store: FeatureStore, reader: LakeReader, served: Reader, view: FeatureView, sample: int | None) -> list[Compared]:
+def _compare_view(
+    store: FeatureStore, reader: LakeReader, served: Reader, view: FeatureView, sample: int | None
+) -> list[Compared]:
     refs = _features(store, view)
     tallies = [_Tally(*ref.split(":")) for ref in refs]
     known = iter(sorted({*_offline_keys(reader, view, sample), *served.keys(layout_of(view), sample)}, key=repr))
@@ -148,7 +166,9 @@ def _offline_keys(reader: LakeReader, view: FeatureView, sample: int | None) -> 
     names = ", ".join(identifier(source.column(name)) for name in layout_of(view).keys)
     some = "" if sample is None else f" ORDER BY hash({names}, {reader.release.number}) LIMIT {sample}"
     known = queries.between(source.event_column, None, _instant(reader))
-    found: list[Key] = reader.connection.execute(f"SELECT DISTINCT {names} FROM {reader.table(source.table)} WHERE {known}{some}").fetchall()
+    found: list[Key] = reader.connection.execute(
+        f"SELECT DISTINCT {names} FROM {reader.table(source.table)} WHERE {known}{some}"
+    ).fetchall()
     return found
 
 
@@ -176,7 +196,10 @@ class _Tally:
             self.compared += 1
             if wrong := _wrong(trained, answer):
                 self.counts[wrong] += 1
-                self.example = self.example or f"{', '.join(map(str, key))} has {_told(trained)} offline and {_told(answer)} online"
+                self.example = (
+                    self.example
+                    or f"{', '.join(map(str, key))} has {_told(trained)} offline and {_told(answer)} online"
+                )
 
     def result(self) -> Compared:
         return Compared(self.view, self.feature, self.compared, **self.counts, example=self.example)

@@ -1,5 +1,6 @@
-"""What changed between two releases, for a view: the entities whose newest row may be another one now. Told by the files of the two Delta versions, not by event times, so that rows which
-came late, were corrected or were deleted count too.
+"""What changed between two releases, for a view: the entities whose newest row may be another one now. Told by the
+files of the two Delta versions, not by event times, so that rows which came late, were corrected or were deleted count
+too.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ A_MOMENT = timedelta(microseconds=1)
 
 
 def between(before: GenerationMetadata, reader: LakeReader, view: FeatureView) -> int | None:
-    """Put the keys that changed from what `before` was made of to the reader's release into a DuckDB table `changed`, and count them; None when that cannot be told.
+    """Put the keys that changed from what `before` was made of to the reader's release into a DuckDB table `changed`,
+    and count them; None when that cannot be told.
 
-    A key counts when one of its rows is in a file that was added or removed, or became known because the horizon moved on. It cannot be told when the horizon moved back, a version or its
-    files are gone, or a table has features of Delta by which a file changes in place.
+    A key counts when one of its rows is in a file that was added or removed, or became known because the horizon moved
+    on. It cannot be told when the horizon moved back, a version or its files are gone, or a table has features of Delta
+    by which a file changes in place.
     """
     import duckdb  # here, as in lake_reader.py
     from deltalake.exceptions import DeltaError
@@ -44,10 +47,16 @@ def between(before: GenerationMetadata, reader: LakeReader, view: FeatureView) -
     parts = [f"SELECT {names} FROM {parquet(files)}"] if files else []
     if before.horizon < reader.release.horizon:
         since, until = (midnight(date.fromisoformat(horizon)) for horizon in (before.horizon, reader.release.horizon))
-        parts.append(f"SELECT {names} FROM {reader.table(table)} WHERE {queries.between(source.event_column, since + A_MOMENT, until)}")
+        parts.append(
+            f"SELECT {names} FROM {reader.table(table)} WHERE"
+            f" {queries.between(source.event_column, since + A_MOMENT, until)}"
+        )
     parts = parts or [f"SELECT {names} FROM {reader.table(table)} WHERE false"]
     try:
-        reader.connection.execute(f"CREATE OR REPLACE TEMPORARY TABLE {CHANGED} AS SELECT DISTINCT * FROM ({' UNION ALL BY NAME '.join(parts)})")
+        reader.connection.execute(
+            f"CREATE OR REPLACE TEMPORARY TABLE {CHANGED} AS SELECT DISTINCT * FROM"
+            f" ({' UNION ALL BY NAME '.join(parts)})"
+        )
     except (duckdb.IOException, duckdb.BinderException):  # a file that was removed, or that lacks a key
         return None
     count: int = reader.connection.execute(f"SELECT count(*) FROM {CHANGED}").fetchall()[0][0]
@@ -55,7 +64,9 @@ def between(before: GenerationMetadata, reader: LakeReader, view: FeatureView) -
 
 
 def _differing(table: str, before: int, after: int) -> list[str] | None:
-    """Files that one of the two versions has and the other does not; None when files are not all that there is to a version."""
+    """Files that one of the two versions has and the other does not; None when files are not all that there is to a
+    version.
+    """
     from deltalake import DeltaTable
 
     path = str(settings.table_path(table))

@@ -1,9 +1,12 @@
-"""Generations: what is online. One generation holds every view as of one materialization, and a pointer says which one is read.
+"""Generations: what is online. One generation holds every view as of one materialization, and a pointer says which one
+is read.
 
-A generation is filled beside the one in use and becomes visible, for all views at once, when the pointer moves. Readers look at the pointer at each request. A process that is killed
-leaves the former generation in use. The current generation and the one before it are kept, so that a reader that has just looked still finds what it looks for.
+A generation is filled beside the one in use and becomes visible, for all views at once, when the pointer moves. Readers
+look at the pointer at each request. A process that is killed leaves the former generation in use. The current
+generation and the one before it are kept, so that a reader that has just looked still finds what it looks for.
 
-Where generations live is a `OnlineBackend`: sqlite files below `MILLRACE_HOME`, or the Redis or PostgreSQL that `MILLRACE_ONLINE` names. Rows are packed: one for each entity and view.
+Where generations live is a `OnlineBackend`: sqlite files below `MILLRACE_HOME`, or the Redis or PostgreSQL that
+`MILLRACE_ONLINE` names. Rows are packed: one for each entity and view.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ EVENT, CREATED = "_event_at", "_created_at"
 
 Key = tuple[Any, ...]
 Stored = Sequence[Any]
-"""A row as it is stored: join keys, event time, creation time or None, features, all as plain values in the order of the layout."""
+"""A row as it is stored: join keys, event time, creation time or None, features, all as plain values in the order of
+the layout.
+"""
 Found = tuple[Any, ...]
 """A row as it is read: event time, then the features asked for; None where it has none."""
 
@@ -38,7 +43,9 @@ class OnlineStoreEmptyError(OnlineStoreError, LookupError):
 
 
 class OnlineStoreDamagedError(OnlineStoreError):
-    """The pointer, or the generation that it names, is torn, overwritten or incomplete; the next materialization replaces it."""
+    """The pointer, or the generation that it names, is torn, overwritten or incomplete; the next materialization
+    replaces it.
+    """
 
 
 class OnlineStoreUnreachableError(OnlineStoreError, ConnectionError):
@@ -46,7 +53,9 @@ class OnlineStoreUnreachableError(OnlineStoreError, ConnectionError):
 
 
 class OnlineStoreUnfitError(OnlineStoreError, ValueError):
-    """`MILLRACE_ONLINE` names something that cannot hold features, or the server is set up so that it would lose some."""
+    """`MILLRACE_ONLINE` names something that cannot hold features, or the server is set up so that it would lose
+    some.
+    """
 
 
 class GenerationGoneError(OnlineStoreError, LookupError):
@@ -55,8 +64,9 @@ class GenerationGoneError(OnlineStoreError, LookupError):
 
 @dataclass(frozen=True)
 class GenerationMetadata:
-    """What a generation was made from; all None for one that only ever received pushed rows. `ids` tell the tables from others of the same
-    name, of another lake or built anew. `pushed`: rows were merged into it since."""
+    """What a generation was made from; all None for one that only ever received pushed rows. `ids` tell the tables from
+    others of the same name, of another lake or built anew. `pushed`: rows were merged into it since.
+    """
 
     release: int | None = None
     horizon: str | None = None
@@ -92,7 +102,9 @@ class Reader(Protocol):
         """It ends."""
 
     def rows(self, layout: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
-        """The row of each key, None where there is none. GenerationGoneError rather than an answer in which rows were being removed."""
+        """The row of each key, None where there is none. GenerationGoneError rather than an answer in which rows were
+        being removed.
+        """
 
     def keys(self, layout: RowSchema, some: int | None) -> list[Key]:
         """Keys that have a row: all, or `some` at random."""
@@ -117,7 +129,9 @@ class Draft(Protocol):
         """Begin with the rows of another generation, before anything else."""
 
     def apply_changes(self, layout: RowSchema, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
-        """Instead of `load`, in a draft that resembles another generation: its rows of the view without those of these keys, and more. The number of rows that the view has then."""
+        """Instead of `load`, in a draft that resembles another generation: its rows of the view without those of these
+        keys, and more. The number of rows that the view has then.
+        """
 
     def finish(self, about: GenerationMetadata) -> None:
         """Have it complete and durable, still unread."""
@@ -140,7 +154,9 @@ class OnlineBackend(Protocol):
         """What the generation in use was made from. OnlineStoreDamagedError when it cannot be read."""
 
     def published_at(self) -> datetime | None:
-        """When the pointer moved to the generation in use; None when there is none, or it was published before this was kept."""
+        """When the pointer moved to the generation in use; None when there is none, or it was published before this was
+        kept.
+        """
 
     def session(self) -> Session:
         """For one thread."""
@@ -152,8 +168,10 @@ class OnlineBackend(Protocol):
         """An empty draft, which is removed unless the block publishes it. One at a time; waits for its turn."""
 
     def merge(self, layout: RowSchema, rows: Sequence[Stored]) -> None:
-        """Put rows into the generation in use, all or none, unless what is there is newer: an older event never replaces a newer one, and of the same event the row created or written
-        later counts. Without a generation an empty one is made first."""
+        """Put rows into the generation in use, all or none, unless what is there is newer: an older event never
+        replaces a newer one, and of the same event the row created or written later counts. Without a generation an
+        empty one is made first.
+        """
 
     def drop(self, views: Sequence[str]) -> None:
         """Remove views from the generation in use, if there is one."""
@@ -179,17 +197,24 @@ def in_use(where: OnlineBackend) -> InUse | None:
 def empty(where: str) -> OnlineStoreEmptyError:
     """The error of a reader who finds nothing."""
     return OnlineStoreEmptyError(
-        f"no features are online in {where}. Run the DAG `millrace` (or `make demo`), or features.online.materialize.materialize(release)"
+        f"no features are online in {where}. Run the DAG `millrace` (or `make demo`), or"
+        " features.online.materialize.materialize(release)"
     )
 
 
 def damaged(problem: str) -> OnlineStoreDamagedError:
-    """The error of what is online and cannot be read. It reaches HTTP clients: `problem` holds no path of this machine."""
-    return OnlineStoreDamagedError(f"{problem}. Nothing is served from it. To put a fresh generation online: millrace serve")
+    """The error of what is online and cannot be read. It reaches HTTP clients: `problem` holds no path of this
+    machine.
+    """
+    return OnlineStoreDamagedError(
+        f"{problem}. Nothing is served from it. To put a fresh generation online: millrace serve"
+    )
 
 
 def parsed(text: str | bytes | None, name: str, where: str) -> GenerationMetadata:
-    """What a generation says that it was made from; OnlineStoreDamagedError where it says nothing, or nothing that can be read."""
+    """What a generation says that it was made from; OnlineStoreDamagedError where it says nothing, or nothing that can
+    be read.
+    """
     if text is None:
         raise damaged(f"the generation {name} in {where} is missing or torn: it does not say what it was made from")
     try:

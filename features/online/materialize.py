@@ -1,4 +1,6 @@
-"""Materialization: the newest feature row of each entity, from a release's pinned tables into a new generation of the online store."""
+"""Materialization: the newest feature row of each entity, from a release's pinned tables into a new generation of the
+online store.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class NothingToServeError(generation.OnlineStoreError, LookupError):
 
 @dataclass(frozen=True)
 class ViewReport:
-    """One feature view in one materialization: its rows, of which `loaded` were read from the lake and the others were online already. `generation` is the id of what serves it."""
+    """One feature view in one materialization: its rows, of which `loaded` were read from the lake and the others were
+    online already. `generation` is the id of what serves it.
+    """
 
     view: str
     status: str
@@ -60,27 +64,35 @@ class ViewReport:
 
 @dataclass(frozen=True)
 class Materialized:
-    """What was loaded, and how it compared with training before it was served; None when it was being served already."""
+    """What was loaded, and how it compared with training before it was served; None when it was being served
+    already.
+    """
 
     views: list[ViewReport]
     consistency: Consistency | None
 
 
 def online_release() -> GenerationMetadata | None:
-    """What is being served: release number, horizon, table versions, definitions and rows per view. None when nothing is."""
+    """What is being served: release number, horizon, table versions, definitions and rows per view. None when nothing
+    is.
+    """
     return backends.about()
 
 
-def materialize(release: Release, progress: Progress | None = None, sample: int | None = consistency.SAMPLE, *, fresh: bool = False) -> Materialized:
+def materialize(
+    release: Release, progress: Progress | None = None, sample: int | None = consistency.SAMPLE, *, fresh: bool = False
+) -> Materialized:
     """Serve a release, as of its horizon. Nothing is done when it is already being served with the same definitions.
 
-    `fresh` loads every row from the release all the same, whatever the store holds: it repairs rows that were changed in the store.
+    `fresh` loads every row from the release all the same, whatever the store holds: it repairs rows that were changed
+    in the store.
 
-    Before it is served, `sample` entities of each view and side (None: all) are compared with training; ConsistencyError, and the former generation stays,
-    when any value differs.
+    Before it is served, `sample` entities of each view and side (None: all) are compared with training;
+    ConsistencyError, and the former generation stays, when any value differs.
 
-    The registry is brought up to the definitions first. A row counts if it was knowable at the horizon's midnight; later rows, which say how windows
-    will empty, wait for a later release. A horizon in the future therefore serves what there is.
+    The registry is brought up to the definitions first. A row counts if it was knowable at the horizon's midnight;
+    later rows, which say how windows will empty, wait for a later release. A horizon in the future therefore serves
+    what there is.
     """
     registry.apply()
     views = registry.online_views(registry.open_store())
@@ -95,7 +107,8 @@ def materialize(release: Release, progress: Progress | None = None, sample: int 
 
 
 def materialize_until(release: Release, end: datetime, progress: Progress | None = None) -> Materialized | None:
-    """`materialize` as of the last midnight (UTC) at or before `end`, or as of the release's horizon if that is earlier.
+    """`materialize` as of the last midnight (UTC) at or before `end`, or as of the release's horizon if that is
+    earlier.
 
     None, and nothing is done, when a later day is online: an older row never replaces a newer one.
     NothingToServeError when no row was knowable by `end`.
@@ -139,17 +152,24 @@ def load(
     *,
     fresh: bool = False,
 ) -> list[ViewReport]:
-    """Fill a generation with these views and put it in use, all of them at once, unless `judge` raises about it: then the former one stays.
+    """Fill a generation with these views and put it in use, all of them at once, unless `judge` raises about it: then
+    the former one stays.
 
-    Where the generation in use was made by the same definitions and nothing was pushed into it, the new one is that one with what changed between the two releases.
-    If that fails, its rows may have been changed in the store, and all rows are loaded from the release, as with `fresh`.
+    Where the generation in use was made by the same definitions and nothing was pushed into it, the new one is that one
+    with what changed between the two releases. If that fails, its rows may have been changed in the store, and all rows
+    are loaded from the release, as with `fresh`.
     """
-    place, wanted = backends.configured(), GenerationMetadata(release.number, release.horizon, definitions, release.tables, release.ids)
+    place, wanted = (
+        backends.configured(),
+        GenerationMetadata(release.number, release.horizon, definitions, release.tables, release.ids),
+    )
     if not fresh and (unchanged := _unchanged(place, wanted, views)):
         return unchanged
     while True:
         with place.drafting(f"release-{release.number}") as draft:
-            if not fresh and (unchanged := _unchanged(place, wanted, views)):  # somebody else served it while this one waited for its turn
+            if not fresh and (
+                unchanged := _unchanged(place, wanted, views)
+            ):  # somebody else served it while this one waited for its turn
                 return unchanged
             base, reader = None if fresh else _base(place, wanted, views), LakeReader(release)
             try:
@@ -157,14 +177,22 @@ def load(
                     draft.copy_from(base.name)
                 reports = [_load_view(reader, draft, view, base.about if base else None, progress) for view in views]
                 draft.finish(replace(wanted, rows={report.view: report.rows for report in reports}))
-                if base and _base(place, wanted, views) != base:  # what was pushed meanwhile may have been copied; it is no base now, so that this happens once
+                if (
+                    base and _base(place, wanted, views) != base
+                ):  # what was pushed meanwhile may have been copied; it is no base now, so that this happens once
                     continue
                 if judge:
                     judge(draft.name)
             except Exception as error:
                 if base is None:
                     raise
-                log.warning("%s cannot be built upon (%s: %s), so every row is loaded from release %d", base.name, type(error).__name__, error, release.number)
+                log.warning(
+                    "%s cannot be built upon (%s: %s), so every row is loaded from release %d",
+                    base.name,
+                    type(error).__name__,
+                    error,
+                    release.number,
+                )
                 fresh = True
                 continue
             draft.publish()
@@ -190,14 +218,23 @@ def _unchanged(place: OnlineBackend, wanted: GenerationMetadata, views: Sequence
 
 
 def _base(place: OnlineBackend, wanted: GenerationMetadata, views: Sequence[FeatureView]) -> InUse | None:
-    """The generation in use that another one can begin with: all of its rows come from a release, by the same definitions."""
+    """The generation in use that another one can begin with: all of its rows come from a release, by the same
+    definitions.
+    """
     served = _served(place)
-    if served is None or served.about.pushed or served.about.definitions != wanted.definitions or {*served.about.rows} != {view.name for view in views}:
+    if (
+        served is None
+        or served.about.pushed
+        or served.about.definitions != wanted.definitions
+        or {*served.about.rows} != {view.name for view in views}
+    ):
         return None
     return served
 
 
-def _load_view(reader: LakeReader, draft: Draft, view: FeatureView, base: GenerationMetadata | None, progress: Progress | None) -> ViewReport:
+def _load_view(
+    reader: LakeReader, draft: Draft, view: FeatureView, base: GenerationMetadata | None, progress: Progress | None
+) -> ViewReport:
     started, layout = perf_counter(), layout_of(view)
     changed = delta_changes.between(base, reader, view) if base else None
     seen = 0
@@ -225,12 +262,17 @@ def _batches(reader: LakeReader, sql: str) -> Iterator[list[Stored]]:
 
 
 def _newest(reader: LakeReader, view: FeatureView, among: str | None = None) -> str:
-    """SQL whose rows fit the view's layout, in the order of its keys, so that sqlite only ever appends; only of keys in the table `among`, if given."""
+    """SQL whose rows fit the view's layout, in the order of its keys, so that sqlite only ever appends; only of keys in
+    the table `among`, if given.
+    """
     source, layout = as_of.gold(view.batch_source), layout_of(view)
     keys, event, created = [source.column(name) for name in layout.keys], source.event_column, source.created_column
     features = {name: source.column(name) for name in layout.features}
     reader.require(source.table, [*keys, event, *([created] if created else []), *features.values()])
-    values = {generation.EVENT: f"epoch_us({identifier(event)})", generation.CREATED: f"epoch_us({identifier(created)})" if created else "NULL::BIGINT"}
+    values = {
+        generation.EVENT: f"epoch_us({identifier(event)})",
+        generation.CREATED: f"epoch_us({identifier(created)})" if created else "NULL::BIGINT",
+    }
     values |= {name: kind.online.format(identifier(features[name])) for name, kind in layout.features.items()}
     horizon = queries.between(event, None, midnight(date.fromisoformat(reader.release.horizon)))
     names = ", ".join(map(identifier, keys))

@@ -1,7 +1,9 @@
-"""Generations as schemas of a PostgreSQL database: a table for each view, and a pointer row that one transaction moves. The user needs the right to create schemas in the database.
+"""Generations as schemas of a PostgreSQL database: a table for each view, and a pointer row that one transaction moves.
+The user needs the right to create schemas in the database.
 
-A generation is loaded with COPY in one transaction, so that a loader that dies leaves nothing. One loader at a time is let in by an advisory lock, which ends with its connection; the
-same connection moves the pointer, so that a loader that lost the lock cannot publish.
+A generation is loaded with COPY in one transaction, so that a loader that dies leaves nothing. One loader at a time is
+let in by an advisory lock, which ends with its connection; the same connection moves the pointer, so that a loader that
+lost the lock cannot publish.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ LIMITS = ["statement_timeout", "idle_in_transaction_session_timeout", "idle_sess
 
 
 class Bounded(psycopg.Connection[Any]):
-    """A connection on which no statement is waited for longer than so many seconds, even when the server is there and silent."""
+    """A connection on which no statement is waited for longer than so many seconds, even when the server is there and
+    silent.
+    """
 
     seconds: ClassVar[float] = ANSWER_SECONDS
 
@@ -156,9 +160,13 @@ class PostgresBackend:
             _refuse_long_names(layout)
             present = _columns(connection, schema, layout.view)
             if other := _retyped(layout, layout.features, present):
-                raise OnlineStoreUnfitError(f"{', '.join(other)} of {layout.view} is online in another type; materialize before you push")
+                raise OnlineStoreUnfitError(
+                    f"{', '.join(other)} of {layout.view} is online in another type; materialize before you push"
+                )
             for name in layout.features.keys() - present:
-                connection.execute(f"ALTER TABLE {table} ADD COLUMN {identifier(name)} {layout.features[name].postgres}")
+                connection.execute(
+                    f"ALTER TABLE {table} ADD COLUMN {identifier(name)} {layout.features[name].postgres}"
+                )
             with _fitting(layout):
                 connection.cursor().executemany(_literally(tables.upsert(table, layout, ANY)).replace(ANY, "%s"), rows)
 
@@ -185,7 +193,9 @@ class PostgresBackend:
     def connect(self, kind: type[psycopg.Connection[Any]]) -> psycopg.Connection[Any]:
         """A new connection; each statement is a transaction, unless told otherwise."""
         with reaching(self.where, psycopg.Error, explained=self._explained):
-            connection = kind.connect(self._url, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="millrace")
+            connection = kind.connect(
+                self._url, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="millrace"
+            )
             if not self._prepared:
                 _prepare(connection)
                 self._prepared = True
@@ -199,20 +209,27 @@ class PostgresBackend:
         if text.endswith("no encryption"):
             return (
                 text,
-                "If the server wants encrypted connections, set sslmode=verify-full and sslrootcert in MILLRACE_ONLINE. If not, let its pg_hba.conf admit this host",
+                (
+                    "If the server wants encrypted connections, set sslmode=verify-full and sslrootcert in"
+                    " MILLRACE_ONLINE. If not, let its pg_hba.conf admit this host"
+                ),
             )
         fault = tls.named(text)
         if fault is tls.Fault.UNTRUSTED:
             known = conninfo_to_dict(self._url)
             host, port = str(known.get("host") or ""), str(known.get("port") or "5432")
-            authority = str(known.get("sslrootcert") or os.environ.get("PGSSLROOTCERT") or Path.home() / ".postgresql" / "root.crt")
+            authority = str(
+                known.get("sslrootcert") or os.environ.get("PGSSLROOTCERT") or Path.home() / ".postgresql" / "root.crt"
+            )
             if port.isdecimal() and "," not in host:
                 fault = tls.found(host, int(port), None if authority == "system" else authority, postgres=True) or fault
         return WORDS.explained(fault) if fault else None
 
     @contextmanager
     def _writing(self) -> Iterator[tuple[psycopg.Connection[Any], str]]:
-        """A transaction and the schema of the generation in use, which counts as pushed to from then on; without one, an empty one is made first."""
+        """A transaction and the schema of the generation in use, which counts as pushed to from then on; without one,
+        an empty one is made first.
+        """
         with self.connected(Working) as connection, connection.transaction():
             connection.execute(f"LOCK TABLE {HOME}.pointer IN SHARE ROW EXCLUSIVE MODE")
             name, _ = _named(connection)
@@ -267,7 +284,9 @@ class PostgresReader:
         """Nothing."""
 
     def ensure_whole(self) -> None:
-        """OnlineStoreDamagedError unless the generation is as it was published; GenerationGoneError where it is no longer in use, and was removed."""
+        """OnlineStoreDamagedError unless the generation is as it was published; GenerationGoneError where it is no
+        longer in use, and was removed.
+        """
         with reaching(self._place.where, *DOWN):
             try:
                 _about(self.connection, self.name, self._place.where)
@@ -292,8 +311,12 @@ class PostgresReader:
         try:
             answer = self._run(made.sql, [list(column) for column in zip(*keys, strict=True)] if width else [])
         except psycopg.DataError as error:
-            raise OnlineStoreUnfitError(f"PostgreSQL cannot hold one of the keys of {layout.view}: {' '.join(str(error).split())}") from error
-        if not answer and not self._run(f"SELECT FROM {_literally(f'{self._schema}.{identifier(layout.view)}')} LIMIT 1", []):
+            raise OnlineStoreUnfitError(
+                f"PostgreSQL cannot hold one of the keys of {layout.view}: {' '.join(str(error).split())}"
+            ) from error
+        if not answer and not self._run(
+            f"SELECT FROM {_literally(f'{self._schema}.{identifier(layout.view)}')} LIMIT 1", []
+        ):
             self.ensure_whole()  # a view without any row: lost, unless it was published so
         found = {row[:width]: made.typed(row[width:]) for row in answer}
         return [found.get(tuple(key)) for key in keys]
@@ -340,14 +363,19 @@ class PostgresReader:
     def _select(self, layout: RowSchema, features: tuple[str, ...], present: dict[str, str]) -> Query:
         keys, table = _literally(tables.primary(layout)), _literally(f"{self._schema}.{identifier(layout.view)}")
         asked = ", ".join(f"%s::{kind.postgres}[]" for kind in layout.keys.values())
-        sql = f"SELECT {keys}, {_literally(tables.picked(features, present))} FROM {table} t JOIN (SELECT DISTINCT * FROM unnest({asked}) AS asked({keys})) AS asked USING ({keys})"
+        sql = (
+            f"SELECT {keys}, {_literally(tables.picked(features, present))} FROM {table} t JOIN (SELECT DISTINCT * FROM"
+            f" unnest({asked}) AS asked({keys})) AS asked USING ({keys})"
+        )
         other = _retyped(layout, features, present)
         return Query(sql, {at: layout.features[name].proto for at, name in enumerate(features, 1) if name in other})
 
 
 @dataclass(frozen=True)
 class Query:
-    """SQL for a view's rows, and which of their values (the event time is the first) are stored in a type that the definitions had before."""
+    """SQL for a view's rows, and which of their values (the event time is the first) are stored in a type that the
+    definitions had before.
+    """
 
     sql: str
     retyped: dict[int, str]
@@ -358,7 +386,9 @@ class Query:
 
 
 class PostgresDraft:
-    """A schema that becomes visible to others only when it is complete, and is read by nobody before the pointer names it."""
+    """A schema that becomes visible to others only when it is complete, and is read by nobody before the pointer names
+    it.
+    """
 
     def __init__(self, connection: psycopg.Connection[Any], label: str) -> None:
         self.name, self.connection = new_name(label), connection
@@ -388,9 +418,15 @@ class PostgresDraft:
             for key in keys:
                 copy.write_row(key)
         _create(self.connection, table, layout)
-        columns, same = ", ".join(tables.names(layout)), " AND ".join(f"gone.{identifier(name)} = former.{identifier(name)}" for name in layout.keys)
+        columns, same = (
+            ", ".join(tables.names(layout)),
+            " AND ".join(f"gone.{identifier(name)} = former.{identifier(name)}" for name in layout.keys),
+        )
         self.connection.execute("ANALYZE gone")
-        self.connection.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {former} former WHERE NOT EXISTS (SELECT FROM gone WHERE {same})")
+        self.connection.execute(
+            f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {former} former WHERE NOT EXISTS (SELECT FROM gone"
+            f" WHERE {same})"
+        )
         self.connection.execute("DROP TABLE gone")
         self._copy(table, layout, batches)
         _index(self.connection, table, layout)
@@ -413,7 +449,12 @@ class PostgresDraft:
     def _copy(self, table: str, layout: RowSchema, batches: Iterable[Sequence[Stored]]) -> int:
         kinds, rows = [*layout.keys.values(), None, None, *layout.features.values()], 0
         types = [kind.postgres.lower() if kind else "bigint" for kind in kinds]
-        with _fitting(layout), self.connection.cursor().copy(f"COPY {table} ({', '.join(tables.names(layout))}) FROM STDIN (FORMAT BINARY)") as copy:
+        with (
+            _fitting(layout),
+            self.connection.cursor().copy(
+                f"COPY {table} ({', '.join(tables.names(layout))}) FROM STDIN (FORMAT BINARY)"
+            ) as copy,
+        ):
             copy.set_types(types)
             for batch in batches:
                 for row in batch:
@@ -427,7 +468,9 @@ def _fitting(layout: RowSchema) -> Iterator[None]:
     try:
         yield
     except psycopg.DataError as error:
-        raise OnlineStoreUnfitError(f"PostgreSQL cannot hold a row of {layout.view}: {' '.join(str(error).split())}") from error
+        raise OnlineStoreUnfitError(
+            f"PostgreSQL cannot hold a row of {layout.view}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _literally(sql: str) -> str:
@@ -451,7 +494,10 @@ def _prepare(connection: psycopg.Connection[Any]) -> None:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK + 1])
         if connection.execute("SELECT to_regclass(%s)", [f"{HOME}.pointer"]).fetchone() == (None,):
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {HOME}")
-            connection.execute(f"CREATE TABLE {HOME}.pointer (one boolean PRIMARY KEY DEFAULT true CHECK (one), current text NOT NULL, former text)")
+            connection.execute(
+                f"CREATE TABLE {HOME}.pointer (one boolean PRIMARY KEY DEFAULT true CHECK (one), current text NOT NULL,"
+                " former text)"
+            )
         if "published_at" not in _columns(connection, HOME, "pointer"):
             connection.execute(f"ALTER TABLE {HOME}.pointer ADD COLUMN published_at timestamptz")
 
@@ -459,7 +505,10 @@ def _prepare(connection: psycopg.Connection[Any]) -> None:
 def pending(url: str) -> list[str]:
     """What `_prepare` would do to the database, in words; nothing is written."""
     where = masked(url)
-    with reaching(where, psycopg.Error), Bounded.connect(url, autocommit=True, connect_timeout=CONNECT_SECONDS) as connection:
+    with (
+        reaching(where, psycopg.Error),
+        Bounded.connect(url, autocommit=True, connect_timeout=CONNECT_SECONDS) as connection,
+    ):
         columns = _columns(connection, HOME, "pointer")
     if not columns:
         return [f"make the table {HOME}.pointer"]
@@ -468,7 +517,9 @@ def pending(url: str) -> list[str]:
 
 def _start(connection: psycopg.Connection[Any], name: str) -> None:
     connection.execute(f"CREATE SCHEMA {_schema(name)}")
-    connection.execute(f"CREATE TABLE {_schema(name)}.{ABOUT} (one boolean PRIMARY KEY DEFAULT true CHECK (one), about jsonb NOT NULL)")
+    connection.execute(
+        f"CREATE TABLE {_schema(name)}.{ABOUT} (one boolean PRIMARY KEY DEFAULT true CHECK (one), about jsonb NOT NULL)"
+    )
 
 
 def _create(connection: psycopg.Connection[Any], table: str, layout: RowSchema) -> None:
@@ -479,7 +530,10 @@ def _create(connection: psycopg.Connection[Any], table: str, layout: RowSchema) 
 def _refuse_long_names(layout: RowSchema) -> None:
     for name in (layout.view, *layout.keys, *layout.features):
         if len(name.encode()) > LONGEST_NAME:
-            raise OnlineStoreUnfitError(f"PostgreSQL cuts names of more than {LONGEST_NAME} bytes, so {name} cannot be online there. Give it a shorter name")
+            raise OnlineStoreUnfitError(
+                f"PostgreSQL cuts names of more than {LONGEST_NAME} bytes, so {name} cannot be online there. Give it a"
+                " shorter name"
+            )
 
 
 def _index(connection: psycopg.Connection[Any], table: str, layout: RowSchema) -> None:
@@ -489,7 +543,10 @@ def _index(connection: psycopg.Connection[Any], table: str, layout: RowSchema) -
 
 def _columns(connection: psycopg.Connection[Any], schema: str, view: str) -> dict[str, str]:
     """The type of each column."""
-    sql = "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0"
+    sql = (
+        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = to_regclass(%s) AND"
+        " attnum > 0"
+    )
     return dict(connection.execute(sql, [f"{schema}.{identifier(view)}"]).fetchall())
 
 
@@ -505,19 +562,27 @@ def _named(connection: psycopg.Connection[Any]) -> tuple[str | None, str | None]
 
 def _point_to(connection: psycopg.Connection[Any], name: str) -> None:
     connection.execute(
-        f"INSERT INTO {HOME}.pointer AS old (current, published_at) VALUES (%s, clock_timestamp()) ON CONFLICT (one) DO UPDATE "
-        "SET current = excluded.current, former = old.current, published_at = excluded.published_at",
+        f"INSERT INTO {HOME}.pointer AS old (current, published_at) VALUES (%s, clock_timestamp()) ON CONFLICT (one) DO"
+        " UPDATE SET current = excluded.current, former = old.current, published_at = excluded.published_at",
         [name],
     )
 
 
 def _about(connection: psycopg.Connection[Any], name: str, where: str) -> GenerationMetadata:
-    """What the generation was made from; OnlineStoreDamagedError unless it says so, and has rows of the views of which it says so."""
+    """What the generation was made from; OnlineStoreDamagedError unless it says so, and has rows of the views of which
+    it says so.
+    """
     schema = _schema(name)
-    row = connection.execute(f"SELECT about::text FROM {schema}.{ABOUT}").fetchone() if _columns(connection, schema, ABOUT) else None
+    row = (
+        connection.execute(f"SELECT about::text FROM {schema}.{ABOUT}").fetchone()
+        if _columns(connection, schema, ABOUT)
+        else None
+    )
     about = parsed(row[0] if row else None, name, where)
     if not about.pushed:  # a push may come with views being dropped
-        ensure_views(name, where, (view for view, count in about.rows.items() if _lacks(connection, schema, view, count)))
+        ensure_views(
+            name, where, (view for view, count in about.rows.items() if _lacks(connection, schema, view, count))
+        )
     return about
 
 
@@ -529,14 +594,22 @@ def _lacks(connection: psycopg.Connection[Any], schema: str, view: str, count: i
 
 
 def _describe(connection: psycopg.Connection[Any], name: str, about: GenerationMetadata) -> None:
-    connection.execute(f"INSERT INTO {_schema(name)}.{ABOUT} (about) VALUES (%s) ON CONFLICT (one) DO UPDATE SET about = excluded.about", [about.to_json()])
+    connection.execute(
+        f"INSERT INTO {_schema(name)}.{ABOUT} (about) VALUES (%s) ON CONFLICT (one) DO UPDATE SET about ="
+        " excluded.about",
+        [about.to_json()],
+    )
 
 
 def _clean(connection: psycopg.Connection[Any]) -> None:
-    """Drop generations that are neither current nor former, among them what loaders left; one that is still read is left to the next. By whom the lock is held."""
+    """Drop generations that are neither current nor former, among them what loaders left; one that is still read is
+    left to the next. By whom the lock is held.
+    """
     named = {f"{HOME}_{name}" for name in _named(connection) if name}
     present = connection.execute(
-        "SELECT nspname FROM pg_namespace JOIN pg_class ON relnamespace = pg_namespace.oid WHERE relname = %s AND starts_with(nspname, %s)", [ABOUT, f"{HOME}_"]
+        "SELECT nspname FROM pg_namespace JOIN pg_class ON relnamespace = pg_namespace.oid WHERE relname = %s AND"
+        " starts_with(nspname, %s)",
+        [ABOUT, f"{HOME}_"],
     )
     for (schema,) in present.fetchall():
         if schema not in named:

@@ -1,8 +1,10 @@
-"""Generations in a Redis: each view is some hundreds of hashes (buckets), in which a packed key finds a packed row; one hash is the pointer, and a script moves it.
+"""Generations in a Redis: each view is some hundreds of hashes (buckets), in which a packed key finds a packed row; one
+hash is the pointer, and a script moves it.
 
-A row is two big-endian integers (event time, creation time) and then its features in MessagePack, in the order that the view's description says, so that a script on the server can tell
-which of two rows is newer. Buckets are copied and removed one by one, so that no other client of the server waits for longer than a bucket takes. One loader at a time holds a lease,
-renewed while it works; the pointer moves only for who holds it.
+A row is two big-endian integers (event time, creation time) and then its features in MessagePack, in the order that the
+view's description says, so that a script on the server can tell which of two rows is newer. Buckets are copied and
+removed one by one, so that no other client of the server waits for longer than a bucket takes. One loader at a time
+holds a lease, renewed while it works; the pointer moves only for who holds it.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ from lake import tls
 
 POINTER = "millrace:online"
 GENERATIONS = "millrace:generations"
-"""Generation -> what it was made from; it is entered before its first row is written, so that what a killed loader left is found."""
+"""Generation -> what it was made from; it is entered before its first row is written, so that what a killed loader left
+is found.
+"""
 LOCK = "millrace:loading"
 LEASE_SECONDS = 30.0
 ROWS_OF_BUCKET, MANY = 256, 4_096
@@ -62,7 +66,12 @@ HEAD = struct.Struct(">qq")
 DOWN = (redis.RedisError,)
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 OPTIONS = f"A server behind TLS is rediss://user:password@host:port/database, and its options are {', '.join(FILES)}"
-WORDS = Words("ssl_ca_certs", "ssl_certfile and ssl_keyfile", "Begin MILLRACE_ONLINE with redis://", "Begin MILLRACE_ONLINE with rediss://")
+WORDS = Words(
+    "ssl_ca_certs",
+    "ssl_certfile and ssl_keyfile",
+    "Begin MILLRACE_ONLINE with redis://",
+    "Begin MILLRACE_ONLINE with rediss://",
+)
 CUT = re.compile(r"reset by peer|closed by server|violation of protocol|Broken pipe")
 EVICTING = "allkeys"
 DATABASE = re.compile(r"unix://.*|rediss?://[^/]*(/\d*)?")
@@ -127,9 +136,11 @@ return unnamed
 
 @dataclass(frozen=True)
 class StoredSchema:
-    """How a view is stored in a generation: its features in the order of a row, what each is in Feast's `Value`, and the number of its buckets.
+    """How a view is stored in a generation: its features in the order of a row, what each is in Feast's `Value`, and
+    the number of its buckets.
 
-    `filled` of the buckets held rows when the generation was complete; fewer of them tell that some were lost. 0 where that was not kept.
+    `filled` of the buckets held rows when the generation was complete; fewer of them tell that some were lost. 0 where
+    that was not kept.
     """
 
     features: tuple[str, ...]
@@ -158,7 +169,8 @@ class RedisBackend:
 
     def __init__(self, url: str) -> None:
         self.where = masked(url)
-        # once more after a connection broke, as it does when the server was started anew; a server that is silent has had its time
+        # once more after a connection broke, as it does when the server was started anew; a server that is silent has
+        # had its time
         options: dict[str, Any] = {
             "socket_timeout": ANSWER_SECONDS,
             "socket_connect_timeout": CONNECT_SECONDS,
@@ -169,10 +181,18 @@ class RedisBackend:
                 raise ValueError("the database is not a number")
             self.client = redis.Redis.from_url(url, **options)
         except ValueError as error:
-            raise OnlineStoreUnfitError(f"MILLRACE_ONLINE ({self.where}): {error}. Use redis://user:password@host:port/database") from error
+            raise OnlineStoreUnfitError(
+                f"MILLRACE_ONLINE ({self.where}): {error}. Use redis://user:password@host:port/database"
+            ) from error
         self._ensure_options()
-        self.merge_script, self.publish_script = self.client.register_script(MERGE), self.client.register_script(PUBLISH)
-        self._start_script, self._unnamed_script = self.client.register_script(START), self.client.register_script(UNNAMED)
+        self.merge_script, self.publish_script = (
+            self.client.register_script(MERGE),
+            self.client.register_script(PUBLISH),
+        )
+        self._start_script, self._unnamed_script = (
+            self.client.register_script(START),
+            self.client.register_script(UNNAMED),
+        )
 
     def current(self) -> str | None:
         """One command."""
@@ -216,7 +236,9 @@ class RedisBackend:
                 self.clean(lease)
 
     def merge(self, layout: RowSchema, rows: Sequence[Stored]) -> None:
-        """In one script. It does nothing when a publication, or a push of other features, came in between; then the rows are packed anew."""
+        """In one script. It does nothing when a publication, or a push of other features, came in between; then the
+        rows are packed anew.
+        """
         with self.reaching():
             while True:
                 with suppress(GenerationGoneError):
@@ -246,7 +268,9 @@ class RedisBackend:
         return reaching(self.where, *DOWN, explained=self._explained)
 
     def _ensure_options(self) -> None:
-        """Else the client raises a TypeError at the first command, or says that some file is missing and not which one."""
+        """Else the client raises a TypeError at the first command, or says that some file is missing and not which
+        one.
+        """
         pool = self.client.connection_pool
         try:
             pool.connection_class(**pool.connection_kwargs)
@@ -257,7 +281,9 @@ class RedisBackend:
         for option in FILES:
             path = pool.connection_kwargs.get(option)
             if path and not os.access(path, os.R_OK):
-                raise OnlineStoreUnfitError(f"MILLRACE_ONLINE ({self.where}): {option} names {path}, which cannot be read. {OPTIONS}")
+                raise OnlineStoreUnfitError(
+                    f"MILLRACE_ONLINE ({self.where}): {option} names {path}, which cannot be read. {OPTIONS}"
+                )
 
     def _explained(self, text: str) -> Explained | None:
         """What keeps a connection from being encrypted.
@@ -291,7 +317,9 @@ class RedisBackend:
             try:
                 about = parsed(stored, name, self.where)
                 views = self.described(name)
-                short = (view for view, described in views.items() if self._filled(name, view, described) < described.filled)
+                short = (
+                    view for view, described in views.items() if self._filled(name, view, described) < described.filled
+                )
                 ensure_views(name, self.where, {*(about.rows.keys() - views.keys()), *short})
             except OnlineStoreDamagedError as error:
                 if name != self.current():
@@ -316,7 +344,9 @@ class RedisBackend:
         return sum(counts)
 
     def clean(self, lease: Lock) -> None:
-        """Remove generations that are neither current nor former, among them what killed loaders left; none once the lease ran out, for then one of them may be somebody's draft."""
+        """Remove generations that are neither current nor former, among them what killed loaders left; none once the
+        lease ran out, for then one of them may be somebody's draft.
+        """
         unnamed: Any = self._unnamed_script(keys=[POINTER, GENERATIONS, LOCK], args=[_token(lease)])
         for name in unnamed:
             self.remove(name.decode(), self.described(name.decode()))
@@ -339,14 +369,19 @@ class RedisBackend:
         found: Any = self.client.info("memory")
         if found.get("maxmemory") and str(found.get("maxmemory_policy", "")).startswith(EVICTING):
             raise OnlineStoreUnfitError(
-                f"the Redis at {self.where} evicts keys when its memory is full (maxmemory-policy {found['maxmemory_policy']}), and would serve features as absent."
-                " Set maxmemory-policy noeviction or one of volatile-*"
+                f"the Redis at {self.where} evicts keys when its memory is full (maxmemory-policy"
+                f" {found['maxmemory_policy']}), and would serve features as absent. Set maxmemory-policy noeviction or"
+                " one of volatile-*"
             )
 
     def _start_empty(self) -> str:
-        """A generation for rows that are pushed before anything was materialized; the first of two who come at once wins."""
+        """A generation for rows that are pushed before anything was materialized; the first of two who come at once
+        wins.
+        """
         self.refuse_eviction()
-        started: Any = self._start_script(keys=[POINTER, GENERATIONS], args=[new_name("pushed"), GenerationMetadata().to_json()])
+        started: Any = self._start_script(
+            keys=[POINTER, GENERATIONS], args=[new_name("pushed"), GenerationMetadata().to_json()]
+        )
         return str(started.decode())
 
     def _merged(self, name: str, layout: RowSchema, rows: Sequence[Stored]) -> bool:
@@ -359,7 +394,9 @@ class RedisBackend:
             key, packed = _pack(layout, view, row)
             bucket = _bucket(name, layout.view, key, view.buckets)
             given += [buckets.setdefault(bucket, len(buckets) + 4), key, packed]
-        if not stored or (buckets and self.client.exists(*buckets) < len(buckets)):  # before a bucket that was lost seems to be there again
+        if not stored or (
+            buckets and self.client.exists(*buckets) < len(buckets)
+        ):  # before a bucket that was lost seems to be there again
             self.ensure_whole(name)
         return bool(self.merge_script(keys=[POINTER, _views(name), GENERATIONS, *buckets], args=given))
 
@@ -436,7 +473,9 @@ class RedisReader:
         """Nothing."""
 
     def rows(self, layout: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
-        """One round trip, and another for keys without a row. The pointer is looked at last: a generation that it still names was whole when its rows were read."""
+        """One round trip, and another for keys without a row. The pointer is looked at last: a generation that it still
+        names was whole when its rows were read.
+        """
         view = self._view(layout, features)
         if view is None or not keys:
             return [None] * len(keys)
@@ -448,13 +487,19 @@ class RedisReader:
         with self._place.reaching():
             *found, named = pipe.execute()
             self._refuse_gone(named)
-            buckets = {_bucket(self.name, layout.view, _packed(key), view.buckets) for key, row in zip(keys, found, strict=True) if row is None}
+            buckets = {
+                _bucket(self.name, layout.view, _packed(key), view.buckets)
+                for key, row in zip(keys, found, strict=True)
+                if row is None
+            }
             if buckets and self._place.client.exists(*buckets) < len(buckets):
                 self._place.ensure_whole(self.name)
         at = {name: place for place, name in enumerate(view.features)}
         places = [at.get(name, len(at)) for name in features]
         changed = {
-            place: layout.features[name].proto for place, name in enumerate(features, 1) if name in at and view.protos[at[name]] != layout.features[name].proto
+            place: layout.features[name].proto
+            for place, name in enumerate(features, 1)
+            if name in at and view.protos[at[name]] != layout.features[name].proto
         }
         rows = [None if row is None else _unpack(row, places) for row in found]
         return [row and retyped_row(row, changed) for row in rows] if changed else rows
@@ -610,5 +655,7 @@ def _pack(layout: RowSchema, view: StoredSchema, row: Stored) -> tuple[bytes, by
 
 def _unpack(row: bytes, places: list[int]) -> Found:
     values = _unpacked(memoryview(row)[HEAD.size :])
-    values += [None] * (max(places, default=-1) + 1 - len(values))  # a row from before a feature was added, or a feature that was never written
+    values += [None] * (
+        max(places, default=-1) + 1 - len(values)
+    )  # a row from before a feature was added, or a feature that was never written
     return (HEAD.unpack_from(row)[0], *(values[at] for at in places))

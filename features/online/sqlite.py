@@ -1,4 +1,6 @@
-"""Generations as sqlite files of one folder, for all processes of this machine: a read is one index lookup per view, with no server to ask. A pointer file names the one in use."""
+"""Generations as sqlite files of one folder, for all processes of this machine: a read is one index lookup per view,
+with no server to ask. A pointer file names the one in use.
+"""
 
 from __future__ import annotations
 
@@ -207,16 +209,26 @@ class SqliteReader:
 class Query:
     """Finds the event time and some features of a view's rows by their keys."""
 
-    def __init__(self, connection: sqlite3.Connection, layout: RowSchema, features: tuple[str, ...], present: dict[str, str]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, layout: RowSchema, features: tuple[str, ...], present: dict[str, str]
+    ) -> None:
         self._connection, self._pieces, self._width = connection, dict[int, str](), len(layout.keys)
         self.complete = present.keys() >= {*features}
-        table, row, keys = f"main.{identifier(layout.view)} t", tables.picked(features, present), [f"t.{identifier(name)}" for name in layout.keys]
+        table, row, keys = (
+            f"main.{identifier(layout.view)} t",
+            tables.picked(features, present),
+            [f"t.{identifier(name)}" for name in layout.keys],
+        )
         self._one = f"SELECT {row} FROM {table} WHERE {' AND '.join(f'{key} = ?' for key in keys)}"
         same = " AND ".join(f"{key} = asked.k{i}" for i, key in enumerate(keys))
         self._many = f"SELECT {row} FROM asked LEFT JOIN {table} ON {same} ORDER BY asked.place"
         # sqlite has no booleans, and the table may be older than the definitions
         kinds = {at: layout.features[name] for at, name in enumerate(features, 1)}
-        self._retyped = {at: kind.proto for at, kind in kinds.items() if kind.proto == "bool_val" or present.get(features[at - 1]) != kind.sqlite}
+        self._retyped = {
+            at: kind.proto
+            for at, kind in kinds.items()
+            if kind.proto == "bool_val" or present.get(features[at - 1]) != kind.sqlite
+        }
 
     def rows(self, keys: Sequence[Key]) -> list[Found | None]:
         """In the order of the keys."""
@@ -227,12 +239,16 @@ class Query:
         return [row and retyped_row(row, self._retyped) for row in found] if self._retyped else found
 
     def _found(self, keys: Sequence[Key]) -> Iterator[Found]:
-        """A row for each key, of NULLs where there is none, in pieces of a few sizes, so that few statements are compiled."""
+        """A row for each key, of NULLs where there is none, in pieces of a few sizes, so that few statements are
+        compiled.
+        """
         size, start = LARGEST_PIECE, 0
         while start < len(keys):
             while size > len(keys) - start:
                 size //= 2
-            yield from self._connection.execute(self._piece(size), list(chain.from_iterable(keys[start : start + size])))
+            yield from self._connection.execute(
+                self._piece(size), list(chain.from_iterable(keys[start : start + size]))
+            )
             start += size
 
     def _piece(self, size: int) -> str:
@@ -254,9 +270,14 @@ class SqliteDraft:
         self._open()
 
     def copy_from(self, name: str) -> None:
-        """A copy of its file, between two pushes. Opening it for writing takes back what a push that was killed has half written."""
+        """A copy of its file, between two pushes. Opening it for writing takes back what a push that was killed has
+        half written.
+        """
         self.connection.close()
-        with locked(_write_lock()), closing(sqlite3.connect(path_of(name), timeout=BUSY_SECONDS, isolation_level=None)) as former:
+        with (
+            locked(_write_lock()),
+            closing(sqlite3.connect(path_of(name), timeout=BUSY_SECONDS, isolation_level=None)) as former,
+        ):
             with _undamaged(name):
                 former.execute("BEGIN IMMEDIATE")
                 _about(former, name)
@@ -265,7 +286,13 @@ class SqliteDraft:
 
     def _open(self) -> None:
         self.connection = sqlite3.connect(self.path, isolation_level=None)
-        for pragma in ("page_size=16384", "journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-65536"):
+        for pragma in (
+            "page_size=16384",
+            "journal_mode=OFF",
+            "synchronous=OFF",
+            "locking_mode=EXCLUSIVE",
+            "cache_size=-65536",
+        ):
             self.connection.execute(f"PRAGMA {pragma}")
         self.connection.execute("BEGIN")
 
@@ -314,7 +341,9 @@ class SqliteDraft:
 
 @contextmanager
 def _writing() -> Iterator[sqlite3.Connection]:
-    """A transaction on the generation in use, which counts as pushed to from then on; without one, an empty one is made first."""
+    """A transaction on the generation in use, which counts as pushed to from then on; without one, an empty one is made
+    first.
+    """
     with locked(_write_lock()):
         named = _named()
         path = folder() / named[0] if named else None
@@ -333,10 +362,15 @@ def _writing() -> Iterator[sqlite3.Connection]:
 
 
 def _create(layout: RowSchema) -> str:
-    """DDL. Composite and text keys are clustered, which halves the file; a single integer key is sqlite's own row id."""
+    """DDL. Composite and text keys are clustered, which halves the file; a single integer key is sqlite's own row
+    id.
+    """
     single = [kind.sqlite for kind in layout.keys.values()] == ["INTEGER"]
     table, columns = identifier(layout.view), ", ".join(tables.columns(layout, "sqlite"))
-    return f"CREATE TABLE IF NOT EXISTS {table} ({columns}, PRIMARY KEY ({tables.primary(layout)})){'' if single else ' WITHOUT ROWID'}"
+    return (
+        f"CREATE TABLE IF NOT EXISTS {table} ({columns}, PRIMARY KEY"
+        f" ({tables.primary(layout)})){'' if single else ' WITHOUT ROWID'}"
+    )
 
 
 def _prepare(connection: sqlite3.Connection, layout: RowSchema) -> None:
@@ -344,12 +378,16 @@ def _prepare(connection: sqlite3.Connection, layout: RowSchema) -> None:
     connection.execute(_create(layout))
     present = {row[1] for row in connection.execute(f"PRAGMA table_info({identifier(layout.view)})")}
     for name in layout.features.keys() - present:
-        connection.execute(f"ALTER TABLE {identifier(layout.view)} ADD COLUMN {identifier(name)} {layout.features[name].sqlite}")
+        connection.execute(
+            f"ALTER TABLE {identifier(layout.view)} ADD COLUMN {identifier(name)} {layout.features[name].sqlite}"
+        )
 
 
 @contextmanager
 def _undamaged(name: str) -> Iterator[None]:
-    """A file that is no database, or a torn one, as OnlineStoreDamagedError; an OperationalError, such as of a lock, passes."""
+    """A file that is no database, or a torn one, as OnlineStoreDamagedError; an OperationalError, such as of a lock,
+    passes.
+    """
     try:
         yield
     except sqlite3.OperationalError:
@@ -365,7 +403,15 @@ def _about(connection: sqlite3.Connection, name: str) -> GenerationMetadata:
         rows = connection.execute("SELECT about FROM _generation").fetchall() if "_generation" in present else []
         about = parsed(rows[0][0] if rows else None, name, WHERE)
         if not about.pushed:  # a push may come with views being dropped
-            ensure_views(name, WHERE, (view for view, count in about.rows.items() if view not in present or (count and _is_empty(connection, view))))
+            ensure_views(
+                name,
+                WHERE,
+                (
+                    view
+                    for view, count in about.rows.items()
+                    if view not in present or (count and _is_empty(connection, view))
+                ),
+            )
     return about
 
 
@@ -374,7 +420,10 @@ def _is_empty(connection: sqlite3.Connection, view: str) -> bool:
 
 
 def _open(name: str) -> sqlite3.Connection:
-    """To read, from any thread; OnlineStoreDamagedError for a file that is not a whole generation. The file itself is opened for writing too, where that is allowed: what a push that was killed has half written, sqlite takes back when it is read next."""
+    """To read, from any thread; OnlineStoreDamagedError for a file that is not a whole generation. The file itself is
+    opened for writing too, where that is allowed: what a push that was killed has half written, sqlite takes back when
+    it is read next.
+    """
     uri = f"{path_of(name).as_uri()}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:

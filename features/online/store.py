@@ -1,7 +1,8 @@
 """The online store: Feast's interface to the generation in use, in sqlite, Redis or PostgreSQL (`MILLRACE_ONLINE`).
 
-A row is packed: found by its keys, with features in native types, so a read is one lookup per view and a load takes microseconds a row. Bulk loads go through `features.online.materialize`; what
-Feast itself writes (`store.materialize`, `write_to_online_store`, `push`) is merged into the generation in use, and is replaced when the next one is published.
+A row is packed: found by its keys, with features in native types, so a read is one lookup per view and a load takes
+microseconds a row. Bulk loads go through `features.online.materialize`; what Feast itself writes (`store.materialize`,
+`write_to_online_store`, `push`) is merged into the generation in use, and is replaced when the next one is published.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from features import type_mapping
 from features.online import backends, generation
-from features.online.generation import Found, GenerationGoneError, Key, OnlineStoreDamagedError, Reader, RowSchema, Session
+from features.online.generation import (
+    Found,
+    GenerationGoneError,
+    Key,
+    OnlineStoreDamagedError,
+    Reader,
+    RowSchema,
+    Session,
+)
 from features.queries import EPOCH, microseconds
 from features.serving.request_plan import Plans, ensure_keys
 from features.views import REQUEST_TIME
@@ -41,8 +50,15 @@ class PackedOnlineStoreConfig(FeastConfigBaseModel):
 
 def layout_of(view: FeatureView) -> RowSchema:
     """How a view's rows are stored."""
-    keys = {column.name: type_mapping.of(column.dtype, f"key {column.name} of {view.name}") for column in view.entity_columns}
-    return RowSchema(view.name, keys, {feature.name: type_mapping.of(feature.dtype, f"{view.name}:{feature.name}") for feature in view.features})
+    keys = {
+        column.name: type_mapping.of(column.dtype, f"key {column.name} of {view.name}")
+        for column in view.entity_columns
+    }
+    return RowSchema(
+        view.name,
+        keys,
+        {feature.name: type_mapping.of(feature.dtype, f"{view.name}:{feature.name}") for feature in view.features},
+    )
 
 
 class Query:
@@ -56,11 +72,14 @@ class Query:
         self._ttl = view.ttl // timedelta(microseconds=1) if view.ttl else None
 
     def rows(self, keys: Sequence[Key]) -> list[Found | None]:
-        """For each key (its values in the order of the layout) the event time, in microseconds since 1970, and the `features`, as the protobuf would give them.
+        """For each key (its values in the order of the layout) the event time, in microseconds since 1970, and the
+        `features`, as the protobuf would give them.
 
         None where there is no row, or one that has outlived its view's ttl.
         """
-        found = self._reader.rows(self._layout, self.features, [tuple(map(type_mapping.key, key, self._key_protos)) for key in keys])
+        found = self._reader.rows(
+            self._layout, self.features, [tuple(map(type_mapping.key, key, self._key_protos)) for key in keys]
+        )
         if self._ttl is None:
             return found
         oldest = microseconds(generation.now()) - self._ttl
@@ -73,7 +92,9 @@ class Query:
         return [ABSENT if row is None else (EPOCH + timedelta(microseconds=row[0]), self._values(row)) for row in rows]
 
     def _values(self, row: Found) -> dict[str, Value]:
-        return {name: _proto(proto, value) for name, proto, value in zip(self.features, self._protos, row[1:], strict=True)}
+        return {
+            name: _proto(proto, value) for name, proto, value in zip(self.features, self._protos, row[1:], strict=True)
+        }
 
 
 class PackedOnlineStore(OnlineStore):
@@ -83,9 +104,17 @@ class PackedOnlineStore(OnlineStore):
         self._local = _Thread()
         self._plans = Plans()
 
-    def online_read(self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKey], requested_features: list[str] | None = None) -> list[Row]:  # noqa: ARG002
+    def online_read(
+        self,
+        config: RepoConfig,  # noqa: ARG002 (Feast's signature)
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[Row]:
         """One row per key: event time and features, or (None, None)."""
-        wanted = tuple(requested_features if requested_features is not None else [feature.name for feature in table.features])
+        wanted = tuple(
+            requested_features if requested_features is not None else [feature.name for feature in table.features]
+        )
         return self._again(lambda: self._query(table, wanted).read(entity_keys))
 
     def online_write_batch(
@@ -95,7 +124,9 @@ class PackedOnlineStore(OnlineStore):
         data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Merge rows into the generation in use, all or none of them. No rows are no push: they do not take an empty store online."""
+        """Merge rows into the generation in use, all or none of them. No rows are no push: they do not take an empty
+        store online.
+        """
         layout = layout_of(table)
         if data:
             backends.configured().merge(layout, [_stored(layout, *row) for row in data])
@@ -112,7 +143,8 @@ class PackedOnlineStore(OnlineStore):
         full_feature_names: bool = False,
         include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:
-        """What Feast's own gives, by a shorter way where there is one (`features.serving.request_plan`). The request's time is now unless the caller gives `request_time`.
+        """What Feast's own gives, by a shorter way where there is one (`features.serving.request_plan`). The request's
+        time is now unless the caller gives `request_time`.
 
         KeyTypeError where a key is not given in its own type, which Feast would convert.
         """
@@ -120,13 +152,22 @@ class PackedOnlineStore(OnlineStore):
         def answer() -> OnlineResponse:
             with self._one_generation():
                 if not include_feature_view_version_metadata:
-                    found = self._plans.answer(features, entity_rows, registry, project, full_feature_names, self._query)
+                    found = self._plans.answer(
+                        features, entity_rows, registry, project, full_feature_names, self._query
+                    )
                     if found is not None:
                         return found
                 ensure_keys(features, entity_rows, registry, project, full_feature_names)
                 rows = _with_request_time(entity_rows)
                 return OnlineStore.get_online_features(
-                    self, config, features, rows, registry, project, full_feature_names, include_feature_view_version_metadata
+                    self,
+                    config,
+                    features,
+                    rows,
+                    registry,
+                    project,
+                    full_feature_names,
+                    include_feature_view_version_metadata,
                 )
 
         return self._again(answer)
@@ -165,7 +206,9 @@ class PackedOnlineStore(OnlineStore):
 
     @contextmanager
     def _one_generation(self) -> Iterator[None]:
-        """What this thread reads in the block, of whichever view, is of the generation and the moment of its first read."""
+        """What this thread reads in the block, of whichever view, is of the generation and the moment of its first
+        read.
+        """
         local = self._local
         if local.pinning:
             yield
@@ -228,7 +271,9 @@ class OneReader:
 
 
 class _Thread(threading.local):
-    """What a thread reads with: its session and what that is of, queries of its newest reader, and the reader to which a request that is being answered keeps."""
+    """What a thread reads with: its session and what that is of, queries of its newest reader, and the reader to which
+    a request that is being answered keeps.
+    """
 
     session: Session
     sign: Any = None
@@ -247,7 +292,9 @@ def _python(value: Value) -> Any:
     return getattr(value, field) if field else None
 
 
-def _stored(layout: RowSchema, key: EntityKey, values: dict[str, Value], event: datetime, created: datetime | None) -> list[Any]:
+def _stored(
+    layout: RowSchema, key: EntityKey, values: dict[str, Value], event: datetime, created: datetime | None
+) -> list[Any]:
     keys = dict(zip(key.join_keys, map(_python, key.entity_values), strict=True))
     features = [_python(values[name]) if name in values else None for name in layout.features]
     return [

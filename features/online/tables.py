@@ -1,4 +1,6 @@
-"""Generations as tables: the SQL that sqlite and PostgreSQL share. A view is a table whose primary key is the join keys; then both times, then a column for each feature."""
+"""Generations as tables: the SQL that sqlite and PostgreSQL share. A view is a table whose primary key is the join
+keys; then both times, then a column for each feature.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,21 @@ def primary(layout: RowSchema) -> str:
 
 def insert(table: str, layout: RowSchema, parameter: str) -> str:
     """One row, all of whose values are parameters."""
-    return f"INSERT INTO {table} AS old ({', '.join(names(layout))}) VALUES ({', '.join([parameter] * len(names(layout)))})"
+    return (
+        f"INSERT INTO {table} AS old ({', '.join(names(layout))}) VALUES"
+        f" ({', '.join([parameter] * len(names(layout)))})"
+    )
 
 
 def upsert(table: str, layout: RowSchema, parameter: str) -> str:
-    """`insert`, but an older event never replaces a newer one; at the same event time the row created or written later counts."""
+    """`insert`, but an older event never replaces a newer one; at the same event time the row created or written later
+    counts.
+    """
     updates = ", ".join(f"{name} = excluded.{name}" for name in names(layout)[len(layout.keys) :])
-    later = f"excluded.{EVENT} > old.{EVENT} OR (excluded.{EVENT} = old.{EVENT} AND coalesce(excluded.{CREATED} >= old.{CREATED}, true))"
+    later = (
+        f"excluded.{EVENT} > old.{EVENT} OR (excluded.{EVENT} = old.{EVENT} AND coalesce(excluded.{CREATED} >="
+        f" old.{CREATED}, true))"
+    )
     return f"{insert(table, layout, parameter)} ON CONFLICT ({primary(layout)}) DO UPDATE SET {updates} WHERE {later}"
 
 

@@ -22,7 +22,15 @@ from google.protobuf.json_format import MessageToDict  # type: ignore[import-unt
 
 from contracts.project import module as project_module
 from features.registry.servable import DefinitionError, ensure_gold, ensure_servable
-from features.registry.store import LifecycleStateError, RegistryConflictError, RegistryDamagedError, RegistryMissingError, creating, path, where
+from features.registry.store import (
+    LifecycleStateError,
+    RegistryConflictError,
+    RegistryDamagedError,
+    RegistryMissingError,
+    creating,
+    path,
+    where,
+)
 from lake import settings
 from lake.release import Release
 
@@ -49,11 +57,14 @@ _KINDS = (Entity, DataSource, FeatureView, OnDemandFeatureView, FeatureService)
 ATTEMPTS = 10
 TURN_SECONDS = 0.3
 _VOLATILE = frozenset({"meta", "createdTimestamp", "lastUpdatedTimestamp", "body", "entityColumns"})
-"""What differs between processes, or is filled in by Feast while it applies (key columns repeat what the entities say)."""
+"""What differs between processes, or is filled in by Feast while it applies (key columns repeat what the entities
+say).
+"""
 
 
 def open_store(release: int | Release | None = None, *, allow_beyond_horizon: bool | None = None) -> FeatureStore:
-    """The feature store of this checkout, from any working directory; training sets read `release`, or the newest one. A `Release` need not be in the lake any more.
+    """The feature store of this checkout, from any working directory; training sets read `release`, or the newest one.
+    A `Release` need not be in the lake any more.
 
     `allow_beyond_horizon` lets labels lie after the release's horizon; without it `MILLRACE_BEYOND_HORIZON` counts.
     """
@@ -87,8 +98,9 @@ def fingerprint(objects: Iterable[Any] | None = None) -> str:
 
 
 def definition_digest(definition: Any) -> str:
-    """A digest of what is defined, which a manifest keeps for years: it stays the same when a module that a function imports is moved:
-    ours by FORMER_MODULES, a project's own by the FORMER_TEXTS of its `services.py`."""
+    """A digest of what is defined, which a manifest keeps for years: it stays the same when a module that a function
+    imports is moved: ours by FORMER_MODULES, a project's own by the FORMER_TEXTS of its `services.py`.
+    """
     own = project_module("services")
     former: Mapping[str, str] = getattr(own, "FORMER_TEXTS", {})
     modules = {f"from {module} import ": f"from {name} import " for module, name in FORMER_MODULES.items()}
@@ -101,7 +113,11 @@ def _quoted(text: str) -> str:
 
 
 def _digest(objects: Iterable[Any], replaced: Mapping[str, str] = {}) -> str:
-    text = "\n".join(sorted(json.dumps([type(one).__name__, _stable(MessageToDict(one.to_proto()))], sort_keys=True) for one in objects))
+    text = "\n".join(
+        sorted(
+            json.dumps([type(one).__name__, _stable(MessageToDict(one.to_proto()))], sort_keys=True) for one in objects
+        )
+    )
     for present, former in replaced.items():
         text = text.replace(present, former)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -110,8 +126,8 @@ def _digest(objects: Iterable[Any], replaced: Mapping[str, str] = {}) -> str:
 def apply() -> bool:
     """Bring the registry up to the definitions; True if it had to be written.
 
-    What is no longer defined is removed, and a torn registry replaced.
-    Any number of processes on any machines may do it at once: the definitions of one of them are there in the end, whole.
+    What is no longer defined is removed, and a torn registry replaced. Any number of processes on any machines may do
+    it at once: the definitions of one of them are there in the end, whole.
     """
     for _ in range(ATTEMPTS):
         try:
@@ -130,7 +146,9 @@ def _apply() -> bool:
         objects = definitions()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
-            store.apply([project(store.project, objects), *objects], objects_to_delete=_obsolete(store, objects), partial=False)
+            store.apply(
+                [project(store.project, objects), *objects], objects_to_delete=_obsolete(store, objects), partial=False
+            )
         return True
 
 
@@ -146,7 +164,12 @@ def _repo() -> ModuleType:
 def _with_sources(declared: Iterable[Any]) -> list[Any]:
     found = [definition for definition in declared if isinstance(definition, _KINDS)]
     sources = [view.batch_source for view in found if isinstance(view, FeatureView)]
-    requests = {source.name: source for view in found if isinstance(view, OnDemandFeatureView) for source in view.source_request_sources.values()}
+    requests = {
+        source.name: source
+        for view in found
+        if isinstance(view, OnDemandFeatureView)
+        for source in view.source_request_sources.values()
+    }
     known = {id(definition) for definition in found}
     return [*(source for source in [*sources, *requests.values()] if id(source) not in known), *found]
 

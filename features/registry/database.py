@@ -124,9 +124,9 @@ class RegistryDatabase:
                 yield connection
         except DENIED as error:
             raise RegistryDeniedError(
-                f"the feature registry at {self.where} cannot {purpose} by this role: {_sentence(error)}."
-                f" A reader needs USAGE on the schema {SCHEMA} and SELECT on {TABLE}, a writer INSERT, UPDATE and DELETE"
-                " too (docs/shared_state.md); `millrace migrate`, run by a role that may, makes the table and applies the"
+                f"the feature registry at {self.where} cannot {purpose} by this role: {_sentence(error)}. A reader"
+                f" needs USAGE on the schema {SCHEMA} and SELECT on {TABLE}, a writer INSERT, UPDATE and DELETE too"
+                " (docs/shared_state.md); `millrace migrate`, run by a role that may, makes the table and applies the"
                 " definitions"
             ) from error
         except psycopg.Error as error:

@@ -13,7 +13,9 @@ from lake import settings, storage
 
 
 class DefinitionError(ValueError):
-    """A definition that our stores cannot carry out; the message says which one, and what to use. Nothing was applied."""
+    """A definition that our stores cannot carry out; the message says which one, and what to use. Nothing was
+    applied.
+    """
 
 
 def ensure_servable(registry_proto: RegistryProto) -> None:

@@ -83,7 +83,8 @@ class WholeRegistryStore(RegistryStore):
 
     It holds no lifecycle state. Feast marks a view MATERIALIZING while it loads, refuses every read of it meanwhile,
     and a loader that is killed leaves the mark for good. Here what is served is a whole generation, which no loader
-    touches, so there is nothing to mark: readers and writers of this registry see STATE_UNSPECIFIED, which Feast serves.
+    touches, so there is nothing to mark: readers and writers of this registry see STATE_UNSPECIFIED, which Feast
+    serves.
     """
 
     where: str

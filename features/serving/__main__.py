@@ -28,7 +28,9 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     port = int(os.environ.get("MILLRACE_FEATURES_PORT") or PORT)
-    folder = settings.home() / "run" / "metrics" / f"{machine()}-{port}"  # of this server, not of another one that shares the home
+    folder = (
+        settings.home() / "run" / "metrics" / f"{machine()}-{port}"
+    )  # of this server, not of another one that shares the home
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR"):  # one is prometheus-client's, one Feast's

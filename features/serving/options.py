@@ -1,4 +1,6 @@
-"""What the feature server is started with: `MILLRACE_FEATURES_HOSTS`, `_WORKERS`, `_WRITES`, `_TOKEN_FILE`, and fixed bounds."""
+"""What the feature server is started with: `MILLRACE_FEATURES_HOSTS`, `_WORKERS`, `_WRITES`, `_TOKEN_FILE`, and fixed
+bounds.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def read(environment: Mapping[str, str] | None = None) -> Options:
     """The options that the environment names; ServingOptionError says which of them is wrong."""
     known = os.environ if environment is None else environment
     if known.get(PLAIN_TOKEN):
-        raise ServingOptionError(f"{PLAIN_TOKEN} is not read. Write the token into a file, and name the file in {token.SETTING}")
+        raise ServingOptionError(
+            f"{PLAIN_TOKEN} is not read. Write the token into a file, and name the file in {token.SETTING}"
+        )
     return Options(
         _hosts(known.get("MILLRACE_FEATURES_HOSTS") or ""),
         _workers(known.get("MILLRACE_FEATURES_WORKERS") or "1"),

@@ -1,7 +1,9 @@
-"""How an online request is answered: resolved once by Feast, then carried out on plain values for as long as Feast itself keeps what it resolved.
+"""How an online request is answered: resolved once by Feast, then carried out on plain values for as long as Feast
+itself keeps what it resolved.
 
-What a plan does not cover is None here, and goes Feast's own way: views without an entity or under other keys, on-demand views that are not functions of
-Python lists or would see a name twice, entities that are not given by their keys' names and types, and Feast's metrics.
+What a plan does not cover is None here, and goes Feast's own way: views without an entity or under other keys,
+on-demand views that are not functions of Python lists or would see a name twice, entities that are not given by their
+keys' names and types, and Feast's metrics.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Rows(Protocol):
     """Features of one view in a store."""
 
     def rows(self, keys: Sequence[Key]) -> list[Found | None]:
-        """For each key, whose values are in the order of the view's key columns, the event time in microseconds since 1970 and the features; or None."""
+        """For each key, whose values are in the order of the view's key columns, the event time in microseconds since
+        1970 and the features; or None.
+        """
 
 
 Read = Callable[[FeatureView, tuple[str, ...]], Rows]
@@ -63,7 +67,8 @@ class Source:
 class Computed:
     """What an on-demand view computes: `wanted` names, with the types that were promised.
 
-    Its function sees keys, the request, and the sources at `places`, with what it declares by both its names. It does not see `hidden` names, those of other views.
+    Its function sees keys, the request, and the sources at `places`, with what it declares by both its names. It does
+    not see `hidden` names, those of other views.
     """
 
     view: OnDemandFeatureView
@@ -87,8 +92,8 @@ class Computed:
 class Plan:
     """A resolved request, for whichever entities.
 
-    The `keys` that the caller gives are in the answer. What is for the `request` is not, nor are `unwanted` features, which were read for on-demand views.
-    `needed` are the keys by which views are read, with their fields of `Value`.
+    The `keys` that the caller gives are in the answer. What is for the `request` is not, nor are `unwanted` features,
+    which were read for on-demand views. `needed` are the keys by which views are read, with their fields of `Value`.
     """
 
     sources: tuple[Source, ...]
@@ -107,12 +112,22 @@ class Plan:
             return None
         found = [source.columns(known, read) for source in self.sources]
         events = (0,) * len(next(iter(known.values()))[1])
-        keys, request = (columns([(name, *one) for name, one in known.items() if name in kind], events) for kind in (self.keys, self.request))
+        keys, request = (
+            columns([(name, *one) for name, one in known.items() if name in kind], events)
+            for kind in (self.keys, self.request)
+        )
         computed = [one.columns((keys, request), found, events) for one in self.computed]
         told = [part for part in computed if part]
         if len(told) < len(computed):
             return None
-        return Answer([keys, *(part if self.unwanted.isdisjoint(part.names) else part.without(self.unwanted) for part in found), *told], self.types)
+        return Answer(
+            [
+                keys,
+                *(part if self.unwanted.isdisjoint(part.names) else part.without(self.unwanted) for part in found),
+                *told,
+            ],
+            self.types,
+        )
 
     def _known(self, given: Given) -> dict[str, tuple[str, Sequence[Any]]] | None:
         """The field and the values of each column that was given; all of them are looked at, as Feast does."""
@@ -141,12 +156,16 @@ class Plan:
 
 
 class Plans:
-    """The plans of a store, each kept for as long as Feast would keep what it resolved: until the registry is read anew."""
+    """The plans of a store, each kept for as long as Feast would keep what it resolved: until the registry is read
+    anew.
+    """
 
     def __init__(self) -> None:
         self._kept: tuple[Any, dict[Any, Plan | None]] = (None, {})
 
-    def answer(self, features: Any, rows: Any, registry: Any, project: str, full_names: bool, read: Read) -> Answer | None:
+    def answer(
+        self, features: Any, rows: Any, registry: Any, project: str, full_names: bool, read: Read
+    ) -> Answer | None:
         """The answer to `get_online_features`, or None where it is left to Feast."""
         if metrics._config.online_features or getattr(features, "precompute_online", False):
             return None
@@ -175,8 +194,8 @@ class Plans:
 
 def resolve(features: Any, registry: Any, project: str, full_names: bool) -> Plan | None:
     """The plan of a request, or None where it does not get one; errors are Feast's."""
-    refs, on_demand, join_key_of, key_types, join_keys, grouped, wanted, request, entityless = _get_cached_request_context(
-        registry, project, features, full_names
+    refs, on_demand, join_key_of, key_types, join_keys, grouped, wanted, request, entityless = (
+        _get_cached_request_context(registry, project, features, full_names)
     )
     if entityless or not all(_is_plain(view, names) for view, names in grouped) or not all(map(_is_python, on_demand)):
         return None
@@ -211,7 +230,9 @@ def ensure_keys(features: Any, rows: Any, registry: Any, project: str, full_name
         return
     join_key_of, types, grouped = context[2], context[3], context[5]
     readers = {
-        view.projection.join_key_map.get(key.name, key.name): view.projection.name_to_use() for view, _ in reversed(grouped) for key in view.entity_columns
+        view.projection.join_key_map.get(key.name, key.name): view.projection.name_to_use()
+        for view, _ in reversed(grouped)
+        for key in view.entity_columns
     }
     for name, values in _columns_of(rows):
         key = name if name in types else join_key_of.get(name)
@@ -234,7 +255,9 @@ def _is_plain(view: Any, features: Sequence[str]) -> bool:
     if not isinstance(view, FeatureView) or view.projection.join_key_map or view.projection.version_tag is not None:
         return False
     dtypes = {field.name: field.dtype for field in view.features}
-    return dtypes.keys() >= set(features) and all(dtype in type_mapping.KINDS for dtype in [*dtypes.values(), *(key.dtype for key in view.entity_columns)])
+    return dtypes.keys() >= set(features) and all(
+        dtype in type_mapping.KINDS for dtype in [*dtypes.values(), *(key.dtype for key in view.entity_columns)]
+    )
 
 
 def _is_python(view: OnDemandFeatureView) -> bool:
@@ -246,25 +269,47 @@ def _source(view: FeatureView, features: tuple[str, ...], full_names: bool) -> S
     fields = {field.name: type_mapping.KINDS[field.dtype].proto for field in view.features}
     prefix = f"{view.projection.name_to_use()}__" if full_names else ""
     return Source(
-        view, tuple(key.name for key in view.entity_columns), features, tuple(prefix + name for name in features), tuple(fields[name] for name in features)
+        view,
+        tuple(key.name for key in view.entity_columns),
+        features,
+        tuple(prefix + name for name in features),
+        tuple(fields[name] for name in features),
     )
 
 
 def _computed(
-    view: OnDemandFeatureView, sources: Sequence[Source], on_demand: Sequence[OnDemandFeatureView], refs: Sequence[str], full_names: bool
+    view: OnDemandFeatureView,
+    sources: Sequence[Source],
+    on_demand: Sequence[OnDemandFeatureView],
+    refs: Sequence[str],
+    full_names: bool,
 ) -> Computed:
     """By Feast's rules: the function does not see features of views that it does not declare."""
     parsed = [(name, feature) for name, _, feature in map(_parse_feature_ref, refs)]
     computed, declared = {_called(one) for one in on_demand}, list(view.source_feature_view_projections.values())
     others = [(name, feature) for name, feature in parsed if name not in computed]
-    others += [(source.name, field.name) for one in on_demand for source in one.source_feature_view_projections.values() for field in source.features]
-    hidden = frozenset(hidden for name, feature in others if name not in {one.name for one in declared} for hidden in (feature, f"{name}__{feature}"))
+    others += [
+        (source.name, field.name)
+        for one in on_demand
+        for source in one.source_feature_view_projections.values()
+        for field in source.features
+    ]
+    hidden = frozenset(
+        hidden
+        for name, feature in others
+        if name not in {one.name for one in declared}
+        for hidden in (feature, f"{name}__{feature}")
+    )
     both = [(f"{source.name}__{field.name}", field.name) for source in declared for field in source.features]
     prefix = f"{view.projection.name_to_use()}__" if full_names else ""
     types = {field.name: field.dtype.to_value_type() for field in view.schema}
     return Computed(
         view=view,
-        wanted={prefix + feature: types.get(prefix + feature, ValueType.UNKNOWN) for name, feature in parsed if name == _called(view)},
+        wanted={
+            prefix + feature: types.get(prefix + feature, ValueType.UNKNOWN)
+            for name, feature in parsed
+            if name == _called(view)
+        },
         places=tuple(place for place, source in enumerate(sources) if not hidden.issuperset(source.names)),
         hidden=hidden,
         both_names=tuple(both if full_names else [(name, full) for full, name in both]),
@@ -278,7 +323,11 @@ def _called(view: OnDemandFeatureView) -> str:
 def _by_column(rows: Any) -> Given | None:
     """The entities by column, in lists of our own; None where that is for Feast to do or to refuse."""
     if not isinstance(rows, list):
-        return {name: list(values) for name, values in rows.items()} if all(type(values) in (list, tuple) for values in rows.values()) else None
+        return (
+            {name: list(values) for name, values in rows.items()}
+            if all(type(values) in (list, tuple) for values in rows.values())
+            else None
+        )
     if not rows or any(row.keys() != rows[0].keys() for row in rows):
         return None
     return {name: [row[name] for row in rows] for name in rows[0]}
@@ -296,18 +345,29 @@ def _each(found: Rows, keys: list[Key]) -> list[Found | None]:
 def _plain(values: list[Any], wanted: ValueType) -> tuple[str, Sequence[Any]] | None:
     """The field of `Value` and the values that Feast makes of what callers usually give; None for anything else."""
     types = set(map(type, values))
-    if types == {int} and wanted in (ValueType.INT64, ValueType.UNKNOWN) and min(values) >= LOWEST and max(values) <= HIGHEST:
+    if (
+        types == {int}
+        and wanted in (ValueType.INT64, ValueType.UNKNOWN)
+        and min(values) >= LOWEST
+        and max(values) <= HIGHEST
+    ):
         return LONG, values
     if types == {str} and wanted in (ValueType.STRING, ValueType.UNKNOWN) and all(map(str.isascii, values)):
         return TEXT, values
     if types == {datetime} and wanted in (ValueType.UNIX_TIMESTAMP, ValueType.UNKNOWN):
-        return MOMENT, [_seconds(values[0])] * len(values) if values.count(values[0]) == len(values) else list(map(_seconds, values))
+        return MOMENT, [_seconds(values[0])] * len(values) if values.count(values[0]) == len(values) else list(
+            map(_seconds, values)
+        )
     return None
 
 
 def _returned(values: Any, wanted: ValueType) -> tuple[str, Sequence[Any]] | None:
     """The same of what an on-demand view returned, in which values may be missing. Feast takes NaN for missing."""
-    if type(values) is list and wanted in (ValueType.DOUBLE, ValueType.UNKNOWN) and {float, NoneType}.issuperset(map(type, values)):
+    if (
+        type(values) is list
+        and wanted in (ValueType.DOUBLE, ValueType.UNKNOWN)
+        and {float, NoneType}.issuperset(map(type, values))
+    ):
         return DOUBLE, [value if value == value else None for value in values]
     return _converted(values if isinstance(values, list) else [values], wanted)
 
@@ -319,7 +379,9 @@ def _converted(values: list[Any], wanted: ValueType) -> tuple[str, list[Any]] | 
     known = set(fields) - {None}
     if len(known) > 1 or not known <= SCALARS:
         return None
-    return "".join(known) or DOUBLE, [getattr(proto, field) if field else None for proto, field in zip(protos, fields, strict=True)]
+    return "".join(known) or DOUBLE, [
+        getattr(proto, field) if field else None for proto, field in zip(protos, fields, strict=True)
+    ]
 
 
 def _seconds(moment: datetime) -> int:

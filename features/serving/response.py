@@ -1,4 +1,6 @@
-"""An online answer that is held as plain values, column by column. Protobuf is made of it only for who asks for protobuf."""
+"""An online answer that is held as plain values, column by column. Protobuf is made of it only for who asks for
+protobuf.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,16 @@ from pydantic_core import to_json
 MOMENT, BYTES = "unix_timestamp_val", "bytes_val"
 A_SECOND = 1_000_000
 Events = Sequence[int | None]
-"""The event time of each entity's row in microseconds since 1970, or None where there is no row. What was given with the request, or computed of it, is as of 1970, because Feast says so."""
+"""The event time of each entity's row in microseconds since 1970, or None where there is no row. What was given with
+the request, or computed of it, is as of 1970, because Feast says so.
+"""
 
 
 @dataclass(slots=True)
 class Columns:
-    """Columns of the same rows: names, fields of Feast's `Value`, and values as that field has them, so that moments are whole seconds since 1970."""
+    """Columns of the same rows: names, fields of Feast's `Value`, and values as that field has them, so that moments
+    are whole seconds since 1970.
+    """
 
     names: Sequence[str]
     fields: Sequence[str]
@@ -75,7 +81,11 @@ class Answer(OnlineResponse):
         """What Feast's feature server answers."""
         names = to_json([name for part in self.parts for name in part.names])
         tails = {key: _tail(events) for key, events in {id(part.events): part.events for part in self.parts}.items()}
-        vectors = [b'{"values":' + _encoded(field, values) + tails[id(part.events)] for part in self.parts for _, field, values in part]
+        vectors = [
+            b'{"values":' + _encoded(field, values) + tails[id(part.events)]
+            for part in self.parts
+            for _, field, values in part
+        ]
         return b'{"results":[' + b",".join(vectors) + b'],"metadata":{"feature_names":' + names + b"}}"
 
     @cached_property
@@ -94,7 +104,9 @@ class Answer(OnlineResponse):
 
 @lru_cache(1 << 14)
 def _moment(second: int | None) -> datetime | None:
-    """Feast has a number of its own for none. Kept, because a request's own moment comes once for each entity, and others are wanted twice."""
+    """Feast has a number of its own for none. Kept, because a request's own moment comes once for each entity, and
+    others are wanted twice.
+    """
     return None if second is None or second == NULL_TIMESTAMP_INT_VALUE else datetime.fromtimestamp(second, UTC)
 
 

@@ -63,4 +63,6 @@ def _outcome() -> Served | OnlineStoreError:
         return error
     except Exception:
         log.exception("What is online cannot be looked at")
-        return OnlineStoreError("what is online cannot be looked at. The server's log, logs/features.log of MILLRACE_HOME, says why")
+        return OnlineStoreError(
+            "what is online cannot be looked at. The server's log, logs/features.log of MILLRACE_HOME, says why"
+        )

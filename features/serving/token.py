@@ -1,4 +1,6 @@
-"""The bearer token of writes over HTTP, in a file: generated once in the home, or the one that `MILLRACE_FEATURES_TOKEN_FILE` names."""
+"""The bearer token of writes over HTTP, in a file: generated once in the home, or the one that
+`MILLRACE_FEATURES_TOKEN_FILE` names.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def _described() -> str:
 
 
 def create() -> Path:
-    """Make the token where there is none; the file's path. Who comes second keeps the first one's. A file that a setting names is its owner's to make."""
+    """Make the token where there is none; the file's path. Who comes second keeps the first one's. A file that a
+    setting names is its owner's to make.
+    """
     if os.environ.get(SETTING):
         return path()
     path().parent.mkdir(parents=True, exist_ok=True)
@@ -67,8 +71,13 @@ def _read() -> bytes:
         remedy = "Write one into it." if named else "Restart the server: it makes one."
         raise WritesDisabledError(f"There is no token in {_described()}. {remedy}") from None
     if exposed or len(kept) < SHORTEST:
-        remedy = f"Give it mode 0600 and {SHORTEST} characters or more." if named else "Delete it and restart the server: it makes one."
+        remedy = (
+            f"Give it mode 0600 and {SHORTEST} characters or more."
+            if named
+            else "Delete it and restart the server: it makes one."
+        )
         raise WritesDisabledError(
-            f"The token in {_described()} is readable by other users or shorter than {SHORTEST} characters, so nobody may write. {remedy}"
+            f"The token in {_described()} is readable by other users or shorter than {SHORTEST} characters, so nobody"
+            f" may write. {remedy}"
         )
     return kept

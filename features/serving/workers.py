@@ -42,7 +42,9 @@ def run(make: Callable[[], Any], port: int, workers: int = 1) -> int:
 
 def _listen(port: int) -> socket.socket:
     address = settings.bind()
-    listener = socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET, backlog=BACKLOG)
+    listener = socket.create_server(
+        (address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET, backlog=BACKLOG
+    )
     listener.setblocking(False)
     return listener
 
@@ -77,7 +79,8 @@ def _serve(app: Any, listener: socket.socket, parent: int | None = None) -> None
 
 
 def _server(config: Any, listener: socket.socket) -> Any:
-    """uvicorn's server, but for how connections are accepted: one at a time, so that a worker that is idle gets the next one.
+    """uvicorn's server, but for how connections are accepted: one at a time, so that a worker that is idle gets the
+    next one.
 
     Event loops accept all that wait at once: of 32 connections that came together, one of two workers got 32.
     """
@@ -98,10 +101,16 @@ def _server(config: Any, listener: socket.socket) -> Any:
         def _accept(self) -> None:
             try:
                 connection, _ = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # another worker was faster, or the client left
+            except (
+                BlockingIOError,
+                InterruptedError,
+                ConnectionAbortedError,
+            ):  # another worker was faster, or the client left
                 return
             except OSError as error:  # no file descriptor is left: let some be closed
-                print(f"The feature server cannot accept connections for a second: {error}", file=sys.stderr, flush=True)
+                print(
+                    f"The feature server cannot accept connections for a second: {error}", file=sys.stderr, flush=True
+                )
                 self._loop.remove_reader(listener)
                 self._loop.call_later(PAUSE_SECONDS, self._resume)
                 return
@@ -117,7 +126,9 @@ def _server(config: Any, listener: socket.socket) -> Any:
 
         def _protocol(self) -> Any:
             made: Any = self.config.http_protocol_class
-            return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=self._loop)
+            return made(
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=self._loop
+            )
 
     return Server(config)
 

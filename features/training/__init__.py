@@ -1,4 +1,6 @@
-"""Training sets that can be made again: `create`, `read`, `rebuild`, and `check_leaks`, which says what could not be known at label time."""
+"""Training sets that can be made again: `create`, `read`, `rebuild`, and `check_leaks`, which says what could not be
+known at label time.
+"""
 
 from features.offline.labels import BeyondHorizonError
 from features.training.availability import VersionGoneError

@@ -21,7 +21,8 @@ def ensure_there(versions: Iterable[tuple[str, str, int]], who: str) -> None:
     for table, identity, version in versions:
         if why := _lacking(table, identity, version, files(table)):
             raise VersionGoneError(
-                f"{who} needs version {version} of {table}, which is gone: {why}. It cannot be made again; read the data that it holds, or make another from a release of today"
+                f"{who} needs version {version} of {table}, which is gone: {why}. It cannot be made again; read the"
+                " data that it holds, or make another from a release of today"
             )
 
 

@@ -1,4 +1,6 @@
-"""Which code makes a training set: the package's version, the Git commit where there is one, and pyarrow, which writes the file."""
+"""Which code makes a training set: the package's version, the Git commit where there is one, and pyarrow, which writes
+the file.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def _commit() -> str | None:
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", str(CHECKOUT), *arguments], capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(
+            ["git", "-C", str(CHECKOUT), *arguments], capture_output=True, text=True, check=True, timeout=30
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout

@@ -1,4 +1,6 @@
-"""Columns as a training set keeps them: types that Delta and parquet both hold, and a digest that depends on type, order and values, and on nothing else."""
+"""Columns as a training set keeps them: types that Delta and parquet both hold, and a digest that depends on type,
+order and values, and on nothing else.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ from features.type_mapping import INSTANT
 _KEPT: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType | None], ...] = (
     (types.is_null, pa.string()),
     (lambda type_: types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_), pa.string()),
-    (lambda type_: types.is_binary(type_) or types.is_large_binary(type_) or types.is_fixed_size_binary(type_) or types.is_binary_view(type_), pa.binary()),
+    (
+        lambda type_: (
+            types.is_binary(type_)
+            or types.is_large_binary(type_)
+            or types.is_fixed_size_binary(type_)
+            or types.is_binary_view(type_)
+        ),
+        pa.binary(),
+    ),
     (types.is_boolean, None),
     (types.is_uint8, pa.int16()),
     (types.is_uint16, pa.int32()),
@@ -38,7 +48,10 @@ def plain(table: pa.Table) -> pa.Table:
     names = [name.lower() for name in table.column_names]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
-        raise LabelError(f"labels have more than one column {', '.join(doubled)}, and Delta tells no small letters from large ones. Rename or drop one")
+        raise LabelError(
+            f"labels have more than one column {', '.join(doubled)}, and Delta tells no small letters from large ones."
+            " Rename or drop one"
+        )
     return pa.table({name: _plain(name, table[name]) for name in table.column_names})
 
 
@@ -48,16 +61,22 @@ def _plain(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     wanted = [kept or column.type for suits, kept in _KEPT if suits(column.type)]
     if not wanted:
         raise LabelError(
-            f"{name} is {column.type} in the labels. A training set keeps numbers, text, bytes, booleans, dates and instants: convert the column, or drop it"
+            f"{name} is {column.type} in the labels. A training set keeps numbers, text, bytes, booleans, dates and"
+            " instants: convert the column, or drop it"
         )
     try:
         return column.cast(wanted[0])
     except pa.ArrowInvalid as error:
-        raise LabelError(f"{name} has a value that does not fit {wanted[0]}: {error}. A training set keeps {wanted[0]} there: round or drop it") from error
+        raise LabelError(
+            f"{name} has a value that does not fit {wanted[0]}: {error}. A training set keeps {wanted[0]} there: round"
+            " or drop it"
+        ) from error
 
 
 def digest(column: pa.ChunkedArray) -> str:
-    """SHA-256 of a column's type, of which rows have a value, and of the values, however they are cut into chunks; every NaN is the same."""
+    """SHA-256 of a column's type, of which rows have a value, and of the values, however they are cut into chunks;
+    every NaN is the same.
+    """
     found = hashlib.sha256(f"{column.type};{len(column)};".encode())
     found.update(np.packbits(column.is_valid().to_numpy()).tobytes())
     for part in _parts(column.drop_null()):

@@ -1,4 +1,6 @@
-"""Features of labels, out of one release, or for each label out of the release that was the newest when it was asked for."""
+"""Features of labels, out of one release, or for each label out of the release that was the newest when it was asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +29,25 @@ class KnowledgeError(LookupError):
 def at_release(labels: pa.Table, service: Service, one: Release, names: Sequence[str] = ()) -> pa.Table:
     """The features of each label, in the order of the labels; `names` asks for these alone.
 
-    Labels after the release's horizon get its newest features: whether they may is for callers to say, who know whether the release was chosen by the
-    user or was in force at the label's instant, which is as a rule after its horizon.
+    Labels after the release's horizon get its newest features: whether they may is for callers to say, who know whether
+    the release was chosen by the user or was in force at the label's instant, which is as a rule after its horizon.
     """
     store = registry.open_store(one, allow_beyond_horizon=True)
     wanted = [service.columns[name].ref for name in names] if names else store.get_feature_service(service.name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BeyondHorizonWarning)
         found = store.get_historical_features(labels.to_pandas(types_mapper=pd.ArrowDtype), wanted).to_arrow()
-    return pa.table({name: found[name].cast(column.type) for name, column in service.columns.items() if not names or name in names})
+    return pa.table(
+        {name: found[name].cast(column.type) for name, column in service.columns.items() if not names or name in names}
+    )
 
 
-def by_knowledge(labels: pa.Table, service: Service, releases: Sequence[Release], say: Say = lambda _: None) -> pa.Table:
-    """The features of each label from the release in force at its instant, those that it had; NULL before the first. Releases that hold the same are read once."""
+def by_knowledge(
+    labels: pa.Table, service: Service, releases: Sequence[Release], say: Say = lambda _: None
+) -> pa.Table:
+    """The features of each label from the release in force at its instant, those that it had; NULL before the first.
+    Releases that hold the same are read once.
+    """
     parts, rows = [], []
     groups = [*grouped(labels, service, releases)]
     for number, (one, places) in enumerate(groups, 1):
@@ -50,7 +58,9 @@ def by_knowledge(labels: pa.Table, service: Service, releases: Sequence[Release]
     return pa.concat_tables(parts).take(np.argsort(np.concatenate(rows), kind="stable"))
 
 
-def grouped(labels: pa.Table, service: Service, releases: Sequence[Release]) -> Iterator[tuple[Release | None, np.ndarray]]:
+def grouped(
+    labels: pa.Table, service: Service, releases: Sequence[Release]
+) -> Iterator[tuple[Release | None, np.ndarray]]:
     """The labels' row numbers by the release in force; None for those before the first."""
     which = in_force(labels, releases)
     same: dict[str, list[int]] = {}
@@ -64,7 +74,9 @@ def grouped(labels: pa.Table, service: Service, releases: Sequence[Release]) -> 
 
 
 def in_force(labels: pa.Table, releases: Sequence[Release]) -> np.ndarray:
-    """For each label the place in `releases` (oldest first) of the newest one that was created at or before its instant; -1 where there was none."""
+    """For each label the place in `releases` (oldest first) of the newest one that was created at or before its
+    instant; -1 where there was none.
+    """
     instants = labels[EVENT_TIMESTAMP].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
     found = np.full(len(instants), -1)
     for place, one in enumerate(releases):
@@ -77,7 +89,9 @@ def _created(one: Release) -> int:
 
 
 def told(labels: pa.Table, upto: int, used: Sequence[Release] = ()) -> list[Release]:
-    """All releases up to that number, `used` ones also when their file is gone; KnowledgeError when a label fell into the time of others that were removed."""
+    """All releases up to that number, `used` ones also when their file is gone; KnowledgeError when a label fell into
+    the time of others that were removed.
+    """
     there = [release.read(number) for number in release.numbers() if number <= upto]
     known = sorted({one.number: one for one in (*used, *there)}.values(), key=lambda one: one.number)
     which = in_force(labels, known)
@@ -86,8 +100,9 @@ def told(labels: pa.Table, upto: int, used: Sequence[Release] = ()) -> list[Rele
     if hidden.any():
         after = known[int(which[hidden][0]) + 1]
         raise KnowledgeError(
-            f"{int(hidden.sum()):,} labels lie before release {after.number} ({after.created_at}), and releases before it were removed:"
-            " what was known then cannot be told. Drop these labels, or do without knowledge time and leak check"
+            f"{int(hidden.sum()):,} labels lie before release {after.number} ({after.created_at}), and releases before"
+            " it were removed: what was known then cannot be told. Drop these labels, or do without knowledge time and"
+            " leak check"
         )
     return known
 

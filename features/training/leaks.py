@@ -1,7 +1,8 @@
 """The leak check: for every feature, how many values of a training set could not be known when their labels were.
 
-By publish time, each label is joined once more with the release that was the newest at its instant, and the values are compared. By event time, each
-value is looked up in the rows of the release by plain aggregates, which share nothing with the join that made the training set.
+By publish time, each label is joined once more with the release that was the newest at its instant, and the values are
+compared. By event time, each value is looked up in the rows of the release by plain aggregates, which share nothing
+with the join that made the training set.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from lake.sql import identifier
 class FeatureLeaks:
     """The values of one feature: `rows` = `known` + `changed` + `unpublished`.
 
-    `known`: what the release in force at the label's instant said, too (or nothing, in both); of those after the set's own release none counts. `changed`: that
-    release said something else, which was corrected since. `unpublished`: it said nothing, or there was none yet. `future`: not the value of the newest row at or before the label's instant.
+    `known`: what the release in force at the label's instant said, too (or nothing, in both); of those after the set's
+    own release none counts. `changed`: that release said something else, which was corrected since. `unpublished`: it
+    said nothing, or there was none yet. `future`: not the value of the newest row at or before the label's instant.
     """
 
     feature: str
@@ -51,7 +53,8 @@ class FeatureLeaks:
 
 @dataclass(frozen=True)
 class Leaks:
-    """What a training set knows too early. `unheard` labels lie before the first release, which was made at `first_release_at`.
+    """What a training set knows too early. `unheard` labels lie before the first release, which was made at
+    `first_release_at`.
 
     `beyond_horizon` labels lie after the horizon of the release: their values were known, and are stale.
     """
@@ -77,15 +80,20 @@ class Leaks:
         said = []
         if any(one.future for one in self.features):
             said.append(
-                "Some values are not those of the newest row at or before their label: the training set knows the future. This is a defect: please report it"
+                "Some values are not those of the newest row at or before their label: the training set knows the"
+                " future. This is a defect: please report it"
             )
         if self.unheard and any(one.unpublished for one in self.features):
             said.append(
-                f"{self.unheard:,} of {self.rows:,} labels lie before the first release ({self.first_release_at}): their values were published after label time,"
-                " because the lake was backfilled. By event time they were knowable"
+                f"{self.unheard:,} of {self.rows:,} labels lie before the first release ({self.first_release_at}):"
+                " their values were published after label time, because the lake was backfilled. By event time they"
+                " were knowable"
             )
         if any(one.changed for one in self.features):
-            said.append("Values were corrected after label time, by late or corrected files. With knowledge time, a training set holds what was known")
+            said.append(
+                "Values were corrected after label time, by late or corrected files. With knowledge time, a training"
+                " set holds what was known"
+            )
         if self.beyond_horizon:
             said.append(
                 f"{Horizon(self.horizon, self.release).warning(self.beyond_horizon, self.rows)}, and stale:"
@@ -97,7 +105,12 @@ class Leaks:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        return {**asdict(self), "features": [asdict(one) for one in self.features], "found": self.found, "sentences": [*self.sentences]}
+        return {
+            **asdict(self),
+            "features": [asdict(one) for one in self.features],
+            "found": self.found,
+            "sentences": [*self.sentences],
+        }
 
 
 def check_leaks(name: str, say: Say = lambda _: None) -> Leaks:
@@ -118,7 +131,9 @@ def check_labels(given_labels: Given, service: str, number: int | None = None, s
     return _check(data, wanted, (wanted.of(asked),), Horizon.of(asked), False, say)
 
 
-def _check(data: pa.Table, service: Service, used: tuple[Release, ...], horizon: Horizon, knowledge_time: bool, say: Say) -> Leaks:
+def _check(
+    data: pa.Table, service: Service, used: tuple[Release, ...], horizon: Horizon, knowledge_time: bool, say: Say
+) -> Leaks:
     rows = data.drop_columns([*service.columns])
     releases = joining.told(rows, horizon.release, used)
     unheard = int((joining.in_force(rows, releases) < 0).sum())
@@ -154,7 +169,9 @@ def _count(flags: pa.ChunkedArray) -> int:
 
 
 def _future(data: pa.Table, service: Service, used: tuple[Release, ...], knowledge_time: bool) -> dict[str, int]:
-    """Feature -> values that are not of the newest row by the label's instant; of one that is computed on demand, those with a later request time."""
+    """Feature -> values that are not of the newest row by the label's instant; of one that is computed on demand, those
+    with a later request time.
+    """
     found = dict.fromkeys(service.columns, 0)
     rows = data.drop_columns([*service.columns])
     groups = joining.grouped(rows, service, used) if knowledge_time else [(used[0], np.arange(data.num_rows))]
@@ -169,13 +186,21 @@ def _future(data: pa.Table, service: Service, used: tuple[Release, ...], knowled
             for name, count in zip(names, _not_newest(reader, held, service, view, names), strict=True):
                 found[name] += count
     for name in service.on_demand:
-        later = [pc.greater(data[asked], data[EVENT_TIMESTAMP]) for asked in service.request if pa.types.is_timestamp(data[asked].type)]
+        later = [
+            pc.greater(data[asked], data[EVENT_TIMESTAMP])
+            for asked in service.request
+            if pa.types.is_timestamp(data[asked].type)
+        ]
         found[name] = sum(_count(pc.and_(pc.fill_null(late, False), data[name].is_valid())) for late in later)
     return found
 
 
-def _not_newest(reader: LakeReader, held: pa.Table, service: Service, view: FeatureView, names: Sequence[str]) -> list[int]:
-    """For each feature of the view, in how many rows it has a value that no row of the key at its newest instant up to the label has."""
+def _not_newest(
+    reader: LakeReader, held: pa.Table, service: Service, view: FeatureView, names: Sequence[str]
+) -> list[int]:
+    """For each feature of the view, in how many rows it has a value that no row of the key at its newest instant up to
+    the label has.
+    """
     if not names:
         return []
     checked = labels.check(held, service.join_keys).joinable
@@ -187,13 +212,19 @@ def _not_newest(reader: LakeReader, held: pa.Table, service: Service, view: Feat
     keys = [*map(identifier, queries.labelled(view))]
     named = ", ".join(f"__k{i}" for i in range(len(keys)))
     asked, same_key = (" AND ".join(f"l.{key} = {side}.__k{i}" for i, key in enumerate(keys)) for side in "af")
-    values = [type_mapping.of(fields[feature], feature).offline.format(f"f.__f{i}") for i, feature in enumerate(features)]
+    values = [
+        type_mapping.of(fields[feature], feature).offline.format(f"f.__f{i}") for i, feature in enumerate(features)
+    ]
     agree = ", ".join(f"bool_or({value} IS NOT DISTINCT FROM l.__s{i}) AS ok{i}" for i, value in enumerate(values))
-    counts = ", ".join(f"count(*) FILTER (l.__s{i} IS NOT NULL AND NOT coalesce(seen.ok{i}, false))" for i in range(len(names)))
+    counts = ", ".join(
+        f"count(*) FILTER (l.__s{i} IS NOT NULL AND NOT coalesce(seen.ok{i}, false))" for i in range(len(names))
+    )
     query = f"""
         WITH f AS MATERIALIZED ({queries.known(reader.table(source.table), source, view, features)}),
-        instants AS (SELECT {named}, __at, __at AS told FROM f UNION ALL SELECT DISTINCT {", ".join(keys)}, __at, NULL FROM labels),
-        newest AS (SELECT *, max(told) OVER (PARTITION BY {named} ORDER BY __at RANGE UNBOUNDED PRECEDING) AS newest FROM instants),
+        instants AS (SELECT {named}, __at, __at AS told FROM f UNION ALL SELECT DISTINCT {", ".join(keys)}, __at, NULL
+            FROM labels),
+        newest AS (SELECT *, max(told) OVER (PARTITION BY {named} ORDER BY __at RANGE UNBOUNDED PRECEDING) AS newest
+            FROM instants),
         asked AS (SELECT * FROM newest WHERE told IS NULL),
         seen AS (
             SELECT l.__row, {agree}

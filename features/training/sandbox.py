@@ -1,7 +1,9 @@
-"""SQL of a user, run where it reaches the tables of one release and nothing else: no file, no bucket, no network, no setting.
+"""SQL of a user, run where it reaches the tables of one release and nothing else: no file, no bucket, no network, no
+setting.
 
-The text may come over Airflow's REST API, from somebody who may trigger a DAG and may not read the machine's files. It runs in a DuckDB of its own, to which the
-tables are handed as Arrow data sets. So DuckDB itself opens no file, and all of its ways to one are shut, wherever the lake lies.
+The text may come over Airflow's REST API, from somebody who may trigger a DAG and may not read the machine's files. It
+runs in a DuckDB of its own, to which the tables are handed as Arrow data sets. So DuckDB itself opens no file, and all
+of its ways to one are shut, wherever the lake lies.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ _SHUT = (
 
 
 def select(sql: str, release: Release) -> pa.Table:
-    """The rows of one SELECT over the release's tables, which have their own names in it, such as `gold.customer_product`.
+    """The rows of one SELECT over the release's tables, which have their own names in it, such as
+    `gold.customer_product`.
 
     LabelError when it is no such SELECT, reaches for anything else, takes longer than SECONDS, or has too many rows.
     """
@@ -46,7 +49,9 @@ def select(sql: str, release: Release) -> pa.Table:
     try:
         statements = reader.connection.extract_statements(sql)
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-            raise LabelError("labels as SQL must be one SELECT over the tables of the release, such as gold.customer_product")
+            raise LabelError(
+                "labels as SQL must be one SELECT over the tables of the release, such as gold.customer_product"
+            )
         reader.offer(sql)
         for statement in _SHUT:
             reader.connection.execute(statement)
@@ -54,19 +59,23 @@ def select(sql: str, release: Release) -> pa.Table:
             return _rows(reader.connection.sql(sql))
     except duckdb.InterruptException:
         raise LabelError(
-            f"the labels' SQL ran for {SECONDS:.0f} s and was ended. Select fewer labels, or write them to a file first and name the file"
+            f"the labels' SQL ran for {SECONDS:.0f} s and was ended. Select fewer labels, or write them to a file first"
+            " and name the file"
         ) from None
     except duckdb.Error as error:
         known = ", ".join(release.tables)
         raise LabelError(
-            f"the labels' SQL cannot be run: {str(error).splitlines()[0].rstrip('.!')}. It may read the tables of release {release.number}: {known}, and no file"
+            f"the labels' SQL cannot be run: {str(error).splitlines()[0].rstrip('.!')}. It may read the tables of"
+            f" release {release.number}: {known}, and no file"
         ) from error
     finally:
         reader.connection.close()
 
 
 class ArrowReader(LakeReader):
-    """A DuckDB of its own that knows the tables of a release as Arrow data sets, and no file system but the machine's."""
+    """A DuckDB of its own that knows the tables of a release as Arrow data sets, and no file system but the
+    machine's.
+    """
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A DuckDB in memory. Its settings come before the query, all at once."""
@@ -86,8 +95,9 @@ def _rows(query: duckdb.DuckDBPyRelation) -> pa.Table:
             size += batch.nbytes
             if size > most:
                 raise LabelError(
-                    f"the labels' SQL gives more than {most >> 20:,} MiB of rows. A training set is made in memory: select fewer labels or columns,"
-                    " or write a larger set piece by piece with store.get_historical_features(sql, service).to_parquet(path)"
+                    f"the labels' SQL gives more than {most >> 20:,} MiB of rows. A training set is made in memory:"
+                    " select fewer labels or columns, or write a larger set piece by piece with"
+                    " store.get_historical_features(sql, service).to_parquet(path)"
                 )
         return pa.Table.from_batches(batches, reader.schema)
 

@@ -1,4 +1,6 @@
-"""A feature service as training sets need it: which columns it gives, out of which tables, and digests of what defines them."""
+"""A feature service as training sets need it: which columns it gives, out of which tables, and digests of what defines
+them.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Service:
-    """`columns` are the features by name, in order; `views` those with a table, also the ones that only feed an on-demand view."""
+    """`columns` are the features by name, in order; `views` those with a table, also the ones that only feed an
+    on-demand view.
+    """
 
     name: str
     columns: dict[str, Column]
@@ -80,21 +84,33 @@ def _resolved(store: FeatureStore, service: FeatureService) -> Service:
         view = computed.get(projection.name)
         if view is None:
             views[projection.name_to_use()] = store.get_feature_view(projection.name).with_projection(projection)
-            read: dict[str, tuple[SourceColumn, ...]] = {one.name: (_place(views[projection.name_to_use()], one.name),) for one in projection.features}
+            read: dict[str, tuple[SourceColumn, ...]] = {
+                one.name: (_place(views[projection.name_to_use()], one.name),) for one in projection.features
+            }
         else:
             fed = {one.name: store.get_feature_view(one.name) for one in view.source_feature_view_projections.values()}
             views = {**fed, **views}
-            places = tuple(_place(fed[one.name], field.name) for one in view.source_feature_view_projections.values() for field in one.features)
+            places = tuple(
+                _place(fed[one.name], field.name)
+                for one in view.source_feature_view_projections.values()
+                for field in one.features
+            )
             read = {one.name: places for one in projection.features}
         for field in projection.features:
-            columns[field.name] = Column(f"{projection.name_to_use()}:{field.name}", type_mapping.of(field.dtype, field.name).arrow, read[field.name])
+            columns[field.name] = Column(
+                f"{projection.name_to_use()}:{field.name}",
+                type_mapping.of(field.dtype, field.name).arrow,
+                read[field.name],
+            )
     asked = [computed[one.name] for one in service.feature_view_projections if one.name in computed]
     return Service(
         name=service.name,
         columns=columns,
         views=tuple(views.values()),
         request=tuple(dict.fromkeys(name for view in asked for name in view.get_request_data_schema())),
-        on_demand=frozenset(field.name for one in service.feature_view_projections if one.name in computed for field in one.features),
+        on_demand=frozenset(
+            field.name for one in service.feature_view_projections if one.name in computed for field in one.features
+        ),
         definitions=_definitions(service.name, [*views.values(), *asked]),
     )
 
@@ -122,7 +138,11 @@ def _definitions(service: str, views: list[Any]) -> dict[str, str]:
         *((kind, name) for kind in (FeatureView, OnDemandFeatureView) for name in names),
     }
     kept = {FeatureService: "service", Entity: "entity", FeatureView: "view", OnDemandFeatureView: "view"}
-    found = {f"{kept[type(one)]} {one.name}": registry.definition_digest(one) for one in registry.definitions() if (type(one), one.name) in wanted}
+    found = {
+        f"{kept[type(one)]} {one.name}": registry.definition_digest(one)
+        for one in registry.definitions()
+        if (type(one), one.name) in wanted
+    }
     return dict(sorted(found.items()))
 
 

@@ -1,4 +1,5 @@
-"""Training sets: made from labels and a feature service, kept as a Delta table with a manifest, made again from the manifest to the same bytes.
+"""Training sets: made from labels and a feature service, kept as a Delta table with a manifest, made again from the
+manifest to the same bytes.
 
 The manifest comes last, so what a kill left behind is no training set, and the next one of that name takes its place.
 """
@@ -47,7 +48,8 @@ class DefinitionsChangedError(TrainingSetError):
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """A training set that was made again with the same values. `same_file` is whether the parquet file is the same byte for byte, None where another pyarrow wrote it.
+    """A training set that was made again with the same values. `same_file` is whether the parquet file is the same byte
+    for byte, None where another pyarrow wrote it.
 
     `intact` is whether the table held these values already; `restored` that it did not, and was put back.
     """
@@ -70,20 +72,26 @@ def create(
     allow_beyond_horizon: bool = False,
     say: Say = lambda _: None,
 ) -> Manifest:
-    """Join the labels (a frame, an Arrow table, the path of a file, or SQL) with the features of a service, and keep table and manifest under a name.
+    """Join the labels (a frame, an Arrow table, the path of a file, or SQL) with the features of a service, and keep
+    table and manifest under a name.
 
-    `release` is the newest unless given. With `knowledge_time` each label sees the release that was the newest at its instant, up to that one. `seed` is only noted down.
+    `release` is the newest unless given. With `knowledge_time` each label sees the release that was the newest at its
+    instant, up to that one. `seed` is only noted down.
 
-    BeyondHorizonError when labels lie after the horizon of `release`, unless that is allowed; then the manifest's `beyond_horizon` counts them.
+    BeyondHorizonError when labels lie after the horizon of `release`, unless that is allowed; then the manifest's
+    `beyond_horizon` counts them.
     """
     with _locked(f"training.{manifest.checked_name(name)}"):
         if name in manifest.names():
             raise TrainingSetError(
-                f"there is a training set {name} already, and it is never altered. Choose another name, or see it: millrace training-set show {name}"
+                f"there is a training set {name} already, and it is never altered. Choose another name, or see it:"
+                f" millrace training-set show {name}"
             )
         wanted, asked = services.named(service), pinned(release)
         rows = label_input.table(labels, asked, wanted)
-        say(f"{rows.num_rows:,} labels; reading {len(wanted.columns)} features of {service} from release {asked.number}")
+        say(
+            f"{rows.num_rows:,} labels; reading {len(wanted.columns)} features of {service} from release {asked.number}"
+        )
         beyond = _beyond(rows, Horizon.of(asked), allow_beyond_horizon, say)
         used = joining.needed(rows, wanted, joining.told(rows, asked.number)) if knowledge_time else (wanted.of(asked),)
         data = _joined(rows, wanted, used, knowledge_time, say)
@@ -106,13 +114,16 @@ def read(name: str) -> pa.Table:
     data = _stored(name)
     if data is None or not _holds(made, data):
         raise TrainingSetError(
-            f"the table of training set {name} at {manifest.table_path(name)} was lost or altered since. Put it back: millrace training-set rebuild {name}"
+            f"the table of training set {name} at {manifest.table_path(name)} was lost or altered since. Put it back:"
+            f" millrace training-set rebuild {name}"
         )
     return data
 
 
 def rebuild(name: str, *, write: bool = True, say: Say = lambda _: None) -> Rebuilt:
-    """Make a training set again from its manifest and its labels. If the table was lost or altered it is put back, unless `write` is False."""
+    """Make a training set again from its manifest and its labels. If the table was lost or altered it is put back,
+    unless `write` is False.
+    """
     with _locked(f"training.{manifest.checked_name(name)}"):
         made = manifest.read(name)
         wanted = defined_as(made)
@@ -134,24 +145,40 @@ def defined_as(made: Manifest) -> Service:
     try:
         found = services.named(made.service)
     except services.ServiceError as error:
-        raise DefinitionsChangedError(f"training set {made.name} was made of a feature service that is gone: {error}. {_go_back(made)}") from None
+        raise DefinitionsChangedError(
+            f"training set {made.name} was made of a feature service that is gone: {error}. {_go_back(made)}"
+        ) from None
     if differing := services.differing(made.definitions, found.definitions):
         raise DefinitionsChangedError(
-            f"training set {made.name} was made of features that are defined in another way now: {', '.join(differing)}. {_go_back(made)}"
+            f"training set {made.name} was made of features that are defined in another way now:"
+            f" {', '.join(differing)}. {_go_back(made)}"
         )
     return found
 
 
 def _go_back(made: Manifest) -> str:
     commit = (made.code.commit or "").removesuffix("+")
-    there = f"check out the commit that made it (git worktree add ../then {commit})" if commit else f"take the code that made it (version {made.code.version})"
+    there = (
+        f"check out the commit that made it (git worktree add ../then {commit})"
+        if commit
+        else f"take the code that made it (version {made.code.version})"
+    )
     return f"To rebuild it, {there} and rebuild there; for the features as they are now, create another training set"
 
 
-def _joined(labels: pa.Table, service: Service, releases: tuple[Release, ...], knowledge_time: bool, say: Say) -> pa.Table:
-    found = joining.by_knowledge(labels, service, releases, say) if knowledge_time else joining.at_release(labels, service, releases[0])
+def _joined(
+    labels: pa.Table, service: Service, releases: tuple[Release, ...], knowledge_time: bool, say: Say
+) -> pa.Table:
+    found = (
+        joining.by_knowledge(labels, service, releases, say)
+        if knowledge_time
+        else joining.at_release(labels, service, releases[0])
+    )
     if found.num_rows != labels.num_rows:
-        raise TrainingSetError(f"{labels.num_rows:,} labels gave {found.num_rows:,} rows. This is a defect in features/training: please report it")
+        raise TrainingSetError(
+            f"{labels.num_rows:,} labels gave {found.num_rows:,} rows. This is a defect in features/training: please"
+            " report it"
+        )
     return pa.table({name: side[name] for side in (labels, found) for name in side.column_names})
 
 
@@ -167,7 +194,9 @@ def _keep(
     seed: int | None,
     beyond: int = 0,
 ) -> Manifest:
-    """Labels, then the table, then the manifest, once all versions are seen to be there still: from then on a vacuum spares them."""
+    """Labels, then the table, then the manifest, once all versions are seen to be there still: from then on a vacuum
+    spares them.
+    """
     digests, file = columns.digests(data), columns.parquet(data)
     made = Manifest(
         name=name,
@@ -178,7 +207,10 @@ def _keep(
         seed=seed,
         rows=data.num_rows,
         labels={column: digests[column] for column in labels.column_names},
-        features=tuple(Feature(column, one.ref, data[column].null_count, digests[column]) for column, one in service.columns.items()),
+        features=tuple(
+            Feature(column, one.ref, data[column].null_count, digests[column])
+            for column, one in service.columns.items()
+        ),
         releases=used,
         definitions=service.definitions,
         code=code.present(),
@@ -200,9 +232,16 @@ def _put(name: str, file: bytes, data: pa.Table) -> None:
     storage.remove_tree(path)
     storage.make_folder(path)
     storage.write_whole(path / FILE, file)
-    table = DeltaTable.create(str(path), schema=data.schema, name=name, description=f"Training set {name}; its manifest is {manifest.folder() / name}.json")
+    table = DeltaTable.create(
+        str(path),
+        schema=data.schema,
+        name=name,
+        description=f"Training set {name}; its manifest is {manifest.folder() / name}.json",
+    )
     statistics = json.dumps({"numRecords": data.num_rows})
-    table.create_write_transaction([AddAction(FILE, len(file), {}, int(time.time() * 1000), True, statistics)], "append", table.schema())
+    table.create_write_transaction(
+        [AddAction(FILE, len(file), {}, int(time.time() * 1000), True, statistics)], "append", table.schema()
+    )
     for commit in storage.tree(path / "_delta_log", ".json"):
         storage.sync(commit)
     storage.sync(path / "_delta_log")
@@ -227,7 +266,8 @@ def _labels(made: Manifest) -> pa.Table:
     labels = columns.plain(pq.read_table(io.BytesIO(content))) if content else None
     if labels is None or columns.digests(labels) != made.labels:
         raise TrainingSetError(
-            f"the labels of training set {made.name} at {path} were lost or altered. Restore the file from a copy; it cannot be made again without them"
+            f"the labels of training set {made.name} at {path} were lost or altered. Restore the file from a copy; it"
+            " cannot be made again without them"
         )
     return labels
 
@@ -238,8 +278,9 @@ def _refuse_other_values(made: Manifest, found: dict[str, str]) -> None:
     if odd:
         now = code.present()
         raise TrainingSetError(
-            f"training set {made.name} cannot be made again: {', '.join(odd)} came out different, from the same labels, versions and definitions."
-            f" It was made by {_told(asdict(made.code))}, and this is {_told(asdict(now))}. {_go_back(made)}"
+            f"training set {made.name} cannot be made again: {', '.join(odd)} came out different, from the same labels,"
+            f" versions and definitions. It was made by {_told(asdict(made.code))}, and this is {_told(asdict(now))}."
+            f" {_go_back(made)}"
         )
 
 
@@ -254,4 +295,7 @@ def _locked(name: str) -> Iterator[None]:
         with storage.locked(path, LOCK_SECONDS):
             yield
     except LockedError:
-        raise TrainingSetError(f"another process has held the lock {name} for {LOCK_SECONDS} s. Wait for it to end, or end it, then try again") from None
+        raise TrainingSetError(
+            f"another process has held the lock {name} for {LOCK_SECONDS} s. Wait for it to end, or end it, then try"
+            " again"
+        ) from None

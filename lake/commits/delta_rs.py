@@ -22,7 +22,14 @@ class DeltaRs:
     """See `lake.commits.Committer`."""
 
     def publish(
-        self, contract: Table, staged: Sequence[Path], state: CommitMetadata, *, base: int | None, replace: Sequence[Interval] = (), whole: bool = False
+        self,
+        contract: Table,
+        staged: Sequence[Path],
+        state: CommitMetadata,
+        *,
+        base: int | None,
+        replace: Sequence[Interval] = (),
+        whole: bool = False,
     ) -> int:
         """Move the files under the table and commit them."""
         return publishing.publish(contract, staged, state, base=base, replace=replace, whole=whole)
@@ -34,10 +41,14 @@ class DeltaRs:
         return publishing.settled(contract, table)
 
     def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = (), *, delete: bool = True) -> int:
-        """Versions in `keep` keep their files, however old. Two commits frame the deletion; like that of a compaction they repeat the last state."""
+        """Versions in `keep` keep their files, however old. Two commits frame the deletion; like that of a compaction
+        they repeat the last state.
+        """
         table = open_to_tidy(contract, "vacuum") if delete else publishing.open_or_create(contract)
         hours = int(older_than / timedelta(hours=1))
-        vacuuming = partial(table.vacuum, hours, enforce_retention_duration=False, keep_versions=[*keep, table.version()], full=True)
+        vacuuming = partial(
+            table.vacuum, hours, enforce_retention_duration=False, keep_versions=[*keep, table.version()], full=True
+        )
         root = settings.table_path(contract.qualified)
         there = {path.relative_to(root).as_posix() for path in storage.tree(root, ".parquet")}
         unneeded = there.intersection(vacuuming(dry_run=True))  # it names files too that went long ago
@@ -48,7 +59,9 @@ class DeltaRs:
 
 
 def open_to_tidy(contract: Table, act: str) -> DeltaTable:
-    """The table, whose old versions are readable for as long as those of a new one. Former code left that out for deleted files: a table gets it when it is tidied up."""
+    """The table, whose old versions are readable for as long as those of a new one. Former code left that out for
+    deleted files: a table gets it when it is tidied up.
+    """
     table = publishing.open_or_create(contract)
     before = table.version()
     publishing.keep_versions(table, _properties(untouched(delta.last_state(table), act), table))
@@ -66,4 +79,6 @@ def _properties(state: CommitMetadata, fenced: DeltaTable | None = None) -> Comm
     from deltalake import CommitProperties
 
     transactions = publishing.fenced(fenced) if fenced else None
-    return CommitProperties(custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=transactions, max_commit_retries=0)
+    return CommitProperties(
+        custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=transactions, max_commit_retries=0
+    )

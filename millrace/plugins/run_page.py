@@ -1,7 +1,8 @@
 """A tab on the page of a DAG run: the tables it published, their row accounts, and its warnings.
 
-Airflow's own tab "Asset Events" of a run lists the events that *triggered* it, so it is empty for a run that was triggered by hand or by
-the clock. What a run *made* is known to each of its tasks only. The page is static: the browser asks Airflow's REST API as its user.
+Airflow's own tab "Asset Events" of a run lists the events that *triggered* it, so it is empty for a run that was
+triggered by hand or by the clock. What a run *made* is known to each of its tasks only. The page is static: the browser
+asks Airflow's REST API as its user.
 """
 
 from collections.abc import Awaitable, Callable

@@ -17,7 +17,9 @@ from tests.compose.stack import OVERRIDE, SERVERS, Days, Engine, Stack, free_por
 from tests.landing import Shop
 
 KEEP = "MILLRACE_TEST_KEEP"
-"""A folder in which the stack stays for the next run of these tests, while one works on them. `scripts/compose.sh purge` removes it, with that run's variables."""
+"""A folder in which the stack stays for the next run of these tests, while one works on them. `scripts/compose.sh
+purge` removes it, with that run's variables.
+"""
 IMAGES = ("pipeline", "features", "engine", *SERVERS)
 FIGURES: list[dict[str, Any]] = []
 
@@ -25,7 +27,10 @@ FIGURES: list[dict[str, Any]] = []
 def images(docker: Engine) -> dict[str, str]:
     """The images that the environment names, as for Compose."""
     tag = os.environ.get("MILLRACE_TAG", "latest")
-    named = {f"MILLRACE_{name.upper()}_IMAGE": os.environ.get(f"MILLRACE_{name.upper()}_IMAGE", f"millrace/{name}:{tag}") for name in IMAGES}
+    named = {
+        f"MILLRACE_{name.upper()}_IMAGE": os.environ.get(f"MILLRACE_{name.upper()}_IMAGE", f"millrace/{name}:{tag}")
+        for name in IMAGES
+    }
     missing = [image for image in named.values() if docker.run("image", "inspect", image, check=False).returncode]
     assert not missing, f"no image {', '.join(missing)}. Build them with `make images`"
     return named
@@ -65,7 +70,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         stack.compose("up", "-d")
         patience.until(lambda: stack.answers("scheduler"), "the scheduler does not answer", every=0.5)
         stack.note("(start of the stack)", scheduler_answers=time.monotonic() - since)
-        patience.until(lambda: stack.airflow().api("GET", "/api/v2/dags?dag_ids=millrace", patience=120)["dags"], "the DAG is not parsed", every=0.5)
+        patience.until(
+            lambda: stack.airflow().api("GET", "/api/v2/dags?dag_ids=millrace", patience=120)["dags"],
+            "the DAG is not parsed",
+            every=0.5,
+        )
         yield stack
     finally:
         _keep_logs(stack)

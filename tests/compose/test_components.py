@@ -31,11 +31,19 @@ def test_each_component_killed_comes_back_and_the_run_ends_right(stack: Stack, d
             before = stack.inspect(container)["RestartCount"]
             at = time.monotonic()
             stack.kill(container)
-            back = elapsed(lambda c=component, i=container, n=before: stack.inspect(i)["RestartCount"] > n and stack.answers(c), f"{component} is not back", at)
+            back = elapsed(
+                lambda c=component, i=container, n=before: stack.inspect(i)["RestartCount"] > n and stack.answers(c),
+                f"{component} is not back",
+                at,
+            )
             stack.note(f"{component} killed, at {name}", answers_again=back)
     ended = wait(run)
     assert ended == "success", run.error()
-    stack.note("the run with all components killed", ends=time.monotonic() - since, tries=sum(task["try_number"] for task in run.tasks().values()))
+    stack.note(
+        "the run with all components killed",
+        ends=time.monotonic() - since,
+        tries=sum(task["try_number"] for task in run.tasks().values()),
+    )
     days.carry(interval)
     days.compare(run)
 
@@ -74,8 +82,12 @@ def test_two_schedulers_and_two_feature_servers(stack: Stack, days: Days) -> Non
 
 
 @pytest.mark.essential
-def test_a_stack_that_is_stopped_in_the_middle_of_a_run_ends_in_good_order_and_goes_on(stack: Stack, days: Days) -> None:
-    """On `docker stop`, each container ends by itself and in its grace period: 0, not 137. The scheduler waits for the task at work."""
+def test_a_stack_that_is_stopped_in_the_middle_of_a_run_ends_in_good_order_and_goes_on(
+    stack: Stack, days: Days
+) -> None:
+    """On `docker stop`, each container ends by itself and in its grace period: 0, not 137. The scheduler waits for the
+    task at work.
+    """
     interval = days.land()
     run = days.trigger(interval)
     until_task(run, "silver.transactions", "running")
@@ -88,7 +100,9 @@ def test_a_stack_that_is_stopped_in_the_middle_of_a_run_ends_in_good_order_and_g
         states |= {service: stack.state(container) for service, container in zip(services, containers, strict=True)}
     for services in reversed(STOPPED):
         stack.docker("start", *map(stack.container, services))
-    assert {service: (state["ExitCode"], state["OOMKilled"]) for service, state in states.items()} == dict.fromkeys(states, (0, False))
+    assert {service: (state["ExitCode"], state["OOMKilled"]) for service, state in states.items()} == dict.fromkeys(
+        states, (0, False)
+    )
     stack.settle()
     stack.note("all containers stopped and started", answer_again=time.monotonic() - since)
     assert wait(run) == "success", run.error()

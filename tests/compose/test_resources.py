@@ -1,4 +1,6 @@
-"""A full volume, and too little memory: the run fails in words, the stack lives, and with room the next run ends right."""
+"""A full volume, and too little memory: the run fails in words, the stack lives, and with room the next run ends
+right.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def limited(stack: Stack, service: str, mebibytes: int) -> Iterator[None]:
     # The limit of memory and swap may not be lower than that of memory, and is there for as long as Docker set it.
     # A limit below what is used now is refused; how much of that the kernel can take back, it only finds out then.
     for enough in range(mebibytes, mebibytes + 400, 20):
-        if not stack.docker.run("update", "--memory", f"{enough}m", "--memory-swap", f"{enough}m", container, check=False).returncode:
+        if not stack.docker.run(
+            "update", "--memory", f"{enough}m", "--memory-swap", f"{enough}m", container, check=False
+        ).returncode:
             break
     try:
         yield
@@ -66,7 +70,8 @@ def limited(stack: Stack, service: str, mebibytes: int) -> Iterator[None]:
 
 def used(stack: Stack, service: str) -> int:
     """Mebibytes that the kernel cannot take back: without the cache of files."""
-    files = "cat memory.stat memory.current 2>/dev/null || cat memory/memory.stat memory/memory.usage_in_bytes"  # of version 2, of version 1
+    # of version 2, of version 1
+    files = "cat memory.stat memory.current 2>/dev/null || cat memory/memory.stat memory/memory.usage_in_bytes"
     *counts, usage = stack.execute(service, "sh", "-c", f"cd /sys/fs/cgroup; {files}").stdout.splitlines()
     named = {name: int(value) for name, value in (line.split() for line in counts)}
     cache = sum(named.get(f"total_{kind}", named[kind]) for kind in ("inactive_file", "active_file"))
@@ -78,7 +83,9 @@ def test_a_scheduler_with_too_little_memory_for_its_tasks(stack: Stack, days: Da
     """The kernel kills tasks, and not the scheduler, which says so."""
     scheduler = stack.container("scheduler")
     since_start = ("--since", stack.state(scheduler)["StartedAt"])
-    if stack.logs(scheduler, *since_start).count("TaskInstance Finished") < 2 * WORKERS:  # each takes 40 MiB with its first task, and keeps them
+    if (
+        stack.logs(scheduler, *since_start).count("TaskInstance Finished") < 2 * WORKERS
+    ):  # each takes 40 MiB with its first task, and keeps them
         ends_right(stack, days, days.land(), "(workers of the scheduler at work)")
     interval = days.land()
     restarts = stack.inspect(scheduler)["RestartCount"]
@@ -90,14 +97,20 @@ def test_a_scheduler_with_too_little_memory_for_its_tasks(stack: Stack, days: Da
         stack.note(f"a scheduler limited to {most} MiB", run_fails=time.monotonic() - since, said=told[:300])
         assert re.search(r"memory limit.*MILLRACE_SCHEDULER_MEMORY", told), told
         assert stack.inspect(scheduler)["RestartCount"] == restarts
-    assert re.search(r"killed .*memory limit of [\d,]+ MiB was reached.*MILLRACE_SCHEDULER_MEMORY", stack.logs(scheduler, *since_start))
+    assert re.search(
+        r"killed .*memory limit of [\d,]+ MiB was reached.*MILLRACE_SCHEDULER_MEMORY",
+        stack.logs(scheduler, *since_start),
+    )
     ends_right(stack, days, interval, "a scheduler with room again")
 
 
 def test_an_engine_with_too_little_memory(stack: Stack, days: Days) -> None:
     """Enough purchases that a query needs more than the engine may have."""
     interval = days.land()
-    rows = [purchase(10_000_000 + n, product=1 + n % 5000, customer=1 + n % 3000, at=f"{days.last} 12:00:00") for n in range(60_000)]
+    rows = [
+        purchase(10_000_000 + n, product=1 + n % 5000, customer=1 + n % 3000, at=f"{days.last} 12:00:00")
+        for n in range(60_000)
+    ]
     days.shop.land("transactions", rows, day=days.last, name="many")
     engine = stack.container("engine")
     at = time.monotonic()
@@ -110,7 +123,10 @@ def test_an_engine_with_too_little_memory(stack: Stack, days: Days) -> None:
         assert wait(run) == "failed"
         told = run.error()
         stack.note(
-            f"an engine limited to {most} MiB", run_fails=time.monotonic() - since, restarts=stack.inspect(engine)["RestartCount"] - before, said=told[:300]
+            f"an engine limited to {most} MiB",
+            run_fails=time.monotonic() - since,
+            restarts=stack.inspect(engine)["RestartCount"] - before,
+            said=told[:300],
         )
         assert re.search(r"memory.*MILLRACE_ENGINE_MEMORY", told), told
     elapsed(lambda: stack.answers("engine"), "the engine is not back", since)

@@ -37,7 +37,11 @@ def status(stack: Stack, name: str, password: str, method: str, path: str, body:
 def test_what_each_role_may_do_over_rest(stack: Stack, logins: dict[str, str]) -> None:
     """Look, trigger, and look at the logins. The run that is triggered ends at once: its interval is refused."""
     run = {"logical_date": None, "conf": {"start": "2031-01-01", "end": "2031-01-02"}}
-    calls = (("GET", "/api/v2/dags/millrace", None), ("POST", "/api/v2/dags/millrace/dagRuns", run), ("GET", "/auth/fab/v1/users", None))
+    calls = (
+        ("GET", "/api/v2/dags/millrace", None),
+        ("POST", "/api/v2/dags/millrace/dagRuns", run),
+        ("GET", "/auth/fab/v1/users", None),
+    )
     assert {name: [status(stack, name, logins[name], *call) for call in calls] for name in logins} == {
         "vera": [200, 403, 403],
         "otto": [200, 200, 403],
@@ -48,7 +52,9 @@ def test_what_each_role_may_do_over_rest(stack: Stack, logins: dict[str, str]) -
 
 @pytest.mark.essential
 def test_the_login_page_signs_in(stack: Stack, logins: dict[str, str]) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(jar := http.cookiejar.CookieJar()))
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(jar := http.cookiejar.CookieJar())
+    )
     url = stack.airflow().url
     with opener.open(f"{url}/auth/login/", timeout=60) as answer:
         token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', answer.read().decode())
@@ -93,5 +99,7 @@ def test_a_feature_is_written_with_the_token_only(stack: Stack, days: Days) -> N
         with pytest.raises(urllib.error.HTTPError) as caught:
             stack.features("/write-to-online-store", body, headers=headers)
         assert caught.value.code == 401
-    stack.features("/write-to-online-store", body, headers={"Authorization": f"Bearer {stack.secret('features_token')}"})
+    stack.features(
+        "/write-to-online-store", body, headers={"Authorization": f"Bearer {stack.secret('features_token')}"}
+    )
     assert stack.online(days.moment()) == before

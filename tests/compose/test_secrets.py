@@ -1,4 +1,6 @@
-"""Secrets that are missing, empty or wrong: the component ends, or says so, in one sentence. And no secret shows anywhere."""
+"""Secrets that are missing, empty or wrong: the component ends, or says so, in one sentence. And no secret shows
+anywhere.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +21,56 @@ AT_ONCE = 3
 Case = tuple[str, tuple[str, ...] | None, str, str, str]
 ENDS: list[Case] = [
     # service, command, variable, kind, what it says
-    *((name, None, "MILLRACE_DATABASE_FILE", kind, told) for name in ("scheduler", "api-server") for kind, told in (("none", NONE), ("empty", EMPTY))),
-    ("scheduler", None, "MILLRACE_DATABASE_FILE", "wrong_database", "The metadata database cannot be used: .*password authentication failed"),
+    *(
+        (name, None, "MILLRACE_DATABASE_FILE", kind, told)
+        for name in ("scheduler", "api-server")
+        for kind, told in (("none", NONE), ("empty", EMPTY))
+    ),
+    (
+        "scheduler",
+        None,
+        "MILLRACE_DATABASE_FILE",
+        "wrong_database",
+        "The metadata database cannot be used: .*password authentication failed",
+    ),
     ("scheduler", ("migrate",), "MILLRACE_DATABASE_FILE", "wrong_database", "password authentication failed"),
     ("scheduler", ("migrate",), "MILLRACE_REGISTRY_FILE", "wrong_registry", "password authentication failed"),
-    ("scheduler", ("serve", "--fresh"), "MILLRACE_ONLINE_FILE", "wrong_online", "invalid username-password pair|WRONGPASS"),
+    (
+        "scheduler",
+        ("serve", "--fresh"),
+        "MILLRACE_ONLINE_FILE",
+        "wrong_online",
+        "invalid username-password pair|WRONGPASS",
+    ),
     ("scheduler", ("migrate",), "AWS_SECRET_ACCESS_KEY_FILE", "wrong_key", "signature .*AWS_SECRET_ACCESS_KEY"),
     ("scheduler", ("tables",), "AWS_ACCESS_KEY_ID_FILE", "wrong_key", "access key ID .*AWS_ACCESS_KEY_ID"),
     ("scheduler", None, "AIRFLOW__CORE__FERNET_KEY_FILE", "fernet", "AIRFLOW__CORE__FERNET_KEY .*other components"),
-    ("dag-processor", None, "AIRFLOW__API_AUTH__JWT_SECRET_FILE", "jwt", "AIRFLOW__API_AUTH__JWT_SECRET .*other components"),
-    *((name, None, "AIRFLOW__CORE__FERNET_KEY_FILE", kind, told) for name in ("triggerer",) for kind, told in (("none", NONE), ("empty", EMPTY))),
+    (
+        "dag-processor",
+        None,
+        "AIRFLOW__API_AUTH__JWT_SECRET_FILE",
+        "jwt",
+        "AIRFLOW__API_AUTH__JWT_SECRET .*other components",
+    ),
+    *(
+        (name, None, "AIRFLOW__CORE__FERNET_KEY_FILE", kind, told)
+        for name in ("triggerer",)
+        for kind, told in (("none", NONE), ("empty", EMPTY))
+    ),
     *(("features", None, "MILLRACE_ONLINE_FILE", kind, told) for kind, told in (("none", NONE), ("empty", EMPTY))),
-    ("features", None, "MILLRACE_REGISTRY_FILE", "wrong_registry", "password authentication failed for user .*MILLRACE_REGISTRY"),
+    (
+        "features",
+        None,
+        "MILLRACE_REGISTRY_FILE",
+        "wrong_registry",
+        "password authentication failed for user .*MILLRACE_REGISTRY",
+    ),
     *(("engine", None, "AWS_SECRET_ACCESS_KEY_FILE", kind, told) for kind, told in (("none", NONE), ("empty", EMPTY))),
     *(("s3", None, "S3_SECRET_KEY_FILE", kind, "must name a file that holds the key") for kind in ("none", "empty")),
-    *(("postgres", None, "POSTGRES_PASSWORD_FILE", kind, "must name a file with the password") for kind in ("none", "empty")),
+    *(
+        ("postgres", None, "POSTGRES_PASSWORD_FILE", kind, "must name a file with the password")
+        for kind in ("none", "empty")
+    ),
 ]
 FRESH = {"postgres": ("-e", "PGDATA=/tmp/fresh")}
 """A first start: later the server's own data have the passwords."""
@@ -61,14 +98,20 @@ def bad(stack: Stack) -> Path:
 
 @pytest.fixture(scope="module")
 def ended(request: pytest.FixtureRequest, stack: Stack, bad: Path) -> Iterator[dict[Case, Future[tuple[int, str]]]]:
-    """Exit status and output of each case that was selected, a few of them at once: their time is that of Python's imports."""
+    """Exit status and output of each case that was selected, a few of them at once: their time is that of Python's
+    imports.
+    """
 
     def run(case: Case) -> tuple[int, str]:
         service, command, variable, kind, _ = case
         options = ("-v", f"{bad}:{BAD}:ro", "-e", f"{variable}={BAD}/{kind}", *FRESH.get(service, ()))
         return stack.run_container(service, *options, command=command)
 
-    selected = {item.callspec.params["case"] for item in request.session.items if isinstance(item, pytest.Function) and item.originalname == OF_A_CASE}
+    selected = {
+        item.callspec.params["case"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.originalname == OF_A_CASE
+    }
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {case: pool.submit(run, case) for case in ENDS if case in selected}
 
@@ -78,7 +121,9 @@ def ended(request: pytest.FixtureRequest, stack: Stack, bad: Path) -> Iterator[d
     [pytest.param(case, marks=pytest.mark.essential) if "wrong" in case[3] else case for case in ENDS],
     ids=lambda case: "-".join([case[0], *(case[1] or ()), case[2], case[3]]),
 )
-def test_a_component_without_its_secret_ends_in_a_sentence(stack: Stack, ended: dict[Case, Future[tuple[int, str]]], case: Case) -> None:
+def test_a_component_without_its_secret_ends_in_a_sentence(
+    stack: Stack, ended: dict[Case, Future[tuple[int, str]]], case: Case
+) -> None:
     code, said = ended[case].result()
     assert code not in (0, -1), said
     assert "Traceback" not in said, said
@@ -93,10 +138,15 @@ OF_A_CASE = test_a_component_without_its_secret_ends_in_a_sentence.__name__
 
 def test_a_feature_server_with_a_wrong_password_of_redis_is_not_ready_and_says_why(stack: Stack, bad: Path) -> None:
     """It goes on: passwords are changed while it runs."""
-    check = "for i in $(seq 60); do sleep 1; millrace-health features --live >/dev/null && break; done; millrace-health features"
+    check = (
+        "for i in $(seq 60); do sleep 1; millrace-health features --live >/dev/null && break; done; millrace-health"
+        " features"
+    )
     found = check.replace("millrace-health", "python3 -I -S /usr/local/lib/health.py")
     options = ("-v", f"{bad}:{BAD}:ro", "-e", f"MILLRACE_ONLINE_FILE={BAD}/wrong_online")
-    _, said = stack.run_container("features", *options, command=("sh", "-c", f"python -W ignore -m features.serving & {found}; kill $!; exit 3"))
+    _, said = stack.run_container(
+        "features", *options, command=("sh", "-c", f"python -W ignore -m features.serving & {found}; kill $!; exit 3")
+    )
     assert re.search(r"features is not ready \(503\): .*(password|username-password)", " ".join(said.split())), said
     assert shown(stack, said) == []
 
@@ -120,5 +170,7 @@ def test_no_secret_shows(stack: Stack, days: Days) -> None:
     logs = stack.execute("s3", "sh", "-c", "cat $(find /data/millrace/logs -type f)").stdout
     assert "silver.transactions" in logs
     assert shown(stack, logs) == []
-    written = stack.execute("scheduler", "sh", "-c", "cat $(find /var/lib/millrace/lineage /var/lib/millrace/logs -type f)").stdout
+    written = stack.execute(
+        "scheduler", "sh", "-c", "cat $(find /var/lib/millrace/lineage /var/lib/millrace/logs -type f)"
+    ).stdout
     assert shown(stack, written) == []

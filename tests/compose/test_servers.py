@@ -16,7 +16,9 @@ export REDISCLI_AUTH=$(sed -n 's/^requirepass //p' /run/secrets/redis_conf)
 until [ "$(redis-cli exists millrace:loading)" = 1 ]; do sleep 0.02; done
 redis-cli client pause 4000 ALL
 """
-"""Wait in Redis' container until a loader has its lease, and then let all of Redis' clients wait: less long than their time-out."""
+"""Wait in Redis' container until a loader has its lease, and then let all of Redis' clients wait: less long than their
+time-out.
+"""
 
 
 def restart(stack: Stack, server: str) -> float:
@@ -49,7 +51,12 @@ def test_each_server_ends_in_the_middle_of_a_run(stack: Stack, days: Days, fault
         at = FAULTS[fault](stack, server)
         back = elapsed(lambda name=server: stack.answers(name), f"{server} does not come back", at)
         until_task(run, table, "success")
-        stack.note(f"{server} {fault} in a run, at {table}", answers_again=back, task_ends=time.monotonic() - at, tries=task(run, table)["try_number"])
+        stack.note(
+            f"{server} {fault} in a run, at {table}",
+            answers_again=back,
+            task_ends=time.monotonic() - at,
+            tries=task(run, table)["try_number"],
+        )
     assert wait(run) == "success", run.error()
     stack.note(f"the run with each server {fault}", ends=time.monotonic() - since)
     days.carry(interval)

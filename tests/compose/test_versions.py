@@ -1,4 +1,6 @@
-"""An image on state of another version: `migrate` migrates what an older one left, and refuses in words what a newer one did."""
+"""An image on state of another version: `migrate` migrates what an older one left, and refuses in words what a newer
+one did.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,23 @@ def migrate(stack: Stack, *options: str) -> tuple[int, str]:
 
 @pytest.fixture
 def old(stack: Stack) -> Iterator[tuple[str, ...]]:
-    """What commit 4023ddf left: its lake in a folder of the bucket, its registry in the home, nothing in the databases. As options of a container."""
+    """What commit 4023ddf left: its lake in a folder of the bucket, its registry in the home, nothing in the databases.
+    As options of a container.
+    """
     lake = io.BytesIO()
     with tarfile.open(ARCHIVE) as archive, tarfile.open(fileobj=lake, mode="w") as packed:
         for member in archive.getmembers():
             if member.name.removeprefix("./").startswith(("lake/", "feast/")):
                 packed.addfile(member, archive.extractfile(member) if member.isfile() else None)
-    unpack = [stack.docker.program, "exec", "-i", stack.container("s3"), "sh", "-c", "mkdir -p /data/millrace/old && tar -C /data/millrace/old -xf -"]
+    unpack = [
+        stack.docker.program,
+        "exec",
+        "-i",
+        stack.container("s3"),
+        "sh",
+        "-c",
+        "mkdir -p /data/millrace/old && tar -C /data/millrace/old -xf -",
+    ]
     subprocess.run(unpack, input=lake.getvalue(), env=stack.docker.environment, check=True, capture_output=True)
     home = stack.home / "old"
     home.mkdir(exist_ok=True)
@@ -47,9 +59,25 @@ def old(stack: Stack) -> Iterator[tuple[str, ...]]:
         (stack.home / "old-secrets" / secret).write_text(stack.secret(secret).rpartition("/")[0] + f"/{database}")
     (stack.home / "old-secrets" / "admin_password").write_text(stack.secret("admin_password"))
     yield (
-        *("-e", "MILLRACE_LAKE=s3://millrace/old/lake", "-e", "MILLRACE_HOME=/old", "-v", f"{home}:/old", "-v", f"{stack.home / 'old-secrets'}:/bad:ro"),
+        *(
+            "-e",
+            "MILLRACE_LAKE=s3://millrace/old/lake",
+            "-e",
+            "MILLRACE_HOME=/old",
+            "-v",
+            f"{home}:/old",
+            "-v",
+            f"{stack.home / 'old-secrets'}:/bad:ro",
+        ),
         *("-e", "MILLRACE_ADMIN_PASSWORD_FILE=/bad/admin_password"),
-        *("-e", "MILLRACE_REGISTRY_FILE=/bad/registry_url", "-e", "MILLRACE_DATABASE_FILE=/bad/database_url", "-e", "MILLRACE_ONLINE_FILE=/bad/online_url"),
+        *(
+            "-e",
+            "MILLRACE_REGISTRY_FILE=/bad/registry_url",
+            "-e",
+            "MILLRACE_DATABASE_FILE=/bad/database_url",
+            "-e",
+            "MILLRACE_ONLINE_FILE=/bad/online_url",
+        ),
     )
     for database in ("old_registry", "old_airflow"):
         stack.sql(f"DROP DATABASE {database} WITH (FORCE)", "postgres")
@@ -58,13 +86,18 @@ def old(stack: Stack) -> Iterator[tuple[str, ...]]:
 
 @pytest.mark.essential
 def test_state_of_an_older_version_is_migrated(stack: Stack, old: tuple[str, ...]) -> None:
-    """Into the servers that Compose brings, by two at once, one of which waits for the other; a later time there is nothing to do."""
+    """Into the servers that Compose brings, by two at once, one of which waits for the other; a later time there is
+    nothing to do.
+    """
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: migrate(stack, *old), range(2)))
     assert [code for code, _ in both] == [0, 0], both
     said = " ".join(said for _, said in both)
     assert re.search(r"feature registry at postgresql://\S+/old_registry: .*is copied", said), said
-    assert "Airflow's metadata at postgresql://postgres:5432/old_airflow: done: make its tables; make the roles and the first administrator" in said
+    assert (
+        "Airflow's metadata at postgresql://postgres:5432/old_airflow: done: make its tables; make the roles and the"
+        " first administrator" in said
+    )
     code, said = migrate(stack, *old)
     assert code == 0, said
     assert said.count("up to date") == 4, said
@@ -91,7 +124,10 @@ def test_a_newer_registry_is_refused(stack: Stack, days: Days) -> None:
     finally:
         stack.sql("UPDATE feast.registry SET format = 1", "registry")
     assert code == 1
-    assert re.search(r"the feature registry at postgresql://postgres:5432/registry has format 2, and this Millrace reads up to 1", said), said
+    assert re.search(
+        r"the feature registry at postgresql://postgres:5432/registry has format 2, and this Millrace reads up to 1",
+        said,
+    ), said
 
 
 @pytest.mark.essential
@@ -105,6 +141,12 @@ def test_newer_metadata_is_refused_by_migrate_and_by_a_component(stack: Stack, d
     finally:
         stack.sql(f"UPDATE alembic_version SET version_num = '{revision}'")
     assert code == 1
-    assert re.search(rf"Airflow's metadata at \S+/airflow has revision {REVISION}, which Airflow \S+ does not know: a newer version migrated it", said), said
+    assert re.search(
+        rf"Airflow's metadata at \S+/airflow has revision {REVISION}, which Airflow \S+ does not know: a newer version"
+        r" migrated it",
+        said,
+    ), said
     assert started == 1, by_component
-    assert re.search(rf"revision {REVISION}, which .* does not know: a newer version migrated it", by_component), by_component
+    assert re.search(rf"revision {REVISION}, which .* does not know: a newer version migrated it", by_component), (
+        by_component
+    )

@@ -28,7 +28,9 @@ from tests.landing import rows, versions
 YEAR = {"start": "2017-01-01", "end": "2018-01-02"}
 
 
-def trigger(airflow: Services, conf: dict[str, Any], dag: str = demo.DAG, seconds: float = 2 * patience.SECONDS) -> demo.Run:
+def trigger(
+    airflow: Services, conf: dict[str, Any], dag: str = demo.DAG, seconds: float = 2 * patience.SECONDS
+) -> demo.Run:
     """Trigger and wait for the end."""
     run = demo.Run.trigger(airflow, conf, dag)
     deadline = time.monotonic() + seconds
@@ -41,7 +43,13 @@ def trigger(airflow: Services, conf: dict[str, Any], dag: str = demo.DAG, second
 @pytest.fixture(scope="module")
 def year(airflow: Services) -> str:
     """What `make demo` prints for the whole year."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "millrace.demo"], cwd=settings.CHECKOUT, env=os.environ, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "millrace.demo"],
+        cwd=settings.CHECKOUT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     return done.stdout
 
@@ -54,7 +62,17 @@ def year_run(airflow: Services, year: str) -> demo.Run:
 
 
 def test_the_demo_shows_accounts_release_features_and_where_to_look(year: str) -> None:
-    for expected in ("1,469,307", "20,940,529", "rows/s", "Release 1", "spend_30d", "days_since_last_purchase", "Data Docs", "ndjson", "All of it worked"):
+    for expected in (
+        "1,469,307",
+        "20,940,529",
+        "rows/s",
+        "Release 1",
+        "spend_30d",
+        "days_since_last_purchase",
+        "Data Docs",
+        "ndjson",
+        "All of it worked",
+    ):
         assert expected in year
     assert "\x1b" not in year, "piped output is plain"
 
@@ -85,10 +103,14 @@ def test_a_run_has_a_tab_with_its_tables_and_every_component_is_healthy(airflow:
 
 def test_warnings_are_logged_as_warnings(airflow: Services, year_run: demo.Run) -> None:
     log = airflow.api("GET", f"{year_run._path}/taskInstances/silver.transactions/logs/1")["content"]
-    assert "silver.transactions: quantity is 0: 8,869 rows" in {line["event"] for line in log if line.get("level") == "warning"}
+    assert "silver.transactions: quantity is 0: 8,869 rows" in {
+        line["event"] for line in log if line.get("level") == "warning"
+    }
 
 
-def test_features_read_through_the_sdk_in_a_fresh_process_equal_the_oracle(year: str, e2e_home: Path, tmp_path: Path) -> None:
+def test_features_read_through_the_sdk_in_a_fresh_process_equal_the_oracle(
+    year: str, e2e_home: Path, tmp_path: Path
+) -> None:
     script = """
 import json, sys
 from datetime import UTC, datetime
@@ -102,7 +124,12 @@ print(json.dumps(answer))
     asked = oracle.sample("customer_activity", 40, seed=7)
     customers = [int(one) for one in dict.fromkeys(asked["customer_id"])]
     repo = str(settings.CHECKOUT / "features" / "feast_repo")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, repo, json.dumps(customers)], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, repo, json.dumps(customers)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     pairs = pd.DataFrame({"customer_id": customers, "event_timestamp": pd.Timestamp("2018-01-02", tz="UTC")})
@@ -118,15 +145,23 @@ print(json.dumps(answer))
 
 def test_the_feature_server_says_what_the_sdk_says(airflow: Services, year_run: demo.Run) -> None:
     store = registry.open_store()
-    rows = {"customer_id": [1, 2, 999_999], "product_id": [856942, 1082185, 1], "request_time": ["2018-01-02T06:00:00+00:00"] * 3}
+    rows = {
+        "customer_id": [1, 2, 999_999],
+        "product_id": [856942, 1082185, 1],
+        "request_time": ["2018-01-02T06:00:00+00:00"] * 3,
+    }
     asked = json.dumps({"feature_service": "recommendation_v1", "entities": rows}).encode()
-    request = urllib.request.Request(f"{airflow.features_url}/get-online-features", asked, {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{airflow.features_url}/get-online-features", asked, {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=30) as response:
         answer = json.load(response)
     told = dict(zip(answer["metadata"]["feature_names"], (one["values"] for one in answer["results"]), strict=True))
     served = store.get_online_features(store.get_feature_service("recommendation_v1"), rows).to_dict()
     instants = ("last_basket_at", "last_purchased_at", "memory_began_at")
-    assert {name: values for name, values in told.items() if name not in instants} == {name: values for name, values in served.items() if name not in instants}
+    assert {name: values for name, values in told.items() if name not in instants} == {
+        name: values for name, values in served.items() if name not in instants
+    }
     for name in instants:
         assert [value and datetime.fromtimestamp(value, UTC) for value in told[name]] == served[name]
     assert told["spend_30d"][0] > 0
@@ -155,26 +190,42 @@ def test_the_recommender_is_trained_over_rest_and_answers(airflow: Services, yea
     assert run.state() == "success", run.error()
     figures = run.result("train")["quality"]
     assert figures["model"]["recall"] > figures["popular"]["recall"]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "millrace", "recommender", "ask", "1"], cwd=settings.CHECKOUT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "millrace", "recommender", "ask", "1"],
+        cwd=settings.CHECKOUT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"\s-?\d+\.\d{3}\b", done.stdout)) == 10, done.stdout
     scored = trigger(airflow, {}, "recommender_scores")
     assert scored.state() == "success", scored.error()
     report = scored.result("score")
     assert report["model"] == run.result("train")["name"]
-    assert report["account"]["published"] == report["account"]["rows_in"] == len(rows("scores.recommender", order="1")) > 20_000
+    assert (
+        report["account"]["published"]
+        == report["account"]["rows_in"]
+        == len(rows("scores.recommender", order="1"))
+        > 20_000
+    )
     events = airflow.api("GET", "/api/v2/assets/events?limit=100&order_by=-timestamp")["asset_events"]
-    assert {event["name"]: event["extra"]["version"] for event in events if event["source_run_id"] == scored.id} == {"scores.recommender": report["version"]}
+    assert {event["name"]: event["extra"]["version"] for event in events if event["source_run_id"] == scored.id} == {
+        "scores.recommender": report["version"]
+    }
     assert trigger(airflow, {}, "recommender_scores").result("score")["status"] == "unchanged"
 
 
-def test_lineage_of_our_tables_hangs_below_the_airflow_tasks_and_keeps_the_schema(year_run: demo.Run, e2e_home: Path) -> None:
+def test_lineage_of_our_tables_hangs_below_the_airflow_tasks_and_keeps_the_schema(
+    year_run: demo.Run, e2e_home: Path
+) -> None:
     files = sorted((e2e_home / "lineage").glob("*.ndjson"))
     events = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     for event in events:
         openlineage_schema.validate(event)
     ours = [event for event in events if event["job"]["namespace"] == "millrace"]
-    theirs = {event["run"]["runId"]: event["job"]["name"] for event in events if event["job"]["namespace"] != "millrace"}
+    theirs = {
+        event["run"]["runId"]: event["job"]["name"] for event in events if event["job"]["namespace"] != "millrace"
+    }
     jobs = {event["job"]["name"] for event in ours if event["eventType"] == "COMPLETE"}
     for table in catalog.tables():
         assert f"millrace.{table.qualified}" in jobs
@@ -182,10 +233,14 @@ def test_lineage_of_our_tables_hangs_below_the_airflow_tasks_and_keeps_the_schem
     for view in ("customer_activity", "product_popularity", "customer_product", "customer_profile"):
         assert f"millrace.features.{view}" in jobs
     top = [event for event in ours if event["job"]["name"] == "millrace.silver.transactions"]
-    assert {theirs.get(event["run"]["facets"]["parent"]["run"]["runId"]) for event in top} == {"millrace.silver.transactions"}
+    assert {theirs.get(event["run"]["facets"]["parent"]["run"]["runId"]) for event in top} == {
+        "millrace.silver.transactions"
+    }
 
 
-def test_two_more_runs_over_the_year_at_once_both_succeed_and_change_nothing(airflow: Services, year_run: demo.Run) -> None:
+def test_two_more_runs_over_the_year_at_once_both_succeed_and_change_nothing(
+    airflow: Services, year_run: demo.Run
+) -> None:
     before = versions()
     runs = [demo.Run.trigger(airflow, YEAR) for _ in range(2)]
     deadline = time.monotonic() + 2 * patience.SECONDS
@@ -203,7 +258,9 @@ def test_two_more_runs_over_the_year_at_once_both_succeed_and_change_nothing(air
         ({"strat": "2017-01-01", "end": "2017-01-02"}, "Did you mean start?"),
     ],
 )
-def test_a_run_that_makes_no_sense_fails_with_a_sentence_and_writes_nothing(airflow: Services, year_run: demo.Run, conf: dict[str, str], told: str) -> None:
+def test_a_run_that_makes_no_sense_fails_with_a_sentence_and_writes_nothing(
+    airflow: Services, year_run: demo.Run, conf: dict[str, str], told: str
+) -> None:
     before = versions()
     run = trigger(airflow, conf)
     assert run.state() == "failed"
@@ -218,14 +275,23 @@ def test_a_malformed_date_is_refused_with_what_was_expected(airflow: Services, y
     assert versions() == before
 
 
-def test_airflows_own_backfill_runs_each_day_with_its_interval_and_picks_up_a_late_file(airflow: Services, year_run: demo.Run) -> None:
+def test_airflows_own_backfill_runs_each_day_with_its_interval_and_picks_up_a_late_file(
+    airflow: Services, year_run: demo.Run
+) -> None:
     landed = settings.landing() / "transactions" / "2017-05-02" / "transactions.parquet"
     late = pq.read_table(landed).slice(0, 1)
     column = late.schema.get_field_index("basket_id")
     pq.write_table(late.set_column(column, "basket_id", pa.array([99_999_999_999])), landed.with_name("late.parquet"))
     before = versions()
-    body = {"dag_id": "millrace", "from_date": "2017-05-01T00:00:00Z", "to_date": "2017-05-02T00:00:00Z", "max_active_runs": 1}
-    backfill = airflow.api("POST", "/api/v2/backfills", {**body, "reprocess_behavior": "none", "dag_run_conf": {}, "run_backwards": False})
+    body = {
+        "dag_id": "millrace",
+        "from_date": "2017-05-01T00:00:00Z",
+        "to_date": "2017-05-02T00:00:00Z",
+        "max_active_runs": 1,
+    }
+    backfill = airflow.api(
+        "POST", "/api/v2/backfills", {**body, "reprocess_behavior": "none", "dag_run_conf": {}, "run_backwards": False}
+    )
     deadline = time.monotonic() + 2 * patience.SECONDS
     found: list[dict[str, Any]] = []
     while time.monotonic() < deadline:
@@ -234,9 +300,20 @@ def test_airflows_own_backfill_runs_each_day_with_its_interval_and_picks_up_a_la
             break
         time.sleep(1)
     assert [run["state"] for run in found] == ["success", "success"], (backfill, found)
-    runs = {run.result("check_interval")["start"]: run for run in (demo.Run(airflow, run["dag_run_id"]) for run in found)}
-    published = {day: {table.qualified for table in catalog.tables() if run.result(table.qualified)["status"] == PUBLISHED} for day, run in runs.items()}
-    changed = {"bronze.transactions", "silver.transactions", "gold.customer_activity", "gold.customer_product", "gold.product_popularity"}
+    runs = {
+        run.result("check_interval")["start"]: run for run in (demo.Run(airflow, run["dag_run_id"]) for run in found)
+    }
+    published = {
+        day: {table.qualified for table in catalog.tables() if run.result(table.qualified)["status"] == PUBLISHED}
+        for day, run in runs.items()
+    }
+    changed = {
+        "bronze.transactions",
+        "silver.transactions",
+        "gold.customer_activity",
+        "gold.customer_product",
+        "gold.product_popularity",
+    }
     assert published == {"2017-05-01": set(), "2017-05-02": changed}
     assert {name for name, version in versions().items() if before.get(name) != version} == changed
     assert len(rows("silver.transactions", order="1", where="basket_id = 99999999999")) == 1

@@ -1,4 +1,6 @@
-"""actionlint, which knows GitHub's syntax and contexts, finds nothing wrong in the workflows. Built once into this checkout's home with Go."""
+"""actionlint, which knows GitHub's syntax and contexts, finds nothing wrong in the workflows. Built once into this
+checkout's home with Go.
+"""
 
 import subprocess
 from pathlib import Path
@@ -20,5 +22,7 @@ def test_the_workflows_are_sound(tmp_path: Path) -> None:
     done = lint(*workflows)
     assert done.returncode == 0, done.stdout
     broken = tmp_path / "broken.yml"
-    broken.write_text(next(path for path in workflows if path.stem == "test").read_text().replace("matrix.python ", "matrix.pyton "))
+    broken.write_text(
+        next(path for path in workflows if path.stem == "test").read_text().replace("matrix.python ", "matrix.pyton ")
+    )
     assert 'property "pyton" is not defined' in lint(broken).stdout

@@ -1,6 +1,8 @@
-"""Many declarations of features on small hostile sets of events, compared with the docstrings of `contracts.aggregations` at every midnight.
+"""Many declarations of features on small hostile sets of events, compared with the docstrings of
+`contracts.aggregations` at every midnight.
 
-The oracle is a plain loop over the events before t, in Python. The count by DuckDB that backs `millrace verify` has to agree with it, too.
+The oracle is a plain loop over the events before t, in Python. The count by DuckDB that backs `millrace verify` has to
+agree with it, too.
 """
 
 from __future__ import annotations
@@ -124,14 +126,19 @@ TIERS = silver(
     column("tier", STRING),
     load=Load.SNAPSHOT,
 )
-DIMENSIONS = (Dimension(HOTELS, {"hotel": "hotel_id"}, ("city", "fee")), Dimension(TIERS, ("guest",), ("tier",), AsOf.EVENT, "since"))
+DIMENSIONS = (
+    Dimension(HOTELS, {"hotel": "hotel_id"}, ("city", "fee")),
+    Dimension(TIERS, ("guest",), ("tier",), AsOf.EVENT, "since"),
+)
 KEYS = {
     "guest": (column("guest", STRING),),
     "guest and room": (column("guest", STRING), column("room", LONG)),
     "date": (column("day", DATE),),
     "dimension": (column("city", STRING),),
 }
-"""Text, two of two types, a date that a window's own `day` must not meet, and one that a dimension brings or does not."""
+"""Text, two of two types, a date that a window's own `day` must not meet, and one that a dimension brings or does
+not.
+"""
 
 
 # --- expressions, in SQL and in Python
@@ -159,15 +166,30 @@ NUMBERS = (
     Expression("paid + fee", lambda row: plus(row, "paid", "fee")),
     Expression("paid - fee", lambda row: None if None in (row["paid"], row["fee"]) else row["paid"] - row["fee"]),
     Expression(
-        "CASE WHEN channel = 'web' THEN nights * 2 END", lambda row: 2 * row["nights"] if row["channel"] == "web" and row["nights"] is not None else None, LONG
+        "CASE WHEN channel = 'web' THEN nights * 2 END",
+        lambda row: 2 * row["nights"] if row["channel"] == "web" and row["nights"] is not None else None,
+        LONG,
     ),
 )
-VALUES = (*NUMBERS, cell("fee"), cell("city"), cell("guest"), cell("channel"), cell("tier"), cell("hotel"), cell("day"), cell("arrived_at"))
+VALUES = (
+    *NUMBERS,
+    cell("fee"),
+    cell("city"),
+    cell("guest"),
+    cell("channel"),
+    cell("tier"),
+    cell("hotel"),
+    cell("day"),
+    cell("arrived_at"),
+)
 ALWAYS = Expression("", lambda _: True)
 FILTERS = (
     ALWAYS,
     Expression("nights > 1", lambda row: row["nights"] is not None and row["nights"] > 1),
-    Expression("channel = 'web' OR paid < 0", lambda row: row["channel"] == "web" or (row["paid"] is not None and row["paid"] < 0)),
+    Expression(
+        "channel = 'web' OR paid < 0",
+        lambda row: row["channel"] == "web" or (row["paid"] is not None and row["paid"] < 0),
+    ),
     Expression("tier = 'gold'", lambda row: row["tier"] == "gold"),
     Expression("channel = 'no such channel'", lambda _: False),
 )
@@ -186,7 +208,9 @@ class Case:
     cuts: tuple[tuple[int, bool], ...] = ()
 
     def __repr__(self) -> str:
-        return f"Case({self.keys} by {self.declared.time_column}, {self.declared.aggregations}, {self.rows}, {self.cuts})"
+        return (
+            f"Case({self.keys} by {self.declared.time_column}, {self.declared.aggregations}, {self.rows}, {self.cuts})"
+        )
 
     def _repr_pretty_(self, printer: Any, _: bool) -> None:
         printer.text(repr(self))
@@ -205,8 +229,15 @@ lookback = st.sampled_from((1, 3, 365)).map(before_latest)
 numbers, values, filters = st.sampled_from(NUMBERS), st.sampled_from(VALUES), st.sampled_from(FILTERS)
 
 
-def of(kind: type[Aggregation], some: st.SearchStrategy[Expression], spans: st.SearchStrategy[Any]) -> st.SearchStrategy[Aggregation]:
-    return st.builds(lambda value, kept, span: kind(of=value.sql, type=value.type, where=kept.sql, windows=span), some, filters, spans)
+def of(
+    kind: type[Aggregation], some: st.SearchStrategy[Expression], spans: st.SearchStrategy[Any]
+) -> st.SearchStrategy[Aggregation]:
+    return st.builds(
+        lambda value, kept, span: kind(of=value.sql, type=value.type, where=kept.sql, windows=span),
+        some,
+        filters,
+        spans,
+    )
 
 
 amounts = st.one_of(
@@ -225,9 +256,18 @@ aggregations = st.one_of(
     of(Mean, numbers, trailing),
     of(Latest, st.one_of(st.just(ALWAYS), values), st.one_of(st.just(()), st.just(()), trailing)),
     of(First, st.one_of(st.just(ALWAYS), values), st.one_of(trailing, lookback)),
-    st.builds(lambda kept, span, half: Decayed(where=kept.sql, windows=span, half_life=half), filters, lookback, st.sampled_from((1, 60))),
     st.builds(
-        lambda part, whole, span, empty: Ratio(part=part, whole=whole, windows=span, empty=empty), amounts, amounts, trailing, st.sampled_from((0.0, None))
+        lambda kept, span, half: Decayed(where=kept.sql, windows=span, half_life=half),
+        filters,
+        lookback,
+        st.sampled_from((1, 60)),
+    ),
+    st.builds(
+        lambda part, whole, span, empty: Ratio(part=part, whole=whole, windows=span, empty=empty),
+        amounts,
+        amounts,
+        trailing,
+        st.sampled_from((0.0, None)),
     ),
 )
 
@@ -235,7 +275,15 @@ aggregations = st.one_of(
 def declare(key: str, time: str, *parts: Aggregation) -> Table:
     """A feature table; aggregations are named by their position."""
     named = tuple(replace(part, name=f"f{n}") for n, part in enumerate(parts))
-    return feature_table(name="guests", doc="What guests did", owner="tests", key=KEYS[key], events=stays(time), aggregations=named, joined=DIMENSIONS)
+    return feature_table(
+        name="guests",
+        doc="What guests did",
+        owner="tests",
+        key=KEYS[key],
+        events=stays(time),
+        aggregations=named,
+        joined=DIMENSIONS,
+    )
 
 
 cents = st.sampled_from([None, *(Decimal(n) / 100 for n in (-250, -1, 0, 1, 125, 999))])
@@ -258,7 +306,10 @@ def cases(draw: st.DrawFn) -> Case:
             "channel": st.sampled_from((None, "web", "desk", "")),
         }
     )
-    some = [{**row, "stay_id": n, "arrived_on": row["arrived_at"].date()} for n, row in enumerate(draw(st.lists(stay, max_size=10)))]
+    some = [
+        {**row, "stay_id": n, "arrived_on": row["arrived_at"].date()}
+        for n, row in enumerate(draw(st.lists(stay, max_size=10)))
+    ]
     hotel = st.fixed_dictionaries(
         {
             "hotel_id": st.sampled_from((1, 2)),
@@ -268,7 +319,12 @@ def cases(draw: st.DrawFn) -> Case:
         }
     )
     tier = st.fixed_dictionaries(
-        {"guest": st.sampled_from(("", "ada")), "since": instants, "line": st.sampled_from((1, 2)), "tier": st.sampled_from((None, "gold", "tin"))}
+        {
+            "guest": st.sampled_from(("", "ada")),
+            "since": instants,
+            "line": st.sampled_from((1, 2)),
+            "tier": st.sampled_from((None, "gold", "tin")),
+        }
     )
     table = declare(
         draw(st.sampled_from(sorted(KEYS))),
@@ -277,8 +333,12 @@ def cases(draw: st.DrawFn) -> Case:
     )
     rows = {
         "silver.stays": tuple(some),
-        "silver.hotels": tuple(draw(st.lists(hotel, max_size=4, unique_by=lambda row: (row["hotel_id"], row["listed_on"])))),
-        "silver.tiers": tuple(draw(st.lists(tier, max_size=5, unique_by=lambda row: (row["guest"], row["since"], row["line"])))),
+        "silver.hotels": tuple(
+            draw(st.lists(hotel, max_size=4, unique_by=lambda row: (row["hotel_id"], row["listed_on"])))
+        ),
+        "silver.tiers": tuple(
+            draw(st.lists(tier, max_size=5, unique_by=lambda row: (row["guest"], row["since"], row["line"])))
+        ),
     }
     span = (on[-1] - on[0]).days + AFTER
     interesting = sorted({(each - on[0]).days + 1 + lag for each in on for lag in (0, *LENGTHS)})
@@ -296,16 +356,32 @@ NOON = datetime(2016, 2, 28, 12, tzinfo=UTC)
 
 def stay(number: int, after: int = 0, **other: Any) -> Row:
     at = NOON + after * DAY
-    plain = {"guest": "ada", "room": 1, "hotel": 1, "day": date(2017, 1, 1), "paid": Decimal("1.25"), "nights": 1, "channel": "web"}
+    plain = {
+        "guest": "ada",
+        "room": 1,
+        "hotel": 1,
+        "day": date(2017, 1, 1),
+        "paid": Decimal("1.25"),
+        "nights": 1,
+        "channel": "web",
+    }
     return {"stay_id": number, "arrived_at": at, "arrived_on": at.date(), **plain, **other}
 
 
-def case(table: Table, *some: Row, cuts: tuple[tuple[int, bool], ...] = (), hotels: tuple[Row, ...] = (), tiers: tuple[Row, ...] = ()) -> Case:
+def case(
+    table: Table,
+    *some: Row,
+    cuts: tuple[tuple[int, bool], ...] = (),
+    hotels: tuple[Row, ...] = (),
+    tiers: tuple[Row, ...] = (),
+) -> Case:
     return Case(table, {"silver.stays": some, "silver.hotels": hotels, "silver.tiers": tiers}, cuts)
 
 
 LONG_AGO = case(
-    declare("guest", "arrived_at", Latest(of="channel"), Latest(of="arrived_at", where="nights > 1"), Count(windows=days(2))),
+    declare(
+        "guest", "arrived_at", Latest(of="channel"), Latest(of="arrived_at", where="nights > 1"), Count(windows=days(2))
+    ),
     stay(1, nights=3),
     stay(2, 30, channel=None),
     stay(3, 400, channel=None),
@@ -313,15 +389,25 @@ LONG_AGO = case(
 )
 """What is newest of any age lies before all that the windows look back on."""
 TIES = case(
-    declare("guest", "arrived_at", Latest(of="channel"), First(of="channel", windows=(*days(7), *before_latest(3))), Latest(of="paid", windows=days(1, 180))),
+    declare(
+        "guest",
+        "arrived_at",
+        Latest(of="channel"),
+        First(of="channel", windows=(*days(7), *before_latest(3))),
+        Latest(of="paid", windows=days(1, 180)),
+    ),
     *(
         stay(n, 7 * (n % 2), channel=channel, paid=paid)
-        for n, (channel, paid) in enumerate([("web", Decimal(-1)), ("desk", None), (None, Decimal(2)), ("a", Decimal(1))])
+        for n, (channel, paid) in enumerate(
+            [("web", Decimal(-1)), ("desk", None), (None, Decimal(2)), ("a", Decimal(1))]
+        )
     ),
     cuts=((1, True), (8, True)),
 )
 NOBODY = case(
-    declare("dimension", "arrived_at", Latest(), Distinct(of="guest", windows=days(1, 7)), Sum(of="paid", windows=days(2))),
+    declare(
+        "dimension", "arrived_at", Latest(), Distinct(of="guest", windows=days(1, 7)), Sum(of="paid", windows=days(2))
+    ),
     stay(1),
     stay(2, hotel=None),
     stay(3, 1, hotel=2),
@@ -341,7 +427,10 @@ SEVERAL = case(
         Mean(of="nights", windows=days(2)),
         Decayed(windows=before_latest(365), half_life=1),
     ),
-    *(stay(n, gap, hotel=n % 3 or None, nights=n % 4, guest=str(n % 2)) for n, gap in enumerate((0, 1, 6, 7, 8, 21, 22, 180, 181, 182))),
+    *(
+        stay(n, gap, hotel=n % 3 or None, nights=n % 4, guest=str(n % 2))
+        for n, gap in enumerate((0, 1, 6, 7, 8, 21, 22, 180, 181, 182))
+    ),
     cuts=((7, True), (8, True), (181, True)),
 )
 LOOKING_BACK = case(
@@ -354,13 +443,23 @@ LOOKING_BACK = case(
         First(windows=before_latest(365)),
         Decayed(windows=before_latest(3), half_life=60),
     ),
-    *(stay(10 * gap + half, half * gap, room=gap, paid=Decimal(half)) for gap in (1, 2, 3, 4, 363, 364, 365, 366, 729, 730) for half in (0, 1)),
+    *(
+        stay(10 * gap + half, half * gap, room=gap, paid=Decimal(half))
+        for gap in (1, 2, 3, 4, 363, 364, 365, 366, 729, 730)
+        for half in (0, 1)
+    ),
     cuts=((4, True), (365, True), (366, True)),
 )
 """An event that is just remembered when the next comes, and just not, for a short memory beside a long one."""
 RETURNS = case(
-    declare("date", "arrived_at", Distinct(of="guest", windows=days(2, 7, 180)), Distinct(of="hotel", windows=days(1, 7))),
-    *(stay(10 * gap + half, half * gap, guest=str(gap), hotel=gap) for gap in (1, 2, 3, 6, 7, 8, 179, 180, 181) for half in (0, 1)),
+    declare(
+        "date", "arrived_at", Distinct(of="guest", windows=days(2, 7, 180)), Distinct(of="hotel", windows=days(1, 7))
+    ),
+    *(
+        stay(10 * gap + half, half * gap, guest=str(gap), hotel=gap)
+        for gap in (1, 2, 3, 6, 7, 8, 179, 180, 181)
+        for half in (0, 1)
+    ),
     cuts=((7, True), (8, True), (181, True)),
 )
 """Who comes back just before leaving a window, as it leaves, and just after: present all along, or counted again."""
@@ -374,7 +473,10 @@ CHANGING = case(
         Distinct(of="city", windows=days(7)),
     ),
     *(stay(n, n) for n in range(4)),
-    hotels=tuple({"hotel_id": 1, "listed_on": date(2017, 1, day), "city": f"city {day}", "fee": Decimal(day)} for day in (2, 3, 1)),
+    hotels=tuple(
+        {"hotel_id": 1, "listed_on": date(2017, 1, day), "city": f"city {day}", "fee": Decimal(day)}
+        for day in (2, 3, 1)
+    ),
     tiers=tuple(
         {"guest": "ada", "since": since, "line": line, "tier": tier}
         for since, line, tier in (
@@ -390,14 +492,24 @@ CHANGING = case(
 )
 """The newest of several listings, and a tier that begins at the event's very instant, and one just after it."""
 LARGE = case(
-    declare("guest", "arrived_at", Sum(of="paid + fee", windows=days(1)), Ratio(part=Sum(of="paid + fee"), whole=Sum(of="paid"), windows=days(7))),
+    declare(
+        "guest",
+        "arrived_at",
+        Sum(of="paid + fee", windows=days(1)),
+        Ratio(part=Sum(of="paid + fee"), whole=Sum(of="paid"), windows=days(7)),
+    ),
     stay(1, paid=Decimal("9999999999.99")),
     hotels=({"hotel_id": 1, "listed_on": date(2017, 1, 1), "city": "Ulm", "fee": Decimal("9999999999.99")},),
     cuts=((1, True),),
 )
 """A sum of columns has more digits than each of them."""
 NOTHING = case(declare("guest and room", "arrived_at", Latest(), Sum(of="paid", windows=days(1))))
-COUNTED_ONLY = case(declare("guest", "arrived_at", Distinct(of="channel", windows=days(1))), stay(1), stay(2, 1, channel="desk"), cuts=((1, True),))
+COUNTED_ONLY = case(
+    declare("guest", "arrived_at", Distinct(of="channel", windows=days(1))),
+    stay(1),
+    stay(2, 1, channel="desk"),
+    cuts=((1, True),),
+)
 EXAMPLES = (NOTHING, COUNTED_ONLY, LONG_AGO, TIES, NOBODY, SEVERAL, LOOKING_BACK, RETURNS, CHANGING, LARGE)
 
 
@@ -405,7 +517,9 @@ EXAMPLES = (NOTHING, COUNTED_ONLY, LONG_AGO, TIES, NOBODY, SEVERAL, LOOKING_BACK
 
 
 def joined(each: Case) -> list[Row]:
-    """The events with the columns that dimensions bring, their instant, and their key; those without a key speak about nobody."""
+    """The events with the columns that dimensions bring, their instant, and their key; those without a key speak about
+    nobody.
+    """
     hotels = {row["hotel_id"]: row for row in sorted(each.rows["silver.hotels"], key=lambda row: row["listed_on"])}
     found = []
     for row in each.rows["silver.stays"]:
@@ -462,7 +576,10 @@ def expected(each: Case, part: Aggregation, window: Window | Recent | None, know
 
 def frames(each: Case, rows: Sequence[Row] | None = None) -> dict[str, DataFrame]:
     tables = {"silver.stays": each.declared.events, "silver.hotels": HOTELS, "silver.tiers": TIERS}
-    return {name: frame(table, each.rows[name] if rows is None or name != "silver.stays" else rows) for name, table in tables.items()}
+    return {
+        name: frame(table, each.rows[name] if rows is None or name != "silver.stays" else rows)
+        for name, table in tables.items()
+    }
 
 
 def frame(table: Table, rows: Sequence[Row]) -> DataFrame:
@@ -497,16 +614,30 @@ def whole(each: Case) -> Interval:
 
 def singles(each: Case) -> list[date]:
     span = whole(each)
-    return sorted({span.start + offset * DAY for offset, alone in each.cuts if alone and span.start + offset * DAY in span})[: windows.FEW_MIDNIGHTS]
+    return sorted(
+        {span.start + offset * DAY for offset, alone in each.cuts if alone and span.start + offset * DAY in span}
+    )[: windows.FEW_MIDNIGHTS]
 
 
 def runs(each: Case) -> list[tuple[Interval, ...]]:
     """The midnights cut into three runs: those kept single, and the pieces between them by turns."""
     span, alone = whole(each), singles(each)
-    edges = {span.start, span.end, *alone, *(day + DAY for day in alone), *(span.start + offset * DAY for offset, _ in each.cuts)}
-    pieces = [Interval(low, high) for low, high in pairwise(sorted(day for day in edges if day in span or day == span.end))]
+    edges = {
+        span.start,
+        span.end,
+        *alone,
+        *(day + DAY for day in alone),
+        *(span.start + offset * DAY for offset, _ in each.cuts),
+    }
+    pieces = [
+        Interval(low, high) for low, high in pairwise(sorted(day for day in edges if day in span or day == span.end))
+    ]
     between = [piece for piece in pieces if piece.start not in alone]
-    return [run for run in (merged(Interval(day, day + DAY) for day in alone), merged(between[::2]), merged(between[1::2])) if run]
+    return [
+        run
+        for run in (merged(Interval(day, day + DAY) for day in alone), merged(between[::2]), merged(between[1::2]))
+        if run
+    ]
 
 
 def read_for(each: Case, run: Sequence[Interval]) -> list[Row]:
@@ -520,7 +651,9 @@ def midnights_of(span: Interval) -> list[datetime]:
 
 
 def assert_right(each: Case, found: Mapping[Key, Mapping[datetime, Row]]) -> None:
-    """At every midnight the newest row says what the oracle says, and there are rows only where a window's content changes."""
+    """At every midnight the newest row says what the oracle says, and there are rows only where a window's content
+    changes.
+    """
     rows = joined(each)
     assert set(found) == {row["key"] for row in rows}
     for key, there in found.items():
@@ -556,7 +689,9 @@ def test_every_midnight_is_right(each: Case) -> None:
 @given(each=cases())
 @with_examples
 def test_runs_make_what_one_run_makes(each: Case) -> None:
-    """A few midnights are computed from the definition and many from what enters and leaves, each from the events that staging reads for them."""
+    """A few midnights are computed from the definition and many from what enters and leaves, each from the events that
+    staging reads for them.
+    """
     parts = [features(each, run, read_for(each, run)) for run in runs(each)]
     assert by_key(each, reduce(DataFrame.unionAll, parts)) == by_key(each, features(each, [whole(each)]))
 
@@ -576,15 +711,24 @@ def test_an_event_changes_no_other_midnights_than_it_says(each: Case, which: int
     for key in {*before, *after}:
         old, new = before.get(key, {}), after.get(key, {})
         differ = {t for t in {*old, *new} if old.get(t) != new.get(t)}
-        assert all(t.date() in concerned for t in differ), f"{key}: {sorted(differ)} changed, {concerned} was to be computed anew"
+        assert all(t.date() in concerned for t in differ), (
+            f"{key}: {sorted(differ)} changed, {concerned} was to be computed anew"
+        )
 
 
 def test_an_event_without_a_time_is_in_no_window() -> None:
     """Its contract lets it pass; it must not move the newest instant of the keys beside it."""
     many = [stay(n, n % 9, guest=f"guest {n}") for n in range(3 * windows.BUCKETS)]
-    timed = case(declare("guest", "arrived_at", Latest(), Count(windows=days(2)), Distinct(of="room", windows=days(2))), *many)
+    timed = case(
+        declare("guest", "arrived_at", Latest(), Count(windows=days(2)), Distinct(of="room", windows=days(2))), *many
+    )
     optional = tuple(replace(each, required=False) for each in timed.declared.events.columns)
-    loose = replace(timed, table=replace(timed.table, aggregates=replace(timed.declared, events=replace(timed.declared.events, columns=optional))))
+    loose = replace(
+        timed,
+        table=replace(
+            timed.table, aggregates=replace(timed.declared, events=replace(timed.declared.events, columns=optional))
+        ),
+    )
     lost = [{**row, "stay_id": 100 + n, "arrived_at": None} for n, row in enumerate(many)]
     for run in ([whole(timed)], [Interval(NOON.date() + DAY, NOON.date() + 2 * DAY)]):
         assert by_key(loose, features(loose, run, [*many, *lost])) == by_key(timed, features(timed, run))
@@ -599,7 +743,11 @@ def test_the_count_of_millrace_verify_agrees(each: Case) -> None:
     asked = [(key, t) for key in sorted({row["key"] for row in rows}) for t in midnights_of(whole(each))[::7]]
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        for name, table in {"silver.stays": each.declared.events, "silver.hotels": HOTELS, "silver.tiers": TIERS}.items():
+        for name, table in {
+            "silver.stays": each.declared.events,
+            "silver.hotels": HOTELS,
+            "silver.tiers": TIERS,
+        }.items():
             connection.register(name, arrow(table, each.rows[name]))
         events = brute_force.events_of(connection, each.declared, {name: f'"{name}"' for name in each.rows})
         counted = brute_force.counted(connection, each.declared, events, asked)

@@ -1,4 +1,6 @@
-"""A project that changes between runs, or whose transform does what days cannot follow: no stale row, no lost row, or a sentence."""
+"""A project that changes between runs, or whose transform does what days cannot follow: no stale row, no lost row, or a
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,17 @@ from contracts.model import DATE, LONG, STRING, TIMESTAMP, Column, Layer, Table
 
 """
 TABLE = """{name} = Table(
-    layer=Layer.{layer}, name="{name}", doc="{name}", grain="one row", owner="tests", freshness=timedelta(days=1), time_column="{time}",
+    layer=Layer.{layer}, name="{name}", doc="{name}", grain="one row",
+    owner="tests", freshness=timedelta(days=1), time_column="{time}",
     {more} columns=({columns}),
 )
 """
-VISITS = (
-    """Column("visit", LONG, "Visit", required=True), Column("guest", STRING, "Guest", required=True), Column("seen_at", TIMESTAMP, "When", required=True)"""
-)
-TIPS = """Column("tip", LONG, "Tip", required=True), Column("visit", LONG, "Visit", required=True), Column("given_at", TIMESTAMP, "When", required=True)"""
+VISITS = """
+    Column("visit", LONG, "Visit", required=True), Column("guest", STRING, "Guest", required=True),
+    Column("seen_at", TIMESTAMP, "When", required=True)"""
+TIPS = """
+    Column("tip", LONG, "Tip", required=True), Column("visit", LONG, "Visit", required=True),
+    Column("given_at", TIMESTAMP, "When", required=True)"""
 CLEAN = """from pyspark.sql import functions as F
 
 from etl.silver import PROVENANCE
@@ -46,7 +51,8 @@ from {name}.transforms.common import BONUS
 def clean(visits, tips):
     sums = tips.groupBy("visit").agg(F.count("tip").alias("tips"))
     joined = visits.join(sums, "visit", "left")
-    return joined.select("visit", "guest", {seen}, (F.coalesce("tips", F.lit(0)) + F.lit(BONUS)).cast("bigint").alias("tips"), *PROVENANCE)
+    with_bonus = (F.coalesce("tips", F.lit(0)) + F.lit(BONUS)).cast("bigint")
+    return joined.select("visit", "guest", {seen}, with_bonus.alias("tips"), *PROVENANCE)
 """
 GOLD = (
     HEAD
@@ -70,7 +76,11 @@ def files(name: str, bonus: int = 0, seen: str = '"seen_at"') -> dict[str, str]:
         "contracts/bronze/visits.py": table("BRONZE", "visits", "seen_at", VISITS + audit),
         "contracts/bronze/tips.py": table("BRONZE", "tips", "given_at", TIPS + audit),
         "contracts/silver/visits.py": table(
-            "SILVER", "visits", "seen_at", VISITS + ', Column("tips", LONG, "Tips", required=True)', 'inputs=("bronze.visits", "bronze.tips"), key=("visit",),'
+            "SILVER",
+            "visits",
+            "seen_at",
+            VISITS + ', Column("tips", LONG, "Tips", required=True)',
+            'inputs=("bronze.visits", "bronze.tips"), key=("visit",),',
         ),
         "contracts/gold/guests.py": GOLD.replace("{name}", name),
         "transforms/silver/visits.py": CLEAN.replace("{name}", name).replace("{seen}", seen),
@@ -150,7 +160,9 @@ def test_a_transform_that_moves_rows_to_another_day_is_refused(project: Callable
     land(shop, "tips", 1, {"tip": 1, "visit": 1, "given_at": datetime(2031, 1, 1, 13)})
     run(1, 2)
     land(shop, "visits", 2, visit(2, 2, hour=1))
-    with pytest.raises(StageError, match=r"silver\.visits: its transform moves 1 rows to other days than bronze\.visits has them under"):
+    with pytest.raises(
+        StageError, match=r"silver\.visits: its transform moves 1 rows to other days than bronze\.visits has them under"
+    ):
         run(2, 3)
 
 
@@ -171,7 +183,9 @@ def test_a_table_that_is_made_anew_reaches_as_far_as_the_release(project: Callab
     assert max(row["event_timestamp"].day for row in before) == 9
 
 
-def test_a_declaration_that_changed_since_the_release_is_told_by_verify(project: Callable[..., Shop], tmp_path: Path) -> None:
+def test_a_declaration_that_changed_since_the_release_is_told_by_verify(
+    project: Callable[..., Shop], tmp_path: Path
+) -> None:
     shop = project()
     land(shop, "visits", 1, visit(1, 1))
     land(shop, "tips", 1, {"tip": 1, "visit": 1, "given_at": datetime(2031, 1, 1, 13)})
@@ -180,7 +194,9 @@ def test_a_declaration_that_changed_since_the_release_is_told_by_verify(project:
     path = tmp_path / "project" / "contracts" / "gold" / "guests.py"
     path.write_text(path.read_text().replace('Count("visits"', 'Count("stays"'))
     forget(current().name)
-    with pytest.raises(RunError, match=r"gold\.guests cannot be verified: .*stays_7d.*run an interval first: millrace run"):
+    with pytest.raises(
+        RunError, match=r"gold\.guests cannot be verified: .*stays_7d.*run an interval first: millrace run"
+    ):
         pipeline.verify("gold.guests", 5)
 
 
@@ -190,5 +206,11 @@ def test_a_lake_of_another_project_is_refused(project: Callable[..., Shop], monk
     land(shop, "tips", 1, {"tip": 1, "visit": 1, "given_at": datetime(2031, 1, 1, 13)})
     run(1, 2)
     monkeypatch.delenv("MILLRACE_PROJECT")
-    with pytest.raises(LakeError, match=r"belongs to the project changing_\d+, and this is grocery\. Give each project a home of its own \(MILLRACE_HOME\)"):
+    with pytest.raises(
+        LakeError,
+        match=(
+            r"belongs to the project changing_\d+, and this is grocery\. Give each project a home of its own"
+            r" \(MILLRACE_HOME\)"
+        ),
+    ):
         run(1, 2)

@@ -19,8 +19,10 @@ READ = f"""
 import json, sys
 from feast import FeatureStore
 store = FeatureStore({str(settings.CHECKOUT / "features" / "feast_repo")!r})
+features = ["customer_activity:spend_7d", "customer_recency:days_since_last_basket"]
+features.append("customer_product_decay:decayed_purchases")
 for line in sys.stdin:
-    answer = store.get_online_features(features=["customer_activity:spend_7d", "customer_recency:days_since_last_basket", "customer_product_decay:decayed_purchases"], entity_rows=[{{"customer_id": int(line), "product_id": 1}}])
+    answer = store.get_online_features(features, [{{"customer_id": int(line), "product_id": 1}}])
     print(json.dumps(answer.to_dict()["spend_7d"]), flush=True)
 """
 DIE = """
@@ -47,7 +49,13 @@ def environment() -> dict[str, str]:
 def test_a_reader_elsewhere_lives_through_a_materialization(shop: Lake, tmp_path: Path) -> None:  # noqa: F811
     materialize.materialize(release.read())
     with subprocess.Popen(
-        [sys.executable, "-c", READ], cwd=tmp_path, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", READ],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as reader:
         assert reader.stdin
         assert reader.stdout
@@ -87,10 +95,19 @@ def test_the_feast_command_line_works(shop: Lake) -> None:  # noqa: F811
     feast = Path(sys.executable).with_name("feast")
     if not feast.exists():
         pytest.skip("the feast command is not installed beside this Python")
-    done = subprocess.run([feast, "-c", "features/feast_repo", "apply"], cwd=settings.CHECKOUT, env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [feast, "-c", "features/feast_repo", "apply"],
+        cwd=settings.CHECKOUT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_a_forked_child_ends_like_anybody(shop: Lake) -> None:  # noqa: F811
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], env=environment(), check=False, timeout=patience.SECONDS)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK], env=environment(), check=False, timeout=patience.SECONDS
+    )
     assert done.returncode == 0

@@ -1,4 +1,6 @@
-"""What an image's lock holds is enough for what the image is for: its program runs where nothing else can be imported."""
+"""What an image's lock holds is enough for what the image is for: its program runs where nothing else can be
+imported.
+"""
 
 import json
 import os
@@ -68,7 +70,9 @@ def get(port: int, path: str, body: Any = None) -> str:
         return response.read().decode()
 
 
-def test_the_feature_server_runs_on_the_packages_of_its_image(online: Server, packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_feature_server_runs_on_the_packages_of_its_image(
+    online: Server, packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("MILLRACE_LAKE", "MILLRACE_RELEASE", "MILLRACE_ENGINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))

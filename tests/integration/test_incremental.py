@@ -1,4 +1,6 @@
-"""However the days are cut into runs, and in whatever order files and runs come, the lake ends in the same rows, and a run touches only what it must."""
+"""However the days are cut into runs, and in whatever order files and runs come, the lake ends in the same rows, and a
+run touches only what it must.
+"""
 
 from __future__ import annotations
 
@@ -140,14 +142,26 @@ def test_a_gap_is_days_without_purchases(lakes: Lakes) -> None:
         run_day(_may(day))
     with_gap = may.contents()
     shop = lakes.own_landing("sparse")
-    for table in ("transactions", "redemptions", "promotions", "products", "demographics", "coupons", "campaigns", "campaign_descriptions"):
+    for table in (
+        "transactions",
+        "redemptions",
+        "promotions",
+        "products",
+        "demographics",
+        "coupons",
+        "campaigns",
+        "campaign_descriptions",
+    ):
         for folder in (shop.root / table).iterdir():
             if folder.name not in {str(_may(day)) for day in (3, 5, 8)}:
                 shutil.rmtree(folder)
     lakes.fresh("sparse", shop.root)
     run(_may(3), _may(9))
     assert may.differences(may.contents(), with_gap) == {}
-    assert with_gap["gold.customer_activity"].total() == oracle.expected_row_counts(_may(3), _may(9), _bought(shop))["customer_activity"]
+    assert (
+        with_gap["gold.customer_activity"].total()
+        == oracle.expected_row_counts(_may(3), _may(9), _bought(shop))["customer_activity"]
+    )
 
 
 def test_a_first_run_may_find_no_purchase(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,10 +179,23 @@ def test_a_first_run_may_find_no_purchase(shop: Shop, monkeypatch: pytest.Monkey
 def test_the_earliest_of_two_days_with_one_key_wins_in_any_order(stocked: Shop, first: int, second: int) -> None:
     """A basket and product that come under two days: the later one is a duplicate, whichever was loaded first."""
     for day in (first, second):
-        stocked.land("transactions", [purchase(9, at=f"2017-03-0{day} 10:00:00"), purchase(90 + day, at=f"2017-03-0{day} 11:00:00")], day=f"2017-03-0{day}")
+        stocked.land(
+            "transactions",
+            [purchase(9, at=f"2017-03-0{day} 10:00:00"), purchase(90 + day, at=f"2017-03-0{day} 11:00:00")],
+            day=f"2017-03-0{day}",
+        )
         run(f"2017-03-0{day}", f"2017-03-0{day + 1}")
-    assert [(row["basket_id"], row["transaction_at"].day) for row in rows("silver.transactions", "basket_id")] == [(1, 1), (2, 1), (9, 3), (93, 3), (95, 5)]
-    assert [(row["event_timestamp"].day, row["baskets_7d"]) for row in rows("gold.customer_activity", where="customer_id = 1")] == [(2, 1), (4, 3), (6, 4)]
+    assert [(row["basket_id"], row["transaction_at"].day) for row in rows("silver.transactions", "basket_id")] == [
+        (1, 1),
+        (2, 1),
+        (9, 3),
+        (93, 3),
+        (95, 5),
+    ]
+    assert [
+        (row["event_timestamp"].day, row["baskets_7d"])
+        for row in rows("gold.customer_activity", where="customer_id = 1")
+    ] == [(2, 1), (4, 3), (6, 4)]
 
 
 # --- files that come late
@@ -178,9 +205,10 @@ def test_the_earliest_of_two_days_with_one_key_wins_in_any_order(stocked: Shop, 
 class Late:
     """A file that comes after its day was processed.
 
-    `hold` takes it out of a landing zone that has it and returns the file, unlanded. `concerns` names every table that is to change, and tells of each of
-    its rows whether that row may: from the row, before or after, and the file's rows. `splits`: it holds rows of a file of the month, which are not there
-    without it; otherwise the lake without it is the month's.
+    `hold` takes it out of a landing zone that has it and returns the file, unlanded. `concerns` names every table that
+    is to change, and tells of each of its rows whether that row may: from the row, before or after, and the file's
+    rows. `splits`: it holds rows of a file of the month, which are not there without it; otherwise the lake without it
+    is the month's.
     """
 
     hold: Callable[[Shop], Path]
@@ -210,7 +238,9 @@ def _corrected_products(shop: Shop) -> Path:
 
 
 def _products_corrected_the_same_day(shop: Shop) -> Path:
-    """The same under the day of the catalogue itself; to a lake that loads both at once, the name that sorts last is the newest."""
+    """The same under the day of the catalogue itself; to a lake that loads both at once, the name that sorts last is
+    the newest.
+    """
     return shop.land("products", _corrected(shop), START, "products.second")
 
 
@@ -222,11 +252,20 @@ def _corrected(shop: Shop) -> list[dict[str, Any]]:
 def _newer_demographics(shop: Shop) -> Path:
     """A new survey: customer 1 has grown older, and 5 answers for the first time."""
     answers = {"income": "50-74K", "household_size": "2", "kids_count": "0"}
-    return shop.land("demographics", [{"household_id": 1, "age": "65+", **answers}, {"household_id": 5, "age": "19-24", **answers}], TENTH, suffix=".csv")
+    return shop.land(
+        "demographics",
+        [{"household_id": 1, "age": "65+", **answers}, {"household_id": 5, "age": "19-24", **answers}],
+        TENTH,
+        suffix=".csv",
+    )
 
 
-def _moved_by(late: list[dict[str, Any]], names: dict[str, str], days: tuple[date, date], window: int, row: dict[str, Any]) -> bool:
-    """The row has the key of a late line, and lies between its first midnight and the one at which it has left the longest window."""
+def _moved_by(
+    late: list[dict[str, Any]], names: dict[str, str], days: tuple[date, date], window: int, row: dict[str, Any]
+) -> bool:
+    """The row has the key of a late line, and lies between its first midnight and the one at which it has left the
+    longest window.
+    """
     keys = {tuple(line[name] for name in names.values()) for line in late}
     midnight = row["event_timestamp"].date()
     return tuple(row[name] for name in names) in keys and days[0] + DAY <= midnight <= days[1] + (window + 1) * DAY
@@ -244,7 +283,9 @@ LATE = {
         TENTH,
         {
             "bronze.transactions": lambda row, _: row["_file"] == "transactions/2017-05-10/till-7.parquet",
-            "silver.transactions": lambda row, late: (row["basket_id"], row["product_id"]) in {(line["basket_id"], line["product_id"]) for line in late},
+            "silver.transactions": lambda row, late: (
+                (row["basket_id"], row["product_id"]) in {(line["basket_id"], line["product_id"]) for line in late}
+            ),
             "gold.customer_activity": lambda row, late: _moved_by(late, CUSTOMER, (TENTH, TENTH), 90, row),
             "gold.customer_product": lambda row, late: _moved_by(late, CUSTOMER | PRODUCT, (TENTH, TENTH), 90, row),
             "gold.product_popularity": lambda row, late: _moved_by(late, PRODUCT, (TENTH, TENTH), 28, row),
@@ -258,14 +299,19 @@ LATE = {
             "bronze.promotions": lambda row, _: row["_file"] == "promotions/2017-05-08/week-20-more.parquet",
             "silver.promotions": lambda row, _: row["week"] == 20 and row["product_id"] % 3 == 0,
             # the shops' Sunday ends in the early hours of our Monday
-            "gold.product_popularity": lambda row, late: _moved_by(late, PRODUCT, (WEEK_20, WEEK_20 + 7 * DAY), 28, row),
+            "gold.product_popularity": lambda row, late: _moved_by(
+                late, PRODUCT, (WEEK_20, WEEK_20 + 7 * DAY), 28, row
+            ),
         },
         splits=True,
     ),
     "a corrected catalogue": Late(
         _corrected_products,
         TENTH,
-        {"bronze.products": lambda row, _: row["_landed_date"] == TENTH, "silver.products": lambda row, late: row["product_id"] in _products_of(late)},
+        {
+            "bronze.products": lambda row, _: row["_landed_date"] == TENTH,
+            "silver.products": lambda row, late: row["product_id"] in _products_of(late),
+        },
     ),
     "a catalogue corrected the same day": Late(
         _products_corrected_the_same_day,
@@ -281,7 +327,9 @@ LATE = {
         {
             "bronze.demographics": lambda row, _: row["_landed_date"] == TENTH,
             "silver.customers": lambda row, _: row["snapshot_date"] == TENTH and row["customer_id"] in (1, 5),
-            "gold.customer_profile": lambda row, _: row["event_timestamp"].date() == TENTH and row["customer_id"] in (1, 5),
+            "gold.customer_profile": lambda row, _: (
+                row["event_timestamp"].date() == TENTH and row["customer_id"] in (1, 5)
+            ),
         },
     ),
 }
@@ -329,7 +377,9 @@ CUTS = (1, 2, 8, 9, 28, 30, 31, 90, 92)
 
 
 def test_idle_customers_decay_to_zero_and_then_emit_no_rows(stocked: Shop) -> None:
-    """Whether the windows move inside a run or just at its edge; the 91st midnight is the last at which anything does."""
+    """Whether the windows move inside a run or just at its edge; the 91st midnight is the last at which anything
+    does.
+    """
     bought = date(2017, 3, 1)
     for first, end in pairwise(CUTS):
         run(bought + first * DAY, bought + end * DAY)
@@ -397,7 +447,9 @@ def test_a_changed_transform_changes_rows_that_were_published(stocked: Shop, mon
         return cleaned.replace("GROCERY", "FOOD", ["department"]) if table.qualified == "silver.products" else cleaned
 
     monkeypatch.setattr(etl.stage, "clean", changed)
-    monkeypatch.setattr(etl.stage, "code_of", lambda table: fingerprint(table) + ("2" if table.qualified == "silver.products" else ""))
+    monkeypatch.setattr(
+        etl.stage, "code_of", lambda table: fingerprint(table) + ("2" if table.qualified == "silver.products" else "")
+    )
     run("2017-03-02", "2017-03-03")
     assert {row["department"] for row in rows("silver.products")} == {"FOOD"}
 
@@ -417,16 +469,26 @@ def test_a_release_is_new_only_when_something_changed_and_an_old_one_stays_reada
     run("2017-03-02", "2017-03-03")
     second = release.read()
     assert (first.number, first.horizon, second.number, second.horizon) == (1, "2017-03-02", 2, "2017-03-03")
-    assert {name for name in second.tables if second.tables[name] != first.tables[name]} == WINDOWED | {"silver.transactions"}
+    assert {name for name in second.tables if second.tables[name] != first.tables[name]} == WINDOWED | {
+        "silver.transactions"
+    }
     assert {name: rows(name, version=first.tables[name]) for name in GOLD} == then
     assert release.read(1) == first
 
     registry.apply()
     labels = "SELECT 1 AS customer_id, TIMESTAMPTZ '2017-03-03 00:00:00+00' AS event_timestamp"
-    items = [registry.open_store(number).get_historical_features(labels, ["customer_activity:items_7d"]).to_df()["items_7d"].tolist() for number in (2, None)]
+    items = [
+        registry.open_store(number)
+        .get_historical_features(labels, ["customer_activity:items_7d"])
+        .to_df()["items_7d"]
+        .tolist()
+        for number in (2, None)
+    ]
     assert items == [[7], [7]]
     store = registry.open_store(1, allow_beyond_horizon=True)
-    with pytest.warns(BeyondHorizonWarning, match=r"^1 of 1 labels lie after 2017-03-02 00:00 UTC, the horizon of release 1"):
+    with pytest.warns(
+        BeyondHorizonWarning, match=r"^1 of 1 labels lie after 2017-03-02 00:00 UTC, the horizon of release 1"
+    ):
         assert store.get_historical_features(labels, ["customer_activity:items_7d"]).to_df()["items_7d"].tolist() == [2]
 
 

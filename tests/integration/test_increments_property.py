@@ -1,7 +1,8 @@
 """A feature table that is kept up with its inputs, change by change, is the table that is made of them at once.
 
-Events of a day come, change and go, dimensions are rewritten, the horizon moves on: after each, staging plans what that concerns, reads what these
-midnights need, and replaces them. Declarations and rows are those of `test_aggregations_property`, on real Delta tables.
+Events of a day come, change and go, dimensions are rewritten, the horizon moves on: after each, staging plans what that
+concerns, reads what these midnights need, and replaces them. Declarations and rows are those of
+`test_aggregations_property`, on real Delta tables.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ kept_up = settings(
 
 @dataclass(frozen=True)
 class Change:
-    """What an input holds from now on: all of a dimension, or the events of one day; and how many days the horizon moves on."""
+    """What an input holds from now on: all of a dimension, or the events of one day; and how many days the horizon
+    moves on.
+    """
 
     name: str
     rows: tuple[Row, ...]
@@ -85,13 +88,24 @@ class Shop:
         base = delta.version_of(name)
         touched = (Interval(day, day + DAY),) if day else ()
         whole = contract.load == Load.SNAPSHOT and base is not None
-        publishing.publish(contract, [path] if rows else [], CommitMetadata("run", touched=touched), base=base, replace=touched, whole=whole)
+        publishing.publish(
+            contract,
+            [path] if rows else [],
+            CommitMetadata("run", touched=touched),
+            base=base,
+            replace=touched,
+            whole=whole,
+        )
 
     def run(self) -> None:
         """Plan, compute what is planned, and replace it, as a run of the pipeline does."""
         planned = stage.plan(self.table, Interval(self.horizon - DAY, self.horizon))
         found = stage._features(planned).toArrow().to_pylist() if planned.days else []
-        self.rows = {} if planned.whole else {at: row for at, row in self.rows.items() if not any(at[1] in span for span in planned.days)}
+        self.rows = (
+            {}
+            if planned.whole
+            else {at: row for at, row in self.rows.items() if not any(at[1] in span for span in planned.days)}
+        )
         assert all(any(row["event_timestamp"].date() in span for span in planned.days) for row in found)
         self.rows |= self.keyed(found)
         state = CommitMetadata("run", planned.inputs, planned.days, planned.horizon, "code", ids=planned.ids)
@@ -109,7 +123,9 @@ class Shop:
 
 MOVING_AWAY = (
     case(
-        declare("dimension", "arrived_at", Latest(), Sum(of="paid", windows=days(1, 7)), Count(windows=before_latest(3))),
+        declare(
+            "dimension", "arrived_at", Latest(), Sum(of="paid", windows=days(1, 7)), Count(windows=before_latest(3))
+        ),
         stay(1),
         stay(2, 5, hotel=2),
         hotels=(

@@ -1,4 +1,6 @@
-"""Joins by knowledge time and the leak check, on any past: against a search in plain Python over what each release holds."""
+"""Joins by knowledge time and the leak check, on any past: against a search in plain Python over what each release
+holds.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,21 @@ from tests.unit.features.conftest import Lake
 from tests.unit.features.conftest import lake as lake
 from tests.unit.features.training.test_knowledge import SERVICE, Past, age, day, expected, labels, publish, spend
 
-rows = st.lists(st.tuples(st.sampled_from([1, 2]), st.integers(0, 6), st.integers(0, 3)), max_size=8, unique_by=lambda row: row[:2]).map(tuple)
+rows = st.lists(
+    st.tuples(st.sampled_from([1, 2]), st.integers(0, 6), st.integers(0, 3)), max_size=8, unique_by=lambda row: row[:2]
+).map(tuple)
 ages = st.none() | st.dictionaries(st.sampled_from([1, 2]), st.sampled_from(["19-24", "65+"]))
 pasts = st.lists(st.builds(Past, st.integers(0, 6), rows, ages), max_size=3).flatmap(
     lambda before: st.builds(lambda last, found: [*before, Past(last, found, {1: "25-34"})], st.integers(0, 6), rows)
 )
 asked = st.lists(
     st.tuples(
-        st.sampled_from([1, 2, 3]), st.builds(lambda number, more: day(number) + timedelta(microseconds=more), st.integers(-1, 8), st.sampled_from([-1, 0, 1]))
+        st.sampled_from([1, 2, 3]),
+        st.builds(
+            lambda number, more: day(number) + timedelta(microseconds=more),
+            st.integers(-1, 8),
+            st.sampled_from([-1, 0, 1]),
+        ),
     ),
     min_size=1,
     max_size=8,

@@ -1,6 +1,8 @@
-"""A full disk, a read-only home, a link to itself: one sentence with the remedy, exit code 1, no traceback, and what is published stays.
+"""A full disk, a read-only home, a link to itself: one sentence with the remedy, exit code 1, no traceback, and what is
+published stays.
 
-The disks are real: small file systems in memory, mounted over a folder of the home. That takes root, which a container has.
+The disks are real: small file systems in memory, mounted over a folder of the home. That takes root, which a container
+has.
 """
 
 import subprocess
@@ -30,7 +32,9 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Disk:
         command = ["mount", "-t", "tmpfs", "-o", ",".join((f"size={kib}k", *options)), "tmpfs", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            pytest.skip(f"this user may not mount a small file system, so a full disk is not tested: {done.stderr.strip()}")
+            pytest.skip(
+                f"this user may not mount a small file system, so a full disk is not tested: {done.stderr.strip()}"
+            )
         try:
             yield folder
         finally:
@@ -60,12 +64,17 @@ def fill(folder: Path) -> None:
             file.write(b"x" * 4096)
 
 
-def test_a_disk_that_fills_up_after_the_tables(shop: Shop, home: Path, disk: Disk, failure: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_disk_that_fills_up_after_the_tables(
+    shop: Shop, home: Path, disk: Disk, failure: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with disk(home / "lake" / "_releases", 16) as full:
         fill(full)
         told = failure(cli.main, *RUN)
         assert told.startswith("RunError: release: the run failed (No space left on device: ")
-        assert told.endswith(f"Published tables are intact. See that {home}/lake has room and can be written, then run the interval again")
+        assert told.endswith(
+            f"Published tables are intact. See that {home}/lake has room and can be written, then run the interval"
+            " again"
+        )
         assert [*full.iterdir()] == [full / "filler"]
     published = versions()
     assert published["gold.customer_activity"] == 1
@@ -100,7 +109,12 @@ def read_only(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> It
     ids=["sample", "run", "up", "demo"],
 )
 def test_a_read_only_home(
-    home: Path, read_only: Path, failure: Callable[..., str], monkeypatch: pytest.MonkeyPatch, main: Callable, arguments: tuple[str, ...]
+    home: Path,
+    read_only: Path,
+    failure: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    main: Callable,
+    arguments: tuple[str, ...],
 ) -> None:
     Shop.open(home / "landing")
     monkeypatch.setenv("MILLRACE_LANDING", str(home / "landing" if arguments == RUN else read_only / "landing"))
@@ -119,7 +133,12 @@ def test_a_read_only_home(
     ids=["run home", "run lake", "run landing", "up", "down", "status"],
 )
 def test_a_link_to_itself(
-    home: Path, failure: Callable[..., str], monkeypatch: pytest.MonkeyPatch, variable: str, main: Callable, arguments: tuple[str, ...]
+    home: Path,
+    failure: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    main: Callable,
+    arguments: tuple[str, ...],
 ) -> None:
     loop = home / "loop"
     loop.symlink_to(loop)
@@ -133,6 +152,8 @@ def test_a_fresh_process_ends_in_one_line_too(home: Path) -> None:
     loop = home / "loop"
     loop.symlink_to(loop)
     command = [sys.executable, "-W", "ignore", "-m", "millrace.services", "status"]
-    done = subprocess.run(command, cwd=settings.CHECKOUT, env={"MILLRACE_HOME": str(loop)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=settings.CHECKOUT, env={"MILLRACE_HOME": str(loop)}, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1

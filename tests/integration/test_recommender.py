@@ -1,4 +1,6 @@
-"""The recommender on the real year: trained, judged on a week that it has not seen, asked online, scored in batch, tracked and followed back."""
+"""The recommender on the real year: trained, judged on a week that it has not seen, asked online, scored in batch,
+tracked and followed back.
+"""
 
 import json
 import os
@@ -27,7 +29,9 @@ from millrace import cli
 def trained(year_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[model.Model]:
     """A model of one week, in a home of its own with the year's files."""
     home = tmp_path_factory.mktemp("recommender") / "home"
-    shutil.copytree(year_home, home, copy_function=os.link, ignore=shutil.ignore_patterns("lineage"))  # events are appended to a file
+    shutil.copytree(
+        year_home, home, copy_function=os.link, ignore=shutil.ignore_patterns("lineage")
+    )  # events are appended to a file
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MILLRACE_HOME", str(home))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -35,12 +39,16 @@ def trained(year_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_it_ranks_better_than_habit_and_far_better_than_what_most_buy(trained: model.Model) -> None:
-    """From one week; of five, as by default, it beats the strongest baseline outside of its interval (docs/train-and-serve.md)."""
+    """From one week; of five, as by default, it beats the strongest baseline outside of its interval
+    (docs/train-and-serve.md).
+    """
     figures = trained.about["quality"]
     assert figures["model"]["ndcg"] > figures["frequency"]["ndcg"]
     for name in ("popular", "item_knn", "als"):
         assert figures["model"]["ndcg"] > 1.5 * figures[name]["ndcg"]
-    assert figures["decayed_popular"]["ndcg"] == pytest.approx(0.271, abs=0.001), "as it was measured apart from this code"
+    assert figures["decayed_popular"]["ndcg"] == pytest.approx(0.271, abs=0.001), (
+        "as it was measured apart from this code"
+    )
     assert figures["decayed"]["recall"] == pytest.approx(0.141, abs=0.001)
     assert figures["frequency"]["recall"] == pytest.approx(0.132, abs=0.001)
 
@@ -60,7 +68,10 @@ def test_chance_is_far_worse(trained: model.Model) -> None:
     data = training.read(trained.about["held_back"]).to_pandas()
     shuffled = data.assign(since=data["event_timestamp"], chance=trained.scores(data)[::-1])
     bought = job.bought_in(LakeReader(pinned(trained.about["release"])), [data.event_timestamp.min().date()])
-    assert evaluation.by_customer(shuffled, "chance", bought)["ndcg"].mean() < trained.about["quality"]["model"]["ndcg"] / 2
+    assert (
+        evaluation.by_customer(shuffled, "chance", bought)["ndcg"].mean()
+        < trained.about["quality"]["model"]["ndcg"] / 2
+    )
 
 
 def test_the_same_seed_is_the_same_model(trained: model.Model) -> None:
@@ -78,7 +89,10 @@ def test_a_customer_is_answered_from_the_online_store(trained: model.Model) -> N
     assert len({one.product_id for one in found}) == 10
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
     store = registry.open_store()
-    rows = [{"customer_id": 1, "product_id": one.product_id, "request_time": pd.Timestamp("2018-01-02", tz="UTC")} for one in found]
+    rows = [
+        {"customer_id": 1, "product_id": one.product_id, "request_time": pd.Timestamp("2018-01-02", tz="UTC")}
+        for one in found
+    ]
     served = pd.DataFrame(store.get_online_features(store.get_feature_service("recommendation_v1"), rows).to_dict())
     assert trained.scores(served).tolist() == [one.score for one in found]
     assert recommend(model.load(), 999_999) == []
@@ -94,12 +108,17 @@ def test_scores_in_batch_are_those_online_and_a_rerun_adds_nothing(trained: mode
     for customer in (1, 7):
         theirs = rows[rows["customer_id"] == customer].sort_values("rank")
         online = recommend(trained, customer)
-        assert list(zip(theirs["product_id"], theirs["score"], strict=True)) == [(one.product_id, one.score) for one in online]
+        assert list(zip(theirs["product_id"], theirs["score"], strict=True)) == [
+            (one.product_id, one.score) for one in online
+        ]
     assert set(rows["model_digest"]) == {trained.digest}
 
 
 def test_scores_name_the_tables_that_they_are_made_from(trained: model.Model) -> None:
-    views = {f"gold.{view.name}" for view in registry.open_store().get_feature_service(trained.about["service"]).feature_view_projections}
+    views = {
+        f"gold.{view.name}"
+        for view in registry.open_store().get_feature_service(trained.about["service"]).feature_view_projections
+    }
     known = {table.qualified for table in catalog.tables()}
     assert {*catalog.table(scoring.TABLE).inputs} == {"silver.transactions"} | (views & known)
 
@@ -116,9 +135,13 @@ def test_a_model_is_tracked_once_and_followed_both_ways(trained: model.Model) ->
     assert kept.data.metrics["model.ndcg_low"] < kept.data.metrics["model.ndcg"] < kept.data.metrics["model.ndcg_high"]
     inputs = {one.dataset.name: json.loads(one.dataset.source) for one in kept.inputs.dataset_inputs}
     assert {made.name, trained.about["held_back"]} <= set(inputs)
-    assert {table: inputs[table]["delta_table_version"] for table, _, _ in made.versions} == {table: number for table, _, number in made.versions}
+    assert {table: inputs[table]["delta_table_version"] for table, _, _ in made.versions} == {
+        table: number for table, _, number in made.versions
+    }
     data = training.read(trained.about["held_back"]).slice(0, 20).to_pandas()
-    assert kept.info.artifact_uri.startswith((settings.home() / "mlflow" / "artifacts").as_uri()), "nothing is written where the process runs"
+    assert kept.info.artifact_uri.startswith((settings.home() / "mlflow" / "artifacts").as_uri()), (
+        "nothing is written where the process runs"
+    )
     assert "MLFLOW_TRACKING_URI" not in os.environ
     mlflow.set_tracking_uri(tracking.store())
     loaded = mlflow.pyfunc.load_model(f"runs:/{run}/model")
@@ -167,7 +190,9 @@ def test_commands(trained: model.Model, capsys: pytest.CaptureFixture) -> None:
 
 def test_a_feature_that_is_gone_is_named(trained: model.Model) -> None:
     data = training.read(trained.about["held_back"]).slice(0, 5).to_pandas()
-    with pytest.raises(ModelError, match=r"was trained on spend_30d, which recommendation_v1 does not give any more\. Train it again"):
+    with pytest.raises(
+        ModelError, match=r"was trained on spend_30d, which recommendation_v1 does not give any more\. Train it again"
+    ):
         trained.scores(data.rename(columns={"spend_30d": "spend_month"}))
 
 

@@ -1,4 +1,5 @@
-"""`scores.recommender` is staged, audited and published like any other table: nothing unaudited is seen, no row is lost or doubled, and lineage leads to its sources.
+"""`scores.recommender` is staged, audited and published like any other table: nothing unaudited is seen, no row is lost
+or doubled, and lineage leads to its sources.
 
 The model and its rows are made up here, so that a case costs a commit; `test_recommender` scores the real year.
 """
@@ -36,7 +37,11 @@ from tests.landing import rows
 
 NAME = "scores.recommender"
 AT = datetime(2018, 1, 2, tzinfo=UTC)
-GOOD = [{"customer_id": customer, "rank": rank, "product_id": 10 + rank, "score": 1.0 - rank / 2} for customer in (1, 2) for rank in (1, 2, 3)]
+GOOD = [
+    {"customer_id": customer, "rank": rank, "product_id": 10 + rank, "score": 1.0 - rank / 2}
+    for customer in (1, 2)
+    for rank in (1, 2, 3)
+]
 Rows = list[dict[str, Any]]
 
 
@@ -92,14 +97,24 @@ def test_a_scoring_is_published_once_and_accounted_for(lake: Path) -> None:
     done = score()
     assert (done.model, done.release, done.as_of) == ("tiny", 2, "2018-01-02")
     assert (done.report.status, done.report.account) == (PUBLISHED, RowAccount(6, 6, 0, 0))
-    assert {check.check for check in done.report.checks} >= {"key_unique", "ranks_count_up", "scores_fall", "score_range", "products_differ"}
+    assert {check.check for check in done.report.checks} >= {
+        "key_unique",
+        "ranks_count_up",
+        "scores_fall",
+        "score_range",
+        "products_differ",
+    }
     assert all(check.success for check in done.report.checks)
     found = published()
-    assert [(row["release"], row["customer_id"], row["rank"]) for row in sorted(found, key=lambda row: row["release"])] == [
-        (number, row["customer_id"], row["rank"]) for number in (1, 2) for row in GOOD
-    ]
+    assert [
+        (row["release"], row["customer_id"], row["rank"]) for row in sorted(found, key=lambda row: row["release"])
+    ] == [(number, row["customer_id"], row["rank"]) for number in (1, 2) for row in GOOD]
     again = score()
-    assert (again.report.status, again.report.version, again.report.account) == (UNCHANGED, done.report.version, done.report.account)
+    assert (again.report.status, again.report.version, again.report.account) == (
+        UNCHANGED,
+        done.report.version,
+        done.report.account,
+    )
     assert published() == found
     assert (settings.home() / "data_docs" / "results" / "scores" / f"{NAME}.json").exists(), "the audit has its page"
 
@@ -161,7 +176,9 @@ def test_lineage_leads_from_scores_to_the_model_and_to_the_tables_of_the_release
     tables = {str(settings.table_path(name)): "4" for name in catalog.table(NAME).inputs}
     assert versions == {**tables, model["name"]: models.about("tiny")["digest"]}
     assert model["facets"]["version"]["datasetVersion"] == models.about("tiny")["digest"]
-    assert {source["name"] for source in trained["inputs"]} == {str(settings.table_path(name)) for name in ("silver.transactions", "gold.customer_product")}
+    assert {source["name"] for source in trained["inputs"]} == {
+        str(settings.table_path(name)) for name in ("silver.transactions", "gold.customer_product")
+    }
 
 
 class _Link:
@@ -171,15 +188,19 @@ class _Link:
 # --- kills
 
 KILLED = re.compile(
-    r"(open|rename|before \w+|after \w+|fsynced|rmtree) (lake/scores/\w+/(_stage|_delta_log|part|$)|lake/scores/\w+$|data_docs/results/.*#$|lineage)"
+    r"(open|rename|before \w+|after \w+|fsynced|rmtree)"
+    r" (lake/scores/\w+/(_stage|_delta_log|part|$)|lake/scores/\w+$|data_docs/results/.*#$|lineage)"
 )
-"""The kill points: changes of the table, its stage and its log, the audit's result, the events. The others change nothing: locks, links, and what stands before an fsync."""
+"""The kill points: changes of the table, its stage and its log, the audit's result, the events. The others change
+nothing: locks, links, and what stands before an fsync.
+"""
 
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
 import deltalake, duckdb, great_expectations, lightgbm, pyarrow.dataset, pysail.spark, pyspark.sql.connect.session
-import lake.commits.delta_rs, etl.quarantine, etl.stage, expectations.audit, expectations.docs, features.lake_reader, lineage.record
+import lake.commits.delta_rs, etl.quarantine, etl.stage
+import expectations.audit, expectations.docs, features.lake_reader, lineage.record
 from contracts import project
 project.current()
 from tests.chaos.kill_points import KillPoint, KillPointMonitor
@@ -218,7 +239,9 @@ def script(*arguments: str) -> list[bool]:
     return [line == "True" for line in done.stdout.split()]
 
 
-def test_killed_at_any_write_a_rerun_ends_in_the_same_table(lake: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_any_write_a_rerun_ends_in_the_same_table(
+    lake: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path_factory.mktemp("kills")
     shutil.copytree(lake, root / "control")
     assert script("record", str(root / "control"), str(root / "points.json")) == [False]

@@ -1,4 +1,5 @@
-"""A project with none of the sample's names, from landed files to gold: two streams, text keys, a dimension, a window of 180 days, a filter, a plain transform.
+"""A project with none of the sample's names, from landed files to gold: two streams, text keys, a dimension, a window
+of 180 days, a filter, a plain transform.
 
 The oracle is a loop over what has landed, in Python. It knows the sentences of the contracts, and nothing of Millrace.
 """
@@ -40,7 +41,9 @@ SCHEMAS = {
             ("stake", pa.float64()),
         ]
     ),
-    "payments": pa.schema([("number", pa.int64()), ("player", pa.string()), ("paid_on", pa.date32()), ("amount", pa.float64())]),
+    "payments": pa.schema(
+        [("number", pa.int64()), ("player", pa.string()), ("paid_on", pa.date32()), ("amount", pa.float64())]
+    ),
     "players": pa.schema([("player", pa.string()), ("tier", pa.string()), ("country", pa.string())]),
 }
 Row = dict[str, Any]
@@ -48,7 +51,11 @@ Row = dict[str, Any]
 
 def cents(value: float | None) -> Decimal | None:
     """Of the double itself: 1.005 is a little less than it looks."""
-    return None if value is None else (Decimal(value * 100).to_integral_value(ROUND_HALF_UP) / 100).quantize(Decimal("0.01"))
+    return (
+        None
+        if value is None
+        else (Decimal(value * 100).to_integral_value(ROUND_HALF_UP) / 100).quantize(Decimal("0.01"))
+    )
 
 
 @dataclass
@@ -64,7 +71,11 @@ class Arcade:
     def _land(self, table: str, found: list[Row], day: date) -> None:
         self.files += 1
         self.landing.land(
-            table, pa.Table.from_pylist(found, schema=SCHEMAS[table]), day, f"{table}_{self.files:03}", suffix=".csv" if table == "payments" else ".parquet"
+            table,
+            pa.Table.from_pylist(found, schema=SCHEMAS[table]),
+            day,
+            f"{table}_{self.files:03}",
+            suffix=".csv" if table == "payments" else ".parquet",
         )
 
     def play(self, day: date, *found: Row) -> None:
@@ -77,7 +88,11 @@ class Arcade:
 
     def rank(self, day: date, **tiers: str) -> None:
         """A snapshot of every player; those who are not named are gone."""
-        self._land("players", [{"player": PLAYERS[int(name[1:])], "tier": tier, "country": None} for name, tier in tiers.items()], day)
+        self._land(
+            "players",
+            [{"player": PLAYERS[int(name[1:])], "tier": tier, "country": None} for name, tier in tiers.items()],
+            day,
+        )
         # Snapshots keep the newest row of each key: a player who is missing keeps the tier of the snapshot before.
         self.tiers |= {PLAYERS[int(name[1:])]: tier for name, tier in tiers.items()}
 
@@ -85,7 +100,8 @@ class Arcade:
 
     def rounds(self, player: str, t: date) -> Row | None:
         known = sorted(
-            (row for row in self.plays.values() if row["player"] == player and row["ended_at"].date() < t), key=lambda row: (row["ended_at"], row["game"])
+            (row for row in self.plays.values() if row["player"] == player and row["ended_at"].date() < t),
+            key=lambda row: (row["ended_at"], row["game"]),
         )
         if not known:
             return None
@@ -123,17 +139,24 @@ class Arcade:
         return {
             "paid_30d": sum(within(30), Decimal("0.00")),
             "paid_180d": sum(within(180), Decimal("0.00")),
-            "paid_as_gold_180d": sum(within(180), Decimal("0.00")) if self.tiers.get(player) == "gold" else Decimal("0.00"),
+            "paid_as_gold_180d": sum(within(180), Decimal("0.00"))
+            if self.tiers.get(player) == "gold"
+            else Decimal("0.00"),
             "payments_30d": len(within(30)),
             "last_paid_on": max(row["paid_on"] for row in known),
         }
 
     def takings(self, t: date) -> dict[str, Row]:
-        week = [row for row in self.payments.values() if t - 7 * DAY <= row["paid_on"] < t and row["player"] in self.tiers]
+        week = [
+            row for row in self.payments.values() if t - 7 * DAY <= row["paid_on"] < t and row["player"] in self.tiers
+        ]
         found = {}
         for tier in {self.tiers[row["player"]] for row in week}:
             paid = [row for row in week if self.tiers[row["player"]] == tier]
-            found[tier] = {"takings": sum((cents(row["amount"]) for row in paid), Decimal("0.00")), "payers": len({row["player"] for row in paid})}
+            found[tier] = {
+                "takings": sum((cents(row["amount"]) for row in paid), Decimal("0.00")),
+                "payers": len({row["player"] for row in paid}),
+            }
         return found
 
 
@@ -148,8 +171,24 @@ def opened(home: Path, monkeypatch: pytest.MonkeyPatch) -> Arcade:
     return Arcade(Shop(home / "landing"))
 
 
-def play(number: int, player: int, at: datetime, game: str = "chess", mode: str | None = "casual", seconds: int = 60, stake: float | None = 1.005) -> Row:
-    return {"round": f"r{number}", "player": PLAYERS[player], "game": game, "mode": mode, "ended_at": at, "seconds": seconds, "stake": stake}
+def play(
+    number: int,
+    player: int,
+    at: datetime,
+    game: str = "chess",
+    mode: str | None = "casual",
+    seconds: int = 60,
+    stake: float | None = 1.005,
+) -> Row:
+    return {
+        "round": f"r{number}",
+        "player": PLAYERS[player],
+        "game": game,
+        "mode": mode,
+        "ended_at": at,
+        "seconds": seconds,
+        "stake": stake,
+    }
 
 
 def payment(number: int, player: int, on: date, amount: float = 2.5) -> Row:
@@ -169,13 +208,18 @@ def by_player(table: str) -> dict[str, dict[date, Row]]:
     for row in rows(table):
         at = row["event_timestamp"].astimezone(UTC).date()
         assert at not in found.setdefault(row["player"], {})
-        found[row["player"]][at] = {name: value for name, value in row.items() if name not in ("player", "event_timestamp")}
+        found[row["player"]][at] = {
+            name: value for name, value in row.items() if name not in ("player", "event_timestamp")
+        }
     return found
 
 
 def check(arcade: Arcade, horizon: date, first: date = START) -> None:
     """Every feature at every midnight, up to the horizon: the newest row at or before it."""
-    views: dict[str, Callable[[str, date], Row | None]] = {"gold.player_rounds": arcade.rounds, "gold.player_payments": arcade.paid}
+    views: dict[str, Callable[[str, date], Row | None]] = {
+        "gold.player_rounds": arcade.rounds,
+        "gold.player_payments": arcade.paid,
+    }
     for table, oracle in views.items():
         found = by_player(table)
         for player in PLAYERS:
@@ -235,7 +279,9 @@ def test_late_rows_and_corrections_change_what_they_concern(arcade: Arcade) -> N
     reports = run(end)
     check(arcade, end)
     assert reports["gold.player_payments"].status == reports["gold.tier_takings"].status == PUBLISHED
-    arcade.play(START + 3 * DAY, play(2, 0, noon(START), game="chess", mode="ranked", seconds=5, stake=99.0))  # once more, on the same day
+    arcade.play(
+        START + 3 * DAY, play(2, 0, noon(START), game="chess", mode="ranked", seconds=5, stake=99.0)
+    )  # once more, on the same day
     run(end)
     check(arcade, end)
 

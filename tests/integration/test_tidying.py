@@ -1,4 +1,6 @@
-"""`optimize` and `vacuum` on a published lake: what a release pins stays readable, no row changes, and nothing is computed anew."""
+"""`optimize` and `vacuum` on a published lake: what a release pins stays readable, no row changes, and nothing is
+computed anew.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,19 @@ TABLE = "silver.transactions"
 
 @pytest.fixture(scope="module")
 def three_releases(published_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with three runs and three releases, each of which replaced what the one before had published. Copy it, do not write to it."""
+    """A home with three runs and three releases, each of which replaced what the one before had published. Copy it, do
+    not write to it.
+    """
     path = tmp_path_factory.mktemp("three")
     with pytest.MonkeyPatch.context() as patch:
         set_home(path, patch)
         shop = copy_home(published_home, path)
         shop.land("transactions", [purchase(3), purchase(4, at="2017-03-02 09:00")], "2017-03-02")
-        shop.land("products", [{"product_id": 7, "manufacturer_id": 5, "department": "GROCERY", "brand": "National"}], "2017-03-02")
+        shop.land(
+            "products",
+            [{"product_id": 7, "manufacturer_id": 5, "department": "GROCERY", "brand": "National"}],
+            "2017-03-02",
+        )
         pipeline.run_all("2017-03-01", "2017-03-03", "second")
         shop.land("transactions", [purchase(5)], "2017-03-03")
         pipeline.run_all("2017-03-01", "2017-03-04", "third")
@@ -48,7 +56,11 @@ def lake(home: Path, three_releases: Path) -> Shop:
 
 def pinned() -> dict[tuple[int, str], list[dict[str, Any]]]:
     """All rows of all tables of all releases."""
-    return {(number, name): rows(name, version=version) for number in release.numbers() for name, version in release.read(number).tables.items()}
+    return {
+        (number, name): rows(name, version=version)
+        for number in release.numbers()
+        for name, version in release.read(number).tables.items()
+    }
 
 
 def published() -> dict[str, list[dict[str, Any]]]:
@@ -92,7 +104,9 @@ def test_versions_that_no_release_pins_go(lake: Shop) -> None:
 
 def test_a_release_of_a_table_that_was_removed_pins_nothing(lake: Shop) -> None:
     identity = delta.id_of(TABLE)
-    assert release.pinned_versions(TABLE, identity) == sorted({release.read(number).tables[TABLE] for number in (1, 2, 3)})
+    assert release.pinned_versions(TABLE, identity) == sorted(
+        {release.read(number).tables[TABLE] for number in (1, 2, 3)}
+    )
     assert release.pinned_versions(TABLE, "another") == []
     assert release.pinned_versions("bronze.transactions", delta.id_of("bronze.transactions")) == []
 
@@ -108,7 +122,9 @@ def test_nothing_is_out_of_date_after_both(lake: Shop, run: Callable) -> None:
     assert {report.status for report in run("2017-03-01", "2017-03-04").values()} == {"unchanged"}
 
 
-def test_what_comes_after_both_is_what_would_have_come(lake: Shop, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_comes_after_both_is_what_would_have_come(
+    lake: Shop, run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in maintenance.published_tables():
         maintenance.optimize(name)
         maintenance.vacuum(name, NOW, delete=True)

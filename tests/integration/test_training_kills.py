@@ -1,4 +1,6 @@
-"""Killed at every step on which a training set is kept: either it is there, whole, or there is none, and the next attempt makes it."""
+"""Killed at every step on which a training set is kept: either it is there, whole, or there is none, and the next
+attempt makes it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from lake import manifest, settings
 from lake.release import Release
 
 ROWS = pa.table({"customer_id": [1, 2], "spend": [1.5, None]})
-SERVICE = Service("tiny", {"spend": Column("activity:spend", pa.float64(), ())}, (), (), frozenset(), {"service tiny": "abc"})
+SERVICE = Service(
+    "tiny", {"spend": Column("activity:spend", pa.float64(), ())}, (), (), frozenset(), {"service tiny": "abc"}
+)
 SCRIPT = """
 import json, os, signal, sys
 from lake import files, storage
@@ -55,7 +59,16 @@ print(json.dumps(step - 1))
 def keep() -> None:
     """What comes after the join; without Git, which takes longer than all of it."""
     with patch.object(sets.code, "_commit", lambda: None):
-        sets._keep("kept", ROWS.select(["customer_id"]), ROWS, SERVICE, Release(1, "", "", {}), (), knowledge_time=False, seed=None)
+        sets._keep(
+            "kept",
+            ROWS.select(["customer_id"]),
+            ROWS,
+            SERVICE,
+            Release(1, "", "", {}),
+            (),
+            knowledge_time=False,
+            seed=None,
+        )
 
 
 def test_killed_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

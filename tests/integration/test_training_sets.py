@@ -1,4 +1,6 @@
-"""A training set of a small shop comes again byte for byte after all that can befall a lake, and a vacuum spares what it needs, unless it is told not to."""
+"""A training set of a small shop comes again byte for byte after all that can befall a lake, and a vacuum spares what
+it needs, unless it is told not to.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,11 @@ def two_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         set_home(path, patch)
         shop = Shop.open(path / "landing")
-        shop.land("transactions", [purchase(3, at="2017-03-02 09:00"), purchase(4, product=2, customer=2, at="2017-03-02 10:00")], "2017-03-02")
+        shop.land(
+            "transactions",
+            [purchase(3, at="2017-03-02 09:00"), purchase(4, product=2, customer=2, at="2017-03-02 10:00")],
+            "2017-03-02",
+        )
         pipeline.run_all("2017-03-01", "2017-03-03", "first")
         training.create(LABELS, SERVICE, "kept", seed=1)
     return path
@@ -74,7 +80,9 @@ def tidy(**options: object) -> int:
     return sum(maintenance.vacuum(name, NOW, delete=True, **options).gone for name in maintenance.published_tables())  # type: ignore[arg-type]
 
 
-def test_after_later_days_late_files_corrections_and_tidying_it_is_the_same(went_on: Shop, two_days: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_later_days_late_files_corrections_and_tidying_it_is_the_same(
+    went_on: Shop, two_days: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as as_it_was:
         as_it_was.setenv("MILLRACE_HOME", str(two_days))
         before, then = file(), training.read("kept")
@@ -103,7 +111,10 @@ def test_without_the_manifest_the_vacuum_would_have_taken_them(went_on: Shop) ->
     assert training.rebuild("kept").same_file
     assert needed.isdisjoint(maintenance.pinned_versions(GOLD, forgotten=["kept"]))
     assert tidy(forgotten=["kept"]) > 0
-    with pytest.raises(training.VersionGoneError, match=r"^training set kept needs version \d of gold\.\w+, which is gone: .* by the vacuum that made version"):
+    with pytest.raises(
+        training.VersionGoneError,
+        match=r"^training set kept needs version \d of gold\.\w+, which is gone: .* by the vacuum that made version",
+    ):
         training.rebuild("kept")
     assert training.read("kept").num_rows == manifest.read("kept").rows
 
@@ -126,10 +137,14 @@ def told(capsys: Out, *arguments: str, rc: int = 0) -> str:
     return err if rc else out
 
 
-def test_vacuum_lets_old_releases_go_and_training_sets_only_by_name(went_on: Shop, capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vacuum_lets_old_releases_go_and_training_sets_only_by_name(
+    went_on: Shop, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cli, "_days", lambda _: NOW)
     assert "there is no release 9" in told(capsys, "vacuum", "--forget-releases-before", "9", "--delete", rc=1)
-    assert "there is no training set kapt. Did you mean kept?" in told(capsys, "vacuum", "--forget-training-set", "kapt", rc=1)
+    assert "there is no training set kapt. Did you mean kept?" in told(
+        capsys, "vacuum", "--forget-training-set", "kapt", rc=1
+    )
     newest = release.read().number
     foretold = told(capsys, "vacuum", "--forget-releases-before", str(newest)).splitlines()[-1]
     assert release.numbers() == [*range(1, newest + 1)]
@@ -138,23 +153,42 @@ def test_vacuum_lets_old_releases_go_and_training_sets_only_by_name(went_on: Sho
     assert release.numbers() == [newest]
     assert foretold.split()[0] == removed.splitlines()[-1].split()[0] != "0"
     assert training.rebuild("kept").same_file
-    assert not told(capsys, "vacuum", "--days", "1", "--forget-training-set", "kept", "--delete").endswith("\n0 files deleted\n")
+    assert not told(capsys, "vacuum", "--days", "1", "--forget-training-set", "kept", "--delete").endswith(
+        "\n0 files deleted\n"
+    )
     assert "VersionGoneError: training set kept needs version" in told(capsys, "training-set", "rebuild", "kept", rc=1)
 
 
 def test_create_list_show_rebuild_and_leaks(lake: Shop, capsys: Out) -> None:
-    made = told(capsys, "training-set", "create", "--name", "cli", "--labels", LABELS, "--service", SERVICE, "--knowledge-time", "--seed", "3")
+    made = told(
+        capsys,
+        "training-set",
+        "create",
+        "--name",
+        "cli",
+        "--labels",
+        LABELS,
+        "--service",
+        SERVICE,
+        "--knowledge-time",
+        "--seed",
+        "3",
+    )
     assert made.endswith(f"Training set cli: {manifest.read('cli').rows} rows at {manifest.table_path('cli')}\n")
     listed = [line.split() for line in told(capsys, "training-set", "list").splitlines() if line.strip()]
     assert [line[0] for line in listed[-2:]] == ["cli", "kept"]
     assert "each label's own, up to 1" in told(capsys, "training-set", "show", "cli")
     assert json.loads(told(capsys, "training-set", "show", "cli", "--json"))["seed"] == 3
-    assert told(capsys, "training-set", "rebuild", "kept", "--check").endswith("the same values as when it was made, and the same file byte for byte\n")
+    assert told(capsys, "training-set", "rebuild", "kept", "--check").endswith(
+        "the same values as when it was made, and the same file byte for byte\n"
+    )
     assert told(capsys, "training-set", "leaks", "cli").endswith("Every value was known at label time.\n")
     leaks = json.loads(told(capsys, "training-set", "leaks", "kept", "--json"))
     assert (leaks["found"], leaks["unheard"]) == (True, leaks["rows"])
     (manifest.table_path("kept") / sets.FILE).unlink()
-    assert "was lost or altered: rebuild it without --check" in told(capsys, "training-set", "rebuild", "kept", "--check")
+    assert "was lost or altered: rebuild it without --check" in told(
+        capsys, "training-set", "rebuild", "kept", "--check"
+    )
     assert told(capsys, "training-set", "rebuild", "kept").endswith("was put back\n")
     assert delta.version_of(GOLD) == release.read().tables[GOLD]
 
@@ -162,8 +196,13 @@ def test_create_list_show_rebuild_and_leaks(lake: Shop, capsys: Out) -> None:
 def test_what_cannot_be_made_is_a_sentence(lake: Shop, capsys: Out) -> None:
     create = ("training-set", "create", "--name", "bad", "--service", SERVICE, "--labels")
     assert told(capsys, *create, "nowhere.parquet", rc=1).startswith("LabelError: there is no file nowhere.parquet")
-    assert told(capsys, *create, LABELS, "--release", "5", rc=1) == "ReleaseError: there is no release 5. Known: 1 to 1\n"
-    assert told(capsys, "training-set", "show", "bad", rc=1) == "ManifestError: there is no training set bad. There are: kept\n"
+    assert (
+        told(capsys, *create, LABELS, "--release", "5", rc=1) == "ReleaseError: there is no release 5. Known: 1 to 1\n"
+    )
+    assert (
+        told(capsys, "training-set", "show", "bad", rc=1)
+        == "ManifestError: there is no training set bad. There are: kept\n"
+    )
     assert not Path(settings.lake() / "training" / "bad").exists()
 
 
@@ -175,16 +214,27 @@ def test_the_dag_makes_one_and_checks_it(lake: Shop, capsys: Out, monkeypatch: p
 
     from millrace import tasks
 
-    params = {"name": "by_dag", "labels": LABELS, "service": SERVICE, "release": None, "knowledge_time": False, "seed": 5}
+    params = {
+        "name": "by_dag",
+        "labels": LABELS,
+        "service": SERVICE,
+        "release": None,
+        "knowledge_time": False,
+        "seed": 5,
+    }
     made = tasks.create_training_set(params, SimpleNamespace(conf=params))
     assert json.loads(json.dumps(made))["seed"] == 5
     assert tasks.check_leaks(made["name"])["rows"] == made["rows"]
     assert "labels lie before the first release" in capsys.readouterr().out
-    with pytest.raises(AirflowFailException, match=r"^unknown param servce\. This DAG takes name, labels, .*Did you mean service\?$"):
+    with pytest.raises(
+        AirflowFailException, match=r"^unknown param servce\. This DAG takes name, labels, .*Did you mean service\?$"
+    ):
         tasks.create_training_set(params, SimpleNamespace(conf={"servce": "x"}))
     (lake.root.parent / "labels.csv").write_text("customer_id,product_id,event_timestamp\n1,1,2017-03-02\n")
     outside = params | {"name": "outside", "labels": str(lake.root.parent / "labels.csv")}
-    with pytest.raises(AirflowFailException, match=r"^labels are '.*labels\.csv', and there is no such file in the folder of labels"):
+    with pytest.raises(
+        AirflowFailException, match=r"^labels are '.*labels\.csv', and there is no such file in the folder of labels"
+    ):
         tasks.create_training_set(outside, SimpleNamespace(conf=outside))
     settings.labels().mkdir()
     (lake.root.parent / "labels.csv").rename(settings.labels() / "labels.csv")

@@ -1,7 +1,8 @@
 """Each gold transform on small hostile sets of purchases, compared with the catalogue's sentences at every midnight.
 
-The oracle is a plain loop over the purchases before t; the transforms under test are called as staging calls them, with the history that
-`windows.history_for` names, so that what is proven of the whole is proven of every way to cut it into runs.
+The oracle is a plain loop over the purchases before t; the transforms under test are called as staging calls them, with
+the history that `windows.history_for` names, so that what is proven of the whole is proven of every way to cut it into
+runs.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ TRANSACTIONS = pa.schema(
     ]
 )
 PROMOTIONS = pa.schema(
-    [*((name, pa.int64()) for name in ("product_id", "store_id", "week")), *((name, pa.string()) for name in ("display_location", "mailer_location"))]
+    [
+        *((name, pa.int64()) for name in ("product_id", "store_id", "week")),
+        *((name, pa.string()) for name in ("display_location", "mailer_location")),
+    ]
 )
 Row = dict[str, Any]
 
@@ -102,7 +106,9 @@ class Promotion:
 
 @dataclass(frozen=True)
 class Shop:
-    """What was bought and promoted, and where the year is cut into runs: offsets in days, each kept as a single midnight or not."""
+    """What was bought and promoted, and where the year is cut into runs: offsets in days, each kept as a single
+    midnight or not.
+    """
 
     lines: tuple[Line, ...]
     promotions: tuple[Promotion, ...]
@@ -159,9 +165,13 @@ def _line(basket: int, at: datetime, **other: Any) -> Line:
 
 LEAP = datetime(2016, 2, 28, tzinfo=UTC)
 NOTHING = Shop((), (), ())
-SPANNING = Shop((_line(1, LEAP + DAY - timedelta(seconds=1)), _line(1, LEAP + DAY, product_id=2)), (), ((0, True), (8, True)))
+SPANNING = Shop(
+    (_line(1, LEAP + DAY - timedelta(seconds=1)), _line(1, LEAP + DAY, product_id=2)), (), ((0, True), (8, True))
+)
 """One basket, paid before and after a midnight: it counts once, and leaves when its later day does."""
-EXACTLY = Shop(tuple(_line(n, LEAP + n * 90 * DAY) for n in range(3)), (Promotion(1, 10, 1, "0", "A"),), ((91, True), (182, True)))
+EXACTLY = Shop(
+    tuple(_line(n, LEAP + n * 90 * DAY) for n in range(3)), (Promotion(1, 10, 1, "0", "A"),), ((91, True), (182, True))
+)
 """One purchase enters at the midnight at which another leaves."""
 RETURNS = Shop(
     tuple(
@@ -172,19 +182,31 @@ RETURNS = Shop(
     (),
     ((7, True), (8, True), (9, True)),
 )
-"""A buyer who comes back just before it leaves a window, as it leaves, and just after: present all along, or counted anew."""
+"""A buyer who comes back just before it leaves a window, as it leaves, and just after: present all along, or counted
+anew.
+"""
 LONG_BASKETS = Shop(
-    tuple(_line(n, LEAP + half * gap * DAY, product_id=half, customer_id=n) for n, gap in enumerate((6, 7, 8, 29, 30, 31, 89, 90, 91), 1) for half in (0, 1)),
+    tuple(
+        _line(n, LEAP + half * gap * DAY, product_id=half, customer_id=n)
+        for n, gap in enumerate((6, 7, 8, 29, 30, 31, 89, 90, 91), 1)
+        for half in (0, 1)
+    ),
     (),
     ((30, True), (31, True), (32, True)),
 )
 """The same for a basket, paid in two halves."""
 REMEMBERED = Shop(
-    tuple(_line(10 * n + half, LEAP + half * gap * DAY, product_id=n) for n, gap in enumerate((1, 60, 363, 364, 365, 366, 730), 1) for half in (0, 1)),
+    tuple(
+        _line(10 * n + half, LEAP + half * gap * DAY, product_id=n)
+        for n, gap in enumerate((1, 60, 363, 364, 365, 366, 730), 1)
+        for half in (0, 1)
+    ),
     (),
     ((365, True), (366, True)),
 )
-"""A purchase that is just remembered when the next one comes, and one that just is not; single midnights and long runs."""
+"""A purchase that is just remembered when the next one comes, and one that just is not; single midnights and long
+runs.
+"""
 FREE = Shop((_line(1, LEAP, quantity=0, sales_value=Decimal("0.00")),), (Promotion(1, 10, 1, "5", "0"),), ())
 
 
@@ -206,21 +228,35 @@ def _share(part: Decimal | int, whole: Decimal | int) -> float:
 
 def activity(lines: Sequence[Line], t: datetime, _: Shop) -> Row:
     month = _within(lines, t, 30)
-    row: Row = {"discount_share_30d": _share(_sum(month, "discount"), _sum(month, "sales_value") + _sum(month, "discount"))}
+    row: Row = {
+        "discount_share_30d": _share(_sum(month, "discount"), _sum(month, "sales_value") + _sum(month, "discount"))
+    }
     for w in (7, 30, 90):
         window = _within(lines, t, w)
-        row |= {f"spend_{w}d": _sum(window, "sales_value"), f"items_{w}d": _sum(window, "quantity"), f"baskets_{w}d": len({one.basket_id for one in window})}
+        row |= {
+            f"spend_{w}d": _sum(window, "sales_value"),
+            f"items_{w}d": _sum(window, "quantity"),
+            f"baskets_{w}d": len({one.basket_id for one in window}),
+        }
     return row | {"last_basket_at": max(one.transaction_at for one in lines if one.transaction_at < t)}
 
 
 def popularity(lines: Sequence[Line], t: datetime, shop: Shop) -> Row:
-    shown = {(one.product_id, one.store_id, one.week) for one in shop.promotions if one.display_location != "0" or one.mailer_location != "0"}
+    shown = {
+        (one.product_id, one.store_id, one.week)
+        for one in shop.promotions
+        if one.display_location != "0" or one.mailer_location != "0"
+    }
     month = _within(lines, t, 28)
     promoted = [one for one in month if (one.product_id, one.store_id, one.week) in shown]
     row: Row = {"promoted_share_28d": _share(_sum(promoted, "quantity"), _sum(month, "quantity"))}
     for w in (7, 28):
         window = _within(lines, t, w)
-        row |= {f"units_{w}d": _sum(window, "quantity"), f"buyers_{w}d": len({one.customer_id for one in window}), f"revenue_{w}d": _sum(window, "sales_value")}
+        row |= {
+            f"units_{w}d": _sum(window, "quantity"),
+            f"buyers_{w}d": len({one.customer_id for one in window}),
+            f"revenue_{w}d": _sum(window, "sales_value"),
+        }
     return row
 
 
@@ -293,12 +329,20 @@ def whole(shop: Shop) -> Interval:
 def runs(shop: Shop) -> list[tuple[Interval, ...]]:
     """The midnights cut into three runs: those kept single, and the pieces between them by turns."""
     midnights = whole(shop)
-    single = {midnights.start + offset * DAY for offset, alone in shop.cuts if alone and midnights.start + offset * DAY in midnights}
+    single = {
+        midnights.start + offset * DAY
+        for offset, alone in shop.cuts
+        if alone and midnights.start + offset * DAY in midnights
+    }
     edges = {midnights.start + offset * DAY for offset, _ in shop.cuts} | single | {one + DAY for one in single}
     edges = sorted({one for one in edges if one in midnights} | {midnights.start, midnights.end})
     pieces = [Interval(low, high) for low, high in pairwise(edges)]
     between = [one for one in pieces if one.start not in single]
-    return [one for one in (merged(Interval(day, day + DAY) for day in single), merged(between[::2]), merged(between[1::2])) if one]
+    return [
+        one
+        for one in (merged(Interval(day, day + DAY) for day in single), merged(between[::2]), merged(between[1::2]))
+        if one
+    ]
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.table.name)
@@ -339,7 +383,9 @@ class TestAView:
     @hostile_twice
     @given(shop=shops(), which=st.integers(0, 15))
     def test_changes_at_no_other_midnights_than_it_says(self, view: View, shop: Shop, which: int) -> None:
-        """Without one purchase, rows differ only within `midnights_changed_by` its day: that is what an increment computes anew."""
+        """Without one purchase, rows differ only within `midnights_changed_by` its day: that is what an increment
+        computes anew.
+        """
         if not shop.lines:
             return
         gone = shop.lines[which % len(shop.lines)]
@@ -349,7 +395,9 @@ class TestAView:
         for key in {*before, *after}:
             old, new = before.get(key, {}), after.get(key, {})
             differ = {t for t in {*old, *new} if old.get(t) != new.get(t)}
-            assert all(t.date() in concerned for t in differ), f"{key}: {sorted(differ)} changed, {concerned} was to be computed anew"
+            assert all(t.date() in concerned for t in differ), (
+                f"{key}: {sorted(differ)} changed, {concerned} was to be computed anew"
+            )
 
 
 def _moves(view: View, lines: Sequence[Line], midnights: Interval) -> set[datetime]:

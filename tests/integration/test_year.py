@@ -1,4 +1,6 @@
-"""The whole sample after one run, against the oracle and against counts that DuckDB takes from the package's own files."""
+"""The whole sample after one run, against the oracle and against counts that DuckDB takes from the package's own
+files.
+"""
 
 from __future__ import annotations
 
@@ -45,13 +47,18 @@ MONEY = ("sales_value", "retail_disc", "coupon_disc", "coupon_match_disc")
 
 @pytest.fixture
 def con(year: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB with a view over each table of the lake (`silver_transactions`) and each file of the package (`raw_transactions`)."""
+    """DuckDB with a view over each table of the lake (`silver_transactions`) and each file of the package
+    (`raw_transactions`).
+    """
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for table in catalog.tables():
             connection.execute(f"CREATE VIEW {table.layer}_{table.name} AS FROM read_parquet({_files(table)})")
         for table in catalog.tables(Layer.BRONZE):
-            connection.execute(f"CREATE VIEW raw_{table.name} AS FROM read_parquet('{oracle.DATA}/{SOURCES.get(table.name, table.name)}.parquet')")
+            connection.execute(
+                f"CREATE VIEW raw_{table.name} AS FROM"
+                f" read_parquet('{oracle.DATA}/{SOURCES.get(table.name, table.name)}.parquet')"
+            )
         yield connection
 
 
@@ -67,7 +74,9 @@ def _one(con: duckdb.DuckDBPyConnection, sql: str) -> Any:
 def _gold(con: duckdb.DuckDBPyConnection, view: str, asked: pd.DataFrame) -> pa.Table:
     """The rows of the asked entities."""
     keys = ", ".join(oracle.KEYS[view])
-    con.register("asked_keys", pa.Table.from_pandas(asked[list(oracle.KEYS[view])].drop_duplicates(), preserve_index=False))
+    con.register(
+        "asked_keys", pa.Table.from_pandas(asked[list(oracle.KEYS[view])].drop_duplicates(), preserve_index=False)
+    )
     return con.sql(f"FROM gold_{view} SEMI JOIN asked_keys USING ({keys})").to_arrow_table()
 
 
@@ -79,7 +88,9 @@ def _gold(con: duckdb.DuckDBPyConnection, view: str, asked: pd.DataFrame) -> pa.
 def test_features_are_right_at_random_midnights(con: duckdb.DuckDBPyConnection, view: str, seed: int) -> None:
     asked = oracle.sample(view, 600, seed)
     actual = oracle.as_of(_gold(con, view, asked), asked)
-    assert 100 < len(actual) < len(asked), "the sample must hold answers, and entities asked for before their first purchase"
+    assert 100 < len(actual) < len(asked), (
+        "the sample must hold answers, and entities asked for before their first purchase"
+    )
     assert oracle.differences(view, ANSWERS[view](asked), actual).empty
 
 
@@ -90,7 +101,11 @@ def test_features_are_right_around_every_midnight_of_a_few_entities(con: duckdb.
     midnights = pd.DataFrame({"event_timestamp": pd.date_range(START, END, tz="UTC", unit="us")})
     asked = few.drop_duplicates().merge(midnights, how="cross")
     gold = _gold(con, view, asked)
-    idle = len(asked.merge(gold.to_pandas(), how="left", indicator=True, on=[*oracle.KEYS[view], "event_timestamp"]).query("_merge == 'left_only'"))
+    idle = len(
+        asked.merge(gold.to_pandas(), how="left", indicator=True, on=[*oracle.KEYS[view], "event_timestamp"]).query(
+            "_merge == 'left_only'"
+        )
+    )
     assert idle > 100
     assert oracle.differences(view, ANSWERS[view](asked), oracle.as_of(gold, asked)).empty
 
@@ -100,7 +115,8 @@ def test_features_are_right_at_the_last_midnight(con: duckdb.DuckDBPyConnection,
     """Among them entities that have not bought for longer than their longest window: those are 0."""
     asked = oracle.sample(view, 3000, 3).assign(event_timestamp=LAST).drop_duplicates(ignore_index=True)
     actual = oracle.as_of(_gold(con, view, asked), asked)
-    longest = f"{'purchases' if view == 'customer_product' else 'baskets' if view == 'customer_activity' else 'buyers'}_{max(oracle.WINDOWS[view])}d"
+    counted = {"customer_product": "purchases", "customer_activity": "baskets"}.get(view, "buyers")
+    longest = f"{counted}_{max(oracle.WINDOWS[view])}d"
     assert (actual[longest] == 0).sum() > 10
     assert (actual[longest] > 0).sum() > 10
     assert oracle.differences(view, ANSWERS[view](asked), actual).empty
@@ -113,12 +129,18 @@ def test_profiles_are_known_from_their_snapshot_on(con: duckdb.DuckDBPyConnectio
     asked = everyone.merge(pd.DataFrame({"event_timestamp": moments}), how="cross")
     asked["event_timestamp"] = asked["event_timestamp"].dt.as_unit("us")
     expected = oracle.customer_profile(asked)
-    assert len(expected) == 2 * _one(con, "SELECT count(*) FROM raw_demographics SEMI JOIN raw_transactions USING (household_id)")
-    assert oracle.differences("customer_profile", expected, oracle.as_of(_gold(con, "customer_profile", asked), asked)).empty
+    assert len(expected) == 2 * _one(
+        con, "SELECT count(*) FROM raw_demographics SEMI JOIN raw_transactions USING (household_id)"
+    )
+    assert oracle.differences(
+        "customer_profile", expected, oracle.as_of(_gold(con, "customer_profile", asked), asked)
+    ).empty
 
 
 @pytest.mark.parametrize("view", WINDOWED)
-def test_rows_are_at_the_midnights_at_which_a_window_changes_and_no_others(con: duckdb.DuckDBPyConnection, view: str) -> None:
+def test_rows_are_at_the_midnights_at_which_a_window_changes_and_no_others(
+    con: duckdb.DuckDBPyConnection, view: str
+) -> None:
     expected = oracle.rows(view)
     con.register("expected", pa.Table.from_pandas(expected, preserve_index=False))
     on = ", ".join((*oracle.KEYS[view], "event_timestamp"))
@@ -129,7 +151,11 @@ def test_rows_are_at_the_midnights_at_which_a_window_changes_and_no_others(con: 
 
 
 def test_the_oracle_counts_what_the_hand_written_script_counted() -> None:
-    assert oracle.expected_row_counts() == {"customer_activity": 329_409, "product_popularity": 2_357_263, "customer_product": 2_555_587}
+    assert oracle.expected_row_counts() == {
+        "customer_activity": 329_409,
+        "product_popularity": 2_357_263,
+        "customer_product": 2_555_587,
+    }
 
 
 # --- silver and bronze against the package's files
@@ -158,7 +184,10 @@ def test_bronze_holds_every_row_of_the_source_once(con: duckdb.DuckDBPyConnectio
     assert _account(table) == RowAccount(rows, rows, 0, 0)
     ours = ", ".join(column.name for column in table.columns if not column.name.startswith("_"))
     theirs = ", ".join(_as_in_bronze(column) for column in table.columns if not column.name.startswith("_"))
-    sums = [_one(con, f"SELECT sum(hash({ours})::HUGEINT) FROM ({sql})") for sql in (f"FROM bronze_{table.name}", f"SELECT {theirs} FROM raw_{table.name}")]
+    sums = [
+        _one(con, f"SELECT sum(hash({ours})::HUGEINT) FROM ({sql})")
+        for sql in (f"FROM bronze_{table.name}", f"SELECT {theirs} FROM raw_{table.name}")
+    ]
     assert sums[0] == sums[1], "the same number of rows, but not the same rows"
 
 
@@ -188,7 +217,10 @@ def test_unknown_products_and_zero_quantities_are_warnings_that_say_how_many(con
     unknown = _one(con, "SELECT count(*) FROM raw_transactions ANTI JOIN raw_products USING (product_id)")
     nothing = _one(con, "SELECT count(*) FROM raw_transactions WHERE quantity = 0")
     assert (unknown, nothing) == (4_836, 8_869)
-    assert _failed("silver.transactions") == {"Broken when product_id is not in silver.products": unknown, "Broken when quantity is 0": nothing}
+    assert _failed("silver.transactions") == {
+        "Broken when product_id is not in silver.products": unknown,
+        "Broken when quantity is 0": nothing,
+    }
 
 
 def _account(table: Table) -> RowAccount:
@@ -208,33 +240,48 @@ def _failed(qualified: str) -> dict[str, int]:
 
 def test_money_is_exact_from_silver_on(con: duckdb.DuckDBPyConnection) -> None:
     """The sums equal those of the raw doubles, each rounded to cents on its decimal text."""
-    raw = con.execute(f"SELECT {', '.join(f'sum(CAST(CAST({name} AS VARCHAR) AS DECIMAL(12, 2)))' for name in MONEY)} FROM raw_transactions").fetchone()
+    raw = con.execute(
+        f"SELECT {', '.join(f'sum(CAST(CAST({name} AS VARCHAR) AS DECIMAL(12, 2)))' for name in MONEY)} FROM"
+        " raw_transactions"
+    ).fetchone()
     silver = con.execute(f"SELECT {', '.join(f'sum({name})' for name in MONEY)} FROM silver_transactions").fetchone()
     assert raw == silver
     assert all(isinstance(amount, Decimal) and amount > 0 for amount in silver or ())
     for layer in (Layer.SILVER, Layer.GOLD):
         for table in catalog.tables(layer):
-            kinds = dict(con.execute(f"SELECT column_name, column_type FROM (DESCRIBE {layer}_{table.name})").fetchall())
+            kinds = dict(
+                con.execute(f"SELECT column_name, column_type FROM (DESCRIBE {layer}_{table.name})").fetchall()
+            )
             doubles = {name for name, kind in kinds.items() if kind in ("DOUBLE", "FLOAT")}
             assert all("_share_" in name for name in doubles), f"{table.qualified}: {doubles}"
 
 
 def test_instants_are_the_source_s_read_as_utc(con: duckdb.DuckDBPyConnection) -> None:
     joined = "silver_transactions JOIN raw_transactions USING (basket_id, product_id)"
-    assert _one(con, f"SELECT count(*) FROM {joined} WHERE transaction_at = transaction_timestamp AT TIME ZONE 'UTC'") == 1_469_307
+    assert (
+        _one(con, f"SELECT count(*) FROM {joined} WHERE transaction_at = transaction_timestamp AT TIME ZONE 'UTC'")
+        == 1_469_307
+    )
 
 
 @pytest.mark.parametrize("table", catalog.tables(Layer.BRONZE), ids=lambda table: table.name)
-def test_bronze_says_of_each_row_from_which_file_it_came_and_when(con: duckdb.DuckDBPyConnection, year: Path, table: Table) -> None:
+def test_bronze_says_of_each_row_from_which_file_it_came_and_when(
+    con: duckdb.DuckDBPyConnection, year: Path, table: Table
+) -> None:
     landed = year / "landing"
     found = con.execute(
-        f"SELECT _file, _file_hash, _landed_date, count(*), min(_loaded_at), max(_loaded_at) FROM bronze_{table.name} GROUP BY ALL ORDER BY ALL"
+        f"SELECT _file, _file_hash, _landed_date, count(*), min(_loaded_at), max(_loaded_at) FROM bronze_{table.name}"
+        " GROUP BY ALL ORDER BY ALL"
     ).fetchall()
-    assert [row[0] for row in found] == sorted(str(path.relative_to(landed)) for path in (landed / table.name).rglob("*.*"))
+    assert [row[0] for row in found] == sorted(
+        str(path.relative_to(landed)) for path in (landed / table.name).rglob("*.*")
+    )
     for name, _, day, rows, first, last in found:
         path = landed / name
         assert name.split("/")[:2] == [table.name, str(day)]
-        assert rows == (pq.read_metadata(path).num_rows if path.suffix == ".parquet" else len(path.read_text().splitlines()) - 1)
+        assert rows == (
+            pq.read_metadata(path).num_rows if path.suffix == ".parquet" else len(path.read_text().splitlines()) - 1
+        )
         assert first == last
         assert datetime.fromtimestamp(path.stat().st_mtime, UTC) <= first <= datetime.now(UTC)
     for name, digest, *_ in found[:: max(1, len(found) // 5)]:
@@ -256,22 +303,32 @@ def test_a_delta_table_is_as_its_contract_says(table: Table) -> None:
         assert field["metadata"]["comment"] == (f"{column.doc} [{column.unit}]" if column.unit else column.doc)
         assert field["metadata"]["pii"] == column.pii.value
     assert found.metadata().name == table.qualified
-    assert {table.doc, table.grain, table.owner} == {part for part in (table.doc, table.grain, table.owner) if part in found.metadata().description}
+    assert {table.doc, table.grain, table.owner} == {
+        part for part in (table.doc, table.grain, table.owner) if part in found.metadata().description
+    }
 
 
 @pytest.mark.parametrize("table", catalog.tables(), ids=lambda table: table.qualified)
 def test_data_files_hold_what_the_contract_and_the_log_say(con: duckdb.DuckDBPyConnection, table: Table) -> None:
     """No NULL in a required column; keys are unique; the log's row counts are true."""
     found = DeltaTable(str(settings.table_path(table.qualified)))
-    counts = {name: _one(con, f"SELECT count(*) FROM {table.layer}_{table.name} WHERE {name} IS NULL") for name in _required(table)}
+    counts = {
+        name: _one(con, f"SELECT count(*) FROM {table.layer}_{table.name} WHERE {name} IS NULL")
+        for name in _required(table)
+    }
     assert counts == dict.fromkeys(_required(table), 0)
     rows = _one(con, f"SELECT count(*) FROM {table.layer}_{table.name}")
     actions = pa.table(found.get_add_actions(flatten=True)).to_pylist()
     assert sum(action["num_records"] for action in actions) == rows > 0
     if table.key and rows < 5_000_000:
-        assert _one(con, f"SELECT count(*) FROM (SELECT DISTINCT {', '.join(table.key)} FROM {table.layer}_{table.name})") == rows
+        assert (
+            _one(con, f"SELECT count(*) FROM (SELECT DISTINCT {', '.join(table.key)} FROM {table.layer}_{table.name})")
+            == rows
+        )
     if table.time_column:
-        low, high = con.execute(f"SELECT min({table.time_column}), max({table.time_column}) FROM {table.layer}_{table.name}").fetchall()[0]
+        low, high = con.execute(
+            f"SELECT min({table.time_column}), max({table.time_column}) FROM {table.layer}_{table.name}"
+        ).fetchall()[0]
         extent = delta.extent(found, table)
         assert extent is not None
         assert (extent.start, extent.end) == (_day(low), _day(high) + timedelta(days=1))
@@ -289,15 +346,21 @@ def _day(moment: date | datetime) -> date:
 
 
 def test_a_rerun_of_the_year_changes_nothing(year: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a copy, so that the others' home stays as it is; the data files are shared by links, the logs and releases are not."""
+    """On a copy, so that the others' home stays as it is; the data files are shared by links, the logs and releases are
+    not.
+    """
     shutil.copytree(year / "landing", tmp_path / "landing", copy_function=_link)
     shutil.copytree(year / "lake", tmp_path / "lake", copy_function=_link)
     monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
     before, files = versions(), _tree(tmp_path / "lake")
     reports = pipeline.run_all(START, END, "again")
-    assert {report.table: report.status for report in reports} == {table.qualified: UNCHANGED for table in catalog.tables()}
+    assert {report.table: report.status for report in reports} == {
+        table.qualified: UNCHANGED for table in catalog.tables()
+    }
     assert {report.table: report.version for report in reports} == before == versions()
-    assert {report.table: report.account for report in reports} == {table.qualified: _account(table) for table in catalog.tables()}
+    assert {report.table: report.account for report in reports} == {
+        table.qualified: _account(table) for table in catalog.tables()
+    }
     assert release.numbers() == [1]
     assert _tree(tmp_path / "lake") == files
 
@@ -328,19 +391,27 @@ def store(year: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 NOON = datetime.combine(date.fromisoformat(END), time(12), UTC)
-RECENCY = {"days_since_last_basket": "last_basket_at", "days_since_last_purchase": "last_purchased_at", "days_since_memory_began": "memory_began_at"}
+RECENCY = {
+    "days_since_last_basket": "last_basket_at",
+    "days_since_last_purchase": "last_purchased_at",
+    "days_since_memory_began": "memory_began_at",
+}
 
 
 def _asked(size: int, seed: int, at: pd.Timestamp | None = None) -> pd.DataFrame:
     """Pairs that were bought at some time, and one customer and one product that never were."""
     asked = oracle.sample("customer_product", size, seed)
-    strangers = pd.DataFrame({"customer_id": [999_999, 1], "product_id": [819_063, 1], "event_timestamp": asked["event_timestamp"][:2]})
+    strangers = pd.DataFrame(
+        {"customer_id": [999_999, 1], "product_id": [819_063, 1], "event_timestamp": asked["event_timestamp"][:2]}
+    )
     asked = pd.concat([asked, strangers], ignore_index=True)
     return (asked.assign(event_timestamp=at) if at else asked).drop_duplicates(ignore_index=True)
 
 
 def _expected(asked: pd.DataFrame) -> dict[str, list[Any]]:
-    """Each feature of the service, in the order of `asked`, None where the oracle has no row; money and shares as doubles."""
+    """Each feature of the service, in the order of `asked`, None where the oracle has no row; money and shares as
+    doubles.
+    """
     joined = asked
     for view, answer in ANSWERS.items():
         keys = [*oracle.KEYS[view], "event_timestamp"]
@@ -359,15 +430,27 @@ def _plain(value: Any) -> Any:
 
 def _on_demand(expected: dict[str, list[Any]]) -> dict[str, list[float | None]]:
     """The features computed from the request's time, from the instants and weights that are expected."""
-    days = {name: [None if at is None else (NOON - at).total_seconds() / 86_400 for at in expected[moment]] for name, moment in RECENCY.items()}
+    days = {
+        name: [None if at is None else (NOON - at).total_seconds() / 86_400 for at in expected[moment]]
+        for name, moment in RECENCY.items()
+    }
     weights = zip(expected["memory_weight"], days["days_since_last_purchase"], strict=True)
-    return days | {"decayed_purchases": [None if weight is None or ago is None else weight / 2**20 * 2 ** (-ago / 60) for weight, ago in weights]}
+    return days | {
+        "decayed_purchases": [
+            None if weight is None or ago is None else weight / 2**20 * 2 ** (-ago / 60) for weight, ago in weights
+        ]
+    }
 
 
 def test_online_features_are_the_oracle_s_at_the_horizon(store: Any) -> None:
-    """Every feature of `recommendation_v1`, whole seconds of instants, for pairs of which many have not been bought for 90 days."""
+    """Every feature of `recommendation_v1`, whole seconds of instants, for pairs of which many have not been bought for
+    90 days.
+    """
     asked = _asked(400, 11, LAST)
-    entities = [{"customer_id": int(row.customer_id), "product_id": int(row.product_id), "request_time": NOON} for row in asked.itertuples()]
+    entities = [
+        {"customer_id": int(row.customer_id), "product_id": int(row.product_id), "request_time": NOON}
+        for row in asked.itertuples()
+    ]
     served = store.get_online_features(store.get_feature_service("recommendation_v1"), entities).to_dict()
     expected = _expected(asked)
     expected |= _on_demand(expected)
@@ -382,18 +465,26 @@ def test_online_features_are_the_oracle_s_at_the_horizon(store: Any) -> None:
 def test_historical_features_are_the_oracle_s(store: Any) -> None:
     asked = pd.concat([_asked(400, 12), _asked(100, 13, LAST)], ignore_index=True).drop_duplicates(ignore_index=True)
     labels = asked.assign(request_time=pd.Timestamp(NOON), label=range(len(asked)))
-    found = store.get_historical_features(labels, store.get_feature_service("recommendation_v1")).to_df().sort_values("label")
+    found = (
+        store.get_historical_features(labels, store.get_feature_service("recommendation_v1"))
+        .to_df()
+        .sort_values("label")
+    )
     assert found["label"].tolist() == labels["label"].tolist()
     expected = _expected(asked)
     expected |= _on_demand(expected)
     assert set(found.columns) - set(labels.columns) == set(expected)
     for name, values in expected.items():
         assert [_plain(value) for value in found[name]] == values, name
-    assert sum(value is None for value in expected["purchases_90d"]) > 20, "pairs must be asked for before their first purchase, too"
+    assert sum(value is None for value in expected["purchases_90d"]) > 20, (
+        "pairs must be asked for before their first purchase, too"
+    )
 
 
 def test_a_customer_s_value_does_not_need_a_product(store: Any) -> None:
-    customers = oracle.sample("customer_activity", 50, 5).assign(event_timestamp=LAST).drop_duplicates(ignore_index=True)
+    customers = (
+        oracle.sample("customer_activity", 50, 5).assign(event_timestamp=LAST).drop_duplicates(ignore_index=True)
+    )
     served = store.get_online_features(
         store.get_feature_service("customer_value_v1"), [{"customer_id": int(one)} for one in customers["customer_id"]]
     ).to_dict()

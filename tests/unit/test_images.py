@@ -101,7 +101,11 @@ def test_no_secret_is_a_variable_or_an_argument(name: str) -> None:
 @every_service
 def test_a_service_gets_the_secrets_that_it_reads_and_no_others(name: str) -> None:
     service = SERVICES[name]
-    read = {value.removeprefix("/run/secrets/") for variable, value in variables(service).items() if variable.endswith("_FILE")}
+    read = {
+        value.removeprefix("/run/secrets/")
+        for variable, value in variables(service).items()
+        if variable.endswith("_FILE")
+    }
     if name == "redis":
         read |= {"redis_conf"}
     if name == "postgres":  # whose init script reads the others
@@ -123,7 +127,14 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make(folder: Path) -> None:
     environment = {**os.environ, "MILLRACE_SECRETS": str(folder)}
-    done = subprocess.run(["bash", "scripts/compose.sh", "secrets"], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "scripts/compose.sh", "secrets"],
+        cwd=settings.CHECKOUT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 

@@ -1,7 +1,8 @@
 """The house: every package has its place among the layers, and no module of ours imports itself by way of others.
 
-An import inside a function counts: it only puts the cycle off until the function is called. What stands under `if TYPE_CHECKING:` does not, because
-it is never executed. A package's `__init__.py` is a module of its own; that importing `a.b` executes `a` first does not count.
+An import inside a function counts: it only puts the cycle off until the function is called. What stands under `if
+TYPE_CHECKING:` does not, because it is never executed. A package's `__init__.py` is a module of its own; that importing
+`a.b` executes `a` first does not count.
 """
 
 import ast
@@ -43,7 +44,11 @@ def imported(node: ast.AST, known: set[str]) -> Iterator[str]:
 def graph(root: Path) -> dict[str, set[str]]:
     """Module -> the others that it imports."""
     found = modules(root)
-    return {name: {*imported(ast.parse(path.read_text()), {*found})} - {name} for name, path in found.items() if not name.startswith("tests")}
+    return {
+        name: {*imported(ast.parse(path.read_text()), {*found})} - {name}
+        for name, path in found.items()
+        if not name.startswith("tests")
+    }
 
 
 def cycle(root: Path) -> list[str]:
@@ -65,7 +70,9 @@ def test_a_cycle_through_a_function_is_found(tmp_path: Path) -> None:
     (tmp_path / "house" / "attic.py").write_text("from house import cellar\n")
     (tmp_path / "house" / "cellar.py").write_text("def climb():\n    from house.attic import view\n")
     assert set(cycle(tmp_path)) == {"house.attic", "house.cellar"}
-    (tmp_path / "house" / "cellar.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.attic import View\n")
+    (tmp_path / "house" / "cellar.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.attic import View\n"
+    )
     assert cycle(tmp_path) == []
 
 
@@ -77,4 +84,9 @@ def test_every_package_is_in_the_layers() -> None:
 
 def test_no_module_at_the_top_of_a_package_hides_one_of_python() -> None:
     """A Python that is started in the package's folder finds that one first: with a `types.py` in it, none starts."""
-    assert [str(path) for name in PACKAGES for path in (CHECKOUT / name).glob("*.py") if path.stem in sys.stdlib_module_names] == []
+    assert [
+        str(path)
+        for name in PACKAGES
+        for path in (CHECKOUT / name).glob("*.py")
+        if path.stem in sys.stdlib_module_names
+    ] == []

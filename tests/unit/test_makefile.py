@@ -13,7 +13,9 @@ PAGES = [*settings.CHECKOUT.glob("*.md"), *(settings.CHECKOUT / "docs").rglob("*
 
 
 def make(*arguments: str) -> str:
-    return subprocess.run(["make", *arguments], cwd=settings.CHECKOUT, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["make", *arguments], cwd=settings.CHECKOUT, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.mark.parametrize("arguments", [(), ("help",)], ids=["make", "make help"])
@@ -35,5 +37,7 @@ def test_a_target_that_users_rely_on_is_there(promised: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(settings.CHECKOUT)))
 def test_every_make_that_a_page_names_exists(page) -> None:
-    named = {*re.findall(r"`make ([a-z][a-z-]*)", page.read_text())} | {*re.findall(r"^make ([a-z][a-z-]*)", page.read_text(), re.MULTILINE)}
+    named = {*re.findall(r"`make ([a-z][a-z-]*)", page.read_text())} | {
+        *re.findall(r"^make ([a-z][a-z-]*)", page.read_text(), re.MULTILINE)
+    }
     assert named <= {*DOCUMENTED}

@@ -25,7 +25,13 @@ def test_a_file_or_a_folder_with_a_server_stays_in_one_process(test: str, togeth
 
 
 def test_folders_with_servers_start_first_and_unit_tests_last() -> None:
-    names = ["tests/unit/a.py::x", "tests/integration/test_year.py::x", "tests/integration/online/b.py::x", "tests/e2e/c.py::x", "tests/unit/a.py::y"]
+    names = [
+        "tests/unit/a.py::x",
+        "tests/integration/test_year.py::x",
+        "tests/integration/online/b.py::x",
+        "tests/e2e/c.py::x",
+        "tests/unit/a.py::y",
+    ]
     items = [SimpleNamespace(nodeid=name) for name in names]
     parallel.in_order(items)
     assert [names.index(item.nodeid) for item in items] == [3, 2, 1, 0, 4]

@@ -1,4 +1,6 @@
-"""What happens where a program that tests need is missing: a skip with a remedy, one list at the end, and a failure where all are required."""
+"""What happens where a program that tests need is missing: a skip with a remedy, one list at the end, and a failure
+where all are required.
+"""
 
 import sys
 from pathlib import Path
@@ -36,19 +38,29 @@ def test_a_missing_program_is_a_skip_with_a_remedy(bare: None, program: programs
 
 
 @pytest.mark.parametrize("program", NEEDS, ids=lambda program: program.name)
-def test_a_missing_program_is_a_failure_where_all_are_required(bare: None, monkeypatch: pytest.MonkeyPatch, program: programs.Program) -> None:
+def test_a_missing_program_is_a_failure_where_all_are_required(
+    bare: None, monkeypatch: pytest.MonkeyPatch, program: programs.Program
+) -> None:
     monkeypatch.setenv(programs.REQUIRE_ALL, "1")
-    with pytest.raises(pytest.fail.Exception, match=f"^MILLRACE_TEST_REQUIRE_ALL is set, and this machine has no {program.name}"):
+    with pytest.raises(
+        pytest.fail.Exception, match=f"^MILLRACE_TEST_REQUIRE_ALL is set, and this machine has no {program.name}"
+    ):
         NEEDS[program]()
 
 
 def test_the_list_at_the_end_counts_the_tests_of_each_program_and_leaves_out_other_skips() -> None:
-    reasons = ["Skipped: this machine has no redis-server. Install it: x", "Skipped: no GPU", "Skipped: this machine has no redis-server. Install it: x"]
+    reasons = [
+        "Skipped: this machine has no redis-server. Install it: x",
+        "Skipped: no GPU",
+        "Skipped: this machine has no redis-server. Install it: x",
+    ]
     assert programs.closing_list(reasons) == [f"redis-server: 2 tests skipped. {programs.REDIS.remedy}"]
     assert programs.closing_list(["Skipped: no GPU"]) == []
 
 
-@pytest.mark.parametrize(("version", "enough"), [("go1.27.3", True), ("go1.25", True), ("go1.19.8", False), ("", False)])
+@pytest.mark.parametrize(
+    ("version", "enough"), [("go1.27.3", True), ("go1.25", True), ("go1.19.8", False), ("", False)]
+)
 def test_a_go_that_is_too_old_is_passed_over(bare: None, tmp_path: Path, version: str, enough: bool) -> None:
     go = tmp_path / "go"
     go.write_text(f"#!/bin/sh\necho {version}\n")
@@ -61,7 +73,9 @@ def test_a_go_that_is_too_old_is_passed_over(bare: None, tmp_path: Path, version
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_what_the_script_says_of_the_engine_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+def test_what_the_script_says_of_the_engine_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
     monkeypatch.delenv(programs.REQUIRE_ALL, raising=False)
     monkeypatch.setattr(programs, "CHECKOUT", tmp_path)
     script = tmp_path / "scripts" / "docker-engine.sh"

@@ -1,4 +1,6 @@
-"""The locks: every package has hashes, they agree on versions, images hold no development tool, and what we import is declared."""
+"""The locks: every package has hashes, they agree on versions, images hold no development tool, and what we import is
+declared.
+"""
 
 import ast
 import importlib.metadata
@@ -45,7 +47,9 @@ def normalized(distribution: str) -> str:
 
 def imported() -> Iterator[tuple[str, Path]]:
     """Top-level modules of others that our code imports, and where."""
-    for path in (path for room in ROOMS for path in (settings.CHECKOUT / room).rglob("*.py") if "tests" not in path.parts):
+    for path in (
+        path for room in ROOMS for path in (settings.CHECKOUT / room).rglob("*.py") if "tests" not in path.parts
+    ):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -121,13 +125,18 @@ def test_cudf_is_for_the_gpu_only() -> None:
 
 
 def test_a_checkout_without_uv_gets_the_pinned_uv_whatever_stands_around_it(tmp_path: Path) -> None:
-    """`scripts/venv.sh` cuts uv out of the file for pip; it once did so through a pipe, which broke by chance when the reader ended before the writer."""
+    """`scripts/venv.sh` cuts uv out of the file for pip; it once did so through a pipe, which broke by chance when the
+    reader ended before the writer.
+    """
     script = (settings.CHECKOUT / "scripts" / "venv.sh").read_text()
     [cut] = re.findall(r"^ *(awk .*) > \.venv/uv\.txt$", script, re.MULTILINE)
     many = "".join(f"after-{number}==1.0 \\\n    --hash=sha256:0\n" for number in range(20_000))
     (tmp_path / "requirements.txt").write_text(
-        f"before==1.0\n    --hash=sha256:0\nuv==7.0 \\\n    --hash=sha256:1 \\\n    --hash=sha256:2\n    # via -r\nuvloop==1.0\n    --hash=sha256:0\n{many}"
+        "before==1.0\n    --hash=sha256:0\nuv==7.0 \\\n    --hash=sha256:1 \\\n    --hash=sha256:2\n    # via"
+        f" -r\nuvloop==1.0\n    --hash=sha256:0\n{many}"
     )
     for _ in range(5):
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", cut], cwd=tmp_path, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", cut], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
         assert done.stdout == "uv==7.0 \\\n    --hash=sha256:1 \\\n    --hash=sha256:2\n    # via -r\n"

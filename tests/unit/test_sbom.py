@@ -1,4 +1,6 @@
-"""The bills of materials: what an image's lock installs is in them, they keep CycloneDX's schema, and they come out the same every time."""
+"""The bills of materials: what an image's lock installs is in them, they keep CycloneDX's schema, and they come out the
+same every time.
+"""
 
 import importlib.util
 import json
@@ -47,7 +49,9 @@ def test_a_bill_has_what_the_lock_installs_on_linux(sbom: ModuleType, image: str
 
 def test_debians_packages_are_part_of_a_bill(sbom: ModuleType) -> None:
     text = sbom.bill("engine", DEBIAN)
-    assert versions(text).items() >= {"libc6": "2.36-9+deb12u10", "base-files": "12.4+deb12u11", "pysail": "0.7.2"}.items()
+    assert (
+        versions(text).items() >= {"libc6": "2.36-9+deb12u10", "base-files": "12.4+deb12u11", "pysail": "0.7.2"}.items()
+    )
     assert '"pkg:deb/debian/libc6@2.36-9%2Bdeb12u10?arch=amd64"' in text
 
 

@@ -27,16 +27,25 @@ def build(folder: Path, code: int = 0) -> tuple[int, str]:
     for name in ("scripts/venv.sh", "scripts/millrace", "scripts/health.py"):
         (folder / "scripts").mkdir(exist_ok=True)
         shutil.copy(settings.CHECKOUT / name, folder / name)
-    (folder / "requirements.txt").write_text("lightgbm==4.6.0 \\\n    --hash=sha256:0\nuv==1.0 \\\n    --hash=sha256:0\n")
+    (folder / "requirements.txt").write_text(
+        "lightgbm==4.6.0 \\\n    --hash=sha256:0\nuv==1.0 \\\n    --hash=sha256:0\n"
+    )
     (folder / "bin").mkdir(exist_ok=True)
     for name, script in (("uv", UV), ("python", PYTHON)):
         (folder / "bin" / name).write_text(script)
         (folder / "bin" / name).chmod(0o755)
     progress = folder / "progress"
-    environment = {**os.environ, "PYTHON": str(folder / "bin" / "python"), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "CODE": str(code)}
+    environment = {
+        **os.environ,
+        "PYTHON": str(folder / "bin" / "python"),
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        "CODE": str(code),
+    }
     environment |= {"PROGRESS": str(progress), "MILLRACE_VENV_SECONDS": "0.2"}
     with progress.open("w") as output:
-        done = subprocess.run(["bash", "scripts/venv.sh"], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            ["bash", "scripts/venv.sh"], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
     return done.returncode, progress.read_text()
 
 

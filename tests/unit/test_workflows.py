@@ -1,4 +1,6 @@
-"""The workflows of GitHub: they call `make` targets that exist, pin what they use, and may do no more than they need."""
+"""The workflows of GitHub: they call `make` targets that exist, pin what they use, and may do no more than they
+need.
+"""
 
 import re
 from pathlib import Path
@@ -31,7 +33,12 @@ def test_there_is_a_workflow_for_each_purpose() -> None:
 
 
 def test_the_targets_they_call_exist() -> None:
-    called = {(path.stem, target) for path in WORKFLOWS for step in steps(path) for target in re.findall(r"\bmake ([a-z-]+)", step.get("run", ""))}
+    called = {
+        (path.stem, target)
+        for path in WORKFLOWS
+        for step in steps(path)
+        for target in re.findall(r"\bmake ([a-z-]+)", step.get("run", ""))
+    }
     assert {("test", "check"), ("test", "test"), ("images", "images"), ("images", "sbom"), ("locks", "lock")} <= called
     assert not {(workflow, target) for workflow, target in called if target not in RULES}
 
@@ -40,7 +47,9 @@ def test_the_targets_they_call_exist() -> None:
 def test_every_action_is_pinned_by_its_commit_and_names_its_version(path: Path) -> None:
     actions = [action for action in uses(path) if not action.startswith("./")]
     assert actions
-    assert not [action for action in actions if not re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action)]
+    assert not [
+        action for action in actions if not re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action)
+    ]
 
 
 def test_an_action_has_one_version_everywhere() -> None:
@@ -66,5 +75,7 @@ def test_permissions_are_least_and_runs_end(path: Path) -> None:
 def test_the_tests_run_on_every_python_that_millrace_supports() -> None:
     script = (settings.CHECKOUT / "scripts" / "venv.sh").read_text()
     [(first, last)] = re.findall(r"\(3, (\d+)\) <= sys\.version_info\[:2\] <= \(3, (\d+)\)", script)
-    matrix = content(settings.CHECKOUT / ".github" / "workflows" / "test.yml")["jobs"]["test"]["strategy"]["matrix"]["python"]
+    matrix = content(settings.CHECKOUT / ".github" / "workflows" / "test.yml")["jobs"]["test"]["strategy"]["matrix"][
+        "python"
+    ]
     assert matrix == [f"3.{minor}" for minor in range(int(first), int(last) + 1)]

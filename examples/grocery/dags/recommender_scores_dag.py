@@ -5,9 +5,10 @@ A trained model ranks products for every customer who bought something in the 90
 
 | task | what happens |
 |---|---|
-| `score` | ten products a customer are staged, audited like every table, and published in one commit of `scores.recommender` |
+| `score` | ten products a customer are staged, audited, and published in one commit of `scores.recommender` |
 
-**Trigger it** after the DAG `recommender`; no param is needed. A model and a release are scored once: a second run finds the rows and writes nothing.
+**Trigger it** after the DAG `recommender`; no param is needed. A model and a release are scored once: a second run
+finds the rows and writes nothing.
 """
 
 from typing import Any

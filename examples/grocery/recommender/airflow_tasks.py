@@ -29,7 +29,10 @@ def train(sets: dict[str, str], params: dict[str, Any], ti: Any) -> dict[str, An
     about = job.finish(job.Sets(**sets), params["weeks"], params["seed"], say=print).about
     steps.record_model(about, tasks.parent(ti))
     for name, figures in about["quality"].items():
-        print(f"{name}: recall@10 {figures['recall']:.4f}, NDCG@10 {figures['ndcg']:.4f}, over {figures['customers']:,} customers")
+        print(
+            f"{name}: recall@10 {figures['recall']:.4f}, NDCG@10 {figures['ndcg']:.4f}, over {figures['customers']:,}"
+            " customers"
+        )
     return about
 
 
@@ -49,4 +52,9 @@ def score(params: dict[str, Any], context: Any, outlet_events: Any) -> dict[str,
     tasks.refuse_unknown(context["dag_run"].conf or {}, SCORE, ", ".join(SCORE))
     done = steps.score(params["model"], params["release"], context["dag_run"].run_id, tasks.parent(context["ti"]))
     print(done)
-    return {"model": done.model, "release": done.release, "as_of": done.as_of, **tasks.announce(done.report, outlet_events)}
+    return {
+        "model": done.model,
+        "release": done.release,
+        "as_of": done.as_of,
+        **tasks.announce(done.report, outlet_events),
+    }

@@ -1,4 +1,6 @@
-"""What a model has to beat: rankings that need no training set, each over all products, not only over those that the model considers."""
+"""What a model has to beat: rankings that need no training set, each over all products, not only over those that the
+model considers.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,18 @@ SCORES = {
     "decayed": "decayed",
     "decayed_popular": "decayed + 0.1 * ln(1 + buyers)",
 }
-"""By name the score of a pair in SQL: most buyers in 28 days; baskets in 90 days, then the latest; purchases weighted by exp(-age / 90 days); the same with 0.1 log popularity."""
+"""By name the score of a pair in SQL: most buyers in 28 days; baskets in 90 days, then the latest; purchases weighted
+by exp(-age / 90 days); the same with 0.1 log popularity.
+"""
 STRONGEST = "decayed_popular"
 FACTORS, ITERATIONS, NEIGHBORS = 64, 10, 20
 """Of ALS, and of item-kNN."""
 
 
 def rankings(reader: LakeReader, week: date, seed: int) -> dict[str, pd.DataFrame]:
-    """By name the TOP products of each customer at the midnight before the week: `since`, `customer_id`, `product_id`, `score`."""
+    """By name the TOP products of each customer at the midnight before the week: `since`, `customer_id`, `product_id`,
+    `score`.
+    """
     pairs = _pairs(reader, week)
     found = {name: _best(pairs, name) for name in SCORES}
     found |= dict(_collaborative(pairs, seed))
@@ -38,16 +44,20 @@ def _pairs(reader: LakeReader, week: date) -> pd.DataFrame:
     """What each customer ever bought, and the TOP most popular products with each of them."""
     since = f"TIMESTAMPTZ '{week} 00:00:00+00'"
     sql = f"""
-        WITH known AS (SELECT *, epoch({since} - transaction_at) / 86400 AS age FROM silver.transactions WHERE transaction_at < {since}),
+        WITH known AS (SELECT *, epoch({since} - transaction_at) / 86400 AS age FROM silver.transactions
+            WHERE transaction_at < {since}),
         customers AS (SELECT DISTINCT customer_id FROM known),
         seen AS (
-            SELECT customer_id, product_id, count(DISTINCT basket_id) FILTER (WHERE age <= 90) AS purchases_90d, max(transaction_at) AS newest, sum(exp(-age / 90)) AS decayed
+            SELECT customer_id, product_id, count(DISTINCT basket_id) FILTER (WHERE age <= 90) AS purchases_90d,
+                max(transaction_at) AS newest, sum(exp(-age / 90)) AS decayed
             FROM known GROUP BY ALL
         ),
         sold AS (SELECT product_id, count(DISTINCT customer_id) AS buyers FROM known WHERE age <= 28 GROUP BY ALL),
         popular AS (SELECT product_id FROM sold ORDER BY buyers DESC, product_id LIMIT {TOP}),
-        offered AS (SELECT customer_id, product_id FROM seen UNION SELECT customer_id, product_id FROM customers, popular)
-        SELECT customer_id, product_id, coalesce(purchases_90d, 0) AS purchases_90d, coalesce(newest, TIMESTAMPTZ 'epoch') AS newest,
+        offered AS (SELECT customer_id, product_id FROM seen UNION SELECT customer_id, product_id
+            FROM customers, popular)
+        SELECT customer_id, product_id, coalesce(purchases_90d, 0) AS purchases_90d, coalesce(newest,
+            TIMESTAMPTZ 'epoch') AS newest,
             coalesce(decayed, 0) AS decayed, coalesce(buyers, 0) AS buyers
         FROM offered LEFT JOIN seen USING (customer_id, product_id) LEFT JOIN sold USING (product_id)
     """
@@ -80,7 +90,9 @@ def _collaborative(pairs: pd.DataFrame, seed: int) -> Iterator[tuple[str, pd.Dat
         for name, model in models.items():
             model.fit(matrix, show_progress=False)
             found, scores = model.recommend(np.arange(len(customers)), matrix, N=TOP, filter_already_liked_items=False)
-            ranked = pd.DataFrame({CUSTOMER: np.repeat(customers, found.shape[1]), PRODUCT: found.ravel(), "score": scores.ravel()})
+            ranked = pd.DataFrame(
+                {CUSTOMER: np.repeat(customers, found.shape[1]), PRODUCT: found.ravel(), "score": scores.ravel()}
+            )
             ranked = ranked[ranked[PRODUCT] >= 0]
             yield name, ranked.assign(**{PRODUCT: np.asarray(products)[ranked[PRODUCT]]})
 

@@ -1,6 +1,8 @@
-"""Which products are considered for a customer, and which of them were bought in the seven days after: SQL over a release's tables.
+"""Which products are considered for a customer, and which of them were bought in the seven days after: SQL over a
+release's tables.
 
-Retrieval, the first of two stages: each customer's CONSIDERED products with the best simple score; `model` ranks them anew. What else was bought counts as missed.
+Retrieval, the first of two stages: each customer's CONSIDERED products with the best simple score; `model` ranks them
+anew. What else was bought counts as missed.
 """
 
 from __future__ import annotations
@@ -12,17 +14,23 @@ EVENTS = "silver.transactions"
 """The table that candidates and labels are read from."""
 WEEK = timedelta(days=7)
 ACTIVE_DAYS, SEEN_DAYS, POPULAR_DAYS, POPULAR = 90, 365, 28, 100
-"""A customer is active who bought something in so many days. Offered are what it bought in SEEN_DAYS, and the products with the most buyers in POPULAR_DAYS, so many of them."""
+"""A customer is active who bought something in so many days. Offered are what it bought in SEEN_DAYS, and the products
+with the most buyers in POPULAR_DAYS, so many of them.
+"""
 CONSIDERED = 60
 """Products a customer that the model ranks."""
 HALF_LIFE, POPULARITY = 60, 0.1
-"""The simple score: purchases, each counted half for every so many days of its age, plus so much of the logarithm of the product's buyers."""
+"""The simple score: purchases, each counted half for every so many days of its age, plus so much of the logarithm of
+the product's buyers.
+"""
 
 
 def weeks(horizon: date, number: int, held_back: int = 1) -> tuple[tuple[date, ...], tuple[date, ...]]:
-    """First days, oldest first, of all weeks to learn from and of the weeks held back, which are the last before the horizon.
+    """First days, oldest first, of all weeks to learn from and of the weeks held back, which are the last before the
+    horizon.
 
-    Each held-back week has a model of its own, of the `number` weeks right before it (`learned_before`): no week is learned from and judged on by one model.
+    Each held-back week has a model of its own, of the `number` weeks right before it (`learned_before`): no week is
+    learned from and judged on by one model.
     """
     held = tuple(horizon - WEEK * back for back in range(held_back, 0, -1))
     return tuple(held[0] - WEEK * back for back in range(number, 0, -1)) + held[:-1], held
@@ -34,9 +42,11 @@ def learned_before(week: date, number: int) -> tuple[date, ...]:
 
 
 def labels_sql(days: Sequence[date]) -> str:
-    """A row per week, customer who bought anything in it, and considered product. `bought` says whether it was bought in the week.
+    """A row per week, customer who bought anything in it, and considered product. `bought` says whether it was bought
+    in the week.
 
-    Only `bought`, and which customers there are, knows of anything from the week's first midnight on: a customer who buys nothing has nothing to rank.
+    Only `bought`, and which customers there are, knows of anything from the week's first midnight on: a customer who
+    buys nothing has nothing to rank.
     """
     return f"""
         {_considered(_started(days))},
@@ -44,15 +54,20 @@ def labels_sql(days: Sequence[date]) -> str:
             SELECT DISTINCT since, customer_id, product_id, true AS bought FROM silver.transactions
             JOIN weeks ON transaction_at >= since AND transaction_at < since + INTERVAL {WEEK.days} DAY
         )
-        SELECT customer_id, product_id, since AS event_timestamp, since AS request_time, coalesce(bought, false) AS bought
-        FROM considered SEMI JOIN (SELECT since, customer_id FROM bought) AS buyers USING (since, customer_id) LEFT JOIN bought USING (since, customer_id, product_id)
+        SELECT customer_id, product_id, since AS event_timestamp, since AS request_time,
+            coalesce(bought, false) AS bought
+        FROM considered SEMI JOIN (SELECT since, customer_id FROM bought) AS buyers USING (since, customer_id)
+            LEFT JOIN bought USING (since, customer_id, product_id)
         ORDER BY since, customer_id, product_id
     """
 
 
 def considered_sql(day: date, customer: int | None = None) -> str:
     """The products considered at a midnight, for each active customer or for one: `customer_id`, `product_id`."""
-    return f"{_considered(_started([day]), customer)} SELECT customer_id, product_id FROM considered ORDER BY customer_id, product_id"
+    return (
+        f"{_considered(_started([day]), customer)} SELECT customer_id, product_id FROM considered ORDER BY customer_id,"
+        " product_id"
+    )
 
 
 def bought_sql(days: Sequence[date]) -> str:
@@ -69,24 +84,34 @@ def _started(days: Sequence[date]) -> str:
 
 
 def _considered(instants: str, customer: int | None = None) -> str:
-    """`weeks` and `considered`, from what was bought before each instant. Scores are rounded, so that the order in which an engine adds them up decides nothing."""
+    """`weeks` and `considered`, from what was bought before each instant. Scores are rounded, so that the order in
+    which an engine adds them up decides nothing.
+    """
     only = "" if customer is None else f"AND customer_id = {customer}"
     return f"""
         WITH weeks AS (SELECT unnest([{instants}]) AS since),
         seen AS (
-            SELECT since, customer_id, product_id, sum(pow(2, -epoch(since - transaction_at) / {86_400 * HALF_LIFE})) AS decayed, max(transaction_at) AS newest
-            FROM silver.transactions JOIN weeks ON transaction_at >= since - INTERVAL {SEEN_DAYS} DAY AND transaction_at < since {only} GROUP BY ALL
+            SELECT since, customer_id, product_id, max(transaction_at) AS newest,
+                sum(pow(2, -epoch(since - transaction_at) / {86_400 * HALF_LIFE})) AS decayed
+            FROM silver.transactions JOIN weeks ON transaction_at >= since - INTERVAL {SEEN_DAYS} DAY
+                AND transaction_at < since {only} GROUP BY ALL
         ),
         counted AS (
             SELECT since, product_id, count(DISTINCT customer_id) AS buyers FROM silver.transactions
-            JOIN weeks ON transaction_at >= since - INTERVAL {POPULAR_DAYS} DAY AND transaction_at < since GROUP BY since, product_id
+            JOIN weeks ON transaction_at >= since - INTERVAL {POPULAR_DAYS} DAY AND transaction_at < since
+            GROUP BY since, product_id
         ),
-        popular AS (SELECT since, product_id FROM counted QUALIFY row_number() OVER (PARTITION BY since ORDER BY buyers DESC, product_id) <= {POPULAR}),
-        active AS (SELECT since, customer_id FROM seen GROUP BY ALL HAVING max(newest) >= since - INTERVAL {ACTIVE_DAYS} DAY),
-        offered AS (SELECT since, customer_id, product_id FROM seen UNION SELECT since, customer_id, product_id FROM active JOIN popular USING (since)),
+        popular AS (SELECT since, product_id FROM counted
+            QUALIFY row_number() OVER (PARTITION BY since ORDER BY buyers DESC, product_id) <= {POPULAR}),
+        active AS (SELECT since, customer_id FROM seen GROUP BY ALL
+            HAVING max(newest) >= since - INTERVAL {ACTIVE_DAYS} DAY),
+        offered AS (SELECT since, customer_id, product_id FROM seen UNION SELECT since, customer_id, product_id
+            FROM active JOIN popular USING (since)),
         scored AS (
-            SELECT since, customer_id, product_id, round(coalesce(decayed, 0) + {POPULARITY} * ln(1 + coalesce(buyers, 0)), 6) AS score
-            FROM offered SEMI JOIN active USING (since, customer_id) LEFT JOIN seen USING (since, customer_id, product_id) LEFT JOIN counted USING (since, product_id)
+            SELECT since, customer_id, product_id,
+                round(coalesce(decayed, 0) + {POPULARITY} * ln(1 + coalesce(buyers, 0)), 6) AS score
+            FROM offered SEMI JOIN active USING (since, customer_id)
+                LEFT JOIN seen USING (since, customer_id, product_id) LEFT JOIN counted USING (since, product_id)
         ),
         considered AS (
             SELECT since, customer_id, product_id FROM scored

@@ -1,4 +1,6 @@
-"""`millrace recommender`: train the recommender, say how good it is, recommend, score every customer, and follow a model to its tables and back."""
+"""`millrace recommender`: train the recommender, say how good it is, recommend, score every customer, and follow a
+model to its tables and back.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.Argument
         "learn from the weeks before those held back, judge on those, and send the run to MLflow",
     )
     train.add_argument("--release", type=int, help="number of the release (default: MILLRACE_RELEASE, or the newest)")
-    train.add_argument("--weeks", type=arguments.count(most=52), default=5, help="weeks that each model learns from (default: 5)")
+    train.add_argument(
+        "--weeks", type=arguments.count(most=52), default=5, help="weeks that each model learns from (default: 5)"
+    )
     train.add_argument(
         "--held-back",
         type=arguments.count(most=52),
@@ -48,7 +52,9 @@ def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.Argument
     batch.add_argument("--release", type=int, help="number of the release (default: MILLRACE_RELEASE, or the newest)")
     track = adding(commands, "track", _track, "send a kept model to MLflow, once")
     track.add_argument("name", nargs="?", help="of the model (default: the newest)")
-    lineage = adding(commands, "lineage", _lineage, "from models to training sets, release and Delta versions, or back to the models")
+    lineage = adding(
+        commands, "lineage", _lineage, "from models to training sets, release and Delta versions, or back to the models"
+    )
     lineage.add_argument("--model", help="what this model was made from")
     lineage.add_argument("--training-set", help="the models made from this training set, or judged on it")
     lineage.add_argument("--release", type=int, help="the models made from this release")
@@ -59,7 +65,9 @@ def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.Argument
 def _train(options: argparse.Namespace, console: Console) -> None:
     from grocery.recommender import job, show, steps, tracking
 
-    fitted = job.train(options.release, options.weeks, options.held_back, options.seed, lambda said: console.print(said, markup=False))
+    fitted = job.train(
+        options.release, options.weeks, options.held_back, options.seed, lambda said: console.print(said, markup=False)
+    )
     steps.record_model(fitted.about)
     console.print(show.model(fitted.about))
     if not options.no_tracking:
@@ -82,7 +90,9 @@ def _ask(options: argparse.Namespace, console: Console) -> None:
 
     found = recommend(model.load(options.model), options.customer, options.top)
     if not found:
-        console.print(f"Customer {options.customer} bought nothing in the 90 days before the horizon: there is nothing to go by")
+        console.print(
+            f"Customer {options.customer} bought nothing in the 90 days before the horizon: there is nothing to go by"
+        )
         return
     console.print(show.recommendations(options.customer, found))
 

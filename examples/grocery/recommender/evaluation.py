@@ -1,4 +1,6 @@
-"""How good a ranking is: recall and NDCG of the first ten products of each customer, against what was bought in weeks that nobody learned from."""
+"""How good a ranking is: recall and NDCG of the first ten products of each customer, against what was bought in weeks
+that nobody learned from.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over the customers and weeks in which one bought anything: `recall` is the share of the products bought that stand among the first TOP, `ndcg` also counts how far up.
+    """Means over the customers and weeks in which one bought anything: `recall` is the share of the products bought
+    that stand among the first TOP, `ndcg` also counts how far up.
 
-    The intervals are a bootstrap's over customers, all weeks of one together. `*_lead` are paired differences to another ranking, which is 0 for that one itself.
+    The intervals are a bootstrap's over customers, all weeks of one together. `*_lead` are paired differences to
+    another ranking, which is 0 for that one itself.
     """
 
     recall: float
@@ -41,14 +45,17 @@ class Quality:
 def by_customer(ranked: pd.DataFrame, score: str, bought: pd.DataFrame) -> pd.DataFrame:
     """`recall` and `ndcg` of each week and customer in `bought` (`since`, `customer_id`, `product_id`).
 
-    `ranked` has a row per week, customer and considered product: higher scores first, of equal ones the smaller product.
+    `ranked` has a row per week, customer and considered product: higher scores first, of equal ones the smaller
+    product.
     """
     key = [WEEK, CUSTOMER]
     ordered = ranked.sort_values([*key, score, PRODUCT], ascending=[True, True, False, True], na_position="last")
     first = ordered.groupby(key).head(TOP)
     first = first.assign(position=first.groupby(key).cumcount())[[*key, PRODUCT, "position"]]
     hits = first.merge(bought[[*key, PRODUCT]], on=[*key, PRODUCT])
-    gained = hits.assign(gain=_discount(hits["position"])).groupby(key).agg(hits=("position", "size"), gain=("gain", "sum"))
+    gained = (
+        hits.assign(gain=_discount(hits["position"])).groupby(key).agg(hits=("position", "size"), gain=("gain", "sum"))
+    )
     counted = bought.groupby(key).size().rename("bought").to_frame().join(gained).fillna(0)
     best = np.cumsum(_discount(pd.Series(range(TOP))))[counted["bought"].clip(upper=TOP).astype(int) - 1]
     return pd.DataFrame({"recall": counted["hits"] / counted["bought"], "ndcg": counted["gain"] / best})
@@ -79,7 +86,9 @@ def _quality(one: pd.DataFrame, lead: pd.DataFrame) -> Quality:
 
 
 def interval(values: pd.Series) -> Interval:
-    """Of the mean of a value per week and customer: customers are drawn with replacement, each with all of its weeks, because those resemble each other."""
+    """Of the mean of a value per week and customer: customers are drawn with replacement, each with all of its weeks,
+    because those resemble each other.
+    """
     grouped = values.groupby(level=CUSTOMER).agg(["sum", "count"]).to_numpy()
     drawn = np.random.default_rng(SEED).integers(0, len(grouped), (DRAWS, len(grouped)))
     sums = grouped[drawn].sum(axis=1)
@@ -88,5 +97,7 @@ def interval(values: pd.Series) -> Interval:
 
 
 def retrieved(considered: pd.DataFrame, bought: pd.DataFrame) -> float:
-    """The share of all that was bought that was considered at all: what no ranking of it can exceed (before the cut at TOP)."""
+    """The share of all that was bought that was considered at all: what no ranking of it can exceed (before the cut at
+    TOP).
+    """
     return len(considered.merge(bought, on=[WEEK, CUSTOMER, PRODUCT])) / len(bought)

@@ -1,6 +1,8 @@
-"""The way from a release to a judged model: two training sets, a fit for each week held back, and figures beside those of the baselines.
+"""The way from a release to a judged model: two training sets, a fit for each week held back, and figures beside those
+of the baselines.
 
-Rolling origin: every held-back week is judged by a model of the weeks right before it. The model that is kept is that of the last week, so it has not seen it.
+Rolling origin: every held-back week is judged by a model of the weeks right before it. The model that is kept is that
+of the last week, so it has not seen it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ Say = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class Sets:
-    """The training sets by name: the weeks to learn from, and the weeks held back. A week may be in both, but never for one model."""
+    """The training sets by name: the weeks to learn from, and the weeks held back. A week may be in both, but never for
+    one model.
+    """
 
     learned: str
     held_back: str
@@ -39,7 +43,9 @@ def prepare(
     seed: int = model.SEED,
     say: Say = lambda _: None,
 ) -> Sets:
-    """Make both training sets of a release (the newest one by default) and of the features as they are defined now; those that are there already are left as they are."""
+    """Make both training sets of a release (the newest one by default) and of the features as they are defined now;
+    those that are there already are left as they are.
+    """
     release = pinned(number)
     learned, held = candidates.weeks(date.fromisoformat(release.horizon), weeks, held_back)
     of = f"recommender_r{release.number}_{registry.fingerprint()[:8]}_w{weeks}_h{held_back}"
@@ -48,7 +54,9 @@ def prepare(
         if name in manifest.names():
             say(f"training set {name} is there already")
         else:
-            training.create(candidates.labels_sql(days), model.SERVICE, name, release=release.number, seed=seed, say=say)
+            training.create(
+                candidates.labels_sql(days), model.SERVICE, name, release=release.number, seed=seed, say=say
+            )
     return names
 
 
@@ -70,21 +78,29 @@ def finish(sets: Sets, weeks: int = WEEKS, seed: int = model.SEED, say: Say = la
         say(f"learning from the {weeks} weeks before {week}")
         fitted = model.fit(sets.learned, candidates.learned_before(week, weeks), seed)
         rows = held[held["event_timestamp"].dt.date == week]
-        ranked.append(rows[["customer_id", "product_id"]].assign(**{WEEK: rows["event_timestamp"], "score": fitted.scores(rows)}))
+        ranked.append(
+            rows[["customer_id", "product_id"]].assign(**{WEEK: rows["event_timestamp"], "score": fitted.scores(rows)})
+        )
     say("judging beside the baselines")
-    fitted.about |= {"held_back": sets.held_back} | judge(pd.concat(ranked, ignore_index=True), manifest.read(sets.held_back).release, seed)
+    fitted.about |= {"held_back": sets.held_back} | judge(
+        pd.concat(ranked, ignore_index=True), manifest.read(sets.held_back).release, seed
+    )
     model.keep(fitted)
     return fitted
 
 
 def judge(ranked: pd.DataFrame, release: int, seed: int = model.SEED) -> dict[str, Any]:
-    """The figures of a ranking (`since`, `customer_id`, `product_id`, `score`) and of the baselines over the same weeks. What was bought but not considered counts as missed, for all of them."""
+    """The figures of a ranking (`since`, `customer_id`, `product_id`, `score`) and of the baselines over the same
+    weeks. What was bought but not considered counts as missed, for all of them.
+    """
     reader, weeks = LakeReader(pinned(release)), sorted(ranked[WEEK].dt.date.unique())
     bought = bought_in(reader, weeks)
     measured = {"model": evaluation.by_customer(ranked, "score", bought)}
     by_week = [baselines.rankings(reader, week, seed) for week in weeks]
     for name in by_week[0]:
-        measured[name] = evaluation.by_customer(pd.concat([one[name] for one in by_week], ignore_index=True), "score", bought)
+        measured[name] = evaluation.by_customer(
+            pd.concat([one[name] for one in by_week], ignore_index=True), "score", bought
+        )
     figures = evaluation.qualities(measured, baselines.STRONGEST)
     return {
         "held_back_weeks": [str(week) for week in weeks],

@@ -39,7 +39,9 @@ PARAMETERS = {
     "force_col_wise": True,
     "verbose": -1,
 }
-"""Chosen on the two weeks before those that docs/train-and-serve.md reports, which had no say. One thread: more change the last digits."""
+"""Chosen on the two weeks before those that docs/train-and-serve.md reports, which had no say. One thread: more change
+the last digits.
+"""
 
 
 class ModelError(LookupError):
@@ -48,7 +50,9 @@ class ModelError(LookupError):
 
 @dataclass
 class Model:
-    """`features` are the columns in order, `categories` the texts that a text column may hold, and `about` says what it was made from and how good it is."""
+    """`features` are the columns in order, `categories` the texts that a text column may hold, and `about` says what it
+    was made from and how good it is.
+    """
 
     booster: Any
     features: tuple[str, ...]
@@ -62,31 +66,44 @@ class Model:
         return hashlib.sha256((self.booster.model_to_string() + facts).encode()).hexdigest()
 
     def scores(self, data: pd.DataFrame) -> Any:
-        """A number a row, which ranks the products of one customer and week and means nothing else; ModelError when a feature is missing."""
+        """A number a row, which ranks the products of one customer and week and means nothing else; ModelError when a
+        feature is missing.
+        """
         missing = [name for name in self.features if name not in data]
         if missing:
             raise ModelError(
-                f"the model {self.about['name']} was trained on {', '.join(missing)}, which {self.about['service']} does not give any more."
-                " Train it again: millrace recommender train"
+                f"the model {self.about['name']} was trained on {', '.join(missing)}, which {self.about['service']}"
+                " does not give any more. Train it again: millrace recommender train"
             )
         return self.booster.predict(inputs(data, self.features, self.categories), num_threads=1)
 
 
 def fit(training_set: str, weeks: Sequence[date], seed: int = SEED) -> Model:
-    """Learn from these weeks of a training set with `bought`. The same set, weeks and seed give the same model. ModelError when it has no row of a week."""
+    """Learn from these weeks of a training set with `bought`. The same set, weeks and seed give the same model.
+    ModelError when it has no row of a week.
+    """
     import lightgbm
 
     made, data = manifest.read(training_set), training.read(training_set)
     names = used(made, data)
-    categories = {name: sorted(filter(None, data[name].unique().to_pylist())) for name in names if pa.types.is_string(data[name].type)}
+    categories = {
+        name: sorted(filter(None, data[name].unique().to_pylist()))
+        for name in names
+        if pa.types.is_string(data[name].type)
+    }
     frame = data.to_pandas()
     since = frame["event_timestamp"].dt.date
     missing = sorted({*weeks} - {*since})
     if missing:
-        raise ModelError(f"training set {training_set} has no row of the week from {missing[0]} on. Nobody bought anything then, or it was made of other weeks")
+        raise ModelError(
+            f"training set {training_set} has no row of the week from {missing[0]} on. Nobody bought anything then, or"
+            " it was made of other weeks"
+        )
     frame = frame[since.isin([*weeks])].sort_values(["event_timestamp", "customer_id", "product_id"])
     groups = frame.groupby(["event_timestamp", "customer_id"], sort=True).size()
-    matrix = lightgbm.Dataset(inputs(frame, names, categories), frame["bought"].astype(int), group=groups, categorical_feature=[*categories])
+    matrix = lightgbm.Dataset(
+        inputs(frame, names, categories), frame["bought"].astype(int), group=groups, categorical_feature=[*categories]
+    )
     booster = lightgbm.train({**PARAMETERS, "seed": seed}, matrix, TREES)
     about = {
         "name": f"{training_set}_s{seed}_{weeks[-1]:%Y%m%d}",
@@ -110,8 +127,17 @@ def used(made: Manifest, data: pa.Table) -> tuple[str, ...]:
 
 
 def inputs(data: pd.DataFrame, features: tuple[str, ...], categories: dict[str, list[str]]) -> pd.DataFrame:
-    """The features as the trees take them: numbers, and texts as the numbers of categories; what it does not know is missing."""
-    return pd.DataFrame({name: _codes(data[name], categories[name]) if name in categories else pd.to_numeric(data[name]).astype(float) for name in features})
+    """The features as the trees take them: numbers, and texts as the numbers of categories; what it does not know is
+    missing.
+    """
+    return pd.DataFrame(
+        {
+            name: (
+                _codes(data[name], categories[name]) if name in categories else pd.to_numeric(data[name]).astype(float)
+            )
+            for name in features
+        }
+    )
 
 
 def _codes(texts: pd.Series, categories: list[str]) -> pd.Series:

@@ -27,29 +27,38 @@ class ScoringError(RuntimeError):
 
 
 def part(model: Model, release: Release) -> dict[str, Any]:
-    """What all rows of a scoring have in common, and no other row has. A release that was removed and made again has its number, and another time of creation."""
+    """What all rows of a scoring have in common, and no other row has. A release that was removed and made again has
+    its number, and another time of creation.
+    """
     created_at = datetime.fromisoformat(release.created_at)
     return {"model_digest": model.digest, "release": release.number, "release_created_at": created_at}
 
 
 def scores(model: Model, release: Release, top: int = TOP) -> tuple[pa.Table, int]:
-    """The rows of a scoring by customer and rank, and how many there must be: `top` for each active customer, or as many as it has candidates.
+    """The rows of a scoring by customer and rank, and how many there must be: `top` for each active customer, or as
+    many as it has candidates.
 
-    Features come from the offline store at the horizon, and are those served online. ScoringError when nobody is active.
+    Features come from the offline store at the horizon, and are those served online. ScoringError when nobody is
+    active.
     """
     at = midnight(date.fromisoformat(release.horizon))
     considered = _considered(release, at.date())
     if considered.empty:
         raise ScoringError(
-            f"release {release.number} has no customer who bought anything in the {candidates.ACTIVE_DAYS} days before {at.date()}: there is nothing to score."
-            " Choose a release whose horizon is not after the data: millrace recommender score --release NUMBER"
+            f"release {release.number} has no customer who bought anything in the {candidates.ACTIVE_DAYS} days before"
+            f" {at.date()}: there is nothing to score. Choose a release whose horizon is not after the data: millrace"
+            " recommender score --release NUMBER"
         )
     expected = int(considered.groupby("customer_id").size().clip(upper=top).sum())
     labels = considered.assign(event_timestamp=pd.Timestamp(at), request_time=pd.Timestamp(at))
     store = registry.open_store(release)
     data = store.get_historical_features(labels, store.get_feature_service(model.about["service"])).to_df()
     ranked = data[["customer_id", "product_id"]].assign(score=model.scores(data))
-    ranked = ranked.sort_values(["customer_id", "score", "product_id"], ascending=[True, False, True]).groupby("customer_id").head(top)
+    ranked = (
+        ranked.sort_values(["customer_id", "score", "product_id"], ascending=[True, False, True])
+        .groupby("customer_id")
+        .head(top)
+    )
     common = {**part(model, release), "as_of": at, "model": model.about["name"], "scored_at": datetime.now(UTC)}
     rows = ranked.assign(rank=ranked.groupby("customer_id").cumcount() + 1, **common)
     return pa.Table.from_pandas(rows, preserve_index=False), expected

@@ -1,4 +1,6 @@
-"""Recommendations for one customer, from what is online now: candidates of the release, features through `get_online_features`, and the model's scores."""
+"""Recommendations for one customer, from what is online now: candidates of the release, features through
+`get_online_features`, and the model's scores.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from lake import release
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A product and its score, which orders the products of one customer and means nothing else, with what the catalogue says of it."""
+    """A product and its score, which orders the products of one customer and means nothing else, with what the
+    catalogue says of it.
+    """
 
     product_id: int
     score: float
@@ -28,7 +32,9 @@ class Recommendation:
 
 
 def recommend(model: Model, customer: int, number: int = TOP) -> list[Recommendation]:
-    """The products that the customer most likely buys in the seven days from the horizon on; none for a customer who bought nothing in the 90 days before."""
+    """The products that the customer most likely buys in the seven days from the horizon on; none for a customer who
+    bought nothing in the 90 days before.
+    """
     about = backends.about()
     if about is None or about.release is None or about.horizon is None:
         raise generation.OnlineStoreEmptyError("no release is online. Run the DAG `millrace` (or `make demo`) first")
@@ -55,5 +61,11 @@ def recommend(model: Model, customer: int, number: int = TOP) -> list[Recommenda
 
 def _catalogue(reader: LakeReader, products: list[int]) -> dict[int, tuple[str, str]]:
     """Department and category of each product that the catalogue has."""
-    query = f"SELECT product_id, coalesce(department, ''), coalesce(product_category, '') FROM {reader.table('silver.products')} WHERE product_id IN (SELECT unnest(?))"
-    return {product: (department, category) for product, department, category in reader.connection.execute(query, [products]).fetchall()}
+    query = (
+        "SELECT product_id, coalesce(department, ''), coalesce(product_category, '') FROM"
+        f" {reader.table('silver.products')} WHERE product_id IN (SELECT unnest(?))"
+    )
+    return {
+        product: (department, category)
+        for product, department, category in reader.connection.execute(query, [products]).fetchall()
+    }

@@ -16,19 +16,32 @@ if TYPE_CHECKING:
 
 def model(about: dict[str, Any]) -> Grid:
     """How good a model is beside its baselines, and what it was made from."""
-    grid = new_grid(f"Model {about['name']}: {about['rows']:,} rows of {about['service']}, release {about['release']}", "on the weeks held back")
+    grid = new_grid(
+        f"Model {about['name']}: {about['rows']:,} rows of {about['service']}, release {about['release']}",
+        "on the weeks held back",
+    )
     for name in ("recall@10", "95 %", "NDCG@10", "95 % ", "model's NDCG lead", "95 %  "):
         grid.add_column(name, justify="right")
     ours = about["quality"]["model"]
     for name, figures in about["quality"].items():
-        leads = (f"{ours['ndcg_lead']:+.4f}", _interval(ours["ndcg_lead_interval"])) if name == about["against"] else ("", "")
+        leads = (
+            (f"{ours['ndcg_lead']:+.4f}", _interval(ours["ndcg_lead_interval"]))
+            if name == about["against"]
+            else ("", "")
+        )
         grid.add_row(
-            name, f"{figures['recall']:.4f}", _interval(figures["recall_interval"]), f"{figures['ndcg']:.4f}", _interval(figures["ndcg_interval"]), *leads
+            name,
+            f"{figures['recall']:.4f}",
+            _interval(figures["recall_interval"]),
+            f"{figures['ndcg']:.4f}",
+            _interval(figures["ndcg_interval"]),
+            *leads,
         )
     weeks = about["held_back_weeks"]
     grid.caption = (
-        f"{len(weeks)} weeks from {weeks[0]} on, {ours['customers']:,} customers; {about['retrieved']:.1%} of what was bought was considered;"
-        f" training set {about['training_set']}, digest {about['training_set_digest'][:12]}; seed {about['seed']}"
+        f"{len(weeks)} weeks from {weeks[0]} on, {ours['customers']:,} customers; {about['retrieved']:.1%} of what was"
+        f" bought was considered; training set {about['training_set']}, digest {about['training_set_digest'][:12]};"
+        f" seed {about['seed']}"
     )
     return grid
 

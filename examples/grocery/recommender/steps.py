@@ -19,7 +19,9 @@ JOB = "models.recommender"
 
 @dataclass(frozen=True)
 class Scored:
-    """A scoring that is in the table: by which model, of which release, as of its horizon, and what the table's run said."""
+    """A scoring that is in the table: by which model, of which release, as of its horizon, and what the table's run
+    said.
+    """
 
     model: str
     release: int
@@ -33,8 +35,12 @@ class Scored:
         return f"{what}: {done} version {report.version} of {settings.table_path(report.table)}"
 
 
-def score(name: str | None = None, number: int | None = None, run_id: str = "scores", parent: Parent | None = None) -> Scored:
-    """Publish the best products of every active customer, unless they are there: by a model (default: the newest) as of a release (default: the newest)."""
+def score(
+    name: str | None = None, number: int | None = None, run_id: str = "scores", parent: Parent | None = None
+) -> Scored:
+    """Publish the best products of every active customer, unless they are there: by a model (default: the newest) as of
+    a release (default: the newest).
+    """
     table = catalog.table(scoring.TABLE)
     fitted, release = models.load(name), pinned(number)
     artifacts = (_artifact(fitted.about),)
@@ -44,7 +50,9 @@ def score(name: str | None = None, number: int | None = None, run_id: str = "sco
 
 
 def record_model(about: dict[str, Any], parent: Parent | None = None) -> None:
-    """Record as lineage that a kept model was made from the tables of its training sets, at the versions that their manifests name, and from the labels'."""
+    """Record as lineage that a kept model was made from the tables of its training sets, at the versions that their
+    manifests name, and from the labels'.
+    """
     (link,) = tracking.links(about["name"])
     tags = {"release": str(link.release), "training_set": about["training_set"], "held_back": about["held_back"]}
     record_artifact(JOB, _artifact(about), link.tables, parent=parent, tags=tags)

@@ -1,6 +1,8 @@
-"""MLflow: each kept model becomes a run with its parameters, figures, signature, and the tables that it was made from; and the way back from a table to the models made from it.
+"""MLflow: each kept model becomes a run with its parameters, figures, signature, and the tables that it was made from;
+and the way back from a table to the models made from it.
 
-Without `MLFLOW_TRACKING_URI` runs are kept in sqlite below `$MILLRACE_HOME/mlflow`. The model is kept before: a server that is away loses nothing.
+Without `MLFLOW_TRACKING_URI` runs are kept in sqlite below `$MILLRACE_HOME/mlflow`. The model is kept before: a server
+that is away loses nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ EXPERIMENT = "recommender"
 TAG = "millrace."
 URI = "MLFLOW_TRACKING_URI"
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""MLflow's own defaults, 7 retries of 120 s, would keep a finished training waiting for minutes. The environment wins."""
+"""MLflow's own defaults, 7 retries of 120 s, would keep a finished training waiting for minutes. The environment
+wins.
+"""
 
 
 class TrackingError(RuntimeError):
@@ -34,7 +38,9 @@ class TrackingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Link:
-    """A model and what it was made from: both training sets, the release, the Delta version of each table read; `run` is MLflow's id, if it was tracked."""
+    """A model and what it was made from: both training sets, the release, the Delta version of each table read; `run`
+    is MLflow's id, if it was tracked.
+    """
 
     model: str
     digest: str
@@ -54,13 +60,16 @@ def _local_store() -> str:
 
 
 def track(model: Model) -> str:
-    """Make the run of a kept model, or find the one there is; returns its id. TrackingError when MLflow cannot be reached or refuses."""
+    """Make the run of a kept model, or find the one there is; returns its id. TrackingError when MLflow cannot be
+    reached or refuses.
+    """
     about = model.about
     with _connected(about["name"]) as mlflow:
         experiment = _experiment(mlflow)
         found = mlflow.MlflowClient().search_runs(
             [experiment],
-            f"tags.`{TAG}digest` = '{about['digest']}' and tags.`{TAG}model` = '{about['name']}' and attributes.status = 'FINISHED'",
+            f"tags.`{TAG}digest` = '{about['digest']}' and tags.`{TAG}model` = '{about['name']}' and attributes.status"
+            " = 'FINISHED'",
         )
         if found:
             run_id = str(found[0].info.run_id)
@@ -76,7 +85,9 @@ def track(model: Model) -> str:
 
 def _log(mlflow: Any, model: Model) -> None:
     about = model.about
-    sets = {role: manifest.read(about[key]) for role, key in (("training", "training_set"), ("evaluation", "held_back"))}
+    sets = {
+        role: manifest.read(about[key]) for role, key in (("training", "training_set"), ("evaluation", "held_back"))
+    }
     mlflow.log_params(
         {
             **about["parameters"],
@@ -92,7 +103,9 @@ def _log(mlflow: Any, model: Model) -> None:
         "service": about["service"],
         "release": str(about["release"]),
     }
-    tags |= {f"{role}_set": made.name for role, made in sets.items()} | {f"{role}_set_digest": made.data.digest for role, made in sets.items()}
+    tags |= {f"{role}_set": made.name for role, made in sets.items()} | {
+        f"{role}_set_digest": made.data.digest for role, made in sets.items()
+    }
     mlflow.set_tags({f"{TAG}{name}": value for name, value in tags.items()})
     for role, made in sets.items():
         mlflow.log_dict(asdict(made), f"manifests/{made.name}.json")
@@ -103,7 +116,9 @@ def _log(mlflow: Any, model: Model) -> None:
     example = models.inputs(_one_row(model), model.features, model.categories)
     signature = mlflow.models.infer_signature(example, model.booster.predict(example, num_threads=1))
     mlflow.log_dict(model.categories, "categories.json")
-    mlflow.lightgbm.log_model(model.booster, name="model", signature=signature, pip_requirements=[f"lightgbm=={version('lightgbm')}"])
+    mlflow.lightgbm.log_model(
+        model.booster, name="model", signature=signature, pip_requirements=[f"lightgbm=={version('lightgbm')}"]
+    )
 
 
 def _one_row(model: Model) -> Any:
@@ -118,7 +133,13 @@ def _metrics(quality: dict[str, dict[str, Any]]) -> dict[str, float]:
     for ranking, figures in quality.items():
         for name, value in figures.items():
             ends = (
-                dict(zip((f"{name.removesuffix('_interval')}_low", f"{name.removesuffix('_interval')}_high"), value, strict=True))
+                dict(
+                    zip(
+                        (f"{name.removesuffix('_interval')}_low", f"{name.removesuffix('_interval')}_high"),
+                        value,
+                        strict=True,
+                    )
+                )
                 if isinstance(value, list)
                 else {name: value}
             )
@@ -145,7 +166,9 @@ def _experiment(mlflow: Any) -> str:
 
 @contextmanager
 def _connected(name: str) -> Iterator[Any]:
-    """MLflow at our store, without a word to anybody else; its errors, and those of the network, become a TrackingError."""
+    """MLflow at our store, without a word to anybody else; its errors, and those of the network, become a
+    TrackingError.
+    """
     for variable, value in PATIENCE.items():
         os.environ.setdefault(variable, value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -162,16 +185,23 @@ def _connected(name: str) -> Iterator[Any]:
     except (MlflowException, OSError) as error:
         where = f"the server that {URI} names" if named else f"the store below {settings.home() / 'mlflow'}"
         raise TrackingError(
-            f"MLflow did not take the run of model {name}: {where} answered {type(error).__name__}. The model is kept at {models.folder() / name}, and can be used."
-            f" See that MLflow is up, then send it again: millrace recommender track {name}"
+            f"MLflow did not take the run of model {name}: {where} answered {type(error).__name__}. The model is kept"
+            f" at {models.folder() / name}, and can be used. See that MLflow is up, then send it again: millrace"
+            f" recommender track {name}"
         ) from None  # what MLflow says may hold the URI, and a password in it
     finally:
         if not named:
-            os.environ.pop(URI, None)  # MLflow sets it, and the next home of this process would write to this one's store
+            os.environ.pop(
+                URI, None
+            )  # MLflow sets it, and the next home of this process would write to this one's store
 
 
-def links(model: str | None = None, training_set: str | None = None, release: int | None = None, table: str | None = None) -> list[Link]:
-    """The kept models that were made from a training set, a release or a table, or the one of that name; all, when nothing is named. Oldest first."""
+def links(
+    model: str | None = None, training_set: str | None = None, release: int | None = None, table: str | None = None
+) -> list[Link]:
+    """The kept models that were made from a training set, a release or a table, or the one of that name; all, when
+    nothing is named. Oldest first.
+    """
     names = [models.about(model)["name"]] if model else None
     found = [_link(about) for about in models.kept() if names is None or about["name"] in names]
     return [

@@ -16,23 +16,31 @@ from grocery.recommender.candidates import bought_sql, considered_sql, labels_sq
 WEEK = date(2017, 6, 12)
 START = datetime(2017, 6, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
-moments = st.sampled_from([-366 * DAY, -365 * DAY, -91 * DAY, -90 * DAY, -29 * DAY, -28 * DAY, -timedelta(microseconds=1), timedelta(0)]) | st.builds(
-    lambda hours: timedelta(hours=hours), st.integers(-400 * 24, 10 * 24)
+moments = st.sampled_from(
+    [-366 * DAY, -365 * DAY, -91 * DAY, -90 * DAY, -29 * DAY, -28 * DAY, -timedelta(microseconds=1), timedelta(0)]
+) | st.builds(lambda hours: timedelta(hours=hours), st.integers(-400 * 24, 10 * 24))
+purchases = st.lists(
+    st.tuples(st.integers(1, 3), st.integers(1, 6), moments.map(lambda shift: START + shift)), max_size=30
 )
-purchases = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 6), moments.map(lambda shift: START + shift)), max_size=30)
 Rows = list[tuple[int, int, datetime]]
 
 
 def query(rows: Rows, sql: str) -> list[dict[str, Any]]:
-    schema = pa.schema([("customer_id", pa.int64()), ("product_id", pa.int64()), ("transaction_at", pa.timestamp("us", "UTC"))])
+    schema = pa.schema(
+        [("customer_id", pa.int64()), ("product_id", pa.int64()), ("transaction_at", pa.timestamp("us", "UTC"))]
+    )
     with duckdb.connect() as con:
         con.execute("SET TimeZone = 'UTC'; CREATE SCHEMA silver")
-        con.register("purchases", pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema))
+        con.register(
+            "purchases", pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
+        )
         con.execute("CREATE VIEW silver.transactions AS FROM purchases")
         return con.sql(sql).to_arrow_table().to_pylist()
 
 
-def considered(rows: Rows, number: int = candidates.CONSIDERED, popular: int = candidates.POPULAR) -> set[tuple[int, int]]:
+def considered(
+    rows: Rows, number: int = candidates.CONSIDERED, popular: int = candidates.POPULAR
+) -> set[tuple[int, int]]:
     """One customer after the other, one purchase after the other."""
     known = [(customer, product, at) for customer, product, at in rows if START - 365 * DAY <= at < START]
     buyers: dict[int, set[int]] = {}
@@ -43,7 +51,10 @@ def considered(rows: Rows, number: int = candidates.CONSIDERED, popular: int = c
     chosen = set()
     for active in {customer for customer, _, at in known if at >= START - 90 * DAY}:
         mine = [(product, at) for customer, product, at in known if customer == active]
-        scores = {product: 0.1 * math.log(1 + len(buyers.get(product, ()))) for product in {*most_bought, *(product for product, _ in mine)}}
+        scores = {
+            product: 0.1 * math.log(1 + len(buyers.get(product, ())))
+            for product in {*most_bought, *(product for product, _ in mine)}
+        }
         for product, at in mine:
             scores[product] += 2 ** (-((START - at) / DAY) / 60)
         ranked = sorted(scores, key=lambda product: (-round(scores[product], 6), product))
@@ -53,7 +64,9 @@ def considered(rows: Rows, number: int = candidates.CONSIDERED, popular: int = c
 
 @hypothesis(deadline=None, max_examples=25)
 @given(rows=purchases)
-@example(rows=[(1, 2, START - 365 * DAY), (1, 3, START - 90 * DAY), (2, 1, START - 91 * DAY), (1, 1, START), (2, 1, START)])
+@example(
+    rows=[(1, 2, START - 365 * DAY), (1, 3, START - 90 * DAY), (2, 1, START - 91 * DAY), (1, 1, START), (2, 1, START)]
+)
 def test_labels_are_those_of_a_loop(rows: Rows) -> None:
     bought = {(customer, product) for customer, product, at in rows if START <= at < START + 7 * DAY}
     buyers = {customer for customer, _ in bought}
@@ -65,7 +78,9 @@ def test_labels_are_those_of_a_loop(rows: Rows) -> None:
     assert {(row["customer_id"], row["product_id"]) for row in query(rows, bought_sql([WEEK]))} == bought
     assert {(row["customer_id"], row["product_id"]) for row in query(rows, considered_sql(WEEK))} == pairs
     for customer in (1, 2, 3):
-        assert {row["product_id"] for row in query(rows, considered_sql(WEEK, customer))} == {product for one, product in pairs if one == customer}
+        assert {row["product_id"] for row in query(rows, considered_sql(WEEK, customer))} == {
+            product for one, product in pairs if one == customer
+        }
 
 
 def test_only_the_best_are_considered(monkeypatch: Any) -> None:
@@ -80,7 +95,11 @@ def test_only_the_best_are_considered(monkeypatch: Any) -> None:
         (3, 14, START - DAY),
     ]
     pairs = query(rows, considered_sql(WEEK))
-    assert {(row["customer_id"], row["product_id"]) for row in pairs} == considered(rows, 2, 1) == {(1, 10), (2, 10), (2, 11), (3, 13), (3, 14)}
+    assert (
+        {(row["customer_id"], row["product_id"]) for row in pairs}
+        == considered(rows, 2, 1)
+        == {(1, 10), (2, 10), (2, 11), (3, 13), (3, 14)}
+    )
 
 
 def test_each_model_learns_from_the_weeks_right_before_the_one_it_is_judged_on() -> None:

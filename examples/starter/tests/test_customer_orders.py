@@ -24,7 +24,11 @@ def test_features_are_what_a_count_of_the_files_gives() -> None:
     assert rows
     for row in rows:
         t = row["event_timestamp"]
-        mine = [(datetime.fromisoformat(order["ordered_at"]).replace(tzinfo=UTC), order) for order in landed if order["customer"] == row["customer"]]
+        mine = [
+            (datetime.fromisoformat(order["ordered_at"]).replace(tzinfo=UTC), order)
+            for order in landed
+            if order["customer"] == row["customer"]
+        ]
         week = [order for at, order in mine if t - timedelta(days=7) <= at < t]
         assert row["orders_7d"] == len(week)
         assert row["spend_7d"] == sum(Decimal(order["amount"]).quantize(Decimal("0.01")) for order in week)

@@ -1,4 +1,6 @@
-"""Profiles: what the columns of a table look like in numbers, counted by DuckDB or in data frames, with the same result."""
+"""Profiles: what the columns of a table look like in numbers, counted by DuckDB or in data frames, with the same
+result.
+"""
 
 from features.lake_reader import LakeReader
 from features.offline.profiles import by_duckdb, by_frames
@@ -10,4 +12,8 @@ __all__ = ["Profile", "of"]
 def of(reader: LakeReader, qualified: str, by: str) -> Profile:
     """The profile of a table of the reader's release; `by` is `duckdb`, `cudf` or `pandas`."""
     table = reader.table(qualified)
-    return by_duckdb.profile(reader.connection, table) if by == "duckdb" else by_frames.profile(by, reader.connection, table)
+    return (
+        by_duckdb.profile(reader.connection, table)
+        if by == "duckdb"
+        else by_frames.profile(by, reader.connection, table)
+    )

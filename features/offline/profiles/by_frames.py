@@ -18,7 +18,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.offline import frames
-from features.offline.profiles.model import FREQUENT, LARGE, PERCENTS, ColumnProfile, Profile, Sort, day, instant, moments, scale_of, sort_of
+from features.offline.profiles.model import (
+    FREQUENT,
+    LARGE,
+    PERCENTS,
+    ColumnProfile,
+    Profile,
+    Sort,
+    day,
+    instant,
+    moments,
+    scale_of,
+    sort_of,
+)
 from lake.sql import identifier
 
 NARROW = 18
@@ -28,12 +40,18 @@ LIMB = 16
 
 
 def profile(library: str, connection: duckdb.DuckDBPyConnection, table: str) -> Profile:
-    """The profile of a table or view of the connection, which hands over one column at a time; `table` is a quoted name."""
+    """The profile of a table or view of the connection, which hands over one column at a time; `table` is a quoted
+    name.
+    """
     modules = frames.library(library)
     schema = connection.sql(f"FROM {table} LIMIT 0").to_arrow_table().schema
     rows = connection.sql(f"SELECT count(*) FROM {table}").fetchall()[0][0]
     return Profile(
-        rows, tuple(column(modules, name, connection.sql(f"SELECT {identifier(name)} FROM {table}").to_arrow_table()[name]) for name in schema.names)
+        rows,
+        tuple(
+            column(modules, name, connection.sql(f"SELECT {identifier(name)} FROM {table}").to_arrow_table()[name])
+            for name in schema.names
+        ),
     )
 
 
@@ -56,8 +74,13 @@ def column(modules: Any, name: str, cells: pa.ChunkedArray) -> ColumnProfile:
         maximum=counted.ranked(counted.cells),
         mean=mean,
         deviation=deviation,
-        quantiles=tuple(counted.ranked(max(1, -(-counted.cells * percent // 100))) for percent in PERCENTS) if sort.has_quantiles and counted.cells else (),
-        frequent=tuple((counted.value(place), int(counted.sizes[place])) for place in np.argsort(-counted.sizes, kind="stable")[:FREQUENT]),
+        quantiles=tuple(counted.ranked(max(1, -(-counted.cells * percent // 100))) for percent in PERCENTS)
+        if sort.has_quantiles and counted.cells
+        else (),
+        frequent=tuple(
+            (counted.value(place), int(counted.sizes[place]))
+            for place in np.argsort(-counted.sizes, kind="stable")[:FREQUENT]
+        ),
     )
 
 
@@ -108,8 +131,14 @@ class Counted:
         return self._double_moments() if sort == Sort.DOUBLE else (None, None)
 
     def _exact_sums(self) -> tuple[int, int]:
-        """Sum and sum of squares, in units of the last digit, from sums over the parts of the numbers that fit 64 bits."""
-        limbs = [limb for part in reversed(self.parts) for limb in _limbs(np.asarray(self.groups[part]), whole=part == self.parts[0])]
+        """Sum and sum of squares, in units of the last digit, from sums over the parts of the numbers that fit 64
+        bits.
+        """
+        limbs = [
+            limb
+            for part in reversed(self.parts)
+            for limb in _limbs(np.asarray(self.groups[part]), whole=part == self.parts[0])
+        ]
         weighted = [limb * self.sizes for limb in limbs]
         total = sum(int(limb.sum()) << (LIMB * i) for i, limb in enumerate(weighted))
         squares = sum(int(a @ b) << (LIMB * (i + j)) for i, a in enumerate(weighted) for j, b in enumerate(limbs))
@@ -131,7 +160,9 @@ def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _parts(sort: Sort, cells: pa.ChunkedArray) -> pa.Table:
-    """One column of what a frame can order, or three for a decimal of more than 64 bits: the higher ones, and twice 32."""
+    """One column of what a frame can order, or three for a decimal of more than 64 bits: the higher ones, and twice
+    32.
+    """
     if pa.types.is_decimal(cells.type):
         return _words(cells)
     if sort == Sort.INSTANT:
@@ -153,7 +184,9 @@ def _words(cells: pa.ChunkedArray) -> pa.Table:
 
 
 def _limbs(numbers: np.ndarray, *, whole: bool) -> list[np.ndarray]:
-    """The numbers in parts of 16 bits, the lowest first: two of 32 unsigned bits, or four of 64 bits (`whole`), the highest of which has the sign."""
+    """The numbers in parts of 16 bits, the lowest first: two of 32 unsigned bits, or four of 64 bits (`whole`), the
+    highest of which has the sign.
+    """
     *lower, highest = [numbers >> (LIMB * i) for i in range(4 if whole else 2)]
     return [*(part & 0xFFFF for part in lower), highest]
 

@@ -1,7 +1,7 @@
 """What a profile says, and the definitions that both implementations follow.
 
-Integers and decimals are exact: their mean and deviation come from exact sums, rounded once. Doubles differ in the last digits from one implementation
-to the other, as their sums depend on the order.
+Integers and decimals are exact: their mean and deviation come from exact sums, rounded once. Doubles differ in the last
+digits from one implementation to the other, as their sums depend on the order.
 """
 
 from __future__ import annotations
@@ -45,9 +45,11 @@ class Sort(StrEnum):
 
 @dataclass(frozen=True)
 class ColumnProfile:
-    """One column. Figures other than `nulls` and `nans` are of the cells that are neither, and None where there is no such cell or the sort has no such figure.
+    """One column. Figures other than `nulls` and `nans` are of the cells that are neither, and None where there is no
+    such cell or the sort has no such figure.
 
-    The quantile of p percent is the smallest value that at least p percent of the cells do not exceed, so it is always one of them.
+    The quantile of p percent is the smallest value that at least p percent of the cells do not exceed, so it is always
+    one of them.
     """
 
     name: str
@@ -133,4 +135,6 @@ def moments(cells: int, total: int, squares: int, scale: int) -> tuple[float | N
 def _plain(value: Any) -> Any:
     if isinstance(value, date):
         return value.isoformat()
-    return str(value) if isinstance(value, Decimal) or (isinstance(value, float) and not math.isfinite(value)) else value
+    return (
+        str(value) if isinstance(value, Decimal) or (isinstance(value, float) and not math.isfinite(value)) else value
+    )

@@ -1,7 +1,8 @@
-"""Run the interval in one process per case, and break it at a point of one table: `python breaking.py HOME,POINT,TABLE ...`.
+"""Run the interval in one process per case, and break it at a point of one table: `python breaking.py HOME,POINT,TABLE
+...`.
 
-Prints a JSON line per case: the exit code (minus the signal that killed it) and what the command printed. The point `at once` breaks nothing: two processes
-run the interval at the same time. Imports are paid once: a case is a fork.
+Prints a JSON line per case: the exit code (minus the signal that killed it) and what the command printed. The point `at
+once` breaks nothing: two processes run the interval at the same time. Imports are paid once: a case is a fork.
 """
 
 import importlib
@@ -47,7 +48,9 @@ def fill() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
 
 
-def before(module: object, name: str, strike: Callable[[], None], concerned: Callable[..., bool] = lambda *_: True) -> None:
+def before(
+    module: object, name: str, strike: Callable[[], None], concerned: Callable[..., bool] = lambda *_: True
+) -> None:
     """Strike when the function is called."""
     original = getattr(module, name)
 
@@ -122,7 +125,9 @@ def end(child: int, reading: int) -> tuple[int, str]:
 
 
 def run(home: str, point: str, table: str) -> tuple[int, str]:
-    """Exit code and output of the case; of two processes at once the code that is not 0, if there is one, and both outputs."""
+    """Exit code and output of the case; of two processes at once the code that is not 0, if there is one, and both
+    outputs.
+    """
     started = [start(home, point, table) for _ in range(2 if point == TWICE else 1)]
     ended = [end(*process) for process in started]
     return next((code for code, _ in ended if code), 0), "".join(text for _, text in ended)

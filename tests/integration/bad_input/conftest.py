@@ -17,7 +17,9 @@ CHAIN = ("bronze.transactions", "silver.transactions", "gold.customer_activity")
 
 @pytest.fixture
 def run_transactions(home: Path) -> Callable[..., dict]:
-    """Carry an interval through the tables of transactions only, and return the reports by table: what a whole run does with them, in a fifth of its time."""
+    """Carry an interval through the tables of transactions only, and return the reports by table: what a whole run does
+    with them, in a fifth of its time.
+    """
     from millrace import pipeline
 
     def carry(start: str, end: str, through: str = "silver.transactions") -> dict:
@@ -28,7 +30,9 @@ def run_transactions(home: Path) -> Callable[..., dict]:
 
 
 def _photograph(tables: tuple[str, ...]) -> dict[str, str]:
-    """Every file of these tables, or of the whole lake, with a hash of its bytes; what was only staged is invisible and does not count."""
+    """Every file of these tables, or of the whole lake, with a hash of its bytes; what was only staged is invisible and
+    does not count.
+    """
     roots = [settings.table_path(name) for name in tables] or [settings.lake()]
     files = [file for root in roots for file in root.rglob("*") if file.is_file() and "_stage" not in file.parts]
     return {str(file.relative_to(settings.lake())): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

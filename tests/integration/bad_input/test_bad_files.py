@@ -41,7 +41,13 @@ def parquet(shop: Shop, **columns: pa.Array) -> Path:
 def test_a_truncated_parquet_file_is_refused(stocked: Shop, refused: Callable) -> None:
     path = parquet(stocked)
     path.write_bytes(path.read_bytes()[:-20])
-    refused(LandingError, f"{FILE}.parquet cannot be read as parquet", "footer", AGAIN, "nothing of this table was published")
+    refused(
+        LandingError,
+        f"{FILE}.parquet cannot be read as parquet",
+        "footer",
+        AGAIN,
+        "nothing of this table was published",
+    )
 
 
 def test_a_parquet_file_with_torn_pages_is_refused(stocked: Shop, refused: Callable) -> None:
@@ -63,7 +69,9 @@ def test_a_csv_that_is_not_utf_8_is_refused(stocked: Shop, refused: Callable, en
     refused(LandingError, f"{FILE}.csv cannot be read as CSV (line {1 if encoding == 'utf-16' else 2} ", "UTF-8", AGAIN)
 
 
-def test_a_refused_file_that_lands_whole_is_loaded_by_the_next_run(stocked: Shop, run_transactions: Callable, refused: Callable) -> None:
+def test_a_refused_file_that_lands_whole_is_loaded_by_the_next_run(
+    stocked: Shop, run_transactions: Callable, refused: Callable
+) -> None:
     path = parquet(stocked)
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
@@ -79,12 +87,22 @@ def test_a_refused_file_that_lands_whole_is_loaded_by_the_next_run(stocked: Shop
 @pytest.mark.parametrize("name", ["householdid", "Household_Id", "house_hold_id"])
 def test_a_renamed_column_is_refused_with_the_right_one_suggested(stocked: Shop, refused: Callable, name: str) -> None:
     csv(stocked, LINE, header=HEADER.replace("household_id", name))
-    refused(LandingError, f"{FILE}.csv lacks 1 column: household_id.", f"It has {name} instead of household_id.", "contracts/bronze/transactions.py")
+    refused(
+        LandingError,
+        f"{FILE}.csv lacks 1 column: household_id.",
+        f"It has {name} instead of household_id.",
+        "contracts/bronze/transactions.py",
+    )
 
 
 def test_a_blank_in_the_header_is_told(stocked: Shop, refused: Callable) -> None:
     csv(stocked, LINE, header=HEADER.replace("household_id", " household_id"))
-    refused(LandingError, f"{FILE}.csv lacks 1 column: household_id. Got: ' household_id'", "Remove the blanks around household_id in its header", AGAIN)
+    refused(
+        LandingError,
+        f"{FILE}.csv lacks 1 column: household_id. Got: ' household_id'",
+        "Remove the blanks around household_id in its header",
+        AGAIN,
+    )
 
 
 def test_a_missing_column_is_refused_and_named(stocked: Shop, refused: Callable) -> None:
@@ -140,7 +158,9 @@ def test_a_column_of_another_kind_is_refused(stocked: Shop, refused: Callable, c
     ],
     ids=lambda one: one if isinstance(one, str) else str(one.type),
 )
-def test_another_type_that_means_the_same_is_loaded(stocked: Shop, run_transactions: Callable, column: str, values: pa.Array) -> None:
+def test_another_type_that_means_the_same_is_loaded(
+    stocked: Shop, run_transactions: Callable, column: str, values: pa.Array
+) -> None:
     parquet(stocked, **{column: values})
     run_transactions(DAY, END)
     (found,) = rows("silver.transactions", where="basket_id = 5")
@@ -164,24 +184,37 @@ def test_an_empty_landing_zone(stocked: Shop, refused: Callable) -> None:
 @pytest.mark.parametrize("name", ["march", "2017-3-1", "2017-02-30", "9999-12-31", "0001-01-01"])
 def test_a_folder_that_is_not_a_date(stocked: Shop, refused: Callable, name: str) -> None:
     stocked.land("transactions", [purchase(5)], name)
-    refused(LandingError, f"bronze.transactions: the folder transactions/{name} is not a date", "Rename it or move it away")
+    refused(
+        LandingError, f"bronze.transactions: the folder transactions/{name} is not a date", "Rename it or move it away"
+    )
 
 
 @pytest.mark.parametrize("name", ["transactions.xlsx", "transactions.csv.gz", "transactions"])
 def test_a_file_of_an_unknown_format(stocked: Shop, refused: Callable, name: str) -> None:
     stocked.path("transactions").with_name(name).write_bytes(b"x")
-    refused(LandingError, f"bronze.transactions: transactions/{DAY}/{name} is neither .parquet nor .csv", "move it out of the landing zone")
+    refused(
+        LandingError,
+        f"bronze.transactions: transactions/{DAY}/{name} is neither .parquet nor .csv",
+        "move it out of the landing zone",
+    )
 
 
 def test_a_suffix_in_capitals_is_told(stocked: Shop, refused: Callable) -> None:
     stocked.path("transactions").with_name("transactions.PARQUET").write_bytes(b"x")
-    refused(LandingError, f"bronze.transactions: transactions/{DAY}/transactions.PARQUET ends in .PARQUET. Rename it to end in .parquet")
+    refused(
+        LandingError,
+        f"bronze.transactions: transactions/{DAY}/transactions.PARQUET ends in .PARQUET. Rename it to end in .parquet",
+    )
 
 
 @pytest.mark.parametrize("name", ["2017-03-02", "transactions.parquet"])
 def test_a_file_outside_of_any_day(stocked: Shop, refused: Callable, name: str) -> None:
     (stocked.root / "transactions" / name).write_bytes(b"x")
-    refused(LandingError, f"bronze.transactions: transactions/{name} lies outside of any day", "Move it to the folder of its day")
+    refused(
+        LandingError,
+        f"bronze.transactions: transactions/{name} lies outside of any day",
+        "Move it to the folder of its day",
+    )
 
 
 def test_a_folder_in_the_place_of_a_file(stocked: Shop, refused: Callable) -> None:
@@ -191,17 +224,23 @@ def test_a_folder_in_the_place_of_a_file(stocked: Shop, refused: Callable) -> No
 
 def test_a_link_to_nothing(stocked: Shop, refused: Callable) -> None:
     stocked.path("transactions", name="more").symlink_to("/nowhere.parquet")
-    refused(LandingError, f"bronze.transactions: transactions/{DAY}/more.parquet is a symbolic link that cannot be followed")
+    refused(
+        LandingError, f"bronze.transactions: transactions/{DAY}/more.parquet is a symbolic link that cannot be followed"
+    )
 
 
 @pytest.mark.parametrize("name", [".transactions.parquet", "_SUCCESS", "transactions.parquet.tmp"])
-def test_a_file_that_is_still_being_written_is_passed_over(stocked: Shop, run_transactions: Callable, untouched: Callable, name: str) -> None:
+def test_a_file_that_is_still_being_written_is_passed_over(
+    stocked: Shop, run_transactions: Callable, untouched: Callable, name: str
+) -> None:
     stocked.path("transactions").with_name(name).write_bytes(b"x")
     with untouched():
         run_transactions(DAY, NEXT)
 
 
-def test_a_file_that_was_corrected_and_then_put_back_counts_as_it_is_now(stocked: Shop, run_transactions: Callable) -> None:
+def test_a_file_that_was_corrected_and_then_put_back_counts_as_it_is_now(
+    stocked: Shop, run_transactions: Callable
+) -> None:
     for value in (4.0, 3.0):
         stocked.land("transactions", [purchase(1, sales_value=value), purchase(2, product=2, customer=2)])
         run_transactions(DAY, NEXT)

@@ -1,4 +1,6 @@
-"""Rows that break a promise go to quarantine with the reason, rows that come again are counted as duplicates, and all others are published."""
+"""Rows that break a promise go to quarantine with the reason, rows that come again are counted as duplicates, and all
+others are published.
+"""
 
 import json
 import shutil
@@ -41,7 +43,10 @@ def baskets(where: str = "true") -> list[int]:
 
 def accounts(reports: dict) -> list[tuple[int, int, int, int]]:
     """Rows in, published, quarantined and duplicates of transactions in bronze and in silver."""
-    return [(one.rows_in, one.published, one.quarantined, one.duplicates) for one in (reports[name].account for name in TRANSACTIONS)]
+    return [
+        (one.rows_in, one.published, one.quarantined, one.duplicates)
+        for one in (reports[name].account for name in TRANSACTIONS)
+    ]
 
 
 # --- cells that do not fit
@@ -54,10 +59,26 @@ CELLS = (
     ("3.0", "cheap", "sales_value is 'cheap', not a double that is finite"),
     ("3.0", "nan", "sales_value is 'nan', not a double that is finite"),
     ("3.0", "inf", "sales_value is 'inf', not a double that is finite"),
-    ("2017-03-02 10:00:00", "02/03/2017", "transaction_timestamp is '02/03/2017', not a timestamp between 1900 and 2199"),
-    ("2017-03-02 10:00:00", "2017-02-30", "transaction_timestamp is '2017-02-30', not a timestamp between 1900 and 2199"),
-    ("2017-03-02 10:00:00", "9999-12-31", "transaction_timestamp is '9999-12-31', not a timestamp between 1900 and 2199"),
-    ("2017-03-02 10:00:00", "0001-01-01", "transaction_timestamp is '0001-01-01', not a timestamp between 1900 and 2199"),
+    (
+        "2017-03-02 10:00:00",
+        "02/03/2017",
+        "transaction_timestamp is '02/03/2017', not a timestamp between 1900 and 2199",
+    ),
+    (
+        "2017-03-02 10:00:00",
+        "2017-02-30",
+        "transaction_timestamp is '2017-02-30', not a timestamp between 1900 and 2199",
+    ),
+    (
+        "2017-03-02 10:00:00",
+        "9999-12-31",
+        "transaction_timestamp is '9999-12-31', not a timestamp between 1900 and 2199",
+    ),
+    (
+        "2017-03-02 10:00:00",
+        "0001-01-01",
+        "transaction_timestamp is '0001-01-01', not a timestamp between 1900 and 2199",
+    ),
 )
 """A good text, a bad one in its place, and the reason that the row goes."""
 
@@ -91,10 +112,17 @@ def test_a_date_that_python_cannot_hold_costs_its_row(stocked: Shop, run_transac
 
 
 def test_money_with_too_many_digits_is_quarantined_as_it_came(stocked: Shop, run_transactions: Callable) -> None:
-    odd = [purchase(5, at=MORNING, sales_value=1e17), purchase(6, at=MORNING, retail_disc=-1e10), purchase(7, at=MORNING, sales_value=9_999_999_999.99)]
+    odd = [
+        purchase(5, at=MORNING, sales_value=1e17),
+        purchase(6, at=MORNING, retail_disc=-1e10),
+        purchase(7, at=MORNING, sales_value=9_999_999_999.99),
+    ]
     stocked.land("transactions", odd, NEXT)
     assert accounts(run_transactions(DAY, END)) == [(3, 1, 2, 0), (1, 1, 0, 0)]
-    found = {json.loads(row["row"])["basket_id"]: (row["reasons"], json.loads(row["row"])) for row in rows("quarantine.transactions")}
+    found = {
+        json.loads(row["row"])["basket_id"]: (row["reasons"], json.loads(row["row"]))
+        for row in rows("quarantine.transactions")
+    }
     assert found[5][0] == ["sales_value is not between -9999999999.99 and 9999999999.99"]
     assert found[6][0] == ["retail_disc is not between -9999999999.99 and 9999999999.99"]
     assert (found[5][1]["sales_value"], found[6][1]["retail_disc"]) == (1e17, -1e10)
@@ -111,14 +139,18 @@ def test_one_bad_cell_among_many_rows_costs_one_row(stocked: Shop, run_transacti
 def test_a_ragged_line_costs_its_row(stocked: Shop, run_transactions: Callable) -> None:
     csv(stocked, "1,10,6,1", f"{GOOD.replace(',5,', ',7,')},9,9", GOOD)
     assert accounts(run_transactions(DAY, END)) == [(3, 1, 2, 0), (1, 1, 0, 0)]
-    assert quarantined() == [("bronze", ["the line has 13 fields, the header has 11"]), ("bronze", ["the line has 4 fields, the header has 11"])]
+    assert quarantined() == [
+        ("bronze", ["the line has 13 fields, the header has 11"]),
+        ("bronze", ["the line has 4 fields, the header has 11"]),
+    ]
 
 
 def test_a_quote_that_is_never_closed_stops_the_file(stocked: Shop, refused: Callable) -> None:
     csv(stocked, GOOD, '1,10,"6,1,2', GOOD.replace(",5,", ",7,"))
     refused(
         LandingError,
-        f"bronze.transactions: transactions/{NEXT}/transactions.csv cannot be read as CSV (line 3 opens a quote that is not closed on that line, in column basket_id)",
+        f"bronze.transactions: transactions/{NEXT}/transactions.csv cannot be read as CSV (line 3 opens a quote that is"
+        " not closed on that line, in column basket_id)",
         "Close the quote, or double it where it belongs to the cell",
         "Land the file again",
     )
@@ -184,7 +216,9 @@ def test_a_bad_delivery_does_not_displace_the_good_row(stocked: Shop, run_transa
 def test_an_unknown_product_is_a_warning_published_and_counted(stocked: Shop, run: Callable) -> None:
     stocked.land("transactions", [purchase(5, product=99, at=MORNING), purchase(6, at=MORNING)], NEXT)
     report = run(DAY, END)["silver.transactions"]
-    assert [(one.reason, one.severity, one.failed) for one in report.warnings] == [("product_id is not in silver.products", "warning", 1)]
+    assert [(one.reason, one.severity, one.failed) for one in report.warnings] == [
+        ("product_id is not in silver.products", "warning", 1)
+    ]
     assert report.account == RowAccount(2, 2, 0, 0)
     assert baskets("product_id = 99") == [5]
     assert rows("gold.product_popularity", where="product_id = 99")
@@ -192,12 +226,16 @@ def test_an_unknown_product_is_a_warning_published_and_counted(stocked: Shop, ru
 
 def test_a_quantity_of_0_is_a_warning_and_published(stocked: Shop, run_transactions: Callable) -> None:
     stocked.land("transactions", [purchase(5, quantity=0, at=MORNING)], NEXT)
-    assert [(one.reason, one.failed) for one in run_transactions(DAY, END)["silver.transactions"].warnings] == [("quantity is 0", 1)]
+    assert [(one.reason, one.failed) for one in run_transactions(DAY, END)["silver.transactions"].warnings] == [
+        ("quantity is 0", 1)
+    ]
     assert baskets("quantity = 0") == [5]
 
 
 def test_a_transaction_after_the_day_it_landed_costs_its_row(stocked: Shop, run_transactions: Callable) -> None:
-    stocked.land("transactions", [purchase(5, at="2017-03-03 00:00:00"), purchase(6, at="2017-03-02 23:59:59.999999")], NEXT)
+    stocked.land(
+        "transactions", [purchase(5, at="2017-03-03 00:00:00"), purchase(6, at="2017-03-02 23:59:59.999999")], NEXT
+    )
     run_transactions(DAY, END)
     assert quarantined() == [("bronze", ["the transaction lies after the day its file landed"])]
     assert baskets() == [1, 2, 6]
@@ -208,7 +246,12 @@ def test_a_transaction_after_the_day_it_landed_costs_its_row(stocked: Shop, run_
 
 def test_too_many_bad_cells_stop_bronze(stocked: Shop, refused: Callable) -> None:
     csv(stocked, *[GOOD.replace(",5,", f",{n},").replace(",2,3.0", ",two,3.0") for n in range(11)], *[GOOD] * 9)
-    refused(AuditError, "bronze.transactions: 11 of 20 rows (55.0%) must go to quarantine", "a cell does not fit its column: 11", "Mend the landed files")
+    refused(
+        AuditError,
+        "bronze.transactions: 11 of 20 rows (55.0%) must go to quarantine",
+        "a cell does not fit its column: 11",
+        "Mend the landed files",
+    )
 
 
 def test_too_many_bad_rows_stop_silver(stocked: Shop, run: Callable, untouched: Callable) -> None:
@@ -216,7 +259,12 @@ def test_too_many_bad_rows_stop_silver(stocked: Shop, run: Callable, untouched: 
     stocked.land("transactions", [purchase(n, at=MORNING, quantity=-1) for n in range(5, 16)], NEXT)
     with untouched(*later, "quarantine.transactions"), pytest.raises(AuditError) as caught:
         run(DAY, END)
-    for text in ("silver.transactions: 11 of 11 rows (100.0%)", "quantity is below 0: 11", "Nothing was published", "contracts/silver/transactions.py"):
+    for text in (
+        "silver.transactions: 11 of 11 rows (100.0%)",
+        "quantity is below 0: 11",
+        "Nothing was published",
+        "contracts/silver/transactions.py",
+    ):
         assert text in str(caught.value)
 
 
@@ -286,7 +334,9 @@ def test_the_same_bytes_under_another_name_are_duplicates(stocked: Shop, run: Ca
 
 
 @pytest.mark.parametrize("start", [DAY, NEXT])
-def test_the_same_bytes_under_another_day_are_duplicates_to_silver(stocked: Shop, run_transactions: Callable, start: str) -> None:
+def test_the_same_bytes_under_another_day_are_duplicates_to_silver(
+    stocked: Shop, run_transactions: Callable, start: str
+) -> None:
     before = rows("silver.transactions")
     copy = stocked.path("transactions", NEXT)
     copy.parent.mkdir()
@@ -296,12 +346,19 @@ def test_the_same_bytes_under_another_day_are_duplicates_to_silver(stocked: Shop
 
 
 @pytest.mark.parametrize("start", [DAY, NEXT])
-def test_an_unchanged_snapshot_under_another_day_is_a_snapshot_of_that_day(stocked: Shop, run: Callable, start: str) -> None:
+def test_an_unchanged_snapshot_under_another_day_is_a_snapshot_of_that_day(
+    stocked: Shop, run: Callable, start: str
+) -> None:
     copy = stocked.path("demographics", NEXT, suffix=".csv")
     copy.parent.mkdir()
     shutil.copy(stocked.path("demographics", suffix=".csv"), copy)
     run(start, END)
-    assert [(row["customer_id"], str(row["snapshot_date"])) for row in rows("silver.customers")] == [(1, DAY), (1, NEXT), (2, DAY), (2, NEXT)]
+    assert [(row["customer_id"], str(row["snapshot_date"])) for row in rows("silver.customers")] == [
+        (1, DAY),
+        (1, NEXT),
+        (2, DAY),
+        (2, NEXT),
+    ]
 
 
 @pytest.mark.parametrize("name", ["transactions", "corrected"])
@@ -314,7 +371,9 @@ def test_the_newest_delivery_of_a_key_wins(stocked: Shop, run: Callable, name: s
     assert found["items_7d"] == 7
 
 
-def test_a_correction_wins_although_the_clock_was_set_back(stocked: Shop, run: Callable, untouched: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_correction_wins_although_the_clock_was_set_back(
+    stocked: Shop, run: Callable, untouched: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Yesterday(datetime):
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> datetime:
@@ -352,7 +411,10 @@ def test_an_empty_day_is_a_day_on_which_windows_decay(stocked: Shop, run: Callab
     land(stocked)
     run(DAY, "2017-03-10")
     decayed = rows("gold.customer_activity", where="customer_id = 1")
-    assert [(f"{row['event_timestamp']:%m-%d}", row["items_7d"], row["items_30d"]) for row in decayed] == [("03-02", 2, 2), ("03-09", 0, 2)]
+    assert [(f"{row['event_timestamp']:%m-%d}", row["items_7d"], row["items_30d"]) for row in decayed] == [
+        ("03-02", 2, 2),
+        ("03-09", 0, 2),
+    ]
 
 
 def test_an_empty_file_is_no_reason_for_a_new_version(stocked: Shop, run_transactions: Callable) -> None:
@@ -367,7 +429,13 @@ def test_every_window_is_empty_after_its_length(stocked: Shop, run: Callable) ->
     run(DAY, "2017-06-01")
     last = rows("gold.customer_activity", where="customer_id = 1")[-1]
     assert last["event_timestamp"].replace(tzinfo=None) == datetime(2017, 3, 2) + timedelta(days=90)
-    assert (last["items_7d"], last["items_30d"], last["items_90d"], last["baskets_90d"], last["spend_90d"]) == (0, 0, 0, 0, Decimal("0.00"))
+    assert (last["items_7d"], last["items_30d"], last["items_90d"], last["baskets_90d"], last["spend_90d"]) == (
+        0,
+        0,
+        0,
+        0,
+        Decimal("0.00"),
+    )
 
 
 def test_a_table_that_never_landed_is_published_empty(shop: Shop, run: Callable) -> None:

@@ -1,4 +1,6 @@
-"""Runs that are asked for the impossible, meet a lake that is not as they left it, or are killed: a sentence that helps, and no row lost or doubled."""
+"""Runs that are asked for the impossible, meet a lake that is not as they left it, or are killed: a sentence that
+helps, and no row lost or doubled.
+"""
 
 import json
 import os
@@ -33,16 +35,22 @@ VOLATILE = {"_loaded_at", "run_id", "quarantined_at"}
 
 
 def land_second_day(shop: Shop) -> None:
-    """Something for every account: good rows, a cell that does not fit, a negative quantity, a row twice, a correction of the first day."""
+    """Something for every account: good rows, a cell that does not fit, a negative quantity, a row twice, a correction
+    of the first day.
+    """
     good = [purchase(basket, product=basket % 3 + 1, at=MORNING) for basket in (5, 6)]
     shop.land("transactions", [*good, good[0], purchase(7, at=MORNING, quantity=-1), purchase(1, quantity=4)], NEXT)
     header = ",".join(COLUMNS["transactions"].names)
-    shop.path("transactions", NEXT, "more", ".csv").write_text(f"{header}\n1,10,8,1,two,3.0,0.5,0,0,10,{MORNING}\n1,10,9,1,2,3.0,0.5,0,0,10,{MORNING}\n")
+    shop.path("transactions", NEXT, "more", ".csv").write_text(
+        f"{header}\n1,10,8,1,two,3.0,0.5,0,0,10,{MORNING}\n1,10,9,1,2,3.0,0.5,0,0,10,{MORNING}\n"
+    )
 
 
 def everything() -> dict[str, list[dict[str, Any]]]:
     """All rows of all tables, quarantine included, without what differs from run to run."""
-    return {name: [{k: v for k, v in row.items() if k not in VOLATILE} for row in rows(name)] for name in sorted(versions())}
+    return {
+        name: [{k: v for k, v in row.items() if k not in VOLATILE} for row in rows(name)] for name in sorted(versions())
+    }
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +76,14 @@ def undisturbed(published_home: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.mark.parametrize(
     ("start", "end", "told"),
     [
-        (NEXT, DAY, "end 2017-03-01 is not after start 2017-03-02. end is exclusive: one day is start=2017-03-02, end=2017-03-03"),
+        (
+            NEXT,
+            DAY,
+            (
+                "end 2017-03-01 is not after start 2017-03-02. end is exclusive: one day is start=2017-03-02,"
+                " end=2017-03-03"
+            ),
+        ),
         (DAY, DAY, "end 2017-03-01 is not after start 2017-03-01. end is exclusive"),
         ("first of May", END, "start is 'first of May', which is not an ISO date such as 2017-01-31"),
         ("2017-02-30", END, "start is '2017-02-30', which is not an ISO date"),
@@ -77,7 +92,11 @@ def undisturbed(published_home: Path, tmp_path_factory: pytest.TempPathFactory) 
         (DAY, 20170303, "end is 20170303, which is not an ISO date"),
         (None, END, "start is missing. Give both as ISO dates, end exclusive"),
         (DAY, "", "end is missing. Give both as ISO dates, end exclusive"),
-        ("2016-01-01", "2016-02-01", "[2016-01-01, 2016-02-01) lies outside the data: files have landed for [2017-03-01, 2017-03-02)"),
+        (
+            "2016-01-01",
+            "2016-02-01",
+            "[2016-01-01, 2016-02-01) lies outside the data: files have landed for [2017-03-01, 2017-03-02)",
+        ),
         ("2017-02-28", NEXT, "[2017-02-28, 2017-03-02) lies outside the data"),
         ("2030-01-01", "2030-01-02", "Give start and end within [2017-03-01, 2017-06-01)"),
         (DAY, "2030-01-01", "Give start and end within [2017-03-01, 2017-06-01)"),
@@ -89,17 +108,25 @@ def test_an_interval_that_makes_no_sense(stocked: Shop, refused: Callable, start
 
 
 @pytest.mark.parametrize(("start", "end"), [(NEXT, DAY), ("2016-01-01", "2016-02-01"), ("2030-01-01", "2030-01-02")])
-def test_an_interval_that_makes_no_sense_builds_nothing_in_a_new_lake(shop: Shop, run: Callable, start: str, end: str) -> None:
+def test_an_interval_that_makes_no_sense_builds_nothing_in_a_new_lake(
+    shop: Shop, run: Callable, start: str, end: str
+) -> None:
     with pytest.raises(IntervalError):
         run(start, end)
     assert versions() == {}
 
 
 def test_the_command_line_tells_an_error_in_one_line(stocked: Shop) -> None:
-    done = subprocess.run([sys.executable, "-m", "millrace", "run", "--start", NEXT, "--end", DAY], cwd=settings.CHECKOUT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "millrace", "run", "--start", NEXT, "--end", DAY],
+        cwd=settings.CHECKOUT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "IntervalError: end 2017-03-01 is not after start 2017-03-02. end is exclusive: one day is start=2017-03-02, end=2017-03-03"
+        "IntervalError: end 2017-03-01 is not after start 2017-03-02. end is exclusive: one day is start=2017-03-02,"
+        " end=2017-03-03"
     ]
 
 
@@ -121,7 +148,10 @@ def check_interval(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> Callable:
 @pytest.mark.parametrize(
     ("conf", "told"),
     [
-        ({"strat": DAY}, "unknown param strat. This DAG takes start and end (ISO dates, end exclusive). Did you mean start?"),
+        (
+            {"strat": DAY},
+            "unknown param strat. This DAG takes start and end (ISO dates, end exclusive). Did you mean start?",
+        ),
         ({"End": END, "start": DAY}, "Did you mean end?"),
         ({"start": DAY, "end": END, "colour": "red"}, "unknown param colour. This DAG takes start and end"),
     ],
@@ -134,7 +164,10 @@ def test_a_param_that_the_dag_does_not_take_is_refused(check_interval: Callable,
     assert told in str(caught.value)
 
 
-@pytest.mark.parametrize(("params", "told"), [({}, "start is missing"), ({"start": DAY}, "end is missing"), ({"start": END, "end": DAY}, "is not after start")])
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [({}, "start is missing"), ({"start": DAY}, "end is missing"), ({"start": END, "end": DAY}, "is not after start")],
+)
 def test_a_manual_run_needs_a_whole_interval(check_interval: Callable, params: dict, told: str) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
@@ -174,17 +207,32 @@ def test_a_lake_whose_format_cannot_be_read_is_refused(stocked: Shop, refused: C
         ({"minReaderVersion": 1, "minWriterVersion": 99}, "the table asks for reader version 1 and writer version 99"),
         ({"minReaderVersion": 99, "minWriterVersion": 99}, "Something newer wrote it: update Millrace"),
         (
-            {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["tomorrow"], "writerFeatures": ["tomorrow"]},
+            {
+                "minReaderVersion": 3,
+                "minWriterVersion": 7,
+                "readerFeatures": ["tomorrow"],
+                "writerFeatures": ["tomorrow"],
+            },
             "Something newer wrote it: update Millrace",
         ),
-        ({"minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["tomorrow"]}, "the table asks for the features tomorrow"),
         (
-            {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"]},
+            {"minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["tomorrow"]},
+            "the table asks for the features tomorrow",
+        ),
+        (
+            {
+                "minReaderVersion": 3,
+                "minWriterVersion": 7,
+                "readerFeatures": ["deletionVectors"],
+                "writerFeatures": ["deletionVectors"],
+            },
             "the features deletionVectors",
         ),
     ],
 )
-def test_a_table_of_a_newer_delta_protocol_is_refused(stocked: Shop, run_transactions: Callable, untouched: Callable, protocol: dict, told: str) -> None:
+def test_a_table_of_a_newer_delta_protocol_is_refused(
+    stocked: Shop, run_transactions: Callable, untouched: Callable, protocol: dict, told: str
+) -> None:
     stocked.land("transactions", [purchase(5, at=MORNING, quantity=-1)], NEXT)
     commit("silver.transactions", 2).write_text(json.dumps({"protocol": protocol}))
     with untouched("silver.transactions", "quarantine.transactions", *GOLD), pytest.raises(LakeError) as caught:
@@ -211,21 +259,31 @@ def test_a_torn_log_is_refused_until_the_torn_commit_is_removed(
     torn.write_bytes(content)
     with untouched(table), pytest.raises(LakeError) as caught:
         run_transactions(DAY, END, through=table)
-    assert str(caught.value).startswith(f"{table}: the newest commit {torn.name} is {state}, as after a power cut. Remove that file")
+    assert str(caught.value).startswith(
+        f"{table}: the newest commit {torn.name} is {state}, as after a power cut. Remove that file"
+    )
     torn.unlink()
     assert run_transactions(DAY, END, through=table)[table].status == "published"
 
 
 @pytest.mark.parametrize("table", ["bronze.transactions", "silver.transactions", "gold.customer_activity"])
-def test_a_published_table_with_another_schema_is_refused(stocked: Shop, run: Callable, untouched: Callable, table: str) -> None:
+def test_a_published_table_with_another_schema_is_refused(
+    stocked: Shop, run: Callable, untouched: Callable, table: str
+) -> None:
     land_second_day(stocked)
     path = str(settings.table_path(table))
     other = DeltaTable(path).to_pyarrow_table()
-    write_deltalake(path, other.append_column("colour", pa.array(["red"] * other.num_rows)), mode="overwrite", schema_mode="overwrite")
+    write_deltalake(
+        path,
+        other.append_column("colour", pa.array(["red"] * other.num_rows)),
+        mode="overwrite",
+        schema_mode="overwrite",
+    )
     with untouched(table), pytest.raises(PublishError) as caught:
         run(DAY, END)
-    assert f"{table}: the published table and contracts/{table.replace('.', '/')}.py differ in colour string (which the contract lacks). Remove {path}" in str(
-        caught.value
+    assert (
+        f"{table}: the published table and contracts/{table.replace('.', '/')}.py differ in colour string (which the"
+        f" contract lacks). Remove {path}" in str(caught.value)
     )
 
 
@@ -256,12 +314,20 @@ def losing(monkeypatch: pytest.MonkeyPatch, where: object, name: str, table: str
 
 
 @pytest.mark.parametrize("step", ["_cleaned", "_published_elsewhere", "stage"])
-def test_a_data_file_that_goes_away_while_it_is_read_is_held(stocked: Shop, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """Sail would read it as if it were empty, and say nothing: the file of the input is removed, and that of the table itself is away for a while."""
+def test_a_data_file_that_goes_away_while_it_is_read_is_held(
+    stocked: Shop, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Sail would read it as if it were empty, and say nothing: the file of the input is removed, and that of the table
+    itself is away for a while.
+    """
     from etl import stage
     from millrace import pipeline
 
-    stocked.land("transactions", [purchase(5, product=2, at=MORNING), purchase(1, at=MORNING), purchase(6, at=MORNING, quantity=-1)], NEXT)
+    stocked.land(
+        "transactions",
+        [purchase(5, product=2, at=MORNING), purchase(1, at=MORNING), purchase(6, at=MORNING, quantity=-1)],
+        NEXT,
+    )
     days = Interval.parse(DAY, END)
     pipeline.run_table("bronze.transactions", days, "second")
     mine = next(settings.table_path("silver.transactions").glob("*.parquet"))
@@ -275,12 +341,16 @@ def test_a_data_file_that_goes_away_while_it_is_read_is_held(stocked: Shop, monk
         return True
 
     monkeypatch.setattr(pipeline, "_changes", back_again)
-    assert pipeline.run_table("silver.transactions", days, "second").account == RowAccount(rows_in=3, published=1, quarantined=1, duplicates=1)
+    assert pipeline.run_table("silver.transactions", days, "second").account == RowAccount(
+        rows_in=3, published=1, quarantined=1, duplicates=1
+    )
     assert [row["basket_id"] for row in rows("silver.transactions")] == [1, 2, 5]
     assert [row["layer"] for row in rows("quarantine.transactions")] == ["silver"]
 
 
-def test_a_staged_file_that_goes_away_is_missed_before_the_commit(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_staged_file_that_goes_away_is_missed_before_the_commit(
+    stocked: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from etl.stage import StageError
     from expectations import audit
     from millrace import pipeline
@@ -288,12 +358,16 @@ def test_a_staged_file_that_goes_away_is_missed_before_the_commit(stocked: Shop,
     stocked.land("transactions", [purchase(5, product=2, at=MORNING), purchase(6, at=MORNING)], NEXT)
     before = versions()
     losing(monkeypatch, audit, "audit", "bronze.transactions", "_stage/**/*.parquet")
-    with pytest.raises(StageError, match=r"bronze\.transactions: 2 rows were staged, and 0 are there. Nothing was published"):
+    with pytest.raises(
+        StageError, match=r"bronze\.transactions: 2 rows were staged, and 0 are there. Nothing was published"
+    ):
         pipeline.run_table("bronze.transactions", Interval.parse(DAY, END), "second")
     assert versions() == before
 
 
-def test_a_table_that_was_removed_is_rebuilt_and_what_follows_sees_it(stocked: Shop, run: Callable, undisturbed: dict) -> None:
+def test_a_table_that_was_removed_is_rebuilt_and_what_follows_sees_it(
+    stocked: Shop, run: Callable, undisturbed: dict
+) -> None:
     land_second_day(stocked)
     run(DAY, END)
     for name in ("bronze.transactions", "silver.transactions"):
@@ -315,9 +389,15 @@ def test_a_table_that_was_made_anew_is_not_mistaken_for_the_old_one(stocked: Sho
 
 
 @pytest.mark.parametrize(
-    ("moment", "told"), [("stage", "the table moved from version 1 to 2 while this run worked"), ("publish", "another writer committed at the same time")]
+    ("moment", "told"),
+    [
+        ("stage", "the table moved from version 1 to 2 while this run worked"),
+        ("publish", "another writer committed at the same time"),
+    ],
 )
-def test_a_foreign_commit_during_the_run_is_not_overwritten(stocked: Shop, run: Callable, monkeypatch: pytest.MonkeyPatch, moment: str, told: str) -> None:
+def test_a_foreign_commit_during_the_run_is_not_overwritten(
+    stocked: Shop, run: Callable, monkeypatch: pytest.MonkeyPatch, moment: str, told: str
+) -> None:
     from etl import stage
     from lake import publishing
 
@@ -326,7 +406,10 @@ def test_a_foreign_commit_during_the_run_is_not_overwritten(stocked: Shop, run: 
 
     def meanwhile(*arguments: Any) -> Any:
         result = whole(*arguments)
-        if "silver.transactions" in (getattr(one, "qualified", None) or getattr(getattr(one, "table", None), "qualified", None) for one in arguments):
+        if "silver.transactions" in (
+            getattr(one, "qualified", None) or getattr(getattr(one, "table", None), "qualified", None)
+            for one in arguments
+        ):
             write_deltalake(path, DeltaTable(path).to_pyarrow_table(), mode="overwrite")
         return result
 
@@ -352,16 +435,27 @@ def test_a_foreign_commit_during_the_run_is_not_overwritten(stocked: Shop, run: 
     ids=["loses a row and its twin", "doubles a row", "loses all"],
 )
 def test_a_transform_that_loses_or_doubles_rows_publishes_nothing(
-    stocked: Shop, run_transactions: Callable, untouched: Callable, monkeypatch: pytest.MonkeyPatch, defect: Callable, given: int
+    stocked: Shop,
+    run_transactions: Callable,
+    untouched: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    defect: Callable,
+    given: int,
 ) -> None:
     whole = stage.clean
     monkeypatch.setattr(
-        stage, "clean", lambda table, *frames: defect(whole(table, *frames)) if table.qualified == "silver.transactions" else whole(table, *frames)
+        stage,
+        "clean",
+        lambda table, *frames: (
+            defect(whole(table, *frames)) if table.qualified == "silver.transactions" else whole(table, *frames)
+        ),
     )
     stocked.land("transactions", [purchase(basket, at=MORNING) for basket in (5, 5, 6, 7, 8, 9)], NEXT)
     with (
         untouched("silver.transactions", *GOLD),
-        pytest.raises(AccountError, match=rf"silver\.transactions: 6 rows in, but {given} to publish .* Nothing was published"),
+        pytest.raises(
+            AccountError, match=rf"silver\.transactions: 6 rows in, but {given} to publish .* Nothing was published"
+        ),
     ):
         run_transactions(DAY, END)
     assert "quarantine.transactions" not in versions()
@@ -375,7 +469,10 @@ def test_rows_that_are_neither_published_nor_quarantined_stop_the_run(
     whole = Staged.keep
     monkeypatch.setattr(Staged, "keep", lambda staged, good: whole(staged, good.filter("basket_id <> 5")))
     stocked.land("transactions", [purchase(5, at=MORNING), purchase(6, at=MORNING, quantity=-1)], NEXT)
-    with untouched("silver.transactions", *GOLD), pytest.raises(AccountError, match=r"silver\.transactions: 2 rows in, but 0 to publish \+ 1 quarantined"):
+    with (
+        untouched("silver.transactions", *GOLD),
+        pytest.raises(AccountError, match=r"silver\.transactions: 2 rows in, but 0 to publish \+ 1 quarantined"),
+    ):
         run_transactions(DAY, END)
 
 
@@ -389,7 +486,9 @@ def broken(case: tuple[str, str], published_home: Path, home: Path) -> str:
     return ",".join((str(home), *case))
 
 
-def run_broken(cases: list[tuple[str, str]], published_home: Path, folder: Path) -> dict[tuple[str, str], tuple[Path, int, str]]:
+def run_broken(
+    cases: list[tuple[str, str]], published_home: Path, folder: Path
+) -> dict[tuple[str, str], tuple[Path, int, str]]:
     """Home, exit code and output of each case."""
     homes = {case: folder / str(number) for number, case in enumerate(cases)}
     arguments = [broken(case, published_home, home) for case, home in homes.items()]
@@ -432,7 +531,12 @@ def broken_runs(published_home: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.mark.parametrize("case", KILLED, ids=" ".join)
 def test_a_run_after_a_killed_one_ends_in_the_same_tables(
-    broken_runs: dict, undisturbed: dict, home: Path, run: Callable, monkeypatch: pytest.MonkeyPatch, case: tuple[str, str]
+    broken_runs: dict,
+    undisturbed: dict,
+    home: Path,
+    run: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    case: tuple[str, str],
 ) -> None:
     path, code, told = broken_runs[case]
     assert code == -signal.SIGKILL, told
@@ -444,7 +548,13 @@ def test_a_run_after_a_killed_one_ends_in_the_same_tables(
 
 @pytest.mark.parametrize("case", NO_ROOM, ids=" ".join)
 def test_a_full_disk_is_told_and_the_published_table_stays(
-    broken_runs: dict, published_home: Path, undisturbed: dict, home: Path, run: Callable, monkeypatch: pytest.MonkeyPatch, case: tuple[str, str]
+    broken_runs: dict,
+    published_home: Path,
+    undisturbed: dict,
+    home: Path,
+    run: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    case: tuple[str, str],
 ) -> None:
     (path, code, told), table = broken_runs[case], case[1]
     assert code == 1, told
@@ -462,7 +572,9 @@ def test_a_full_disk_is_told_and_the_published_table_stays(
 # --- two at once
 
 
-def test_two_processes_at_once_publish_what_one_would(broken_runs: dict, undisturbed: dict, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_at_once_publish_what_one_would(
+    broken_runs: dict, undisturbed: dict, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, code, told = broken_runs[AT_ONCE]
     assert code == 0, told
     monkeypatch.setenv("MILLRACE_HOME", str(path))
@@ -473,7 +585,9 @@ def test_two_processes_at_once_publish_what_one_would(broken_runs: dict, undistu
 # --- a lineage server that does not answer
 
 
-def test_a_dead_lineage_server_does_not_stop_a_run(stocked: Shop, run: Callable, undisturbed: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_lineage_server_does_not_stop_a_run(
+    stocked: Shop, run: Callable, undisturbed: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     land_second_day(stocked)
     file = emit.path_of()
     lines = len(file.read_text().splitlines())

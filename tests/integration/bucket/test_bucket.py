@@ -107,7 +107,9 @@ def test_many_threads_read_one_file_through_duckdb(home: Path, compression: str)
 
     path, local = settings.lake() / "t" / "one.parquet", home / "one.parquet"
     numbers = np.random.default_rng(1).integers(0, 1 << 40, (4, 1_000_000))
-    pq.write_table(pa.table(dict(zip("abcd", numbers, strict=True))), local, row_group_size=50_000, compression=compression)
+    pq.write_table(
+        pa.table(dict(zip("abcd", numbers, strict=True))), local, row_group_size=50_000, compression=compression
+    )
     storage.write_whole(path, local.read_bytes())
     query = "SELECT count(*), sum(a), sum(b), sum(c), sum(d) FROM read_parquet(?)"
     expected = duckdb.execute(query, [[str(local)]]).fetchall()
@@ -134,7 +136,16 @@ def test_an_object_reads_like_a_file(home: Path) -> None:
     local = home / "bytes"
     local.write_bytes(content)
     with path.open("rb") as one, local.open("rb") as other:
-        for offset, whence, length in ((10, 0, 5), (-3, 1, 300_000), (0, 1, 10), (-7, 2, 100), (5, 2, 10), (0, 0, -1), (1_000_000, 0, 0), (0, 0, None)):
+        for offset, whence, length in (
+            (10, 0, 5),
+            (-3, 1, 300_000),
+            (0, 1, 10),
+            (-7, 2, 100),
+            (5, 2, 10),
+            (0, 0, -1),
+            (1_000_000, 0, 0),
+            (0, 0, None),
+        ):
             assert one.seek(offset, whence) == other.seek(offset, whence)
             assert one.read(length) == other.read(length)
             assert one.tell() == other.tell()
@@ -212,7 +223,9 @@ with storage.locked(settings.lake() / "_locks" / "one.lock", 5):
 
 
 def test_the_lock_of_a_killed_process_is_free_once_its_lease_ran_out(lock: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLDER], cwd=settings.CHECKOUT, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], cwd=settings.CHECKOUT, stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout.readline() == "held\n"
         holder.kill()
     with pytest.raises(LockedError), Lease(lock, 0.3):

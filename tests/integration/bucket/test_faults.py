@@ -1,4 +1,6 @@
-"""What goes wrong with a lake in a bucket: each is told in a sentence, nothing published is lost, and the next run ends in the same tables."""
+"""What goes wrong with a lake in a bucket: each is told in a sentence, nothing published is lost, and the next run ends
+in the same tables.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ def test_a_store_that_refuses_writes_half_way_costs_the_run_and_nothing_else(
         before = versions()
         turnstile.writes = writes
         told = (
-            r"^(\w+\.\w+): the run failed \(The quota of the bucket is used up \(QuotaExceeded\)\)\. Published tables are intact\. See that the store has room"
+            r"^(\w+\.\w+): the run failed \(The quota of the bucket is used up \(QuotaExceeded\)\)\. Published tables"
+            r" are intact\. See that the store has room"
         )
         with pytest.raises(RunError, match=told) as failure:
             carry(monkeypatch, "sail", lake, THEN)
@@ -65,14 +68,20 @@ def test_a_store_that_refuses_writes_half_way_costs_the_run_and_nothing_else(
 def test_a_bucket_that_is_missing_is_named(shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, store.environment(), "s3://never-made/lake")
     with pytest.raises(
-        StorageError, match=r"^s3://never-made/lake/\S+ cannot be used: .*NoSuchBucket.*Create the bucket, or point MILLRACE_LAKE to another one$"
+        StorageError,
+        match=(
+            r"^s3://never-made/lake/\S+ cannot be used: .*NoSuchBucket.*Create the bucket, or point MILLRACE_LAKE to"
+            r" another one$"
+        ),
     ):
         pipeline.check_interval(*FIRST)
 
 
 def test_wrong_credentials_are_named(shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, {**store.environment(), "AWS_SECRET_ACCESS_KEY": "another"}, f"s3://{BUCKET}/x")
-    with pytest.raises(StorageError, match=r"SignatureDoesNotMatch.*See that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right"):
+    with pytest.raises(
+        StorageError, match=r"SignatureDoesNotMatch.*See that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right"
+    ):
         pipeline.check_interval(*FIRST)
 
 
@@ -83,12 +92,20 @@ def test_an_endpoint_where_nobody_listens_is_named(shop: Shop, home: Path, monke
         pipeline.check_interval(*FIRST)
 
 
-def test_the_newest_commit_empty_or_torn_is_refused(shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_commit_empty_or_torn_is_refused(
+    shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     carry(monkeypatch, "sail", str(settings.lake()), FIRST)
     log = settings.lake() / "silver" / "products" / "_delta_log" / f"{2:020}.json"
     for content, state in ((b"", "empty"), (b'{"add": {"path": "x', "cut short")):
         storage.write_whole(log, content)
-        with pytest.raises(LakeError, match=rf"^silver\.products: the newest commit {2:020}\.json is {state}, as after a power cut\. Remove that file"):
+        with pytest.raises(
+            LakeError,
+            match=(
+                rf"^silver\.products: the newest commit {2:020}\.json is {state}, as after a power cut\. Remove that"
+                r" file"
+            ),
+        ):
             delta.open_table("silver.products")
 
 

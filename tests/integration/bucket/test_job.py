@@ -1,4 +1,6 @@
-"""The whole job with its lake in a bucket: the same tables as on a file system, on both engines, and features out of it."""
+"""The whole job with its lake in a bucket: the same tables as on a file system, on both engines, and features out of
+it.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,15 @@ from tests.unit.lake.processes import at_once
 
 
 @pytest.fixture(scope="package")
-def spark_on_s3(gateway: Gateway, certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def spark_on_s3(
+    gateway: Gateway, certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """A Spark that can read and write the bucket: over TLS, by a second gateway before the same folder."""
     encrypted = Gateway.start(gateway.folder, certificates.server)
     environment = {**encrypted.environment(), "AWS_CA_BUNDLE": str(certificates.authority)}
-    with running(tmp_path_factory.mktemp("spark-s3"), lambda patch: use(patch, environment, f"s3://{BUCKET}/spark")) as (_, url):
+    with running(
+        tmp_path_factory.mktemp("spark-s3"), lambda patch: use(patch, environment, f"s3://{BUCKET}/spark")
+    ) as (_, url):
         yield url
     encrypted.stop()
 
@@ -70,7 +76,9 @@ def test_tables_accounts_and_quarantine_are_those_of_a_file_system(
     assert carry(monkeypatch, engine, lake, FIRST) == expected
     assert differing(home / "local", folder) == []
     assert not [path for path in folder.glob("*/*/_stage/**/*") if path.is_file()]
-    assert isinstance(committer(), DeltaRs)  # delta-spark would write over a version that another writer made in between
+    assert isinstance(
+        committer(), DeltaRs
+    )  # delta-spark would write over a version that another writer made in between
     monkeypatch.setenv("MILLRACE_LAKE", str(folder))
     assert quarantined() == rejected
     before = versions()
@@ -153,14 +161,18 @@ import json, pandas as pd
 from feast import FeatureStore
 store = FeatureStore({str(settings.CHECKOUT / "features" / "feast_repo")!r})
 names = ["customer_activity:spend_7d", "customer_profile:age", "product_popularity:units_28d"]
-online = store.get_online_features(features=names, entity_rows=[{{"customer_id": n, "product_id": n}} for n in (1, 2, 3)]).to_dict()
-asked = pd.DataFrame({{"customer_id": [1, 2], "product_id": [1, 2], "event_timestamp": pd.to_datetime(["2017-03-02 12:00", "2017-03-03 00:00"], utc=True)}})
-offline = store.get_historical_features(asked, names).to_df().astype(str).to_dict("records")
+entities = [{{"customer_id": n, "product_id": n}} for n in (1, 2, 3)]
+online = store.get_online_features(features=names, entity_rows=entities).to_dict()
+instants = pd.to_datetime(["2017-03-02 12:00", "2017-03-03 00:00"], utc=True)
+labels = pd.DataFrame({{"customer_id": [1, 2], "product_id": [1, 2], "event_timestamp": instants}})
+offline = store.get_historical_features(labels, names).to_df().astype(str).to_dict("records")
 print(json.dumps([online, offline], default=str))
 """
 
 
-def test_features_are_served_from_it_by_the_commands_and_by_feast(shop: Shop, home: Path, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_served_from_it_by_the_commands_and_by_feast(
+    shop: Shop, home: Path, store: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     land(shop)
     bucket, answers = str(settings.lake()), {}
     (home / "bucket").mkdir()
@@ -174,7 +186,13 @@ def test_features_are_served_from_it_by_the_commands_and_by_feast(shop: Shop, ho
     for name, lake in (("local", str(home / "local" / "lake")), ("bucket", bucket)):
         monkeypatch.setenv("MILLRACE_LAKE", lake)
         environment = {**os.environ, "MILLRACE_HOME": str(home / name), "PYTHONPATH": str(settings.CHECKOUT)}
-        read = subprocess.run([sys.executable, "-W", "ignore", "-c", FEATURES], env=environment, capture_output=True, text=True, check=False)
+        read = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", FEATURES],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert read.returncode == 0, read.stderr
         answers[name] = json.loads(read.stdout.splitlines()[-1])
     assert answers["bucket"] == answers["local"]
@@ -182,7 +200,9 @@ def test_features_are_served_from_it_by_the_commands_and_by_feast(shop: Shop, ho
     assert not (home / "bucket" / "lake").exists()
 
 
-def test_labels_as_sql_read_the_release_and_nothing_else(store: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_as_sql_read_the_release_and_nothing_else(
+    store: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the lake in a bucket, too: no file of the machine, no other object, not even one of the lake's own."""
     lake, remote = Lake(), str(settings.lake())
     monkeypatch.setenv("MILLRACE_LAKE", str(served(store)))
@@ -191,9 +211,15 @@ def test_labels_as_sql_read_the_release_and_nothing_else(store: Gateway, tmp_pat
     (tmp_path / "secret.txt").write_text("nobody may read this")
     (part,) = (path.name for path in (served(store) / "gold" / "customer_activity").glob("*.parquet"))
     monkeypatch.setenv("MILLRACE_LAKE", remote)
-    assert sandbox.select("SELECT customer_id FROM gold.customer_activity ORDER BY ALL", made)["customer_id"].to_pylist() == [1, 2]
+    assert sandbox.select("SELECT customer_id FROM gold.customer_activity ORDER BY ALL", made)[
+        "customer_id"
+    ].to_pylist() == [1, 2]
     for path in (f"{tmp_path}/secret.txt", f"{remote}/_releases/1.json", f"{remote}/gold/customer_activity/{part}"):
-        for attack in (f"SELECT * FROM read_text('{path}')", f"SELECT * FROM read_parquet('{path}')", f"SELECT * FROM glob('{path}*')"):
+        for attack in (
+            f"SELECT * FROM read_text('{path}')",
+            f"SELECT * FROM read_parquet('{path}')",
+            f"SELECT * FROM glob('{path}*')",
+        ):
             with pytest.raises(LabelError, match="Permission Error") as caught:
                 sandbox.select(attack, made)
             assert "nobody may read this" not in str(caught.value)
@@ -207,7 +233,9 @@ def test_two_processes_commit_at_once_and_lose_no_row(store: Gateway, monkeypatc
     assert versions() == {"silver.visits": 10}
 
 
-def test_tables_are_tidied_up_and_released_versions_stay_readable(shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_are_tidied_up_and_released_versions_stay_readable(
+    shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lake, name = str(settings.lake()), "silver.transactions"
     land(shop)
     carry(monkeypatch, "sail", lake, FIRST)
@@ -225,11 +253,16 @@ def test_tables_are_tidied_up_and_released_versions_stay_readable(shop: Shop, st
     assert sorted(table_reader.read(name, pinned).collect()) == expected
 
 
-def test_an_engine_that_has_another_disk_is_refused_before_a_run(shop: Shop, home: Path, sail_on_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_has_another_disk_is_refused_before_a_run(
+    shop: Shop, home: Path, sail_on_s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MILLRACE_ENGINE", sail_on_s3)
     pipeline.check_interval(*FIRST)  # it sees this one
     moved = home / "lake"
     monkeypatch.setattr(storage, "tree", lambda *_: [])  # as if what it wrote lay on its own disk
     monkeypatch.setenv("MILLRACE_LAKE", str(moved / "elsewhere"))
-    with pytest.raises(delta.LakeError, match=r"^the engine at sc://\S+ does not see the lake at \S+/elsewhere: .*Mount that folder at the same path"):
+    with pytest.raises(
+        delta.LakeError,
+        match=r"^the engine at sc://\S+ does not see the lake at \S+/elsewhere: .*Mount that folder at the same path",
+    ):
         pipeline.check_interval(*FIRST)

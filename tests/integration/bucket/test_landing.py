@@ -34,10 +34,15 @@ from tests.gateway import BUCKET, KEYS, Gateway
 from tests.integration.bucket.conftest import use
 
 CELLS = Table(
-    layer=Layer.BRONZE, name="cells", doc="Cells", grain="one row per cell", owner="me", freshness=timedelta(days=1),
+    layer=Layer.BRONZE,
+    name="cells",
+    doc="Cells",
+    grain="one row per cell",
+    owner="me",
+    freshness=timedelta(days=1),
     columns=(Column("cell", LONG, "A number"), Column("text", STRING, "A text", multiline=True), *AUDIT_COLUMNS),
     time_column="_landed_date",
-)  # fmt: skip
+)
 MARCH = Interval(date(2017, 3, 1), date(2017, 3, 3))
 GOOD = b"cell,text\n1,a\n2,b\n"
 FIRST = "cells/2017-03-01"
@@ -387,7 +392,9 @@ def test_a_small_object_replaced_after_it_was_hashed_is_read_as_it_was_hashed(zo
 
 
 @pytest.mark.usefixtures("nothing_held")
-def test_a_file_replaced_during_a_run_is_loaded_by_the_next(either: Callable, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_replaced_during_a_run_is_loaded_by_the_next(
+    either: Callable, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Under the hash of what it holds then, and no row is recorded under another one."""
     either(f"{FIRST}/a.csv", GOOD)
     read_each = landing.read_each

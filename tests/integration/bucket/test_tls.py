@@ -48,7 +48,9 @@ def write(client: str) -> object:
     return boto3.client("s3").head_bucket(Bucket=BUCKET)["ResponseMetadata"]["HTTPStatusCode"]
 
 
-@pytest.mark.parametrize(("client", "answer"), [("obstore", b"1"), ("delta-rs", {"a": [1]}), ("sail", 1), ("boto3", 200)])
+@pytest.mark.parametrize(
+    ("client", "answer"), [("obstore", b"1"), ("delta-rs", {"a": [1]}), ("sail", 1), ("boto3", 200)]
+)
 def test_each_client_trusts_the_authority_of_the_one_setting(
     encrypted: dict[str, Gateway],
     certificates: Certificates,
@@ -133,7 +135,9 @@ def test_what_is_wrong_is_told(
         (b"-----BEGIN PRIVATE KEY-----", "which holds no certificate in PEM"),
     ],
 )
-def test_a_bundle_that_holds_no_authority_is_named(home: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, fault: str) -> None:
+def test_a_bundle_that_holds_no_authority_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, fault: str
+) -> None:
     bundle = home / "bundle.pem"
     if content is not None:
         bundle.write_bytes(content)

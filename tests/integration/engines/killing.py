@@ -1,7 +1,8 @@
 """One commit, killed at one step, in a process per case: `python killing.py ENGINE HOME,ACT,STEP ...`.
 
-A step is the entry or the exit of a function of those that commit. STEP is its number; -1 kills at none and prints them all; `after S` kills S seconds after the statement began.
-Prints a JSON line per case: the exit code (minus the signal) and the steps that were passed, each with a number for what the home then held. Imports are paid once: a case is a fork.
+A step is the entry or the exit of a function of those that commit. STEP is its number; -1 kills at none and prints them
+all; `after S` kills S seconds after the statement began. Prints a JSON line per case: the exit code (minus the signal)
+and the steps that were passed, each with a number for what the home then held. Imports are paid once: a case is a fork.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def kill() -> None:
 def contents(home: Path) -> int:
     """A number that differs when any file or folder of the home does."""
     found = ((str(path), path.lstat()) for path in sorted(home.rglob("*")))
-    return hash(tuple((name, status.st_ino, status.st_size, status.st_nlink, status.st_mtime_ns) for name, status in found))
+    return hash(
+        tuple((name, status.st_ino, status.st_size, status.st_nlink, status.st_mtime_ns) for name, status in found)
+    )
 
 
 def watched(step: int, home: Path, passed: list[tuple[str, int]]) -> Callable[..., None]:
@@ -75,7 +78,12 @@ def watched(step: int, home: Path, passed: list[tuple[str, int]]) -> Callable[..
 
     def see(frame: Any, event: str, _: Any) -> None:
         code = frame.f_code
-        if event not in ("call", "return") or code.co_filename not in COMMITTING or code.co_name in THINKING or code.co_name.startswith("<"):
+        if (
+            event not in ("call", "return")
+            or code.co_filename not in COMMITTING
+            or code.co_name in THINKING
+            or code.co_name.startswith("<")
+        ):
             return
         if len(passed) == step:
             kill()

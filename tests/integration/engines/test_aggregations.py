@@ -1,4 +1,6 @@
-"""Declarations of every kind on Spark: the rows that the oracle of `tests/integration/test_aggregations_property.py` says, at every midnight and in every run."""
+"""Declarations of every kind on Spark: the rows that the oracle of `tests/integration/test_aggregations_property.py`
+says, at every midnight and in every run.
+"""
 
 from functools import reduce
 
@@ -7,7 +9,10 @@ from pyspark.sql import DataFrame
 
 from tests.integration import test_aggregations_property as declarations
 
-CASES = {name: getattr(declarations, name) for name in ("LONG_AGO", "TIES", "NOBODY", "SEVERAL", "LOOKING_BACK", "RETURNS", "CHANGING", "LARGE")}
+CASES = {
+    name: getattr(declarations, name)
+    for name in ("LONG_AGO", "TIES", "NOBODY", "SEVERAL", "LOOKING_BACK", "RETURNS", "CHANGING", "LARGE")
+}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,4 +1,6 @@
-"""The job on a real Spark standalone cluster: a master, two workers and the Connect server, each a process of its own. A worker is killed in the middle of a stage."""
+"""The job on a real Spark standalone cluster: a master, two workers and the Connect server, each a process of its own.
+A worker is killed in the middle of a stage.
+"""
 
 from __future__ import annotations
 
@@ -51,16 +53,34 @@ def end(process: subprocess.Popen) -> None:
 
 
 @pytest.fixture
-def cluster(home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+def cluster(
+    home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, list[subprocess.Popen]]]:
     """The Connect server's URL, and the workers."""
     share_jars(home)
     port = server.free_port()
     master = f"spark://127.0.0.1:{port}"
     with ExitStack() as stack:
-        stack.enter_context(running("master.Master", home, "--host", "127.0.0.1", "--port", str(port), "--webui-port", str(server.free_port())))
+        stack.enter_context(
+            running(
+                "master.Master",
+                home,
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+                "--webui-port",
+                str(server.free_port()),
+            )
+        )
         until(lambda: server.listens(port), "the master does not listen")
         options = ("--host", "127.0.0.1", "--cores", "1", "--memory", "1g", "--work-dir", str(home / "work"))
-        workers = [stack.enter_context(running("worker.Worker", home, *options, "--webui-port", str(server.free_port()), master)) for _ in range(2)]
+        workers = [
+            stack.enter_context(
+                running("worker.Worker", home, *options, "--webui-port", str(server.free_port()), master)
+            )
+            for _ in range(2)
+        ]
         monkeypatch.setenv("MILLRACE_SPARK_MASTER", master)
         monkeypatch.setenv("MILLRACE_SPARK_MEMORY", "2g")
         executors = f"spark.executor.memory=900m,spark.executor.cores=1,spark.executor.extraJavaOptions={QUICK}"

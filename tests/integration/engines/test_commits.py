@@ -27,7 +27,9 @@ NEXT = of("2017-03-02", "2017-03-03")
 
 
 def append(*new: dict[str, Any], run: str = "run", **other: Any) -> int:
-    return committer().publish(VISITS, [staged(*new)] if new else [], CommitMetadata(run), base=delta.version_of(NAME), **other)
+    return committer().publish(
+        VISITS, [staged(*new)] if new else [], CommitMetadata(run), base=delta.version_of(NAME), **other
+    )
 
 
 def ids(version: int | None = None) -> list[int]:
@@ -73,10 +75,23 @@ def test_a_sail_at_a_url_is_committed_to_by_delta_rs(home: Any, monkeypatch: pyt
 
 
 def test_rows_state_and_schema_come_back_as_they_were_given(engine: str) -> None:
-    hostile = visit(1, "1969-12-31 23:59:59.999999", paid=Decimal("9999999999.99"), weight=-0.0, visitor="Ä\n'\"", booked_date=date(9999, 12, 31))
+    hostile = visit(
+        1,
+        "1969-12-31 23:59:59.999999",
+        paid=Decimal("9999999999.99"),
+        weight=-0.0,
+        visitor="Ä\n'\"",
+        booked_date=date(9999, 12, 31),
+    )
     nothing = visit(2, paid=None, weight=None, visitor=None, is_member=None, booked_date=None)
     state = CommitMetadata(
-        "first", inputs={"bronze.visits": 3}, touched=(DAY,), horizon=date(2017, 3, 5), code="abc", account={"rows_in": 1}, ids={"bronze.visits": "x"}
+        "first",
+        inputs={"bronze.visits": 3},
+        touched=(DAY,),
+        horizon=date(2017, 3, 5),
+        code="abc",
+        account={"rows_in": 1},
+        ids={"bronze.visits": "x"},
     )
     assert committer().publish(VISITS, [staged(hostile, nothing)], state, base=None) == 1
     for wanted in (hostile, nothing):
@@ -90,7 +105,13 @@ def test_rows_state_and_schema_come_back_as_they_were_given(engine: str) -> None
 
 
 def test_days_are_replaced_and_emptied_and_the_others_stay(engine: str) -> None:
-    append(visit(1), visit(2, "2017-03-02 00:00"), visit(3, "2017-03-01 23:59:59.999999"), visit(4, "2017-03-03"), visit(5, "2017-03-04"))
+    append(
+        visit(1),
+        visit(2, "2017-03-02 00:00"),
+        visit(3, "2017-03-01 23:59:59.999999"),
+        visit(4, "2017-03-03"),
+        visit(5, "2017-03-04"),
+    )
     assert append(visit(6), replace=[DAY, of("2017-03-03", "2017-03-04")]) == 2
     assert ids() == [2, 5, 6]
     assert append(replace=[DAY, NEXT]) == 3
@@ -105,12 +126,20 @@ def test_a_table_that_moved_is_refused_and_left_as_it_was(engine: str) -> None:
     append(visit(1))
     append(visit(2))
     for base in (None, 0, 1, 3):
-        with pytest.raises(PublishError, match=rf"^silver\.visits: the table moved from version {base} to 2 while this run worked\. Nothing was written"):
+        with pytest.raises(
+            PublishError,
+            match=(
+                rf"^silver\.visits: the table moved from version {base} to 2 while this run worked\. Nothing was"
+                r" written"
+            ),
+        ):
             committer().publish(VISITS, [staged(visit(3))], CommitMetadata("late"), base=base)
     assert (ids(), delta.version_of(NAME)) == ([1, 2], 2)
 
 
-def test_spark_refuses_an_empty_cell_in_a_required_column(home: Any, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spark_refuses_an_empty_cell_in_a_required_column(
+    home: Any, spark_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """delta-rs leaves that to the audit, and to whoever else writes to the table."""
     monkeypatch.setenv("MILLRACE_ENGINE", spark_url)
     append(visit(1))
@@ -166,7 +195,9 @@ def test_a_vacuum_makes_nothing_out_of_date(engine: str) -> None:
 # --- one goes on with what the other wrote
 
 
-def test_tables_of_either_are_continued_by_the_other(home: Any, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_of_either_are_continued_by_the_other(
+    home: Any, spark_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MILLRACE_ENGINE", "sail")
     append(visit(1), visit(2, "2017-03-02"), run="rs")
     monkeypatch.setenv("MILLRACE_ENGINE", spark_url)

@@ -1,4 +1,6 @@
-"""The whole job on a real Spark: the same tables as on Sail, one engine going on where the other stopped, and a server that dies."""
+"""The whole job on a real Spark: the same tables as on Sail, one engine going on where the other stopped, and a server
+that dies.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from tests.spark import running, share_jars
 from tests.unit.lake.processes import at_once
 
 
-def test_tables_accounts_and_quarantine_are_the_same(shop: Shop, home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_accounts_and_quarantine_are_the_same(
+    shop: Shop, home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     land(shop)
     accounts, rejected = {}, {}
     for name, engine in (("sail", "sail"), ("spark", spark_url)):
@@ -75,7 +79,11 @@ def test_a_server_that_dies_in_the_middle_costs_the_run_and_nothing_else(
     with monkeypatch.context() as patch:
         patch.setattr(stage, "_stage_gold", killed)
         with pytest.raises(
-            RunError, match=r"^\w+\.\w+: the run failed \(no engine answers at 127\.0\.0\.1:\d+ any more\)\. Published tables are intact\. Start"
+            RunError,
+            match=(
+                r"^\w+\.\w+: the run failed \(no engine answers at 127\.0\.0\.1:\d+ any more\)\. Published tables are"
+                r" intact\. Start"
+            ),
         ):
             carry(monkeypatch, url, home / "struck", FIRST)
     assert time.monotonic() - begun < patience.SECONDS  # a client tries again for longer than that if nobody stops it
@@ -90,7 +98,13 @@ def test_a_server_that_dies_in_the_middle_costs_the_run_and_nothing_else(
 def test_a_spark_of_a_process_that_is_killed_ends_too(home: Path, spark_url: str) -> None:
     share_jars(home)
     script = "import time; from etl import engine; print(engine._local_spark(), flush=True); time.sleep(600)"
-    owner = subprocess.Popen([sys.executable, "-c", script], cwd=settings.CHECKOUT, env={**os.environ, "PYTHONPATH": "."}, stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=settings.CHECKOUT,
+        env={**os.environ, "PYTHONPATH": "."},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         url = owner.stdout.readline().strip()
         port = int(url.rpartition(":")[2])
@@ -104,7 +118,9 @@ def test_a_spark_of_a_process_that_is_killed_ends_too(home: Path, spark_url: str
     assert not server.listens(port)
 
 
-def test_two_processes_commit_through_spark_and_lose_no_row(home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_commit_through_spark_and_lose_no_row(
+    home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MILLRACE_ENGINE", spark_url)
     with at_once(WRITER, (0, 3, "one"), (100, 3, "other")):
         pass

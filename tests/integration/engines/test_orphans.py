@@ -1,4 +1,6 @@
-"""A client is killed while its statement is at work on a Spark server, which goes on with it. Whichever comes first, that statement or the rerun: each row is there once."""
+"""A client is killed while its statement is at work on a Spark server, which goes on with it. Whichever comes first,
+that statement or the rerun: each row is there once.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,11 @@ def orphan(spark_url: str, home: Path) -> Iterator[Orphan]:
     client = subprocess.Popen(command, cwd=settings.CHECKOUT, env={**os.environ, "PYTHONPATH": "."})
     try:
         until(
-            lambda: property_of_the_server(spark_url, f"'getProperty', 'begun-{found.name}'") == "1" or client.poll() is not None, "the statement did not begin"
+            lambda: (
+                property_of_the_server(spark_url, f"'getProperty', 'begun-{found.name}'") == "1"
+                or client.poll() is not None
+            ),
+            "the statement did not begin",
         )
         assert client.poll() is None, "the client ended before its statement began"
     finally:
@@ -115,7 +121,9 @@ def first(home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("engine_name", ["spark", "sail"])
-def test_a_rerun_that_is_quicker_than_what_a_killed_client_left(orphan: Orphan, engine_name: str, monkeypatch: pytest.MonkeyPatch, spark_url: str) -> None:
+def test_a_rerun_that_is_quicker_than_what_a_killed_client_left(
+    orphan: Orphan, engine_name: str, monkeypatch: pytest.MonkeyPatch, spark_url: str
+) -> None:
     before = files()
     monkeypatch.setenv("MILLRACE_ENGINE", "sail" if engine_name == "sail" else spark_url)
     assert again(1) == 2
@@ -140,16 +148,24 @@ def overtaken(orphan: Orphan, original: Callable[..., Any]) -> Callable[..., Any
 
 
 @pytest.mark.parametrize("engine_name", ["spark", "sail"])
-def test_what_a_killed_client_left_is_quicker_than_the_rerun(orphan: Orphan, engine_name: str, monkeypatch: pytest.MonkeyPatch, spark_url: str) -> None:
-    """It commits after the rerun has looked which version is the newest, at the last moment: below the check, above the statement."""
+def test_what_a_killed_client_left_is_quicker_than_the_rerun(
+    orphan: Orphan, engine_name: str, monkeypatch: pytest.MonkeyPatch, spark_url: str
+) -> None:
+    """It commits after the rerun has looked which version is the newest, at the last moment: below the check, above the
+    statement.
+    """
     monkeypatch.setenv("MILLRACE_ENGINE", "sail" if engine_name == "sail" else spark_url)
     original = publishing._move_under if engine_name == "sail" else publishing.open_at
     told = (
-        "another writer committed at the same time" if engine_name == "sail" else r"version 2 was to be written, and it is another's: a client that was killed"
+        "another writer committed at the same time"
+        if engine_name == "sail"
+        else r"version 2 was to be written, and it is another's: a client that was killed"
     )
     with monkeypatch.context() as patch:
         patch.setattr(publishing, original.__name__, overtaken(orphan, original))
-        with pytest.raises(PublishError, match=rf"^silver\.visits: {told}.*Nothing.* was written; run the interval again$"):
+        with pytest.raises(
+            PublishError, match=rf"^silver\.visits: {told}.*Nothing.* was written; run the interval again$"
+        ):
             again(1)
     assert (found(), runs()) == ([1, 2], ["killed", "first"])
     with pytest.raises(PublishError, match="the table moved from version 1 to 2"):
@@ -157,7 +173,9 @@ def test_what_a_killed_client_left_is_quicker_than_the_rerun(orphan: Orphan, eng
     assert found() == [1, 2]
 
 
-def test_a_rerun_under_the_same_name_is_not_taken_for_what_was_left(orphan: Orphan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rerun_under_the_same_name_is_not_taken_for_what_was_left(
+    orphan: Orphan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Airflow tries a task again under the same run id, with the same state."""
     monkeypatch.setattr(publishing, "open_at", overtaken(orphan, publishing.open_at))
     with pytest.raises(PublishError, match="it is another's"):

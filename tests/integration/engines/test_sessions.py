@@ -10,7 +10,9 @@ from etl import engine as engines
 from etl.spark import keep_alive
 
 
-def test_a_forgotten_session_is_renewed_with_its_settings_and_its_frames(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forgotten_session_is_renewed_with_its_settings_and_its_frames(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spark = engines.session()
     frame = spark.createDataFrame([(1,), (2,)], "a int").where("a > 1")
     spark.client.release_session()
@@ -21,7 +23,9 @@ def test_a_forgotten_session_is_renewed_with_its_settings_and_its_frames(engine:
 
 
 def test_a_server_that_was_left_is_asked_no_more(home: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PySpark builds the literal of an instant with the settings of the thread's active session, by itself the first one of the thread."""
+    """PySpark builds the literal of an instant with the settings of the thread's active session, by itself the first
+    one of the thread.
+    """
     left = SparkConnectServer("127.0.0.1", 0)
     left.start()
     monkeypatch.setenv("MILLRACE_ENGINE", f"sc://127.0.0.1:{left.listening_address[1]}")

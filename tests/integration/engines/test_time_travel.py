@@ -1,4 +1,6 @@
-"""What a release or a training set pinned two years ago is read on each engine, whatever was committed, tidied up and summed up since."""
+"""What a release or a training set pinned two years ago is read on each engine, whatever was committed, tidied up and
+summed up since.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,21 @@ BEYOND = "DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION"
 
 
 def age(lake: Path, patch: pytest.MonkeyPatch) -> None:
-    """Have all that a lake holds happen two years ago: data files, commits, and what they say of their own time. It moves, because Spark keeps in mind what it read of a table."""
+    """Have all that a lake holds happen two years ago: data files, commits, and what they say of their own time. It
+    moves, because Spark keeps in mind what it read of a table.
+    """
     then = time.time() - TWO_YEARS
     for checksum in lake.rglob("*.crc"):  # of commits that are about to change: Hadoop's, and Delta's own
         checksum.unlink()
     for log in lake.rglob("_delta_log/*.json"):
         actions = [json.loads(line) for line in log.read_text().splitlines()]
         for action in actions:
-            for kind, key in (("commitInfo", "timestamp"), ("add", "modificationTime"), ("remove", "deletionTimestamp"), ("metaData", "createdTime")):
+            for kind, key in (
+                ("commitInfo", "timestamp"),
+                ("add", "modificationTime"),
+                ("remove", "deletionTimestamp"),
+                ("metaData", "createdTime"),
+            ):
                 if kind in action and action[kind].get(key):
                     action[kind][key] = int(then * 1000)
         log.write_text("\n".join(map(json.dumps, actions)))
@@ -49,7 +58,9 @@ def age(lake: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def append(by: Committer, *numbers: int, whole: bool = False) -> int:
-    return by.publish(VISITS, [staged(*map(visit, numbers))], CommitMetadata("run"), base=delta.version_of(NAME), whole=whole)
+    return by.publish(
+        VISITS, [staged(*map(visit, numbers))], CommitMetadata("run"), base=delta.version_of(NAME), whole=whole
+    )
 
 
 def ids(version: int) -> list[int]:
@@ -67,7 +78,9 @@ def ids_where_enforced(version: int) -> list[int]:
 
 @pytest.mark.parametrize("former", [False, True])
 def test_a_pinned_version_is_read_two_years_later(engine: str, monkeypatch: pytest.MonkeyPatch, former: bool) -> None:
-    """After a replacement, checkpoints, a compaction and a vacuum at once; also where former code made the table, which set the log's retention only."""
+    """After a replacement, checkpoints, a compaction and a vacuum at once; also where former code made the table, which
+    set the log's retention only.
+    """
     with monkeypatch.context() as patch:
         if former:
             patch.setattr(publishing, "RETENTION", {"delta.logRetentionDuration": "interval 3650 days"})
@@ -88,15 +101,23 @@ def test_a_pinned_version_is_read_two_years_later(engine: str, monkeypatch: pyte
     table = DeltaTable(str(settings.table_path(NAME)))
     assert (table.metadata().configuration, str(table.metadata().id)) == (publishing.RETENTION, before)
     assert ids_where_enforced(pinned) == [1, 2]
-    assert sorted(DeltaTable(str(settings.table_path(NAME)), version=pinned).to_pyarrow_table()["visit_id"].to_pylist()) == [1, 2]
-    assert (settings.table_path(NAME) / "_delta_log" / f"{0:020}.json").exists(), "a checkpoint must not take the log's beginning away"
+    assert sorted(
+        DeltaTable(str(settings.table_path(NAME)), version=pinned).to_pyarrow_table()["visit_id"].to_pylist()
+    ) == [1, 2]
+    assert (settings.table_path(NAME) / "_delta_log" / f"{0:020}.json").exists(), (
+        "a checkpoint must not take the log's beginning away"
+    )
 
 
-def test_a_training_set_and_a_release_are_read_two_years_later(engine: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_set_and_a_release_are_read_two_years_later(
+    engine: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Joined on the engine, from tables without any setting of ours."""
     monkeypatch.setenv("MILLRACE_JOIN", "spark")
     lake = stocked(Lake())
-    labels = pa.table({"customer_id": [1, 2, 1], "event_timestamp": [at("2017-01-10"), at("2017-01-10"), at("2017-01-05")]})
+    labels = pa.table(
+        {"customer_id": [1, 2, 1], "event_timestamp": [at("2017-01-10"), at("2017-01-10"), at("2017-01-05")]}
+    )
     training.create(labels, "customer_value_v1", "kept")
     age(settings.lake(), monkeypatch)
     lake.write("customer_activity", [activity(1, "2017-01-02", "11.00")])

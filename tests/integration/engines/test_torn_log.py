@@ -1,4 +1,6 @@
-"""A power cut leaves a table's newest commit empty or cut short: whoever commits, the table is refused with a sentence and left as it is until that file is removed."""
+"""A power cut leaves a table's newest commit empty or cut short: whoever commits, the table is refused with a sentence
+and left as it is until that file is removed.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,13 @@ def append(number: int, base: int | None) -> int:
 
 
 @pytest.mark.parametrize(
-    ("content", "state"), [(b"", "empty"), (b'{"commitInfo": {"times', "cut short"), (bytes(100), "cut short")], ids=["empty", "torn", "zeros"]
+    ("content", "state"),
+    [(b"", "empty"), (b'{"commitInfo": {"times', "cut short"), (bytes(100), "cut short")],
+    ids=["empty", "torn", "zeros"],
 )
-def test_a_torn_newest_commit_is_refused_until_it_is_removed(engine: str, home: Path, content: bytes, state: str) -> None:
+def test_a_torn_newest_commit_is_refused_until_it_is_removed(
+    engine: str, home: Path, content: bytes, state: str
+) -> None:
     append(1, None)
     append(2, 1)
     torn = settings.table_path(NAME) / "_delta_log" / f"{2:020}.json"
@@ -46,13 +52,23 @@ def test_a_torn_newest_commit_is_refused_until_it_is_removed(engine: str, home: 
     before = photograph()
     for act in COMMITTING.values():
         with pytest.raises(
-            LakeError, match=rf"^silver\.visits: the newest commit {torn.name} is {state}, as after a power cut\. Remove that file and all others"
+            LakeError,
+            match=(
+                rf"^silver\.visits: the newest commit {torn.name} is {state}, as after a power cut\. Remove that file"
+                r" and all others"
+            ),
         ):
             act()
     assert photograph() == before
     torn.unlink()
     if engine == "spark":
-        with pytest.raises(LakeError, match=r"^silver\.visits: .* CRC file version 2 .*: remove all files of that number from its _delta_log, hidden ones too"):
+        with pytest.raises(
+            LakeError,
+            match=(
+                r"^silver\.visits: .* CRC file version 2 .*: remove all files of that number from its _delta_log,"
+                r" hidden ones too"
+            ),
+        ):
             append(3, 1)
     for other in torn.parent.glob(f"*{torn.stem}*"):
         other.unlink()

@@ -62,12 +62,17 @@ def test_each_engine_finds_the_rows_that_duckdb_finds(engine: str, home: Path) -
     write_deltalake(path, pa.Table.from_pylist(takings(), SCHEMA))
     write_deltalake(path, pa.Table.from_pylist(takings()[:9], SCHEMA), mode="overwrite")
     release.write({"gold.takings": 0}, "2017-04-01")
-    entities = [Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING), Entity(name="till", join_keys=["till"], value_type=ValueType.INT64)]
+    entities = [
+        Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING),
+        Entity(name="till", join_keys=["till"], value_type=ValueType.INT64),
+    ]
     fields = [Field(name=name, dtype=dtype) for name, dtype in {"shop": String, "till": Int64, **TYPES}.items()]
     source = GoldTable(table="gold.takings", created_timestamp_column="created")
     view = FeatureView(name="takings", entities=entities, schema=fields, source=source, ttl=timedelta(days=2))
     asked = pd.DataFrame({"shop": [*SHOPS, None] * 100, "till": pd.array([*range(10), None] * 64, dtype="Int64")[:700]})
-    asked["event_timestamp"] = pd.to_datetime(NOON) + pd.to_timedelta([(i * 11) % 500 - 20 for i in range(700)], unit="h")
+    asked["event_timestamp"] = pd.to_datetime(NOON) + pd.to_timedelta(
+        [(i * 11) % 500 - 20 for i in range(700)], unit="h"
+    )
 
     by_duckdb, by_spark = (
         ReleaseOfflineStore.get_historical_features(

@@ -1,6 +1,7 @@
 """Each transform on small hostile tables: Spark gives the rows that Sail gives.
 
-What the rows should be is shown elsewhere, by oracles on Sail. Here one engine is compared with the other, on inputs that no audit would let pass.
+What the rows should be is shown elsewhere, by oracles on Sail. Here one engine is compared with the other, on inputs
+that no audit would let pass.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from lake.publishing import arrow_type
 from tests.spark import COMPILED
 
 Row = dict[str, Any]
-FEW = settings(max_examples=4, deadline=None, database=None, derandomize=True, phases=[Phase.generate], suppress_health_check=[*HealthCheck])
+FEW = settings(
+    max_examples=4,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=[*HealthCheck],
+)
 NOON = datetime(2017, 3, 1, 12, tzinfo=UTC)
 CELLS: dict[Any, list[Any]] = {
     LONG: [-1, 0, 1, 2, 16, 17, 2**40, -(2**40)],
@@ -35,7 +43,15 @@ CELLS: dict[Any, list[Any]] = {
     BOOLEAN: [True, False],
     DATE: [date(2017, 2, 28), date(2017, 3, 1), date(1900, 1, 1), date(2199, 12, 31), date(2016, 2, 29)],
     TIMESTAMP: [
-        *(NOON + step for step in (timedelta(0), timedelta(microseconds=1), -timedelta(hours=12), timedelta(hours=12) - timedelta(microseconds=1))),
+        *(
+            NOON + step
+            for step in (
+                timedelta(0),
+                timedelta(microseconds=1),
+                -timedelta(hours=12),
+                timedelta(hours=12) - timedelta(microseconds=1),
+            )
+        ),
         *(NOON - timedelta(days=days) for days in (7, 8, 28, 29, 30, 31, 90, 91)),
         datetime(1900, 1, 1, tzinfo=UTC),
         datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
@@ -71,7 +87,10 @@ def frame(session: Any, table: Table, content: list[Row]) -> Any:
 def found(frame: Any) -> Counter:
     """Rows as they print: NaN is itself, -0.0 is not 0.0, and an instant has no zone."""
     plain = [
-        tuple((name, value.astimezone(UTC) if isinstance(value, datetime) else value) for name, value in sorted(row.items()))
+        tuple(
+            (name, value.astimezone(UTC) if isinstance(value, datetime) else value)
+            for name, value in sorted(row.items())
+        )
         for row in frame.toArrow().to_pylist()
     ]
     return Counter(map(repr, plain))
@@ -96,7 +115,9 @@ def test_silver_is_the_same(sessions: dict[str, Any], table: Table) -> None:
     def check(content: tuple[list[Row], ...]) -> None:
         results = {}
         for name, session in sessions.items():
-            frames = [frame(session, catalog.table(source), some) for source, some in zip(table.inputs, content, strict=True)]
+            frames = [
+                frame(session, catalog.table(source), some) for source, some in zip(table.inputs, content, strict=True)
+            ]
             results[name] = found(clean(table, *frames).select(*table.column_names))
         assert results["spark"] == results["sail"]
 
@@ -114,7 +135,9 @@ def test_gold_is_the_same(sessions: dict[str, Any], table: Table, run: str) -> N
     def check(content: tuple[list[Row], ...]) -> None:
         results = {}
         for name, session in sessions.items():
-            frames = [frame(session, catalog.table(source), some) for source, some in zip(table.inputs, content, strict=True)]
+            frames = [
+                frame(session, catalog.table(source), some) for source, some in zip(table.inputs, content, strict=True)
+            ]
             results[name] = found(_gold(table, RUNS[run], frames).select(*table.column_names))
         assert results["spark"] == results["sail"]
 
@@ -126,4 +149,8 @@ def _gold(table: Table, midnights: tuple[Interval, ...], frames: list[Any]) -> A
     if table.aggregates:
         prepare = transform(table).events if table.aggregates.needs_transform else None
         return aggregate.features(table, midnights, dict(zip(table.inputs, frames, strict=True)), prepare)
-    return transform(table).features(*frames) if table.load == Load.SNAPSHOT else transform(table).features(midnights, *frames)
+    return (
+        transform(table).features(*frames)
+        if table.load == Load.SNAPSHOT
+        else transform(table).features(midnights, *frames)
+    )

@@ -34,8 +34,9 @@ pipeline.serve()
 labels = {LABELS!r}
 training.create(labels, "customer_value_v1", "old")
 store = registry.open_store()
-rows = store.get_historical_features(labels, store.get_feature_service("customer_value_v1"))
-store.create_saved_dataset(rows, "kept", LakeStorage("kept"), feature_service=store.get_feature_service("customer_value_v1"))
+service = store.get_feature_service("customer_value_v1")
+rows = store.get_historical_features(labels, service)
+store.create_saved_dataset(rows, "kept", LakeStorage("kept"), feature_service=service)
 """
 
 

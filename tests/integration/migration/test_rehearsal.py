@@ -1,4 +1,5 @@
-"""State that the code of 4023ddf left, with the code of today: migrated, and gone on with; on this machine or moved to servers.
+"""State that the code of 4023ddf left, with the code of today: migrated, and gone on with; on this machine or moved to
+servers.
 
 The control is a home that only today's code has ever written.
 """
@@ -54,7 +55,9 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any], 
         training.create(LABELS, SERVICE, "old")
         store = registry.open_store()
         service = store.get_feature_service(SERVICE)
-        store.create_saved_dataset(store.get_historical_features(LABELS, service), "kept", LakeStorage("kept"), feature_service=service)
+        store.create_saved_dataset(
+            store.get_historical_features(LABELS, service), "kept", LakeStorage("kept"), feature_service=service
+        )
         before = knows()
         go_on(home)
         return home, before, knows(LATER)
@@ -72,8 +75,12 @@ def check_all(home: Path, control: tuple[Path, list[Any], list[Any]]) -> None:
     assert (rebuilt.same_file, rebuilt.intact) == (True, True)
 
 
-def test_on_the_same_machine(old: Path, control: tuple[Path, list[Any], list[Any]], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["migrate", "--check"]) == 1  # the functions of the old definitions import a module that was moved since
+def test_on_the_same_machine(
+    old: Path, control: tuple[Path, list[Any], list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["migrate", "--check"]) == 1
+    )  # the functions of the old definitions import a module that was moved since
     assert capsys.readouterr().out.count("up to date") == 2
     assert main(["migrate"]) == 0
     assert "the definitions of this version are applied" in capsys.readouterr().out
@@ -83,7 +90,12 @@ def test_on_the_same_machine(old: Path, control: tuple[Path, list[Any], list[Any
 
 
 def test_moved_to_postgresql_and_redis(
-    old: Path, postgres: Postgres, redis: Redis, control: tuple[Path, list[Any], list[Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    old: Path,
+    postgres: Postgres,
+    redis: Redis,
+    control: tuple[Path, list[Any], list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MILLRACE_REGISTRY", postgres.url)
     monkeypatch.setenv("MILLRACE_ONLINE", redis.url)
@@ -102,7 +114,11 @@ def test_moved_to_postgresql_and_redis(
 
 
 def test_moved_to_postgresql_alone(
-    old: Path, postgres: Postgres, control: tuple[Path, list[Any], list[Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    old: Path,
+    postgres: Postgres,
+    control: tuple[Path, list[Any], list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE other")

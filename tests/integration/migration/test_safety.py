@@ -1,4 +1,6 @@
-"""`millrace migrate` refuses state of a newer version before it writes anything, and two of it, or one that is killed, do no harm."""
+"""`millrace migrate` refuses state of a newer version before it writes anything, and two of it, or one that is killed,
+do no harm.
+"""
 
 import hashlib
 import multiprocessing
@@ -87,7 +89,9 @@ def test_newer_metadata_of_airflow(old: Path, database: str, capsys: pytest.Capt
 
 
 def test_metadata_of_airflow_that_cannot_be_asked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql+psycopg2://millrace:opensesame@127.0.0.1:1/none")
+    monkeypatch.setenv(
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql+psycopg2://millrace:opensesame@127.0.0.1:1/none"
+    )
     with pytest.raises(metadata_state.MetadataStateError, match=r"cannot be asked for its version: .*refused") as told:
         metadata_state.state()
     assert "opensesame" not in str(told.value)
@@ -96,7 +100,9 @@ def test_metadata_of_airflow_that_cannot_be_asked(home: Path, monkeypatch: pytes
 def test_metadata_of_airflow_is_made(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "airflow").mkdir()
     (home / "airflow" / "airflow.cfg").touch()
-    with pytest.raises(migrate.PendingError, match=r"1 of 4 are of an older version\. To migrate them: millrace migrate"):
+    with pytest.raises(
+        migrate.PendingError, match=r"1 of 4 are of an older version\. To migrate them: millrace migrate"
+    ):
         migrate.check(print)
     assert not (home / "airflow" / "airflow.db").exists()
     migrate.migrate(print)
@@ -128,7 +134,9 @@ def test_a_lake_without_its_mark(old: Path, capsys: pytest.CaptureFixture[str]) 
     assert (old / "lake" / "_millrace.json").exists()
 
 
-def test_a_registry_of_another_home(old: Path, database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_registry_of_another_home(
+    old: Path, database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     elsewhere = tmp_path / "elsewhere.db"
     registry.path().rename(elsewhere)
     assert main(["migrate", "--from-file", str(tmp_path / "missing.db")]) == 1

@@ -1,4 +1,6 @@
-"""Each test of the online store on a real Redis and on a real PostgreSQL, each started once, and beside them on sqlite."""
+"""Each test of the online store on a real Redis and on a real PostgreSQL, each started once, and beside them on
+sqlite.
+"""
 
 from collections.abc import Iterator
 
@@ -59,6 +61,11 @@ def in_postgres(running: dict[str, Server], lake: Lake, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(params=["sqlite", *KINDS])
-def place(request: pytest.FixtureRequest, running: dict[str, Server], lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnlineBackend]:  # noqa: F811
+def place(
+    request: pytest.FixtureRequest,
+    running: dict[str, Server],
+    lake: Lake,  # noqa: F811 (a fixture)
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[OnlineBackend]:
     """Any place, with nothing in it."""
     yield from emptied("sqlite" if request.param == "sqlite" else started(running, request.param).url, monkeypatch)

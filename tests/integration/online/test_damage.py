@@ -1,4 +1,6 @@
-"""A generation that is lost or torn in the server, while the pointer still names it: an error and never an absent value, and the next materialization replaces it."""
+"""A generation that is lost or torn in the server, while the pointer still names it: an error and never an absent
+value, and the next materialization replaces it.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -144,7 +146,9 @@ def test_a_view_without_rows_or_one_that_was_dropped_is_no_damage(there: OnlineB
 
 @pytest.mark.parametrize("server", ["redis", "postgresql"], indirect=True)
 @pytest.mark.parametrize("next_release", [True, False])
-def test_a_row_that_was_deleted_is_back_after_the_next_release_or_a_fresh_load(there: OnlineBackend, shop: Lake, next_release: bool) -> None:
+def test_a_row_that_was_deleted_is_back_after_the_next_release_or_a_fresh_load(
+    there: OnlineBackend, shop: Lake, next_release: bool
+) -> None:
     """The next release begins with the rows of this one; a sample finds that one is missing, and all are loaded."""
     first = release.read()
     before = replace(first, horizon=str(date.fromisoformat(first.horizon) - DAY))
@@ -154,7 +158,9 @@ def test_a_row_that_was_deleted_is_back_after_the_next_release_or_a_fresh_load(t
     name = backends.current()
     if isinstance(there, RedisBackend):
         key = msgspec.msgpack.encode((1,))
-        assert sum(there.client.hdel(bucket, key) for bucket in there.client.scan_iter(f"millrace:{name}:customer_activity:*"))
+        assert sum(
+            there.client.hdel(bucket, key) for bucket in there.client.scan_iter(f"millrace:{name}:customer_activity:*")
+        )
     else:
         damage(there, name or "", "a row")
     assert online(registry.open_store(), SPEND, customer_id=1) is None

@@ -1,4 +1,6 @@
-"""The server is gone, silent, full or set up badly; a loader is killed: a clear error in bounded time, never an absent value, and what was online stays."""
+"""The server is gone, silent, full or set up badly; a loader is killed: a clear error in bounded time, never an absent
+value, and what was online stays.
+"""
 
 import asyncio
 import os
@@ -43,11 +45,16 @@ def served(there: OnlineBackend, shop: Lake) -> Any:
     return store
 
 
-def test_a_server_that_was_stopped_is_an_error_and_one_that_came_back_answers(server: Server, served: Any, shop: Lake) -> None:
+def test_a_server_that_was_stopped_is_an_error_and_one_that_came_back_answers(
+    server: Server, served: Any, shop: Lake
+) -> None:
     shop.release(*VIEWS, horizon="2999-01-01")
     server.stop()
     try:
-        with pytest.raises(OnlineStoreUnreachableError, match=r"the online store at \w+://127.0.0.1:\d+/\w+ cannot be used: .*MILLRACE_ONLINE") as told:
+        with pytest.raises(
+            OnlineStoreUnreachableError,
+            match=r"the online store at \w+://127.0.0.1:\d+/\w+ cannot be used: .*MILLRACE_ONLINE",
+        ) as told:
             online(served, SPEND, customer_id=1)
         assert "opensesame" not in str(told.value)
         with pytest.raises(OnlineStoreUnreachableError):
@@ -73,7 +80,9 @@ def test_a_server_that_says_nothing_is_not_waited_for_without_end(server: Server
 
 
 def test_over_http_it_is_a_503_with_a_sentence(server: Server, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server is asked once for each request, so that nobody waits twice for it, and in a thread, so that nobody else waits."""
+    """The server is asked once for each request, so that nobody waits twice for it, and in a thread, so that nobody
+    else waits.
+    """
     asked, right = [], PackedOnlineStore.get_online_features
 
     def noted(*arguments: Any, **named: Any) -> Any:
@@ -126,15 +135,26 @@ materialize.materialize(release.read())
 
 
 @pytest.mark.parametrize("step", ["load", "finish", "publish"])
-def test_a_loader_that_is_killed_leaves_the_former_generation_and_nothing_else(there: OnlineBackend, served: Any, shop: Lake, step: str) -> None:
+def test_a_loader_that_is_killed_leaves_the_former_generation_and_nothing_else(
+    there: OnlineBackend, served: Any, shop: Lake, step: str
+) -> None:
     """Killed between two views, before the commit, and when all was ready but the pointer."""
     before = backends.current()
     assert before is not None
     shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
     shop.write("customer_profile", [])
     shop.release(*VIEWS)
-    backends.configured().merge(materialize.layout_of(served.get_feature_view("customer_activity")), [])  # so that all views are loaded anew
-    ended = subprocess.run([sys.executable, "-c", KILLED, step], cwd=settings.CHECKOUT, env={**os.environ}, capture_output=True, text=True, check=False)
+    backends.configured().merge(
+        materialize.layout_of(served.get_feature_view("customer_activity")), []
+    )  # so that all views are loaded anew
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, step],
+        cwd=settings.CHECKOUT,
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert backends.current() == before
     assert online(served, SPEND, customer_id=2) == 7.77
@@ -142,7 +162,10 @@ def test_a_loader_that_is_killed_leaves_the_former_generation_and_nothing_else(t
     assert {one.status for one in done.views} == {"published"}
     assert online(served, SPEND, customer_id=2) == 8.0
     if isinstance(there, RedisBackend):
-        assert {one.decode() for one in there.client.hkeys("millrace:generations")} == {before, done.views[0].generation}  # type: ignore[union-attr]
+        assert {one.decode() for one in there.client.hkeys("millrace:generations")} == {
+            before,
+            done.views[0].generation,
+        }  # type: ignore[union-attr]
 
 
 def test_a_lease_that_ran_out_does_not_publish(in_redis: RedisBackend) -> None:
@@ -169,7 +192,9 @@ def test_a_lease_is_renewed_while_a_loader_works(in_redis: RedisBackend, monkeyp
     assert in_redis.current() == draft.name
 
 
-def test_a_connection_that_was_waited_for_too_long_is_not_asked_again(in_postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_was_waited_for_too_long_is_not_asked_again(
+    in_postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The answer that comes late would be taken for that of the next question."""
     monkeypatch.setattr(Bounded, "seconds", 0.1)
     connection = in_postgres.connect(Bounded)
@@ -184,7 +209,9 @@ def test_a_lock_whose_connection_is_gone_does_not_publish(in_postgres: PostgresB
         draft.load(ONE, [[(1, 6, None, 11)]])
         draft.finish(generation.GenerationMetadata())
         with psycopg.connect(settings.online(), autocommit=True) as other:
-            other.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()")
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+            )
         with pytest.raises(psycopg.OperationalError):
             draft.publish()
     assert in_postgres.current() == first
@@ -255,8 +282,13 @@ def test_nobody_listens(shop: Lake, monkeypatch: pytest.MonkeyPatch, kind: type[
         materialize.materialize(release.read())
 
 
-def test_a_wrong_password_is_told_without_it(running: dict[str, Server], there: OnlineBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MILLRACE_ONLINE", settings.online().replace("opensesame", "opensea").replace("redis://", "redis://user:opensea@"))
+def test_a_wrong_password_is_told_without_it(
+    running: dict[str, Server], there: OnlineBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "MILLRACE_ONLINE",
+        settings.online().replace("opensesame", "opensea").replace("redis://", "redis://user:opensea@"),
+    )
     with pytest.raises(OnlineStoreUnreachableError) as told:
         backends.configured().current()
     assert "opensea" not in str(told.value)
@@ -282,7 +314,9 @@ def test_a_wrong_password_is_told_without_it(running: dict[str, Server], there: 
         "postgresql://u:secret@127.0.0.1:1/db?nonsense=1",
     ],
 )
-def test_a_url_that_cannot_be_used_is_told_without_its_password(lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_a_url_that_cannot_be_used_is_told_without_its_password(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", url)
     with pytest.raises(OnlineStoreUnfitError, match="MILLRACE_ONLINE") as told:
         backends.configured()
@@ -292,7 +326,10 @@ def test_a_url_that_cannot_be_used_is_told_without_its_password(lake: Lake, monk
 @pytest.mark.parametrize(
     ("url", "where"),
     [
-        ("postgresql://u:secret@one:5432,two:5433/db?target_session_attrs=read-write", "postgresql://one:5432,two:5433/db"),
+        (
+            "postgresql://u:secret@one:5432,two:5433/db?target_session_attrs=read-write",
+            "postgresql://one:5432,two:5433/db",
+        ),
         ("postgresql://u:p%40%2Fsecret@host/db", "postgresql://host/db"),
         ("postgresql:///db?host=/run/postgresql&password=secret", "postgresql:///db"),
         ("rediss://:secret@[::1]:6380/3?ssl_cert_reqs=none", "rediss://[::1]:6380/3"),
@@ -300,7 +337,9 @@ def test_a_url_that_cannot_be_used_is_told_without_its_password(lake: Lake, monk
         ("unix://u:secret@/run/redis.sock?db=1", "unix:///run/redis.sock"),
     ],
 )
-def test_a_place_is_named_without_its_password(lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str, where: str) -> None:
+def test_a_place_is_named_without_its_password(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, url: str, where: str
+) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", url)
     assert backends.configured().where == where
 
@@ -308,7 +347,9 @@ def test_a_place_is_named_without_its_password(lake: Lake, monkeypatch: pytest.M
 PASSWORD = "p@ss/w:rd#?%[]"
 
 
-def test_a_password_of_odd_characters_opens_what_it_should(there: OnlineBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_of_odd_characters_opens_what_it_should(
+    there: OnlineBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if isinstance(there, RedisBackend):
         there.client.acl_setuser("odd", enabled=True, passwords=[f"+{PASSWORD}"], keys=["*"], commands=["+@all"])
     else:
@@ -380,7 +421,9 @@ def test_a_loader_and_a_push_do_not_wait_for_a_silent_server_for_ever(server: Se
     assert values(hasty, ONE, [(1,)]) == [(5, 10)]
 
 
-def test_a_server_that_dies_while_a_generation_is_loaded_keeps_the_former_one(server: Server, hasty: OnlineBackend) -> None:
+def test_a_server_that_dies_while_a_generation_is_loaded_keeps_the_former_one(
+    server: Server, hasty: OnlineBackend
+) -> None:
     published(hasty, ONE, [(1, 5, None, 10)])
 
     try:

@@ -1,4 +1,6 @@
-"""The three places by themselves: every kind of value comes back as it was, the newest event stays whatever the order of writes, and a generation that is gone is never an absent value."""
+"""The three places by themselves: every kind of value comes back as it was, the newest event stays whatever the order
+of writes, and a generation that is gone is never an absent value.
+"""
 
 import sqlite3
 import threading
@@ -16,7 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features.online import backends, sqlite
-from features.online.generation import GenerationGoneError, GenerationMetadata, OnlineBackend, OnlineStoreUnfitError, RowSchema
+from features.online.generation import (
+    GenerationGoneError,
+    GenerationMetadata,
+    OnlineBackend,
+    OnlineStoreUnfitError,
+    RowSchema,
+)
 from features.online.postgres import HOME, Bounded, PostgresBackend
 from features.online.redis import RedisBackend
 from features.online.sqlite import SqliteBackend
@@ -25,11 +33,28 @@ from features.type_mapping import KINDS, KindError
 from lake.settings import online
 from tests.unit.features.online.test_delta_changes import THINGS
 
-DTYPES = {"whole": Int64, "small": Int32, "real": Float64, "short": Float32, "flag": Bool, "text": String, "raw": Bytes, "at": UnixTimestamp}
-LAYOUT = RowSchema("a view of 'every' \"kind\"", {"id": KINDS[Int64], "name": KINDS[String]}, {name: KINDS[dtype] for name, dtype in DTYPES.items()})
+DTYPES = {
+    "whole": Int64,
+    "small": Int32,
+    "real": Float64,
+    "short": Float32,
+    "flag": Bool,
+    "text": String,
+    "raw": Bytes,
+    "at": UnixTimestamp,
+}
+LAYOUT = RowSchema(
+    "a view of 'every' \"kind\"",
+    {"id": KINDS[Int64], "name": KINDS[String]},
+    {name: KINDS[dtype] for name, dtype in DTYPES.items()},
+)
 ONE = RowSchema("one", {"id": KINDS[Int64]}, {"value": KINDS[Int64]})
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
-INSTANTS = st.one_of(st.integers(-(2**61), 2**61), st.integers(1_500_000_000_000_000, 1_500_000_000_000_003), st.integers(2**53 - 2, 2**53 + 2))
+INSTANTS = st.one_of(
+    st.integers(-(2**61), 2**61),
+    st.integers(1_500_000_000_000_000, 1_500_000_000_000_003),
+    st.integers(2**53 - 2, 2**53 + 2),
+)
 KEYS = st.tuples(st.integers(-(2**63), 2**63 - 1), TEXT)
 VALUES = {
     "whole": st.integers(-(2**63), 2**63 - 1),
@@ -41,7 +66,9 @@ VALUES = {
     "raw": st.binary(max_size=20),
     "at": st.integers(-62_135_596_800, 253_402_300_799),
 }
-ROWS = st.dictionaries(KEYS, st.tuples(INSTANTS, st.none() | INSTANTS, *(st.none() | values for values in VALUES.values())), max_size=12)
+ROWS = st.dictionaries(
+    KEYS, st.tuples(INSTANTS, st.none() | INSTANTS, *(st.none() | values for values in VALUES.values())), max_size=12
+)
 EXAMPLES = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -59,7 +86,10 @@ def traces(place: OnlineBackend, name: str) -> list[Any]:
     if isinstance(place, SqliteBackend):
         return list(sqlite.folder().glob(f"*{name}*"))
     if isinstance(place, RedisBackend):
-        return [*place.client.scan_iter(f"*{name}*"), *(one for one in place.client.hkeys("millrace:generations") if one == name.encode())]  # type: ignore[union-attr]
+        return [
+            *place.client.scan_iter(f"*{name}*"),
+            *(one for one in place.client.hkeys("millrace:generations") if one == name.encode()),
+        ]  # type: ignore[union-attr]
     with psycopg.connect(online()) as connection:
         return connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE %s", [f"%{name}%"]).fetchall()
 
@@ -83,27 +113,39 @@ def test_every_kind_of_value_comes_back_as_it_was(place: OnlineBackend, rows: di
     assert sorted(place.session().reader().keys(LAYOUT, None)) == sorted(rows)
 
 
-WRITES = st.lists(st.lists(st.tuples(st.integers(1, 3), INSTANTS, st.none() | INSTANTS, st.integers(0, 99)), max_size=5), max_size=6)
+WRITES = st.lists(
+    st.lists(st.tuples(st.integers(1, 3), INSTANTS, st.none() | INSTANTS, st.integers(0, 99)), max_size=5), max_size=6
+)
 
 
 @EXAMPLES
 @given(WRITES)
 def test_the_newest_event_stays_whatever_the_order_of_writes(place: OnlineBackend, writes: list[Any]) -> None:
-    """The rule by hand: an older event never wins; of the same event the one created later, or written later where one of the two does not say."""
+    """The rule by hand: an older event never wins; of the same event the one created later, or written later where one
+    of the two does not say.
+    """
     published(place, ONE, [])
     expected: dict[int, Any] = {}
     for write in writes:
         place.merge(ONE, write)
         for key, event, created, value in write:
             old = expected.get(key)
-            if old is None or event > old[0] or (event == old[0] and (created is None or old[1] is None or created >= old[1])):
+            if (
+                old is None
+                or event > old[0]
+                or (event == old[0] and (created is None or old[1] is None or created >= old[1]))
+            ):
                 expected[key] = (event, created, value)
-    assert values(place, ONE, [(1,), (2,), (3,)]) == [expected[key] and (expected[key][0], expected[key][2]) if key in expected else None for key in (1, 2, 3)]
+    assert values(place, ONE, [(1,), (2,), (3,)]) == [
+        expected[key] and (expected[key][0], expected[key][2]) if key in expected else None for key in (1, 2, 3)
+    ]
 
 
 @EXAMPLES
 @given(before=ROWS, after=ROWS)
-def test_a_changed_generation_is_the_one_loaded_anew(place: OnlineBackend, before: dict[Any, Any], after: dict[Any, Any]) -> None:
+def test_a_changed_generation_is_the_one_loaded_anew(
+    place: OnlineBackend, before: dict[Any, Any], after: dict[Any, Any]
+) -> None:
     former = published(place, LAYOUT, [[*key, *row] for key, row in sorted(before.items())])
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     with place.drafting("test") as draft:
@@ -115,13 +157,21 @@ def test_a_changed_generation_is_the_one_loaded_anew(place: OnlineBackend, befor
     keys = sorted({**before, **after})
     assert values(place, LAYOUT, keys) == [(after[key][0], *after[key][2:]) if key in after else None for key in keys]
     assert sorted(place.session().reader().keys(LAYOUT, None)) == sorted(after)
-    assert [row and row[0] for row in place.open(former).rows(LAYOUT, ("text",), keys)] == [before[key][0] if key in before else None for key in keys]
+    assert [row and row[0] for row in place.open(former).rows(LAYOUT, ("text",), keys)] == [
+        before[key][0] if key in before else None for key in keys
+    ]
 
 
 def test_a_large_view_is_found_again(place: OnlineBackend) -> None:
     """More rows than a batch, so that Redis spreads them."""
     with place.drafting("test") as draft:
-        assert draft.load(ONE, [[(key, 1, None, key * 2) for key in range(start, start + 5000)] for start in range(0, 20000, 5000)]) == 20000
+        assert (
+            draft.load(
+                ONE,
+                [[(key, 1, None, key * 2) for key in range(start, start + 5000)] for start in range(0, 20000, 5000)],
+            )
+            == 20000
+        )
         draft.finish(GenerationMetadata())
         draft.publish()
     assert values(place, ONE, [(key,) for key in range(0, 20000, 97)]) == [(1, key * 2) for key in range(0, 20000, 97)]
@@ -147,7 +197,11 @@ def test_names_that_sql_uses_too_are_only_names(place: OnlineBackend) -> None:
     names = ("place", "k0", "asked", "a FROM b", "t", "SELECT %s {}")
     odd = RowSchema("asked", {"id": KINDS[Int64], "key id": KINDS[Int64]}, dict.fromkeys(names, KINDS[String]))
     published(place, odd, [(key, key, key, None, *(f"{name} of {key}" for name in names)) for key in (1, 2, 3)])
-    assert values(place, odd, [(3, 3), (9, 9), (1, 1)]) == [(3, *(f"{name} of 3" for name in names)), None, (1, *(f"{name} of 1" for name in names))]
+    assert values(place, odd, [(3, 3), (9, 9), (1, 1)]) == [
+        (3, *(f"{name} of 3" for name in names)),
+        None,
+        (1, *(f"{name} of 1" for name in names)),
+    ]
     assert values(place, odd, [(2, 2)]) == [(2, *(f"{name} of 2" for name in names))]
 
 
@@ -198,7 +252,9 @@ def test_a_draft_that_was_not_published_leaves_nothing(place: OnlineBackend) -> 
 
 
 def test_the_former_generation_can_be_read_and_the_one_before_it_is_gone(place: OnlineBackend) -> None:
-    """A reader that looked at the pointer just before a publication reads on; two publications later it looks anew, and never takes rows that were removed for absent ones."""
+    """A reader that looked at the pointer just before a publication reads on; two publications later it looks anew, and
+    never takes rows that were removed for absent ones.
+    """
     published(place, ONE, [(1, 5, None, 10)])
     reader = place.session().reader()
     assert reader.rows(ONE, ("value",), [(1,)]) == [(5, 10)]
@@ -256,7 +312,13 @@ def test_readers_see_a_generation_whole_while_others_come(place: OnlineBackend) 
         while not last:
             last = stop.is_set()
             try:
-                answers.append({*store._again(lambda: store._newest_reader().rows(ONE, ("value",), [(key,) for key in range(0, 200, 20)]))})
+                answers.append(
+                    {
+                        *store._again(
+                            lambda: store._newest_reader().rows(ONE, ("value",), [(key,) for key in range(0, 200, 20)])
+                        )
+                    }
+                )
             except Exception as error:
                 answers.append({error})
             began.set()
@@ -281,22 +343,38 @@ def test_a_key_of_another_type_is_an_error_and_no_absent_value(place: OnlineBack
     query = Query(place.session().reader(), THINGS, ("value",))
     with pytest.raises(KindError, match="is no int64_val"):
         query.rows([(key,), (1,)])
-    assert query.rows([(numpy.int64(1),), (numpy.int32(1),), (None,), (1,), (2,)]) == [(5, 10), (5, 10), None, (5, 10), None]
+    assert query.rows([(numpy.int64(1),), (numpy.int32(1),), (None,), (1,), (2,)]) == [
+        (5, 10),
+        (5, 10),
+        None,
+        (5, 10),
+        None,
+    ]
 
 
-RETYPED = [(Int64, Float64, 3, 3.0), (Int32, Int64, 3, 3), (UnixTimestamp, Int64, 3, 3), (Float32, Float64, 0.5, 0.5), (Int64, Float64, None, None)]
+RETYPED = [
+    (Int64, Float64, 3, 3.0),
+    (Int32, Int64, 3, 3),
+    (UnixTimestamp, Int64, 3, 3),
+    (Float32, Float64, 0.5, 0.5),
+    (Int64, Float64, None, None),
+]
 UNFIT = [(Float64, Int64, 3.5), (Int64, String, 3), (String, Int64, "3"), (String, Float64, "x")]
 
 
 @pytest.mark.parametrize(("was", "now", "value", "served"), RETYPED)
-def test_a_value_whose_type_was_changed_is_served_in_the_new_one(place: OnlineBackend, was: Any, now: Any, value: Any, served: Any) -> None:
+def test_a_value_whose_type_was_changed_is_served_in_the_new_one(
+    place: OnlineBackend, was: Any, now: Any, value: Any, served: Any
+) -> None:
     published(place, RowSchema("one", ONE.keys, {"value": KINDS[was]}), [(1, 5, None, value)])
     [row] = values(place, RowSchema("one", ONE.keys, {"value": KINDS[now]}), [(1,)])
     assert alike(row) == alike((5, served))
 
 
 @pytest.mark.parametrize(("was", "now", "value"), UNFIT)
-def test_a_value_that_does_not_fit_its_new_type_is_an_error(place: OnlineBackend, was: Any, now: Any, value: Any) -> None:
+def test_a_value_that_does_not_fit_its_new_type_is_an_error(
+    place: OnlineBackend, was: Any, now: Any, value: Any
+) -> None:
     published(place, RowSchema("one", ONE.keys, {"value": KINDS[was]}), [(1, 5, None, value)])
     with pytest.raises(KindError, match="materialize it anew"):
         values(place, RowSchema("one", ONE.keys, {"value": KINDS[now]}), [(1,)])
@@ -313,8 +391,12 @@ def test_a_pushed_value_is_not_rounded_to_the_type_that_its_column_has(place: On
         assert values(place, real, [(1,)]) == [(5, 3.5)]
 
 
-def test_half_a_push_that_was_killed_is_taken_back_by_who_reads_next(lake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file as it is on the disk in the middle of a transaction, with the journal beside it, when nobody holds a lock."""
+def test_half_a_push_that_was_killed_is_taken_back_by_who_reads_next(
+    lake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file as it is on the disk in the middle of a transaction, with the journal beside it, when nobody holds a
+    lock.
+    """
     place = backends.configured()
     name = published(place, ONE, [(key, 5, None, key) for key in range(20_000)])
     path = sqlite.path_of(name)

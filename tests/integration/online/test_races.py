@@ -1,4 +1,6 @@
-"""Who comes at a bad moment: a reader whose generation is gone before its first question, two loaders of which one lost its lease, pushes while a generation is copied, a removal while one is loaded."""
+"""Who comes at a bad moment: a reader whose generation is gone before its first question, two loaders of which one lost
+its lease, pushes while a generation is copied, a removal while one is loaded.
+"""
 
 import os
 import signal
@@ -14,7 +16,13 @@ from feast.types import Float64, Int64, String
 from redis.connection import Connection
 
 from features.online import backends, delta_changes, materialize, redis
-from features.online.generation import GenerationGoneError, GenerationMetadata, OnlineBackend, OnlineStoreUnreachableError, RowSchema
+from features.online.generation import (
+    GenerationGoneError,
+    GenerationMetadata,
+    OnlineBackend,
+    OnlineStoreUnreachableError,
+    RowSchema,
+)
 from features.online.postgres import PostgresBackend
 from features.online.redis import RedisBackend
 from features.online.sqlite import SqliteBackend
@@ -25,8 +33,14 @@ from tests.integration.online.test_places import ONE, published, traces, values
 from tests.unit.features.online.test_delta_changes import THINGS, Things
 
 
-@pytest.mark.parametrize("ask", [lambda reader: reader.rows(ONE, ("value",), [(1,)]), lambda reader: reader.keys(ONE, None)], ids=["rows", "keys"])
-def test_a_generation_that_is_gone_before_the_first_question_is_never_an_absent_value(there: OnlineBackend, ask: Callable[[Any], Any]) -> None:
+@pytest.mark.parametrize(
+    "ask",
+    [lambda reader: reader.rows(ONE, ("value",), [(1,)]), lambda reader: reader.keys(ONE, None)],
+    ids=["rows", "keys"],
+)
+def test_a_generation_that_is_gone_before_the_first_question_is_never_an_absent_value(
+    there: OnlineBackend, ask: Callable[[Any], Any]
+) -> None:
     published(there, ONE, [(1, 5, None, 10)])
     reader = there.session().reader()
     for value in (20, 30):
@@ -92,7 +106,9 @@ def test_taking_everything_offline_waits_for_the_loader(place: OnlineBackend) ->
     assert place.current() is None
 
 
-def test_what_is_pushed_while_the_next_generation_is_made_goes_with_it(place: OnlineBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_pushed_while_the_next_generation_is_made_goes_with_it(
+    place: OnlineBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The rows of the generation in use are copied, and a push that comes just before is copied along."""
     things = Things()
     materialize.load(things.pinned(), [THINGS], "as defined")
@@ -127,7 +143,10 @@ def test_what_is_pushed_while_the_next_generation_is_made_goes_with_it(place: On
 
 def test_pushes_of_two_definitions_at_once_do_not_mix_their_features(place: OnlineBackend) -> None:
     published(place, ONE, [])
-    layouts = {name: RowSchema("one", ONE.keys, {**ONE.features, name: KINDS[Int64]}) for name in (f"f{number}" for number in range(12))}
+    layouts = {
+        name: RowSchema("one", ONE.keys, {**ONE.features, name: KINDS[Int64]})
+        for name in (f"f{number}" for number in range(12))
+    }
     together = threading.Barrier(len(layouts))
 
     def push(at: int, name: str) -> None:
@@ -212,7 +231,11 @@ def test_names_with_a_per_cent_sign_are_names(place: OnlineBackend) -> None:
         assert draft.apply_changes(ODD, [("%s",)], []) == 1
 
 
-STEPS = {"redis": (Connection, "send_packed_command"), "postgresql": (psycopg.Connection, "wait"), "sqlite": (os, "fsync")}
+STEPS = {
+    "redis": (Connection, "send_packed_command"),
+    "postgresql": (psycopg.Connection, "wait"),
+    "sqlite": (os, "fsync"),
+}
 
 
 def lived(step: int, module: Any, name: str, work: Callable[[], Any]) -> bool:
@@ -256,7 +279,9 @@ def test_a_loader_that_is_killed_at_any_step_leaves_one_generation_or_the_other(
         done, seen = lived(step, *STEPS[kind], load), {*values(place, ONE, [(key,) for key in range(300)])}
         assert seen in ({(5, 0)}, {(6, 1)})
         if seen == {(6, 1)}:
-            assert {*values(place, RowSchema("two", ONE.keys, ONE.features), [(key,) for key in range(300)])} == {(5, 0)}
+            assert {*values(place, RowSchema("two", ONE.keys, ONE.features), [(key,) for key in range(300)])} == {
+                (5, 0)
+            }
         if done:
             break
         if isinstance(place, RedisBackend):

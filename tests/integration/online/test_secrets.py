@@ -45,7 +45,9 @@ def written(home: Path, password: str, server: Server) -> dict[str, str]:
     return {**os.environ, "MILLRACE_ONLINE_FILE": str(path), "MILLRACE_FEATURES_PORT": port}
 
 
-def test_a_feature_server_shows_no_password(running: dict[str, Server], shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_feature_server_shows_no_password(
+    running: dict[str, Server], shop: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = started(running, "postgresql")
     assert isinstance(server, Postgres)
     with monkeypatch.context() as patch:

@@ -35,7 +35,9 @@ def all_encrypted(certificates: Certificates) -> Iterator[dict[str, Server]]:
 
 
 @pytest.fixture(params=KINDS)
-def encrypted(request: pytest.FixtureRequest, all_encrypted: dict[str, Server], certificates: Certificates) -> Iterator[Server]:
+def encrypted(
+    request: pytest.FixtureRequest, all_encrypted: dict[str, Server], certificates: Certificates
+) -> Iterator[Server]:
     server = all_encrypted[request.param]
     yield server
     server.show(certificates.server)
@@ -105,7 +107,10 @@ def test_an_acl_user_with_a_password_is_let_in_over_tls(all_encrypted: dict[str,
 WRONG = {
     "another authority": (
         "server",
-        r"is not trusted, since no authority known here has issued it\..* See that ssl\w+ in MILLRACE_ONLINE names a file",
+        (
+            r"is not trusted, since no authority known here has issued it\..* See that ssl\w+ in MILLRACE_ONLINE names"
+            r" a file"
+        ),
     ),
     "expired": ("expired", r"the certificate of the server has expired\..* Renew the certificate at the server"),
     "another host": (
@@ -141,13 +146,17 @@ def test_what_is_wrong_is_told_by_a_load_and_by_the_feature_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name = "redis" if isinstance(encrypted, Redis) else "postgresql"
-    monkeypatch.setattr(online_redis, "ANSWER_SECONDS", 1.0)  # for which a handshake waits with a server that knows none
+    monkeypatch.setattr(
+        online_redis, "ANSWER_SECONDS", 1.0
+    )  # for which a handshake waits with a server that knows none
     secure = encrypted.url.replace("rediss://", "rediss://millrace:opensesame@")
     plain = started(running, name)
     urls = {
         "another authority": secure.replace(str(certificates.authority), str(certificates.stranger)),
         "no TLS at the server": secure.replace(str(encrypted.port), str(plain.port)),
-        "no TLS in the URL": re.sub(r"^rediss", "redis", secure.partition("?")[0]) + "?sslmode=disable" * (name == "postgresql"),
+        "no TLS in the URL": (
+            re.sub(r"^rediss", "redis", secure.partition("?")[0]) + "?sslmode=disable" * (name == "postgresql")
+        ),
         "another password": secure.replace("opensesame", "opensea"),
     }
     for case, (shown, sentence) in WRONG.items():
@@ -164,7 +173,9 @@ def test_what_is_wrong_is_told_by_a_load_and_by_the_feature_server(
 
 
 @pytest.mark.parametrize("kind", [Redis, Postgres])
-def test_a_file_that_is_missing_is_named(lake: Lake, at: Any, all_encrypted: dict[str, Server], certificates: Certificates, kind: type[Server]) -> None:
+def test_a_file_that_is_missing_is_named(
+    lake: Lake, at: Any, all_encrypted: dict[str, Server], certificates: Certificates, kind: type[Server]
+) -> None:
     server = next(server for server in all_encrypted.values() if isinstance(server, kind))
     at(server.url.replace(str(certificates.authority), "/nonexistent.pem"))
     with pytest.raises(

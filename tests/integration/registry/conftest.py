@@ -21,7 +21,9 @@ def postgres() -> Iterator[Postgres]:
 def empty(postgres: Postgres) -> Postgres:
     """Without a registry, and without a role of the tests."""
     with psycopg.connect(postgres.url, autocommit=True) as connection:
-        for (schema,) in connection.execute("SELECT nspname FROM pg_namespace WHERE nspname = 'feast' OR starts_with(nspname, 'millrace')").fetchall():
+        for (schema,) in connection.execute(
+            "SELECT nspname FROM pg_namespace WHERE nspname = 'feast' OR starts_with(nspname, 'millrace')"
+        ).fetchall():
             connection.execute(f'DROP SCHEMA "{schema}" CASCADE')
         if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [READER]).fetchone() is not None:
             connection.execute(f"DROP OWNED BY {READER}")

@@ -51,7 +51,9 @@ def refused(error: type[Exception]) -> str:
     return str(told.value)
 
 
-def test_a_feature_server_may_be_a_role_that_only_reads(sql: Postgres, reader: str, shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_feature_server_may_be_a_role_that_only_reads(
+    sql: Postgres, reader: str, shop: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     materialize.materialize(release.read())
     monkeypatch.setenv("MILLRACE_REGISTRY", reader)
     assert "permission denied for schema feast" in (told := refused(RegistryDeniedError))
@@ -67,7 +69,9 @@ def test_a_feature_server_may_be_a_role_that_only_reads(sql: Postgres, reader: s
         registry.open_store().apply([Entity(name="stray", join_keys=["stray"], value_type=ValueType.INT64)])
 
 
-def test_a_role_that_only_reads_serves_features_from_the_same_database(sql: Postgres, reader: str, shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_role_that_only_reads_serves_features_from_the_same_database(
+    sql: Postgres, reader: str, shop: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As docs/shared_state.md says: each load makes a schema of its own, to which default privileges apply."""
     with psycopg.connect(sql.url, autocommit=True) as connection:
         for right in ("USAGE ON SCHEMAS", "SELECT ON TABLES"):
@@ -97,14 +101,18 @@ def test_a_server_that_may_not_write_serves_what_others_applied(
     assert not registry.is_applied()
 
 
-def test_a_server_that_may_not_write_invents_no_registry(sql: Postgres, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_may_not_write_invents_no_registry(
+    sql: Postgres, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MILLRACE_REGISTRY", reader)
     with pytest.raises((RegistryMissingError, RegistryDeniedError)):
         app()
 
 
 @pytest.mark.parametrize("how", ["stopped", "silent"])
-def test_a_server_answers_while_the_registry_is_away(sql: Postgres, shop: Lake, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_a_server_answers_while_the_registry_is_away(
+    sql: Postgres, shop: Lake, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     monkeypatch.setattr(served, "KEEP_SECONDS", 0.0)
     monkeypatch.setattr(application, "REGISTRY_SECONDS", 0.2)
     materialize.materialize(release.read())
@@ -195,6 +203,11 @@ def test_what_is_no_url_is_refused_without_showing_it(lake: Lake, monkeypatch: p
 def test_nothing_shows_the_password(sql: Postgres) -> None:
     registry.apply()
     store = registry.open_store()
-    shown = [repr(found) for found in (store.config, store.registry, vars(store.registry), registry_store.database(), registry.where())]
+    shown = [
+        repr(found)
+        for found in (store.config, store.registry, vars(store.registry), registry_store.database(), registry.where())
+    ]
     assert "opensesame" not in "".join(shown)
-    assert masked("postgresql://me:opensesame@host:1/db?sslmode=require&password=opensesame") == "postgresql://host:1/db"
+    assert (
+        masked("postgresql://me:opensesame@host:1/db?sslmode=require&password=opensesame") == "postgresql://host:1/db"
+    )

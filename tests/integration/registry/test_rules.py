@@ -46,7 +46,11 @@ def names(store: FeatureStore) -> set[str]:
 
 def stable(registry_proto: RegistryProto) -> str:
     """The content without times, ids and pickled code."""
-    lists = {name: sorted(map(json.dumps, found)) for name, found in registry._stable(MessageToDict(registry_proto)).items() if isinstance(found, list)}
+    lists = {
+        name: sorted(map(json.dumps, found))
+        for name, found in registry._stable(MessageToDict(registry_proto)).items()
+        if isinstance(found, list)
+    }
     return json.dumps({name: found for name, found in lists.items() if name != "projectMetadata"})
 
 
@@ -70,7 +74,9 @@ def test_it_holds_what_the_file_holds(sql: Postgres, monkeypatch: pytest.MonkeyP
 
 def test_feasts_commands_and_features_follow_it(sql: Postgres, shop: Lake) -> None:
     registry.apply()
-    told = feast("plan", "apply", "materialize 2017-01-01T00:00:00 2017-02-01T00:00:00", "feature-views list", "teardown")
+    told = feast(
+        "plan", "apply", "materialize 2017-01-01T00:00:00 2017-02-01T00:00:00", "feature-views list", "teardown"
+    )
     assert [code for code, _ in told.values()] == [0] * 5, told
     assert "customer_activity" in told["feature-views list"][1]
     assert registry.open_store().list_feature_views() == []
@@ -79,7 +85,9 @@ def test_feasts_commands_and_features_follow_it(sql: Postgres, shop: Lake) -> No
     store = registry.open_store()
     refs = ["customer_activity:spend_7d"]
     assert store.get_online_features(refs, [{"customer_id": 2}]).to_dict()["spend_7d"] == [7.77]
-    labels = store.get_historical_features("SELECT 2 AS customer_id, TIMESTAMPTZ '2017-01-06 00:00:00+00' AS event_timestamp", refs)
+    labels = store.get_historical_features(
+        "SELECT 2 AS customer_id, TIMESTAMPTZ '2017-01-06 00:00:00+00' AS event_timestamp", refs
+    )
     assert labels.to_df()["spend_7d"].tolist() == [7.77]
     assert "opensesame" not in "".join(output for _, output in told.values())
 
@@ -182,7 +190,9 @@ def test_a_refused_definition_leaves_what_was_applied(sql: Postgres) -> None:
 def test_a_torn_registry_is_told_and_made_again(sql: Postgres, torn: bytes) -> None:
     registry.apply()
     execute(sql, "UPDATE feast.registry SET content = %s", torn)
-    with pytest.raises(RegistryDamagedError, match=r"^the feature registry at postgresql://.* is torn\. .*: millrace serve$"):
+    with pytest.raises(
+        RegistryDamagedError, match=r"^the feature registry at postgresql://.* is torn\. .*: millrace serve$"
+    ):
         registry.open_store().list_feature_views()
     assert registry.apply()
     assert len(registry.open_store().list_batch_feature_views()) == 4

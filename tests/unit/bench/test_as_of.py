@@ -1,4 +1,6 @@
-"""The contestants of the join's benchmark answer the same question, and what they answer is what a search of every row finds."""
+"""The contestants of the join's benchmark answer the same question, and what they answer is what a search of every row
+finds.
+"""
 
 from pathlib import Path
 
@@ -9,7 +11,9 @@ from bench import as_of
 
 
 @pytest.mark.parametrize("contestant", ["bare DuckDB ASOF", "ours, duckdb", "ours, pandas"])
-def test_a_contestant_finds_what_a_search_finds(contestant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_contestant_finds_what_a_search_finds(
+    contestant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
     monkeypatch.setattr(as_of, "KEYS", 20)
     as_of.land(tmp_path / "case", 300, 60)

@@ -43,7 +43,9 @@ def test_a_table_that_differs_is_one() -> None:
 
 
 def test_a_gpu_that_took_no_part_is_one() -> None:
-    assert Comparison(runs(on_gpu=False), [SAME]).problems == ["no plan of gpu names an operator of the GPU: RAPIDS took no part"]
+    assert Comparison(runs(on_gpu=False), [SAME]).problems == [
+        "no plan of gpu names an operator of the GPU: RAPIDS took no part"
+    ]
 
 
 def nvidia_smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +60,9 @@ def nvidia_smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> No
     [("echo NVIDIA L4; echo NVIDIA L4", "NVIDIA L4"), ("echo NVIDIA-SMI has failed; exit 9", ""), ("true", "")],
     ids=["two", "no driver", "none"],
 )
-def test_the_driver_says_whether_there_is_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, name: str) -> None:
+def test_the_driver_says_whether_there_is_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, name: str
+) -> None:
     nvidia_smi(tmp_path, script, monkeypatch)
     assert gpu_run.gpu() == name
 

@@ -16,12 +16,16 @@ from tests.unit.etl.visits import SCHEMA, VISITS, visit
 
 def lake(root: Path, *rows: dict[str, Any], schema: pa.Schema = SCHEMA, files: int = 1) -> Path:
     for part in range(files):
-        write_deltalake(str(root / "silver" / "visits"), pa.Table.from_pylist(list(rows[part::files]), schema=schema), mode="append")
+        write_deltalake(
+            str(root / "silver" / "visits"), pa.Table.from_pylist(list(rows[part::files]), schema=schema), mode="append"
+        )
     return root
 
 
 def both(tmp_path: Path, ours: list[dict[str, Any]], theirs: list[dict[str, Any]], **other: Any) -> Any:
-    return compared(VISITS, {"sail": lake(tmp_path / "sail", *ours), "spark": lake(tmp_path / "spark", *theirs, **other)})
+    return compared(
+        VISITS, {"sail": lake(tmp_path / "sail", *ours), "spark": lake(tmp_path / "spark", *theirs, **other)}
+    )
 
 
 def test_order_and_files_do_not_matter(tmp_path: Path) -> None:
@@ -34,10 +38,19 @@ def test_order_and_files_do_not_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"visitor": None}, {"visitor": ""}, {"visitor": "Ada"}, {"visitor": "ada "}, {"paid": Decimal("1.51")}, {"paid": None}, {"weight": 0.5000000000000001},
-        {"weight": None}, {"is_member": False}, {"visited_at": datetime(2017, 3, 1, 10, 0, 0, 1, tzinfo=UTC)}, {"booked_date": None},
+        {"visitor": None},
+        {"visitor": ""},
+        {"visitor": "Ada"},
+        {"visitor": "ada "},
+        {"paid": Decimal("1.51")},
+        {"paid": None},
+        {"weight": 0.5000000000000001},
+        {"weight": None},
+        {"is_member": False},
+        {"visited_at": datetime(2017, 3, 1, 10, 0, 0, 1, tzinfo=UTC)},
+        {"booked_date": None},
     ],
-)  # fmt: skip
+)
 def test_one_cell_is_a_difference_and_is_quoted(tmp_path: Path, change: dict[str, Any]) -> None:
     found = both(tmp_path, [visit(1), visit(2)], [visit(1), visit(2) | change])
     assert not found.equal
@@ -72,10 +85,28 @@ def test_empty_tables_are_equal(tmp_path: Path) -> None:
 
 def test_the_page_says_what_differs(tmp_path: Path) -> None:
     tables = [
-        {"table": "silver.visits", "rows": {"a": 1, "b": 2}, "fingerprint": {"a": "x" * 64, "b": "y" * 64}, "equal": False, "differences": ["only b has ..."]}
+        {
+            "table": "silver.visits",
+            "rows": {"a": 1, "b": 2},
+            "fingerprint": {"a": "x" * 64, "b": "y" * 64},
+            "equal": False,
+            "differences": ["only b has ..."],
+        }
     ]
-    engines = [{"engine": name, "version": "1", "session_s": 0.1, "year_s": 1.0, "day_s": 0.1, "peak_memory_mib": 5} for name in ("a", "b")]
-    told = page({"made_at": "now", "interval": ["x", "y"], "machine": {"cpus": 2}, "equal": False, "engines": engines, "tables": tables})
+    engines = [
+        {"engine": name, "version": "1", "session_s": 0.1, "year_s": 1.0, "day_s": 0.1, "peak_memory_mib": 5}
+        for name in ("a", "b")
+    ]
+    told = page(
+        {
+            "made_at": "now",
+            "interval": ["x", "y"],
+            "machine": {"cpus": 2},
+            "equal": False,
+            "engines": engines,
+            "tables": tables,
+        }
+    )
     assert "TABLES DIFFER" in told
     assert "| silver.visits | 1 / 2 | NO |" in told
     assert "- silver.visits: only b has ..." in told

@@ -1,4 +1,6 @@
-"""A longer past is the sample again and again: as many rows for each year, under keys, days and weeks of their own, and with the same amounts."""
+"""A longer past is the sample again and again: as many rows for each year, under keys, days and weeks of their own, and
+with the same amounts.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,33 @@ EVENTS = ("transactions", "promotions", "redemptions")
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """The small shop, and what lies at both ends of the sample: its first and last day, its weeks 1 and 53, amounts with half cents."""
+    """The small shop, and what lies at both ends of the sample: its first and last day, its weeks 1 and 53, amounts
+    with half cents.
+    """
     shop = Shop.open(tmp_path / "source")
     shop.land(
-        "transactions", [purchase(7, week=1, at="2017-01-01 00:00:00", sales_value=1.005), purchase(31198459904, week=1, at="2017-01-01 23:59:59")], FIRST
+        "transactions",
+        [
+            purchase(7, week=1, at="2017-01-01 00:00:00", sales_value=1.005),
+            purchase(31198459904, week=1, at="2017-01-01 23:59:59"),
+        ],
+        FIRST,
     )
     shop.land("transactions", [purchase(41453065055, week=53, at="2018-01-01 04:01:20", sales_value=0.1)], LAST)
-    shop.land("promotions", [{"product_id": 1, "store_id": 10, "display_location": "0", "mailer_location": "A", "week": week} for week in (1, 53)], FIRST)
-    shop.land("redemptions", [{"household_id": 1, "coupon_upc": 10000085364, "campaign_id": 1, "redemption_date": LAST}], LAST, suffix=".csv")
+    shop.land(
+        "promotions",
+        [
+            {"product_id": 1, "store_id": 10, "display_location": "0", "mailer_location": "A", "week": week}
+            for week in (1, 53)
+        ],
+        FIRST,
+    )
+    shop.land(
+        "redemptions",
+        [{"household_id": 1, "coupon_upc": 10000085364, "campaign_id": 1, "redemption_date": LAST}],
+        LAST,
+        suffix=".csv",
+    )
     (shop.root / "transactions" / str(FIRST) / ".half.parquet").write_bytes(b"not landed yet")
     return shop.root
 
@@ -57,7 +78,10 @@ def test_every_year_has_all_rows_and_the_same_amounts(source: Path, target: Path
     for table in EVENTS:
         ((count,),) = query(source, table, "count(*)")
         assert query(target, table, "count(*)") == [(YEARS * count,)]
-    amounts = "sum(sales_value::DECIMAL(18, 9)), sum(retail_disc::DECIMAL(18, 9)), sum(quantity), min(sales_value), max(sales_value)"
+    amounts = (
+        "sum(sales_value::DECIMAL(18, 9)), sum(retail_disc::DECIMAL(18, 9)), sum(quantity), min(sales_value),"
+        " max(sales_value)"
+    )
     ((sales, discounts, items, *ends),) = query(source, "transactions", amounts)
     assert query(target, "transactions", amounts) == [(YEARS * sales, YEARS * discounts, YEARS * items, *ends)]
 
@@ -95,7 +119,9 @@ def test_promotions_stay_with_the_purchases_of_their_week(source: Path, target: 
     for root in (source, target):
         with duckdb.connect() as con:
             sides = [f"read_parquet('{root}/{table}/*/*')" for table in ("transactions", "promotions")]
-            ((counts[root],),) = con.execute(f"SELECT count(*) FROM {sides[0]} JOIN {sides[1]} USING (product_id, store_id, week)").fetchall()
+            ((counts[root],),) = con.execute(
+                f"SELECT count(*) FROM {sides[0]} JOIN {sides[1]} USING (product_id, store_id, week)"
+            ).fetchall()
     assert counts[source] > 0
     assert counts[target] == YEARS * counts[source]
 
@@ -112,7 +138,9 @@ def test_columns_and_types_stay(target: Path) -> None:
 def test_snapshots_land_once_on_the_first_day_of_all(target: Path) -> None:
     first = str(FIRST - (YEARS - 1) * YEAR)
     landed = {path.name: [day.name for day in path.iterdir()] for path in target.iterdir() if path.name not in EVENTS}
-    assert landed == {name: [first] for name in ("products", "demographics", "campaigns", "campaign_descriptions", "coupons")}
+    assert landed == {
+        name: [first] for name in ("products", "demographics", "campaigns", "campaign_descriptions", "coupons")
+    }
     assert {*landed, *EVENTS} == {table.name for table in catalog.tables() if table.layer == "bronze"}
 
 

@@ -43,7 +43,9 @@ def test_a_seed_makes_the_same_case_again() -> None:
     assert stores.at_random(7).rows != stores.at_random(8).rows
 
 
-def test_a_suite_without_a_checkout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_suite_without_a_checkout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.setenv("MILLRACE_FEAST", str(tmp_path))
     assert feast_suite.main() == 2
     assert "Set it to a checkout of github.com/feast-dev/feast" in capsys.readouterr().err

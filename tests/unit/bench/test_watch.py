@@ -1,4 +1,6 @@
-"""What a benchmark says of memory: of a process and all below it, and of nothing twice. Each process says when it is ready to be looked at, so no look comes too early or too late."""
+"""What a benchmark says of memory: of a process and all below it, and of nothing twice. Each process says when it is
+ready to be looked at, so no look comes too early or too late.
+"""
 
 import subprocess
 import sys
@@ -34,7 +36,9 @@ A_PROGRAM = f"subprocess.run([sys.executable, '-c', {PROGRAM!r}], check=True)"
 
 def mebibytes_of(code: str) -> int:
     """What a look at the family of processes finds while it stands still."""
-    with subprocess.Popen([sys.executable, "-c", HOLDING + code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING + code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout.readline() == "ready\n"
             return watch.held(process.pid) >> 20
@@ -64,7 +68,9 @@ def test_a_program_is_counted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_command_gives_its_answer_and_its_peak() -> None:
-    answer, peak = watch.run([sys.executable, "-c", HOLDING + f"time.sleep({2 * watch.EVERY_SECONDS})\nprint('{{\"answer\": 1}}')"], {})
+    answer, peak = watch.run(
+        [sys.executable, "-c", HOLDING + f"time.sleep({2 * watch.EVERY_SECONDS})\nprint('{{\"answer\": 1}}')"], {}
+    )
     assert answer == {"answer": 1}
     assert 0 < peak < 300
 

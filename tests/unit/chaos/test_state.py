@@ -34,7 +34,9 @@ def test_a_home_as_it_was_or_as_it_becomes_is_right_after_a_kill(now: HomeState)
 
 
 def test_a_set_that_was_lost_may_be_unreadable_until_it_is_put_back_and_no_other() -> None:
-    now = replace(BEFORE, training={}, problems=["training set set cannot be read: TableNotFoundError: no files in log segment"])
+    now = replace(
+        BEFORE, training={}, problems=["training set set cannot be read: TableNotFoundError: no files in log segment"]
+    )
     assert state.kill_violations(BEFORE, CONTROL, now, dropped_table="set") == []
     assert state.kill_violations(BEFORE, CONTROL, now, dropped_table="other") != []
     assert state.kill_violations(BEFORE, CONTROL, now) != []

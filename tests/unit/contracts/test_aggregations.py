@@ -29,7 +29,22 @@ from contracts.aggregations import (
     minutes,
     problems,
 )
-from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, MONEY, STRING, TIMESTAMP, Column, ContractError, Layer, Load, Severity, Table, decimal
+from contracts.model import (
+    BOOLEAN,
+    DATE,
+    DOUBLE,
+    LONG,
+    MONEY,
+    STRING,
+    TIMESTAMP,
+    Column,
+    ContractError,
+    Layer,
+    Load,
+    Severity,
+    Table,
+    decimal,
+)
 
 GUEST = Column("guest", STRING, "Who stays", required=True)
 ROOM = Column("room", LONG, "Where", required=True)
@@ -79,7 +94,17 @@ SPENT = Sum("spent", "paid", windows=days(7))
 
 
 def declare(*parts: Aggregation, **other: Any) -> Table:
-    return feature_table(**{"name": "guests", "doc": "Guests", "owner": "miller", "key": (GUEST,), "events": STAYS, "aggregations": parts, **other})
+    return feature_table(
+        **{
+            "name": "guests",
+            "doc": "Guests",
+            "owner": "miller",
+            "key": (GUEST,),
+            "events": STAYS,
+            "aggregations": parts,
+            **other,
+        }
+    )
 
 
 def found(*parts: Aggregation, **other: Any) -> list[str]:
@@ -98,7 +123,9 @@ class TestReach:
         assert Aggregates(STAYS, (GUEST,), (SPENT, looks_back)).reach == 37
         assert Aggregates(STAYS, (GUEST,), (Latest("last"),)).reach == 0
 
-    @pytest.mark.parametrize("part", [Latest("last", "channel"), Latest("last", where="nights > 1"), Latest("last", "paid - 1", type=MONEY)])
+    @pytest.mark.parametrize(
+        "part", [Latest("last", "channel"), Latest("last", where="nights > 1"), Latest("last", "paid - 1", type=MONEY)]
+    )
     def test_has_no_end_where_the_newest_event_need_not_have_the_newest_value(self, part: Latest) -> None:
         assert Aggregates(STAYS, (GUEST,), (SPENT, part)).reach is None
         assert Aggregates(STAYS, (GUEST,), (SPENT, replace(part, windows=days(7)))).reach == 7
@@ -146,31 +173,59 @@ class TestTypes:
 
 class TestTheTable:
     def test_has_a_column_per_aggregation_and_window_after_key_and_midnight(self) -> None:
-        table = declare(replace(SPENT, windows=days(30, 7)), Count("stays", windows=(*days(7), *before_latest(365))), Latest("last_at"))
-        assert table.column_names == ("guest", "event_timestamp", "spent_30d", "spent_7d", "stays_7d", "stays", "last_at")
-        assert (table.key, table.time_column, table.inputs) == (("guest", "event_timestamp"), "event_timestamp", ("silver.stays",))
+        table = declare(
+            replace(SPENT, windows=days(30, 7)),
+            Count("stays", windows=(*days(7), *before_latest(365))),
+            Latest("last_at"),
+        )
+        assert table.column_names == (
+            "guest",
+            "event_timestamp",
+            "spent_30d",
+            "spent_7d",
+            "stays_7d",
+            "stays",
+            "last_at",
+        )
+        assert (table.key, table.time_column, table.inputs) == (
+            ("guest", "event_timestamp"),
+            "event_timestamp",
+            ("silver.stays",),
+        )
 
     def test_names_each_input_once(self) -> None:
         twice = (TIER, Dimension(TIERS, {"room": "number"}, ("since",)))
         assert declare(SPENT, joined=twice).inputs == ("silver.stays", "silver.tiers")
 
     def test_a_window_may_stand_alone(self) -> None:
-        assert "items_180d" not in declare(replace(SPENT, windows=days(180)), Count("items", windows=days(7))).column_names
+        assert (
+            "items_180d" not in declare(replace(SPENT, windows=days(180)), Count("items", windows=days(7))).column_names
+        )
 
     def test_says_what_a_feature_means_in_its_own_words_or_in_derived_ones(self) -> None:
         assert feature(SPENT).doc == "Sum of paid in the last 7 days"
         assert feature(replace(SPENT, doc="Revenue", where="nights > 1")).doc == "Revenue in the last 7 days"
-        assert feature(Count("n", where="nights > 1", windows=days(1))).doc == "Events where nights > 1 in the last 1 day"
+        assert (
+            feature(Count("n", where="nights > 1", windows=days(1))).doc == "Events where nights > 1 in the last 1 day"
+        )
         assert feature(Latest("n")).doc == "Newest arrived_at before event_timestamp, of any age"
-        assert feature(First("n", windows=before_latest(3))).doc == "Oldest arrived_at in the 3 days that end with the day of the newest event"
+        assert (
+            feature(First("n", windows=before_latest(3))).doc
+            == "Oldest arrived_at in the 3 days that end with the day of the newest event"
+        )
 
     def test_windows_of_hours_and_minutes_may_make_whole_days(self) -> None:
-        assert declare(replace(SPENT, windows=(*hours(24), *minutes(2880)))).column_names[2:] == ("spent_24h", "spent_2880m")
+        assert declare(replace(SPENT, windows=(*hours(24), *minutes(2880)))).column_names[2:] == (
+            "spent_24h",
+            "spent_2880m",
+        )
 
 
 class TestBounds:
     def test_sums_and_counts_of_what_is_never_negative_are_never_negative(self) -> None:
-        assert [feature(part).minimum for part in (SPENT, replace(SPENT, of="paid + paid"), Count("n", windows=days(7)))] == [0, 0, 0]
+        assert [
+            feature(part).minimum for part in (SPENT, replace(SPENT, of="paid + paid"), Count("n", windows=days(7)))
+        ] == [0, 0, 0]
         assert feature(replace(SPENT, of="bonus"), joined=(TIER,)).minimum == 0
 
     @pytest.mark.parametrize("of", ["refund", "paid + refund", "paid - paid", "-paid", "abs(paid)"])
@@ -178,7 +233,12 @@ class TestBounds:
         assert feature(replace(SPENT, of=of, type=MONEY)).minimum is None
 
     def test_a_value_keeps_those_of_its_column(self) -> None:
-        for part in (Min("n", "paid", windows=days(7)), Max("n", "paid", windows=days(7)), Latest("n", "paid"), First("n", "paid", windows=days(7))):
+        for part in (
+            Min("n", "paid", windows=days(7)),
+            Max("n", "paid", windows=days(7)),
+            Latest("n", "paid"),
+            First("n", "paid", windows=days(7)),
+        ):
             column = feature(part)
             assert (column.minimum, column.maximum, column.unit) == (0, 900, "USD")
         assert (feature(SPENT).maximum, feature(SPENT).unit) == (None, "USD")
@@ -238,48 +298,197 @@ class TestRules:
         assert rules["windows_nest"] == "spent_7d <= spent_30d AND spent_30d <= spent_90d AND rooms_1d <= rooms_2d"
 
     def test_what_is_newest_or_oldest_is_past(self) -> None:
-        parts = (Latest("last"), First("first", "arrived_at", windows=days(7)), Latest("channel", "channel"), Latest("day", "arrived_on"))
+        parts = (
+            Latest("last"),
+            First("first", "arrived_at", windows=days(7)),
+            Latest("channel", "channel"),
+            Latest("day", "arrived_on"),
+        )
         assert {rule.name for rule in declare(*parts).rules} == {"at_midnight", "last_is_past", "first_7d_is_past"}
 
 
 NOTHING_BY = replace(TIER, on=())
 REFUSED: dict[str, tuple[tuple[Aggregation, ...], dict[str, Any], str]] = {
-    "no time": ((SPENT,), {"events": replace(STAYS, time_column=None)}, "silver.stays has no time_column that says when an event happened. Declare one there, a timestamp or a date"),
-    "no instant": ((SPENT,), {"events": replace(STAYS, time_column="nights")}, "silver.stays has no time_column that says when an event happened. Declare one there"),
-    "no key": ((SPENT,), {"key": ()}, "a feature table needs a key: the columns of the events whose values it speaks about"),
-    "a key that is no column": ((SPENT,), {"key": (replace(GUEST, name="gast"),)}, "the key gast is no column of silver.stays; it has stay_id, guest, room"),
-    "a key of two types": ((SPENT,), {"key": (replace(GUEST, type=LONG),)}, "the key guest is bigint, and string in silver.stays. Declare one type"),
-    "a key that is none": ((SPENT,), {"key": (STAYS.column("weight"),)}, "the key weight is double, and a key is bigint, string or date. Make it one of them in silver"),
-    "a dimension by nothing": ((SPENT,), {"joined": (NOTHING_BY,)}, "silver.tiers is joined by nothing. Name the columns that its rows and the events share"),
-    "a mapping by nothing": ((SPENT,), {"joined": (MappedInTime(TIERS, ()),)}, "silver.tiers is joined by nothing. Name the columns"),
-    "as of an event without a date": ((SPENT,), {"joined": (replace(TIER, as_of=AsOf.EVENT),)}, "silver.tiers is joined as of the event: name the column since when a row is valid in `valid_from` for AsOf.EVENT, and only then"),
-    "newest with a date": ((SPENT,), {"joined": (replace(TIER, valid_from="since"),)}, "silver.tiers is joined as of the newest: name the column"),
-    "a date that is none": ((SPENT,), {"joined": (replace(TIER, as_of=AsOf.EVENT, valid_from="tier"),)}, "silver.tiers: valid_from=tier is string, and says since when a row is valid. Name a timestamp or a date"),
-    "a column that events have": ((SPENT,), {"joined": (replace(TIER, take=("channel",)),)}, "silver.tiers brings channel, which silver.stays has, too. Rename it in silver"),
-    "a column that another brings": ((SPENT,), {"joined": (TIER, Dimension(TIERS, {"room": "number"}, ("tier",)))}, "silver.tiers brings tier, which silver.tiers has, too. Rename it in silver"),
-    "joined by no column": ((SPENT,), {"joined": (replace(TIER, on={"gast": "guest_id"}),)}, "silver.tiers is joined by gast, which is no column of silver.stays"),
-    "joined to no column": ((SPENT,), {"joined": (replace(TIER, on=("guest",)),)}, "silver.tiers has no column guest; it has guest_id, number, since"),
-    "no such column to take": ((SPENT,), {"joined": (replace(TIER, take=("rank",)),)}, "silver.tiers has no column rank; it has guest_id"),
-    "joined by two types": ((SPENT,), {"joined": (replace(TIER, on={"guest": "number"}),)}, "silver.tiers is joined by number, which is bigint, and guest of silver.stays is string. Make them one type in silver"),
-    "a prepared column that is there": ((SPENT,), {"prepared": (Column("tier", STRING, "Tier"),), "joined": (TIER,)}, "the transform adds tier, which silver.tiers has, too. Call the prepared column otherwise"),
-    "two features of a name": ((SPENT, replace(SPENT, of="refund")), {}, "two features are called spent_7d. Rename one of the aggregations"),
-    "a window twice": ((replace(SPENT, windows=days(7, 7)),), {}, "two features are called spent_7d. Rename one of the aggregations"),
-    "no name": ((replace(SPENT, name="Spent"),), {}, "Sum('Spent'): a name is lower case letters, digits and underscores, such as spend"),
+    "no time": (
+        (SPENT,),
+        {"events": replace(STAYS, time_column=None)},
+        "silver.stays has no time_column that says when an event happened. Declare one there, a timestamp or a date",
+    ),
+    "no instant": (
+        (SPENT,),
+        {"events": replace(STAYS, time_column="nights")},
+        "silver.stays has no time_column that says when an event happened. Declare one there",
+    ),
+    "no key": (
+        (SPENT,),
+        {"key": ()},
+        "a feature table needs a key: the columns of the events whose values it speaks about",
+    ),
+    "a key that is no column": (
+        (SPENT,),
+        {"key": (replace(GUEST, name="gast"),)},
+        "the key gast is no column of silver.stays; it has stay_id, guest, room",
+    ),
+    "a key of two types": (
+        (SPENT,),
+        {"key": (replace(GUEST, type=LONG),)},
+        "the key guest is bigint, and string in silver.stays. Declare one type",
+    ),
+    "a key that is none": (
+        (SPENT,),
+        {"key": (STAYS.column("weight"),)},
+        "the key weight is double, and a key is bigint, string or date. Make it one of them in silver",
+    ),
+    "a dimension by nothing": (
+        (SPENT,),
+        {"joined": (NOTHING_BY,)},
+        "silver.tiers is joined by nothing. Name the columns that its rows and the events share",
+    ),
+    "a mapping by nothing": (
+        (SPENT,),
+        {"joined": (MappedInTime(TIERS, ()),)},
+        "silver.tiers is joined by nothing. Name the columns",
+    ),
+    "as of an event without a date": (
+        (SPENT,),
+        {"joined": (replace(TIER, as_of=AsOf.EVENT),)},
+        (
+            "silver.tiers is joined as of the event: name the column since when a row is valid in `valid_from` for"
+            " AsOf.EVENT, and only then"
+        ),
+    ),
+    "newest with a date": (
+        (SPENT,),
+        {"joined": (replace(TIER, valid_from="since"),)},
+        "silver.tiers is joined as of the newest: name the column",
+    ),
+    "a date that is none": (
+        (SPENT,),
+        {"joined": (replace(TIER, as_of=AsOf.EVENT, valid_from="tier"),)},
+        "silver.tiers: valid_from=tier is string, and says since when a row is valid. Name a timestamp or a date",
+    ),
+    "a column that events have": (
+        (SPENT,),
+        {"joined": (replace(TIER, take=("channel",)),)},
+        "silver.tiers brings channel, which silver.stays has, too. Rename it in silver",
+    ),
+    "a column that another brings": (
+        (SPENT,),
+        {"joined": (TIER, Dimension(TIERS, {"room": "number"}, ("tier",)))},
+        "silver.tiers brings tier, which silver.tiers has, too. Rename it in silver",
+    ),
+    "joined by no column": (
+        (SPENT,),
+        {"joined": (replace(TIER, on={"gast": "guest_id"}),)},
+        "silver.tiers is joined by gast, which is no column of silver.stays",
+    ),
+    "joined to no column": (
+        (SPENT,),
+        {"joined": (replace(TIER, on=("guest",)),)},
+        "silver.tiers has no column guest; it has guest_id, number, since",
+    ),
+    "no such column to take": (
+        (SPENT,),
+        {"joined": (replace(TIER, take=("rank",)),)},
+        "silver.tiers has no column rank; it has guest_id",
+    ),
+    "joined by two types": (
+        (SPENT,),
+        {"joined": (replace(TIER, on={"guest": "number"}),)},
+        (
+            "silver.tiers is joined by number, which is bigint, and guest of silver.stays is string. Make them one type"
+            " in silver"
+        ),
+    ),
+    "a prepared column that is there": (
+        (SPENT,),
+        {"prepared": (Column("tier", STRING, "Tier"),), "joined": (TIER,)},
+        "the transform adds tier, which silver.tiers has, too. Call the prepared column otherwise",
+    ),
+    "two features of a name": (
+        (SPENT, replace(SPENT, of="refund")),
+        {},
+        "two features are called spent_7d. Rename one of the aggregations",
+    ),
+    "a window twice": (
+        (replace(SPENT, windows=days(7, 7)),),
+        {},
+        "two features are called spent_7d. Rename one of the aggregations",
+    ),
+    "no name": (
+        (replace(SPENT, name="Spent"),),
+        {},
+        "Sum('Spent'): a name is lower case letters, digits and underscores, such as spend",
+    ),
     "no windows": ((replace(SPENT, windows=()),), {}, "spent: say over which windows, such as windows=days(7, 30)"),
-    "a sum before the newest": ((replace(SPENT, windows=before_latest(7)),), {}, "spent: before_latest is for Count, First and Decayed"),
-    "hours": ((replace(SPENT, windows=hours(36)),), {}, "spent: a window of 36 hours is for streams, and a batch has midnights only. Give whole days"),
-    "decay over a window": ((Decayed("n", windows=days(7), half_life=1),), {}, "n: Decayed counts back from the newest event. Give windows=before_latest(365)"),
-    "two memories": ((Count("n", windows=(*before_latest(7), *before_latest(8))),), {}, "n: one before_latest gives one feature of this name. Declare another aggregation for the other"),
-    "no half-life": ((Decayed("n", windows=before_latest(7)),), {}, "n: say by half_life after how many days an event counts half"),
-    "a ratio of maxima": ((Ratio("n", part=Max(of="paid"), whole=Count(), windows=days(7)),), {}, "n: a ratio is of a Sum, Count or Distinct, not of a Max"),
-    "a ratio with a window in it": ((Ratio("n", part=Count(windows=days(1)), windows=days(7)),), {}, "n: the parts of a ratio have its windows, and no name"),
-    "a ratio with a filter": ((Ratio("n", where="nights > 1", windows=days(7)),), {}, "n: a ratio has no `of`, `where` or `type` of its own. Give them to its part and its whole"),
+    "a sum before the newest": (
+        (replace(SPENT, windows=before_latest(7)),),
+        {},
+        "spent: before_latest is for Count, First and Decayed",
+    ),
+    "hours": (
+        (replace(SPENT, windows=hours(36)),),
+        {},
+        "spent: a window of 36 hours is for streams, and a batch has midnights only. Give whole days",
+    ),
+    "decay over a window": (
+        (Decayed("n", windows=days(7), half_life=1),),
+        {},
+        "n: Decayed counts back from the newest event. Give windows=before_latest(365)",
+    ),
+    "two memories": (
+        (Count("n", windows=(*before_latest(7), *before_latest(8))),),
+        {},
+        "n: one before_latest gives one feature of this name. Declare another aggregation for the other",
+    ),
+    "no half-life": (
+        (Decayed("n", windows=before_latest(7)),),
+        {},
+        "n: say by half_life after how many days an event counts half",
+    ),
+    "a ratio of maxima": (
+        (Ratio("n", part=Max(of="paid"), whole=Count(), windows=days(7)),),
+        {},
+        "n: a ratio is of a Sum, Count or Distinct, not of a Max",
+    ),
+    "a ratio with a window in it": (
+        (Ratio("n", part=Count(windows=days(1)), windows=days(7)),),
+        {},
+        "n: the parts of a ratio have its windows, and no name",
+    ),
+    "a ratio with a filter": (
+        (Ratio("n", where="nights > 1", windows=days(7)),),
+        {},
+        "n: a ratio has no `of`, `where` or `type` of its own. Give them to its part and its whole",
+    ),
     "a sum of nothing": ((replace(SPENT, of=""),), {}, "spent: say by `of` which column of the events"),
-    "a sum of an unknown column": ((replace(SPENT, of="payed"),), {}, "spent: say by `type` what 'payed' is, such as type=LONG. It is derived only where columns of one type are added up"),
-    "a sum of two types": ((replace(SPENT, of="paid + nights"),), {}, "spent: say by `type` what 'paid + nights' is, such as type=LONG"),
-    "a sum of doubles": ((replace(SPENT, of="weight"),), {}, "spent: a sum of double depends on the order of its terms, so training and serving would differ. Make the column a decimal or a bigint in silver, or give `type`"),
-    "a mean of doubles": ((Mean("n", "weight", windows=days(7)),), {}, "n: a sum of double depends on the order of its terms"),
-}  # fmt: skip
+    "a sum of an unknown column": (
+        (replace(SPENT, of="payed"),),
+        {},
+        (
+            "spent: say by `type` what 'payed' is, such as type=LONG. It is derived only where columns of one type are"
+            " added up"
+        ),
+    ),
+    "a sum of two types": (
+        (replace(SPENT, of="paid + nights"),),
+        {},
+        "spent: say by `type` what 'paid + nights' is, such as type=LONG",
+    ),
+    "a sum of doubles": (
+        (replace(SPENT, of="weight"),),
+        {},
+        (
+            "spent: a sum of double depends on the order of its terms, so training and serving would differ. Make the"
+            " column a decimal or a bigint in silver, or give `type`"
+        ),
+    ),
+    "a mean of doubles": (
+        (Mean("n", "weight", windows=days(7)),),
+        {},
+        "n: a sum of double depends on the order of its terms",
+    ),
+}
 
 
 @pytest.mark.parametrize("why", REFUSED)
@@ -298,7 +507,10 @@ def test_a_right_declaration_has_no_problems() -> None:
         Latest("last"),
         Latest("last_tier", "tier"),
     )
-    assert found(*everything, joined=(TIER, MappedInTime(STAYS, ("room",))), prepared=(Column("shown", LONG, "Shown"),)) == []
+    assert (
+        found(*everything, joined=(TIER, MappedInTime(STAYS, ("room",))), prepared=(Column("shown", LONG, "Shown"),))
+        == []
+    )
 
 
 @pytest.mark.parametrize("make", [days, hours, minutes])
@@ -320,7 +532,16 @@ def _silver(**other: Any) -> Table:
         Column("at", TIMESTAMP, "at", required=True),
         Column("amount", MONEY, "amount", required=True, minimum=0, severity=Severity.WARNING),
     )
-    return Table(Layer.SILVER, "moves", "moves", "one row per move", "tests", timedelta(days=1), columns, **{"key": ("id",), "time_column": "at", **other})
+    return Table(
+        Layer.SILVER,
+        "moves",
+        "moves",
+        "one row per move",
+        "tests",
+        timedelta(days=1),
+        columns,
+        **{"key": ("id",), "time_column": "at", **other},
+    )
 
 
 def _features(events: Table, **other: Any) -> Table:
@@ -338,7 +559,11 @@ def _features(events: Table, **other: Any) -> Table:
 def test_events_that_are_replaced_whole_are_refused() -> None:
     """Their commits name no days, so gold would never follow."""
     with pytest.raises(
-        ContractError, match=r"silver\.moves is a SNAPSHOT, which is replaced whole, and events add up\. Let it load EVENTS, or join it as a Dimension"
+        ContractError,
+        match=(
+            r"silver\.moves is a SNAPSHOT, which is replaced whole, and events add up\. Let it load EVENTS, or join it"
+            r" as a Dimension"
+        ),
     ):
         _features(_silver(load=Load.SNAPSHOT))
 

@@ -13,9 +13,16 @@ from tests.projects import write
 def table(name: str, *inputs: str, refers_to: str = "") -> Table:
     """A silver table that needs these."""
     return Table(
-        layer=Layer.SILVER, name=name, doc=name, grain="one row", owner="me", freshness=timedelta(days=1), columns=(Column("id", LONG, "Id"),), inputs=inputs,
+        layer=Layer.SILVER,
+        name=name,
+        doc=name,
+        grain="one row",
+        owner="me",
+        freshness=timedelta(days=1),
+        columns=(Column("id", LONG, "Id"),),
+        inputs=inputs,
         references=(Reference(("id",), refers_to, ("id",)),) if refers_to else (),
-    )  # fmt: skip
+    )
 
 
 def files() -> set[tuple[str, str]]:
@@ -51,7 +58,9 @@ def test_every_key_and_reference_finds_its_columns_in_the_other_table() -> None:
         for reference in one.references:
             other = catalog.table(reference.to)
             assert {*reference.to_columns} <= {*other.column_names}, one.qualified
-            assert [one.column(name).type for name in reference.columns] == [other.column(name).type for name in reference.to_columns], one.qualified
+            assert [one.column(name).type for name in reference.columns] == [
+                other.column(name).type for name in reference.to_columns
+            ], one.qualified
 
 
 def test_a_needed_table_comes_first_whatever_the_alphabet_says() -> None:
@@ -64,18 +73,25 @@ def test_a_table_may_refer_to_itself() -> None:
 
 
 def test_tables_that_need_each_other_are_named() -> None:
-    with pytest.raises(ContractError, match=r"^these tables need each other in a circle: silver\.apples, silver\.pears$"):
+    with pytest.raises(
+        ContractError, match=r"^these tables need each other in a circle: silver\.apples, silver\.pears$"
+    ):
         catalog._in_order([table("apples", "silver.pears"), table("pears", "silver.apples"), table("plums")])
 
 
-@pytest.mark.parametrize(("asked", "near"), [("silver.transaction", "silver.transactions"), ("gold.costumer_activity", "gold.customer_activity")])
+@pytest.mark.parametrize(
+    ("asked", "near"),
+    [("silver.transaction", "silver.transactions"), ("gold.costumer_activity", "gold.customer_activity")],
+)
 def test_an_unknown_table_is_answered_with_the_nearest(asked: str, near: str) -> None:
     with pytest.raises(ContractError, match=rf"^there is no table '{asked}'\. Did you mean {near}\?$"):
         catalog.table(asked)
 
 
 def test_a_name_that_is_near_to_none_is_answered_with_all() -> None:
-    with pytest.raises(ContractError, match=r"Known: bronze\.campaign_descriptions, .*gold\.product_popularity, scores\.recommender\.$"):
+    with pytest.raises(
+        ContractError, match=r"Known: bronze\.campaign_descriptions, .*gold\.product_popularity, scores\.recommender\.$"
+    ):
         catalog.table("xyz")
 
 
@@ -83,7 +99,10 @@ DECLARE = "from contracts.model import LONG, Column, Layer, Table\n"
 
 
 def declaration(variable: str, name: str) -> str:
-    return f"{DECLARE}{variable} = Table(layer=Layer.SILVER, name={name!r}, doc='', grain='', owner='', freshness=None, columns=(Column('id', LONG, 'Id'),))\n"
+    return (
+        f"{DECLARE}{variable} = Table(layer=Layer.SILVER, name={name!r}, doc='', grain='', owner='', freshness=None,"
+        " columns=(Column('id', LONG, 'Id'),))\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,10 +110,16 @@ def declaration(variable: str, name: str) -> str:
     ["", "orders = 5\n", declaration("orders", "sales"), declaration("order", "orders")],
     ids=["nothing", "no table", "another name", "another variable"],
 )
-def test_a_file_that_declares_something_else_is_told_what_it_must_declare(tmp_path: Path, request: pytest.FixtureRequest, text: str) -> None:
+def test_a_file_that_declares_something_else_is_told_what_it_must_declare(
+    tmp_path: Path, request: pytest.FixtureRequest, text: str
+) -> None:
     name = f"shop_{abs(hash(request.node.name))}"
     write(tmp_path, name, {"contracts/silver/orders.py": text})
     with pytest.raises(
-        ContractError, match=r"^contracts/silver/orders\.py must declare `orders`, the contract of the table silver\.orders: Table\(layer=Layer\.SILVER"
+        ContractError,
+        match=(
+            r"^contracts/silver/orders\.py must declare `orders`, the contract of the table silver\.orders:"
+            r" Table\(layer=Layer\.SILVER"
+        ),
     ):
         catalog.load(project.load(tmp_path), Layer.SILVER, "orders")

@@ -17,18 +17,24 @@ from contracts.columns import AUDIT_COLUMNS
 from contracts.model import LONG, STRING, TIMESTAMP, Column, Layer, Table
 
 visits = Table(
-    layer=Layer.BRONZE, name="visits", doc="Visits", grain="one row per visit", owner="web", freshness=timedelta(days=1), time_column="seen_at",
-    columns=(Column("visit", LONG, "Visit"), Column("guest", STRING, "Guest"), Column("seen_at", TIMESTAMP, "When"), *AUDIT_COLUMNS),
+    layer=Layer.BRONZE, name="visits", doc="Visits", grain="one row per visit",
+    owner="web", freshness=timedelta(days=1), time_column="seen_at",
+    columns=(
+        Column("visit", LONG, "Visit"),
+        Column("guest", STRING, "Guest"),
+        Column("seen_at", TIMESTAMP, "When"),
+        *AUDIT_COLUMNS,
+    ),
 )
 '''
 SILVER = '''"""`silver.visits`."""
-
 from datetime import timedelta
 
 from contracts.model import LONG, STRING, TIMESTAMP, Column, Layer, Reference, Rule, Table
 
 visits = Table(
-    layer=Layer.SILVER, name="visits", doc="Visits", grain="one row per visit", owner="web", freshness=timedelta(days=1), time_column="seen_at",
+    layer=Layer.SILVER, name="visits", doc="Visits", grain="one row per visit",
+    owner="web", freshness=timedelta(days=1), time_column="seen_at",
     inputs=("bronze.visits",), key=("visit",),
     columns=(
         Column("visit", LONG, "Visit", required=True),
@@ -60,7 +66,8 @@ from contracts.columns import EVENT_TIMESTAMP
 from contracts.model import LONG, STRING, Column, Layer, Load, Table
 
 totals = Table(
-    layer=Layer.GOLD, name="totals", doc="Totals", grain="one row per guest and midnight", owner="web", freshness=timedelta(days=1),
+    layer=Layer.GOLD, name="totals", doc="Totals", grain="one row per guest and midnight",
+    owner="web", freshness=timedelta(days=1),
     inputs=("silver.visits",), key=("guest", "event_timestamp"), time_column="event_timestamp",
     history=timedelta(days=7),
     columns=(Column("guest", STRING, "Guest", required=True), EVENT_TIMESTAMP, Column("total", LONG, "Total")),
@@ -71,15 +78,25 @@ count = 0
 
 
 def found(tmp_path: Path, **changed: str | None) -> list[str]:
-    """The problems of a sound project in which these files are others (or gone: None); `a__b` is a/b.py. Paths are below the project's folder."""
+    """The problems of a sound project in which these files are others (or gone: None); `a__b` is a/b.py. Paths are
+    below the project's folder.
+    """
     global count
     count += 1
     name = f"checked_{count}"
     files: dict[str, str | None] = {
-        "contracts__bronze__visits": BRONZE, "contracts__silver__visits": SILVER, "contracts__gold__guests": GOLD,
-        "contracts__gold__totals": PLAIN, "transforms__gold__totals": FEATURES, **changed,
-    }  # fmt: skip
-    kept = {f"{path.replace('__', '/')}.py".replace("INIT", "__init__"): text.replace("{name}", name) for path, text in files.items() if text is not None}
+        "contracts__bronze__visits": BRONZE,
+        "contracts__silver__visits": SILVER,
+        "contracts__gold__guests": GOLD,
+        "contracts__gold__totals": PLAIN,
+        "transforms__gold__totals": FEATURES,
+        **changed,
+    }
+    kept = {
+        f"{path.replace('__', '/')}.py".replace("INIT", "__init__"): text.replace("{name}", name)
+        for path, text in files.items()
+        if text is not None
+    }
     root = write(tmp_path / name, name, kept)
     return [str(problem).removeprefix(f"{root}/") for problem in check.problems(project.load(root))]
 
@@ -96,101 +113,202 @@ def test_the_examples_have_none() -> None:
 CASES = {
     "unknown input": (
         {"contracts__silver__visits": SILVER.replace('inputs=("bronze.visits",)', 'inputs=("bronze.visit",)')},
-        "contracts/silver/visits.py:9: silver.visits: its input bronze.visit does not exist. Did you mean bronze.visits?",
+        (
+            "contracts/silver/visits.py:9: silver.visits: its input bronze.visit does not exist. Did you mean"
+            " bronze.visits?"
+        ),
     ),
     "input of a later layer": (
         {"contracts__gold__totals": PLAIN.replace("silver.visits", "bronze.visits")},
-        "contracts/gold/totals.py:10: gold.totals: its input bronze.visits is no table of silver or gold",
+        "contracts/gold/totals.py:11: gold.totals: its input bronze.visits is no table of silver or gold",
     ),
     "no inputs": (
         {"contracts__silver__visits": SILVER.replace('inputs=("bronze.visits",), ', "")},
-        "contracts/silver/visits.py:1: silver.visits: it has no inputs. Name the tables that its transform reads in `inputs`",
+        (
+            "contracts/silver/visits.py:1: silver.visits: it has no inputs. Name the tables that its transform reads in"
+            " `inputs`"
+        ),
     ),
     "unknown column of bronze": (
-        {"contracts__silver__visits": SILVER.replace('Column("guest", STRING, "Guest", required=True)', 'Column("guest", STRING, "Guest", source="gast")')},
-        "contracts/silver/visits.py:12: silver.visits: guest is made of bronze.visits.gast, and there is no such column. Did you mean guest?"
-        " Name another by `source`, or write transforms/silver/visits.py",
+        {
+            "contracts__silver__visits": SILVER.replace(
+                'Column("guest", STRING, "Guest", required=True)', 'Column("guest", STRING, "Guest", source="gast")'
+            )
+        },
+        (
+            "contracts/silver/visits.py:12: silver.visits: guest is made of bronze.visits.gast, and there is no such"
+            " column. Did you mean guest? Name another by `source`, or write transforms/silver/visits.py"
+        ),
     ),
     "reference to nothing": (
-        {"contracts__silver__visits": SILVER.replace('key=("visit",),', 'key=("visit",), references=(Reference(("guest",), "silver.guests", ("guest",)),),')},
-        "contracts/silver/visits.py:9: silver.visits: it refers to silver.guests, which does not exist. Did you mean silver.visits?",
+        {
+            "contracts__silver__visits": SILVER.replace(
+                'key=("visit",),', 'key=("visit",), references=(Reference(("guest",), "silver.guests", ("guest",)),),'
+            )
+        },
+        (
+            "contracts/silver/visits.py:9: silver.visits: it refers to silver.guests, which does not exist. Did you"
+            " mean silver.visits?"
+        ),
     ),
     "reference of another type": (
-        {"contracts__silver__visits": SILVER.replace('key=("visit",),', 'key=("visit",), references=(Reference(("guest",), "silver.visits", ("visit",)),),')},
-        "contracts/silver/visits.py:9: silver.visits: guest is string, and silver.visits.visit is bigint. Declare one type",
+        {
+            "contracts__silver__visits": SILVER.replace(
+                'key=("visit",),', 'key=("visit",), references=(Reference(("guest",), "silver.visits", ("visit",)),),'
+            )
+        },
+        (
+            "contracts/silver/visits.py:9: silver.visits: guest is string, and silver.visits.visit is bigint. Declare"
+            " one type"
+        ),
     ),
     "a rule with an unknown column": (
-        {"contracts__silver__visits": SILVER.replace('key=("visit",),', 'key=("visit",), rules=(Rule("known", "gest <> \'\'", "who?"),),')},
-        'contracts/silver/visits.py:9: silver.visits: the rule known: Binder Error: Referenced column "gest" not found in FROM clause!'
-        ' Candidate bindings: "guest", "visit"',
+        {
+            "contracts__silver__visits": SILVER.replace(
+                'key=("visit",),', 'key=("visit",), rules=(Rule("known", "gest <> \'\'", "who?"),),'
+            )
+        },
+        (
+            'contracts/silver/visits.py:9: silver.visits: the rule known: Binder Error: Referenced column "gest" not'
+            ' found in FROM clause! Candidate bindings: "guest", "visit"'
+        ),
     ),
     "a rule that names no column": (
-        {"contracts__silver__visits": SILVER.replace('key=("visit",),', 'key=("visit",), rules=(Rule("truth", "1 = 1", "why?"),),')},
-        "contracts/silver/visits.py:9: silver.visits: the rule truth names no column of the table, so it says nothing about a row",
+        {
+            "contracts__silver__visits": SILVER.replace(
+                'key=("visit",),', 'key=("visit",), rules=(Rule("truth", "1 = 1", "why?"),),'
+            )
+        },
+        (
+            "contracts/silver/visits.py:9: silver.visits: the rule truth names no column of the table, so it says"
+            " nothing about a row"
+        ),
     ),
     "a column named by a word of SQL": (
         {"contracts__silver__visits": SILVER.replace('Column("guest", STRING', 'Column("order", STRING')},
-        'contracts/silver/visits.py:12: silver.visits: order is a word of SQL, so no rule could name the column. Call it order_id, or what it is',
+        (
+            "contracts/silver/visits.py:12: silver.visits: order is a word of SQL, so no rule could name the column."
+            " Call it order_id, or what it is"
+        ),
     ),
     "an unsupported key": (
-        {"contracts__gold__guests": GOLD.replace("    aggregations", "    aggregations").replace('Column("guest", STRING, "Guest", required=True)', 'Column("seen_at", TIMESTAMP, "At")').replace("STRING,", "STRING, TIMESTAMP,")},
-        "contracts/gold/guests.py:7: gold.guests: the key seen_at is timestamp, and a key is bigint, string or date. Make it one of them in silver",
+        {
+            "contracts__gold__guests": (
+                GOLD.replace("    aggregations", "    aggregations")
+                .replace('Column("guest", STRING, "Guest", required=True)', 'Column("seen_at", TIMESTAMP, "At")')
+                .replace("STRING,", "STRING, TIMESTAMP,")
+            )
+        },
+        (
+            "contracts/gold/guests.py:7: gold.guests: the key seen_at is timestamp, and a key is bigint, string or"
+            " date. Make it one of them in silver"
+        ),
     ),
     "an unknown column in an aggregation": (
-        {"contracts__gold__guests": GOLD.replace('Count("visits", windows=days(7))', 'Count("visits", windows=days(7), where="page = 1")')},
-        "contracts/gold/guests.py:12: gold.guests: visits, where='page = 1': Binder Error: Referenced column \"page\" not found in FROM clause!"
-        ' Candidate bindings: "guest"',
+        {
+            "contracts__gold__guests": GOLD.replace(
+                'Count("visits", windows=days(7))', 'Count("visits", windows=days(7), where="page = 1")'
+            )
+        },
+        (
+            "contracts/gold/guests.py:12: gold.guests: visits, where='page = 1': Binder Error: Referenced column"
+            ' "page" not found in FROM clause! Candidate bindings: "guest"'
+        ),
     ),
     "two features of one name": (
-        {"contracts__gold__guests": GOLD.replace('Count("visits", windows=days(7)),', 'Count("visits", windows=days(7)), Count("visits", windows=days(7)),')},
+        {
+            "contracts__gold__guests": GOLD.replace(
+                'Count("visits", windows=days(7)),',
+                'Count("visits", windows=days(7)), Count("visits", windows=days(7)),',
+            )
+        },
         "contracts/gold/guests.py:7: gold.guests: two features are called visits_7d. Rename one of the aggregations",
     ),
     "an input that nothing maps": (
         {"contracts__gold__totals": PLAIN.replace("    history=timedelta(days=7),\n", "")},
-        "contracts/gold/totals.py:1: gold.totals: nobody can tell which of its rows a change of its inputs concerns. Declare aggregations (feature_table), or"
-        " give `history`, as long as its transform looks back, or `load=Load.SNAPSHOT` to rebuild it after each change",
+        (
+            "contracts/gold/totals.py:1: gold.totals: nobody can tell which of its rows a change of its inputs"
+            " concerns. Declare aggregations (feature_table), or give `history`, as long as its transform looks back,"
+            " or `load=Load.SNAPSHOT` to rebuild it after each change"
+        ),
     ),
     "no key": (
         {"contracts__silver__visits": SILVER.replace('key=("visit",),', "")},
-        "contracts/silver/visits.py:1: silver.visits: it has no key, so a row that lands twice would be published twice. Name the columns that tell its rows apart",
+        (
+            "contracts/silver/visits.py:1: silver.visits: it has no key, so a row that lands twice would be published"
+            " twice. Name the columns that tell its rows apart"
+        ),
     ),
     "rows from silver": (
         {"contracts__silver__visits": SILVER.replace('inputs=("bronze.visits",)', 'inputs=("silver.visits",)')},
-        "contracts/silver/visits.py:1: silver.visits: its first input silver.visits is no bronze table, and its rows come from the first input",
+        (
+            "contracts/silver/visits.py:1: silver.visits: its first input silver.visits is no bronze table, and its"
+            " rows come from the first input"
+        ),
     ),
     "a transform of no table": (
         {"transforms__silver__visit": "def clean(visits):\n    return visits\n"},
-        "transforms/silver/visit.py:1: there is no table silver.visit, so nobody calls this. Did you mean silver.visits?",
+        (
+            "transforms/silver/visit.py:1: there is no table silver.visit, so nobody calls this. Did you mean"
+            " silver.visits?"
+        ),
     ),
     "a transform that aggregations do not need": (
         {"transforms__gold__guests": "def events(visits):\n    return visits\n"},
-        "transforms/gold/guests.py:1: gold.guests is computed from its aggregations alone, so nobody calls this. Declare `prepared` or `joined`, or remove the file",
+        (
+            "transforms/gold/guests.py:1: gold.guests is computed from its aggregations alone, so nobody calls this."
+            " Declare `prepared` or `joined`, or remove the file"
+        ),
     ),
     "an expression that changes": (
-        {"contracts__gold__guests": GOLD.replace('Count("visits", windows=days(7))', 'Count("visits", windows=days(7), where="seen_at < now()")')},
-        "contracts/gold/guests.py:12: gold.guests: visits, where='seen_at < now()': now does not give one value of one row, the same each time",
+        {
+            "contracts__gold__guests": GOLD.replace(
+                'Count("visits", windows=days(7))', 'Count("visits", windows=days(7), where="seen_at < now()")'
+            )
+        },
+        (
+            "contracts/gold/guests.py:12: gold.guests: visits, where='seen_at < now()': now does not give one value of"
+            " one row, the same each time"
+        ),
     ),
     "an expression of several rows": (
-        {"contracts__gold__guests": GOLD.replace('Count("visits", windows=days(7))', 'Count("visits", "max(visit)", windows=days(7))')},
-        "contracts/gold/guests.py:12: gold.guests: visits, of='max(visit)': max does not give one value of one row, the same each time",
+        {
+            "contracts__gold__guests": GOLD.replace(
+                'Count("visits", windows=days(7))', 'Count("visits", "max(visit)", windows=days(7))'
+            )
+        },
+        (
+            "contracts/gold/guests.py:12: gold.guests: visits, of='max(visit)': max does not give one value of one row,"
+            " the same each time"
+        ),
     ),
     "neither time nor snapshot": (
         {"contracts__silver__visits": SILVER.replace('time_column="seen_at"', "time_column=None")},
-        "contracts/silver/visits.py:10: silver.visits: it has no time_column, so its days are unknown. Name one, or say load=Load.SNAPSHOT where a file is"
-        " the whole state",
+        (
+            "contracts/silver/visits.py:10: silver.visits: it has no time_column, so its days are unknown. Name one, or"
+            " say load=Load.SNAPSHOT where a file is the whole state"
+        ),
     ),
     "another time than bronze": (
         {"contracts__bronze__visits": BRONZE.replace('time_column="seen_at"', 'time_column="_landed_date"')},
-        "contracts/silver/visits.py:8: silver.visits: its time_column is made of seen_at, and the time_column of bronze.visits is _landed_date."
-        " A day must be the same day in both: give both the same",
+        (
+            "contracts/silver/visits.py:8: silver.visits: its time_column is made of seen_at, and the time_column of"
+            " bronze.visits is _landed_date. A day must be the same day in both: give both the same"
+        ),
     ),
     "no transform": (
         {"transforms__gold__totals": None},
-        "contracts/gold/totals.py:1: gold.totals: it needs a transform: write `def features(midnights, visits)` in transforms/gold/totals.py",
+        (
+            "contracts/gold/totals.py:1: gold.totals: it needs a transform: write `def features(midnights, visits)` in"
+            " transforms/gold/totals.py"
+        ),
     ),
     "no function": (
         {"transforms__gold__totals": "def feature(midnights, visits):\n    return visits\n"},
-        "transforms/gold/totals.py:1: gold.totals: there is no function features. Write `def features(midnights, visits)`",
+        (
+            "transforms/gold/totals.py:1: gold.totals: there is no function features. Write `def features(midnights,"
+            " visits)`"
+        ),
     ),
     "too few arguments": (
         {"transforms__gold__totals": "\n\ndef features(visits):\n    return visits\n"},
@@ -206,7 +324,10 @@ CASES = {
     ),
     "another variable": (
         {"contracts__gold__totals": PLAIN.replace("totals = Table", "total = Table")},
-        "contracts/gold/totals.py:1: contracts/gold/totals.py must declare `totals`, the contract of the table gold.totals: Table(layer=Layer.GOLD, name='totals', ...)",
+        (
+            "contracts/gold/totals.py:1: contracts/gold/totals.py must declare `totals`, the contract of the table"
+            " gold.totals: Table(layer=Layer.GOLD, name='totals', ...)"
+        ),
     ),
     "a file that hides a package": (
         {"features": "x = 1\n"},
@@ -216,7 +337,7 @@ CASES = {
         {"contracts__INIT": ""},
         "contracts/__init__.py:1: it hides Millrace's own package contracts from scripts in this folder. Remove it",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -43,14 +43,46 @@ def test_two_iso_dates_are_an_interval_whose_end_is_not_in_it() -> None:
 @pytest.mark.parametrize(
     ("start", "end", "told"),
     [
-        (None, "2017-01-02", 'start is missing. Give both as ISO dates, end exclusive, such as {"start": "2017-01-01", "end": "2018-01-02"}'),
-        ("2017-01-01", "", 'end is missing. Give both as ISO dates, end exclusive, such as {"start": "2017-01-01", "end": "2018-01-02"}'),
+        (
+            None,
+            "2017-01-02",
+            (
+                'start is missing. Give both as ISO dates, end exclusive, such as {"start": "2017-01-01", "end":'
+                ' "2018-01-02"}'
+            ),
+        ),
+        (
+            "2017-01-01",
+            "",
+            (
+                'end is missing. Give both as ISO dates, end exclusive, such as {"start": "2017-01-01", "end":'
+                ' "2018-01-02"}'
+            ),
+        ),
         ("01/02/2017", "2017-01-02", "start is '01/02/2017', which is not an ISO date such as 2017-01-31"),
         ("2017-01-01", "2017-02-30", "end is '2017-02-30', which is not an ISO date such as 2017-01-31"),
-        ("2017-01-01", "2017-01-02T00:00:00", "end is '2017-01-02T00:00:00', which is not an ISO date such as 2017-01-31"),
+        (
+            "2017-01-01",
+            "2017-01-02T00:00:00",
+            "end is '2017-01-02T00:00:00', which is not an ISO date such as 2017-01-31",
+        ),
         (20170101, "2017-01-02", "start is 20170101, which is not an ISO date such as 2017-01-31"),
-        ("2017-01-01", "2017-01-01", "end 2017-01-01 is not after start 2017-01-01. end is exclusive: one day is start=2017-01-01, end=2017-01-02"),
-        ("2017-01-05", "2017-01-01", "end 2017-01-01 is not after start 2017-01-05. end is exclusive: one day is start=2017-01-05, end=2017-01-06"),
+        (
+            "2017-01-01",
+            "2017-01-01",
+            (
+                "end 2017-01-01 is not after start 2017-01-01. end is exclusive: one day is start=2017-01-01,"
+                " end=2017-01-02"
+            ),
+        ),
+        (
+            "2017-01-05",
+            "2017-01-01",
+            (
+                "end 2017-01-01 is not after start 2017-01-05. end is exclusive: one day is start=2017-01-05,"
+                " end=2017-01-06"
+            ),
+        ),
     ],
 )
 def test_what_is_not_an_interval_is_refused_with_a_sentence(start: str, end: str, told: str) -> None:
@@ -63,7 +95,14 @@ def test_what_is_not_an_interval_is_refused_with_a_sentence(start: str, end: str
 
 
 def test_intervals_that_touch_or_overlap_become_one_and_a_gap_stays() -> None:
-    assert merged([of("2017-01-05", "2017-01-07"), of("2017-01-01", "2017-01-03"), of("2017-01-03", "2017-01-04"), of("2017-01-06", "2017-01-09")]) == (
+    assert merged(
+        [
+            of("2017-01-05", "2017-01-07"),
+            of("2017-01-01", "2017-01-03"),
+            of("2017-01-03", "2017-01-04"),
+            of("2017-01-06", "2017-01-09"),
+        ]
+    ) == (
         of("2017-01-01", "2017-01-04"),
         of("2017-01-05", "2017-01-09"),
     )
@@ -74,7 +113,11 @@ def test_an_interval_inside_another_does_not_shorten_it() -> None:
 
 
 def test_the_months_of_an_interval() -> None:
-    assert [*of("2016-12-30", "2017-02-02").months()] == [of("2016-12-30", "2017-01-01"), of("2017-01-01", "2017-02-01"), of("2017-02-01", "2017-02-02")]
+    assert [*of("2016-12-30", "2017-02-02").months()] == [
+        of("2016-12-30", "2017-01-01"),
+        of("2017-01-01", "2017-02-01"),
+        of("2017-02-01", "2017-02-02"),
+    ]
 
 
 def test_an_interval_that_ends_with_a_month_has_no_empty_month_after_it() -> None:
@@ -82,7 +125,13 @@ def test_an_interval_that_ends_with_a_month_has_no_empty_month_after_it() -> Non
 
 
 @pytest.mark.parametrize(
-    ("end", "kept"), [("2017-01-04", "2017-01-04"), ("2017-01-09", "2017-01-05"), ("2017-01-05", "2017-01-05"), ("2017-01-02", "2017-01-02")]
+    ("end", "kept"),
+    [
+        ("2017-01-04", "2017-01-04"),
+        ("2017-01-09", "2017-01-05"),
+        ("2017-01-05", "2017-01-05"),
+        ("2017-01-02", "2017-01-02"),
+    ],
 )
 def test_clipping_keeps_what_lies_before(end: str, kept: str) -> None:
     assert of("2017-01-01", "2017-01-05").clipped(date.fromisoformat(end)) == of("2017-01-01", kept)

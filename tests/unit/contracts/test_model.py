@@ -8,7 +8,23 @@ import duckdb
 import pytest
 
 from contracts import catalog
-from contracts.model import DATE, DOUBLE, LONG, MONEY, STRING, Column, ContractError, DecimalType, Layer, Reference, Rule, Severity, Table, Type, decimal
+from contracts.model import (
+    DATE,
+    DOUBLE,
+    LONG,
+    MONEY,
+    STRING,
+    Column,
+    ContractError,
+    DecimalType,
+    Layer,
+    Reference,
+    Rule,
+    Severity,
+    Table,
+    Type,
+    decimal,
+)
 
 KEY = Column("order_id", LONG, "Order", required=True)
 AMOUNT = Column("amount", decimal(12, 2), "What was paid", minimum=0, maximum=100)
@@ -38,11 +54,18 @@ def test_a_column_declared_twice() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"key": ("order_idd",)}, {"time_column": "order_idd"}, {"references": (Reference(("order_idd",), "silver.products", ("product_id",)),)}],
+    [
+        {"key": ("order_idd",)},
+        {"time_column": "order_idd"},
+        {"references": (Reference(("order_idd",), "silver.products", ("product_id",)),)},
+    ],
     ids=["key", "time_column", "references"],
 )
 def test_a_name_that_is_no_column(other: dict[str, Any]) -> None:
-    with pytest.raises(ContractError, match=r"^silver\.orders: key, time_column or references name columns that are not declared: order_idd$"):
+    with pytest.raises(
+        ContractError,
+        match=r"^silver\.orders: key, time_column or references name columns that are not declared: order_idd$",
+    ):
         orders(**other)
 
 
@@ -71,7 +94,9 @@ def test_a_promise_that_a_columns_type_cannot_keep(kind: Type, promise: dict[str
         Column("amount", kind, "Paid", **promise)
 
 
-@pytest.mark.parametrize(("kind", "largest"), [(MONEY, 9_999_999_999.99), (decimal(3, 0), 999.0), (decimal(2, 2), 0.99)])
+@pytest.mark.parametrize(
+    ("kind", "largest"), [(MONEY, 9_999_999_999.99), (decimal(3, 0), 999.0), (decimal(2, 2), 0.99)]
+)
 def test_the_largest_number_of_a_decimal(kind: DecimalType, largest: float) -> None:
     assert kind.largest == largest
 
@@ -85,7 +110,9 @@ def test_a_decimal_that_is_missing_may_be_one_that_does_not_fit() -> None:
 def test_bounds_with_a_point_are_compared_as_doubles() -> None:
     (check,) = orders(Column("amount", DOUBLE, "Paid", minimum=-9_999_999_999.99, maximum=1)).checks()
     assert check.sql == "amount >= CAST(-9999999999.99 AS DOUBLE) AND amount <= 1"
-    kept = duckdb.sql(f"SELECT {check.sql} FROM (VALUES (-1e30), (-9999999999.99::DOUBLE), (1e0), (1e300)) AS t(amount)").fetchall()
+    kept = duckdb.sql(
+        f"SELECT {check.sql} FROM (VALUES (-1e30), (-9999999999.99::DOUBLE), (1e0), (1e300)) AS t(amount)"
+    ).fetchall()
     assert kept == [(False,), (True,), (True,), (False,)]
 
 
@@ -95,9 +122,13 @@ def test_a_minimum_that_is_the_maximum_is_one_value() -> None:
 
 @pytest.mark.parametrize("layer", [Layer.SILVER, Layer.GOLD])
 def test_a_rule_of_a_silver_table_looks_at_no_other_row(layer: Layer) -> None:
-    rule = Rule("amounts_grow", "amount > lag(amount) over (ORDER BY order_id)", "an amount is not above the one before it")
+    rule = Rule(
+        "amounts_grow", "amount > lag(amount) over (ORDER BY order_id)", "an amount is not above the one before it"
+    )
     if layer == Layer.SILVER:
-        with pytest.raises(ContractError, match=r"^silver\.orders: the rules amounts_grow look at other rows by a window"):
+        with pytest.raises(
+            ContractError, match=r"^silver\.orders: the rules amounts_grow look at other rows by a window"
+        ):
             replace(orders(KEY, AMOUNT), layer=layer, rules=(rule,))
     else:
         replace(orders(KEY, AMOUNT), layer=layer, rules=(rule,))
@@ -131,7 +162,10 @@ def test_what_a_column_declares_becomes_a_check_with_a_reason() -> None:
     place = Column("place", STRING, "Place", allowed=("bar", "o'clock"), severity=Severity.WARNING)
     code = Column("code", STRING, "Code", pattern="[A-Z]{2}|x")
     rule = Rule("cheap", "amount < 5 OR order_id = 1", "too dear")
-    found = [(one.name, one.sql, one.reason, one.severity) for one in orders(KEY, AMOUNT, place, code, rules=(rule,)).checks()]
+    found = [
+        (one.name, one.sql, one.reason, one.severity)
+        for one in orders(KEY, AMOUNT, place, code, rules=(rule,)).checks()
+    ]
     assert found == [
         ("order_id_present", "order_id IS NOT NULL", "order_id is missing", "critical"),
         ("amount_range", "amount >= 0 AND amount <= 100", "amount is not between 0 and 100", "critical"),
@@ -168,7 +202,9 @@ def test_a_reference_is_named_by_what_it_joins() -> None:
 @pytest.mark.parametrize("table", catalog.all_tables(), ids=lambda one: one.qualified)
 def test_every_check_is_sql_that_duckdb_understands_and_keeps_null(table: Table) -> None:
     empty = ", ".join(f"CAST(NULL AS {column.type.spark}) AS {column.name}" for column in table.columns)
-    needs_a_value = {f"{column.name}_present" for column in table.columns if column.required} | {rule.name for rule in table.rules if "IS NOT NULL" in rule.sql}
+    needs_a_value = {f"{column.name}_present" for column in table.columns if column.required} | {
+        rule.name for rule in table.rules if "IS NOT NULL" in rule.sql
+    }
     with duckdb.connect() as con:
         for check in table.checks():
             sql = check.sql.replace(" RLIKE ", " SIMILAR TO ")  # the one word that is Spark's alone

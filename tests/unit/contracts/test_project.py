@@ -29,14 +29,22 @@ def test_the_setting_chooses_before_the_working_directory(monkeypatch: pytest.Mo
     monkeypatch.chdir(write(tmp_path, "here_shop", {}))
     monkeypatch.setenv("MILLRACE_PROJECT", str(ARCADE))
     assert project.current().name == "arcade"
-    assert {table.qualified for table in catalog.tables(catalog.Layer.GOLD)} == {"gold.player_payments", "gold.player_rounds", "gold.tier_takings"}
+    assert {table.qualified for table in catalog.tables(catalog.Layer.GOLD)} == {
+        "gold.player_payments",
+        "gold.player_rounds",
+        "gold.tier_takings",
+    }
     monkeypatch.delenv("MILLRACE_PROJECT")
     assert project.current().name == "here_shop"
     assert catalog.tables() == ()
 
 
 def test_a_module_is_imported_under_the_name_of_its_project(tmp_path: Path) -> None:
-    root = write(tmp_path / "any-folder", "named_shop", {"columns.py": "WIDTH = 3\n", "contracts/gold/a.py": "from named_shop.columns import WIDTH\n"})
+    root = write(
+        tmp_path / "any-folder",
+        "named_shop",
+        {"columns.py": "WIDTH = 3\n", "contracts/gold/a.py": "from named_shop.columns import WIDTH\n"},
+    )
     found = project.load(root)
     module = found.module("contracts.gold.a")
     assert module is not None
@@ -46,7 +54,12 @@ def test_a_module_is_imported_under_the_name_of_its_project(tmp_path: Path) -> N
 
 def test_two_projects_of_one_name_do_not_meet_in_a_process(tmp_path: Path) -> None:
     project.load(write(tmp_path / "one", "twin_shop", {}))
-    with pytest.raises(ProjectError, match=r"names the project twin_shop, and twin_shop is a Python package already: .*Give the project another name"):
+    with pytest.raises(
+        ProjectError,
+        match=(
+            r"names the project twin_shop, and twin_shop is a Python package already: .*Give the project another name"
+        ),
+    ):
         project.load(write(tmp_path / "two", "twin_shop", {}))
 
 
@@ -54,18 +67,28 @@ def test_two_projects_of_one_name_do_not_meet_in_a_process(tmp_path: Path) -> No
 def test_a_project_has_no_name_of_another_package(tmp_path: Path, name: str) -> None:
     with pytest.raises(ProjectError, match="a Python package"):
         project.load(write(tmp_path, name, {}))
-    assert sys.modules.get(name) is None or not hasattr(sys.modules[name], "__path__") or str(tmp_path) not in [*sys.modules[name].__path__]
+    assert (
+        sys.modules.get(name) is None
+        or not hasattr(sys.modules[name], "__path__")
+        or str(tmp_path) not in [*sys.modules[name].__path__]
+    )
 
 
 @pytest.mark.parametrize("name", ["My Shop", "", "1shop", "shop-a"])
 def test_a_name_must_be_one(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ProjectError, match=r"millrace\.toml: name is .*lower case letters, digits and underscores, such as grocery"):
+    with pytest.raises(
+        ProjectError, match=r"millrace\.toml: name is .*lower case letters, digits and underscores, such as grocery"
+    ):
         project.load(write(tmp_path, name, {}))
 
 
 def test_a_folder_that_is_no_project_is_told(tmp_path: Path) -> None:
     with pytest.raises(
-        ProjectError, match=r"there is no millrace\.toml in .*Set MILLRACE_PROJECT to a project's folder, or write a project: millrace init DIR"
+        ProjectError,
+        match=(
+            r"there is no millrace\.toml in .*Set MILLRACE_PROJECT to a project's folder, or write a project: millrace"
+            r" init DIR"
+        ),
     ):
         project.load(tmp_path)
 

@@ -28,7 +28,9 @@ FULL = TableReport(
 )
 
 
-@pytest.mark.parametrize("report", [FULL, TableReport("bronze.coupons", "unchanged", 0, RowAccount(0, 0, 0, 0))], ids=["full", "bare"])
+@pytest.mark.parametrize(
+    "report", [FULL, TableReport("bronze.coupons", "unchanged", 0, RowAccount(0, 0, 0, 0))], ids=["full", "bare"]
+)
 def test_a_report_comes_back_from_json_as_it_was(report: TableReport) -> None:
     back = TableReport.from_dict(json.loads(json.dumps(report.to_dict())))
     assert back == report
@@ -60,7 +62,9 @@ COUNTS = st.integers(0, 10**9)
 
 @unhurried
 @given(COUNTS, COUNTS, COUNTS, st.sampled_from([-1, 0, 1]))
-def test_an_account_is_right_only_if_no_row_is_lost_or_invented(published: int, quarantined: int, duplicates: int, off: int) -> None:
+def test_an_account_is_right_only_if_no_row_is_lost_or_invented(
+    published: int, quarantined: int, duplicates: int, off: int
+) -> None:
     account = RowAccount(published + quarantined + duplicates + off, published, quarantined, duplicates)
     if off:
         with pytest.raises(AccountError):

@@ -1,4 +1,6 @@
-"""What every DAG here must be: cheap to parse, told how it is run; of the main one, that it has a task and an asset for each table."""
+"""What every DAG here must be: cheap to parse, told how it is run; of the main one, that it has a task and an asset for
+each table.
+"""
 
 import json
 import os
@@ -20,7 +22,9 @@ from tests import patience
 
 HEAVY = ("pyspark", "pysail", "great_expectations", "feast", "deltalake", "duckdb", "pandas", "pyarrow")
 DAGS, OWN = settings.CHECKOUT / "dags", project.DEFAULT / "dags"
-ROOT_PACKAGES = tomllib.loads((settings.CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]["root_packages"]
+ROOT_PACKAGES = tomllib.loads((settings.CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"][
+    "root_packages"
+]
 PARSE = f"""
 import json, sys
 sockets = []
@@ -28,28 +32,43 @@ sys.addaudithook(lambda event, arguments: sockets.append(event) if event.startsw
 from dags.millrace_dag import dag
 from dags import training_set_dag
 from grocery.dags import recommender_dag, recommender_scores_dag
-told = {{"heavy": [name for name in {HEAVY} if name in sys.modules], "sockets": [*sockets], "end_date": str(dag.end_date)}}
+heavy = [name for name in {HEAVY} if name in sys.modules]
+result = {{"heavy": heavy, "sockets": [*sockets], "end_date": str(dag.end_date)}}
 if sys.argv[1] == "all":
     from airflow.dag_processing.dagbag import DagBag
     from airflow.utils.file import list_py_file_paths
     bag = DagBag(sys.argv[2])
     bag.collect_dags(sys.argv[3])
-    told |= {{"dags": [*bag.dag_ids], "errors": bag.import_errors}}
-    told |= {{"defining": [*{{dag.fileloc for dag in bag.dags.values()}}], "parsed": [str(path) for folder in sys.argv[2:] for path in list_py_file_paths(folder)]}}
-print(json.dumps(told))
+    result |= {{"dags": [*bag.dag_ids], "errors": bag.import_errors}}
+    defining = {{dag.fileloc for dag in bag.dags.values()}}
+    parsed = [str(path) for folder in sys.argv[2:] for path in list_py_file_paths(folder)]
+    result |= {{"defining": [*defining], "parsed": parsed}}
+print(json.dumps(result))
 """
 
 
 @pytest.fixture(scope="module")
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """What two fresh processes found, side by side: one as a user starts it, one with the schedule on."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW") and name != "MILLRACE_SCHEDULE"}
+    plain = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("AIRFLOW") and name != "MILLRACE_SCHEDULE"
+    }
     home = tmp_path_factory.mktemp("parsed")
     started = {}
     for name, more, what in (("off", {}, "all"), ("on", {"MILLRACE_SCHEDULE": "on"}, "dag")):
-        environment = {**plain, **more, "AIRFLOW_HOME": str(home / name), "MILLRACE_HOME": str(home), "PYTHONPATH": str(settings.CHECKOUT)}
+        environment = {
+            **plain,
+            **more,
+            "AIRFLOW_HOME": str(home / name),
+            "MILLRACE_HOME": str(home),
+            "PYTHONPATH": str(settings.CHECKOUT),
+        }
         command = [sys.executable, "-W", "ignore", "-c", PARSE, what, str(DAGS), str(OWN)]
-        started[name] = subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started[name] = subprocess.Popen(
+            command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
     found: dict[str, Any] = {}
 
     def result(name: str) -> dict[str, Any]:
@@ -85,7 +104,10 @@ def test_parsing_writes_nothing_of_ours(parsed: Any) -> None:
 
 
 def test_the_folder_gives_these_dags_and_no_import_error(parsed: Any) -> None:
-    assert (sorted(parsed("off")["dags"]), parsed("off")["errors"]) == (["millrace", "recommender", "recommender_scores", "training_set"], {})
+    assert (sorted(parsed("off")["dags"]), parsed("off")["errors"]) == (
+        ["millrace", "recommender", "recommender_scores", "training_set"],
+        {},
+    )
 
 
 @pytest.mark.parametrize("package", ROOT_PACKAGES)
@@ -93,7 +115,11 @@ def test_no_dag_file_shadows_a_package(package: str) -> None:
     """Airflow puts the DAG folder on `sys.path`; in front of it, at worst."""
     code = f"import sys; sys.path.insert(0, {str(DAGS)!r}); import {package}; print({package}.__file__)"
     told = subprocess.run(
-        [sys.executable, "-P", "-c", code], cwd=DAGS, env={**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}, capture_output=True, text=True
+        [sys.executable, "-P", "-c", code],
+        cwd=DAGS,
+        env={**os.environ, "PYTHONPATH": str(settings.CHECKOUT)},
+        capture_output=True,
+        text=True,
     )
     assert told.stdout.strip() == str(settings.CHECKOUT / package / "__init__.py"), told.stderr
 
@@ -132,7 +158,14 @@ def test_there_are_no_other_params(dag: Any) -> None:
 
 
 def test_the_page_of_the_dag_tells_how_it_is_triggered(dag: Any) -> None:
-    for told in ("`start`", "`end`", "exclusive", "ISO dates", "MILLRACE_SCHEDULE", '{"start": "2017-01-01", "end": "2018-01-02"}'):
+    for told in (
+        "`start`",
+        "`end`",
+        "exclusive",
+        "ISO dates",
+        "MILLRACE_SCHEDULE",
+        '{"start": "2017-01-01", "end": "2018-01-02"}',
+    ):
         assert told in dag.doc_md
 
 
@@ -160,7 +193,11 @@ def test_no_two_tables_share_an_asset(dag: Any) -> None:
 
 @pytest.mark.parametrize("table", catalog.tables(), ids=lambda one: one.qualified)
 def test_a_table_waits_for_the_interval_its_inputs_and_what_it_refers_to(dag: Any, table: Table) -> None:
-    assert task(dag, table).upstream_task_ids == {"check_interval", *table.inputs, *(reference.to for reference in table.references)}
+    assert task(dag, table).upstream_task_ids == {
+        "check_interval",
+        *table.inputs,
+        *(reference.to for reference in table.references),
+    }
 
 
 def test_the_release_waits_for_silver_and_gold_and_serving_for_the_release(dag: Any) -> None:
@@ -200,7 +237,16 @@ def test_a_training_set_is_made_when_somebody_asks(training_dag: Any) -> None:
     assert training_dag.schedule is None
     assert (*training_dag.params,) == tasks.TRAINING_SET
     assert training_dag.task_dict["check_leaks"].upstream_task_ids == {"create"}
-    for told in ("`name`", "`labels`", "`service`", "`release`", "`knowledge_time`", "`seed`", "`allow_beyond_horizon`", "docs/training.md"):
+    for told in (
+        "`name`",
+        "`labels`",
+        "`service`",
+        "`release`",
+        "`knowledge_time`",
+        "`seed`",
+        "`allow_beyond_horizon`",
+        "docs/training.md",
+    ):
         assert told in training_dag.doc_md
 
 
@@ -247,13 +293,23 @@ def test_scores_are_one_asset_named_as_in_lineage(scores_dag: Any) -> None:
     assert "| `rank` | bigint |" in task.doc_md
 
 
-def test_dags_on_demand_have_the_same_owner_and_limits(training_dag: Any, recommender_dag: Any, scores_dag: Any) -> None:
-    found = [{name: dag.default_args[name] for name in ("owner", "retries", "execution_timeout")} for dag in (training_dag, recommender_dag, scores_dag)]
+def test_dags_on_demand_have_the_same_owner_and_limits(
+    training_dag: Any, recommender_dag: Any, scores_dag: Any
+) -> None:
+    found = [
+        {name: dag.default_args[name] for name in ("owner", "retries", "execution_timeout")}
+        for dag in (training_dag, recommender_dag, scores_dag)
+    ]
     assert found[0] == found[1] == found[2]
-    assert [dag.fileloc.rpartition("/")[2] for dag in (recommender_dag, scores_dag)] == ["recommender_dag.py", "recommender_scores_dag.py"]
+    assert [dag.fileloc.rpartition("/")[2] for dag in (recommender_dag, scores_dag)] == [
+        "recommender_dag.py",
+        "recommender_scores_dag.py",
+    ]
 
 
-@pytest.mark.parametrize(("name", "good", "bad"), [("release", 3, 0), ("weeks", 4, 53), ("held_back", 1, 0), ("seed", 1, "x")])
+@pytest.mark.parametrize(
+    ("name", "good", "bad"), [("release", 3, 0), ("weeks", 4, 53), ("held_back", 1, 0), ("seed", 1, "x")]
+)
 def test_a_param_of_the_recommender_is_checked(recommender_dag: Any, name: str, good: Any, bad: Any) -> None:
     param = recommender_dag.params.get_param(name)
     assert param.resolve(good) == good

@@ -1,4 +1,6 @@
-"""What a declaration says of types and of the newest row of a dimension, on a few rows: at one midnight, and among many."""
+"""What a declaration says of types and of the newest row of a dimension, on a few rows: at one midnight, and among
+many.
+"""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -24,7 +26,15 @@ def column(name: str, kind: Any) -> Column:
     return Column(name, kind, name, required=True)
 
 
-BIDS = silver("bids", "bid", column("bid", LONG), column("bidder", STRING), column("offer", STRING), column("made_at", TIMESTAMP), time_column="made_at")
+BIDS = silver(
+    "bids",
+    "bid",
+    column("bid", LONG),
+    column("bidder", STRING),
+    column("offer", STRING),
+    column("made_at", TIMESTAMP),
+    time_column="made_at",
+)
 RANKS = silver(
     "ranks",
     "change",
@@ -43,14 +53,27 @@ def at(day: int, hour: int = 12) -> datetime:
 
 def found(midnights: Interval, *aggregations: Any, joined: tuple[Any, ...] = ()) -> dict[str, Any]:
     """The row of the first midnight."""
-    table = feature_table(name="bidders", doc="bidders", owner="tests", key=(column("bidder", STRING),), events=BIDS, joined=joined, aggregations=aggregations)
-    bids = [{"bid": n, "bidder": "ada", "offer": offer, "made_at": at(1, n)} for n, offer in enumerate(("9", "10", "09"), 1)]
+    table = feature_table(
+        name="bidders",
+        doc="bidders",
+        owner="tests",
+        key=(column("bidder", STRING),),
+        events=BIDS,
+        joined=joined,
+        aggregations=aggregations,
+    )
+    bids = [
+        {"bid": n, "bidder": "ada", "offer": offer, "made_at": at(1, n)} for n, offer in enumerate(("9", "10", "09"), 1)
+    ]
     ranks = [
         {"change": "z", "bidder": "ada", "rank": "old", "changed_at": at(1)},
         {"change": "a", "bidder": "ada", "rank": "new", "changed_at": at(3)},
     ]
     session = engine.session()
-    inputs = {"silver.bids": session.createDataFrame(pa.Table.from_pylist(bids)), "silver.ranks": session.createDataFrame(pa.Table.from_pylist(ranks))}
+    inputs = {
+        "silver.bids": session.createDataFrame(pa.Table.from_pylist(bids)),
+        "silver.ranks": session.createDataFrame(pa.Table.from_pylist(ranks)),
+    }
     rows = aggregate.features(table, [midnights], inputs).toArrow().to_pylist()
     [row] = [row for row in rows if row["event_timestamp"].date() == DAY]
     return row
@@ -59,7 +82,12 @@ def found(midnights: Interval, *aggregations: Any, joined: tuple[Any, ...] = ())
 @pytest.mark.parametrize("midnights", [FEW, MANY])
 def test_a_value_has_the_type_that_is_declared(midnights: Interval) -> None:
     """As text 9 is more than 10, and 09 is not 9."""
-    row = found(midnights, Max("top", "offer", type=LONG, windows=days(7)), Distinct("offers", "offer", type=LONG, windows=days(7)), Latest("last", "offer"))
+    row = found(
+        midnights,
+        Max("top", "offer", type=LONG, windows=days(7)),
+        Distinct("offers", "offer", type=LONG, windows=days(7)),
+        Latest("last", "offer"),
+    )
     assert (row["top_7d"], row["offers_7d"], row["last"]) == (10, 2, "09")
 
 
@@ -67,4 +95,7 @@ def test_a_value_has_the_type_that_is_declared(midnights: Interval) -> None:
 def test_the_newest_row_of_a_dimension_is_the_latest_in_time(midnights: Interval) -> None:
     """Not the one with the largest key: keys may be random."""
     ranks = Dimension(RANKS, on=("bidder",), take=("rank",))
-    assert found(midnights, Latest("rank_now", "rank"), Max("top", "bid", windows=days(7)), joined=(ranks,))["rank_now"] == "new"
+    assert (
+        found(midnights, Latest("rank_now", "rank"), Max("top", "bid", windows=days(7)), joined=(ranks,))["rank_now"]
+        == "new"
+    )

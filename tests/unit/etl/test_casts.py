@@ -1,4 +1,6 @@
-"""Casting a column of a landed file: the same cells and reasons as by halving it until each bad cell stands alone, in a number of casts that does not explode."""
+"""Casting a column of a landed file: the same cells and reasons as by halving it until each bad cell stands alone, in a
+number of casts that does not explode.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,14 @@ COLUMNS = (
     Column("text", STRING, "A text"),
 )
 TABLE = Table(
-    layer=Layer.BRONZE, name="things", doc="Things", grain="one row per thing", owner="nobody", freshness=timedelta(days=1), columns=COLUMNS, time_column="at"
+    layer=Layer.BRONZE,
+    name="things",
+    doc="Things",
+    grain="one row per thing",
+    owner="nobody",
+    freshness=timedelta(days=1),
+    columns=COLUMNS,
+    time_column="at",
 )
 
 
@@ -77,27 +86,75 @@ def same(values: pa.ChunkedArray, column: Column) -> None:
 
 DIGITS = st.text("0123456789", min_size=1, max_size=21)
 NUMBERS = st.builds(
-    "".join, st.tuples(st.sampled_from(["", "-", "+", " ", "0x"]), DIGITS, st.sampled_from(["", ".", ".5", ".50", ".500", ".505", "e2", "e-2", "E400", " "]))
+    "".join,
+    st.tuples(
+        st.sampled_from(["", "-", "+", " ", "0x"]),
+        DIGITS,
+        st.sampled_from(["", ".", ".5", ".50", ".500", ".505", "e2", "e-2", "E400", " "]),
+    ),
 )
 DAYS = st.builds(
-    "{:04}-{:02}-{:02}".format, st.sampled_from([0, 1, 4, 1677, 1899, 1900, 2000, 2016, 2017, 2199, 2200, 2262, 9999]), st.integers(0, 13), st.integers(0, 32)
+    "{:04}-{:02}-{:02}".format,
+    st.sampled_from([0, 1, 4, 1677, 1899, 1900, 2000, 2016, 2017, 2199, 2200, 2262, 9999]),
+    st.integers(0, 13),
+    st.integers(0, 32),
 )
 CLOCKS = st.sampled_from(
-    ["", "T", " ", "T10", " 10:30", " 24:00", "T10:30:59", "T10:30:60", " 10:30:59.5", "T10:30:59.123456", "T10:30:59.123456789", "T10:30:59.1234567891"]
+    [
+        "",
+        "T",
+        " ",
+        "T10",
+        " 10:30",
+        " 24:00",
+        "T10:30:59",
+        "T10:30:60",
+        " 10:30:59.5",
+        "T10:30:59.123456",
+        "T10:30:59.123456789",
+        "T10:30:59.1234567891",
+    ]
 )
 ZONES = st.sampled_from(["", "", "Z", "z", "+01", "+0130", "+01:30", "-23:59", "+24:00", " UTC"])
 NOISE = st.sampled_from(
-    ["", "n/a", "NULL", "nan", "NaN", "inf", "-Infinity", "true", "False", "TRUE", "yes", "1", "0", ".", "-", "1_0", "\uff11", "\n1", "1\n", "a\0b"]
+    [
+        "",
+        "n/a",
+        "NULL",
+        "nan",
+        "NaN",
+        "inf",
+        "-Infinity",
+        "true",
+        "False",
+        "TRUE",
+        "yes",
+        "1",
+        "0",
+        ".",
+        "-",
+        "1_0",
+        "\uff11",
+        "\n1",
+        "1\n",
+        "a\0b",
+    ]
 ) | st.text(max_size=4)
 TEXTS = st.lists(st.none() | NUMBERS | st.builds("{}{}{}".format, DAYS, CLOCKS, ZONES) | NOISE, max_size=150)
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.name)
 @settings(max_examples=60, deadline=None)
-@given(cells=TEXTS, chunks=st.integers(1, 3), kind=st.sampled_from([pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]))
+@given(
+    cells=TEXTS,
+    chunks=st.integers(1, 3),
+    kind=st.sampled_from([pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]),
+)
 def test_text_is_cast_as_by_halving(column: Column, cells: list[str | None], chunks: int, kind: pa.DataType) -> None:
     size = len(cells) // chunks + 1
-    parts = [pa.array(cells[start : start + size], pa.string()).cast(kind) for start in range(0, max(len(cells), 1), size)]
+    parts = [
+        pa.array(cells[start : start + size], pa.string()).cast(kind) for start in range(0, max(len(cells), 1), size)
+    ]
     same(pa.chunked_array(parts, kind), column)
 
 
@@ -134,7 +191,9 @@ def test_text_that_is_not_utf8_is_found_in_any_column() -> None:
     cells = [b"ok", b"\xff\xfe", "é".encode(), b"\xff\xfe", None] * 50
     offsets = np.cumsum([0, *(len(cell or b"") for cell in cells)]).astype(np.int32)
     valid = pa.array([cell is not None for cell in cells]).buffers()[1]
-    text = pa.Array.from_buffers(pa.string(), len(cells), [valid, pa.py_buffer(offsets), pa.py_buffer(b"".join(cell or b"" for cell in cells))])
+    text = pa.Array.from_buffers(
+        pa.string(), len(cells), [valid, pa.py_buffer(offsets), pa.py_buffer(b"".join(cell or b"" for cell in cells))]
+    )
     for column in COLUMNS:
         same(pa.chunked_array([text]), column)
 
@@ -156,7 +215,9 @@ def test_text_that_is_not_utf8_is_found_in_any_column() -> None:
         ("whole", "9230000000000{:06}", 22_000),
     ],
 )
-def test_many_bad_cells_cost_few_casts_or_one_each(monkeypatch: pytest.MonkeyPatch, name: str, cell: str, most: int) -> None:
+def test_many_bad_cells_cost_few_casts_or_one_each(
+    monkeypatch: pytest.MonkeyPatch, name: str, cell: str, most: int
+) -> None:
     """20,000 different bad cells, and as many good ones. Casts are counted, not timed."""
     column, casts, cast = TABLE.column(name), 0, landing._cast_all
 
@@ -176,19 +237,26 @@ def test_many_bad_cells_cost_few_casts_or_one_each(monkeypatch: pytest.MonkeyPat
 
 def test_rejected_rows_are_written_as_they_were_read(tmp_path: Path) -> None:
     path = tmp_path / "things.csv"
-    path.write_text('whole,real,money,large,flag,on,at,other,text\nx,1,1,1,0,2017-01-01,2017-01-01,,"a ""b"""\n2,y,1,1,0,2017-01-01,1800-01-01,,\n')
+    path.write_text(
+        'whole,real,money,large,flag,on,at,other,text\nx,1,1,1,0,2017-01-01,2017-01-01,,"a'
+        ' ""b"""\n2,y,1,1,0,2017-01-01,1800-01-01,,\n'
+    )
     content = landing.read(TABLE, LandedFile(path, "things/2017-01-01/things.csv", date(2017, 1, 1)))
     assert [rejected.reasons for rejected in content.rejected] == [
         ("whole is 'x', not a bigint",),
         ("real is 'y', not a double that is finite", "at is '1800-01-01', not a timestamp between 1900 and 2199"),
     ]
-    assert content.rejected[0].row == (
-        '{"whole": "x", "real": "1", "money": "1", "large": "1", "flag": "0", "on": "2017-01-01", "at": "2017-01-01", "other": null, "text": "a \\"b\\""}'
+    assert (
+        content.rejected[0].row
+        == '{"whole": "x", "real": "1", "money": "1", "large": "1", "flag": "0", "on": "2017-01-01", "at":'
+        ' "2017-01-01", "other": null, "text": "a \\"b\\""}'
     )
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
 def test_a_hexadecimal_number_is_none_although_all_else_fits(kind: pa.DataType) -> None:
     """Arrow reads 0x10 as 16."""
-    typed, bad = landing._cast_cells(TABLE, pa.chunked_array([pa.array(["12", "0x10", None, "7"]).cast(kind)]), TABLE.column("whole"))
+    typed, bad = landing._cast_cells(
+        TABLE, pa.chunked_array([pa.array(["12", "0x10", None, "7"]).cast(kind)]), TABLE.column("whole")
+    )
     assert (typed.to_pylist(), bad) == ([12, None, None, 7], [(1, "0x10")])

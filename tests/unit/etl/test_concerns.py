@@ -54,18 +54,35 @@ HOTELS = silver(
     Column("phone", STRING, "phone"),
     load=Load.SNAPSHOT,
 )
-TIERS = silver("tiers", ("guest", "since"), GUEST, column("since", DATE), Column("tier", STRING, "tier"), time_column="since")
-OFFERS = silver("offers", ("season", "offered_on"), column("season", LONG), column("offered_on", DATE), column("percent", LONG), time_column="offered_on")
+TIERS = silver(
+    "tiers", ("guest", "since"), GUEST, column("since", DATE), Column("tier", STRING, "tier"), time_column="since"
+)
+OFFERS = silver(
+    "offers",
+    ("season", "offered_on"),
+    column("season", LONG),
+    column("offered_on", DATE),
+    column("percent", LONG),
+    time_column="offered_on",
+)
 GUESTS = feature_table(
     name="guests",
     doc="Guests",
     owner="tests",
     key=(GUEST,),
     events=STAYS,
-    joined=(Dimension(HOTELS, {"hotel": "hotel_id"}, ("fee",)), Dimension(TIERS, ("guest",), ("tier",), AsOf.EVENT, "since"), MappedInTime(OFFERS, ("season",))),
+    joined=(
+        Dimension(HOTELS, {"hotel": "hotel_id"}, ("fee",)),
+        Dimension(TIERS, ("guest",), ("tier",), AsOf.EVENT, "since"),
+        MappedInTime(OFFERS, ("season",)),
+    ),
     prepared=(Column("percent", LONG, "percent"),),
-    aggregations=(Sum("fees", "fee", windows=days(2, 7)), Sum("golden", "CASE WHEN tier = 'gold' THEN 1 END", type=LONG, windows=days(7)), Sum("percents", "percent", windows=days(7))),
-)  # fmt: skip
+    aggregations=(
+        Sum("fees", "fee", windows=days(2, 7)),
+        Sum("golden", "CASE WHEN tier = 'gold' THEN 1 END", type=LONG, windows=days(7)),
+        Sum("percents", "percent", windows=days(7)),
+    ),
+)
 FOREVER = feature_table(
     name="memories",
     doc="Guests",
@@ -80,14 +97,24 @@ TABLES = {table.qualified: table for table in (STAYS, HOTELS, TIERS, OFFERS, GUE
 
 def prepare(stays: Any, offers: Any) -> Any:
     """As a transform does: an event gets the largest percentage of its season."""
-    return stays.join(offers.groupBy("season").agg({"percent": "max"}).withColumnRenamed("max(percent)", "percent"), ["season"], "left")
+    return stays.join(
+        offers.groupBy("season").agg({"percent": "max"}).withColumnRenamed("max(percent)", "percent"),
+        ["season"],
+        "left",
+    )
 
 
 @pytest.fixture(autouse=True)
 def project(monkeypatch: pytest.MonkeyPatch, home: Any) -> None:
     monkeypatch.setattr(catalog, "table", TABLES.__getitem__)
     monkeypatch.setattr(stage, "code_of", lambda _: "code")
-    write(STAYS, *(stay(n, guest, hotel, day, n) for n, (guest, hotel, day) in enumerate((("ada", 1, 1), ("bob", 2, 10), ("ada", 3, 20), ("cid", None, 30)))))
+    write(
+        STAYS,
+        *(
+            stay(n, guest, hotel, day, n)
+            for n, (guest, hotel, day) in enumerate((("ada", 1, 1), ("bob", 2, 10), ("ada", 3, 20), ("cid", None, 30)))
+        ),
+    )
     write(HOTELS, *HOTEL_ROWS)
     write(TIERS, *TIER_ROWS)
     write(OFFERS, *OFFER_ROWS)
@@ -96,7 +123,13 @@ def project(monkeypatch: pytest.MonkeyPatch, home: Any) -> None:
 
 
 def stay(number: int, guest: str, hotel: int | None, day: int, season: int) -> Row:
-    return {"stay_id": number, "guest": guest, "hotel": hotel, "arrived_at": datetime(2017, 3, day, 12, tzinfo=UTC), "season": season}
+    return {
+        "stay_id": number,
+        "guest": guest,
+        "hotel": hotel,
+        "arrived_at": datetime(2017, 3, day, 12, tzinfo=UTC),
+        "season": season,
+    }
 
 
 def hotel(number: int, fee: int | None, phone: str = "1", listed: int = 1) -> Row:
@@ -127,7 +160,12 @@ def write(table: Table, *rows: Row, replace: Sequence[Interval] = ()) -> int:
     base, whole = delta.version_of(table.qualified), not replace
     touched = tuple(replace) or ((of("2017-03-01", "2017-04-01"),) if table.time_column else ())
     return publishing.publish(
-        table, [path] if rows else [], CommitMetadata("run", touched=touched), base=base, replace=replace, whole=whole and base is not None
+        table,
+        [path] if rows else [],
+        CommitMetadata("run", touched=touched),
+        base=base,
+        replace=replace,
+        whole=whole and base is not None,
     )
 
 
@@ -228,7 +266,10 @@ class TestADimension:
         assert_planned(Interval(date(2017, 3, 11), LAST + timedelta(days=1)), table=FOREVER)
 
     def test_whose_older_files_were_vacuumed_concerns_everything(self) -> None:
-        old = {settings.table_path("silver.hotels") / file["path"] for file in delta.data_files(delta.open_table("silver.hotels"))}
+        old = {
+            settings.table_path("silver.hotels") / file["path"]
+            for file in delta.data_files(delta.open_table("silver.hotels"))
+        }
         write(HOTELS, hotel(1, 10), hotel(2, 21), hotel(3, 30))
         for path in old:
             path.unlink()
@@ -266,7 +307,10 @@ class TestATableMappedInTime:
         assert plan(GUESTS).nothing_to_do
 
     def test_whose_older_files_were_vacuumed_concerns_everything(self) -> None:
-        old = {settings.table_path("silver.offers") / file["path"] for file in delta.data_files(delta.open_table("silver.offers"))}
+        old = {
+            settings.table_path("silver.offers") / file["path"]
+            for file in delta.data_files(delta.open_table("silver.offers"))
+        }
         write(OFFERS, offer(1, 2, 60), replace=[of("2017-03-02", "2017-03-03")])
         for path in old:
             path.unlink()

@@ -1,4 +1,6 @@
-"""Records are counted from the bytes of a file as a plain state machine and Python's `csv` count them, and a quote that swallows a line is refused."""
+"""Records are counted from the bytes of a file as a plain state machine and Python's `csv` count them, and a quote that
+swallows a line is refused.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def test_a_record_may_be_longer_than_a_block(tmp_path: Path) -> None:
     assert (found.records, found.longest) == (2, len(long) + 3)
 
 
-def test_a_record_without_an_end_is_refused_before_it_fills_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_without_an_end_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(csv_lines, "BLOCK", 1 << 20)
     monkeypatch.setattr(csv_lines, "LONGEST", 3 << 20)
     assert refusal(tmp_path, "a,b\n1,2\n" + "x" * (5 << 20)) == (3, "begins a record of more than 3 MiB")
@@ -94,7 +98,9 @@ def test_a_record_without_an_end_is_refused_before_it_fills_the_memory(tmp_path:
         ('a,b\n"1"x,"\n', 2),
     ],
 )
-def test_a_quote_that_is_not_closed_on_its_line_is_refused_with_the_line_on_which_it_opens(tmp_path: Path, content: str, line: int) -> None:
+def test_a_quote_that_is_not_closed_on_its_line_is_refused_with_the_line_on_which_it_opens(
+    tmp_path: Path, content: str, line: int
+) -> None:
     assert refusal(tmp_path, content) == (line, "opens a quote that is not closed on that line")
 
 
@@ -196,8 +202,14 @@ def test_whatever_the_bytes_the_count_is_that_of_a_state_machine(tmp_path: Path,
 def text_table(*names: str, multiline: bool = False) -> Table:
     columns = tuple(Column(name, STRING, "A cell", multiline=multiline) for name in names)
     return Table(
-        layer=Layer.BRONZE, name="cells", doc="Cells", grain="one row per record", owner="me", freshness=timedelta(days=1), columns=columns
-    )  # fmt: skip
+        layer=Layer.BRONZE,
+        name="cells",
+        doc="Cells",
+        grain="one row per record",
+        owner="me",
+        freshness=timedelta(days=1),
+        columns=columns,
+    )
 
 
 def read(folder: Path, content: str, table: Table) -> Content:
@@ -232,7 +244,9 @@ CELLS = st.text('a ,"\n\ré', max_size=8)
     st.sampled_from([("\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_MINIMAL), ("\r", csv.QUOTE_ALL)]),
     st.integers(1, 50),
 )
-def test_what_a_writer_quotes_is_counted_whole(tmp_path: Path, rows: list[tuple[str, ...]], style: tuple[str, int], block: int) -> None:
+def test_what_a_writer_quotes_is_counted_whole(
+    tmp_path: Path, rows: list[tuple[str, ...]], style: tuple[str, int], block: int
+) -> None:
     (end, quoting), written = style, io.StringIO(newline="")
     csv.writer(written, lineterminator=end, quoting=quoting).writerows([("a", "b", "c"), *rows])
     with pytest.MonkeyPatch.context() as patch:

@@ -19,11 +19,28 @@ from etl.engine import EngineError
 from etl.spark import keep_alive
 
 
-@pytest.mark.parametrize("name", ["duckdb", "spark://host:7077", "sc://", "localhost:15002", "sc://:15002", "http://u:secret@h", "sc://;token=secret"])
-def test_what_is_no_engine_is_refused_with_those_that_are(home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "duckdb",
+        "spark://host:7077",
+        "sc://",
+        "localhost:15002",
+        "sc://:15002",
+        "http://u:secret@h",
+        "sc://;token=secret",
+    ],
+)
+def test_what_is_no_engine_is_refused_with_those_that_are(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setenv("MILLRACE_ENGINE", name)
     with pytest.raises(
-        EngineError, match=r"^MILLRACE_ENGINE is .*\. Use `sail` \(the default, in-process\), `spark` .* or a Spark Connect URL such as sc://localhost:15002"
+        EngineError,
+        match=(
+            r"^MILLRACE_ENGINE is .*\. Use `sail` \(the default, in-process\), `spark` .* or a Spark Connect URL such"
+            r" as sc://localhost:15002"
+        ),
     ) as told:
         engine.session()
     assert "secret" not in str(told.value)
@@ -36,15 +53,20 @@ def test_a_url_nobody_listens_on_is_told_at_once(home: Path, monkeypatch: pytest
         port = unused.getsockname()[1]
     monkeypatch.setenv("MILLRACE_ENGINE", f"sc://127.0.0.1:{port}{options}")
     monkeypatch.setattr(
-        "pyspark.sql.connect.client.SparkConnectClient.__init__", lambda *_, **__: pytest.fail("a client was made, which tries again and again")
+        "pyspark.sql.connect.client.SparkConnectClient.__init__",
+        lambda *_, **__: pytest.fail("a client was made, which tries again and again"),
     )
-    with pytest.raises(EngineError, match=rf"^no engine answers at 127\.0\.0\.1:{port}, which MILLRACE_ENGINE names\. Start") as caught:
+    with pytest.raises(
+        EngineError, match=rf"^no engine answers at 127\.0\.0\.1:{port}, which MILLRACE_ENGINE names\. Start"
+    ) as caught:
         engine.session()
     assert "secret" not in str(caught.value)
 
 
 class Answering(base_pb2_grpc.SparkConnectServiceServicer):
-    """A server that speaks the protocol as far as its version. Any other question is one it does not know, as an older server says of a newer client's."""
+    """A server that speaks the protocol as far as its version. Any other question is one it does not know, as an older
+    server says of a newer client's.
+    """
 
     def __init__(self, version: str) -> None:
         self.version = version
@@ -53,7 +75,9 @@ class Answering(base_pb2_grpc.SparkConnectServiceServicer):
         if request.WhichOneof("analyze") != "spark_version":
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "not known")
         told = base_pb2.AnalyzePlanResponse.SparkVersion(version=self.version)
-        return base_pb2.AnalyzePlanResponse(session_id=request.session_id, server_side_session_id="here", spark_version=told)
+        return base_pb2.AnalyzePlanResponse(
+            session_id=request.session_id, server_side_session_id="here", spark_version=told
+        )
 
     def ReleaseSession(self, request: Any, _context: Any) -> Any:  # noqa: N802
         return base_pb2.ReleaseSessionResponse(session_id=request.session_id, server_side_session_id="here")
@@ -82,8 +106,9 @@ def test_a_server_of_another_version_is_refused(home: Path, monkeypatch: pytest.
         monkeypatch.setenv("MILLRACE_ENGINE", f"{url}/;user_id=me;x-secret=secret")
         with pytest.raises(EngineError) as caught:
             engine.session()
-    assert str(caught.value) == (
-        f"the engine at {url}/ is Spark {theirs}, and this Millrace speaks to Spark 4.1 (its client is 4.1.1)."
+    assert (
+        str(caught.value)
+        == f"the engine at {url}/ is Spark {theirs}, and this Millrace speaks to Spark 4.1 (its client is 4.1.1)."
         " Start a Connect server of Spark 4.1 there, or point MILLRACE_ENGINE at one"
     )
 
@@ -101,7 +126,10 @@ def test_a_server_of_another_patch_is_taken(home: Path, monkeypatch: pytest.Monk
 def test_a_server_of_something_else_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(None) as url:
         monkeypatch.setenv("MILLRACE_ENGINE", f"{url}/;x-secret=secret")
-        with pytest.raises(EngineError, match=rf"^what listens at {url}/ did not answer as a Spark Connect server does \(.*\)\. See that it is one") as caught:
+        with pytest.raises(
+            EngineError,
+            match=rf"^what listens at {url}/ did not answer as a Spark Connect server does \(.*\)\. See that it is one",
+        ) as caught:
             engine.session()
     assert "secret" not in str(caught.value)
 
@@ -171,7 +199,9 @@ def release(spark: Any) -> None:
 
 
 def test_a_session_that_idles_longer_than_the_timeout_goes_on(own_sail: None) -> None:
-    """`lit` of an instant asks the server for its time zone. Without requests the session would be gone after half of the sleep."""
+    """`lit` of an instant asks the server for its time zone. Without requests the session would be gone after half of
+    the sleep.
+    """
     spark = engine.session()
     before = spark.range(5)
     time.sleep(6)
@@ -180,7 +210,9 @@ def test_a_session_that_idles_longer_than_the_timeout_goes_on(own_sail: None) ->
     assert before.count() == spark.createDataFrame([(1,)] * 5, "a int").count() == 5
 
 
-def test_a_forgotten_session_is_renewed_with_its_settings_and_its_frames(own_sail: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forgotten_session_is_renewed_with_its_settings_and_its_frames(
+    own_sail: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(keep_alive, "period", lambda: 10_000.0)
     spark = engine.session()
     frame = spark.createDataFrame([(1,), (2,)], "a int").where("a > 1")
@@ -219,7 +251,9 @@ def test_an_engine_that_ended_in_an_audit_is_no_fault_of_a_check(own_sail: None)
 
     spark = engine.session()
     table = replace(catalog.table("silver.coupons"), references=())
-    frame = spark.createDataFrame([(1, 2, 3)], ", ".join(f"{column.name} {column.type.spark}" for column in table.columns))
+    frame = spark.createDataFrame(
+        [(1, 2, 3)], ", ".join(f"{column.name} {column.type.spark}" for column in table.columns)
+    )
     assert measure(table, frame).rows == 1
     spark.stop()
     with pytest.raises(Exception) as caught:  # noqa: PT011 (whatever the client says)
@@ -248,8 +282,12 @@ def test_a_server_elsewhere_is_asked_now_and_then(home: Path, monkeypatch: pytes
         spark.stop()
 
 
-@pytest.mark.parametrize(("timeout", "seconds"), [(None, 30.0), ("10", 2.0), ("900", 30.0), ("0.1", 0.1), ("", 30.0), ("x", 30.0)])
-def test_sail_is_asked_several_times_within_its_timeout(monkeypatch: pytest.MonkeyPatch, timeout: str | None, seconds: float) -> None:
+@pytest.mark.parametrize(
+    ("timeout", "seconds"), [(None, 30.0), ("10", 2.0), ("900", 30.0), ("0.1", 0.1), ("", 30.0), ("x", 30.0)]
+)
+def test_sail_is_asked_several_times_within_its_timeout(
+    monkeypatch: pytest.MonkeyPatch, timeout: str | None, seconds: float
+) -> None:
     monkeypatch.delenv(keep_alive.SAIL_TIMEOUT, raising=False)
     if timeout is not None:
         monkeypatch.setenv(keep_alive.SAIL_TIMEOUT, timeout)

@@ -1,4 +1,6 @@
-"""Cells become what the contract says, from text and from every Arrow type that means the same; a cell that does not fit costs its row."""
+"""Cells become what the contract says, from text and from every Arrow type that means the same; a cell that does not
+fit costs its row.
+"""
 
 import json
 import math
@@ -30,9 +32,15 @@ NOON = datetime(2017, 3, 1, 12, tzinfo=UTC)
 def cells(kind: Type, *, time: bool = False) -> Table:
     """A bronze table whose only column of its own is `cell`."""
     return Table(
-        layer=Layer.BRONZE, name="cells", doc="Cells", grain="one row per cell", owner="me", freshness=timedelta(days=1), columns=(Column("cell", kind, "A cell"),),
+        layer=Layer.BRONZE,
+        name="cells",
+        doc="Cells",
+        grain="one row per cell",
+        owner="me",
+        freshness=timedelta(days=1),
+        columns=(Column("cell", kind, "A cell"),),
         time_column="cell" if time else None,
-    )  # fmt: skip
+    )
 
 
 def read_parquet(path: Path, values: pa.Array, kind: Type, *, time: bool = False) -> Content:
@@ -58,11 +66,23 @@ def refused(content: Content) -> list[Any]:
 # --- text
 
 TEXTS: tuple[tuple[Type, dict[str, Any], tuple[str, ...]], ...] = (
-    (LONG, {"12": 12, "-3": -3, "007": 7, "": None, str(2**63 - 1): 2**63 - 1}, ("1.5", "1e3", "twelve", "1 2", "NULL", "0x10", "-0X1f", str(2**63))),
-    (DOUBLE, {"1.5": 1.5, "-0": -0.0, "1e3": 1000.0, "5.55e-17": 5.55e-17, "": None}, ("1.5 USD", "nan", "NaN", "inf", "-Infinity", "1e999", "cheap")),
+    (
+        LONG,
+        {"12": 12, "-3": -3, "007": 7, "": None, str(2**63 - 1): 2**63 - 1},
+        ("1.5", "1e3", "twelve", "1 2", "NULL", "0x10", "-0X1f", str(2**63)),
+    ),
+    (
+        DOUBLE,
+        {"1.5": 1.5, "-0": -0.0, "1e3": 1000.0, "5.55e-17": 5.55e-17, "": None},
+        ("1.5 USD", "nan", "NaN", "inf", "-Infinity", "1e999", "cheap"),
+    ),
     (decimal(12, 2), {"1.50": Decimal("1.50"), "-3": Decimal("-3.00"), "": None}, ("1.505", "12345678901.00", "cheap")),
     (BOOLEAN, {"true": True, "False": False, "1": True, "0": False, "": None}, ("yes", "2", "t")),
-    (DATE, {"2017-02-28": date(2017, 2, 28), "": None}, ("2017-02-29", "28/02/2017", "20170228", "2017-02-28 10:00:00")),
+    (
+        DATE,
+        {"2017-02-28": date(2017, 2, 28), "": None},
+        ("2017-02-29", "28/02/2017", "20170228", "2017-02-28 10:00:00"),
+    ),
     (
         TIMESTAMP,
         {
@@ -81,7 +101,9 @@ TEXTS: tuple[tuple[Type, dict[str, Any], tuple[str, ...]], ...] = (
 
 
 @pytest.mark.parametrize(("kind", "good", "bad"), TEXTS, ids=lambda one: getattr(one, "spark", ""))
-def test_text_in_a_csv_becomes_the_type_or_costs_its_row(tmp_path: Path, kind: Type, good: dict[str, Any], bad: tuple[str, ...]) -> None:
+def test_text_in_a_csv_becomes_the_type_or_costs_its_row(
+    tmp_path: Path, kind: Type, good: dict[str, Any], bad: tuple[str, ...]
+) -> None:
     content = read_csv(tmp_path, *good, *bad, kind=kind)
     assert found(content) == [*good.values()]
     assert refused(content) == [*bad]
@@ -90,7 +112,9 @@ def test_text_in_a_csv_becomes_the_type_or_costs_its_row(tmp_path: Path, kind: T
 
 
 @pytest.mark.parametrize(("kind", "good", "bad"), TEXTS[:-1], ids=lambda one: getattr(one, "spark", ""))
-def test_text_in_a_parquet_file_is_read_as_in_a_csv(tmp_path: Path, kind: Type, good: dict[str, Any], bad: tuple[str, ...]) -> None:
+def test_text_in_a_parquet_file_is_read_as_in_a_csv(
+    tmp_path: Path, kind: Type, good: dict[str, Any], bad: tuple[str, ...]
+) -> None:
     content = read_parquet(tmp_path, pa.array([text or None for text in (*good, *bad)]), kind)
     assert (found(content), refused(content)) == ([*good.values()], [*bad])
 
@@ -102,8 +126,12 @@ def test_a_reason_names_the_column_the_cell_and_what_was_expected(tmp_path: Path
 
 
 @pytest.mark.parametrize("text", ["1899-12-31 23:59:59.999999", "2200-01-01", "0001-01-01", "9999-12-31"])
-def test_a_time_that_days_cannot_be_computed_from_costs_its_row_only_in_the_time_column(tmp_path: Path, text: str) -> None:
-    assert refused(read_csv(tmp_path, text, "1900-01-01", "2199-12-31 23:59:59.999999", kind=TIMESTAMP, time=True)) == [text]
+def test_a_time_that_days_cannot_be_computed_from_costs_its_row_only_in_the_time_column(
+    tmp_path: Path, text: str
+) -> None:
+    assert refused(read_csv(tmp_path, text, "1900-01-01", "2199-12-31 23:59:59.999999", kind=TIMESTAMP, time=True)) == [
+        text
+    ]
     assert refused(read_csv(tmp_path, text, kind=TIMESTAMP)) == []
 
 
@@ -122,13 +150,25 @@ SAME = {
     "large text as text": (pa.array(["a", None], pa.large_string()), STRING, ["a", None]),
     "float32": (pa.array([0.5], pa.float32()), DOUBLE, [0.5]),
     "integers as doubles": (pa.array([2]), DOUBLE, [2.0]),
-    "decimals as doubles": (pa.array([Decimal("3.10"), Decimal("-0.01"), None], pa.decimal128(12, 2)), DOUBLE, [3.1, -0.01, None]),
+    "decimals as doubles": (
+        pa.array([Decimal("3.10"), Decimal("-0.01"), None], pa.decimal128(12, 2)),
+        DOUBLE,
+        [3.1, -0.01, None],
+    ),
     "doubles as decimals": (pa.array([3.0, None]), decimal(12, 2), [Decimal("3.00"), None]),
     "date32": (pa.array([date(2017, 3, 1)]), TIMESTAMP, [datetime(2017, 3, 1, tzinfo=UTC)]),
     "date64": (pa.array([date(2017, 3, 1)], pa.date64()), DATE, [date(2017, 3, 1)]),
     "seconds": (pa.array([1488369600], pa.timestamp("s")), TIMESTAMP, [NOON]),
-    "nanoseconds": (pa.array([1488369600_000_001_999, None], pa.timestamp("ns")), TIMESTAMP, [NOON + timedelta(microseconds=1), None]),
-    "zoned nanoseconds": (pa.array([1488369600_000_000_000], pa.timestamp("ns", "America/New_York")), TIMESTAMP, [NOON]),
+    "nanoseconds": (
+        pa.array([1488369600_000_001_999, None], pa.timestamp("ns")),
+        TIMESTAMP,
+        [NOON + timedelta(microseconds=1), None],
+    ),
+    "zoned nanoseconds": (
+        pa.array([1488369600_000_000_000], pa.timestamp("ns", "America/New_York")),
+        TIMESTAMP,
+        [NOON],
+    ),
     "zoned microseconds": (pa.array([1488369600_000_000], pa.timestamp("us", "+02:00")), TIMESTAMP, [NOON]),
     "nothing at all": (pa.nulls(2), LONG, [None, None]),
 }
@@ -159,7 +199,9 @@ def test_decimals_as_doubles_keep_every_cent(tmp_path: Path) -> None:
     ],
     ids=["fraction", "uint64", "decimal", "dictionary", "large text"],
 )
-def test_a_cell_of_another_type_that_does_not_mean_the_same_costs_its_row(tmp_path: Path, values: pa.Array, kind: Type, bad: Any) -> None:
+def test_a_cell_of_another_type_that_does_not_mean_the_same_costs_its_row(
+    tmp_path: Path, values: pa.Array, kind: Type, bad: Any
+) -> None:
     content = read_parquet(tmp_path, values, kind)
     assert (len(found(content)), refused(content)) == (1, [bad])
 
@@ -194,7 +236,13 @@ def test_text_of_a_parquet_file_that_is_not_utf_8_costs_its_row(tmp_path: Path) 
     ids=lambda one: getattr(one, "spark", None) or str(one.type),
 )
 def test_a_type_that_means_something_else_stops_the_file(tmp_path: Path, values: pa.Array, kind: Type) -> None:
-    with pytest.raises(LandingError, match=r"^bronze\.cells: cells/2017-03-01/cells\.parquet has cell as .*, and a .* is expected\. Land the file again"):
+    with pytest.raises(
+        LandingError,
+        match=(
+            r"^bronze\.cells: cells/2017-03-01/cells\.parquet has cell as .*, and a .* is expected\. Land the file"
+            r" again"
+        ),
+    ):
         read_parquet(tmp_path, values, kind)
 
 
@@ -223,7 +271,13 @@ def land(zone: Path, name: str) -> None:
 
 
 def test_coverage_runs_from_the_first_folder_with_a_file_to_the_last(zone: Path) -> None:
-    for name in ("2017-03-02/a.csv", "2017-03-05/b.csv", "2017-03-01/.hidden.csv", "2017-03-09/_half.csv", "2017-03-07/c.csv.tmp"):
+    for name in (
+        "2017-03-02/a.csv",
+        "2017-03-05/b.csv",
+        "2017-03-01/.hidden.csv",
+        "2017-03-09/_half.csv",
+        "2017-03-07/c.csv.tmp",
+    ):
         land(zone, name)
     (zone / "cells" / "2017-01-01").mkdir()
     assert landing.coverage((cells(LONG),)) == Interval(date(2017, 3, 2), date(2017, 3, 6))
@@ -253,14 +307,22 @@ def test_only_files_of_the_interval_are_judged(zone: Path) -> None:
 
 def test_a_suffix_in_capitals_is_told_how_to_write_it(zone: Path) -> None:
     land(zone, "2017-03-01/UPPER.CSV")
-    with pytest.raises(LandingError, match=r"cells/2017-03-01/UPPER\.CSV ends in \.CSV\. Rename it to end in \.csv, in small letters$"):
+    with pytest.raises(
+        LandingError, match=r"cells/2017-03-01/UPPER\.CSV ends in \.CSV\. Rename it to end in \.csv, in small letters$"
+    ):
         landing.files(cells(LONG))
 
 
 def test_blanks_around_a_name_of_the_header_are_told(tmp_path: Path) -> None:
     path = tmp_path / "cells.csv"
     path.write_text("other, cell\n1, 2\n")
-    with pytest.raises(LandingError, match=r"lacks 1 column: cell\. Got: 'other', ' cell'\. Remove the blanks around cell in its header\. Land the file again"):
+    with pytest.raises(
+        LandingError,
+        match=(
+            r"lacks 1 column: cell\. Got: 'other', ' cell'\. Remove the blanks around cell in its header\. Land the"
+            r" file again"
+        ),
+    ):
         landing.read(cells(LONG), LandedFile(path, "cells/2017-03-01/cells.csv", date(2017, 3, 1)))
 
 
@@ -291,7 +353,8 @@ def test_a_link_out_of_the_landing_zone_is_not_followed(zone: Path, outside: Pat
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(outside.parent / linked)
     assert refusal_of(cells(LONG)).startswith(
-        f"bronze.cells: {linked} is a symbolic link out of the landing zone, which is not followed. Land the file or folder itself"
+        f"bronze.cells: {linked} is a symbolic link out of the landing zone, which is not followed. Land the file or"
+        " folder itself"
     )
 
 
@@ -325,7 +388,9 @@ def test_links_within_the_landing_zone_are_followed(zone: Path, monkeypatch: pyt
     (zone / "cells" / "2017-03-01" / "b.csv").symlink_to("a.csv")
     monkeypatch.setenv("MILLRACE_LANDING", str(zone / "link"))
     (zone / "link").symlink_to(zone)
-    assert [file.name for file in landing.files(cells(LONG))] == [f"cells/2017-03-0{day}/{name}.csv" for day in (1, 2) for name in "ab"]
+    assert [file.name for file in landing.files(cells(LONG))] == [
+        f"cells/2017-03-0{day}/{name}.csv" for day in (1, 2) for name in "ab"
+    ]
     assert landing.coverage((cells(LONG),)) == Interval(date(2017, 3, 1), date(2017, 3, 3))
 
 
@@ -338,7 +403,10 @@ def test_a_name_that_is_not_utf_8_is_refused(zone: Path, name: str) -> None:
     else:
         path.mkdir()
     shown = os.fsencode(name)
-    assert refusal_of(cells(LONG)) == f"bronze.cells: the name {shown!r} in the landing zone is not UTF-8. Rename it, then run again"
+    assert (
+        refusal_of(cells(LONG))
+        == f"bronze.cells: the name {shown!r} in the landing zone is not UTF-8. Rename it, then run again"
+    )
 
 
 def test_a_hidden_name_that_is_not_utf_8_is_passed_over(zone: Path) -> None:
@@ -359,7 +427,10 @@ def test_a_file_that_is_gone_since_it_was_listed_is_refused(zone: Path) -> None:
     (file,) = landing.files(cells(LONG))
     file.path.unlink()
     for step in (landing.digest, landing.read):
-        with pytest.raises(LandingError, match=r"cells/2017-03-01/a\.csv cannot be read as .* \(No such file or directory\)\. Land the file again"):
+        with pytest.raises(
+            LandingError,
+            match=r"cells/2017-03-01/a\.csv cannot be read as .* \(No such file or directory\)\. Land the file again",
+        ):
             step(cells(LONG), file)
 
 
@@ -383,7 +454,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_refusal_shows_no_cell_and_prints_nothing_else(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_shows_no_cell_and_prints_nothing_else(
+    tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # which prints
     path = tmp_path / "cells.csv"
     path.write_bytes(REFUSED[name])
@@ -396,7 +469,10 @@ def test_a_refusal_shows_no_cell_and_prints_nothing_else(tmp_path: Path, name: s
 
 
 def test_a_refused_line_is_named(tmp_path: Path) -> None:
-    told = r"cells\.csv cannot be read as CSV \(line 3 opens a quote that is not closed on that line, in column cell\)\. Close the quote, or double it"
+    told = (
+        r"cells\.csv cannot be read as CSV \(line 3 opens a quote that is not closed on that line, in column cell\)\."
+        r" Close the quote, or double it"
+    )
     with pytest.raises(LandingError, match=told):
         read_csv(tmp_path, "1", '"2', kind=STRING)
     with pytest.raises(LandingError, match="in a column that the contract does not have"):
@@ -406,7 +482,9 @@ def test_a_refused_line_is_named(tmp_path: Path) -> None:
 def test_a_file_of_another_format_is_told(tmp_path: Path) -> None:
     path = tmp_path / "cells.csv"
     pq.write_table(pa.table({"cell": [1]}), path)
-    with pytest.raises(LandingError, match=r"cannot be read as CSV \(it is a parquet file, so its name should end in \.parquet\)"):
+    with pytest.raises(
+        LandingError, match=r"cannot be read as CSV \(it is a parquet file, so its name should end in \.parquet\)"
+    ):
         landing.read(cells(LONG), LandedFile(path, "cells/2017-03-01/cells.csv", date(2017, 3, 1)))
 
 

@@ -1,4 +1,6 @@
-"""Any number of files is loaded with their names and hashes, and each load comes after the one before it, whatever the clock says."""
+"""Any number of files is loaded with their names and hashes, and each load comes after the one before it, whatever the
+clock says.
+"""
 
 from __future__ import annotations
 
@@ -60,13 +62,18 @@ def carry(home: Path, days: Interval = MONTH) -> Loaded:
     stage = home / "lake" / "bronze" / "coupons" / "_stage"
     loaded = load.load(COUPONS, days, stage)
     if loaded.staged:
-        publishing.publish(COUPONS, sorted(stage.glob("*.parquet")), CommitMetadata("test"), base=delta.version_of("bronze.coupons"))
+        publishing.publish(
+            COUPONS, sorted(stage.glob("*.parquet")), CommitMetadata("test"), base=delta.version_of("bronze.coupons")
+        )
     return loaded
 
 
 def deliveries() -> list[tuple[int, datetime]]:
     """Each coupon with the time of its load, oldest first."""
-    return [(row["coupon_upc"], row["_loaded_at"].astimezone(UTC)) for row in rows("bronze.coupons", order="_loaded_at, coupon_upc")]
+    return [
+        (row["coupon_upc"], row["_loaded_at"].astimezone(UTC))
+        for row in rows("bronze.coupons", order="_loaded_at, coupon_upc")
+    ]
 
 
 # --- many files
@@ -83,9 +90,17 @@ def test_many_files_of_a_month_are_loaded_each_row_with_its_file(home: Path, suf
         paths = [path.with_suffix(".parquet") for path in paths]
     loaded = load.load(COUPONS, MONTH, home / "stage")
     assert (loaded.rows_in, loaded.staged, len(loaded.files)) == (600, 600, 300)
-    named = {path: (str(path.relative_to(home / "landing")), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths}
-    expected = [(coupon, *named[path], date.fromisoformat(path.parent.name)) for n, path in enumerate(paths) for coupon in (n + 1, n + 1000)]
-    assert sorted((row["coupon_upc"], row["_file"], row["_file_hash"], row["_landed_date"]) for row in staged(home)) == sorted(expected)
+    named = {
+        path: (str(path.relative_to(home / "landing")), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths
+    }
+    expected = [
+        (coupon, *named[path], date.fromisoformat(path.parent.name))
+        for n, path in enumerate(paths)
+        for coupon in (n + 1, n + 1000)
+    ]
+    assert sorted(
+        (row["coupon_upc"], row["_file"], row["_file_hash"], row["_landed_date"]) for row in staged(home)
+    ) == sorted(expected)
 
 
 def test_row_groups_are_filled_whatever_the_sizes_of_the_files(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,14 +111,19 @@ def test_row_groups_are_filled_whatever_the_sizes_of_the_files(home: Path, monke
     load.load(COUPONS, MONTH, home / "stage")
     footer = pq.read_metadata(home / "stage" / "2017-03.parquet")
     assert [footer.row_group(n).num_rows for n in range(footer.num_row_groups)] == [7, 7, 7, 7, 5]
-    assert [(row["coupon_upc"] // 1000 - 1, row["_file"][-5]) for row in staged(home)] == [(n, str(n)) for n, size in enumerate(sizes) for _ in range(size)]
+    assert [(row["coupon_upc"] // 1000 - 1, row["_file"][-5]) for row in staged(home)] == [
+        (n, str(n)) for n, size in enumerate(sizes) for _ in range(size)
+    ]
 
 
 def test_the_same_content_under_two_days_of_a_month_is_loaded_twice(home: Path) -> None:
     for day in ("2017-03-01", "2017-03-02"):
         land(home, "a", 5, day=day)
     load.load(COUPONS, MONTH, home / "stage")
-    assert [(str(row["_landed_date"]), row["coupon_upc"]) for row in staged(home)] == [("2017-03-01", 5), ("2017-03-02", 5)]
+    assert [(str(row["_landed_date"]), row["coupon_upc"]) for row in staged(home)] == [
+        ("2017-03-01", 5),
+        ("2017-03-02", 5),
+    ]
 
 
 # --- the order of loads
@@ -116,7 +136,9 @@ def test_a_load_is_timed_by_the_clock(home: Path, clock: Callable) -> None:
 
 
 @pytest.mark.parametrize("back", [timedelta(0), timedelta(microseconds=1), timedelta(days=1), timedelta(days=4000)])
-def test_a_load_comes_after_the_one_before_it_although_the_clock_was_set_back(home: Path, clock: Callable, back: timedelta) -> None:
+def test_a_load_comes_after_the_one_before_it_although_the_clock_was_set_back(
+    home: Path, clock: Callable, back: timedelta
+) -> None:
     clock(NOW + timedelta(microseconds=999))  # which the log's bound cuts off
     land(home, "a", 1)
     carry(home)
@@ -147,7 +169,11 @@ def test_a_correction_that_an_older_millrace_lost_wins(home: Path, clock: Callab
     loads = [("old", 1, NOW), (digest, 2, NOW - timedelta(days=1)), (digest, 2, NOW - timedelta(hours=23))]
     written = [{**common, "coupon_upc": coupon, "_file_hash": hashed, "_loaded_at": at} for hashed, coupon, at in loads]
     publishing.open_or_create(COUPONS)
-    write_deltalake(settings.table_path("bronze.coupons"), pa.Table.from_pylist(written, schema=publishing.arrow_schema(COUPONS)), mode="append")
+    write_deltalake(
+        settings.table_path("bronze.coupons"),
+        pa.Table.from_pylist(written, schema=publishing.arrow_schema(COUPONS)),
+        mode="append",
+    )
     clock(NOW - timedelta(hours=22))
     assert carry(home).staged == 1
     assert deliveries()[-1][0] == 2

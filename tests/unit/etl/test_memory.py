@@ -1,4 +1,6 @@
-"""The weights of `Decayed` are integers that no platform rounds in another way, and `on_demand.faded` continues them."""
+"""The weights of `Decayed` are integers that no platform rounds in another way, and `on_demand.faded` continues
+them.
+"""
 
 from decimal import Decimal, localcontext
 
@@ -26,7 +28,8 @@ def test_features_fade_as_gold_weighs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight", "days", "expected"), [(3 * 2**20, 0.0, 3.0), (2**20, 60.0, 0.5), (2**20, 30.0, 2**-0.5), (None, 1.0, None), (1, None, None)]
+    ("weight", "days", "expected"),
+    [(3 * 2**20, 0.0, 3.0), (2**20, 60.0, 0.5), (2**20, 30.0, 2**-0.5), (None, 1.0, None), (1, None, None)],
 )
 def test_purchases_fade(weight: int | None, days: float | None, expected: float | None) -> None:
     assert on_demand.faded(weight, days) == expected

@@ -25,12 +25,20 @@ def write(name: str, *days: Interval, cells: dict[str, Any] | None = None) -> in
     """Publish a row on each of these days, as a run would that only touched them."""
     table = catalog.table(name)
     time = table.time_column or ""
-    rows = [{time: datetime(one.start.year, one.start.month, one.start.day, 10, tzinfo=UTC), **(cells or {})} for one in days]
+    rows = [
+        {time: datetime(one.start.year, one.start.month, one.start.day, 10, tzinfo=UTC), **(cells or {})}
+        for one in days
+    ]
     if time and table.column(time).type == DATE:
         rows = [{**row, time: row[time].date()} for row in rows]
     path = settings.table_path(name) / "_stage" / "rows.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([(one.name, publishing.arrow_type(one.type)) for one in table.columns])), path)
+    pq.write_table(
+        pa.Table.from_pylist(
+            rows, schema=pa.schema([(one.name, publishing.arrow_type(one.type)) for one in table.columns])
+        ),
+        path,
+    )
     return publishing.publish(table, [path], CommitMetadata("run", touched=days), base=delta.version_of(name))
 
 
@@ -46,9 +54,16 @@ def plan(name: str, interval: Interval = FIRST) -> stage.Plan:
 
 
 def midnights(bought: Interval, window: int) -> Interval:
-    """The midnights t at which [t - window, t) holds the day and [t - 1 - window, t - 1) did not, or the other way round, and those between, counted one by one."""
+    """The midnights t at which [t - window, t) holds the day and [t - 1 - window, t - 1) did not, or the other way
+    round, and those between, counted one by one.
+    """
     holds = [bought.start - timedelta(days=n) for n in range(-200, 0)]
-    concerned = [t for t in holds if t - timedelta(days=window) <= bought.start < t or t - timedelta(days=1 + window) <= bought.start < t - timedelta(days=1)]
+    concerned = [
+        t
+        for t in holds
+        if t - timedelta(days=window) <= bought.start < t
+        or t - timedelta(days=1 + window) <= bought.start < t - timedelta(days=1)
+    ]
     return of(str(min(concerned)), str(max(concerned) + timedelta(days=1)))
 
 
@@ -58,7 +73,12 @@ def midnights(bought: Interval, window: int) -> Interval:
 def test_a_new_table_does_every_day_of_its_input() -> None:
     write(BOUGHT, FIRST, FIFTH)
     planned = plan(SILVER)
-    assert (planned.whole, planned.days, planned.base, planned.inputs) == (True, (of("2017-03-01", "2017-03-06"),), None, {BOUGHT: 1})
+    assert (planned.whole, planned.days, planned.base, planned.inputs) == (
+        True,
+        (of("2017-03-01", "2017-03-06"),),
+        None,
+        {BOUGHT: 1},
+    )
     assert not planned.nothing_to_do
 
 
@@ -121,7 +141,13 @@ def test_after_a_foreign_commit_to_the_table_itself_the_whole_table_is_done() ->
 
 
 def test_an_input_that_was_never_published_is_named() -> None:
-    with pytest.raises(StageError, match=r"^silver\.transactions needs bronze\.transactions, which was never published\. Run the DAG from the bronze layer on"):
+    with pytest.raises(
+        StageError,
+        match=(
+            r"^silver\.transactions needs bronze\.transactions, which was never published\. Run the DAG from the bronze"
+            r" layer on"
+        ),
+    ):
         plan(SILVER)
 
 
@@ -154,7 +180,11 @@ def test_a_horizon_that_moves_adds_its_midnights_and_no_other() -> None:
     write(SILVER, FIRST)
     carry_out(plan(GOLD, of("2017-03-01", "2017-03-10")))
     planned = plan(GOLD, of("2017-03-10", "2017-03-12"))
-    assert (planned.whole, planned.days, planned.horizon) == (False, (of("2017-03-11", "2017-03-13"),), date(2017, 3, 12))
+    assert (planned.whole, planned.days, planned.horizon) == (
+        False,
+        (of("2017-03-11", "2017-03-13"),),
+        date(2017, 3, 12),
+    )
 
 
 def test_a_horizon_never_moves_back() -> None:
@@ -215,12 +245,23 @@ def test_the_fingerprint_follows_the_transform_the_layer_and_the_checks(monkeypa
     }
     assert len({before, *changed.values()}) == 4
     sources, campaigns = stage.inspect.getsource, catalog.table("silver.campaigns")
-    for contract, module in ((table, "etl.silver.select"), (campaigns, "etl.silver.select"), (campaigns, "grocery.transforms.silver.campaigns")):
+    for contract, module in (
+        (table, "etl.silver.select"),
+        (campaigns, "etl.silver.select"),
+        (campaigns, "grocery.transforms.silver.campaigns"),
+    ):
         before = stage.code_of(contract)
         with monkeypatch.context() as edited:
-            edited.setattr(stage.inspect, "getsource", lambda one, module=module: sources(one) + "# edited" * (one.__name__ == module))
+            edited.setattr(
+                stage.inspect,
+                "getsource",
+                lambda one, module=module: sources(one) + "# edited" * (one.__name__ == module),
+            )
             assert stage.code_of(contract) != before, module
 
 
 def test_a_time_column_is_an_instant_or_a_date() -> None:
-    assert {table.column(table.time_column).type for table in catalog.tables() if table.time_column} <= {TIMESTAMP, DATE}
+    assert {table.column(table.time_column).type for table in catalog.tables() if table.time_column} <= {
+        TIMESTAMP,
+        DATE,
+    }

@@ -22,7 +22,9 @@ FIRST, SECOND = of("2017-03-01", "2017-03-02"), of("2017-03-02", "2017-03-03")
 BRONZE, SNAPSHOT = catalog.table("bronze.transactions"), catalog.table("silver.products")
 
 
-def staged(table: Table, *days: Interval, whole: bool = False, rejected: tuple[Rejected, ...] = (), files: tuple[str, ...] = ()) -> Staged:
+def staged(
+    table: Table, *days: Interval, whole: bool = False, rejected: tuple[Rejected, ...] = (), files: tuple[str, ...] = ()
+) -> Staged:
     """A stage that speaks for these days or files."""
     plan = Plan(table, FIRST, None, {}, days=days, whole=whole)
     return Staged(plan, Path("nowhere"), 0, 0, 0, rejected=[*rejected], files=[*files])
@@ -31,7 +33,9 @@ def staged(table: Table, *days: Interval, whole: bool = False, rejected: tuple[R
 def bad(*visits: dict[str, Any], reason: str = "weight is below 0") -> Any:
     """What an audit hands over: the table's columns and the reasons."""
     schema = SCHEMA.append(pa.field("reasons", pa.list_(pa.string())))
-    return engine.session().createDataFrame(pa.Table.from_pylist([{**one, "reasons": [reason]} for one in visits], schema=schema))
+    return engine.session().createDataFrame(
+        pa.Table.from_pylist([{**one, "reasons": [reason]} for one in visits], schema=schema)
+    )
 
 
 def cell(file: str, row: str = '{"quantity": "two"}') -> Rejected:
@@ -40,7 +44,8 @@ def cell(file: str, row: str = '{"quantity": "two"}') -> Rejected:
 
 def held(name: str = "visits") -> list[tuple]:
     return [
-        (row["layer"], str(row["day"]), json.loads(row["row"]).get("visit_id"), row["run_id"]) for row in rows(f"quarantine.{name}", order="layer, day, row")
+        (row["layer"], str(row["day"]), json.loads(row["row"]).get("visit_id"), row["run_id"])
+        for row in rows(f"quarantine.{name}", order="layer, day, row")
     ]
 
 
@@ -52,11 +57,19 @@ def test_a_row_is_kept_whole_with_its_reasons_and_its_day() -> None:
     hostile = visit(1, "2017-03-01 23:59:59.999999", visitor='O\'Brien "ÿ"\n', paid=None)
     assert quarantine.replace(staged(VISITS, FIRST), bad(hostile), "run-1") == (0, 1)
     (row,) = rows("quarantine.visits")
-    assert (row["layer"], row["day"], row["reasons"], row["run_id"]) == ("silver", date(2017, 3, 1), ["weight is below 0"], "run-1")
+    assert (row["layer"], row["day"], row["reasons"], row["run_id"]) == (
+        "silver",
+        date(2017, 3, 1),
+        ["weight is below 0"],
+        "run-1",
+    )
     assert datetime.fromisoformat(json.loads(row["row"]).pop("visited_at")) == hostile["visited_at"]
     assert {name: json.loads(row["row"])[name] for name in ("visit_id", "visitor", "paid", "weight")} == {
-        "visit_id": 1, "visitor": "O'Brien \"ÿ\"\n", "paid": None, "weight": 0.5,
-    }  # fmt: skip
+        "visit_id": 1,
+        "visitor": 'O\'Brien "ÿ"\n',
+        "paid": None,
+        "weight": 0.5,
+    }
 
 
 def test_the_same_days_again_replace_what_was_held_for_them() -> None:
@@ -87,8 +100,16 @@ def test_a_whole_table_replaces_its_own_layer_and_no_other() -> None:
     quarantine.replace(staged(BRONZE, files=("transactions/a",), rejected=(cell("transactions/a"),)), None, "first")
     silver = catalog.table("silver.transactions")
     for run in ("second", "third"):
-        quarantine.replace(staged(silver, whole=True), bad(visit(1), visit(2, "2017-03-02")).withColumnRenamed("visited_at", "transaction_at"), run)
-    assert [(layer, run) for layer, _, _, run in held("transactions")] == [("bronze", "first"), ("silver", "third"), ("silver", "third")]
+        quarantine.replace(
+            staged(silver, whole=True),
+            bad(visit(1), visit(2, "2017-03-02")).withColumnRenamed("visited_at", "transaction_at"),
+            run,
+        )
+    assert [(layer, run) for layer, _, _, run in held("transactions")] == [
+        ("bronze", "first"),
+        ("silver", "third"),
+        ("silver", "third"),
+    ]
 
 
 def test_a_snapshot_without_time_is_replaced_whole() -> None:
@@ -102,6 +123,9 @@ def test_a_file_replaces_what_was_held_for_it_under_the_day_it_landed() -> None:
     quarantine.replace(staged(BRONZE, files=names, rejected=(*map(cell, names), cell(names[0], "{}"))), None, "first")
     quarantine.replace(staged(BRONZE, files=names[:1], rejected=(cell(names[0]),)), None, "second")
     found = rows("quarantine.transactions", order="run_id")
-    assert [(row["file"], row["run_id"], str(row["day"])) for row in found] == [(names[1], "first", "2017-03-01"), (names[0], "second", "2017-03-01")]
+    assert [(row["file"], row["run_id"], str(row["day"])) for row in found] == [
+        (names[1], "first", "2017-03-01"),
+        (names[0], "second", "2017-03-01"),
+    ]
     quarantine.replace(staged(BRONZE, files=names), None, "third")
     assert rows("quarantine.transactions") == []

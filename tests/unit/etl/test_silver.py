@@ -35,27 +35,54 @@ def out(frame: Any, *order: str) -> list[dict[str, Any]]:
 
 
 BOUGHT = {
-    "household_id": 1, "store_id": 10, "basket_id": 5, "product_id": 2, "quantity": 3, "week": 9, "sales_value": 3.0, "retail_disc": 0.5, "coupon_disc": 0.0,
-    "coupon_match_disc": 0.0, "transaction_timestamp": datetime(2017, 3, 1, 23, 59, 59, 999999, tzinfo=UTC),
-}  # fmt: skip
+    "household_id": 1,
+    "store_id": 10,
+    "basket_id": 5,
+    "product_id": 2,
+    "quantity": 3,
+    "week": 9,
+    "sales_value": 3.0,
+    "retail_disc": 0.5,
+    "coupon_disc": 0.0,
+    "coupon_match_disc": 0.0,
+    "transaction_timestamp": datetime(2017, 3, 1, 23, 59, 59, 999999, tzinfo=UTC),
+}
 
 
 # --- transactions
 
-HALVES = [n / 1000 for n in range(-205, 3005, 5)] + [1.005, 2.675, 1e9 + 0.005, 0.0049999999, 5.55e-17, 9999999999.99, 9999999999.994, -9999999999.99]
+HALVES = [n / 1000 for n in range(-205, 3005, 5)] + [
+    1.005,
+    2.675,
+    1e9 + 0.005,
+    0.0049999999,
+    5.55e-17,
+    9999999999.99,
+    9999999999.994,
+    -9999999999.99,
+]
 
 
 def test_money_is_rounded_to_cents_as_duckdb_rounds() -> None:
     rows = [BOUGHT | {"basket_id": n, "sales_value": value} for n, value in enumerate(HALVES)]
     found = [row["sales_value"] for row in out(clean("transactions", bronze("transactions", *rows)), "basket_id")]
     with duckdb.connect() as con:
-        expected = [value for (value,) in con.execute("SELECT CAST(v AS DECIMAL(12, 2)) FROM (SELECT unnest(?::DOUBLE[]) AS v)", [HALVES]).fetchall()]
+        expected = [
+            value
+            for (value,) in con.execute(
+                "SELECT CAST(v AS DECIMAL(12, 2)) FROM (SELECT unnest(?::DOUBLE[]) AS v)", [HALVES]
+            ).fetchall()
+        ]
     assert found == expected
 
 
 def test_half_a_cent_goes_away_from_zero() -> None:
-    rows = [BOUGHT | {"basket_id": n, "sales_value": value} for n, value in enumerate((0.005, 0.015, -0.005, 0.125, 0.135))]
-    assert [str(row["sales_value"]) for row in out(clean("transactions", bronze("transactions", *rows)), "basket_id")] == [
+    rows = [
+        BOUGHT | {"basket_id": n, "sales_value": value} for n, value in enumerate((0.005, 0.015, -0.005, 0.125, 0.135))
+    ]
+    assert [
+        str(row["sales_value"]) for row in out(clean("transactions", bronze("transactions", *rows)), "basket_id")
+    ] == [
         "0.01",
         "0.02",
         "-0.01",
@@ -65,17 +92,30 @@ def test_half_a_cent_goes_away_from_zero() -> None:
 
 
 def test_money_that_does_not_fit_and_money_that_is_missing_are_null() -> None:
-    rows = [BOUGHT | {"basket_id": n, "retail_disc": value} for n, value in enumerate((1e10, 9999999999.995, None, -1e300))]
-    assert [row["retail_disc"] for row in out(clean("transactions", bronze("transactions", *rows)), "basket_id")] == [None] * 4
+    rows = [
+        BOUGHT | {"basket_id": n, "retail_disc": value} for n, value in enumerate((1e10, 9999999999.995, None, -1e300))
+    ]
+    assert [row["retail_disc"] for row in out(clean("transactions", bronze("transactions", *rows)), "basket_id")] == [
+        None
+    ] * 4
 
 
 def test_a_transaction_keeps_its_instant_and_the_household_becomes_the_customer() -> None:
     assert out(clean("transactions", bronze("transactions", BOUGHT))) == [
         {
-            "basket_id": 5, "product_id": 2, "customer_id": 1, "store_id": 10, "transaction_at": BOUGHT["transaction_timestamp"], "week": 9, "quantity": 3,
-            "sales_value": Decimal("3.00"), "retail_disc": Decimal("0.50"), "coupon_disc": Decimal("0.00"), "coupon_match_disc": Decimal("0.00"),
+            "basket_id": 5,
+            "product_id": 2,
+            "customer_id": 1,
+            "store_id": 10,
+            "transaction_at": BOUGHT["transaction_timestamp"],
+            "week": 9,
+            "quantity": 3,
+            "sales_value": Decimal("3.00"),
+            "retail_disc": Decimal("0.50"),
+            "coupon_disc": Decimal("0.00"),
+            "coupon_match_disc": Decimal("0.00"),
         }
-    ]  # fmt: skip
+    ]
 
 
 def test_a_row_of_nulls_is_a_row_of_nulls() -> None:
@@ -90,33 +130,74 @@ def test_a_campaign_takes_its_days_from_its_newest_description() -> None:
     addressed = bronze("campaigns", {"campaign_id": 1, "household_id": 7})
     described = bronze(
         "campaign_descriptions",
-        {"campaign_id": 1, "campaign_type": "Type B", "start_date": datetime(2017, 3, 2, 23, tzinfo=UTC), "end_date": None, **FRESH},
-        {"campaign_id": 1, "campaign_type": "Type A", "start_date": datetime(2017, 3, 1, tzinfo=UTC), "end_date": datetime(2017, 3, 9, tzinfo=UTC)},
+        {
+            "campaign_id": 1,
+            "campaign_type": "Type B",
+            "start_date": datetime(2017, 3, 2, 23, tzinfo=UTC),
+            "end_date": None,
+            **FRESH,
+        },
+        {
+            "campaign_id": 1,
+            "campaign_type": "Type A",
+            "start_date": datetime(2017, 3, 1, tzinfo=UTC),
+            "end_date": datetime(2017, 3, 9, tzinfo=UTC),
+        },
     )
     assert out(clean("campaigns", addressed, described)) == [
-        {"campaign_id": 1, "customer_id": 7, "campaign_type": "Type B", "start_date": date(2017, 3, 2), "end_date": None}
+        {
+            "campaign_id": 1,
+            "customer_id": 7,
+            "campaign_type": "Type B",
+            "start_date": date(2017, 3, 2),
+            "end_date": None,
+        }
     ]
 
 
 def test_a_campaign_without_a_description_keeps_its_customers() -> None:
-    addressed = bronze("campaigns", {"campaign_id": 2, "household_id": 7}, {"campaign_id": 2, "household_id": 8}, {"campaign_id": None, "household_id": 9})
-    described = bronze("campaign_descriptions", {"campaign_id": 1, "campaign_type": "Type A"}, {"campaign_id": None, "campaign_type": "Type C"})
+    addressed = bronze(
+        "campaigns",
+        {"campaign_id": 2, "household_id": 7},
+        {"campaign_id": 2, "household_id": 8},
+        {"campaign_id": None, "household_id": 9},
+    )
+    described = bronze(
+        "campaign_descriptions",
+        {"campaign_id": 1, "campaign_type": "Type A"},
+        {"campaign_id": None, "campaign_type": "Type C"},
+    )
     found = out(clean("campaigns", addressed, described), "customer_id")
-    assert [(row["campaign_id"], row["customer_id"], row["campaign_type"]) for row in found] == [(2, 7, None), (2, 8, None), (None, 9, None)]
+    assert [(row["campaign_id"], row["customer_id"], row["campaign_type"]) for row in found] == [
+        (2, 7, None),
+        (2, 8, None),
+        (None, 9, None),
+    ]
 
 
 def test_a_redemption_is_of_a_day() -> None:
-    late = {"household_id": 7, "coupon_upc": 100, "campaign_id": 1, "redemption_date": datetime(2017, 3, 1, 23, 59, 59, 999999, tzinfo=UTC)}
-    assert out(clean("redemptions", bronze("redemptions", late, late | {"redemption_date": None})), "redemption_date") == [
+    late = {
+        "household_id": 7,
+        "coupon_upc": 100,
+        "campaign_id": 1,
+        "redemption_date": datetime(2017, 3, 1, 23, 59, 59, 999999, tzinfo=UTC),
+    }
+    assert out(
+        clean("redemptions", bronze("redemptions", late, late | {"redemption_date": None})), "redemption_date"
+    ) == [
         {"customer_id": 7, "coupon_upc": 100, "campaign_id": 1, "redemption_date": None},
         {"customer_id": 7, "coupon_upc": 100, "campaign_id": 1, "redemption_date": date(2017, 3, 1)},
     ]
 
 
 def test_snapshots_and_deliveries_carry_the_date_of_their_folder() -> None:
-    assert out(clean("customers", bronze("demographics", {"household_id": 7, "age": "65+"})))[0]["snapshot_date"] == date(2017, 3, 1)
+    assert out(clean("customers", bronze("demographics", {"household_id": 7, "age": "65+"})))[0][
+        "snapshot_date"
+    ] == date(2017, 3, 1)
     assert out(clean("products", bronze("products", {"product_id": 7} | FRESH)))[0]["snapshot_date"] == date(2017, 3, 2)
-    assert out(clean("promotions", bronze("promotions", {"product_id": 7, "week": 9} | FRESH)))[0]["landed_date"] == date(2017, 3, 2)
+    assert out(clean("promotions", bronze("promotions", {"product_id": 7, "week": 9} | FRESH)))[0][
+        "landed_date"
+    ] == date(2017, 3, 2)
 
 
 @pytest.mark.parametrize("table", catalog.tables(catalog.Layer.SILVER), ids=lambda one: one.name)
@@ -135,7 +216,11 @@ def test_a_clean_frame_has_the_columns_and_types_of_its_contract(table: Any) -> 
 def winner(*rows: dict[str, Any]) -> list[tuple]:
     """Which of these transactions stay: their quantity and file."""
     cleaned = clean("transactions", bronze("transactions", *(BOUGHT | row for row in rows)))
-    left = stage._without_duplicates(catalog.table("silver.transactions"), cleaned).select("product_id", "quantity", "_file").collect()
+    left = (
+        stage._without_duplicates(catalog.table("silver.transactions"), cleaned)
+        .select("product_id", "quantity", "_file")
+        .collect()
+    )
     return sorted(((row.product_id, row.quantity, row._file) for row in left), key=str)
 
 
@@ -149,7 +234,9 @@ def test_of_two_deliveries_of_a_day_the_newest_wins() -> None:
 
 
 def test_of_two_deliveries_of_an_instant_the_one_loaded_last_wins_then_the_last_name() -> None:
-    assert winner({"quantity": 3, "_loaded_at": FRESH["_loaded_at"]}, {"quantity": 4, "_file": "z.csv"}) == [(2, 3, "a.csv")]
+    assert winner({"quantity": 3, "_loaded_at": FRESH["_loaded_at"]}, {"quantity": 4, "_file": "z.csv"}) == [
+        (2, 3, "a.csv")
+    ]
     assert winner({"quantity": 3}, {"quantity": 4, "_file": "z.csv"}) == [(2, 4, "z.csv")]
 
 
@@ -170,7 +257,11 @@ def test_a_warning_does_not_make_a_row_lose() -> None:
 
 
 def test_rows_with_a_null_in_their_key_are_all_kept() -> None:
-    assert winner({"product_id": None}, {"product_id": None}, {}, {}) == [(2, 3, "a.csv"), (None, 3, "a.csv"), (None, 3, "a.csv")]
+    assert winner({"product_id": None}, {"product_id": None}, {}, {}) == [
+        (2, 3, "a.csv"),
+        (None, 3, "a.csv"),
+        (None, 3, "a.csv"),
+    ]
 
 
 def test_twins_to_the_last_cell_leave_one() -> None:

@@ -1,4 +1,6 @@
-"""What the engine reads of a table: named files where few can hold the rows that are kept, and the same rows as its own reader finds."""
+"""What the engine reads of a table: named files where few can hold the rows that are kept, and the same rows as its own
+reader finds.
+"""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -98,7 +100,10 @@ def test_a_file_without_statistics_may_hold_any_row() -> None:
     publish(visit(1))
     foreign(visit(99, "2017-05-05 10:00", booked_date=None))
     table, march = delta.open_table(NAME), (date(2017, 3, 1), date(2017, 3, 1))
-    assert [len(delta.data_files(table, within={"booked_date": [(one, one)]})) for one in (date(2017, 2, 1), date(2017, 2, 2))] == [2, 1]
+    assert [
+        len(delta.data_files(table, within={"booked_date": [(one, one)]}))
+        for one in (date(2017, 2, 1), date(2017, 2, 2))
+    ] == [2, 1]
     assert len(delta.data_files(table, within={"visited_at": [march]})) == 1
     assert len(delta.data_files(table, within={"no_such_column": [march]})) == 2
     assert len(delta.data_files(table, within={"visited_at": []})) == 0
@@ -108,22 +113,38 @@ def test_rows_that_the_log_does_not_count_are_counted(monkeypatch: pytest.Monkey
     three_days()
     counted = delta._actions(delta.open_table(NAME))
     rows_of = counted["num_records"].to_pylist()
-    uncounted = counted.set_column(counted.column_names.index("num_records"), "num_records", pa.array([None, *rows_of[1:]], pa.int64()))
+    uncounted = counted.set_column(
+        counted.column_names.index("num_records"), "num_records", pa.array([None, *rows_of[1:]], pa.int64())
+    )
     monkeypatch.setattr(delta, "_actions", lambda _: uncounted)
     assert delta.size(delta.open_table(NAME), settings.table_path(NAME)) == (5, sum(counted["size_bytes"].to_pylist()))
     assert delta.extent(delta.open_table(NAME), VISITS) == of("2017-03-01", "2017-03-10")
 
 
 def test_files_that_others_wrote_are_left_to_the_engine() -> None:
-    """Their columns may have other types inside: Sail's parquet reader refuses to bring them together, its Delta reader does."""
+    """Their columns may have other types inside: Sail's parquet reader refuses to bring them together, its Delta reader
+    does.
+    """
     publish(visit(1))
     assert named({}) == 1
-    foreign(visit(2, visitor="bob"), schema=pa.schema([one.with_type(pa.large_string()) if one.name == "visitor" else one for one in SCHEMA]))
+    foreign(
+        visit(2, visitor="bob"),
+        schema=pa.schema([one.with_type(pa.large_string()) if one.name == "visitor" else one for one in SCHEMA]),
+    )
     assert named({}) is None
     assert [row[-1] for row in rows(table_reader.read(NAME, 2))] == ["ada", "bob"]
 
 
-@pytest.mark.parametrize("name", ["_part.zst.parquet", "a[b].zst.parquet", "a*b.zst.parquet", "part%20a.zst.parquet", "s3://elsewhere/part.zst.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_part.zst.parquet",
+        "a[b].zst.parquet",
+        "a*b.zst.parquet",
+        "part%20a.zst.parquet",
+        "s3://elsewhere/part.zst.parquet",
+    ],
+)
 def test_names_that_mean_something_to_the_engine_are_left_to_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     three_days()
     monkeypatch.setattr(delta, "data_files", lambda *_, **__: [{"path": name, "size_bytes": 1}])
@@ -148,7 +169,9 @@ def test_many_files_are_left_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_table_that_somebody_else_partitioned_is_left_to_the_engine() -> None:
     path = settings.table_path(NAME)
     path.mkdir(parents=True)
-    write_deltalake(str(path), pa.Table.from_pylist([visit(1), visit(2, visitor="bob")], schema=SCHEMA), partition_by="visitor")
+    write_deltalake(
+        str(path), pa.Table.from_pylist([visit(1), visit(2, visitor="bob")], schema=SCHEMA), partition_by="visitor"
+    )
     assert named({}, 0) is None
     assert sorted(row.visitor for row in table_reader.read(NAME, 0).collect()) == ["ada", "bob"]
 
@@ -249,13 +272,25 @@ def test_links_go_with_the_run_and_those_of_a_killed_one_with_the_next() -> None
 
 
 DAYS = st.integers(0, 30).map(lambda n: EPOCH + timedelta(n))
-RANGES = st.lists(st.tuples(DAYS, st.integers(0, 5)).map(lambda pair: (pair[0], pair[0] + timedelta(pair[1]))), min_size=1, max_size=3)
-VISITS_OF_A_FILE = st.lists(st.tuples(DAYS, st.integers(0, 86_399_999_999), st.integers(-5, 5), st.one_of(st.none(), DAYS)), min_size=1, max_size=4)
+RANGES = st.lists(
+    st.tuples(DAYS, st.integers(0, 5)).map(lambda pair: (pair[0], pair[0] + timedelta(pair[1]))), min_size=1, max_size=3
+)
+VISITS_OF_A_FILE = st.lists(
+    st.tuples(DAYS, st.integers(0, 86_399_999_999), st.integers(-5, 5), st.one_of(st.none(), DAYS)),
+    min_size=1,
+    max_size=4,
+)
 
 
-@hypothesis(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-@given(st.lists(VISITS_OF_A_FILE, min_size=1, max_size=5), RANGES, RANGES, st.tuples(st.integers(-6, 6), st.integers(0, 4)))
-def test_what_is_kept_is_what_a_search_of_all_rows_keeps(files: list[list[tuple[Any, ...]]], visited: Sequence, booked: Sequence, ids: tuple[int, int]) -> None:
+@hypothesis(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(VISITS_OF_A_FILE, min_size=1, max_size=5), RANGES, RANGES, st.tuples(st.integers(-6, 6), st.integers(0, 4))
+)
+def test_what_is_kept_is_what_a_search_of_all_rows_keeps(
+    files: list[list[tuple[Any, ...]]], visited: Sequence, booked: Sequence, ids: tuple[int, int]
+) -> None:
     for at, contents in enumerate(files):
         visits = [visit(number, f"{day} 00:00", booked_date=other) for day, _, number, other in contents]
         for one, (_, micros, _, _) in zip(visits, contents, strict=True):
@@ -264,7 +299,8 @@ def test_what_is_kept_is_what_a_search_of_all_rows_keeps(files: list[list[tuple[
     version, low, high = delta.version_of(NAME), ids[0], sum(ids)
     within: delta.Within = {"visited_at": visited, "booked_date": booked, "visit_id": [(low, high)]}
     meets = {
-        name: " OR ".join(f"to_date({name}) BETWEEN DATE '{first}' AND DATE '{last}'" for first, last in within[name]) for name in ("visited_at", "booked_date")
+        name: " OR ".join(f"to_date({name}) BETWEEN DATE '{first}' AND DATE '{last}'" for first, last in within[name])
+        for name in ("visited_at", "booked_date")
     }
     kept = f"({meets['visited_at']}) AND ({meets['booked_date']}) AND visit_id BETWEEN {low} AND {high}"
     expected = [
@@ -276,4 +312,6 @@ def test_what_is_kept_is_what_a_search_of_all_rows_keeps(files: list[list[tuple[
         and any(first <= one[3] <= last for first, last in booked)
         and low <= one[2] <= high
     ]
-    assert sorted(row.visit_id for row in table_reader.read(NAME, version, within).filter(kept).collect()) == sorted(one[2] for one in expected)
+    assert sorted(row.visit_id for row in table_reader.read(NAME, version, within).filter(kept).collect()) == sorted(
+        one[2] for one in expected
+    )

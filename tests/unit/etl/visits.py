@@ -65,10 +65,19 @@ def staged(*rows: dict[str, Any], name: str = "a", group: int = 1 << 20) -> Path
     return path
 
 
-def publish(*rows: dict[str, Any], days: tuple[Interval, ...] = (), state: CommitMetadata | None = None, **other: Any) -> int:
+def publish(
+    *rows: dict[str, Any], days: tuple[Interval, ...] = (), state: CommitMetadata | None = None, **other: Any
+) -> int:
     """Publish these rows in one file on the newest version."""
     base = delta.version_of("silver.visits")
-    return publishing.publish(VISITS, [staged(*rows)] if rows else [], state or CommitMetadata("run", touched=days), base=base, replace=days, **other)
+    return publishing.publish(
+        VISITS,
+        [staged(*rows)] if rows else [],
+        state or CommitMetadata("run", touched=days),
+        base=base,
+        replace=days,
+        **other,
+    )
 
 
 def of(start: str, end: str) -> Interval:

@@ -1,4 +1,6 @@
-"""Great Expectations' verdict on hostile rows is that of a count by hand, and each row goes where its own broken checks send it."""
+"""Great Expectations' verdict on hostile rows is that of a count by hand, and each row goes where its own broken checks
+send it.
+"""
 
 import math
 import re
@@ -23,18 +25,27 @@ from expectations.suite import Facts
 from lake.publishing import arrow_type
 
 Row = dict[str, Any]
-FEW_BATCHES = settings(max_examples=4, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=[*HealthCheck])
+FEW_BATCHES = settings(
+    max_examples=4, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=[*HealthCheck]
+)
 MIDNIGHT = datetime(2017, 3, 2, tzinfo=UTC)
 
-# One contract of each layer, between them with every kind of check; a reference is critical nowhere in the shop, so the test makes some.
+# One contract of each layer, between them with every kind of check; a reference is critical nowhere in the shop, so the
+# test makes some.
 ORDERS = catalog.table("bronze.transactions")
-PROMOTIONS = replace(catalog.table("silver.promotions"), references=(Reference(("product_id",), "silver.products", ("product_id",), Severity.CRITICAL),))
+PROMOTIONS = replace(
+    catalog.table("silver.promotions"),
+    references=(Reference(("product_id",), "silver.products", ("product_id",), Severity.CRITICAL),),
+)
 CAMPAIGNS = catalog.table("silver.campaigns")
 REDEMPTIONS = catalog.table("silver.redemptions")
 ACTIVITY = catalog.table("gold.customer_activity")
 KNOWN: dict[str, list[Row]] = {
     "product_id_in_silver_products": [{"product_id": n} for n in (1, 2, 2)],
-    "coupon_upc_campaign_id_in_silver_coupons": [{"coupon_upc": 100, "campaign_id": 1}, {"coupon_upc": 200, "campaign_id": 2}],
+    "coupon_upc_campaign_id_in_silver_coupons": [
+        {"coupon_upc": 100, "campaign_id": 1},
+        {"coupon_upc": 200, "campaign_id": 2},
+    ],
     "campaign_id_customer_id_in_silver_campaigns": [{"campaign_id": 1, "customer_id": 7}],
 }
 
@@ -43,17 +54,27 @@ KNOWN: dict[str, list[Row]] = {
 
 
 RULES: dict[str, tuple[tuple[str, ...], Callable[[Row], bool]]] = {
-    "not_after_landing": (("transaction_timestamp", "_landed_date"), lambda row: row["transaction_timestamp"].date() <= row["_landed_date"]),
+    "not_after_landing": (
+        ("transaction_timestamp", "_landed_date"),
+        lambda row: row["transaction_timestamp"].date() <= row["_landed_date"],
+    ),
     "ends_after_start": (("start_date", "end_date"), lambda row: row["start_date"] <= row["end_date"]),
     "described": ((), lambda row: row["campaign_type"] is not None),
     "at_midnight": (("event_timestamp",), lambda row: row["event_timestamp"].time() == datetime.min.time()),
-    "last_basket_at_is_past": (("last_basket_at", "event_timestamp"), lambda row: row["last_basket_at"] < row["event_timestamp"]),
+    "last_basket_at_is_past": (
+        ("last_basket_at", "event_timestamp"),
+        lambda row: row["last_basket_at"] < row["event_timestamp"],
+    ),
 }
 
 
 def _nests(row: Row) -> bool:
     """SQL's AND: false if any part is false, whatever else is NULL."""
-    pairs = [(f"{name}_{low}d", f"{name}_{high}d") for name in ("baskets", "spend", "items") for low, high in ((7, 30), (30, 90))]
+    pairs = [
+        (f"{name}_{low}d", f"{name}_{high}d")
+        for name in ("baskets", "spend", "items")
+        for low, high in ((7, 30), (30, 90))
+    ]
     return not any(row[low] is not None and row[high] is not None and row[low] > row[high] for low, high in pairs)
 
 
@@ -77,7 +98,13 @@ def broken_by(table: Table, row: Row) -> dict[str, tuple[str, str]]:
         low = -math.inf if column.minimum is None else column.minimum
         high = math.inf if column.maximum is None else column.maximum
         if (column.minimum is not None or column.maximum is not None) and not low <= value <= high:
-            told = f"is not between {low} and {high}" if math.inf not in (-low, high) else f"is below {low}" if high == math.inf else f"is above {high}"
+            told = (
+                f"is not between {low} and {high}"
+                if math.inf not in (-low, high)
+                else f"is below {low}"
+                if high == math.inf
+                else f"is above {high}"
+            )
             found[f"{name}_range"] = (column.severity, f"{name} {told}")
         if column.allowed and value not in column.allowed:
             found[f"{name}_allowed"] = (column.severity, f"{name} is not one of {', '.join(column.allowed)}")
@@ -99,19 +126,33 @@ EDGES: dict[Any, list[Any]] = {
     DOUBLE: [-0.0, 0.0, 0.5, 1.0, 1.0000000000000002, -5e-324, math.nan, math.inf, -math.inf],
     STRING: ["", "0", "A", "a", "Z", "AA", "A\n", "Type A", "Type A ", "type a", "Ä", "'", "0\x00"],
     DATE: [date(2017, 2, 28), date(2017, 3, 1), date(1970, 1, 1)],
-    TIMESTAMP: [MIDNIGHT, MIDNIGHT - timedelta(microseconds=1), MIDNIGHT + timedelta(microseconds=1), datetime(1969, 12, 31, tzinfo=UTC)],
+    TIMESTAMP: [
+        MIDNIGHT,
+        MIDNIGHT - timedelta(microseconds=1),
+        MIDNIGHT + timedelta(microseconds=1),
+        datetime(1969, 12, 31, tzinfo=UTC),
+    ],
 }
 
 
 def cell(column: Column) -> st.SearchStrategy[Any]:
-    edges = [Decimal("-0.01"), Decimal("0.00"), Decimal("0.01"), Decimal("9999999.99")] if isinstance(column.type, DecimalType) else EDGES[column.type]
+    edges = (
+        [Decimal("-0.01"), Decimal("0.00"), Decimal("0.01"), Decimal("9999999.99")]
+        if isinstance(column.type, DecimalType)
+        else EDGES[column.type]
+    )
     return st.sampled_from([*edges, *column.allowed]) | st.none()
 
 
 def valid(table: Table) -> Row:
     """A row that keeps every promise, in which a few cells are then made hostile."""
     known = {LONG: 1, DOUBLE: 0.5, STRING: "A", DATE: date(2017, 3, 1), TIMESTAMP: MIDNIGHT - timedelta(days=1)}
-    row = {one.name: one.allowed[0] if one.allowed else Decimal("1.00") if isinstance(one.type, DecimalType) else known[one.type] for one in table.columns}
+    row = {
+        one.name: (
+            one.allowed[0] if one.allowed else Decimal("1.00") if isinstance(one.type, DecimalType) else known[one.type]
+        )
+        for one in table.columns
+    }
     overrides = {"event_timestamp": MIDNIGHT, "coupon_upc": 100, "customer_id": 7}
     return row | {name: value for name, value in overrides.items() if name in row}
 
@@ -119,7 +160,9 @@ def valid(table: Table) -> Row:
 def hostile(table: Table) -> st.SearchStrategy[list[Row]]:
     change = st.one_of([st.tuples(st.just(column.name), cell(column)) for column in table.columns])
     row = st.lists(change, max_size=3).map(lambda changes: valid(table) | dict(changes))
-    return st.lists(row | st.fixed_dictionaries({column.name: cell(column) for column in table.columns}), min_size=25, max_size=40)
+    return st.lists(
+        row | st.fixed_dictionaries({column.name: cell(column) for column in table.columns}), min_size=25, max_size=40
+    )
 
 
 def frame(schema: pa.Schema, rows: list[Row]) -> Any:
@@ -136,7 +179,14 @@ def judged(table: Table, rows: list[Row], keys: int | None = None) -> Audit:
 
 def counted(rows: list[Row]) -> Counter:
     """Rows as they print, so that NaN is itself and -0.0 is not 0.0."""
-    return Counter(repr(sorted((name, value.astimezone(UTC) if isinstance(value, datetime) else value) for name, value in row.items())) for row in rows)
+    return Counter(
+        repr(
+            sorted(
+                (name, value.astimezone(UTC) if isinstance(value, datetime) else value) for name, value in row.items()
+            )
+        )
+        for row in rows
+    )
 
 
 def test_a_valid_row_of_each_contract_breaks_nothing() -> None:
@@ -156,8 +206,13 @@ def test_verdict_counts_and_reasons_are_those_of_a_count_by_hand(table: Table) -
         failed = Counter(name for broken in by_hand for name in broken)
         row_level = [one for one in verdict.checks if one.check in verdict.row_level]
         assert {one.check: one.failed for one in row_level if not one.success} == failed
-        assert {one.check for one in row_level} == {*(one.name for one in table.checks()), *(one.name for one in table.references)}
-        assert {one.check: (one.severity, one.reason) for one in row_level if not one.success} == {n: told for broken in by_hand for n, told in broken.items()}
+        assert {one.check for one in row_level} == {
+            *(one.name for one in table.checks()),
+            *(one.name for one in table.references),
+        }
+        assert {one.check: (one.severity, one.reason) for one in row_level if not one.success} == {
+            n: told for broken in by_hand for n, told in broken.items()
+        }
         _split_is_right(verdict, rows, by_hand)
 
     check()
@@ -172,7 +227,9 @@ def _split_is_right(verdict: Audit, rows: list[Row], by_hand: list[dict[str, tup
     good, bad = verdict.good.toArrow().to_pylist(), verdict.bad.toArrow().to_pylist()
     assert counted(good) == counted([row for row, why in zip(rows, reasons, strict=True) if not why])
     told = [row | {"reasons": sorted(row["reasons"])} for row in bad]
-    assert counted(told) == counted([row | {"reasons": sorted(why)} for row, why in zip(rows, reasons, strict=True) if why])
+    assert counted(told) == counted(
+        [row | {"reasons": sorted(why)} for row, why in zip(rows, reasons, strict=True) if why]
+    )
 
 
 # --- each kind of check, one case
@@ -209,14 +266,20 @@ def test_a_row_that_breaks_a_critical_check_is_split_off(table: Table, change: R
 )
 def test_a_warning_is_counted_and_never_quarantines(table: Table, change: Row, check: str) -> None:
     verdict = judged(table, [valid(table), valid(table) | change])
-    assert (check, Severity.WARNING, False, 1) in [(one.check, one.severity, one.success, one.failed) for one in verdict.checks]
+    assert (check, Severity.WARNING, False, 1) in [
+        (one.check, one.severity, one.success, one.failed) for one in verdict.checks
+    ]
     assert (verdict.good, verdict.bad, verdict.bad_rows) == (None, None, 0)
     verdict.stop_if_critical(2)
 
 
 def test_a_reference_with_a_null_in_it_refers_to_nothing_and_breaks_nothing() -> None:
     verdict = judged(
-        REDEMPTIONS, [valid(REDEMPTIONS) | {"coupon_upc": None}, valid(REDEMPTIONS) | {"coupon_upc": None, "campaign_id": 99, "customer_id": None}]
+        REDEMPTIONS,
+        [
+            valid(REDEMPTIONS) | {"coupon_upc": None},
+            valid(REDEMPTIONS) | {"coupon_upc": None, "campaign_id": 99, "customer_id": None},
+        ],
     )
     assert [one.check for one in verdict.checks if not one.success] == ["customer_id_present", "coupon_upc_present"]
 
@@ -232,7 +295,12 @@ def test_a_row_is_not_doubled_by_a_table_that_lists_its_reference_twice() -> Non
 
 
 def test_a_row_that_breaks_several_checks_carries_every_critical_reason_and_no_warning() -> None:
-    row = valid(CAMPAIGNS) | {"campaign_id": 0, "customer_id": None, "campaign_type": "Type D", "start_date": date(2017, 3, 2)}
+    row = valid(CAMPAIGNS) | {
+        "campaign_id": 0,
+        "customer_id": None,
+        "campaign_type": "Type D",
+        "start_date": date(2017, 3, 2),
+    }
     assert judged(CAMPAIGNS, [row]).bad.toArrow().to_pylist() == [
         row | {"reasons": ["campaign_id is below 1", "customer_id is missing", "the campaign ends before it starts"]}
     ]
@@ -245,7 +313,9 @@ def test_a_doubled_key_stops_the_table() -> None:
     verdict = judged(CAMPAIGNS, [valid(CAMPAIGNS)] * 3, keys=1)
     (check,) = [one for one in verdict.checks if not one.success]
     assert (check.check, check.reason) == ("key_unique", "campaign_id, customer_id is not unique")
-    with pytest.raises(AuditError, match=r"^silver\.campaigns: campaign_id, customer_id is not unique\. Nothing was published\."):
+    with pytest.raises(
+        AuditError, match=r"^silver\.campaigns: campaign_id, customer_id is not unique\. Nothing was published\."
+    ):
         verdict.stop_if_critical(3)
 
 
@@ -257,7 +327,9 @@ def test_no_row_left_although_rows_came_in_stops_the_table() -> None:
 
 
 def test_another_set_of_columns_stops_the_table() -> None:
-    schema = pa.schema([(column.name, arrow_type(column.type)) for column in CAMPAIGNS.columns] + [("colour", pa.string())])
+    schema = pa.schema(
+        [(column.name, arrow_type(column.type)) for column in CAMPAIGNS.columns] + [("colour", pa.string())]
+    )
     with pytest.raises(AuditError, match=r"^silver\.campaigns: the columns are not those of the contract"):
         audit(CAMPAIGNS, frame(schema, [valid(CAMPAIGNS)]), {}, Facts(1, 1)).stop_if_critical(1)
 
@@ -267,7 +339,13 @@ def test_a_check_that_cannot_be_run_is_told_not_passed() -> None:
     typo = replace(CAMPAIGNS, columns=(CAMPAIGNS.column("campaign_id"), column), key=(), rules=())
     with pytest.raises(AuditError, match=r"^silver\.campaigns: the check campaign_type_pattern could not be run: .+"):
         audit(
-            typo, frame(pa.schema([("campaign_id", pa.int64()), ("campaign_type", pa.string())]), [{"campaign_id": 1, "campaign_type": "5"}]), {}, Facts(1, 1)
+            typo,
+            frame(
+                pa.schema([("campaign_id", pa.int64()), ("campaign_type", pa.string())]),
+                [{"campaign_id": 1, "campaign_type": "5"}],
+            ),
+            {},
+            Facts(1, 1),
         )
 
 
@@ -283,11 +361,19 @@ def with_bad(bad: int) -> Audit:
 
 @pytest.mark.parametrize(("rows", "bad", "rejected"), [(219, 11, 0), (209, 1, 10), (11, 11, 0), (0, 0, 11)])
 def test_too_many_bad_rows_stop_the_table(rows: int, bad: int, rejected: int) -> None:
-    with pytest.raises(AuditError, match=r"^silver\.campaigns: 11 of .* rows \(.*%\) must go to quarantine .* and at most 5% may\. Nothing was published\."):
+    with pytest.raises(
+        AuditError,
+        match=(
+            r"^silver\.campaigns: 11 of .* rows \(.*%\) must go to quarantine .* and at most 5% may\. Nothing was"
+            r" published\."
+        ),
+    ):
         with_bad(bad).stop_if_critical(rows, rejected)
 
 
-@pytest.mark.parametrize(("rows", "bad", "rejected"), [(10, 10, 0), (1, 1, 0), (0, 0, 10), (5, 5, 5), (220, 11, 0), (209, 0, 11), (0, 0, 0)])
+@pytest.mark.parametrize(
+    ("rows", "bad", "rejected"), [(10, 10, 0), (1, 1, 0), (0, 0, 10), (5, 5, 5), (220, 11, 0), (209, 0, 11), (0, 0, 0)]
+)
 def test_few_bad_rows_or_a_small_share_of_them_go_on(rows: int, bad: int, rejected: int) -> None:
     with_bad(bad).stop_if_critical(rows, rejected)
 
@@ -295,9 +381,11 @@ def test_few_bad_rows_or_a_small_share_of_them_go_on(rows: int, bad: int, reject
 def test_what_stops_a_table_is_told_with_counts_and_remedy() -> None:
     with pytest.raises(AuditError) as caught:
         with_bad(1500).stop_if_critical(2000, 23)
-    assert str(caught.value) == (
-        "silver.campaigns: 1,523 of 2,023 rows (75.3%) must go to quarantine (campaign_id is below 1: 1,500, a cell does not fit its column: 23), and at most 5% may."
-        " Nothing was published. Mend the landed files, or raise max_quarantine_share in contracts/silver/campaigns.py"
+    assert (
+        str(caught.value)
+        == "silver.campaigns: 1,523 of 2,023 rows (75.3%) must go to quarantine (campaign_id is below 1: 1,500, a cell"
+        " does not fit its column: 23), and at most 5% may. Nothing was published. Mend the landed files, or raise"
+        " max_quarantine_share in contracts/silver/campaigns.py"
     )
 
 
@@ -317,10 +405,20 @@ def test_a_suite_has_an_expectation_for_every_promise_and_none_besides(table: Ta
     from expectations.suite import expectations_of
 
     names = [name for _, name in expectations_of(table, Facts(1, 1))]
-    promised = [*(check.name for check in table.checks()), *(one.name for one in table.references), "columns", "row_count", *(["key_unique"] * bool(table.key))]
+    promised = [
+        *(check.name for check in table.checks()),
+        *(one.name for one in table.references),
+        "columns",
+        "row_count",
+        *(["key_unique"] * bool(table.key)),
+    ]
     assert names == promised
     severities = {one.name: str(one.severity) for one in (*table.checks(), *table.references)}
-    assert {name: str(getattr(one.severity, "value", one.severity)) for one, name in expectations_of(table, Facts(1, 1)) if name in severities} == severities
+    assert {
+        name: str(getattr(one.severity, "value", one.severity))
+        for one, name in expectations_of(table, Facts(1, 1))
+        if name in severities
+    } == severities
 
 
 def test_a_rule_is_never_forgotten_by_hand() -> None:

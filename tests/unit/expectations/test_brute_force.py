@@ -1,4 +1,6 @@
-"""A feature table is counted anew from its declaration; whatever differs is told. That the count is right, a property test shows."""
+"""A feature table is counted anew from its declaration; whatever differs is told. That the count is right, a property
+test shows.
+"""
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -18,7 +20,13 @@ from lake.delta import METADATA_KEY, CommitMetadata
 pytestmark = pytest.mark.usefixtures("home")
 Row = dict[str, Any]
 FIRST, HORIZON = date(2017, 3, 1), date(2017, 12, 1)
-TYPES = {LONG: pa.int64(), STRING: pa.string(), DATE: pa.date32(), TIMESTAMP: pa.timestamp("us", tz="UTC"), MONEY: pa.decimal128(12, 2)}
+TYPES = {
+    LONG: pa.int64(),
+    STRING: pa.string(),
+    DATE: pa.date32(),
+    TIMESTAMP: pa.timestamp("us", tz="UTC"),
+    MONEY: pa.decimal128(12, 2),
+}
 
 
 def silver(name: str, key: tuple[str, ...], *columns: Column, **other: Any) -> Table:
@@ -31,7 +39,15 @@ def column(name: str, kind: Any) -> Column:
 
 GUEST, ROOM, DAY = column("guest", STRING), column("room", LONG), column("arrived_on", DATE)
 STAYS = silver(
-    "stays", ("stay_id",), column("stay_id", LONG), GUEST, ROOM, DAY, column("arrived_at", TIMESTAMP), column("paid", MONEY), time_column="arrived_at"
+    "stays",
+    ("stay_id",),
+    column("stay_id", LONG),
+    GUEST,
+    ROOM,
+    DAY,
+    column("arrived_at", TIMESTAMP),
+    column("paid", MONEY),
+    time_column="arrived_at",
 )
 TIERS = silver("tiers", ("guest", "since"), GUEST, column("since", DATE), column("tier", STRING))
 OFFERS = silver("offers", ("arrived_on",), DAY, column("percent", LONG))
@@ -40,13 +56,28 @@ AGGREGATIONS = (Sum("spent", "paid", windows=days(7)), Latest("last_at"))
 
 def table(*key: Column, **other: Any) -> Table:
     return feature_table(
-        **{"name": "guests", "doc": "Guests", "owner": "tests", "key": key or (GUEST,), "events": STAYS, "aggregations": AGGREGATIONS, **other}
+        **{
+            "name": "guests",
+            "doc": "Guests",
+            "owner": "tests",
+            "key": key or (GUEST,),
+            "events": STAYS,
+            "aggregations": AGGREGATIONS,
+            **other,
+        }
     )
 
 
 def stay(number: int, guest: str, day: int, paid: int = 1, room: int = 1) -> Row:
     at = datetime(2017, 3, day, 23, 59, 59, tzinfo=UTC)
-    return {"stay_id": number, "guest": guest, "room": room, "arrived_on": at.date(), "arrived_at": at, "paid": Decimal(paid)}
+    return {
+        "stay_id": number,
+        "guest": guest,
+        "room": room,
+        "arrived_on": at.date(),
+        "arrived_at": at,
+        "paid": Decimal(paid),
+    }
 
 
 EVENTS = (stay(1, "ada", 1), stay(2, "bob", 3, 2, room=2), stay(3, "ada", 4, 5))
@@ -54,9 +85,15 @@ EVENTS = (stay(1, "ada", 1), stay(2, "bob", 3, 2, room=2), stay(3, "ada", 4, 5))
 
 def write(contract: Table, rows: list[Row], horizon: date | None = None) -> int:
     fields = [(each.name, TYPES.get(each.type, pa.decimal128(18, 2))) for each in contract.columns]
-    recorded = CommitProperties(custom_metadata={METADATA_KEY: CommitMetadata("run", horizon=horizon).to_json()}) if horizon else None
+    recorded = (
+        CommitProperties(custom_metadata={METADATA_KEY: CommitMetadata("run", horizon=horizon).to_json()})
+        if horizon
+        else None
+    )
     path = str(settings.table_path(contract.qualified))
-    write_deltalake(path, pa.Table.from_pylist(rows, schema=pa.schema(fields)), mode="overwrite", commit_properties=recorded)
+    write_deltalake(
+        path, pa.Table.from_pylist(rows, schema=pa.schema(fields)), mode="overwrite", commit_properties=recorded
+    )
     return DeltaTable(path).version()
 
 
@@ -69,7 +106,14 @@ def rows_of(contract: Table, events: tuple[Row, ...] = EVENTS) -> list[Row]:
         for at in sorted({midnight(row["arrived_on"] + timedelta(days=1 + gone)) for row in own for gone in (0, 7)}):
             known = [row for row in own if row["arrived_at"] < at]
             spent = sum((row["paid"] for row in known if row["arrived_at"] >= at - timedelta(days=7)), Decimal(0))
-            found.append({**dict(zip(keys, key, strict=True)), "event_timestamp": at, "spent_7d": spent, "last_at": max(row["arrived_at"] for row in known)})
+            found.append(
+                {
+                    **dict(zip(keys, key, strict=True)),
+                    "event_timestamp": at,
+                    "spent_7d": spent,
+                    "last_at": max(row["arrived_at"] for row in known),
+                }
+            )
     return found
 
 
@@ -82,7 +126,9 @@ def lake(contract: Table, gold: list[Row] | None = None, **inputs: Any) -> dict[
     return versions | {contract.qualified: write(contract, rows_of(contract) if gold is None else gold, HORIZON)}
 
 
-@pytest.mark.parametrize("key", [(GUEST,), (ROOM,), (DAY,), (GUEST, ROOM, DAY)], ids=lambda key: " ".join(each.name for each in key))
+@pytest.mark.parametrize(
+    "key", [(GUEST,), (ROOM,), (DAY,), (GUEST, ROOM, DAY)], ids=lambda key: " ".join(each.name for each in key)
+)
 def test_a_right_table_has_no_differences_whatever_its_key(key: tuple[Column, ...]) -> None:
     found = verify(table(*key), lake(table(*key)), 10, seed=1)
     assert found.differences == ()
@@ -92,9 +138,16 @@ def test_a_right_table_has_no_differences_whatever_its_key(key: tuple[Column, ..
 
 def test_a_wrong_value_is_told_with_key_instant_and_what_it_should_be() -> None:
     rows = rows_of(table())
-    wrong = [row | {"spent_7d": Decimal("9.00")} if (row["guest"], row["event_timestamp"]) == ("bob", midnight(date(2017, 3, 11))) else row for row in rows]
+    wrong = [
+        row | {"spent_7d": Decimal("9.00")}
+        if (row["guest"], row["event_timestamp"]) == ("bob", midnight(date(2017, 3, 11)))
+        else row
+        for row in rows
+    ]
     found = verify(table(), lake(table(), wrong), 10, seed=1)
-    assert Difference(("bob",), midnight(date(2017, 3, 11)), "spent_7d", Decimal(0), Decimal("9.00")) in found.differences
+    assert (
+        Difference(("bob",), midnight(date(2017, 3, 11)), "spent_7d", Decimal(0), Decimal("9.00")) in found.differences
+    )
     assert {(each.key, each.feature) for each in found.differences} == {(("bob",), "spent_7d")}
 
 
@@ -146,7 +199,8 @@ def test_no_events_are_nothing_to_compare() -> None:
 
 class TestWhatIsJoined:
     DIMENSION = table(
-        joined=(Dimension(TIERS, ("guest",), ("tier",), AsOf.EVENT, "since"),), aggregations=(Count("golden", where="tier = 'gold'", windows=days(7)),)
+        joined=(Dimension(TIERS, ("guest",), ("tier",), AsOf.EVENT, "since"),),
+        aggregations=(Count("golden", where="tier = 'gold'", windows=days(7)),),
     )
     PREPARED = table(
         joined=(MappedInTime(OFFERS, ("arrived_on",)),),
@@ -158,16 +212,27 @@ class TestWhatIsJoined:
         versions = {"silver.stays": write(STAYS, [*EVENTS])}
         versions["silver.tiers"] = write(TIERS, [{"guest": "ada", "since": date(2017, 3, 2), "tier": "gold"}])
         at = [(1, 0), (4, 1), (8, 1), (11, 0)]
-        gold = [{"guest": "ada", "event_timestamp": midnight(date(2017, 3, day + 1)), "golden_7d": count} for day, count in at]
-        gold += [{"guest": "bob", "event_timestamp": midnight(date(2017, 3, day + 1)), "golden_7d": 0} for day in (3, 10)]
+        gold = [
+            {"guest": "ada", "event_timestamp": midnight(date(2017, 3, day + 1)), "golden_7d": count}
+            for day, count in at
+        ]
+        gold += [
+            {"guest": "bob", "event_timestamp": midnight(date(2017, 3, day + 1)), "golden_7d": 0} for day in (3, 10)
+        ]
         versions["gold.guests"] = write(self.DIMENSION, gold, HORIZON)
         assert verify(self.DIMENSION, versions, 10, seed=1).differences == ()
 
     @pytest.fixture
     def versions(self) -> dict[str, int]:
-        versions = {"silver.stays": write(STAYS, [*EVENTS]), "silver.offers": write(OFFERS, [{"arrived_on": date(2017, 3, 3), "percent": 5}])}
+        versions = {
+            "silver.stays": write(STAYS, [*EVENTS]),
+            "silver.offers": write(OFFERS, [{"arrived_on": date(2017, 3, 3), "percent": 5}]),
+        }
         at = [("ada", 1, 0), ("ada", 4, 0), ("ada", 8, 0), ("ada", 11, 0), ("bob", 3, 5), ("bob", 10, 0)]
-        gold = [{"guest": guest, "event_timestamp": midnight(date(2017, 3, day + 1)), "percents_7d": percent} for guest, day, percent in at]
+        gold = [
+            {"guest": guest, "event_timestamp": midnight(date(2017, 3, day + 1)), "percents_7d": percent}
+            for guest, day, percent in at
+        ]
         return versions | {"gold.guests": write(self.PREPARED, gold, HORIZON)}
 
     def test_what_a_transform_prepares_is_said_in_sql(self, versions: dict[str, int]) -> None:
@@ -179,10 +244,17 @@ class TestWhatIsJoined:
     @pytest.mark.parametrize("kind", ["relation", "arrow"])
     def test_or_given_as_rows(self, versions: dict[str, int], kind: str) -> None:
         rows = pa.Table.from_pylist([row | {"percent": 5 if row["guest"] == "bob" else None} for row in EVENTS])
-        assert verify(self.PREPARED, versions, 10, seed=1, prepared=rows if kind == "arrow" else duckdb.from_arrow(rows)).differences == ()
+        assert (
+            verify(
+                self.PREPARED, versions, 10, seed=1, prepared=rows if kind == "arrow" else duckdb.from_arrow(rows)
+            ).differences
+            == ()
+        )
 
     def test_or_missed(self, versions: dict[str, int]) -> None:
-        with pytest.raises(VerifyError, match=r"a transform prepares the events of this table. Give them by `prepared`"):
+        with pytest.raises(
+            VerifyError, match=r"a transform prepares the events of this table. Give them by `prepared`"
+        ):
             verify(self.PREPARED, versions, 10, seed=1)
 
 

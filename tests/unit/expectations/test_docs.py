@@ -26,8 +26,13 @@ CAMPAIGNS = catalog.table("silver.campaigns")
 def verdict() -> Audit:
     """Two campaigns, one without its number."""
     schema = pa.schema([(column.name, arrow_type(column.type)) for column in CAMPAIGNS.columns])
-    rows = [{"campaign_id": 1, "customer_id": 7, "campaign_type": "Type A"}, {"customer_id": 7, "campaign_type": "Type A"}]
-    return audit(CAMPAIGNS, engine.session().createDataFrame(pa.Table.from_pylist(rows, schema=schema)), {}, Facts(2, 2))
+    rows = [
+        {"campaign_id": 1, "customer_id": 7, "campaign_type": "Type A"},
+        {"customer_id": 7, "campaign_type": "Type A"},
+    ]
+    return audit(
+        CAMPAIGNS, engine.session().createDataFrame(pa.Table.from_pylist(rows, schema=schema)), {}, Facts(2, 2)
+    )
 
 
 def keep(verdict: Audit, number: int) -> str:
@@ -137,10 +142,16 @@ def test_no_page_needs_the_internet_and_no_link_is_dead(home: Path, verdict: Aud
     for page in found:
         resources = Resources(page)
         assert resources.loads, "a style at least"
-        near = resources.loads | {link for link in resources.links if not urlsplit(link).scheme and not link.startswith("#")}
+        near = resources.loads | {
+            link for link in resources.links if not urlsplit(link).scheme and not link.startswith("#")
+        }
         assert not [target for target in resources.loads if urlsplit(target).scheme or target.startswith("//")]
         assert not [target for target in near if not (page.parent / unquote(urlsplit(target).path)).exists()]
-    assert not [style for style in (*found, *site.rglob("*.css")) if "url('http" in style.read_text() or 'url("http' in style.read_text()]
+    assert not [
+        style
+        for style in (*found, *site.rglob("*.css"))
+        if "url('http" in style.read_text() or 'url("http' in style.read_text()
+    ]
 
 
 def test_the_index_says_which_checks_are_broken_and_leads_to_their_page(home: Path, verdict: Audit) -> None:
@@ -158,7 +169,14 @@ def test_the_index_says_which_checks_are_broken_and_leads_to_their_page(home: Pa
 
 def test_a_broken_warning_is_no_failure_on_the_index() -> None:
     checks = [{"reason": "quantity is 0", "severity": "warning", "success": False, "failed": 8869}]
-    result = docs.pages.Result("run", "", "t", {"checks": checks}, {"evaluated_expectations": 2, "unsuccessful_expectations": 1}, Path("/s/p.html"))
+    result = docs.pages.Result(
+        "run",
+        "",
+        "t",
+        {"checks": checks},
+        {"evaluated_expectations": 2, "unsuccessful_expectations": 1},
+        Path("/s/p.html"),
+    )
     row = docs.pages._row(Path("/s"), result)
     assert "⚠ 1 warning<" in row
     assert "warning: quantity is 0: 8,869 rows" in row

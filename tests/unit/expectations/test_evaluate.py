@@ -16,7 +16,18 @@ from expectations.evaluate import Numbers, judge, measure, sql_of_checks
 from expectations.suite import Facts, expectations_of
 from lake.publishing import arrow_type
 from tests.unit.expectations import test_audit as hand
-from tests.unit.expectations.test_audit import ACTIVITY, CAMPAIGNS, FEW_BATCHES, ORDERS, PROMOTIONS, REDEMPTIONS, Row, frame, hostile, valid
+from tests.unit.expectations.test_audit import (
+    ACTIVITY,
+    CAMPAIGNS,
+    FEW_BATCHES,
+    ORDERS,
+    PROMOTIONS,
+    REDEMPTIONS,
+    Row,
+    frame,
+    hostile,
+    valid,
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,27 +36,42 @@ def batches() -> Any:
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-    return context.data_sources.add_spark("engine", persist=False).add_dataframe_asset("rows").add_batch_definition_whole_dataframe("rows")
+    return (
+        context.data_sources.add_spark("engine", persist=False)
+        .add_dataframe_asset("rows")
+        .add_batch_definition_whole_dataframe("rows")
+    )
 
 
 def flagged(table: Table, rows: list[Row]) -> Any:
     from expectations.audit import _with_flags
 
-    references = {one.name: frame(pa.schema([(name, pa.int64()) for name in one.to_columns]), hand.KNOWN[one.name]) for one in table.references}
+    references = {
+        one.name: frame(pa.schema([(name, pa.int64()) for name in one.to_columns]), hand.KNOWN[one.name])
+        for one in table.references
+    }
     schema = pa.schema([(column.name, arrow_type(column.type)) for column in table.columns])
     found = frame(schema, rows) if rows else frame(schema, [valid(table)]).filter("false")
     return _with_flags(table, found, references)
 
 
 def verdicts(result: Any) -> list[tuple[Any, ...]]:
-    """Each expectation of a result with what was found: everything that Great Expectations tells in its BASIC format but the samples of values."""
+    """Each expectation of a result with what was found: everything that Great Expectations tells in its BASIC format
+    but the samples of values.
+    """
     told = []
     for one in result.results:
         assert not (one.exception_info or {}).get("raised_exception"), one.exception_info
-        numbers = {name: value for name, value in one.result.items() if name not in ("partial_unexpected_list", "details")}
+        numbers = {
+            name: value for name, value in one.result.items() if name not in ("partial_unexpected_list", "details")
+        }
         if "unexpected_count" in numbers:
-            numbers["unexpected_count"] = numbers["unexpected_count"] or 0  # of no rows at all, Great Expectations counts None
-        told.append((one.expectation_config.type, str(one.expectation_config.kwargs.get("column")), one.success, numbers))
+            numbers["unexpected_count"] = (
+                numbers["unexpected_count"] or 0
+            )  # of no rows at all, Great Expectations counts None
+        told.append(
+            (one.expectation_config.type, str(one.expectation_config.kwargs.get("column")), one.success, numbers)
+        )
     return told
 
 
@@ -97,19 +123,38 @@ def test_a_column_too_many_is_found_by_both(batches: Any) -> None:
 
 def test_counts_stand_in_the_result_though_nothing_failed() -> None:
     verdict = hand.judged(CAMPAIGNS, [valid(CAMPAIGNS), valid(CAMPAIGNS) | {"campaign_type": None}])
-    by_check = {name: one.result for (_, name), one in zip(expectations_of(CAMPAIGNS, Facts(None, 2)), verdict.result.results, strict=True)}
-    assert (by_check["campaign_id_present"]["element_count"], by_check["campaign_id_present"]["unexpected_count"]) == (2, 0)
+    by_check = {
+        name: one.result
+        for (_, name), one in zip(expectations_of(CAMPAIGNS, Facts(None, 2)), verdict.result.results, strict=True)
+    }
+    assert (by_check["campaign_id_present"]["element_count"], by_check["campaign_id_present"]["unexpected_count"]) == (
+        2,
+        0,
+    )
     assert by_check["campaign_type_allowed"]["missing_count"] == 1
     assert by_check["row_count"] == {"observed_value": 2}
 
 
 def test_numbers_of_one_pass_are_those_of_a_count_by_hand() -> None:
-    rows = [valid(CAMPAIGNS), valid(CAMPAIGNS) | {"campaign_id": 0}, valid(CAMPAIGNS) | {"campaign_id": None, "campaign_type": "Type Z"}]
+    rows = [
+        valid(CAMPAIGNS),
+        valid(CAMPAIGNS) | {"campaign_id": 0},
+        valid(CAMPAIGNS) | {"campaign_id": None, "campaign_type": "Type Z"},
+    ]
     found = measure(CAMPAIGNS, flagged(CAMPAIGNS, rows))
     assert found == Numbers(
         rows=3,
         columns=(*CAMPAIGNS.column_names, *(f"is_{rule.name}" for rule in CAMPAIGNS.rules)),
-        broken=dict.fromkeys(sql_of_checks(CAMPAIGNS), 0) | {"campaign_id_present": 1, "campaign_id_range": 1, "campaign_type_allowed": 1},
+        broken=dict.fromkeys(sql_of_checks(CAMPAIGNS), 0)
+        | {"campaign_id_present": 1, "campaign_id_range": 1, "campaign_type_allowed": 1},
         filled=dict.fromkeys(CAMPAIGNS.column_names, 3) | {"campaign_id": 2},
     )
-    assert audit(CAMPAIGNS, frame(pa.schema([(c.name, arrow_type(c.type)) for c in CAMPAIGNS.columns]), rows), {}, Facts(3, 3)).bad_rows == 2
+    assert (
+        audit(
+            CAMPAIGNS,
+            frame(pa.schema([(c.name, arrow_type(c.type)) for c in CAMPAIGNS.columns]), rows),
+            {},
+            Facts(3, 3),
+        ).bad_rows
+        == 2
+    )

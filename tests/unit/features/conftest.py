@@ -33,33 +33,55 @@ def arrow(type_: Type) -> pa.DataType:
 class Lake:
     """Writes tables and releases."""
 
-    def write(self, name: str, rows: list[dict[str, Any]], schema: pa.Schema | None = None, by: list[str] | None = None) -> int:
+    def write(
+        self, name: str, rows: list[dict[str, Any]], schema: pa.Schema | None = None, by: list[str] | None = None
+    ) -> int:
         """Replace gold.<name>, in partitions if told by what; returns the Delta version."""
         path = settings.table_path(f"gold.{name}")
         path.mkdir(parents=True, exist_ok=True)
-        write_deltalake(path, pa.Table.from_pylist(rows, schema or self.schema(name)), mode="overwrite", schema_mode="overwrite", partition_by=by)
+        write_deltalake(
+            path,
+            pa.Table.from_pylist(rows, schema or self.schema(name)),
+            mode="overwrite",
+            schema_mode="overwrite",
+            partition_by=by,
+        )
         return DeltaTable(str(path)).version()
 
     def append(self, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
         """One more file of gold.<name>, whose columns may be new."""
-        write_deltalake(settings.table_path(f"gold.{name}"), pa.Table.from_pylist(rows, schema), mode="append", schema_mode="merge")
+        write_deltalake(
+            settings.table_path(f"gold.{name}"), pa.Table.from_pylist(rows, schema), mode="append", schema_mode="merge"
+        )
 
     def schema(self, name: str) -> pa.Schema:
         return pa.schema([(column.name, arrow(column.type)) for column in catalog.table(f"gold.{name}").columns])
 
     def release(self, *names: str, horizon: str = "2017-02-01") -> release.Release:
         """Pin the present versions."""
-        return release.write({f"gold.{name}": DeltaTable(str(settings.table_path(f"gold.{name}"))).version() for name in names}, horizon)
+        return release.write(
+            {f"gold.{name}": DeltaTable(str(settings.table_path(f"gold.{name}"))).version() for name in names}, horizon
+        )
 
 
 VIEWS = ("customer_activity", "customer_product", "customer_profile", "product_popularity")
 
 
-def activity(customer: int, when: str, spend: str = "1.00", last: str = "2017-01-01 09:30:15", **more: Any) -> dict[str, Any]:
+def activity(
+    customer: int, when: str, spend: str = "1.00", last: str = "2017-01-01 09:30:15", **more: Any
+) -> dict[str, Any]:
     """A row of gold.customer_activity."""
     windows = {f"{what}_{days}d": 1 for what in ("items", "baskets") for days in (7, 30, 90)}
     money = {f"spend_{days}d": pa.scalar(spend).cast(pa.decimal128(18, 2)).as_py() for days in (7, 30, 90)}
-    return {"customer_id": customer, "event_timestamp": at(when), **money, **windows, "discount_share_30d": 0.25, "last_basket_at": at(last), **more}
+    return {
+        "customer_id": customer,
+        "event_timestamp": at(when),
+        **money,
+        **windows,
+        "discount_share_30d": 0.25,
+        "last_basket_at": at(last),
+        **more,
+    }
 
 
 def popularity(product: int, when: str, units: int = 1) -> dict[str, Any]:
@@ -69,15 +91,31 @@ def popularity(product: int, when: str, units: int = 1) -> dict[str, Any]:
     return {"product_id": product, "event_timestamp": at(when), **counts, **money, "promoted_share_28d": 0.5}
 
 
-def pair(customer: int, product: int, when: str, purchases: int = 1, last: str = "2017-01-01 09:30:15") -> dict[str, Any]:
+def pair(
+    customer: int, product: int, when: str, purchases: int = 1, last: str = "2017-01-01 09:30:15"
+) -> dict[str, Any]:
     """A row of gold.customer_product."""
     memory = {"memory_purchases": purchases, "memory_began_at": at("2017-01-01"), "memory_weight": purchases * 2**20}
-    return {"customer_id": customer, "product_id": product, "event_timestamp": at(when), "purchases_90d": purchases, "last_purchased_at": at(last), **memory}
+    return {
+        "customer_id": customer,
+        "product_id": product,
+        "event_timestamp": at(when),
+        "purchases_90d": purchases,
+        "last_purchased_at": at(last),
+        **memory,
+    }
 
 
 def profile(customer: int, when: str, age: str | None) -> dict[str, Any]:
     """A row of gold.customer_profile."""
-    return {"customer_id": customer, "event_timestamp": at(when), "age": age, "income": "35-49K", "household_size": "2", "kids_count": None}
+    return {
+        "customer_id": customer,
+        "event_timestamp": at(when),
+        "age": age,
+        "income": "35-49K",
+        "household_size": "2",
+        "kids_count": None,
+    }
 
 
 @pytest.fixture
@@ -98,11 +136,29 @@ def stocked(lake: Lake) -> Lake:
     """Two customers, two products, a few days; customer 2 has no profile, and pairs (12, 3) and (1, 23) exist."""
     lake.write(
         "customer_activity",
-        [activity(1, "2017-01-02", "10.00"), activity(1, "2017-01-09", "0.05"), activity(2, "2017-01-05", "7.77"), activity(1, "2017-02-03", "99.00")],
+        [
+            activity(1, "2017-01-02", "10.00"),
+            activity(1, "2017-01-09", "0.05"),
+            activity(2, "2017-01-05", "7.77"),
+            activity(1, "2017-02-03", "99.00"),
+        ],
     )
-    lake.write("product_popularity", [popularity(3, "2017-01-02", 5), popularity(23, "2017-01-03", 6), popularity(3, "2017-01-20", 0)])
-    lake.write("customer_product", [pair(12, 3, "2017-01-02", 7), pair(1, 23, "2017-01-02", 9), pair(1, 3, "2017-01-06", 2, "2017-01-05 23:59:59.75")])
-    lake.write("customer_profile", [profile(1, "2017-01-01", "25-34"), profile(12, "2017-01-01", "65+"), profile(12, "2017-01-09", None)])
+    lake.write(
+        "product_popularity",
+        [popularity(3, "2017-01-02", 5), popularity(23, "2017-01-03", 6), popularity(3, "2017-01-20", 0)],
+    )
+    lake.write(
+        "customer_product",
+        [
+            pair(12, 3, "2017-01-02", 7),
+            pair(1, 23, "2017-01-02", 9),
+            pair(1, 3, "2017-01-06", 2, "2017-01-05 23:59:59.75"),
+        ],
+    )
+    lake.write(
+        "customer_profile",
+        [profile(1, "2017-01-01", "25-34"), profile(12, "2017-01-01", "65+"), profile(12, "2017-01-09", None)],
+    )
     lake.release(*VIEWS)
     return lake
 
@@ -113,12 +169,20 @@ JOINS = ("duckdb", "spark", *frames.available())
 
 @pytest.fixture(params=JOINS)
 def exact(request: pytest.FixtureRequest) -> Callable[..., pa.Table]:
-    """`get_historical_features` of views that no registry knows, joined by each that this machine can run, as Arrow, which rounds nothing."""
+    """`get_historical_features` of views that no registry knows, joined by each that this machine can run, as Arrow,
+    which rounds nothing.
+    """
 
     def run(views: list[Any], refs: list[str], labels: Any, full_names: bool = False) -> pa.Table:
-        config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join=request.param, session="etl.engine.session", beyond_horizon="allow"))
+        config = SimpleNamespace(
+            offline_store=ReleaseOfflineStoreConfig(
+                join=request.param, session="etl.engine.session", beyond_horizon="allow"
+            )
+        )
         registry = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
-        return ReleaseOfflineStore.get_historical_features(config, views, refs, labels, registry, "test", full_names).to_arrow()
+        return ReleaseOfflineStore.get_historical_features(
+            config, views, refs, labels, registry, "test", full_names
+        ).to_arrow()
 
     return run
 

@@ -15,7 +15,12 @@ from tests import patience
 def at_once(script: str, *arguments: tuple[Any, ...]) -> Iterator[Callable[[], bool]]:
     """Run the script once with each of these arguments; inside, ask whether any still runs. All must end well."""
     environment = {**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}
-    started = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", script, *map(str, one)], env=environment, stderr=subprocess.PIPE) for one in arguments]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", script, *map(str, one)], env=environment, stderr=subprocess.PIPE
+        )
+        for one in arguments
+    ]
     try:
         yield lambda: any(one.poll() is None for one in started)
         for one in started:

@@ -141,7 +141,11 @@ def test_an_empty_table_has_no_extent() -> None:
 def test_a_file_without_statistics_on_its_time_is_refused() -> None:
     path = settings.table_path(NAME)
     path.mkdir(parents=True)
-    write_deltalake(str(path), pa.Table.from_pylist([visit(1)], schema=SCHEMA), configuration={"delta.dataSkippingNumIndexedCols": "1"})
+    write_deltalake(
+        str(path),
+        pa.Table.from_pylist([visit(1)], schema=SCHEMA),
+        configuration={"delta.dataSkippingNumIndexedCols": "1"},
+    )
     with pytest.raises(LakeError, match="a data file carries no statistics on its time column"):
         delta.extent(table(), VISITS)
 
@@ -262,7 +266,13 @@ def test_a_checkpoint_that_cannot_be_written_is_no_error(monkeypatch: pytest.Mon
 def test_a_torn_checkpoint_is_refused_with_a_remedy_that_helps(size: int) -> None:
     days(11)
     checkpoint().write_bytes(checkpoint().read_bytes()[:size])
-    with pytest.raises(LakeError, match=r"silver\.visits: .* remove _last_checkpoint and each \*\.checkpoint\.parquet from its _delta_log, then run again"):
+    with pytest.raises(
+        LakeError,
+        match=(
+            r"silver\.visits: .* remove _last_checkpoint and each \*\.checkpoint\.parquet from its _delta_log, then run"
+            r" again"
+        ),
+    ):
         read_anew()
     for path in (checkpoint(), log(0).with_name("_last_checkpoint")):
         path.unlink()

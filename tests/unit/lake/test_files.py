@@ -10,7 +10,9 @@ from lake import files
 from lake.files import write_whole
 
 
-def test_writers_with_the_same_process_id_do_not_disturb_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writers_with_the_same_process_id_do_not_disturb_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As containers have that share a volume; threads stand for them."""
     monkeypatch.setattr(files, "sync", lambda _: time.sleep(0.001))
     path, failures, barrier = tmp_path / "file", [], threading.Barrier(4)

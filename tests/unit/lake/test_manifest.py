@@ -17,5 +17,8 @@ def test_a_damaged_manifest_is_named_with_its_file_and_a_remedy(home: Path, cont
     with pytest.raises(ManifestDamagedError, match="Restore the file from a backup") as told:
         manifest.read("kept")
     assert f"training set kept cannot be read: {path} " in str(told.value)
-    with pytest.raises(ManifestDamagedError), pipeline.translate_errors("gold.customer_activity"):  # as a vacuum reads them
+    with (
+        pytest.raises(ManifestDamagedError),
+        pipeline.translate_errors("gold.customer_activity"),
+    ):  # as a vacuum reads them
         manifest.pinned_versions("gold.customer_activity", "any")

@@ -40,7 +40,11 @@ def table() -> DeltaTable:
 
 def photograph() -> dict[str, str]:
     root = settings.table_path(NAME)
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file() and "_stage" not in path.parts}
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file() and "_stage" not in path.parts
+    }
 
 
 # --- append, replace, whole
@@ -78,7 +82,15 @@ def test_a_day_that_fills_its_file_is_replaced_and_no_file_is_rewritten() -> Non
 
 
 def test_a_day_that_is_a_part_of_its_file_is_replaced_and_the_remainder_survives_in_every_cell() -> None:
-    before = visit(1, "2017-02-28 23:59:59.999999", booked_date=None, paid=Decimal("-0.01"), weight=1e-300, is_member=None, visitor="Ŵ\n'")
+    before = visit(
+        1,
+        "2017-02-28 23:59:59.999999",
+        booked_date=None,
+        paid=Decimal("-0.01"),
+        weight=1e-300,
+        is_member=None,
+        visitor="Ŵ\n'",
+    )
     after = visit(4, "2017-03-02 00:00", paid=None, weight=None, visitor=None)
     publish(before, visit(2, "2017-03-01 00:00"), visit(3, "2017-03-01 23:59:59.999999"), after)
     publish(visit(9, "2017-03-01 12:00"), days=(of("2017-03-01", "2017-03-02"),))
@@ -134,7 +146,13 @@ def test_a_table_with_a_date_for_its_time_is_replaced_by_day() -> None:
     by_day = replace(VISITS, time_column="booked_date")
     both = (visit(1, booked_date=date(2017, 2, 1)), visit(2, booked_date=date(2017, 2, 2)))
     base = publishing.publish(by_day, [staged(*both)], CommitMetadata("run"), base=None)
-    publishing.publish(by_day, [staged(visit(9, booked_date=date(2017, 2, 1)))], CommitMetadata("run"), base=base, replace=[of("2017-02-01", "2017-02-02")])
+    publishing.publish(
+        by_day,
+        [staged(visit(9, booked_date=date(2017, 2, 1)))],
+        CommitMetadata("run"),
+        base=base,
+        replace=[of("2017-02-01", "2017-02-02")],
+    )
     assert ids() == [2, 9]
 
 
@@ -146,19 +164,28 @@ def test_a_table_that_moved_since_is_refused_and_left_as_it_was(base: int | None
     for number in (1, 2):
         publish(visit(number))
     before = photograph()
-    with pytest.raises(PublishError, match=rf"^silver\.visits: the table moved from version {base} to 2 while this run worked\. Nothing was written"):
+    with pytest.raises(
+        PublishError,
+        match=rf"^silver\.visits: the table moved from version {base} to 2 while this run worked\. Nothing was written",
+    ):
         publishing.publish(VISITS, [staged(visit(3))], CommitMetadata("late"), base=base, whole=True)
     assert photograph() == before
     assert ids() == [1, 2]
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_writer_that_comes_in_between_wins_and_the_other_is_refused(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+def test_a_writer_that_comes_in_between_wins_and_the_other_is_refused(
+    monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
     publish(visit(1))
     commit = publishing._commit
 
     def overtaken(*arguments: Any) -> None:
-        write_deltalake(str(settings.table_path(NAME)), pa.Table.from_pylist([visit(7)], schema=publishing.arrow_schema(VISITS)), mode="append")
+        write_deltalake(
+            str(settings.table_path(NAME)),
+            pa.Table.from_pylist([visit(7)], schema=publishing.arrow_schema(VISITS)),
+            mode="append",
+        )
         commit(*arguments)
 
     monkeypatch.setattr(publishing, "_commit", overtaken)
@@ -190,7 +217,10 @@ def test_another_schema_is_refused_with_what_differs() -> None:
     for told in (
         "silver.visits: the published table and contracts/silver/visits.py differ in",
         "weight string (the contract says double)",
-        f"Remove {settings.table_path(NAME)}, then run again: the table is rebuilt as a whole from bronze.visits. Former releases",
+        (
+            f"Remove {settings.table_path(NAME)}, then run again: the table is rebuilt as a whole from bronze.visits."
+            " Former releases"
+        ),
     ):
         assert told in str(caught.value)
     assert table().version() == 0
@@ -201,7 +231,10 @@ def test_the_lock_of_a_table_keeps_another_out(monkeypatch: pytest.MonkeyPatch) 
     with publishing.locked(NAME):
         with publishing.locked("silver.other"):
             pass
-        with pytest.raises(PublishError, match=r"^silver\.visits: another process has held the lock for 0\.05 s"), publishing.locked(NAME):
+        with (
+            pytest.raises(PublishError, match=r"^silver\.visits: another process has held the lock for 0\.05 s"),
+            publishing.locked(NAME),
+        ):
             pass
     with publishing.locked(NAME):
         pass
@@ -209,7 +242,15 @@ def test_the_lock_of_a_table_keeps_another_out(monkeypatch: pytest.MonkeyPatch) 
 
 # --- what the log says
 
-FULL = CommitMetadata("run-7", {"bronze.visits": 4}, (of("2017-03-01", "2017-03-02"),), date(2017, 3, 5), "c0de", {"rows_in": 1}, {"bronze.visits": "4f-ü"})
+FULL = CommitMetadata(
+    "run-7",
+    {"bronze.visits": 4},
+    (of("2017-03-01", "2017-03-02"),),
+    date(2017, 3, 5),
+    "c0de",
+    {"rows_in": 1},
+    {"bronze.visits": "4f-ü"},
+)
 
 
 def test_the_state_of_a_commit_reads_back() -> None:
@@ -240,7 +281,9 @@ def test_a_table_that_moves_while_it_is_opened_is_refused(monkeypatch: pytest.Mo
         return original(contract)
 
     monkeypatch.setattr(publishing, "open_or_create", meanwhile)
-    with pytest.raises(PublishError, match=r"^silver\.visits: the table moved from version 1 to 2 while this run worked"):
+    with pytest.raises(
+        PublishError, match=r"^silver\.visits: the table moved from version 1 to 2 while this run worked"
+    ):
         publishing.publish(VISITS, [late], CommitMetadata("late"), base=1)
     assert ids() == [1, 3]
 
@@ -248,7 +291,13 @@ def test_a_table_that_moves_while_it_is_opened_is_refused(monkeypatch: pytest.Mo
 def test_the_statistics_in_the_log_are_those_of_the_data() -> None:
     hostile = [
         visit(-(2**63), "1970-01-01 00:00:00.000001", booked_date=None, weight=float("nan"), visitor=None),
-        visit(2**63 - 1, "1969-12-31 23:59:59.999999", booked_date=date(1969, 12, 31), paid=Decimal("9999999999.99"), visitor="ÿ" * 100),
+        visit(
+            2**63 - 1,
+            "1969-12-31 23:59:59.999999",
+            booked_date=date(1969, 12, 31),
+            paid=Decimal("9999999999.99"),
+            visitor="ÿ" * 100,
+        ),
         visit(0, "2199-12-31 23:59:59.999999", booked_date=date(2017, 2, 28), paid=None, is_member=None),
     ]
     publishing.publish(VISITS, [staged(*hostile, group=1)], CommitMetadata("run"), base=None)
@@ -266,7 +315,10 @@ def oracle(column: str) -> tuple[Any, Any, int, int]:
     """Minimum, maximum, NULLs and rows, counted by DuckDB in the data files."""
     with duckdb.connect() as con:
         con.execute("SET TimeZone='UTC'")
-        query = f"SELECT min({column}) low, max({column}) high, count(*) - count({column}) nulls, count(*) n FROM read_parquet(?)"
+        query = (
+            f"SELECT min({column}) low, max({column}) high, count(*) - count({column}) nulls, count(*) n FROM"
+            " read_parquet(?)"
+        )
         (row,) = con.sql(query, params=[table().file_uris()]).to_arrow_table().to_pylist()
     return row["low"], row["high"], row["nulls"], row["n"]
 
@@ -274,7 +326,11 @@ def oracle(column: str) -> tuple[Any, Any, int, int]:
 def test_a_column_that_is_null_throughout_counts_its_nulls_and_has_no_bounds() -> None:
     publish(visit(1, booked_date=None), visit(2, booked_date=None))
     (action,) = pa.table(table().get_add_actions(flatten=True)).to_pylist()
-    assert (action["null_count.booked_date"], action.get("min.booked_date"), action.get("max.booked_date")) == (2, None, None)
+    assert (action["null_count.booked_date"], action.get("min.booked_date"), action.get("max.booked_date")) == (
+        2,
+        None,
+        None,
+    )
 
 
 def test_the_remainder_of_a_replaced_file_has_statistics_of_its_own() -> None:
@@ -282,7 +338,11 @@ def test_the_remainder_of_a_replaced_file_has_statistics_of_its_own() -> None:
     publish(days=(of("2017-03-01", "2017-03-02"),))
     assert delta.extent(table(), VISITS) == of("2017-03-02", "2017-03-04")
     (action,) = pa.table(table().get_add_actions(flatten=True)).to_pylist()
-    assert (action["num_records"], action["min.visited_at"], action["max.visited_at"]) == (2, at("2017-03-02 08:00"), at("2017-03-03 09:00"))
+    assert (action["num_records"], action["min.visited_at"], action["max.visited_at"]) == (
+        2,
+        at("2017-03-02 08:00"),
+        at("2017-03-03 09:00"),
+    )
 
 
 @pytest.mark.parametrize("contract", [VISITS, *catalog.all_tables()], ids=lambda one: one.qualified)
@@ -301,7 +361,10 @@ def test_schema_and_comments_in_the_log_are_those_of_the_contract(contract: Tabl
         for column in contract.columns
     ]
     assert json.loads(metadata["schemaString"])["fields"] == expected
-    assert (metadata["name"], metadata["description"]) == (contract.qualified, f"{contract.doc}; {contract.grain}. Owner: {contract.owner}")
+    assert (metadata["name"], metadata["description"]) == (
+        contract.qualified,
+        f"{contract.doc}; {contract.grain}. Owner: {contract.owner}",
+    )
 
 
 def test_a_null_in_a_required_column_is_refused_by_the_table_itself() -> None:
@@ -346,7 +409,9 @@ def test_every_reader_sees_the_same_rows(read: Callable) -> None:
 def test_sail_and_delta_rs_skip_no_file_that_holds_the_rows_asked_for() -> None:
     publish(visit(1, "2017-02-28 23:59:59.999999"))
     publish(visit(2, "2017-03-01 00:00:00"))
-    asked = table_reader.read(NAME, table().version()).filter(publishing.days_sql(VISITS, [of("2017-03-01", "2017-03-02")]))
+    asked = table_reader.read(NAME, table().version()).filter(
+        publishing.days_sql(VISITS, [of("2017-03-01", "2017-03-02")])
+    )
     assert [row.visit_id for row in asked.collect()] == [2]
     late = [("visited_at", "<", datetime(2017, 3, 1, tzinfo=UTC))]
     assert table().to_pyarrow_table(filters=late)["visit_id"].to_pylist() == [1]

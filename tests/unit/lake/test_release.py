@@ -89,7 +89,9 @@ def test_an_old_release_stays_readable_byte_for_byte(home: Path) -> None:
 
 
 def test_without_a_release_the_reader_is_told_to_make_one(home: Path) -> None:
-    with pytest.raises(ReleaseError, match=r"there is no release below .*_releases\. Run the DAG `millrace` \(or `make demo`\) first"):
+    with pytest.raises(
+        ReleaseError, match=r"there is no release below .*_releases\. Run the DAG `millrace` \(or `make demo`\) first"
+    ):
         release.read()
 
 
@@ -184,7 +186,12 @@ def test_a_damaged_release_is_named_with_its_file_and_a_remedy(home: Path, conte
     release.write(GOLD, "2017-03-02")
     path = release.folder() / "2.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    for read in (release.read, lambda: release.read(2), lambda: release.pinned_versions("gold.a", "id"), lambda: release.write({}, "2017-03-02")):
+    for read in (
+        release.read,
+        lambda: release.read(2),
+        lambda: release.pinned_versions("gold.a", "id"),
+        lambda: release.write({}, "2017-03-02"),
+    ):
         with pytest.raises(ReleaseDamagedError, match=r"^release 2 cannot be read: ") as told:
             read()
         assert f"{path} {problem}" in str(told.value)

@@ -48,7 +48,9 @@ def test_a_file_becomes_the_variable(tmp_path: Path, content: bytes, value: str)
 
 def test_each_variable_of_the_list_may_be_a_file_and_no_other(tmp_path: Path) -> None:
     path = written(tmp_path, b"opensesame")
-    environment = {name + "_FILE": path for name in (*secret_files.NAMES, "PGPASS", "AWS_WEB_IDENTITY_TOKEN", "MILLRACE_HOME")}
+    environment = {
+        name + "_FILE": path for name in (*secret_files.NAMES, "PGPASS", "AWS_WEB_IDENTITY_TOKEN", "MILLRACE_HOME")
+    }
     secret_files.load(environment)
     others = {"PGPASS_FILE": path, "AWS_WEB_IDENTITY_TOKEN_FILE": path, "MILLRACE_HOME_FILE": path}
     assert environment == dict.fromkeys(secret_files.NAMES, "opensesame") | others
@@ -82,7 +84,9 @@ def test_threads_that_come_at_once_do_not_find_both(tmp_path: Path) -> None:
 
 def test_both_are_refused(tmp_path: Path) -> None:
     environment = {"MILLRACE_ONLINE": URL, "MILLRACE_ONLINE_FILE": written(tmp_path, b"opensesame")}
-    with pytest.raises(SecretError, match=r"^MILLRACE_ONLINE and MILLRACE_ONLINE_FILE are both set\. Unset one of them$"):
+    with pytest.raises(
+        SecretError, match=r"^MILLRACE_ONLINE and MILLRACE_ONLINE_FILE are both set\. Unset one of them$"
+    ):
         secret_files.load(environment)
 
 
@@ -96,7 +100,9 @@ def test_both_are_refused(tmp_path: Path) -> None:
         (b"opensesame" * 10_000, "which has more than 64 KiB"),
     ],
 )
-def test_a_file_that_cannot_be_a_secret_is_named_and_its_content_is_not(tmp_path: Path, content: bytes, fault: str) -> None:
+def test_a_file_that_cannot_be_a_secret_is_named_and_its_content_is_not(
+    tmp_path: Path, content: bytes, fault: str
+) -> None:
     path = written(tmp_path, content)
     with pytest.raises(SecretError) as told:
         secret_files.load({"MILLRACE_ONLINE_FILE": path})
@@ -134,7 +140,9 @@ def test_a_file_of_another_user_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, False), (0o644, True), (0o444, True)])
-def test_a_file_that_all_may_read_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warned: bool) -> None:
+def test_a_file_that_all_may_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warned: bool
+) -> None:
     path = written(tmp_path, b"opensesame", mode)
     secret_files.load({"MILLRACE_ONLINE_FILE": path})
     expected = [f"MILLRACE_ONLINE_FILE names {path}, which every user of this machine can read. Run `chmod o= {path}`"]
@@ -164,7 +172,9 @@ def test_a_file_on_a_read_only_mount_is_not_warned_of(tmp_path: Path) -> None:
 USES = {
     "MILLRACE_ONLINE": "from lake import settings; value = settings.online()",
     "MILLRACE_ENGINE": "from lake import settings; value = settings.engine()",
-    "AWS_SECRET_ACCESS_KEY": "from lake import bucket; bucket.place('s3://lake/x'); value = os.environ['AWS_SECRET_ACCESS_KEY']",
+    "AWS_SECRET_ACCESS_KEY": (
+        "from lake import bucket; bucket.place('s3://lake/x'); value = os.environ['AWS_SECRET_ACCESS_KEY']"
+    ),
 }
 
 
@@ -174,7 +184,9 @@ def test_a_process_that_begins_in_the_middle_reads_its_files(home: Path, name: s
     path = written(home, b"sqlite\n")
     code = f"import os; {USES[name]}; print(value, '{name}_FILE' in os.environ)"
     environment = {**os.environ, f"{name}_FILE": path}
-    done = subprocess.run([sys.executable, "-c", code], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True
+    )
     assert done.stdout == "sqlite False\n", done.stderr
 
 
@@ -189,7 +201,10 @@ def test_each_entry_point_says_what_is_wrong_with_a_file_before_it_does_anything
     done = subprocess.run(command, cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True, check=False)
     said = (done.stdout + done.stderr).strip()
     assert done.returncode in (1, 2)
-    assert said.removeprefix("SecretError: ") == (f"MILLRACE_ONLINE_FILE names {path}, which is not UTF-8. Write the secret as text")
+    assert (
+        said.removeprefix("SecretError: ")
+        == f"MILLRACE_ONLINE_FILE names {path}, which is not UTF-8. Write the secret as text"
+    )
     assert [file.name for file in home.iterdir()] == ["secret"]
 
 

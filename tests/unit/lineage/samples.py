@@ -43,7 +43,9 @@ BRONZE = TableReport(
     checks=CHECKS[:1],
     files=("transactions/2017-01-01/a.parquet", "transactions/2017-01-02/b.parquet"),
 )
-GOLD = TableReport("gold.customer_activity", "unchanged", 9, RowAccount(10, 10, 0, 0), inputs={"silver.transactions": 4})
+GOLD = TableReport(
+    "gold.customer_activity", "unchanged", 9, RowAccount(10, 10, 0, 0), inputs={"silver.transactions": 4}
+)
 
 
 def plain(*found):
@@ -71,10 +73,18 @@ def of_view():
     step = events.view_step(catalog.table("gold.customer_activity"), release=7, parent=PARENT, engine=ENGINE)
     parity = (CheckResult("parity", None, Severity.CRITICAL, True, "served values differ from the offline ones", 0),)
     served = Served("7-0195f2d1", 2469, parity)
-    return plain(events.view_started(step, 9), events.view_completed(step, 9, served), events.view_failed(step, failure(), 9, parity))
+    return plain(
+        events.view_started(step, 9),
+        events.view_completed(step, 9, served),
+        events.view_failed(step, failure(), 9, parity),
+    )
 
 
 def every_kind():
     """Name -> event."""
     groups = {"bronze": of_table(BRONZE), "silver": of_table(SILVER), "gold": of_table(GOLD), "view": of_view()}
-    return {f"{name} {number} {event['eventType']}": event for name, found in groups.items() for number, event in enumerate(found)}
+    return {
+        f"{name} {number} {event['eventType']}": event
+        for name, found in groups.items()
+        for number, event in enumerate(found)
+    }

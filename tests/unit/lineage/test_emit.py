@@ -78,7 +78,9 @@ def test_processes_do_not_tear_each_others_lines(tmp_path):
         writer.join()
 
     found = [json.loads(line) for line in path.read_text().splitlines()]
-    assert {(one["from"], one["turn"]) for one in found} == {(number, turn) for number in range(4) for turn in range(20)}
+    assert {(one["from"], one["turn"]) for one in found} == {
+        (number, turn) for number in range(4) for turn in range(20)
+    }
     assert all(one["text"] == str(one["from"]) * 100_000 for one in found)
 
 
@@ -98,7 +100,10 @@ def test_machines_that_share_a_home_write_a_file_each(event, home, monkeypatch):
     for name in ("here", "there.example.com"):
         monkeypatch.setattr(socket, "gethostname", lambda name=name: name)
         emit.emit(event)
-    assert sorted(path.name for path in (home / "lineage").iterdir()) == ["millrace.here.ndjson", "millrace.there-example-com.ndjson"]
+    assert sorted(path.name for path in (home / "lineage").iterdir()) == [
+        "millrace.here.ndjson",
+        "millrace.there-example-com.ndjson",
+    ]
     assert len(list(read.events())) == len(list(read.events("millrace"))) == 2
 
 

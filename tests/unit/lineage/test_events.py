@@ -18,7 +18,12 @@ def silver():
 def test_one_run_starts_and_completes_and_its_audit_is_its_child(silver):
     start, complete, audit_start, audit, _ = silver
 
-    assert [start["eventType"], complete["eventType"], audit_start["eventType"], audit["eventType"]] == ["START", "COMPLETE", "START", "COMPLETE"]
+    assert [start["eventType"], complete["eventType"], audit_start["eventType"], audit["eventType"]] == [
+        "START",
+        "COMPLETE",
+        "START",
+        "COMPLETE",
+    ]
     assert start["run"]["runId"] == complete["run"]["runId"] != audit["run"]["runId"]
     assert complete["job"]["name"] == "millrace.silver.transactions"
     assert audit["job"]["name"] == "millrace.silver.transactions.audit"
@@ -63,16 +68,29 @@ def test_the_output_is_the_contract_and_the_account(silver, home):
         "ordinal_position": 8,
     }
     assert written["facets"]["version"]["datasetVersion"] == "4"
-    assert (written["facets"]["storage"]["storageLayer"], written["facets"]["storage"]["fileFormat"]) == ("delta", "parquet")
-    assert written["facets"]["symlinks"]["identifiers"] == [{"namespace": "millrace", "name": "silver.transactions", "type": "TABLE"}]
+    assert (written["facets"]["storage"]["storageLayer"], written["facets"]["storage"]["fileFormat"]) == (
+        "delta",
+        "parquet",
+    )
+    assert written["facets"]["symlinks"]["identifiers"] == [
+        {"namespace": "millrace", "name": "silver.transactions", "type": "TABLE"}
+    ]
     assert written["facets"]["ownership"]["owners"][0]["name"] == f"team:{contract.owner}"
-    assert written["facets"]["tags"]["tags"] == [{"key": "pii", "value": "pseudonym", "source": "MILLRACE", "field": "customer_id"}]
-    assert (written["facets"]["dataQualityMetrics"]["rowCount"], written["facets"]["dataQualityMetrics"]["bytes"]) == (990, 12_345)
+    assert written["facets"]["tags"]["tags"] == [
+        {"key": "pii", "value": "pseudonym", "source": "MILLRACE", "field": "customer_id"}
+    ]
+    assert (written["facets"]["dataQualityMetrics"]["rowCount"], written["facets"]["dataQualityMetrics"]["bytes"]) == (
+        990,
+        12_345,
+    )
     assert written["outputFacets"]["outputStatistics"]["rowCount"] == 90
     account = written["outputFacets"]["millrace_rowAccount"]
     assert account["rowsIn"] == account["published"] + account["quarantined"] + account["duplicates"] == 100
     assert account["quarantineVersion"] == 6
-    assert (rejected["name"], rejected["facets"]["version"]["datasetVersion"]) == (f"{home}/lake/quarantine/transactions", "6")
+    assert (rejected["name"], rejected["facets"]["version"]["datasetVersion"]) == (
+        f"{home}/lake/quarantine/transactions",
+        "6",
+    )
     assert rejected["outputFacets"]["outputStatistics"]["rowCount"] == 3
 
 
@@ -80,7 +98,10 @@ def test_checks_are_assertions_about_the_published_table(silver, home):
     (audited,) = silver[3]["inputs"]
 
     assert silver[3]["outputs"] == []
-    assert (audited["name"], audited["facets"]["version"]["datasetVersion"]) == (f"{home}/lake/silver/transactions", "4")
+    assert (audited["name"], audited["facets"]["version"]["datasetVersion"]) == (
+        f"{home}/lake/silver/transactions",
+        "4",
+    )
     first, second, third, _ = audited["inputFacets"]["dataQualityAssertions"]["assertions"]
     assert first == {
         "assertion": "not_null",
@@ -126,8 +147,14 @@ def test_bronze_reads_landed_files_and_creates_its_table(home):
     (landed,) = complete["inputs"]
 
     assert (landed["namespace"], landed["name"]) == ("file", f"{home}/landing/transactions")
-    assert landed["inputFacets"]["subset"]["inputCondition"] == {"type": "location", "locations": list(samples.BRONZE.files)}
-    assert (landed["inputFacets"]["inputStatistics"]["rowCount"], landed["inputFacets"]["inputStatistics"]["fileCount"]) == (100, 2)
+    assert landed["inputFacets"]["subset"]["inputCondition"] == {
+        "type": "location",
+        "locations": list(samples.BRONZE.files),
+    }
+    assert (
+        landed["inputFacets"]["inputStatistics"]["rowCount"],
+        landed["inputFacets"]["inputStatistics"]["fileCount"],
+    ) == (100, 2)
     assert landed["facets"]["datasetType"]["datasetType"] == "FILE"
     assert complete["outputs"][0]["facets"]["lifecycleStateChange"]["lifecycleStateChange"] == "CREATE"
     assert len(complete["outputs"]) == 1
@@ -152,7 +179,9 @@ def test_a_view_is_made_from_a_gold_version_and_served_as_a_generation(home):
     assert (served["namespace"], served["name"]) == ("millrace", "online_store_customer_activity")
     assert served["facets"]["version"]["datasetVersion"] == "7-0195f2d1"
     assert served["outputFacets"]["outputStatistics"]["rowCount"] == 2469
-    assert [field["name"] for field in served["facets"]["schema"]["fields"]] == list(catalog.table("gold.customer_activity").column_names)
+    assert [field["name"] for field in served["facets"]["schema"]["fields"]] == list(
+        catalog.table("gold.customer_activity").column_names
+    )
     assert complete["run"]["facets"]["tags"]["tags"][0] == {"key": "release", "value": "7", "source": "MILLRACE"}
     assert complete["run"]["facets"]["test"]["tests"][0]["name"] == "parity"
     assert failed["eventType"] == "FAIL"
@@ -168,7 +197,9 @@ def test_every_facet_names_our_producer_although_airflow_has_set_its_own():
 
     def producers(node):
         if isinstance(node, dict):
-            return {node[key] for key in ("_producer", "producer") if key in node}.union(*(producers(one) for one in node.values()))
+            return {node[key] for key in ("_producer", "producer") if key in node}.union(
+                *(producers(one) for one in node.values())
+            )
         return set().union(*(producers(one) for one in node)) if isinstance(node, list) else set()
 
     assert producers(list(found.values())) == {"urn:millrace:lineage:1"}
@@ -177,4 +208,6 @@ def test_every_facet_names_our_producer_although_airflow_has_set_its_own():
 def test_a_run_without_parent_is_the_root_of_its_children():
     step = events.table_step(catalog.table("silver.transactions"))
 
-    assert step.as_parent == Parent("millrace", "millrace.silver.transactions", step.run_id, "millrace", "millrace.silver.transactions", step.run_id)
+    assert step.as_parent == Parent(
+        "millrace", "millrace.silver.transactions", step.run_id, "millrace", "millrace.silver.transactions", step.run_id
+    )

@@ -34,7 +34,10 @@ def test_a_run_that_fails_passes_its_error_on():
         run.checks = samples.CHECKS
         raise ValueError("torn file")
 
-    with pytest.raises(ValueError, match="torn file"), recorded(TABLE, samples.INTERVAL, {"bronze.transactions": 2}) as run:
+    with (
+        pytest.raises(ValueError, match="torn file"),
+        recorded(TABLE, samples.INTERVAL, {"bronze.transactions": 2}) as run,
+    ):
         torn(run)
 
     start, failed = read.last_run("silver.transactions")

@@ -62,14 +62,20 @@ OUT = ("outputs", 0)
         (_drop(*OUT, "facets", "schema", "_schemaURL"), "'_schemaURL' is a required property"),
         (_set((*OUT, "facets", "schema", "fields", 0, "name"), 1), "1 is not of type 'string'"),
         (_set((*OUT, "facets", "version", "datasetVersion"), 4), "4 is not of type 'string'"),
-        (_set((*OUT, "facets", "schema", "_schemaURL"), "https://openlineage.io/spec/facets/9-9-9/NoSuchFacet.json"), "there is no schema"),
+        (
+            _set((*OUT, "facets", "schema", "_schemaURL"), "https://openlineage.io/spec/facets/9-9-9/NoSuchFacet.json"),
+            "there is no schema",
+        ),
         (_set((*OUT, "outputFacets", "outputStatistics", "rowCount"), "90"), "'90' is not of type 'integer'"),
         (_drop(*OUT, "outputFacets", "millrace_rowAccount", "duplicates"), "'duplicates' is a required property"),
         (_set((*OUT, "outputFacets", "millrace_rowAccount", "published"), -1), "-1 is less than the minimum"),
         (_drop("run", "facets", "parent", "run", "runId"), "'runId' is a required property"),
         (_move_schema, "stands where a RunFacet belongs"),
         (_rename_version, "the key of DatasetVersionDatasetFacet is version"),
-        (_set(("run", "facets", "airflow"), {"_producer": "urn:x", "_schemaURL": "urn:y"}), "run.airflow: 'dag' is a required property"),
+        (
+            _set(("run", "facets", "airflow"), {"_producer": "urn:x", "_schemaURL": "urn:y"}),
+            "run.airflow: 'dag' is a required property",
+        ),
     ],
 )
 def test_a_broken_event_is_refused(change, complaint):

@@ -57,7 +57,10 @@ def test_help_lists_every_command(capsys: Out) -> None:
         cli.main(["--help"])
     out = capsys.readouterr().out
     assert caught.value.code == 0
-    assert all(f"\n    {name}" in out for name in ("sample", "run", "serve", "compare", "tables", "profile", "optimize", "vacuum", "training-set"))
+    assert all(
+        f"\n    {name}" in out
+        for name in ("sample", "run", "serve", "compare", "tables", "profile", "optimize", "vacuum", "training-set")
+    )
 
 
 def test_the_command_millrace_is_this_command_line(tmp_path: Path, home: Path) -> None:
@@ -71,9 +74,17 @@ def test_the_command_millrace_is_this_command_line(tmp_path: Path, home: Path) -
     (tmp_path / "venv" / "python").chmod(0o755)
     (tmp_path / "bin" / "millrace").symlink_to(tmp_path / "venv" / "millrace")
     environment = {**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}
-    told = subprocess.run([tmp_path / "bin" / "millrace", "training-set", "list"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    told = subprocess.run(
+        [tmp_path / "bin" / "millrace", "training-set", "list"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert (told.returncode, told.stdout.splitlines()[0]) == (0, "Training sets")
-    wrong = subprocess.run([tmp_path / "venv" / "millrace", "fly"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    wrong = subprocess.run(
+        [tmp_path / "venv" / "millrace", "fly"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert (wrong.returncode, wrong.stderr.split()[:2]) == (2, ["usage:", "millrace"])
 
 
@@ -94,11 +105,15 @@ def sentence(capsys: Out) -> Callable[..., str]:
 
 
 def test_an_interval_that_ends_before_it_starts(sentence: Callable) -> None:
-    assert sentence("run", "--start", "2017-03-05", "--end", "2017-03-01").startswith("IntervalError: end 2017-03-01 is not after start 2017-03-05.")
+    assert sentence("run", "--start", "2017-03-05", "--end", "2017-03-01").startswith(
+        "IntervalError: end 2017-03-01 is not after start 2017-03-05."
+    )
 
 
 def test_an_interval_outside_of_the_data(sentence: Callable, shop: Shop) -> None:
-    assert "[2016-01-01, 2016-01-02) lies outside the data" in sentence("run", "--start", "2016-01-01", "--end", "2016-01-02")
+    assert "[2016-01-01, 2016-01-02) lies outside the data" in sentence(
+        "run", "--start", "2016-01-01", "--end", "2016-01-02"
+    )
 
 
 def test_no_landing_zone(sentence: Callable, home: Path) -> None:
@@ -107,17 +122,24 @@ def test_no_landing_zone(sentence: Callable, home: Path) -> None:
 
 
 def test_serving_before_there_is_a_release(sentence: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.pipeline, "serve", lambda number, **_: release.read(number))  # what it does first, without the seconds that Feast takes to import
+    monkeypatch.setattr(
+        cli.pipeline, "serve", lambda number, **_: release.read(number)
+    )  # what it does first, without the seconds that Feast takes to import
     assert sentence("serve").startswith("ReleaseError: there is no release below")
     assert sentence("serve", "--release", "7").startswith("ReleaseError: there is no release below")
 
 
-def test_square_brackets_of_an_error_are_text_and_not_markup(sentence: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_square_brackets_of_an_error_are_text_and_not_markup(
+    sentence: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("[bold]a [/] b[2017-01-01, 2017-01-02)")
 
     monkeypatch.setattr(cli.pipeline, "run_all", fail)
-    assert sentence("run", "--start", "2017-03-01", "--end", "2017-03-02") == "RuntimeError: [bold]a [/] b[2017-01-01, 2017-01-02)"
+    assert (
+        sentence("run", "--start", "2017-03-01", "--end", "2017-03-02")
+        == "RuntimeError: [bold]a [/] b[2017-01-01, 2017-01-02)"
+    )
 
 
 def test_a_home_that_cannot_be_a_folder(sentence: Callable, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
@@ -136,10 +158,15 @@ def published(home: Path) -> str:
     """A table of three rows, some of which a terminal had better not take for commands."""
     from deltalake import write_deltalake
 
-    rows = {"shop": ["[/]b\x1b[31m", "", None], "opened_at": [datetime(2017, 1, 1, tzinfo=UTC), None, datetime(2017, 1, 1, 9, 30, tzinfo=UTC)]}
+    rows = {
+        "shop": ["[/]b\x1b[31m", "", None],
+        "opened_at": [datetime(2017, 1, 1, tzinfo=UTC), None, datetime(2017, 1, 1, 9, 30, tzinfo=UTC)],
+    }
     path = home / "lake" / "silver" / "shops"
     path.mkdir(parents=True)
-    write_deltalake(path, pa.table({**rows, "takings": pa.array([Decimal("-1.50"), Decimal("2.00"), None], pa.decimal128(12, 2))}))
+    write_deltalake(
+        path, pa.table({**rows, "takings": pa.array([Decimal("-1.50"), Decimal("2.00"), None], pa.decimal128(12, 2))})
+    )
     return "silver.shops"
 
 
@@ -166,12 +193,18 @@ def test_a_profile_is_the_same_whoever_counts(published: str, capsys: Out) -> No
 
 def test_a_profile_of_what_is_not_there(sentence: Callable, published: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "SourceError: gold.shops was never published" in sentence("profile", "gold.shops")
-    assert "SourceError: silver.shops has no version 3: its newest is 0" in sentence("profile", published, "--version", "3")
+    assert "SourceError: silver.shops has no version 3: its newest is 0" in sentence(
+        "profile", published, "--version", "3"
+    )
     monkeypatch.setattr("features.offline.frames.find_spec", lambda _name: None)
-    assert sentence("profile", published, "--by", "cudf").startswith("FramesError: cudf was asked for, and it is not installed. Run `make gpu`")
+    assert sentence("profile", published, "--by", "cudf").startswith(
+        "FramesError: cudf was asked for, and it is not installed. Run `make gpu`"
+    )
 
 
-def test_a_run_that_fails_accounts_for_the_tables_that_it_published(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fails_accounts_for_the_tables_that_it_published(
+    capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run_table(name: str, *_: object) -> TableReport:
         if name == "silver.products":
             raise PublishError("silver.products: another writer committed")

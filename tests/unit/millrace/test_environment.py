@@ -21,7 +21,9 @@ from millrace.health import Health, Probe
 
 @pytest.fixture(autouse=True)
 def _home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(("MILLRACE_", "AIRFLOW__")) and name != "MILLRACE_HOME"]:
+    for name in [
+        name for name in os.environ if name.startswith(("MILLRACE_", "AIRFLOW__")) and name != "MILLRACE_HOME"
+    ]:
         monkeypatch.delenv(name)
 
 
@@ -34,13 +36,17 @@ class TestDatabase:
         assert not [name for name in variables() if "SQL_ALCHEMY" in name]
 
     def test_both_drivers_take_the_same_options(self) -> None:
-        found = variables(MILLRACE_DATABASE="postgresql://me:se%40cret@db:5433/airflow?sslmode=verify-full&sslrootcert=/ca.pem")
+        found = variables(
+            MILLRACE_DATABASE="postgresql://me:se%40cret@db:5433/airflow?sslmode=verify-full&sslrootcert=/ca.pem"
+        )
         rest = "me:se%40cret@db:5433/airflow?sslmode=verify-full&sslrootcert=/ca.pem"
         assert found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == f"postgresql+psycopg2://{rest}"
         assert found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"] == f"postgresql+psycopg_async://{rest}"
 
     def test_airflows_own_variable_wins(self) -> None:
-        found = variables(MILLRACE_DATABASE="postgresql://db/a", AIRFLOW__DATABASE__SQL_ALCHEMY_CONN="postgresql://db/b")
+        found = variables(
+            MILLRACE_DATABASE="postgresql://db/a", AIRFLOW__DATABASE__SQL_ALCHEMY_CONN="postgresql://db/b"
+        )
         assert found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "postgresql://db/b"
         assert found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"] == "postgresql+psycopg_async://db/b"
 
@@ -52,7 +58,10 @@ class TestDatabase:
 
     def test_one_that_does_not_answer_is_told_without_its_password(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MILLRACE_DATABASE", f"postgresql://me:secret@127.0.0.1:{free_port()}/airflow")
-        with pytest.raises(metadata.MetadataError, match=r"^the database that MILLRACE_DATABASE names cannot be used: .*refused.*See that it runs") as caught:
+        with pytest.raises(
+            metadata.MetadataError,
+            match=r"^the database that MILLRACE_DATABASE names cannot be used: .*refused.*See that it runs",
+        ) as caught:
             metadata.migrate(lambda _message: None)
         assert "secret" not in str(caught.value)
 
@@ -128,12 +137,20 @@ class TestStart:
     @pytest.fixture(autouse=True)
     def _caught(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.started: list[tuple[list[str], dict[str, str]]] = []
-        monkeypatch.setattr(os, "execve", lambda _program, arguments, variables: self.started.append((arguments, variables)))
+        monkeypatch.setattr(
+            os, "execve", lambda _program, arguments, variables: self.started.append((arguments, variables))
+        )
 
     def test_components_that_share_a_database_need_the_same_secrets(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MILLRACE_DATABASE", "postgresql://db/airflow")
         monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "key")
-        with pytest.raises(SettingError, match=r"^AIRFLOW__API_AUTH__JWT_SECRET, AIRFLOW__API__SECRET_KEY not set\. .* give all of them the same values"):
+        with pytest.raises(
+            SettingError,
+            match=(
+                r"^AIRFLOW__API_AUTH__JWT_SECRET, AIRFLOW__API__SECRET_KEY not set\. .* give all of them the same"
+                r" values"
+            ),
+        ):
             foreground.start("scheduler")
         monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET_CMD", "cat /run/secrets/jwt")
         monkeypatch.setenv("AIRFLOW__API__SECRET_KEY", "key")
@@ -216,12 +233,19 @@ class TestCommand:
 
     def ask(self, port: int, *arguments: str) -> tuple[int, str]:
         ports = {name: str(port) for name in ("MILLRACE_PORT", "MILLRACE_FEATURES_PORT", "MILLRACE_HEALTH_PORT")}
-        done = subprocess.run([sys.executable, "-I", "-S", SCRIPT, *arguments], env=ports, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", SCRIPT, *arguments], env=ports, capture_output=True, text=True, check=False
+        )
         return done.returncode, done.stdout + done.stderr
 
     def test_it_asks_each_component_in_its_way(self, server: HTTPServer) -> None:
         healthy = (200, '{"metadatabase": {"status": "healthy"}, "scheduler": {"status": null}}')
-        server.answers = {"/api/v2/monitor/health": healthy, "/ready": (503, '{"reason": "starting"}'), "/live": (200, ""), "/health": (200, "")}  # type: ignore[attr-defined]
+        server.answers = {
+            "/api/v2/monitor/health": healthy,
+            "/ready": (503, '{"reason": "starting"}'),
+            "/live": (200, ""),
+            "/health": (200, ""),
+        }  # type: ignore[attr-defined]
         port = server.server_port
         assert self.ask(port, "api-server") == (0, "")
         assert self.ask(port, "features", "--live") == self.ask(port, "scheduler", "--live") == (0, "")

@@ -25,11 +25,15 @@ def test_a_full_disk_names_the_file_the_room_and_the_folder_that_the_user_knows(
     assert told.startswith(f"No space left on device: {home}/lake/silver/x.parquet (")
     assert told.endswith("bytes are free there)")
     assert remedy == f"See that {home}/lake has room and can be written"
-    assert errors.explain(full(home / "data_docs" / "index.html")).remedy == f"See that {home} has room and can be written"
+    assert (
+        errors.explain(full(home / "data_docs" / "index.html")).remedy == f"See that {home} has room and can be written"
+    )
     assert errors.explain(full(Path("/elsewhere/x"))).remedy == "See that /elsewhere/x has room and can be written"
 
 
-def test_a_full_disk_is_explained_with_lake_and_landing_zone_in_a_bucket(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_explained_with_lake_and_landing_zone_in_a_bucket(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(settings, "lake", lambda: UPath("s3://bucket/lake"))
     monkeypatch.setattr(settings, "landing", lambda: UPath("s3://bucket/landing"))
     explanation = errors.explain(full(home / "data_docs" / "index.html"))
@@ -81,7 +85,8 @@ def test_a_link_that_leads_back_to_itself_is_named(home: Path, monkeypatch: pyte
     reads = {"MILLRACE_HOME": settings.home, "MILLRACE_LAKE": settings.lake, "MILLRACE_LANDING": settings.landing}
     with pytest.raises(OSError, match="symbolic links") as caught:
         reads[variable]()
-    assert errors.sentence(caught.value) == (
-        f"Too many levels of symbolic links: {loop}/below. Put a folder, or a link to one, in the place of the symbolic link that leads "
-        "back to itself, then run the same command again"
+    assert (
+        errors.sentence(caught.value)
+        == f"Too many levels of symbolic links: {loop}/below. Put a folder, or a link to one, in the place of the"
+        " symbolic link that leads back to itself, then run the same command again"
     )

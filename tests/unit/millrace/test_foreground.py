@@ -45,7 +45,11 @@ def start(home: Path) -> Iterator[Start]:
 
     def run(how: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", PROGRAM, how], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-W", "ignore", "-c", PROGRAM, how],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         started.append(process)
         return process
@@ -99,7 +103,10 @@ def test_a_signal_reaches_the_thread_that_waits(start: Start) -> None:
     at_work(process)
 
     def waits_alone() -> bool:
-        takes = {thread.name: not blocked(thread) >> (signal.SIGTERM - 1) & 1 for thread in Path(f"/proc/{process.pid}/task").iterdir()}
+        takes = {
+            thread.name: not blocked(thread) >> (signal.SIGTERM - 1) & 1
+            for thread in Path(f"/proc/{process.pid}/task").iterdir()
+        }
         return len(takes) > 1 and [name for name, does in takes.items() if does] == [str(process.pid)]
 
     patience.until(waits_alone, "a thread of the health server takes signals")

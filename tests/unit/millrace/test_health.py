@@ -1,4 +1,6 @@
-"""What a component's health server says of its heartbeat, and what asking it costs: a real database, server and command, and no Airflow."""
+"""What a component's health server says of its heartbeat, and what asking it costs: a real database, server and
+command, and no Airflow.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +44,15 @@ def beat(tmp_path: Path, port: int) -> Beat:
     def write(seconds: float) -> None:
         now = datetime.now(UTC).replace(tzinfo=None)
         with sqlite3.connect(path) as connection:
-            others = [("TriggererJob", "elsewhere", now, now), ("SchedulerJob", "here", now, now), ("TriggererJob", "here", now - timedelta(hours=2), now)]
+            others = [
+                ("TriggererJob", "elsewhere", now, now),
+                ("SchedulerJob", "here", now, now),
+                ("TriggererJob", "here", now - timedelta(hours=2), now),
+            ]
             ours = ("TriggererJob", "here", now, now - timedelta(seconds=seconds))
             connection.executemany(
-                "INSERT INTO job VALUES (?, ?, ?, ?)", [(*row[:2], *(moment.isoformat(" ") for moment in row[2:])) for row in (*others, ours)]
+                "INSERT INTO job VALUES (?, ?, ?, ?)",
+                [(*row[:2], *(moment.isoformat(" ") for moment in row[2:])) for row in (*others, ours)],
             )
 
     return write
@@ -61,7 +68,9 @@ def answer(port: int, path: str) -> int:
 
 def ask() -> subprocess.CompletedProcess[str]:
     """As Docker does."""
-    return subprocess.run([Path(sys.executable).with_name("millrace"), "health", "triggerer"], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [Path(sys.executable).with_name("millrace"), "health", "triggerer"], capture_output=True, text=True, check=False
+    )
 
 
 def test_a_component_that_says_nothing_is_not_ready_and_says_why(beat: Beat, port: int) -> None:

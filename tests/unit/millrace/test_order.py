@@ -14,11 +14,15 @@ def test_downstream_follows_inputs_and_references_over_any_number_of_steps() -> 
     gold = {"gold.customer_activity", "gold.customer_product", "gold.product_popularity"}
     assert pipeline._downstream(catalog.table("silver.transactions")) == gold
     assert pipeline._downstream(catalog.table("bronze.transactions")) == gold | {"silver.transactions"}
-    assert {"silver.products", "silver.transactions", "silver.promotions", *gold} <= pipeline._downstream(catalog.table("bronze.products"))
+    assert {"silver.products", "silver.transactions", "silver.promotions", *gold} <= pipeline._downstream(
+        catalog.table("bronze.products")
+    )
     assert pipeline._downstream(catalog.table("gold.customer_profile")) == set()
 
 
-def test_no_more_tables_run_than_there_are_workers_and_each_after_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_tables_run_than_there_are_workers_and_each_after_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     running: set[str] = set()
     most, done, lock = [0], [], threading.Lock()
 
@@ -36,13 +40,17 @@ def test_no_more_tables_run_than_there_are_workers_and_each_after_what_it_needs(
     monkeypatch.setattr(pipeline, "check_interval", lambda start, end: Interval.parse(start, end))
     monkeypatch.setattr(pipeline, "run_table", run_table)
     monkeypatch.setattr(pipeline, "make_release", lambda *_: None)
-    assert [report.table for report in pipeline.run_all("2017-01-01", "2017-01-02", "test")] == [one.qualified for one in catalog.tables()]
+    assert [report.table for report in pipeline.run_all("2017-01-01", "2017-01-02", "test")] == [
+        one.qualified for one in catalog.tables()
+    ]
     assert most == [pipeline.WORKERS]
     assert sorted(done) == sorted(one.qualified for one in catalog.tables())
     assert done.index("silver.transactions") < done.index("bronze.redemptions")
 
 
-def test_a_table_that_is_under_way_when_another_fails_is_reported_and_no_other_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_is_under_way_when_another_fails_is_reported_and_no_other_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     begun, failed, said = [], threading.Event(), []
 
     def run_table(name: str, *_: object) -> SimpleNamespace:

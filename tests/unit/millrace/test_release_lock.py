@@ -12,8 +12,13 @@ from millrace import maintenance, pipeline
 DAY = Interval.parse("2017-03-01", "2017-03-02")
 
 
-@pytest.mark.parametrize("act", [lambda: pipeline.make_release(DAY, "test"), lambda: maintenance.forget_releases(2)], ids=["make", "forget"])
+@pytest.mark.parametrize(
+    "act", [lambda: pipeline.make_release(DAY, "test"), lambda: maintenance.forget_releases(2)], ids=["make", "forget"]
+)
 def test_nobody_makes_or_forgets_a_release_while_another_does(home: Path, monkeypatch: pytest.MonkeyPatch, act) -> None:
     monkeypatch.setattr(publishing, "LOCK_SECONDS", 0.05)
-    with publishing.locked("release"), pytest.raises(PublishError, match=r"^release: another process has held the lock"):
+    with (
+        publishing.locked("release"),
+        pytest.raises(PublishError, match=r"^release: another process has held the lock"),
+    ):
         act()

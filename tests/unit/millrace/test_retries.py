@@ -64,7 +64,10 @@ def test_a_project_says_which_of_its_errors_may_pass() -> None:
     assert outcome(ModelError("none")) is AirflowFailException
 
 
-@pytest.mark.parametrize("error", [TimeoutError("timed out"), ConnectionResetError("reset"), OSError(28, "No space left"), AttributeError("x")])
+@pytest.mark.parametrize(
+    "error",
+    [TimeoutError("timed out"), ConnectionResetError("reset"), OSError(28, "No space left"), AttributeError("x")],
+)
 def test_what_is_not_ours_is_tried_again(error: Exception) -> None:
     assert outcome(error) is type(error)
 
@@ -75,7 +78,9 @@ def test_every_task_has_retries(dag: Any, training_dag: Any, recommender_dag: An
         assert task.retry_delay <= timedelta(seconds=30), task.task_id
 
 
-def test_pages_that_cannot_be_rendered_skip_the_task(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_pages_that_cannot_be_rendered_skip_the_task(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     from airflow.sdk.exceptions import AirflowSkipException
 
     from expectations import docs
@@ -90,10 +95,15 @@ def test_pages_that_cannot_be_rendered_skip_the_task(monkeypatch: pytest.MonkeyP
     assert [record.levelno for record in caplog.records if record.name == "millrace.tasks"] == [logging.WARNING]
 
 
-def test_warnings_are_logged_as_such_and_stand_in_the_asset_event(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_are_logged_as_such_and_stand_in_the_asset_event(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     from millrace import pipeline, tasks
 
-    checks = (CheckResult("is_positive", "quantity", "warning", False, "quantity is 0", 8869), CheckResult("x", "x", "warning", True, "fine", 0))
+    checks = (
+        CheckResult("is_positive", "quantity", "warning", False, "quantity is 0", 8869),
+        CheckResult("x", "x", "warning", True, "fine", 0),
+    )
     report = TableReport("silver.transactions", PUBLISHED, 1, RowAccount(2, 2, 0, 0), checks=checks)
     monkeypatch.setattr(pipeline, "run_table", lambda *_: report)
     monkeypatch.setattr(tasks, "parent", lambda _: None)
@@ -107,8 +117,14 @@ def test_warnings_are_logged_as_such_and_stand_in_the_asset_event(monkeypatch: p
     assert event.extra["warnings"] == ["quantity is 0: 8,869 rows"]
 
 
-@pytest.mark.parametrize(("tries", "age", "kept"), [(2, 5, True), (1, 5, False), (2, -5, False)], ids=["second try", "first try", "older one"])
-def test_a_second_try_takes_the_training_set_that_the_first_one_kept(monkeypatch: pytest.MonkeyPatch, tries: int, age: int, kept: bool) -> None:
+@pytest.mark.parametrize(
+    ("tries", "age", "kept"),
+    [(2, 5, True), (1, 5, False), (2, -5, False)],
+    ids=["second try", "first try", "older one"],
+)
+def test_a_second_try_takes_the_training_set_that_the_first_one_kept(
+    monkeypatch: pytest.MonkeyPatch, tries: int, age: int, kept: bool
+) -> None:
     from lake import manifest
     from millrace import tasks
 

@@ -34,7 +34,12 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "told"), [("features", "a Python package is called features already"), ("1shop", "begins with a letter"), ("--", "gives no name")]
+    ("folder", "told"),
+    [
+        ("features", "a Python package is called features already"),
+        ("1shop", "begins with a letter"),
+        ("--", "gives no name"),
+    ],
 )
 def test_a_folder_whose_name_cannot_be_a_package_is_refused(tmp_path: Path, folder: str, told: str) -> None:
     with pytest.raises(ProjectError, match=told):
@@ -42,7 +47,10 @@ def test_a_folder_whose_name_cannot_be_a_package_is_refused(tmp_path: Path, fold
     assert not (tmp_path / folder).exists()
 
 
-CSV = "Order ID,customerEmail,orderedAt,Total,items,note\na-1,x@y.z,2024-05-01 10:00:00,12.50,2,\na-2,p@q.r,2024-05-02 11:30:00,3.99,1,gift\n"
+CSV = (
+    "Order ID,customerEmail,orderedAt,Total,items,note\na-1,x@y.z,2024-05-01 10:00:00,12.50,2,\na-2,p@q.r,2024-05-02"
+    " 11:30:00,3.99,1,gift\n"
+)
 
 
 def proposed(tmp_path: Path, text: str = CSV) -> dict[str, str]:
@@ -53,7 +61,10 @@ def proposed(tmp_path: Path, text: str = CSV) -> dict[str, str]:
 def test_a_proposal_has_types_keys_time_and_ranges_of_the_file(tmp_path: Path) -> None:
     files = proposed(tmp_path)
     assert [*files] == ["contracts/bronze/orders.py", "contracts/silver/orders.py", "tests/test_orders.py"]
-    assert 'Column("order_id", STRING, "Order id", required=True, source="Order ID")' in files["contracts/bronze/orders.py"]
+    assert (
+        'Column("order_id", STRING, "Order id", required=True, source="Order ID")'
+        in files["contracts/bronze/orders.py"]
+    )
     assert 'time_column="ordered_at"' in files["contracts/bronze/orders.py"]
     silver = files["contracts/silver/orders.py"]
     assert 'key=("order_id",),' in silver
@@ -88,14 +99,20 @@ def test_a_parquet_file_serves_as_well(tmp_path: Path) -> None:
 def test_a_number_of_many_digits_is_not_rounded_to_money(tmp_path: Path) -> None:
     (tmp_path / "places.csv").write_text("place_id,latitude,price\n1,51.50735,2.5\n2,-12.04637,1.25\n")
     silver = scaffold.propose("silver", "places", tmp_path / "places.csv")[Path("contracts/silver/places.py")]
-    assert 'Column("latitude", DOUBLE, "Latitude", required=True),  # TODO: a decimal(p, s), if it is to be summed; -12.04637 to 51.50735' in silver
+    assert (
+        'Column("latitude", DOUBLE, "Latitude", required=True),  # TODO: a decimal(p, s), if it is to be summed;'
+        " -12.04637 to 51.50735" in silver
+    )
     assert 'Column("price", MONEY' in silver
 
 
 @pytest.mark.parametrize("header", ["order id,Order-ID", "größe,n", "1st,n"])
 def test_headers_that_give_no_names_are_refused(tmp_path: Path, header: str) -> None:
     (tmp_path / "odd.csv").write_text(f"{header}\n1,2\n")
-    with pytest.raises(ProposalError, match=r"no names of columns can be made of .*write the contract by hand, with the header as `source`"):
+    with pytest.raises(
+        ProposalError,
+        match=r"no names of columns can be made of .*write the contract by hand, with the header as `source`",
+    ):
         scaffold.propose("bronze", "odd", tmp_path / "odd.csv")
 
 
@@ -127,7 +144,9 @@ def test_a_file_that_shows_nothing_is_refused(tmp_path: Path, name: str, text: s
         scaffold.propose("bronze", "orders", tmp_path / name)
 
 
-def test_check_ends_with_1_and_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_ends_with_1_and_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = scaffold.init(tmp_path / "broken_shop")
     monkeypatch.setenv("MILLRACE_PROJECT", str(made.root))
     assert cli.main(["check"]) == 0
@@ -138,11 +157,16 @@ def test_check_ends_with_1_and_says_where(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("MILLRACE_PROJECT", str(broken))
     assert cli.main(["check"]) == 1
     out = capsys.readouterr()
-    assert "contracts/silver/orders.py:15: silver.orders: its input bronze.order does not exist. Did you mean bronze.orders?" in out.out.replace("\n", "")
+    assert (
+        "contracts/silver/orders.py:17: silver.orders: its input bronze.order does not exist. Did you mean"
+        " bronze.orders?" in out.out.replace("\n", "")
+    )
     assert "CheckError: 1 problem in the project other_shop" in out.err
 
 
-def test_a_project_that_is_none_is_told_by_each_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_project_that_is_none_is_told_by_each_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MILLRACE_PROJECT", str(tmp_path / "nowhere"))
     for command in ("check", "tables"):
         assert cli.main([command]) == 1
@@ -150,7 +174,9 @@ def test_a_project_that_is_none_is_told_by_each_command(tmp_path: Path, monkeypa
     assert cli.main(["init", str(tmp_path / "rescued_shop")]) == 0
 
 
-def test_commands_that_cannot_be_imported_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_that_cannot_be_imported_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = scaffold.init(tmp_path / "commanding_shop")
     (made.root / "commands.py").write_text("def add(:\n")
     monkeypatch.setenv("MILLRACE_PROJECT", str(made.root))
@@ -159,7 +185,9 @@ def test_commands_that_cannot_be_imported_are_told(tmp_path: Path, monkeypatch: 
     assert cli.main(["check"]) == 0
 
 
-def test_a_project_that_cannot_run_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_project_that_cannot_run_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = scaffold.init(tmp_path / "unsound_shop")
     (made.root / "transforms" / "gold").mkdir(parents=True)
     (made.root / "transforms" / "gold" / "customer_orders.py").write_text("")
@@ -171,7 +199,9 @@ def test_a_project_that_cannot_run_is_not_run(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "home" / "lake").exists()
 
 
-def test_a_view_without_a_service_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_view_without_a_service_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = scaffold.init(tmp_path / "viewless_shop")
     (made.root / "services.py").write_text("")
     monkeypatch.setenv("MILLRACE_PROJECT", str(made.root))
@@ -182,16 +212,29 @@ def test_a_view_without_a_service_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("services", "told"),
     [
-        ("customer_orders = FeatureService(name='a', features=[views.view('customer_orders')])", "customer_orders is the name of two things"),
-        ("customer = FeatureService(name='a', features=[views.view('customer_orders')])", "customer is the name of two things"),
-        ("registry = FeatureService(name='a', features=[views.view('customer_orders')])", "registry is a name that Millrace's Feast repository uses itself"),
+        (
+            "customer_orders = FeatureService(name='a', features=[views.view('customer_orders')])",
+            "customer_orders is the name of two things",
+        ),
+        (
+            "customer = FeatureService(name='a', features=[views.view('customer_orders')])",
+            "customer is the name of two things",
+        ),
+        (
+            "registry = FeatureService(name='a', features=[views.view('customer_orders')])",
+            "registry is a name that Millrace's Feast repository uses itself",
+        ),
     ],
 )
-def test_names_that_would_hide_each_other_in_feast_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: str, told: str) -> None:
+def test_names_that_would_hide_each_other_in_feast_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: str, told: str
+) -> None:
     from millrace import pipeline
 
     made = scaffold.init(tmp_path / f"hiding_{services.split()[0]}_shop")
-    (made.root / "services.py").write_text(f"from feast import FeatureService\nfrom features import views\n{services}\n")
+    (made.root / "services.py").write_text(
+        f"from feast import FeatureService\nfrom features import views\n{services}\n"
+    )
     monkeypatch.setenv("MILLRACE_PROJECT", str(made.root))
     assert any(told in problem.message for problem in pipeline.project_problems())
 
@@ -203,5 +246,11 @@ def test_the_project_is_checked_by_the_pipeline_before_a_run(tmp_path: Path, mon
     pipeline.ensure_project()
     (project.current().root / "services.py").write_text("")
     project.current().root.joinpath("contracts", "gold", "extra.py").write_text("extra = 1\n")
-    with pytest.raises(ProjectError, match=r"the project gate_shop cannot run: .*contracts/gold/extra\.py:1: contracts/gold/extra\.py must declare `extra`"):
+    with pytest.raises(
+        ProjectError,
+        match=(
+            r"the project gate_shop cannot run: .*contracts/gold/extra\.py:1: contracts/gold/extra\.py must declare"
+            r" `extra`"
+        ),
+    ):
         pipeline.ensure_project()

@@ -63,7 +63,10 @@ def sleeper() -> Iterator[Any]:
 def test_services_of_another_project_are_not_taken_for_ours(sleeper: Any) -> None:
     """They would run the other one's tables, in the same home."""
     write_record(pid=sleeper(OURS).pid, port=8080, project="/elsewhere/shop")
-    with pytest.raises(services.ServicesError, match=r"Airflow runs for the project in /elsewhere/shop, and this is .*grocery\. Run `make down` first"):
+    with pytest.raises(
+        services.ServicesError,
+        match=r"Airflow runs for the project in /elsewhere/shop, and this is .*grocery\. Run `make down` first",
+    ):
         services.up()
 
 
@@ -75,24 +78,39 @@ class TestEnvironment:
         assert variables["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:9090/execution/"
 
     def test_binds_to_loopback_only_whatever_the_caller_says(self) -> None:
-        assert environment.environment(8080, 6566, {"AIRFLOW__API__HOST": "0.0.0.0"})["AIRFLOW__API__HOST"] == "127.0.0.1"
+        assert (
+            environment.environment(8080, 6566, {"AIRFLOW__API__HOST": "0.0.0.0"})["AIRFLOW__API__HOST"] == "127.0.0.1"
+        )
 
-    def test_every_component_works_for_the_project_of_who_started_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_every_component_works_for_the_project_of_who_started_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """They run in another folder, so a relative path would name another one, and an empty one the example."""
         (tmp_path / "shop").mkdir()
         (tmp_path / "shop" / "millrace.toml").write_text('name = "started_shop"\n')
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("MILLRACE_PROJECT", "shop")
-        assert environment.environment(8080, 6566, {"MILLRACE_PROJECT": "shop"})["MILLRACE_PROJECT"] == str(tmp_path / "shop")
+        assert environment.environment(8080, 6566, {"MILLRACE_PROJECT": "shop"})["MILLRACE_PROJECT"] == str(
+            tmp_path / "shop"
+        )
         monkeypatch.setenv("MILLRACE_PROJECT", "")
         monkeypatch.chdir(tmp_path / "shop")
-        assert environment.environment(8080, 6566, {"MILLRACE_PROJECT": ""})["MILLRACE_PROJECT"] == str(tmp_path / "shop")
+        assert environment.environment(8080, 6566, {"MILLRACE_PROJECT": ""})["MILLRACE_PROJECT"] == str(
+            tmp_path / "shop"
+        )
 
     def test_the_callers_dags_folder_wins(self) -> None:
-        assert environment.environment(8080, 6566, {"AIRFLOW__CORE__DAGS_FOLDER": "/elsewhere"})["AIRFLOW__CORE__DAGS_FOLDER"] == "/elsewhere"
+        assert (
+            environment.environment(8080, 6566, {"AIRFLOW__CORE__DAGS_FOLDER": "/elsewhere"})[
+                "AIRFLOW__CORE__DAGS_FOLDER"
+            ]
+            == "/elsewhere"
+        )
 
     def test_the_callers_airflow_home_does_not(self) -> None:
-        assert environment.environment(8080, 6566, {"AIRFLOW_HOME": "/elsewhere"})["AIRFLOW_HOME"] == str(settings.home() / "airflow")
+        assert environment.environment(8080, 6566, {"AIRFLOW_HOME": "/elsewhere"})["AIRFLOW_HOME"] == str(
+            settings.home() / "airflow"
+        )
 
     def test_our_code_and_our_commands_come_first(self) -> None:
         variables = environment.environment(8080, 6566, {"PYTHONPATH": "/theirs", "PATH": "/usr/bin"})
@@ -103,10 +121,16 @@ class TestEnvironment:
         assert "PYTHONDONTWRITEBYTECODE" not in environment.environment(8080, 6566, {"PYTHONDONTWRITEBYTECODE": "1"})
 
     def test_lineage_goes_through_our_transport(self) -> None:
-        assert json.loads(environment.environment(8080, 6566, {})["AIRFLOW__OPENLINEAGE__TRANSPORT"])["type"] == "lineage.transport.FileOrServer"
+        assert (
+            json.loads(environment.environment(8080, 6566, {})["AIRFLOW__OPENLINEAGE__TRANSPORT"])["type"]
+            == "lineage.transport.FileOrServer"
+        )
 
     def test_an_address_for_lineage_reaches_the_tasks(self) -> None:
-        assert environment.environment(8080, 6566, {"OPENLINEAGE_URL": "http://marquez:5000"})["OPENLINEAGE_URL"] == "http://marquez:5000"
+        assert (
+            environment.environment(8080, 6566, {"OPENLINEAGE_URL": "http://marquez:5000"})["OPENLINEAGE_URL"]
+            == "http://marquez:5000"
+        )
 
 
 class TestPort:
@@ -127,7 +151,9 @@ class TestPort:
                 services.up()
         assert not (settings.home() / "run" / "services.json").exists()
 
-    def test_the_feature_server_has_feasts_port_or_the_one_after_airflows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_feature_server_has_feasts_port_or_the_one_after_airflows(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         assert environment.features_port() == 6566
         monkeypatch.setenv("MILLRACE_PORT", "8090")
         assert environment.features_port() == 8091
@@ -137,7 +163,9 @@ class TestPort:
         with pytest.raises(SettingError, match=r"MILLRACE_FEATURES_PORT must be a port.*Got: seven"):
             environment.features_port()
 
-    def test_options_of_the_feature_server_are_checked_before_anything_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_options_of_the_feature_server_are_checked_before_anything_starts(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("MILLRACE_FEATURES_WORKERS", "many")
         with pytest.raises(ServicesError, match=r"MILLRACE_FEATURES_WORKERS must be a number.*Got: many"):
             services.up()
@@ -206,14 +234,21 @@ class TestDown:
         assert other.poll() is None
 
     def test_ends_the_whole_session_and_forgets_it(self, sleeper: Any) -> None:
-        child = "import os, subprocess, sys, time\nprint(subprocess.Popen(['sleep', '60'], env={}).pid, flush=True)\ntime.sleep(60)"
+        child = (
+            "import os, subprocess, sys, time\nprint(subprocess.Popen(['sleep', '60'], env={}).pid,"
+            " flush=True)\ntime.sleep(60)"
+        )
         host = sleeper(OURS, child)
         write_record(pid=host.pid)
         time.sleep(0.5)
         assert services.down() is True
         assert host.poll() is not None
         assert services.down() is False
-        assert not [process for process in psutil.process_iter() if services._session(process) == host.pid and services._is_alive(process)]
+        assert not [
+            process
+            for process in psutil.process_iter()
+            if services._session(process) == host.pid and services._is_alive(process)
+        ]
 
     def test_ends_what_outlived_the_host(self, sleeper: Any) -> None:
         survivor = sleeper(OURS)
@@ -225,7 +260,9 @@ class TestDown:
 class _Api(BaseHTTPRequestHandler):
     tokens: ClassVar[list[str]] = []
     troubles: ClassVar[list[str]] = []
-    """What happens to the next requests, before they are answered: `503`, `reset`, `torn`, or `lost` (done, but not answered)."""
+    """What happens to the next requests, before they are answered: `503`, `reset`, `torn`, or `lost` (done, but not
+    answered).
+    """
     made: ClassVar[list[str]] = []
     """The ids of the runs that were made."""
 
@@ -254,7 +291,9 @@ class _Api(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b'{"path"')
         elif trouble:
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+            self.connection.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )  # closed by a reset
         return bool(trouble)
 
     def do_GET(self) -> None:
@@ -327,7 +366,9 @@ class TestApi:
         with socket.socket() as closed:
             closed.bind(("127.0.0.1", 0))
             silent = Services(f"http://127.0.0.1:{closed.getsockname()[1]}", "http://127.0.0.1:2", "admin", "secret")
-            with pytest.raises(demo.DemoError, match=r"has not answered for 0 s .*`make status` says what runs.*run `make demo` again"):
+            with pytest.raises(
+                demo.DemoError, match=r"has not answered for 0 s .*`make status` says what runs.*run `make demo` again"
+            ):
                 demo.Run(silent, "x").state()
 
 
@@ -339,7 +380,9 @@ def test_spark_without_java_is_told_before_anything_starts(home: Path, monkeypat
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setattr("etl.spark.java._of_wheel", lambda: None)
-    with pytest.raises(ServicesError, match=r"^MILLRACE_ENGINE=spark needs Java, and there is none on PATH\. Install Java 17 or 21"):
+    with pytest.raises(
+        ServicesError, match=r"^MILLRACE_ENGINE=spark needs Java, and there is none on PATH\. Install Java 17 or 21"
+    ):
         services.up()
     assert not (home / "run" / "services.json").exists()
     assert services.status() == {"host": "stopped"}

@@ -19,7 +19,9 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sqlalchemy.Engine
     return sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'airflow.db'}")
 
 
-def test_other_keys_are_named_and_not_shown(engine: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_keys_are_named_and_not_shown(
+    engine: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with engine.begin() as connection:
         shared_keys.record(connection, shared_keys.of())
         assert shared_keys.differing(connection) == ""

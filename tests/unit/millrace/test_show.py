@@ -15,7 +15,9 @@ QUANTITY = CheckResult("quantity_positive", None, Severity.WARNING, False, "quan
 BELOW = CheckResult("sales_value_range", "sales_value", Severity.CRITICAL, False, "sales_value is below 0", 2)
 KEPT = CheckResult("row_count", None, Severity.CRITICAL, True, "no row is left although rows came in")
 SECONDS = {"stage": 1.0, "audit": 0.25, "publish": 0.75}
-BUSY = TableReport("silver.transactions", "published", 7, RowAccount(1469310, 1469307, 2, 1), SECONDS, (QUANTITY, BELOW, KEPT))
+BUSY = TableReport(
+    "silver.transactions", "published", 7, RowAccount(1469310, 1469307, 2, 1), SECONDS, (QUANTITY, BELOW, KEPT)
+)
 CALM = TableReport("bronze.coupons", "published", 1, RowAccount(3, 3, 0, 0), SECONDS)
 STILL = TableReport("gold.customer_activity", "unchanged", 12, RowAccount(4, 4, 0, 0))
 
@@ -39,7 +41,10 @@ def test_a_table_in_one_line() -> None:
 
 def test_what_is_worth_a_look_stands_at_the_end_of_the_line() -> None:
     told = show.line(BUSY)
-    assert told == "silver.transactions              1,469,307 rows published as version 7 in 2.0 s; 2 quarantined, 1 duplicates, quantity is 0: 8,869 rows"
+    assert (
+        told == "silver.transactions              1,469,307 rows published as version 7 in 2.0 s; 2 quarantined, 1"
+        " duplicates, quantity is 0: 8,869 rows"
+    )
 
 
 def test_an_unchanged_table_says_so() -> None:
@@ -54,12 +59,25 @@ def test_the_accounts_are_plain_text_when_no_terminal_listens() -> None:
     text = plain(show.accounts([BUSY, CALM, STILL]))
     assert "\x1b" not in text
     assert text.startswith("Rows: in = published + quarantined + duplicates")
-    assert row(text, "silver.transactions") == ["silver.transactions", "1,469,310", "1,469,307", "2", "1", "7", "1.00", "0.25", "0.75", "734,655"]
+    assert row(text, "silver.transactions") == [
+        "silver.transactions",
+        "1,469,310",
+        "1,469,307",
+        "2",
+        "1",
+        "7",
+        "1.00",
+        "0.25",
+        "0.75",
+        "734,655",
+    ]
     assert row(text, "gold.customer_activity") == ["gold.customer_activity", "4", "4", "0", "0", "12", "unchanged"]
     assert "1 of 3 tables were up to date" in text
 
 
-def test_every_table_is_on_one_line_however_narrow_the_caller_thinks_a_pipe_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_every_table_is_on_one_line_however_narrow_the_caller_thinks_a_pipe_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     show.console().print(show.accounts([BUSY, CALM, STILL]))
     out = capsys.readouterr().out
@@ -82,7 +100,14 @@ def test_a_table_that_took_no_time_has_no_speed() -> None:
 
 def test_serving_says_that_it_was_compared_with_training() -> None:
     view = {"view": "customer_activity", "rows": 300, "loaded": 3, "seconds": 0.5, "status": "published"}
-    served = {"release": 1, "horizon": "2018-01-02", "views": [view], "consistency": {"features": [{"compared": 700}, {"compared": 800}]}}
-    assert "Training and serving compared: 1,500 values of 2 features, all the same" in " ".join(plain(show.views(served)).split())
+    served = {
+        "release": 1,
+        "horizon": "2018-01-02",
+        "views": [view],
+        "consistency": {"features": [{"compared": 700}, {"compared": 800}]},
+    }
+    assert "Training and serving compared: 1,500 values of 2 features, all the same" in " ".join(
+        plain(show.views(served)).split()
+    )
     assert "compared" not in plain(show.views({**served, "consistency": None}))
     assert row(plain(show.views(served)), "customer_activity") == ["customer_activity", "300", "3", "0.50", "6"]

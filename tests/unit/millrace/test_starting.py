@@ -1,4 +1,6 @@
-"""Starting Airflow on a machine of any speed: `up` waits and says for what, and `status` tells starting, running, failed and stopped apart."""
+"""Starting Airflow on a machine of any speed: `up` waits and says for what, and `status` tells starting, running,
+failed and stopped apart.
+"""
 
 import json
 import os
@@ -67,7 +69,13 @@ def test_a_slow_start_is_waited_for_and_said(home: Path, monkeypatch: pytest.Mon
 
 def test_giving_up_ends_nothing_and_another_up_waits_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_START_SECONDS", "1")
-    with pytest.raises(ServicesError, match=r"^Airflow is still starting after \d+ s, and goes on: waiting for the \w+.*`make status`.*`make up` waits again"):
+    with pytest.raises(
+        ServicesError,
+        match=(
+            r"^Airflow is still starting after \d+ s, and goes on: waiting for the \w+.*`make status`.*`make up` waits"
+            r" again"
+        ),
+    ):
         services.up()
     told = services.status()
     assert told["host"].startswith("starting for ")
@@ -85,7 +93,9 @@ def test_giving_up_ends_nothing_and_another_up_waits_on(home: Path, monkeypatch:
 
 def test_a_host_that_ends_while_it_starts_is_told_at_once_and_has_failed(slow: Callable[..., None]) -> None:
     slow("crash")
-    with pytest.raises(ServicesError, match=r"Airflow ended while it started\. The end of .*host\.log:\nthe scheduler has no database"):
+    with pytest.raises(
+        ServicesError, match=r"Airflow ended while it started\. The end of .*host\.log:\nthe scheduler has no database"
+    ):
         services.up()
     told = services.status()
     assert told["host"] == "failed: it ended by itself"
@@ -133,7 +143,9 @@ def test_a_host_that_cannot_be_noted_down_is_ended(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("text", ["0", "-1", "soon"])
 def test_a_wait_that_is_no_number_of_seconds(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("MILLRACE_START_SECONDS", text)
-    with pytest.raises(SettingError, match=rf"MILLRACE_START_SECONDS must be a number of seconds, 1 or more\. Got: {text}"):
+    with pytest.raises(
+        SettingError, match=rf"MILLRACE_START_SECONDS must be a number of seconds, 1 or more\. Got: {text}"
+    ):
         services.up()
 
 
@@ -148,12 +160,19 @@ host._supervise({"scheduler": component})
 """
 
 
-def test_a_component_that_was_killed_is_started_again_and_status_tells(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_component_that_was_killed_is_started_again_and_status_tells(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (home / "ready").touch()
     services.up()
     environment = {**os.environ, "MILLRACE_LOGS": str(home)}
     process = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISE], cwd=settings.CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", SUPERVISE],
+        cwd=settings.CHECKOUT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         assert process.stdout
@@ -167,8 +186,12 @@ def test_a_component_that_was_killed_is_started_again_and_status_tells(home: Pat
             time.sleep(0.05)
         record = json.loads(written.read_text())
         assert record["host"] == process.pid
-        written.write_text(json.dumps({**record, "host": services._read_record().pid}))  # as the host of these services writes it
-        assert services.status()["scheduler"].startswith("healthy; started again 1 time, the last time because it was ended by SIGKILL after ")
+        written.write_text(
+            json.dumps({**record, "host": services._read_record().pid})
+        )  # as the host of these services writes it
+        assert services.status()["scheduler"].startswith(
+            "healthy; started again 1 time, the last time because it was ended by SIGKILL after "
+        )
         written.write_text(json.dumps(record))
         assert services.status()["scheduler"] == "healthy", "the note of another host counts for nothing"
     finally:

@@ -1,4 +1,6 @@
-"""Which interval a run carries: the params of who triggers it, the schedule's own day, or a refusal before anything is written."""
+"""Which interval a run carries: the params of who triggers it, the schedule's own day, or a refusal before anything is
+written.
+"""
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -11,12 +13,16 @@ from tests.landing import Shop
 pytestmark = pytest.mark.usefixtures("airflow", "shop")
 
 
-def checked(run_type: str = "manual", conf: dict | None = None, day: str = "2017-03-01", **params: Any) -> dict[str, str]:
+def checked(
+    run_type: str = "manual", conf: dict | None = None, day: str = "2017-03-01", **params: Any
+) -> dict[str, str]:
     """The interval of a run whose schedule says that day."""
     from millrace import tasks
 
     begins = datetime.fromisoformat(day).replace(tzinfo=UTC)
-    run = SimpleNamespace(conf=conf, run_type=run_type, data_interval_start=begins, data_interval_end=begins + timedelta(days=1))
+    run = SimpleNamespace(
+        conf=conf, run_type=run_type, data_interval_start=begins, data_interval_end=begins + timedelta(days=1)
+    )
     return tasks.check_interval({"start": None, "end": None, **params}, run)
 
 
@@ -28,7 +34,9 @@ def refusal(*arguments: Any, **params: Any) -> str:
     return str(caught.value)
 
 
-def test_a_project_that_cannot_run_ends_the_run_at_its_first_task(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_that_cannot_run_ends_the_run_at_its_first_task(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from millrace import scaffold
 
     root = scaffold.init(tmp_path / "unfit_shop").root
@@ -51,11 +59,17 @@ def test_a_scheduled_run_may_lie_after_the_newest_file() -> None:
 
 
 def test_params_win_over_the_schedule() -> None:
-    assert checked("scheduled", day="2017-03-09", start="2017-03-01", end="2017-03-03") == {"start": "2017-03-01", "end": "2017-03-03"}
+    assert checked("scheduled", day="2017-03-09", start="2017-03-01", end="2017-03-03") == {
+        "start": "2017-03-01",
+        "end": "2017-03-03",
+    }
 
 
 def test_a_manual_run_without_days_is_told_how_to_give_them() -> None:
-    assert refusal() == 'start is missing. Give both as ISO dates, end exclusive, such as {"start": "2017-01-01", "end": "2018-01-02"}'
+    assert (
+        refusal() == 'start is missing. Give both as ISO dates, end exclusive, such as {"start": "2017-01-01", "end":'
+        ' "2018-01-02"}'
+    )
 
 
 @pytest.mark.parametrize("run_type", ["manual", "scheduled"])
@@ -67,8 +81,14 @@ def test_one_of_two_days_is_not_enough(run_type: str) -> None:
 @pytest.mark.parametrize(
     ("conf", "told"),
     [
-        ({"strat": "2017-03-01"}, "unknown param strat. This DAG takes start and end (ISO dates, end exclusive). Did you mean start?"),
-        ({"start": "2017-03-01", "colour": 1, "ends": 2}, "unknown param colour, ends. This DAG takes start and end (ISO dates, end exclusive)."),
+        (
+            {"strat": "2017-03-01"},
+            "unknown param strat. This DAG takes start and end (ISO dates, end exclusive). Did you mean start?",
+        ),
+        (
+            {"start": "2017-03-01", "colour": 1, "ends": 2},
+            "unknown param colour, ends. This DAG takes start and end (ISO dates, end exclusive).",
+        ),
     ],
 )
 def test_an_unknown_param_is_refused_also_where_the_others_are_right(conf: dict, told: str) -> None:
@@ -77,7 +97,9 @@ def test_an_unknown_param_is_refused_also_where_the_others_are_right(conf: dict,
 
 def test_days_outside_of_the_data_are_refused_with_those_that_there_are() -> None:
     told = refusal(start="2016-01-01", end="2016-01-02")
-    assert told.startswith("[2016-01-01, 2016-01-02) lies outside the data: files have landed for [2017-03-01, 2017-03-02)")
+    assert told.startswith(
+        "[2016-01-01, 2016-01-02) lies outside the data: files have landed for [2017-03-01, 2017-03-02)"
+    )
     assert "Give start and end within [2017-03-01, 2017-06-01)" in told
 
 

@@ -20,5 +20,11 @@ redemptions = Table(
         Column("redemption_date", TIMESTAMP, "Day of the redemption", required=True),
         *AUDIT_COLUMNS,
     ),
-    rules=(Rule("not_after_landing", "CAST(redemption_date AS DATE) <= _landed_date", "the redemption lies after the day its file landed"),),
+    rules=(
+        Rule(
+            "not_after_landing",
+            "CAST(redemption_date AS DATE) <= _landed_date",
+            "the redemption lies after the day its file landed",
+        ),
+    ),
 )

@@ -33,5 +33,11 @@ transactions = Table(
         Column("transaction_timestamp", TIMESTAMP, "When the basket was paid, UTC", required=True),
         *AUDIT_COLUMNS,
     ),
-    rules=(Rule("not_after_landing", "CAST(transaction_timestamp AS DATE) <= _landed_date", "the transaction lies after the day its file landed"),),
+    rules=(
+        Rule(
+            "not_after_landing",
+            "CAST(transaction_timestamp AS DATE) <= _landed_date",
+            "the transaction lies after the day its file landed",
+        ),
+    ),
 )

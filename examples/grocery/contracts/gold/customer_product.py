@@ -37,12 +37,19 @@ customer_product = feature_table(
             "memory_weight",
             windows=before_latest(MEMORY),
             half_life=HALF_LIFE,
-            meaning=f"Sum over these baskets of round(2^20 * 2^(-k / {HALF_LIFE})), k being the whole days from the basket's day to that of last_purchased_at",
+            meaning=(
+                f"Sum over these baskets of round(2^20 * 2^(-k / {HALF_LIFE})), k being the whole days from the"
+                " basket's day to that of last_purchased_at"
+            ),
             minimum=1,
         ),
     ),
     rules=(
         Rule("memory_is_past", "memory_began_at <= last_purchased_at", "memory_began_at is after last_purchased_at"),
-        Rule("memory_holds_the_window", "purchases_90d <= memory_purchases", "90 days hold more purchases than the memory"),
+        Rule(
+            "memory_holds_the_window",
+            "purchases_90d <= memory_purchases",
+            "90 days hold more purchases than the memory",
+        ),
     ),
 )

@@ -15,7 +15,13 @@ recommender = Table(
     grain="one row per model, release, customer and rank",
     owner="ml-platform",
     freshness=timedelta(days=7),
-    inputs=("silver.transactions", "gold.customer_activity", "gold.customer_product", "gold.customer_profile", "gold.product_popularity"),
+    inputs=(
+        "silver.transactions",
+        "gold.customer_activity",
+        "gold.customer_product",
+        "gold.customer_profile",
+        "gold.product_popularity",
+    ),
     key=("model_digest", "release", "release_created_at", "customer_id", "rank"),
     columns=(
         CUSTOMER_ID,
@@ -31,14 +37,20 @@ recommender = Table(
         ),
         Column("as_of", TIMESTAMP, "Midnight whose features were read: the release's horizon", required=True),
         Column("model", STRING, "Name of the model", required=True),
-        Column("model_digest", STRING, "SHA-256 of what decides the model's scores", required=True, pattern="[0-9a-f]{64}"),
+        Column(
+            "model_digest", STRING, "SHA-256 of what decides the model's scores", required=True, pattern="[0-9a-f]{64}"
+        ),
         Column("release", LONG, "Number of the release", required=True, minimum=1),
         Column("release_created_at", TIMESTAMP, "When the release was made: a number may be used again", required=True),
         Column("scored_at", TIMESTAMP, "When the scores were computed", required=True),
     ),
     references=(Reference(("product_id",), "silver.products", ("product_id",)),),
     rules=(
-        Rule("ranks_count_up", "rank = row_number() OVER (PARTITION BY customer_id ORDER BY rank)", "a rank is missing or comes twice"),
+        Rule(
+            "ranks_count_up",
+            "rank = row_number() OVER (PARTITION BY customer_id ORDER BY rank)",
+            "a rank is missing or comes twice",
+        ),
         Rule("products_differ", "count(*) OVER (PARTITION BY customer_id, product_id) = 1", "a product comes twice"),
         Rule(
             "scores_fall",

@@ -18,7 +18,13 @@ campaigns = Table(
     columns=(
         CAMPAIGN_ID,
         CUSTOMER_ID,
-        Column("campaign_type", STRING, "Type of campaign", allowed=("Type A", "Type B", "Type C"), severity=Severity.WARNING),
+        Column(
+            "campaign_type",
+            STRING,
+            "Type of campaign",
+            allowed=("Type A", "Type B", "Type C"),
+            severity=Severity.WARNING,
+        ),
         Column("start_date", DATE, "First day"),
         Column("end_date", DATE, "Last day"),
     ),

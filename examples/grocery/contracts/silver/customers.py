@@ -1,4 +1,6 @@
-"""`silver.customers`: what customers said about themselves, each snapshot kept so that a profile can be read as of any day."""
+"""`silver.customers`: what customers said about themselves, each snapshot kept so that a profile can be read as of any
+day.
+"""
 
 from datetime import timedelta
 
@@ -14,7 +16,20 @@ AGE = _band("age", "Age band in years", "19-24", "25-34", "35-44", "45-54", "55-
 INCOME = _band(
     "income",
     "Income band in USD a year",
-    *("Under 15K", "15-24K", "25-34K", "35-49K", "50-74K", "75-99K", "100-124K", "125-149K", "150-174K", "175-199K", "200-249K", "250K+"),
+    *(
+        "Under 15K",
+        "15-24K",
+        "25-34K",
+        "35-49K",
+        "50-74K",
+        "75-99K",
+        "100-124K",
+        "125-149K",
+        "150-174K",
+        "175-199K",
+        "200-249K",
+        "250K+",
+    ),
 )
 HOUSEHOLD_SIZE = _band("household_size", "Number of persons", "1", "2", "3", "4", "5+")
 KIDS_COUNT = _band("kids_count", "Number of children", "0", "1", "2", "3+")

@@ -19,7 +19,9 @@ promotions = Table(
         PRODUCT_ID,
         STORE_ID,
         WEEK,
-        Column("display_location", STRING, "Place of the in-store display, 0 for none", required=True, pattern="[0-9A-Z]"),
+        Column(
+            "display_location", STRING, "Place of the in-store display, 0 for none", required=True, pattern="[0-9A-Z]"
+        ),
         Column("mailer_location", STRING, "Place in the mailer, 0 for none", required=True, pattern="[0-9A-Z]"),
         landed("landed_date", "Date of the weekly delivery"),
     ),

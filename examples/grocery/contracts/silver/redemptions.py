@@ -15,7 +15,12 @@ redemptions = Table(
     inputs=("bronze.redemptions",),
     key=("customer_id", "coupon_upc", "campaign_id", "redemption_date"),
     time_column="redemption_date",
-    columns=(CUSTOMER_ID, COUPON_UPC, CAMPAIGN_ID, Column("redemption_date", DATE, "Day of the redemption", required=True)),
+    columns=(
+        CUSTOMER_ID,
+        COUPON_UPC,
+        CAMPAIGN_ID,
+        Column("redemption_date", DATE, "Day of the redemption", required=True),
+    ),
     references=(
         Reference(("coupon_upc", "campaign_id"), "silver.coupons", ("coupon_upc", "campaign_id")),
         Reference(("campaign_id", "customer_id"), "silver.campaigns", ("campaign_id", "customer_id")),

@@ -23,7 +23,9 @@ transactions = Table(
         Column("transaction_at", TIMESTAMP, "When the basket was paid", required=True, source="transaction_timestamp"),
         WEEK,
         Column("quantity", LONG, "Units bought", required=True, minimum=0),
-        Column("sales_value", MONEY, "What the retailer received, after discounts", required=True, minimum=0, unit="USD"),
+        Column(
+            "sales_value", MONEY, "What the retailer received, after discounts", required=True, minimum=0, unit="USD"
+        ),
         Column("retail_disc", MONEY, "Discount from the loyalty card", required=True, minimum=0, unit="USD"),
         Column("coupon_disc", MONEY, "Discount from a manufacturer's coupon", required=True, minimum=0, unit="USD"),
         Column("coupon_match_disc", MONEY, "The retailer's match of the coupon", required=True, minimum=0, unit="USD"),

@@ -1,4 +1,6 @@
-"""`gold.customer_profile`: the part of the survey's answers that models use, known from the midnight of their snapshot on."""
+"""`gold.customer_profile`: the part of the survey's answers that models use, known from the midnight of their snapshot
+on.
+"""
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F

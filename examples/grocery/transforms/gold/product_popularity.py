@@ -8,8 +8,15 @@ SHELF = ("product_id", "store_id", "week")
 
 
 def events(transactions: DataFrame, promotions: DataFrame) -> DataFrame:
-    """The transactions with `promoted_quantity`. The few shelves of the transactions pick the promotions, not the other way round: there are 14 times more promotions."""
+    """The transactions with `promoted_quantity`. The few shelves of the transactions pick the promotions, not the other
+    way round: there are 14 times more promotions.
+    """
     shown = promotions.filter("display_location <> '0' OR mailer_location <> '0'").select(*SHELF)
-    promoted = transactions.select(*SHELF).distinct().join(shown, list(SHELF), "left_semi").withColumn("is_promoted", F.lit(True))
+    promoted = (
+        transactions.select(*SHELF)
+        .distinct()
+        .join(shown, list(SHELF), "left_semi")
+        .withColumn("is_promoted", F.lit(True))
+    )
     quantity = F.when(F.col("is_promoted"), F.col("quantity")).otherwise(0)
     return transactions.join(promoted, list(SHELF), "left").withColumn("promoted_quantity", quantity)

@@ -1,4 +1,6 @@
-"""`silver.orders`: one row per order, with exact money. Each column is bronze's column of the same name, cast to the type it has here."""
+"""`silver.orders`: one row per order, with exact money. Each column is bronze's column of the same name, cast to the
+type it has here.
+"""
 
 from datetime import timedelta
 

@@ -29,22 +29,37 @@ def test_a_jar_put_by_hand_is_taken_without_network_or_java(home: Path, monkeypa
 @pytest.mark.parametrize("content", [b"", WHOLE[:-1], WHOLE + b"!"])
 def test_a_jar_that_differs_from_its_sum_is_refused(home: Path, content: bytes) -> None:
     path = put(content)
-    with pytest.raises(SparkError, match=rf"^{path} is not the jar that Millrace was tested with: SHA-256 .*, expected {ONE.sha256}\. Remove it"):
+    with pytest.raises(
+        SparkError,
+        match=rf"^{path} is not the jar that Millrace was tested with: SHA-256 .*, expected {ONE.sha256}\. Remove it",
+    ):
         jars.fetched([ONE])
     assert path.read_bytes() == content
 
 
-def test_what_cannot_be_fetched_is_named_with_the_folder_it_belongs_into(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_fetched_is_named_with_the_folder_it_belongs_into(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     java = home / "java"
-    java.write_text("#!/bin/sh\ncase $1 in -version) echo 'openjdk version \"17.0.1\"';; *) echo 'one#1.0: not found'; exit 1;; esac\n")
+    java.write_text(
+        "#!/bin/sh\ncase $1 in -version) echo 'openjdk version \"17.0.1\"';; *) echo 'one#1.0: not found'; exit 1;;"
+        " esac\n"
+    )
     java.chmod(0o755)
     monkeypatch.setattr("etl.spark.java.find", lambda: java)
     with pytest.raises(
-        SparkError, match=rf"^one-1\.0\.jar could not be fetched with Ivy \(one#1\.0: not found\)\. Look at the network, or put the files into {jars.folder()}"
+        SparkError,
+        match=(
+            r"^one-1\.0\.jar could not be fetched with Ivy \(one#1\.0: not found\)\. Look at the network, or put the"
+            rf" files into {jars.folder()}"
+        ),
     ):
         jars.fetched([ONE])
 
 
 def test_every_jar_of_delta_is_pinned_with_a_sum() -> None:
-    assert [(jar.name, jar.version) for jar in jars.DELTA][:2] == [("delta-spark_4.1_2.13", "4.1.0"), ("delta-storage", "4.1.0")]
+    assert [(jar.name, jar.version) for jar in jars.DELTA][:2] == [
+        ("delta-spark_4.1_2.13", "4.1.0"),
+        ("delta-storage", "4.1.0"),
+    ]
     assert all(len(jar.sha256) == 64 for jar in jars.DELTA)

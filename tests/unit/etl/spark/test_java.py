@@ -27,7 +27,10 @@ def install(folder: Path, told: str, status: int = 0) -> Path:
     return one
 
 
-@pytest.mark.parametrize("told", ['openjdk version "17.0.15" 2025-04-15', 'java version "21" 2023-09-19', 'openjdk version "21-ea" 2023-09-19'])
+@pytest.mark.parametrize(
+    "told",
+    ['openjdk version "17.0.15" 2025-04-15', 'java version "21" 2023-09-19', 'openjdk version "21-ea" 2023-09-19'],
+)
 def test_a_java_that_spark_runs_on_is_taken(path: Path, told: str) -> None:
     wanted = install(path, told)
     assert java.find() == wanted
@@ -53,11 +56,16 @@ def test_no_java_at_all_is_told_with_two_ways_out(path: Path) -> None:
 
 def test_a_java_home_without_java_is_told(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "gone"))
-    with pytest.raises(SparkError, match=r"^JAVA_HOME is .*gone, and there is no .*gone/bin/java\. Install Java 17 or 21"):
+    with pytest.raises(
+        SparkError, match=r"^JAVA_HOME is .*gone, and there is no .*gone/bin/java\. Install Java 17 or 21"
+    ):
         java.find()
 
 
-@pytest.mark.parametrize(("told", "version"), [('java version "1.8.0_402"', 8), ('openjdk version "11.0.22"', 11), ('openjdk version "25.0.1"', 25)])
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [('java version "1.8.0_402"', 8), ('openjdk version "11.0.22"', 11), ('openjdk version "25.0.1"', 25)],
+)
 def test_a_java_of_another_version_is_told(path: Path, told: str, version: int) -> None:
     install(path, told)
     with pytest.raises(SparkError, match=rf"/java is Java {version}, and Spark 4\.1 runs on Java 17 or 21\. Install"):
@@ -98,7 +106,11 @@ def test_the_wheel_stands_in_for_a_java_that_is_missing_or_another(path: Path, w
     found = java.find()
     assert found.parent.name == "bin"
     started = subprocess.run(
-        [found, "-cp", "a b", "--add-modules=jdk.incubator.vector", "-Dx=$y", ""], capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"}
+        [found, "-cp", "a b", "--add-modules=jdk.incubator.vector", "-Dx=$y", ""],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin"},
     )
     assert started.stdout.split("\n") == ["-cp", "a b", "-Dx=$y", "", ""]
 
@@ -108,7 +120,9 @@ def test_a_java_of_the_machine_comes_before_the_wheel(path: Path, wheel: Path) -
     assert java.find() == own
 
 
-def test_a_java_home_is_never_passed_over_for_the_wheel(path: Path, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_java_home_is_never_passed_over_for_the_wheel(
+    path: Path, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "gone"))
     with pytest.raises(SparkError, match="JAVA_HOME is"):
         java.find()

@@ -1,6 +1,7 @@
 """A stand-in of cuDF: the methods and arguments that our frames use and cuDF 26.4 has, and no others, around pandas.
 
-What is not here must not be used without a look at cuDF. Rows that a sort may leave in any order come in another order than before, as in cuDF.
+What is not here must not be used without a look at cuDF. Rows that a sort may leave in any order come in another order
+than before, as in cuDF.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ class DataFrame:
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> DataFrame:
-        assert all(pa.types.is_integer(type_) or type_ in (pa.string(), pa.float64(), pa.float32(), pa.bool_()) for type_ in table.schema.types), table.schema
+        assert all(
+            pa.types.is_integer(type_) or type_ in (pa.string(), pa.float64(), pa.float32(), pa.bool_())
+            for type_ in table.schema.types
+        ), table.schema
         assert not any(column.null_count for column in table.columns)
         return cls(table.to_pandas(types_mapper={pa.string(): pd.ArrowDtype(pa.string())}.get))
 
@@ -88,4 +92,6 @@ class Groups:
         self._held, self._by = held, by
 
     def size(self) -> DataFrame:
-        return DataFrame(self._held.groupby(self._by, as_index=False, sort=False).size().astype({"size": np.int32}).iloc[::-1])
+        return DataFrame(
+            self._held.groupby(self._by, as_index=False, sort=False).size().astype({"size": np.int32}).iloc[::-1]
+        )

@@ -1,4 +1,6 @@
-"""The as-of join of data frames against a search in plain Python and against DuckDB's ASOF join, on hostile tables; who is chosen to join."""
+"""The as-of join of data frames against a search in plain Python and against DuckDB's ASOF join, on hostile tables; who
+is chosen to join.
+"""
 
 import ctypes
 from datetime import timedelta
@@ -24,7 +26,9 @@ numbers = st.sampled_from([None, 0, 1, 12, 2**53, 2**53 + 1, EARLIEST, LATEST, L
 texts = st.sampled_from([None, "", "3", "23", "Ærø", "ærø", "æro\u0308", "日本", "\U0001f600", "a", "a\x00b"])
 instants = st.sampled_from([None, YEAR_1, -1, 0, 1, 2, 1_483_228_800_000_000, 1_483_228_800_000_001, YEAR_9999])
 known_rows = st.lists(st.tuples(numbers, texts, instants, instants), max_size=30)
-ttls = st.sampled_from([None, timedelta(0), timedelta(microseconds=1), timedelta(days=1), timedelta(days=200 * 365), timedelta.max])
+ttls = st.sampled_from(
+    [None, timedelta(0), timedelta(microseconds=1), timedelta(days=1), timedelta(days=200 * 365), timedelta.max]
+)
 
 
 @st.composite
@@ -32,7 +36,9 @@ def tables(draw: st.DrawFn) -> tuple[list[Row], list[Label]]:
     """Feature rows, and labels of which most have the key of a row, also at its very instant."""
     rows = draw(known_rows)
     like = st.sampled_from(rows).map(lambda row: row[:3]) if rows else st.nothing()
-    near = st.tuples(like, st.sampled_from([-1, 0, 0, 1])).map(lambda one: (*one[0][:2], None if one[0][2] is None else one[0][2] + one[1]))
+    near = st.tuples(like, st.sampled_from([-1, 0, 0, 1])).map(
+        lambda one: (*one[0][:2], None if one[0][2] is None else one[0][2] + one[1])
+    )
     return rows, draw(st.lists(near | st.tuples(numbers, texts, instants), max_size=20))
 
 
@@ -61,7 +67,11 @@ def searched(rows: list[Row], label: Label, ttl: timedelta | None) -> int | None
     if None in (*key, at):
         return None
     alive = LATEST if not ttl else ttl // timedelta(microseconds=1)
-    past = [i for i, (number, text, when, _) in enumerate(rows) if [number, text] == key and when is not None and at - alive <= when <= at]
+    past = [
+        i
+        for i, (number, text, when, _) in enumerate(rows)
+        if [number, text] == key and when is not None and at - alive <= when <= at
+    ]
     return max(past, key=lambda i: (rows[i][2], rows[i][3] is not None, rows[i][3], i), default=None) if past else None
 
 
@@ -70,11 +80,33 @@ def asked_of_duckdb(rows: list[Row], labels: list[Label], ttl: timedelta | None)
     known, asked = side(rows, True), side(labels, False)
     with duckdb.connect() as con:
         con.register(
-            "known", pa.table({"n": known.keys[0], "t": known.keys[1], "moment": known.at, "made": known.created, "i": pa.array(range(len(rows)), pa.int64())})
+            "known",
+            pa.table(
+                {
+                    "n": known.keys[0],
+                    "t": known.keys[1],
+                    "moment": known.at,
+                    "made": known.created,
+                    "i": pa.array(range(len(rows)), pa.int64()),
+                }
+            ),
         )
-        con.register("asked", pa.table({"n": asked.keys[0], "t": asked.keys[1], "moment": asked.at, "i": pa.array(range(len(labels)), pa.int64())}))
+        con.register(
+            "asked",
+            pa.table(
+                {
+                    "n": asked.keys[0],
+                    "t": asked.keys[1],
+                    "moment": asked.at,
+                    "i": pa.array(range(len(labels)), pa.int64()),
+                }
+            ),
+        )
         alive = f"f.moment >= l.moment::HUGEINT - {ttl // timedelta(microseconds=1)}" if ttl else "true"
-        newest = "SELECT * FROM known QUALIFY row_number() OVER (PARTITION BY n, t, moment ORDER BY made DESC NULLS LAST, i DESC) = 1"
+        newest = (
+            "SELECT * FROM known QUALIFY row_number() OVER (PARTITION BY n, t, moment ORDER BY made DESC NULLS LAST, i"
+            " DESC) = 1"
+        )
         query = f"""SELECT CASE WHEN {alive} THEN f.i END FROM asked l ASOF LEFT JOIN ({newest}) f
             ON l.n = f.n AND l.t = f.t AND l.moment >= f.moment ORDER BY l.i"""
         return [row[0] for row in con.execute(query).fetchall()]
@@ -82,7 +114,9 @@ def asked_of_duckdb(rows: list[Row], labels: list[Label], ttl: timedelta | None)
 
 @settings(max_examples=200, deadline=None)
 @given(both=tables(), ttl=ttls)
-def test_equals_a_search_in_plain_python_and_duckdb(library: Any, both: tuple[list[Row], list[Label]], ttl: timedelta | None) -> None:
+def test_equals_a_search_in_plain_python_and_duckdb(
+    library: Any, both: tuple[list[Row], list[Label]], ttl: timedelta | None
+) -> None:
     rows, labels = both
     found = joined(library, rows, labels, ttl)
     assert found == [searched(rows, label, ttl) for label in labels]
@@ -137,7 +171,10 @@ def test_an_instant_before_which_the_ttl_does_not_fit(library: Any) -> None:
     assert joined(library, [(1, "a", EARLIEST, None)], [(1, "a", EARLIEST + 1)], timedelta(days=1)) == [0]
 
 
-@pytest.mark.parametrize(("rows", "labels"), [([], [(1, "a", 1)]), ([(1, "a", 1, None)], []), ([], []), ([(None, "a", 1, None)], [(1, "a", 1)])])
+@pytest.mark.parametrize(
+    ("rows", "labels"),
+    [([], [(1, "a", 1)]), ([(1, "a", 1, None)], []), ([], []), ([(None, "a", 1, None)], [(1, "a", 1)])],
+)
 def test_empty_sides(library: Any, rows: list[Row], labels: list[Label]) -> None:
     found = frames.as_of(library, side(labels, False), side(rows, True))
     assert (found.type, found.to_pylist()) == (pa.int64(), [None] * len(labels))
@@ -159,7 +196,10 @@ def test_empty_sides(library: Any, rows: list[Row], labels: list[Label]) -> None
 )
 def test_keys_of_every_type(library: Any, type_: pa.DataType, known_type: pa.DataType, values: list[Any]) -> None:
     at = column([1, 1, 1], pa.int64())
-    labels, known = Side((column([values[1], None, values[0]], type_),), at), Side((column([values[0], values[1], None], known_type),), at)
+    labels, known = (
+        Side((column([values[1], None, values[0]], type_),), at),
+        Side((column([values[0], values[1], None], known_type),), at),
+    )
     assert frames.as_of(library, labels, known).to_pylist() == [1, None, 0]
 
 
@@ -168,7 +208,9 @@ def test_zero_has_no_sign(library: Any) -> None:
     known = Side((column([-0.0], pa.float64()),), at)
     labels = Side((column([0.0], pa.float64()),), later)
     assert frames.as_of(library, labels, known).to_pylist() == [0]
-    assert str(known.sortable(labels, 0, 0)["key0"].to_pylist()) == "[0.0]"  # whatever the sort of a library makes of -0.0
+    assert (
+        str(known.sortable(labels, 0, 0)["key0"].to_pylist()) == "[0.0]"
+    )  # whatever the sort of a library makes of -0.0
 
 
 def test_rows_that_do_not_fit_the_memory(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +237,9 @@ class TestChoice:
 
         return has
 
-    @pytest.mark.parametrize(("cudf", "gpus", "who"), [(True, 1, "cudf"), (True, 0, "duckdb"), (False, 1, "duckdb"), (False, 0, "duckdb")])
+    @pytest.mark.parametrize(
+        ("cudf", "gpus", "who"), [(True, 1, "cudf"), (True, 0, "duckdb"), (False, 1, "duckdb"), (False, 0, "duckdb")]
+    )
     def test_auto_is_cudf_where_it_can_run(self, machine: Any, cudf: bool, gpus: int, who: str) -> None:
         machine(cudf=cudf, gpus=gpus)
         assert frames.chosen() == frames.chosen("auto") == who
@@ -208,7 +252,10 @@ class TestChoice:
 
     def test_cudf_that_is_not_installed(self, machine: Any) -> None:
         machine(cudf=False, gpus=1)
-        with pytest.raises(FramesError, match=r"cudf was asked for, and it is not installed\. Run `make gpu` .*; or set MILLRACE_JOIN=duckdb"):
+        with pytest.raises(
+            FramesError,
+            match=r"cudf was asked for, and it is not installed\. Run `make gpu` .*; or set MILLRACE_JOIN=duckdb",
+        ):
             frames.chosen("cudf")
 
     def test_cudf_without_a_gpu(self, machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,12 +267,16 @@ class TestChoice:
     def test_spark_joins_and_does_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MILLRACE_JOIN", "spark")
         assert frames.chosen() == "spark"
-        with pytest.raises(FramesError, match=r"MILLRACE_JOIN is 'spark'\. Set it to one of auto, duckdb, cudf, pandas$"):
+        with pytest.raises(
+            FramesError, match=r"MILLRACE_JOIN is 'spark'\. Set it to one of auto, duckdb, cudf, pandas$"
+        ):
             frames.chosen(None, places.COUNTS)
 
     def test_a_word_that_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MILLRACE_JOIN", "polars")
-        with pytest.raises(FramesError, match=r"MILLRACE_JOIN is 'polars'\. Set it to one of auto, duckdb, cudf, pandas"):
+        with pytest.raises(
+            FramesError, match=r"MILLRACE_JOIN is 'polars'\. Set it to one of auto, duckdb, cudf, pandas"
+        ):
             frames.chosen()
 
 
@@ -243,7 +294,9 @@ class Driver:
         return self._get
 
 
-@pytest.mark.parametrize(("driver", "gpus"), [(Driver(2), 2), (Driver(0), 0), (Driver(3, cuInit=100), 0), (Driver(3, cuDeviceGetCount=1), 0)])
+@pytest.mark.parametrize(
+    ("driver", "gpus"), [(Driver(2), 2), (Driver(0), 0), (Driver(3, cuInit=100), 0), (Driver(3, cuDeviceGetCount=1), 0)]
+)
 def test_the_driver_counts_gpus(monkeypatch: pytest.MonkeyPatch, driver: Driver, gpus: int) -> None:
     monkeypatch.setattr(frames.ctypes, "CDLL", lambda _name: driver)
     assert frames.gpus() == gpus

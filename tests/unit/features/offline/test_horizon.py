@@ -28,7 +28,10 @@ MICROSECOND = timedelta(microseconds=1)
 LATE = [HORIZON + MICROSECOND, at("2030-01-01")]
 LABELS = pa.table({"customer_id": [1, 1, 1, 2], "event_timestamp": [HORIZON - MICROSECOND, HORIZON, *LATE]})
 SQL = "SELECT 1 AS customer_id, TIMESTAMPTZ '2017-01-30' + INTERVAL (i) DAY AS event_timestamp FROM range(5) r(i)"
-REFUSED = r"^2 of 4 labels lie after 2017-02-01 00:00 UTC, the horizon of release 1, .*; the latest is 2030-01-01 00:00:00\. .* Drop .*, or run .*, or allow"
+REFUSED = (
+    r"^2 of 4 labels lie after 2017-02-01 00:00 UTC, the horizon of release 1, .*; the latest is 2030-01-01 00:00:00\."
+    r" .* Drop .*, or run .*, or allow"
+)
 
 
 @pytest.fixture
@@ -50,18 +53,29 @@ def test_the_horizon_itself_is_known(store: Any) -> None:
 
 @pytest.mark.parametrize(("unit", "zone"), [("s", None), ("us", "Asia/Tokyo"), ("ns", "UTC")])
 def test_any_unit_and_time_zone_is_compared_as_an_instant(store: Any, unit: str, zone: str | None) -> None:
-    instants = pd.Series([HORIZON, HORIZON + timedelta(seconds=1)]).dt.tz_convert(zone).astype(f"datetime64[{unit}{', ' + zone if zone else ''}]")
+    instants = (
+        pd.Series([HORIZON, HORIZON + timedelta(seconds=1)])
+        .dt.tz_convert(zone)
+        .astype(f"datetime64[{unit}{', ' + zone if zone else ''}]")
+    )
     frame = pd.DataFrame({"customer_id": 1, "event_timestamp": instants})
     assert len(store.get_historical_features(frame[:1], REFS).to_df()) == 1
     with pytest.raises(BeyondHorizonError, match=r"^1 of 2 labels"):
         store.get_historical_features(frame, REFS)
 
 
-@pytest.mark.parametrize("allow", [lambda store, _: setattr(store.config.offline_store, "beyond_horizon", "allow"), lambda _, env: env("allow")])
-def test_where_they_are_allowed_they_are_joined_counted_and_told(store: Any, monkeypatch: pytest.MonkeyPatch, allow: Any) -> None:
+@pytest.mark.parametrize(
+    "allow",
+    [lambda store, _: setattr(store.config.offline_store, "beyond_horizon", "allow"), lambda _, env: env("allow")],
+)
+def test_where_they_are_allowed_they_are_joined_counted_and_told(
+    store: Any, monkeypatch: pytest.MonkeyPatch, allow: Any
+) -> None:
     allow(store, lambda value: monkeypatch.setenv("MILLRACE_BEYOND_HORIZON", value))
     job = store.get_historical_features(LABELS.to_pandas(), REFS)
-    with pytest.warns(BeyondHorizonWarning, match=r"^2 of 4 labels lie after 2017-02-01 .*: their features are those of the horizon$"):
+    with pytest.warns(
+        BeyondHorizonWarning, match=r"^2 of 4 labels lie after 2017-02-01 .*: their features are those of the horizon$"
+    ):
         assert job.to_arrow().num_rows == 4
     assert job.beyond_horizon == 2
     with warnings.catch_warnings():
@@ -97,9 +111,13 @@ def test_a_training_set_is_refused_or_counts_them(shop: Lake, knowledge_time: bo
         training.create(LABELS, SERVICE, "late", knowledge_time=knowledge_time)
     assert manifest.names() == []
     told: list[str] = []
-    made = training.create(LABELS, SERVICE, "late", knowledge_time=knowledge_time, allow_beyond_horizon=True, say=told.append)
+    made = training.create(
+        LABELS, SERVICE, "late", knowledge_time=knowledge_time, allow_beyond_horizon=True, say=told.append
+    )
     assert (made.beyond_horizon, made.horizon, manifest.read("late")) == (2, "2017-02-01", made)
-    assert any(said.startswith("2 of 4 labels lie after 2017-02-01 00:00 UTC, the horizon of release 1") for said in told)
+    assert any(
+        said.startswith("2 of 4 labels lie after 2017-02-01 00:00 UTC, the horizon of release 1") for said in told
+    )
     assert training.rebuild("late").same_file
 
 
@@ -127,7 +145,9 @@ def test_a_set_of_former_code_still_rebuilds_byte_for_byte(shop: Lake) -> None:
     training.create(LABELS, SERVICE, "former", allow_beyond_horizon=True)
     path = manifest.folder() / "former.json"
     written = json.loads(path.read_text())
-    path.write_text(json.dumps({name: value for name, value in written.items() if name not in ("horizon", "beyond_horizon")}))
+    path.write_text(
+        json.dumps({name: value for name, value in written.items() if name not in ("horizon", "beyond_horizon")})
+    )
     before = (manifest.table_path("former") / sets.FILE).read_bytes()
     (manifest.table_path("former") / sets.FILE).unlink()
     assert training.rebuild("former").restored
@@ -135,9 +155,20 @@ def test_a_set_of_former_code_still_rebuilds_byte_for_byte(shop: Lake) -> None:
     assert training.check_leaks("former").beyond_horizon == 2
 
 
-def test_the_command_line_refuses_allows_and_reports(shop: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_refuses_allows_and_reports(
+    shop: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pq.write_table(LABELS, tmp_path / "labels.parquet")
-    create = ["training-set", "create", "--name", "late", "--labels", str(tmp_path / "labels.parquet"), "--service", SERVICE]
+    create = [
+        "training-set",
+        "create",
+        "--name",
+        "late",
+        "--labels",
+        str(tmp_path / "labels.parquet"),
+        "--service",
+        SERVICE,
+    ]
     assert cli.main(create) == 1
     assert capsys.readouterr().err.startswith("BeyondHorizonError: 2 of 4 labels lie after 2017-02-01")
     assert cli.main([*create, "--allow-beyond-horizon"]) == 0

@@ -1,4 +1,6 @@
-"""A key is given in its own type, everywhere: "1", True and 1.0 are not the key 1, and are an error rather than an absent row or another entity's."""
+"""A key is given in its own type, everywhere: "1", True and 1.0 are not the key 1, and are an error rather than an
+absent row or another entity's.
+"""
 
 import re
 from collections.abc import Iterator
@@ -39,7 +41,10 @@ def asked(store: FeatureStore, rows: Any, **more: Any) -> list[Any]:
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
 def test_online(store: FeatureStore, wrong: Any) -> None:
-    said = r"key customer_id of the feature view customer_activity is .* \(.*\), and must be a whole number such as 1 \(INT64\)"
+    said = (
+        r"key customer_id of the feature view customer_activity is .* \(.*\), and must be a whole number such as 1"
+        r" \(INT64\)"
+    )
     for rows in ([{"customer_id": 1}, {"customer_id": wrong}], {"customer_id": [1, wrong]}):
         with pytest.raises(KeyTypeError, match=said):
             asked(store, rows)
@@ -49,7 +54,11 @@ def test_online(store: FeatureStore, wrong: Any) -> None:
 
 @pytest.mark.parametrize("right", [2, np.int64(2), np.int32(2), np.uint8(2)], ids=repr)
 def test_online_a_whole_number_of_any_width_is_one(store: FeatureStore, right: Any) -> None:
-    assert asked(store, [{"customer_id": right}]) == asked(store, {"customer_id": [right]}, include_feature_view_version_metadata=True) == [7.77]
+    assert (
+        asked(store, [{"customer_id": right}])
+        == asked(store, {"customer_id": [right]}, include_feature_view_version_metadata=True)
+        == [7.77]
+    )
 
 
 def test_online_as_protobuf(store: FeatureStore) -> None:
@@ -76,14 +85,19 @@ def test_offline_in_a_data_frame(store: FeatureStore, wrong: list[Any]) -> None:
     labels = pd.DataFrame({"customer_id": wrong}).assign(event_timestamp=at("2017-02-01"))
     with pytest.raises(
         LabelError,
-        match=r"customer_id is .* in entity_df, and the key of the feature view customer_activity is Int64.*astype\('Int64'\)",
+        match=(
+            r"customer_id is .* in entity_df, and the key of the feature view customer_activity is"
+            r" Int64.*astype\('Int64'\)"
+        ),
     ):
         store.get_historical_features(labels, SPEND).to_df()
 
 
 def test_offline_floats_say_where_they_come_from_and_the_remedy_works(store: FeatureStore) -> None:
     labels = pd.DataFrame({"customer_id": [1, None]}).assign(event_timestamp=at("2017-02-01"))
-    with pytest.raises(LabelError, match="pandas makes floats of whole numbers as soon as one is missing: drop such rows"):
+    with pytest.raises(
+        LabelError, match="pandas makes floats of whole numbers as soon as one is missing: drop such rows"
+    ):
         store.get_historical_features(labels, SPEND)
     remedied = labels.dropna().astype({"customer_id": "Int64"})
     assert store.get_historical_features(remedied, SPEND).to_df()["spend_7d"].tolist() == [0.05]
@@ -94,7 +108,9 @@ def test_offline_floats_say_where_they_come_from_and_the_remedy_works(store: Fea
 @pytest.mark.parametrize("wrong", ["'1'", "true", "1.0::DOUBLE", "1.0"])
 def test_offline_in_sql(store: FeatureStore, wrong: str) -> None:
     labels = f"SELECT {wrong} AS customer_id, TIMESTAMP '2017-02-01' AS event_timestamp"
-    with pytest.raises(LabelError, match=re.escape("in the labels' query, ") + ".*" + re.escape("CAST(customer_id AS BIGINT)")):
+    with pytest.raises(
+        LabelError, match=re.escape("in the labels' query, ") + ".*" + re.escape("CAST(customer_id AS BIGINT)")
+    ):
         store.get_historical_features(labels, SPEND)
     cast = labels.replace(wrong, f"CAST({wrong} AS BIGINT)")
     assert store.get_historical_features(cast, SPEND).to_df()["spend_7d"].tolist() == [0.05]
@@ -111,7 +127,9 @@ def test_pushed(store: FeatureStore, wrong: Any) -> None:
         "event_timestamp": [datetime(2017, 1, 30)],
     }
     before = backends.current()
-    with pytest.raises(LabelError, match=r"customer_id is .* in the rows, and the key of the feature view customer_profile is Int64"):
+    with pytest.raises(
+        LabelError, match=r"customer_id is .* in the rows, and the key of the feature view customer_profile is Int64"
+    ):
         store.write_to_online_store("customer_profile", pd.DataFrame(rows))
     assert store.get_online_features(["customer_profile:age"], [{"customer_id": 1}]).to_dict()["age"] == ["25-34"]
     assert backends.current() == before

@@ -1,4 +1,6 @@
-"""The point-in-time join of everybody who can join, against a search of every row, on hostile tables; and what is served against what is trained on."""
+"""The point-in-time join of everybody who can join, against a search of every row, on hostile tables; and what is
+served against what is trained on.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,9 +26,24 @@ from tests import point_in_time
 from tests.unit.features.conftest import INSTANT, Lake
 
 SCHEMA = pa.schema(
-    [("number", pa.int64()), ("text", pa.string()), ("event_timestamp", INSTANT), ("created", INSTANT), ("v", pa.int64()), ("word", pa.string())]
+    [
+        ("number", pa.int64()),
+        ("text", pa.string()),
+        ("event_timestamp", INSTANT),
+        ("created", INSTANT),
+        ("v", pa.int64()),
+        ("word", pa.string()),
+    ]
 )
-ASKED = pa.schema([("number", pa.int64()), ("text", pa.string()), ("other", pa.int64()), ("event_timestamp", INSTANT), ("n", pa.int64())])
+ASKED = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("text", pa.string()),
+        ("other", pa.int64()),
+        ("event_timestamp", INSTANT),
+        ("n", pa.int64()),
+    ]
+)
 START = datetime(2017, 1, 1, tzinfo=UTC)
 FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
 FOREVER = timedelta(0)
@@ -60,28 +77,56 @@ def some(one: st.SearchStrategy[Any], at_least: int) -> st.SearchStrategy[list[A
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Feature rows of a few keys, and labels of the same keys, of which some come twice."""
-    near = [(12, "3"), (1, "23"), (1, "3")] if draw(st.booleans()) else draw(st.lists(st.sampled_from(PAIRS), min_size=2, max_size=4, unique=True))
+    near = (
+        [(12, "3"), (1, "23"), (1, "3")]
+        if draw(st.booleans())
+        else draw(st.lists(st.sampled_from(PAIRS), min_size=2, max_size=4, unique=True))
+    )
     pairs = st.sampled_from(near)
     words = st.sampled_from([None, "", "é", "\U0001f600"])
-    row = st.builds(lambda pair, *rest: dict(zip(SCHEMA.names, (*pair, *rest), strict=True)), pairs, moments, moments, values, words)
+    row = st.builds(
+        lambda pair, *rest: dict(zip(SCHEMA.names, (*pair, *rest), strict=True)), pairs, moments, moments, values, words
+    )
     label = st.builds(label_of, pairs | st.just((12, "23")), pairs, moments, steps)
     rows, labels = draw(some(row, 8)), draw(some(label, 6))
     return rows, [*labels, *labels[:2]]
 
 
-def label_of(pair: tuple[int | None, str | None], other: tuple[int | None, str | None], when: datetime | None, step: timedelta) -> dict[str, Any]:
-    return {"number": pair[0], "text": pair[1], "other": other[0], "event_timestamp": when if when in (None, FIRST, LAST) else when + step}
+def label_of(
+    pair: tuple[int | None, str | None], other: tuple[int | None, str | None], when: datetime | None, step: timedelta
+) -> dict[str, Any]:
+    return {
+        "number": pair[0],
+        "text": pair[1],
+        "other": other[0],
+        "event_timestamp": when if when in (None, FIRST, LAST) else when + step,
+    }
 
 
 zones = st.sampled_from([None, UTC, timezone(timedelta(hours=-8)), timezone(timedelta(hours=5, minutes=30))])
-ttls = st.sampled_from([FOREVER, timedelta(microseconds=1), timedelta(hours=12), timedelta(days=2), timedelta(days=106_000_000), timedelta.max])
+ttls = st.sampled_from(
+    [
+        FOREVER,
+        timedelta(microseconds=1),
+        timedelta(hours=12),
+        timedelta(days=2),
+        timedelta(days=106_000_000),
+        timedelta.max,
+    ]
+)
 on_one_lake = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def view(ttl: timedelta, created: bool) -> FeatureView:
-    entities = [Entity(name=name, join_keys=[name], value_type=type_) for name, type_ in (("number", ValueType.INT64), ("text", ValueType.STRING))]
+    entities = [
+        Entity(name=name, join_keys=[name], value_type=type_)
+        for name, type_ in (("number", ValueType.INT64), ("text", ValueType.STRING))
+    ]
     source = GoldTable(table="gold.things", created_timestamp_column="created" if created else None)
-    fields = [Field(name=name, dtype=dtype) for name, dtype in (("number", Int64), ("text", String), ("v", Int64), ("word", String))]
+    fields = [
+        Field(name=name, dtype=dtype)
+        for name, dtype in (("number", Int64), ("text", String), ("v", Int64), ("word", String))
+    ]
     return FeatureView(name="things", entities=entities, schema=fields, source=source, ttl=ttl)
 
 
@@ -106,10 +151,20 @@ class Case:
 
 
 def dense() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Each key at every other hour in three creations, told in either order; labels at, just before and just after every hour."""
+    """Each key at every other hour in three creations, told in either order; labels at, just before and just after
+    every hour.
+    """
     near, made = [(12, "3"), (1, "23"), (1, "3")], [None, HOURS[0], HOURS[1]]
-    told = [(pair, when, created) for pair in near for n, when in enumerate(HOURS[:3:2]) for created in (made, made[::-1])[n]]
-    rows = [dict(zip(SCHEMA.names, (*pair, when, created, i, f"row {i}"), strict=True)) for i, (pair, when, created) in enumerate(told)]
+    told = [
+        (pair, when, created)
+        for pair in near
+        for n, when in enumerate(HOURS[:3:2])
+        for created in (made, made[::-1])[n]
+    ]
+    rows = [
+        dict(zip(SCHEMA.names, (*pair, when, created, i, f"row {i}"), strict=True))
+        for i, (pair, when, created) in enumerate(told)
+    ]
     steps = (-timedelta(microseconds=1), FOREVER, timedelta(microseconds=1))
     return rows, [label_of(pair, (1, ""), when, step) for pair in near for when in HOURS for step in steps]
 
@@ -128,7 +183,16 @@ def late() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return rows, [label for label in labels if label["event_timestamp"] >= HOURS[2]]
 
 
-cases = st.builds(Case, tables(), zones, ttls, st.booleans(), st.booleans(), st.sampled_from([FEATURES, ("v",), ("word",)]), st.integers(1, 3))
+cases = st.builds(
+    Case,
+    tables(),
+    zones,
+    ttls,
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([FEATURES, ("v",), ("word",)]),
+    st.integers(1, 3),
+)
 
 
 @on_one_lake
@@ -149,13 +213,23 @@ def test_equals_a_search_of_every_row(lake: Lake, exact: Callable[..., pa.Table]
     alias = view(FOREVER, case.created).with_name("alias").with_join_key_map({"number": "other"})
     told = rows if case.created else [{**row, "created": None} for row in rows]
 
-    result = exact([plain, alias], [f"{name}:{feature}" for name in ("things", "alias") for feature in case.features], entity_df, full_names=True)
+    result = exact(
+        [plain, alias],
+        [f"{name}:{feature}" for name in ("things", "alias") for feature in case.features],
+        entity_df,
+        full_names=True,
+    )
 
     assert result.select(ASKED.names[:-1]).to_pylist() == labels
-    for name, keys, ttl in (("things", {"number": "number", "text": "text"}, case.ttl), ("alias", {"number": "other", "text": "text"}, FOREVER)):
+    for name, keys, ttl in (
+        ("things", {"number": "number", "text": "text"}, case.ttl),
+        ("alias", {"number": "other", "text": "text"}, FOREVER),
+    ):
         right = point_in_time.joined(told, labels, keys, case.features, ttl)
         found = zip(*(result[f"{name}__{feature}"].to_pylist() for feature in case.features), strict=True)
-        wrong = [(label, got, wanted) for label, got, wanted in zip(labels, found, right, strict=True) if got not in wanted]
+        wrong = [
+            (label, got, wanted) for label, got, wanted in zip(labels, found, right, strict=True) if got not in wanted
+        ]
         assert not wrong
 
 
@@ -164,7 +238,9 @@ SERVED = [pair for pair in PAIRS if None not in pair and "\x00" not in pair[1]]
 
 @on_one_lake
 @given(both=tables(), ttl=ttls)
-def test_what_is_served_is_what_is_trained_on(lake: Lake, exact: Callable[..., pa.Table], both: Any, ttl: timedelta) -> None:
+def test_what_is_served_is_what_is_trained_on(
+    lake: Lake, exact: Callable[..., pa.Table], both: Any, ttl: timedelta
+) -> None:
     known = [row for row in both[0] if None not in (row["number"], row["text"], row["event_timestamp"])]
     told = [*{(row["number"], row["text"], row["event_timestamp"], row["created"]): row for row in known}.values()]
     lake.write("things", told, SCHEMA)
@@ -172,12 +248,17 @@ def test_what_is_served_is_what_is_trained_on(lake: Lake, exact: Callable[..., p
     now = START + timedelta(days=1)
     asked = [{"number": number, "text": text, "event_timestamp": now} for number, text in SERVED]
 
-    keys = [EntityKey(join_keys=["text", "number"], entity_values=[Value(string_val=text), Value(int64_val=number)]) for number, text in SERVED]
+    keys = [
+        EntityKey(join_keys=["text", "number"], entity_values=[Value(string_val=text), Value(int64_val=number)])
+        for number, text in SERVED
+    ]
     with generation.previewing(backends.current(), now):
         read = PackedOnlineStore().online_read(None, view(ttl, True), keys)
     served = [(values or {}).get("v", Value()) for _, values in read]
 
-    expected = [one[0][0] for one in point_in_time.joined(told, asked, {"number": "number", "text": "text"}, ["v"], ttl)]
+    expected = [
+        one[0][0] for one in point_in_time.joined(told, asked, {"number": "number", "text": "text"}, ["v"], ttl)
+    ]
     assert [value.int64_val if value.WhichOneof("val") else None for value in served] == expected
     assert exact([view(ttl, True)], ["things:v"], pd.DataFrame(asked))["v"].to_pylist() == expected
 
@@ -187,6 +268,12 @@ def integers(column: pd.Series) -> list[int | None]:
 
 
 def test_keys_are_not_concatenated(shop: Lake, join: Callable[..., pd.DataFrame]) -> None:
-    labels = pd.DataFrame({"customer_id": [12, 1, 1, 12], "product_id": [3, 23, 3, 23], "event_timestamp": pd.to_datetime(["2017-01-10"] * 4)})
+    labels = pd.DataFrame(
+        {
+            "customer_id": [12, 1, 1, 12],
+            "product_id": [3, 23, 3, 23],
+            "event_timestamp": pd.to_datetime(["2017-01-10"] * 4),
+        }
+    )
     result = join([customer_product], ["customer_product:purchases_90d"], labels)
     assert integers(result.purchases_90d) == [7, 9, 2, None]

@@ -1,10 +1,11 @@
-"""Profiles by DuckDB and by data frames against plain Python, on hostile columns: both are the same, to the last digit but for doubles."""
+"""Profiles by DuckDB and by data frames against plain Python, on hostile columns: both are the same, to the last digit
+but for doubles.
+"""
 
 import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -33,21 +34,34 @@ def decimals(whole: st.SearchStrategy[int], scale: int) -> st.SearchStrategy[Dec
 
 
 COLUMNS: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
-    "int64": (pa.int64(), st.sampled_from([MIN, MIN + 1, -1, 0, 1, 2**31, 2**53, 2**53 + 1, MAX]) | st.integers(MIN, MAX)),
+    "int64": (
+        pa.int64(),
+        st.sampled_from([MIN, MIN + 1, -1, 0, 1, 2**31, 2**53, 2**53 + 1, MAX]) | st.integers(MIN, MAX),
+    ),
     "int32": (pa.int32(), st.integers(-5, 5)),
-    "money": (pa.decimal128(12, 2), decimals(st.sampled_from([-1, 0, 1, 10**12 - 1, 1 - 10**12]) | st.integers(-500, 500), 2)),
+    "money": (
+        pa.decimal128(12, 2),
+        decimals(st.sampled_from([-1, 0, 1, 10**12 - 1, 1 - 10**12]) | st.integers(-500, 500), 2),
+    ),
     "eighteen": (pa.decimal128(18, 2), decimals(st.sampled_from([1 - 10**18, 10**18 - 1, 5]), 2)),
-    "nineteen": (pa.decimal128(19, 4), decimals(st.sampled_from([1 - 10**19, 10**19 - 1, -1, 0, 2**63, -(2**63), 2**62]), 4)),
+    "nineteen": (
+        pa.decimal128(19, 4),
+        decimals(st.sampled_from([1 - 10**19, 10**19 - 1, -1, 0, 2**63, -(2**63), 2**62]), 4),
+    ),
     "wide": (pa.decimal128(38, 10), decimals(st.sampled_from([2**64, -(2**64), 2**32, -1, 0]) | wide, 10)),
     "share": (pa.decimal128(38, 38), decimals(wide, 38)),
     "double": (pa.float64(), st.floats(-1e6, 1e6) | st.sampled_from([0.0, -0.0, float("nan"), 0.1, 1e15, 1e15 + 1])),
     "huge": (pa.float64(), st.sampled_from([1e149, -1e149, 1e150, float("inf"), -float("inf"), float("nan"), 5e-324])),
     "single": (pa.float32(), st.floats(-1e6, 1e6, width=32)),
-    "text": (pa.string(), st.sampled_from(["", " ", "a", "A", "ä", "a\u0308", "ﬁ", "日本", "\U0001f600", "\uffff", "a\x00b", "NaN"])),
+    "text": (
+        pa.string(),
+        st.sampled_from(["", " ", "a", "A", "ä", "a\u0308", "ﬁ", "日本", "\U0001f600", "\uffff", "a\x00b", "NaN"]),
+    ),
     "truth": (pa.bool_(), st.booleans()),
     "instant": (
         INSTANT,
-        st.sampled_from([datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC)]) | st.datetimes(timezones=st.just(UTC)),
+        st.sampled_from([datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC)])
+        | st.datetimes(timezones=st.just(UTC)),
     ),
     "moment": (pa.timestamp("us"), st.datetimes()),
     "day": (pa.date32(), st.sampled_from([date.min, date.max, date(1970, 1, 1)]) | st.dates()),
@@ -58,7 +72,9 @@ COLUMNS: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
 
 
 def cells_of(name: str) -> st.SearchStrategy[list[Any]]:
-    few = st.lists(COLUMNS[name][1], min_size=1, max_size=3).flatmap(lambda values: st.lists(st.none() | st.sampled_from(values), max_size=40))
+    few = st.lists(COLUMNS[name][1], min_size=1, max_size=3).flatmap(
+        lambda values: st.lists(st.none() | st.sampled_from(values), max_size=40)
+    )
     return few | st.lists(st.none() | COLUMNS[name][1], max_size=15)
 
 
@@ -89,10 +105,18 @@ def expected(cells: list[Any], type_: pa.DataType) -> ColumnProfile:
     told = ColumnProfile("c", str(type_), nulls, len(zoned) - len(present), len({*present}), frequent=tuple(frequent))
     if not present:
         return told
-    quantiles = tuple(next(cell for i, cell in enumerate(present, 1) if 100 * i >= percent * len(present)) for percent in PERCENTS)
+    quantiles = tuple(
+        next(cell for i, cell in enumerate(present, 1) if 100 * i >= percent * len(present)) for percent in PERCENTS
+    )
     mean, deviation = spread(present)
     has_quantiles = not isinstance(present[0], str | bool)
-    more = {"minimum": present[0], "maximum": present[-1], "mean": mean, "deviation": deviation, "quantiles": quantiles if has_quantiles else ()}
+    more = {
+        "minimum": present[0],
+        "maximum": present[-1],
+        "mean": mean,
+        "deviation": deviation,
+        "quantiles": quantiles if has_quantiles else (),
+    }
     return ColumnProfile(**{**vars(told), **more})
 
 
@@ -102,13 +126,17 @@ def spread(cells: list[Any]) -> tuple[float | None, float | None]:
         return None, None
     exact = [Fraction(cell) for cell in cells]
     mean = sum(exact) / len(exact)
-    return float(mean), math.sqrt(sum((cell - mean) ** 2 for cell in exact) / (len(exact) - 1)) if len(exact) > 1 else None
+    return float(mean), (
+        math.sqrt(sum((cell - mean) ** 2 for cell in exact) / (len(exact) - 1)) if len(exact) > 1 else None
+    )
 
 
 def assert_same(one: ColumnProfile, other: ColumnProfile) -> None:
     """The same, and of doubles nearly the same mean and deviation: to within 1e-12 of the largest value."""
     inexact = ("mean", "deviation") if one.type in ("double", "float") else ()
-    rest, other_rest = ({name: value for name, value in vars(each).items() if name not in inexact} for each in (one, other))
+    rest, other_rest = (
+        {name: value for name, value in vars(each).items() if name not in inexact} for each in (one, other)
+    )
     assert rest == other_rest
     assert str(one.minimum) == str(other.minimum) or one.minimum == 0  # as text, in which 1.0 is not like 1
     magnitude = max(abs(float(one.minimum)), abs(float(one.maximum))) if inexact and one.distinct else 0
@@ -177,7 +205,9 @@ def test_beyond_pythons_calendar_time_is_text(by: str) -> None:
 def test_names_that_need_quotes(by: str) -> None:
     with duckdb.connect() as con:
         con.register('a "table"', pa.table({'say "x"': [1], "select": ["b"]}))
-        told = by_duckdb.profile(con, '"a ""table"""') if by == "duckdb" else by_frames.profile(by, con, '"a ""table"""')
+        told = (
+            by_duckdb.profile(con, '"a ""table"""') if by == "duckdb" else by_frames.profile(by, con, '"a ""table"""')
+        )
     assert [(column.name, column.maximum) for column in told.columns] == [('say "x"', 1), ("select", "b")]
 
 
@@ -192,14 +222,24 @@ def test_a_published_table(lake: Lake, by: str) -> None:
 def test_an_older_version(lake: Lake, by: str) -> None:
     for customers in ((1,), (1, 2)):
         lake.write("customer_activity", [activity(customer, "2017-01-02") for customer in customers])
-    found: Callable[[int | None], Profile] = lambda version: of(published("gold.customer_activity", version), "gold.customer_activity", by)  # noqa: E731
+
+    def found(version: int | None) -> Profile:
+        return of(published("gold.customer_activity", version), "gold.customer_activity", by)
+
     assert [found(version).rows for version in (0, 1, None)] == [1, 2, 2]
 
 
 def test_what_cannot_be_read(lake: Lake) -> None:
-    with pytest.raises(SourceError, match=r"gold\.customer_activity was never published: there is no table at .*/gold/customer_activity\. Run the DAG"):
+    with pytest.raises(
+        SourceError,
+        match=(
+            r"gold\.customer_activity was never published: there is no table at .*/gold/customer_activity\. Run the DAG"
+        ),
+    ):
         published("gold.customer_activity")
-    with pytest.raises(SourceError, match=r"'transactions' is no table\. Name it with its layer, such as silver\.transactions"):
+    with pytest.raises(
+        SourceError, match=r"'transactions' is no table\. Name it with its layer, such as silver\.transactions"
+    ):
         published("transactions")
     lake.write("customer_profile", [])
     with pytest.raises(SourceError, match=r"gold\.customer_profile has no version 7: its newest is 0"):

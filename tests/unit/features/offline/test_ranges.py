@@ -17,12 +17,16 @@ def store(shop: Lake) -> FeatureStore:
     return registry.open_store()
 
 
-def between(store: FeatureStore, features: object, start: datetime, end: datetime | None = None, **more: object) -> pd.DataFrame:
+def between(
+    store: FeatureStore, features: object, start: datetime, end: datetime | None = None, **more: object
+) -> pd.DataFrame:
     return store.get_historical_features(features=features, start_date=start, end_date=end, **more).to_df()
 
 
 def test_each_row_of_the_range_as_of_its_instant(store: FeatureStore) -> None:
-    """customer_activity has rows on the 2nd, 5th and 9th, and one after the horizon; the profile of customer 1 is of the 1st."""
+    """customer_activity has rows on the 2nd, 5th and 9th, and one after the horizon; the profile of customer 1 is of
+    the 1st.
+    """
     found = between(store, ["customer_activity:spend_7d"], at("2017-01-02"), at("2017-01-08"))
     assert found.to_dict("list") == {
         "customer_id": [1, 2],
@@ -30,7 +34,9 @@ def test_each_row_of_the_range_as_of_its_instant(store: FeatureStore) -> None:
         "spend_7d": [10.0, 7.77],
     }
     found = between(store, ["customer_activity:spend_7d", "customer_profile:age"], at("2017-01-01"))
-    assert [(row.customer_id, f"{row.event_timestamp:%d}", row.spend_7d, row.age) for row in found.fillna(-1).itertuples()] == [
+    assert [
+        (row.customer_id, f"{row.event_timestamp:%d}", row.spend_7d, row.age) for row in found.fillna(-1).itertuples()
+    ] == [
         (1, "01", -1, "25-34"),
         (12, "01", -1, "65+"),
         (1, "02", 10.0, "25-34"),

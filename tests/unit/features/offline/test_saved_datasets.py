@@ -1,4 +1,6 @@
-"""Training sets that are saved: piece by piece, whole or not at all, in order, and what Feast's saved datasets give back."""
+"""Training sets that are saved: piece by piece, whole or not at all, in order, and what Feast's saved datasets give
+back.
+"""
 
 from datetime import timedelta
 from pathlib import Path
@@ -21,8 +23,10 @@ from lake import settings
 from tests.unit.features.conftest import Lake, at
 
 SQL = """
-    SELECT customer_id, CAST(3 AS BIGINT) AS product_id, d AS event_timestamp, d AS request_time, customer_id * 1000 + epoch(d) // 86400 % 1000 AS n
-    FROM (VALUES (2), (1), (1), (404)) c(customer_id), (SELECT unnest(range(TIMESTAMPTZ '2016-12-24', TIMESTAMPTZ '2017-02-02', INTERVAL 1 DAY)) AS d)
+    SELECT customer_id, CAST(3 AS BIGINT) AS product_id, d AS event_timestamp, d AS request_time,
+        customer_id * 1000 + epoch(d) // 86400 % 1000 AS n
+    FROM (VALUES (2), (1), (1), (404)) c(customer_id), (SELECT unnest(range(TIMESTAMPTZ '2016-12-24',
+        TIMESTAMPTZ '2017-02-02', INTERVAL 1 DAY)) AS d)
     ORDER BY d DESC, customer_id
 """
 
@@ -39,7 +43,9 @@ def asked(store: FeatureStore, labels: Any = SQL) -> Any:
 
 @pytest.mark.parametrize("as_frame", [True, False])
 def test_pieces_are_the_whole(store: FeatureStore, as_frame: bool) -> None:
-    labels = asked(store).to_df()[["customer_id", "product_id", "event_timestamp", "request_time", "n"]] if as_frame else SQL
+    labels = (
+        asked(store).to_df()[["customer_id", "product_id", "event_timestamp", "request_time", "n"]] if as_frame else SQL
+    )
     whole = asked(store, labels).to_arrow()
     pieces = [*asked(store, labels).pieces(7)]
     assert {piece.num_rows for piece in pieces} == {7, 160 % 7}
@@ -58,7 +64,9 @@ def test_no_labels_are_an_empty_training_set_with_all_columns(store: FeatureStor
     assert asked(store, frame).to_arrow().column_names == [*frame.columns, *asked(store).to_arrow().column_names[5:]]
 
 
-def test_parquet_and_delta_hold_what_to_arrow_gives_and_say_of_which_release(store: FeatureStore, tmp_path: Path) -> None:
+def test_parquet_and_delta_hold_what_to_arrow_gives_and_say_of_which_release(
+    store: FeatureStore, tmp_path: Path
+) -> None:
     whole = asked(store).to_arrow()
     asked(store).to_parquet(str(tmp_path / "set.parquet"), rows=9)
     asked(store).to_delta(str(tmp_path / "set"), rows=9)
@@ -72,7 +80,10 @@ def test_parquet_and_delta_hold_what_to_arrow_gives_and_say_of_which_release(sto
 
 
 def storages(tmp_path: Path) -> list[SavedDatasetStorage]:
-    files = [SavedDatasetFileStorage(str(tmp_path / "kept.parquet")), SavedDatasetFileStorage(str(tmp_path / "kept"), file_format=DeltaFormat())]
+    files = [
+        SavedDatasetFileStorage(str(tmp_path / "kept.parquet")),
+        SavedDatasetFileStorage(str(tmp_path / "kept"), file_format=DeltaFormat()),
+    ]
     return [*files, LakeStorage("churn_v1")]
 
 
@@ -82,7 +93,9 @@ def storages(tmp_path: Path) -> list[SavedDatasetStorage]:
 def test_feasts_saved_datasets(store: FeatureStore, tmp_path: Path, number: int) -> None:
     place = storages(tmp_path)[number]
     kept = store.create_saved_dataset(asked(store), "churn", place)
-    features = [name for name in asked(store).to_arrow().column_names if name not in ("product_id", "request_time", "n")]
+    features = [
+        name for name in asked(store).to_arrow().column_names if name not in ("product_id", "request_time", "n")
+    ]
     expected = asked(store).to_df()[features].sort_values(features, ignore_index=True)
     for found in (kept, registry.open_store().get_saved_dataset("churn")):
         assert found.to_df()[features].sort_values(features, ignore_index=True).equals(expected)
@@ -109,7 +122,10 @@ def test_a_name_belongs_to_the_lake_of_the_home(shop: Lake) -> None:
 
 
 def test_a_failure_leaves_nothing(store: FeatureStore, tmp_path: Path) -> None:
-    broken = f"SELECT * REPLACE (CASE WHEN n < 1000000 AND customer_id = 404 THEN 0.5 ELSE customer_id END AS customer_id) FROM ({SQL})"
+    broken = (
+        "SELECT * REPLACE (CASE WHEN n < 1000000 AND customer_id = 404 THEN 0.5 ELSE customer_id END AS customer_id)"
+        f" FROM ({SQL})"
+    )
     target = tmp_path / "out"
     target.mkdir()
     with pytest.raises(ValueError, match="customer_id"):

@@ -1,4 +1,6 @@
-"""What a training set looks like: names, types, order, aliases, SQL labels, pins, and errors that finish the sentence."""
+"""What a training set looks like: names, types, order, aliases, SQL labels, pins, and errors that finish the
+sentence.
+"""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,7 +12,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from feast import Entity, FeatureView, Field
-from feast.errors import FeatureServiceNotFoundException, FeatureViewNotFoundException, RequestDataNotFoundInEntityDfException
+from feast.errors import (
+    FeatureServiceNotFoundException,
+    FeatureViewNotFoundException,
+    RequestDataNotFoundInEntityDfException,
+)
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
@@ -28,7 +34,11 @@ from tests.unit.features.conftest import INSTANT, JOINS, VIEWS, Lake, activity, 
 
 Join = Callable[..., pd.DataFrame]
 NO_VIEWS = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
-ACTIVITY, PROFILE, POPULARITY = definitions.customer_activity, definitions.customer_profile, definitions.product_popularity
+ACTIVITY, PROFILE, POPULARITY = (
+    definitions.customer_activity,
+    definitions.customer_profile,
+    definitions.product_popularity,
+)
 
 
 def labels(customers: list[Any], times: list[str], **more: Any) -> pd.DataFrame:
@@ -37,7 +47,9 @@ def labels(customers: list[Any], times: list[str], **more: Any) -> pd.DataFrame:
 
 def test_three_rows_in_three_rows_out(shop: Lake, join: Join) -> None:
     given = labels([2, 1, 1], ["2017-01-31", "2017-01-08 23:59:59", "2017-01-09"])
-    result = join([ACTIVITY, PROFILE], ["customer_activity:spend_7d", "customer_profile:age", "customer_activity:items_7d"], given)
+    result = join(
+        [ACTIVITY, PROFILE], ["customer_activity:spend_7d", "customer_profile:age", "customer_activity:items_7d"], given
+    )
     assert list(result.columns) == ["customer_id", "event_timestamp", "spend_7d", "items_7d", "age"]
     assert result.spend_7d.to_list() == [7.77, 10.0, 0.05]
     assert result.age.to_list() == [None, "25-34", "25-34"]
@@ -50,24 +62,42 @@ def test_repeated_labels_stay(shop: Lake, join: Join) -> None:
 
 
 def test_null_key_and_null_time_give_null(shop: Lake, join: Join) -> None:
-    given = pd.DataFrame({"customer_id": pd.array([1, None, 1], "Int64"), "event_timestamp": pd.to_datetime(["2017-01-03", "2017-01-03", None])})
+    given = pd.DataFrame(
+        {
+            "customer_id": pd.array([1, None, 1], "Int64"),
+            "event_timestamp": pd.to_datetime(["2017-01-03", "2017-01-03", None]),
+        }
+    )
     assert join([ACTIVITY], ["customer_activity:spend_7d"], given).spend_7d.fillna(-1).to_list() == [10.0, -1, -1]
 
 
 def test_zones_are_converted(shop: Lake, join: Join) -> None:
     east = datetime.fromisoformat("2017-01-09T05:29:59+05:30")
-    mixed = pd.DataFrame({"customer_id": [1, 1, 1], "event_timestamp": pd.Series([east, east + timedelta(seconds=1), datetime(2017, 1, 9)], dtype=object)})
+    mixed = pd.DataFrame(
+        {
+            "customer_id": [1, 1, 1],
+            "event_timestamp": pd.Series([east, east + timedelta(seconds=1), datetime(2017, 1, 9)], dtype=object),
+        }
+    )
     assert join([ACTIVITY], ["customer_activity:spend_7d"], mixed).spend_7d.to_list() == [10.0, 0.05, 0.05]
 
 
 def test_full_names_and_aliases(shop: Lake, join: Join) -> None:
     friend = ACTIVITY.with_name("friend").with_join_key_map({"customer_id": "friend_id"})
-    result = join([ACTIVITY, friend], ["customer_activity:spend_7d", "friend:spend_7d"], labels([1], ["2017-01-05"], friend_id=[2]), full_names=True)
+    result = join(
+        [ACTIVITY, friend],
+        ["customer_activity:spend_7d", "friend:spend_7d"],
+        labels([1], ["2017-01-05"], friend_id=[2]),
+        full_names=True,
+    )
     assert result.filter(like="__").iloc[0].to_dict() == {"customer_activity__spend_7d": 10.0, "friend__spend_7d": 7.77}
 
 
 def test_sql_labels_may_name_the_tables(shop: Lake, join: Join) -> None:
-    sql = "SELECT DISTINCT customer_id, DATE '2017-01-31' AS event_timestamp FROM gold.customer_profile ORDER BY customer_id DESC"
+    sql = (
+        "SELECT DISTINCT customer_id, DATE '2017-01-31' AS event_timestamp FROM gold.customer_profile ORDER BY"
+        " customer_id DESC"
+    )
     result = join([ACTIVITY], ["customer_activity:spend_30d"], sql)
     assert result.customer_id.to_list() == [12, 1]
     assert result.spend_30d.fillna(-1).to_list() == [-1, 0.05]
@@ -80,8 +110,17 @@ def test_field_mapping_and_text_keys(lake: Lake, join: Join) -> None:
     lake.release("takings")
     source = GoldTable(table="gold.takings", timestamp_field="at", field_mapping={"amt": "amount", "shop": "shop_name"})
     entity = Entity(name="shop_name", join_keys=["shop_name"], value_type=ValueType.STRING)
-    view = FeatureView(name="takings", entities=[entity], schema=[Field(name="shop_name", dtype=String), Field(name="amount", dtype=Float64)], source=source)
-    result = join([view], ["takings:amount"], pd.DataFrame({"shop_name": ["a'b", "ab"], "event_timestamp": pd.to_datetime(["2017-01-02"] * 2)}))
+    view = FeatureView(
+        name="takings",
+        entities=[entity],
+        schema=[Field(name="shop_name", dtype=String), Field(name="amount", dtype=Float64)],
+        source=source,
+    )
+    result = join(
+        [view],
+        ["takings:amount"],
+        pd.DataFrame({"shop_name": ["a'b", "ab"], "event_timestamp": pd.to_datetime(["2017-01-02"] * 2)}),
+    )
     assert result.amount.fillna(-1).to_list() == [5.0, -1]
 
 
@@ -108,7 +147,9 @@ def test_service_with_on_demand_features(shop: Lake) -> None:
     assert result.days_since_last_basket.to_list() == [(6 * 86_400 - 34_215) / 86_400] * 2
     assert result.days_since_last_purchase.fillna(-1).to_list() == [86_401 / 86_400, -1]
     assert result.columns.is_unique
-    full = store.get_historical_features(given.assign(request_time=given.event_timestamp), service, full_feature_names=True).to_df()
+    full = store.get_historical_features(
+        given.assign(request_time=given.event_timestamp), service, full_feature_names=True
+    ).to_df()
     assert full.customer_recency__days_since_last_basket.equals(result.days_since_last_basket)
     assert full.columns.is_unique
 
@@ -116,7 +157,9 @@ def test_service_with_on_demand_features(shop: Lake) -> None:
 def test_on_demand_feature_that_is_null_everywhere_is_still_a_double(shop: Lake) -> None:
     registry.apply()
     given = labels([404], ["2017-01-07"], request_time=pd.to_datetime(["2017-01-07"]))
-    result = registry.open_store().get_historical_features(given, ["customer_recency:days_since_last_basket"]).to_arrow()
+    result = (
+        registry.open_store().get_historical_features(given, ["customer_recency:days_since_last_basket"]).to_arrow()
+    )
     assert result.schema.field("days_since_last_basket").type == pa.float64()
     assert result["days_since_last_basket"].to_pylist() == [None]
 
@@ -126,9 +169,13 @@ def test_pull_latest_and_all(shop: Lake) -> None:
     store = registry.open_store()
     offline, source = store._get_provider().offline_store, ACTIVITY.batch_source
     columns = (["customer_id"], ["spend_7d"], "event_timestamp")
-    latest = offline.pull_latest_from_table_or_query(store.config, source, *columns, None, at("2017-01-01"), at("2017-01-08")).to_df()
+    latest = offline.pull_latest_from_table_or_query(
+        store.config, source, *columns, None, at("2017-01-01"), at("2017-01-08")
+    ).to_df()
     assert sorted(zip(latest.customer_id, latest.spend_7d, strict=True)) == [(1, 10.0), (2, 7.77)]
-    everything = offline.pull_all_from_table_or_query(store.config, source, *columns, start_date=datetime(2017, 1, 5), end_date=datetime(2017, 1, 9)).to_df()
+    everything = offline.pull_all_from_table_or_query(
+        store.config, source, *columns, start_date=datetime(2017, 1, 5), end_date=datetime(2017, 1, 9)
+    ).to_df()
     assert sorted(everything.spend_7d) == [0.05, 7.77]
 
 
@@ -137,11 +184,23 @@ def test_pull_latest_and_all(shop: Lake) -> None:
     [
         (pd.DataFrame({"customer_id": [1]}), "no column event_timestamp. Got: customer_id"),
         (pd.DataFrame({"event_timestamp": [datetime(2017, 1, 1)]}), "no column customer_id"),
-        (labels(["1"], ["2017-01-01"]), r"customer_id is .*string in entity_df, and the key of the feature view customer_activity is Int64.*astype\('Int64'\)"),
+        (
+            labels(["1"], ["2017-01-01"]),
+            (
+                r"customer_id is .*string in entity_df, and the key of the feature view customer_activity is"
+                r" Int64.*astype\('Int64'\)"
+            ),
+        ),
         (labels([1.5], ["2017-01-01"]), "customer_id is double in entity_df.* pandas makes floats of whole numbers"),
-        (labels([2**63], ["2017-01-01"]), "customer_id has a value that is no Int64, the type of the key of the feature view customer_activity"),
+        (
+            labels([2**63], ["2017-01-01"]),
+            "customer_id has a value that is no Int64, the type of the key of the feature view customer_activity",
+        ),
         (pd.DataFrame({"customer_id": [1], "event_timestamp": ["2017-01-01"]}), "is text, such as '2017-01-01'"),
-        (pd.DataFrame({"customer_id": [1], "event_timestamp": [20170101]}), "event_timestamp is int64 in entity_df, not an instant"),
+        (
+            pd.DataFrame({"customer_id": [1], "event_timestamp": [20170101]}),
+            "event_timestamp is int64 in entity_df, not an instant",
+        ),
         (labels([1], ["2017-01-01"], spend_7d=[0.5]), "entity_df already has spend_7d"),
         ([1], "entity_df is list. Give a pandas DataFrame or the text of a DuckDB query"),
         (None, "without an entity_df, start_date is needed"),
@@ -167,17 +226,26 @@ def test_what_nobody_defined(shop: Lake) -> None:
 
 def test_instants_far_away(shop: Lake, join: Join) -> None:
     far = pd.Series([datetime(1, 1, 1), datetime(9999, 12, 31, tzinfo=UTC), None, datetime(2017, 1, 3)], dtype=object)
-    result = join([ACTIVITY], ["customer_activity:spend_7d"], pd.DataFrame({"customer_id": [1, 1, 1, 1], "event_timestamp": far}))
+    result = join(
+        [ACTIVITY], ["customer_activity:spend_7d"], pd.DataFrame({"customer_id": [1, 1, 1, 1], "event_timestamp": far})
+    )
     assert result.spend_7d.fillna(-1).to_list() == [-1, 99.0, -1, 10.0]
 
 
 @pytest.mark.parametrize(
-    "sql", ["SELECT 1 AS customer_id", "SELECT 'x' AS customer_id, now() AS event_timestamp", "SELECT 1 AS customer_id, '2017' AS event_timestamp"]
+    "sql",
+    [
+        "SELECT 1 AS customer_id",
+        "SELECT 'x' AS customer_id, now() AS event_timestamp",
+        "SELECT 1 AS customer_id, '2017' AS event_timestamp",
+    ],
 )
 def test_a_query_of_labels_is_checked_before_it_runs(shop: Lake, sql: str) -> None:
     config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="duckdb"))
     with pytest.raises(LabelError):
-        ReleaseOfflineStore.get_historical_features(config, [ACTIVITY], ["customer_activity:spend_7d"], sql, NO_VIEWS, "test")
+        ReleaseOfflineStore.get_historical_features(
+            config, [ACTIVITY], ["customer_activity:spend_7d"], sql, NO_VIEWS, "test"
+        )
 
 
 def test_the_only_instant_may_have_another_name(shop: Lake, join: Join) -> None:
@@ -192,11 +260,17 @@ def test_the_only_instant_may_have_another_name(shop: Lake, join: Join) -> None:
 @pytest.mark.parametrize("created", [None, "created"])
 def test_a_view_without_an_entity(lake: Lake, join: Join, created: str | None) -> None:
     schema = pa.schema([("event_timestamp", INSTANT), ("created", INSTANT), ("rate", pa.float64())])
-    told = [("2017-01-02", "2017-01-03", 2.0), ("2017-01-01", "2017-01-01", 1.0), ("2017-01-02", "2017-01-02", 9.0)][: 3 if created else 2]
-    lake.write("rates", [{"event_timestamp": at(when), "created": at(made), "rate": rate} for when, made, rate in told], schema)
+    told = [("2017-01-02", "2017-01-03", 2.0), ("2017-01-01", "2017-01-01", 1.0), ("2017-01-02", "2017-01-02", 9.0)][
+        : 3 if created else 2
+    ]
+    lake.write(
+        "rates", [{"event_timestamp": at(when), "created": at(made), "rate": rate} for when, made, rate in told], schema
+    )
     lake.release("rates")
     source = GoldTable(table="gold.rates", created_timestamp_column=created)
-    view = FeatureView(name="rates", entities=[], schema=[Field(name="rate", dtype=Float64)], source=source, ttl=timedelta(days=1))
+    view = FeatureView(
+        name="rates", entities=[], schema=[Field(name="rate", dtype=Float64)], source=source, ttl=timedelta(days=1)
+    )
     given = labels([7, 8, 9, 7], ["2017-01-02 12:00", "2017-01-01", "2016-12-31", "2017-01-03 00:00:01"])
     assert join([view], ["rates:rate"], given).rate.fillna(-1).to_list() == [2.0, 1.0, -1, -1]
 
@@ -209,14 +283,20 @@ def test_only_what_is_asked_for_needs_a_type_that_is_held(lake: Lake, join: Join
     )
     lake.release("rates")
     entity = Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING)
-    fields = [Field(name="shop", dtype=String), Field(name="rate", dtype=Float64), Field(name="list", dtype=Array(Int64))]
+    fields = [
+        Field(name="shop", dtype=String),
+        Field(name="rate", dtype=Float64),
+        Field(name="list", dtype=Array(Int64)),
+    ]
     view = FeatureView(name="rates", entities=[entity], schema=fields, source=GoldTable(table="gold.rates"))
     given = pd.DataFrame({"shop": ["a"], "event_timestamp": pd.to_datetime(["2017-01-02"])})
     assert join([view], ["rates:rate"], given).rate.to_list() == [1.0]
 
 
 def test_an_on_demand_view_of_pandas(shop: Lake) -> None:
-    @on_demand_feature_view(sources=[ACTIVITY], schema=[Field(name="twice", dtype=Float64)], mode="pandas", write_to_online_store=False)
+    @on_demand_feature_view(
+        sources=[ACTIVITY], schema=[Field(name="twice", dtype=Float64)], mode="pandas", write_to_online_store=False
+    )
     def doubled(frame: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame({"twice": frame["spend_7d"] * 2})
 
@@ -242,11 +322,19 @@ def test_no_release_no_table_no_column(lake: Lake, join: Join) -> None:
         join([ACTIVITY], refs, given)
     lake.write("customer_profile", [])
     lake.release("customer_profile")
-    with pytest.raises(SourceError, match=r"release 1 has no table gold.customer_activity. It has gold.customer_profile"):
+    with pytest.raises(
+        SourceError, match=r"release 1 has no table gold.customer_activity. It has gold.customer_profile"
+    ):
         join([ACTIVITY], refs, given)
-    lake.write("customer_activity", [{"customer_id": 1, "event_timestamp": datetime(2017, 1, 1, tzinfo=UTC)}], lake.schema("customer_activity").remove(2))
+    lake.write(
+        "customer_activity",
+        [{"customer_id": 1, "event_timestamp": datetime(2017, 1, 1, tzinfo=UTC)}],
+        lake.schema("customer_activity").remove(2),
+    )
     lake.release("customer_activity")
-    with pytest.raises(SourceError, match=r"gold.customer_activity has no column spend_7d in release 2 \(Delta version 0\)"):
+    with pytest.raises(
+        SourceError, match=r"gold.customer_activity has no column spend_7d in release 2 \(Delta version 0\)"
+    ):
         join([ACTIVITY], refs, given)
 
 
@@ -256,11 +344,15 @@ def test_an_empty_table_gives_null(lake: Lake, join: Join) -> None:
     assert join([PROFILE], ["customer_profile:age"], labels([1], ["2017-01-01"])).age.to_list() == [None]
 
 
-RATES = pa.schema([("shop", pa.string()), ("event_timestamp", INSTANT), ("rate", pa.float64()), ("share", pa.float64())])
+RATES = pa.schema(
+    [("shop", pa.string()), ("event_timestamp", INSTANT), ("rate", pa.float64()), ("share", pa.float64())]
+)
 
 
 def rates(*told: tuple[str, str, float, float]) -> list[dict[str, Any]]:
-    return [{"shop": shop, "event_timestamp": at(when), "rate": rate, "share": share} for shop, when, rate, share in told]
+    return [
+        {"shop": shop, "event_timestamp": at(when), "rate": rate, "share": share} for shop, when, rate, share in told
+    ]
 
 
 def rates_view(**more: Any) -> FeatureView:
@@ -273,10 +365,17 @@ def asked(shops: list[str | None], times: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"shop": shops, "event_timestamp": pd.to_datetime(times)})
 
 
-@pytest.mark.parametrize("kind", ["partitioned", "files of which one lacks a column", "a column with a name of DuckDB's own"])
+@pytest.mark.parametrize(
+    "kind", ["partitioned", "files of which one lacks a column", "a column with a name of DuckDB's own"]
+)
 @pytest.mark.parametrize("features", [["rate"], ["rate", "share"]])
 def test_however_the_table_is_stored(lake: Lake, join: Join, kind: str, features: list[str]) -> None:
-    told = rates(("a", "2017-01-01", 1.0, 0.1), ("b", "2017-01-01", 2.0, 0.2), ("a", "2017-01-03", 3.0, 0.3), ("b", "2017-01-04", 4.0, 0.4))
+    told = rates(
+        ("a", "2017-01-01", 1.0, 0.1),
+        ("b", "2017-01-01", 2.0, 0.2),
+        ("a", "2017-01-03", 3.0, 0.3),
+        ("b", "2017-01-04", 4.0, 0.4),
+    )
     if kind == "partitioned":
         lake.write("rates", told, RATES, by=["shop"])
     elif kind == "files of which one lacks a column":
@@ -284,7 +383,11 @@ def test_however_the_table_is_stored(lake: Lake, join: Join, kind: str, features
         lake.append("rates", told[2:], RATES)
         told[0]["share"] = told[1]["share"] = -1.0
     else:
-        lake.write("rates", [{**one, "File_Row_Number": 7} for one in told], RATES.append(pa.field("File_Row_Number", pa.int64())))
+        lake.write(
+            "rates",
+            [{**one, "File_Row_Number": 7} for one in told],
+            RATES.append(pa.field("File_Row_Number", pa.int64())),
+        )
     lake.release("rates")
     given = asked(["b", "a", "b", "a", "c"], ["2017-01-05", "2017-01-02", "2017-01-02", "2017-01-04", "2017-01-04"])
     result = join([rates_view()], [f"rates:{name}" for name in features], given)
@@ -297,7 +400,13 @@ def test_more_text_than_arrow_can_take_rows_from(lake: Lake, join: Join, monkeyp
     lake.release("rates")
     given = asked(["b", None, "a", "b", "a"], ["2017-01-03", "2017-01-03", "2017-01-01", "2017-01-01", "2017-01-02"])
     monkeypatch.setattr(as_of, "TAKEN_AT_ONCE", 0)
-    assert join([rates_view()], ["rates:rate", "rates:share"], given).rate.fillna(-1).to_list() == [2.0, -1, 1.0, -1, 1.0]
+    assert join([rates_view()], ["rates:rate", "rates:share"], given).rate.fillna(-1).to_list() == [
+        2.0,
+        -1,
+        1.0,
+        -1,
+        1.0,
+    ]
 
 
 def test_a_label_that_gets_two_rows_is_a_defect_that_is_told() -> None:
@@ -320,7 +429,12 @@ def test_training_sets_of_two_releases_at_once(shop: Lake) -> None:
     refs, given = ["customer_activity:spend_7d", "customer_activity:spend_30d"], labels([1], ["2017-01-03"])
     older, newer = (
         ReleaseOfflineStore.get_historical_features(
-            SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="duckdb", release=number)), [ACTIVITY], refs, given, NO_VIEWS, "test"
+            SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="duckdb", release=number)),
+            [ACTIVITY],
+            refs,
+            given,
+            NO_VIEWS,
+            "test",
         ).pieces(1)
         for number in (1, 2)
     )
@@ -337,7 +451,11 @@ def test_writing_is_refused(shop: Lake) -> None:
 
 def test_types_in_the_view_are_the_contracts(shop: Lake) -> None:
     types = {field.name: str(field.dtype) for field in ACTIVITY.schema}
-    assert (types["spend_7d"], types["items_7d"], types["last_basket_at"]) == (str(Float64), str(Int64), "UnixTimestamp")
+    assert (types["spend_7d"], types["items_7d"], types["last_basket_at"]) == (
+        str(Float64),
+        str(Int64),
+        "UnixTimestamp",
+    )
     assert [key.name for key in definitions.customer_product.entity_columns] == ["customer_id", "product_id"]
 
 
@@ -354,7 +472,15 @@ EVERYTHING = {
 
 
 def hostile(
-    shop: str, when: str, n: int | None, money: str | None, wide: str, x: float | None, text: str | None, yes: bool | None, seen: str | None
+    shop: str,
+    when: str,
+    n: int | None,
+    money: str | None,
+    wide: str,
+    x: float | None,
+    text: str | None,
+    yes: bool | None,
+    seen: str | None,
 ) -> dict[str, Any]:
     numbers = {"n": n, "money": money and Decimal(money), "wide": Decimal(wide), "x": x}
     return {"shop": shop, "at": at(when), **numbers, "text": text, "yes": yes, "seen": seen and at(seen)}
@@ -363,17 +489,39 @@ def hostile(
 def test_values_are_the_same_whoever_joins(lake: Lake) -> None:
     wide = "1234567890123456789012345678.0000000001"
     rows = [
-        hostile("Ærø", "2017-01-02", 2**63 - 1, "-9999999999999999.99", wide, float("inf"), "", True, "1970-01-01 00:00:00.999999"),
-        hostile("Ærø", "2017-01-03", None, None, "-" + wide, float("nan"), "\U0001f600\x00", None, "1969-12-31 23:59:59.5"),
+        hostile(
+            "Ærø",
+            "2017-01-02",
+            2**63 - 1,
+            "-9999999999999999.99",
+            wide,
+            float("inf"),
+            "",
+            True,
+            "1970-01-01 00:00:00.999999",
+        ),
+        hostile(
+            "Ærø", "2017-01-03", None, None, "-" + wide, float("nan"), "\U0001f600\x00", None, "1969-12-31 23:59:59.5"
+        ),
         hostile("", "2017-01-02", -(2**63), "0.01", "0", -0.0, None, False, None),
         hostile("日本", "2017-01-02", 2**53 + 1, "0.10", "0.0000000001", None, "é", True, "9999-12-31 23:59:59.999999"),
     ]
     lake.write("takings", rows, pa.schema([("shop", pa.string()), ("at", INSTANT), *EVERYTHING.items()]))
     lake.release("takings")
-    served = {"n": Int64, "money": Float64, "wide": Float64, "x": Float64, "text": String, "yes": Bool, "seen": UnixTimestamp}
+    served = {
+        "n": Int64,
+        "money": Float64,
+        "wide": Float64,
+        "x": Float64,
+        "text": String,
+        "yes": Bool,
+        "seen": UnixTimestamp,
+    }
     entity = Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING)
     fields = [Field(name=name, dtype=dtype) for name, dtype in {"shop": String, **served}.items()]
-    view = FeatureView(name="takings", entities=[entity], schema=fields, source=GoldTable(table="gold.takings", timestamp_field="at"))
+    view = FeatureView(
+        name="takings", entities=[entity], schema=fields, source=GoldTable(table="gold.takings", timestamp_field="at")
+    )
     shops, times = (
         ["Ærø", "日本", "", "Ærø", "ærø", None, "Ærø"],
         ["2017-01-02", "2017-02-01", "2017-02-01", "2017-02-01", "2017-02-01", "2017-02-01", "2017-01-01"],
@@ -396,14 +544,18 @@ def test_values_are_the_same_whoever_joins(lake: Lake) -> None:
     assert others
     for other in others:
         assert other.schema == by_duckdb.schema
-        assert str(other.to_pylist()) == str(by_duckdb.to_pylist())  # as text, in which nan is like nan, and -0.0 is not like 0.0
+        assert str(other.to_pylist()) == str(
+            by_duckdb.to_pylist()
+        )  # as text, in which nan is like nan, and -0.0 is not like 0.0
 
 
 @pytest.mark.parametrize("session", [None, "etl.engine.sesion", "nowhere.at.all", "plain"])
 def test_a_spark_whose_session_nobody_opens(shop: Lake, session: str | None) -> None:
     config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="spark", session=session))
     with pytest.raises(SparkJoinError, match=r"such as etl\.engine\.session|Set `session: etl\.engine\.session`"):
-        ReleaseOfflineStore.get_historical_features(config, [ACTIVITY], ["customer_activity:spend_7d"], labels([1], ["2017-01-03"]), NO_VIEWS, "test")
+        ReleaseOfflineStore.get_historical_features(
+            config, [ACTIVITY], ["customer_activity:spend_7d"], labels([1], ["2017-01-03"]), NO_VIEWS, "test"
+        )
 
 
 def test_the_repository_says_who_opens_the_session(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,7 +570,9 @@ def test_cudf_that_cannot_run_is_told_before_anything_is_joined(shop: Lake, monk
     monkeypatch.setattr(frames, "find_spec", lambda _name: None)
     config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="cudf"))
     with pytest.raises(frames.FramesError, match="cudf was asked for"):
-        ReleaseOfflineStore.get_historical_features(config, [ACTIVITY], ["customer_activity:spend_7d"], labels([1], ["2017-01-03"]), NO_VIEWS, "test")
+        ReleaseOfflineStore.get_historical_features(
+            config, [ACTIVITY], ["customer_activity:spend_7d"], labels([1], ["2017-01-03"]), NO_VIEWS, "test"
+        )
 
 
 def test_a_join_that_is_none_is_refused_with_the_configuration() -> None:

@@ -38,7 +38,9 @@ def rows_come_from_the_release_before(patch: pytest.MonkeyPatch) -> None:
 
 
 def money_is_cast_to_a_float(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(type_mapping.KINDS, Float64, replace(type_mapping.KINDS[Float64], online="CAST(CAST({} AS FLOAT) AS DOUBLE)"))
+    patch.setitem(
+        type_mapping.KINDS, Float64, replace(type_mapping.KINDS[Float64], online="CAST(CAST({} AS FLOAT) AS DOUBLE)")
+    )
 
 
 def altered(sql: str) -> Fault:
@@ -58,21 +60,31 @@ def altered(sql: str) -> Fault:
 
 PAIR_COLUMNS = "purchases_90d, last_purchased_at, memory_purchases, memory_began_at, memory_weight"
 FAULTS = {
-    "a shifted window": (windows_end_a_day_early, r"customer_activity:spend_7d: 1 mismatched of 2 \(1 has 0\.05 offline and 10\.0 online\)"),
+    "a shifted window": (
+        windows_end_a_day_early,
+        r"customer_activity:spend_7d: 1 mismatched of 2 \(1 has 0\.05 offline and 10\.0 online\)",
+    ),
     "a stale generation": (
         rows_come_from_the_release_before,
         r"customer_activity:spend_7d: 1 mismatched, 1 missing of 3 \(2 has 8\.01 offline and 7\.77 online\)",
     ),
-    "a float cast": (money_is_cast_to_a_float, r"customer_activity:spend_7d: 2 mismatched of 2 \(1 has 0\.05 offline and 0\.05000000074505806 online\)"),
+    "a float cast": (
+        money_is_cast_to_a_float,
+        r"customer_activity:spend_7d: 2 mismatched of 2 \(1 has 0\.05 offline and 0\.05000000074505806 online\)",
+    ),
     "a dropped row": (
         altered("DELETE FROM customer_profile WHERE customer_id = 1"),
         r"customer_profile:age: 1 missing of 2 \(1 has '25-34' offline and NULL online\)",
     ),
     "a row too many": (
         altered(
-            f"INSERT INTO customer_product (customer_id, product_id, _event_at, _created_at, {PAIR_COLUMNS}) SELECT 404, product_id, _event_at, _created_at, {PAIR_COLUMNS} FROM customer_product LIMIT 1"
+            f"INSERT INTO customer_product (customer_id, product_id, _event_at, _created_at, {PAIR_COLUMNS}) SELECT"
+            f" 404, product_id, _event_at, _created_at, {PAIR_COLUMNS} FROM customer_product LIMIT 1"
         ),
-        r"customer_product:purchases_90d: 1 extra of 4 \(404, .* has NULL offline and \d online\).*customer_product_recency:days_since_last_purchase: 1 extra of 4",
+        (
+            r"customer_product:purchases_90d: 1 extra of 4 \(404, .* has NULL offline and \d"
+            r" online\).*customer_product_recency:days_since_last_purchase: 1 extra of 4"
+        ),
     ),
     "a value changed": (
         altered("UPDATE product_popularity SET units_28d = 7 WHERE product_id = 23"),
@@ -85,9 +97,14 @@ def test_every_value_is_compared_and_all_are_the_same(shop: Lake) -> None:
     found = materialize.materialize(release.read(), sample=None).consistency
     assert found is not None
     assert found.wrong == 0
-    assert json.loads(json.dumps(found.to_dict())) == found.to_dict(), "a tuple would come out of an XCom as something else"
+    assert json.loads(json.dumps(found.to_dict())) == found.to_dict(), (
+        "a tuple would come out of an XCom as something else"
+    )
     assert found.compared == 2 * ACTIVITY + 3 * PAIR + 2 * PROFILE + 2 * POPULARITY
-    assert {(one.view, one.feature) for one in found.features} >= {("customer_recency", "days_since_last_basket"), ("customer_activity", "last_basket_at")}
+    assert {(one.view, one.feature) for one in found.features} >= {
+        ("customer_recency", "days_since_last_basket"),
+        ("customer_activity", "last_basket_at"),
+    }
     assert found.generation == materialize.materialize(release.read()).views[0].generation
 
 
@@ -97,7 +114,10 @@ def test_a_fault_is_caught_and_what_was_served_stays(shop: Lake, monkeypatch: py
     materialize.materialize(release.read(), sample=None)
     store, before = registry.open_store(), backends.current()
     if fault == "a stale generation":
-        shop.write("customer_activity", [activity(1, "2017-01-09", "0.05"), activity(2, "2017-01-05", "8.01"), activity(3, "2017-01-05")])
+        shop.write(
+            "customer_activity",
+            [activity(1, "2017-01-09", "0.05"), activity(2, "2017-01-05", "8.01"), activity(3, "2017-01-05")],
+        )
     shop.release(*VIEWS, horizon="2017-01-09")
     with monkeypatch.context() as patch:
         inject(patch)

@@ -1,4 +1,6 @@
-"""A generation made of the former one and what changed holds what a search of every row finds: late rows, corrections, deletions and rows that a horizon uncovered included."""
+"""A generation made of the former one and what changed holds what a search of every row finds: late rows, corrections,
+deletions and rows that a horizon uncovered included.
+"""
 
 import shutil
 from datetime import UTC, date, datetime, timedelta
@@ -28,7 +30,13 @@ SCHEMA = pa.schema([("id", pa.int64()), ("event_timestamp", INSTANT), ("created"
 FIRST = date(2017, 1, 1)
 KEY = Entity(name="id", join_keys=["id"], value_type=ValueType.INT64)
 SOURCE = GoldTable(table="gold.things", timestamp_field="event_timestamp", created_timestamp_column="created")
-THINGS = FeatureView(name="things", entities=[KEY], schema=[Field(name="id", dtype=Int64), Field(name="value", dtype=Int64)], source=SOURCE, ttl=timedelta(0))
+THINGS = FeatureView(
+    name="things",
+    entities=[KEY],
+    schema=[Field(name="id", dtype=Int64), Field(name="value", dtype=Int64)],
+    source=SOURCE,
+    ttl=timedelta(0),
+)
 
 ROW = st.tuples(st.integers(1, 12), st.integers(0, 9), st.none() | st.integers(0, 3), st.integers(0, 99))
 STEPS = st.lists(
@@ -59,7 +67,11 @@ class Things:
             return None if days is None else datetime(2017, 1, 1, tzinfo=UTC) + timedelta(days=days)
 
         return pa.Table.from_pylist(
-            [{"id": key, "event_timestamp": moment(day), "created": moment(made), "value": value} for key, day, made, value in rows], SCHEMA
+            [
+                {"id": key, "event_timestamp": moment(day), "created": moment(made), "value": value}
+                for key, day, made, value in rows
+            ],
+            SCHEMA,
         )
 
     def step(self, what: str, given: Any) -> None:
@@ -67,7 +79,10 @@ class Things:
             self._append(given)
         elif what == "correct":
             for key, day, *_ in given:
-                self._delete(f"id = {key} AND event_timestamp = '{FIRST + timedelta(days=day)}T00:00:00Z'", lambda row, key=key, day=day: row[:2] == (key, day))
+                self._delete(
+                    f"id = {key} AND event_timestamp = '{FIRST + timedelta(days=day)}T00:00:00Z'",
+                    lambda row, key=key, day=day: row[:2] == (key, day),
+                )
             self._append(given)
         elif what == "delete":
             self._delete(f"id = {given}", lambda row: row[0] == given)
@@ -77,7 +92,9 @@ class Things:
             self.horizon += given
 
     def _append(self, rows: list[Any]) -> None:
-        alone = {row[:3]: row for row in rows if row[:3] not in {other[:3] for other in self.rows}}  # a tie of all three times is nobody's to break
+        alone = {
+            row[:3]: row for row in rows if row[:3] not in {other[:3] for other in self.rows}
+        }  # a tie of all three times is nobody's to break
         if alone:
             self.rows += alone.values()
             write_deltalake(self.path, self.arrow(list(alone.values())), mode="append")
@@ -97,13 +114,19 @@ class Things:
 
     def pinned(self) -> release.Release:
         table = DeltaTable(self.path)
-        return release.write({"gold.things": table.version()}, str(FIRST + timedelta(days=self.horizon)), {"gold.things": str(table.metadata().id)})
+        return release.write(
+            {"gold.things": table.version()},
+            str(FIRST + timedelta(days=self.horizon)),
+            {"gold.things": str(table.metadata().id)},
+        )
 
 
 def served() -> dict[int, int]:
     reader = backends.configured().session().reader()
     keys = reader.keys(layout_of(THINGS), None)
-    return {key: row[1] for (key,), row in zip(keys, reader.rows(layout_of(THINGS), ("value",), keys), strict=True) if row}
+    return {
+        key: row[1] for (key,), row in zip(keys, reader.rows(layout_of(THINGS), ("value",), keys), strict=True) if row
+    }
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -172,7 +195,12 @@ def test_a_late_row_is_served_and_only_its_entity_is_read(shop: Lake) -> None:
     materialize.materialize(release.read())
     shop.write(
         "customer_profile",
-        [profile(1, "2017-01-01", "25-34"), profile(12, "2017-01-01", "65+"), profile(12, "2017-01-09", None), profile(7, "2016-12-31", "19-24")],
+        [
+            profile(1, "2017-01-01", "25-34"),
+            profile(12, "2017-01-01", "65+"),
+            profile(12, "2017-01-09", None),
+            profile(7, "2016-12-31", "19-24"),
+        ],
     )
     shop.release(*VIEWS)
     reports = {one.view: one for one in materialize.materialize(release.read(), sample=None).views}
@@ -231,7 +259,9 @@ def test_a_table_built_anew_with_the_same_versions_is_loaded_anew(lake: Lake) ->
     assert served() == again.newest()
 
 
-def test_a_release_of_another_lake_is_not_taken_for_the_one_that_is_served(lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_release_of_another_lake_is_not_taken_for_the_one_that_is_served(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Of the same number, horizon and versions."""
     materialize.load(Things().pinned(), [THINGS], "as defined")
     monkeypatch.setenv("MILLRACE_LAKE", str(tmp_path / "other"))

@@ -1,4 +1,6 @@
-"""Serving: the online answer equals the offline one, older events never win, and no kill takes the former generation offline."""
+"""Serving: the online answer equals the offline one, older events never win, and no kill takes the former generation
+offline.
+"""
 
 import asyncio
 import sqlite3
@@ -24,7 +26,9 @@ from features.type_mapping import KeyTypeError
 from lake import release
 from tests.unit.features.conftest import VIEWS, Lake, activity, at, popularity
 
-PUSHED = {f"{what}_{days}d": [1] for what in ("spend", "items", "baskets") for days in (7, 30, 90)} | {"discount_share_30d": [0.0]}
+PUSHED = {f"{what}_{days}d": [1] for what in ("spend", "items", "baskets") for days in (7, 30, 90)} | {
+    "discount_share_30d": [0.0]
+}
 
 
 def online(store: Any, feature: str, **keys: Any) -> Any:
@@ -33,7 +37,13 @@ def online(store: Any, feature: str, **keys: Any) -> Any:
 
 
 def push(store: Any, customer: int, when: datetime, spend: float) -> None:
-    row = {**PUSHED, "customer_id": [customer], "event_timestamp": [when], "last_basket_at": [at("2017-01-01")], "spend_7d": [spend]}
+    row = {
+        **PUSHED,
+        "customer_id": [customer],
+        "event_timestamp": [when],
+        "last_basket_at": [at("2017-01-01")],
+        "spend_7d": [spend],
+    }
     store.write_to_online_store("customer_activity", pd.DataFrame(row))
 
 
@@ -42,8 +52,13 @@ def test_online_is_offline_at_the_horizon(shop: Lake) -> None:
     store = registry.open_store()
     service = store.get_feature_service("recommendation_v1")
     entities = [(customer, product) for customer in (1, 2, 12, 404) for product in (3, 23, 405)]
-    labels = pd.DataFrame(entities, columns=["customer_id", "product_id"]).assign(event_timestamp=at("2017-02-01"), request_time=at("2017-02-01 06:00"))
-    rows = [{"customer_id": customer, "product_id": product, "request_time": at("2017-02-01 06:00")} for customer, product in entities]
+    labels = pd.DataFrame(entities, columns=["customer_id", "product_id"]).assign(
+        event_timestamp=at("2017-02-01"), request_time=at("2017-02-01 06:00")
+    )
+    rows = [
+        {"customer_id": customer, "product_id": product, "request_time": at("2017-02-01 06:00")}
+        for customer, product in entities
+    ]
 
     trained = store.get_historical_features(labels, service).to_arrow().to_pydict()
     served = store.get_online_features(features=service, entity_rows=rows).to_dict()
@@ -66,7 +81,9 @@ def test_rows_after_the_horizon_wait(shop: Lake) -> None:
 def test_the_same_release_is_no_work_until_the_store_is_deleted(shop: Lake) -> None:
     first = materialize.materialize(release.read()).views
     again = materialize.materialize(release.read()).views
-    assert [(one.view, one.rows, one.generation) for one in again] == [(one.view, one.rows, one.generation) for one in first]
+    assert [(one.view, one.rows, one.generation) for one in again] == [
+        (one.view, one.rows, one.generation) for one in first
+    ]
     assert {one.status for one in again} == {"unchanged"}
     backends.configured().remove_all()
     assert materialize.online_release() is None
@@ -76,7 +93,12 @@ def test_the_same_release_is_no_work_until_the_store_is_deleted(shop: Lake) -> N
 def test_the_report_counts_entities(shop: Lake) -> None:
     seen: list[tuple[str, int]] = []
     reports = materialize.materialize(release.read(), lambda view, rows: seen.append((view, rows))).views
-    assert {one.view: one.rows for one in reports} == {"customer_activity": 2, "customer_product": 3, "customer_profile": 2, "product_popularity": 2}
+    assert {one.view: one.rows for one in reports} == {
+        "customer_activity": 2,
+        "customer_product": 3,
+        "customer_profile": 2,
+        "product_popularity": 2,
+    }
     assert sorted(seen) == sorted((one.view, one.rows) for one in reports)
     about = materialize.online_release()
     assert about is not None
@@ -103,12 +125,16 @@ def test_an_open_store_sees_the_next_generation(shop: Lake) -> None:
 
 
 @pytest.mark.parametrize("step", ["_load_view", "LakeReader"])
-def test_a_failure_while_filling_leaves_the_former_generation(shop: Lake, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_failure_while_filling_leaves_the_former_generation(
+    shop: Lake, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     _fails_and_recovers(shop, monkeypatch, materialize, step)
 
 
 @pytest.mark.parametrize("step", ["sync", "_point_to", "write_whole", "_clean"])
-def test_a_failure_while_publishing_leaves_the_former_generation(shop: Lake, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_failure_while_publishing_leaves_the_former_generation(
+    shop: Lake, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     _fails_and_recovers(shop, monkeypatch, sqlite, step)
 
 
@@ -189,7 +215,11 @@ def test_the_request_is_now_unless_given(shop: Lake) -> None:
     expected = (datetime.now(UTC) - at("2017-01-01 09:30:15")) / timedelta(days=1)
     assert online(store, "customer_recency:days_since_last_basket", customer_id=1) == pytest.approx(expected, abs=0.01)
     assert online(store, "customer_recency:days_since_last_basket", customer_id=404) is None
-    full = store.get_online_features(["customer_recency:days_since_last_basket"], [{"customer_id": 1, "request_time": at("2017-01-02 09:30:15")}], True)
+    full = store.get_online_features(
+        ["customer_recency:days_since_last_basket"],
+        [{"customer_id": 1, "request_time": at("2017-01-02 09:30:15")}],
+        True,
+    )
     assert full.to_dict()["customer_recency__days_since_last_basket"] == [1.0]
 
 
@@ -197,8 +227,15 @@ def test_async_reads_answer_the_same(shop: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
     service = store.get_feature_service("recommendation_v1")
-    rows = [{"customer_id": customer, "product_id": 3, "request_time": at("2017-02-01 06:00")} for customer in (1, 2, 12, 404)]
-    requests = [(service, rows, False), (service, rows, True), (["customer_activity:spend_7d"], [{"customer_id": 2}], False)]
+    rows = [
+        {"customer_id": customer, "product_id": 3, "request_time": at("2017-02-01 06:00")}
+        for customer in (1, 2, 12, 404)
+    ]
+    requests = [
+        (service, rows, False),
+        (service, rows, True),
+        (["customer_activity:spend_7d"], [{"customer_id": 2}], False),
+    ]
 
     async def served() -> list[Any]:
         return await asyncio.gather(*(store.get_online_features_async(*request) for request in requests * 3))
@@ -218,7 +255,14 @@ def test_async_reads_of_one_view_and_async_pushes(shop: Lake) -> None:
     provider, view = store._get_provider(), definitions.customer_profile
     arguments = (store.config, view, [key], ["age"])
     assert asyncio.run(provider.online_read_async(*arguments)) == provider.online_read(*arguments)
-    rows = {"customer_id": [1], "age": ["65+"], "income": [None], "household_size": [None], "kids_count": [None], "event_timestamp": [at("2017-01-09")]}
+    rows = {
+        "customer_id": [1],
+        "age": ["65+"],
+        "income": [None],
+        "household_size": [None],
+        "kids_count": [None],
+        "event_timestamp": [at("2017-01-09")],
+    }
     asyncio.run(store.write_to_online_store_async("customer_profile", pd.DataFrame(rows)))
     assert online(store, "customer_profile:age", customer_id=1) == "65+"
 
@@ -272,7 +316,9 @@ def test_a_row_is_served_until_it_is_as_old_as_its_ttl(shop: Lake, older: timede
 
 @pytest.mark.parametrize("short_way", [True, False])
 def test_a_request_reads_one_generation(shop: Lake, monkeypatch: pytest.MonkeyPatch, short_way: bool) -> None:
-    """A release that is published between two views of a request is answered from at the next request, whether the answer is ours or Feast's."""
+    """A release that is published between two views of a request is answered from at the next request, whether the
+    answer is ours or Feast's.
+    """
     if not short_way:
         monkeypatch.setattr(online_store.Plans, "answer", lambda *_: None)
     materialize.materialize(release.read())
@@ -304,7 +350,9 @@ def test_a_request_that_fails_keeps_to_nothing(shop: Lake) -> None:
     store = registry.open_store()
     for _ in range(2):
         with pytest.raises(KeyError):
-            store.get_online_features(["customer_activity:spend_7d", "customer_product:purchases_90d"], [{"customer_id": 1}])
+            store.get_online_features(
+                ["customer_activity:spend_7d", "customer_product:purchases_90d"], [{"customer_id": 1}]
+            )
     shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
     shop.release(*VIEWS)
     materialize.materialize(release.read())
@@ -312,14 +360,21 @@ def test_a_request_that_fails_keeps_to_nothing(shop: Lake) -> None:
 
 
 def key_of(**values: Any) -> EntityKey:
-    return EntityKey(join_keys=list(values), entity_values=[Value(**{"string_val" if isinstance(one, str) else "int64_val": one}) for one in values.values()])
+    return EntityKey(
+        join_keys=list(values),
+        entity_values=[
+            Value(**{"string_val" if isinstance(one, str) else "int64_val": one}) for one in values.values()
+        ],
+    )
 
 
 def view_of(name: str, keys: dict[str, ValueType], **fields: Any) -> FeatureView:
     entities = [Entity(name=key, join_keys=[key], value_type=kind) for key, kind in keys.items()]
     dtypes = {ValueType.INT64: Int64, ValueType.STRING: String}
     schema = [Field(name=key, dtype=dtypes[kind]) for key, kind in keys.items()]
-    return FeatureView(name=name, entities=entities, schema=[*schema, *(Field(name=one, dtype=dtype) for one, dtype in fields.items())])
+    return FeatureView(
+        name=name, entities=entities, schema=[*schema, *(Field(name=one, dtype=dtype) for one, dtype in fields.items())]
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 127, 200])
@@ -329,7 +384,13 @@ def test_each_of_many_keys_gets_its_own_row(shop: Lake, count: int) -> None:
     online, store = online_store.PackedOnlineStore(), registry.open_store()
     known = {(a, f"{b}"): f"{a} of {b}" for a in range(9) for b in range(9)}
     online.online_write_batch(
-        store.config, view, [(key_of(a=a, b=b), {"value": Value(string_val=value)}, at("2017-01-01"), None) for (a, b), value in known.items()], None
+        store.config,
+        view,
+        [
+            (key_of(a=a, b=b), {"value": Value(string_val=value)}, at("2017-01-01"), None)
+            for (a, b), value in known.items()
+        ],
+        None,
     )
     asked = [(i * 7 % 11, f"{i * 5 % 10}") for i in range(count)]
     read = online.online_read(store.config, view, [key_of(b=b, a=a) for a, b in asked])
@@ -340,10 +401,20 @@ def test_a_table_older_than_the_definitions_gives_their_types(shop: Lake) -> Non
     before = view_of("typed", {"a": ValueType.INT64}, narrow=Int64, is_open=Bool, share=Float32, former=String)
     after = view_of("typed", {"a": ValueType.INT64}, narrow=Float64, is_open=Bool, share=Float32, new=String)
     online, store = online_store.PackedOnlineStore(), registry.open_store()
-    given = {"narrow": Value(int64_val=3), "is_open": Value(bool_val=True), "share": Value(float_val=0.1), "former": Value(string_val="x")}
+    given = {
+        "narrow": Value(int64_val=3),
+        "is_open": Value(bool_val=True),
+        "share": Value(float_val=0.1),
+        "former": Value(string_val="x"),
+    }
     online.online_write_batch(store.config, before, [(key_of(a=1), given, at("2017-01-01"), None)], None)
     [(_, values)] = online.online_read(store.config, after, [key_of(a=1)])
-    assert values == {"narrow": Value(double_val=3.0), "is_open": Value(bool_val=True), "share": Value(float_val=0.1), "new": Value()}
+    assert values == {
+        "narrow": Value(double_val=3.0),
+        "is_open": Value(bool_val=True),
+        "share": Value(float_val=0.1),
+        "new": Value(),
+    }
     query = online._query(after, ("share", "is_open", "new", "narrow"))
     assert query.features == ("share", "is_open", "new", "narrow")
     [[_, share, is_open, new, narrow]] = query.rows([(1,)])
@@ -370,12 +441,16 @@ def in_its_place(content: Callable[[bytes], bytes]) -> None:
     ],
     ids=["empty", "cut", "cut early", "zeros", "another"],
 )
-def test_a_torn_generation_is_an_error_and_the_next_materialization_replaces_it(shop: Lake, content: Callable[[bytes], bytes]) -> None:
+def test_a_torn_generation_is_an_error_and_the_next_materialization_replaces_it(
+    shop: Lake, content: Callable[[bytes], bytes]
+) -> None:
     materialize.materialize(release.read())
     in_its_place(content)
     store = registry.open_store()
     for _ in range(2):
-        with pytest.raises(OnlineStoreDamagedError, match=r"the generation release-1-\S+ in .*: millrace serve$") as told:
+        with pytest.raises(
+            OnlineStoreDamagedError, match=r"the generation release-1-\S+ in .*: millrace serve$"
+        ) as told:
             online(store, "customer_activity:spend_7d", customer_id=1)
         assert str(sqlite.folder()) not in str(told.value)
     with pytest.raises(OnlineStoreDamagedError):
@@ -392,7 +467,10 @@ def test_a_generation_that_lacks_a_view_is_torn(shop: Lake) -> None:
     materialize.materialize(release.read())
     with closing(sqlite3.connect(sqlite.path_of(backends.current() or ""))) as connection:
         connection.execute("DROP TABLE customer_profile")
-    for feature in ("customer_profile:age", "customer_activity:spend_7d"):  # nothing is served of a torn generation that is opened
+    for feature in (
+        "customer_profile:age",
+        "customer_activity:spend_7d",
+    ):  # nothing is served of a torn generation that is opened
         with pytest.raises(OnlineStoreDamagedError, match="is torn: it lacks customer_profile"):
             online(registry.open_store(), feature, customer_id=1)
     materialize.materialize(release.read())
@@ -445,7 +523,9 @@ def test_a_pointer_that_names_no_generation_is_an_error_and_is_replaced(shop: La
     sqlite.pointer().unlink()
     sqlite.pointer().write_bytes(content)
     for read in (backends.about, backends.current, lambda: online(store, "customer_activity:spend_7d", customer_id=1)):
-        with pytest.raises(OnlineStoreDamagedError, match=r"^the pointer current\.json in .* is .*: millrace serve$") as told:
+        with pytest.raises(
+            OnlineStoreDamagedError, match=r"^the pointer current\.json in .* is .*: millrace serve$"
+        ) as told:
             read()
         assert str(sqlite.folder()) not in str(told.value)
     materialize.materialize(release.read())

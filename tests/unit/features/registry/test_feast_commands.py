@@ -1,4 +1,6 @@
-"""The plain `feast` commands, as a user runs them in the repository: each does something sensible with our stores, or says why not."""
+"""The plain `feast` commands, as a user runs them in the repository: each does something sensible with our stores, or
+says why not.
+"""
 
 import json
 import os
@@ -52,7 +54,9 @@ def feast(*commands: str) -> dict[str, tuple[int, str]]:
 
 
 def spend(customer: int) -> float | None:
-    answer = registry.open_store().get_online_features(["customer_activity:spend_7d"], [{"customer_id": customer}]).to_dict()
+    answer = (
+        registry.open_store().get_online_features(["customer_activity:spend_7d"], [{"customer_id": customer}]).to_dict()
+    )
     return answer["spend_7d"][0]
 
 
@@ -63,10 +67,14 @@ def test_plan_apply_and_materialize(shop: Lake) -> None:
     output = feast("plan", "apply", "materialize-incremental 2026-01-01T00:00:00")
     assert [status for status, _ in output.values()] == [0, 0, 0]
     assert "No changes to registry" in output["plan"][1]
-    assert "customer_product: 3 rows of release 1 (3 loaded)" in output["materialize-incremental 2026-01-01T00:00:00"][1]
+    assert (
+        "customer_product: 3 rows of release 1 (3 loaded)" in output["materialize-incremental 2026-01-01T00:00:00"][1]
+    )
     [project], [applied] = before, registry.open_store().registry.list_projects()
     assert (
-        (applied.description, applied.tags) == (project.description, project.tags) == ("Features of the Millrace lake", {"definitions": registry.fingerprint()})
+        (applied.description, applied.tags)
+        == (project.description, project.tags)
+        == ("Features of the Millrace lake", {"definitions": registry.fingerprint()})
     )
     assert not registry.apply()
     served = backends.about()
@@ -98,7 +106,9 @@ def test_a_killed_materialize_changes_nothing(shop: Lake) -> None:
         locked(feast_folder / ".materialize.lock"),
         locked(feast_folder / ".online.lock"),
     ):  # it cannot end before it is killed
-        killed = subprocess.Popen(arguments, cwd=registry.REPO, stdout=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        killed = subprocess.Popen(
+            arguments, cwd=registry.REPO, stdout=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        )
         assert killed.stdout is not None
         assert any(b"customer_activity" in line for line in killed.stdout)
         time.sleep(1)
@@ -155,7 +165,9 @@ def test_materialize_after_the_definitions_changed_keeps_both(shop: Lake) -> Non
     store.registry.apply_project(project)
     store.materialize(at("2016-01-01"), at("2018-01-01"))
     assert not registry.apply()
-    assert registry.open_store().get_feature_view("customer_activity").materialization_intervals == [(at("2016-01-01"), at("2018-01-01"))]
+    assert registry.open_store().get_feature_view("customer_activity").materialization_intervals == [
+        (at("2016-01-01"), at("2018-01-01"))
+    ]
 
 
 def view(name: str, source: object, kind: type[FeatureView] = FeatureView) -> FeatureView:
@@ -173,14 +185,22 @@ def test_a_view_that_cannot_be_trained_on_is_refused_at_apply(shop: Lake, kind: 
     materialize.materialize(release.read())
     store, before = registry.open_store(), registry.path().read_bytes()
     files = FileSource(name="files", path=str(settings.home() / "rows.parquet"), timestamp_field="event_timestamp")
-    with pytest.raises(DefinitionError, match=r"feature view scores reads a FileSource.* GoldTable\(table='gold.<name>'\)"):
-        store.apply([view("scores", files, kind)], objects_to_delete=[store.get_feature_view("customer_profile")], partial=False)
+    with pytest.raises(
+        DefinitionError, match=r"feature view scores reads a FileSource.* GoldTable\(table='gold.<name>'\)"
+    ):
+        store.apply(
+            [view("scores", files, kind)], objects_to_delete=[store.get_feature_view("customer_profile")], partial=False
+        )
     assert registry.path().read_bytes() == before
-    assert registry.open_store().get_online_features(["customer_profile:age"], [{"customer_id": 1}]).to_dict()["age"] == ["25-34"]
+    assert registry.open_store().get_online_features(["customer_profile:age"], [{"customer_id": 1}]).to_dict()[
+        "age"
+    ] == ["25-34"]
     with pytest.raises(DefinitionError, match="feature view scores reads a FileSource"):
         store.registry.apply_feature_view(view("scores", files, kind), store.project)
     assert registry.path().read_bytes() == before
-    store.registry.apply_feature_view(view("pushed", PushSource(name="push", batch_source=GoldTable(table="gold.customer_activity"))), store.project)
+    store.registry.apply_feature_view(
+        view("pushed", PushSource(name="push", batch_source=GoldTable(table="gold.customer_activity"))), store.project
+    )
     assert isinstance(store, FeatureStore)
 
 

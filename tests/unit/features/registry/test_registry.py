@@ -22,11 +22,23 @@ def test_applied_twice_is_written_once(lake: Lake) -> None:
 def test_what_is_registered(lake: Lake) -> None:
     registry.apply()
     store = registry.open_store()
-    assert sorted(view.name for view in store.list_batch_feature_views()) == ["customer_activity", "customer_product", "customer_profile", "product_popularity"]
-    assert sorted(service.name for service in store.list_feature_services()) == ["customer_value_v1", "recommendation_v1"]
+    assert sorted(view.name for view in store.list_batch_feature_views()) == [
+        "customer_activity",
+        "customer_product",
+        "customer_profile",
+        "product_popularity",
+    ]
+    assert sorted(service.name for service in store.list_feature_services()) == [
+        "customer_value_v1",
+        "recommendation_v1",
+    ]
     view = store.get_feature_view("customer_activity")
     spend = next(field for field in view.features if field.name == "spend_7d")
-    assert (spend.description, spend.tags, view.owner) == ("Sum of sales_value in the last 7 days", {"unit": "USD"}, "ml-platform")
+    assert (spend.description, spend.tags, view.owner) == (
+        "Sum of sales_value in the last 7 days",
+        {"unit": "USD"},
+        "ml-platform",
+    )
     assert not view.ttl
     assert store.get_entity("customer_id").tags == {"pii": "pseudonym"}
 
@@ -56,7 +68,13 @@ def test_a_missing_registry_is_not_invented(lake: Lake) -> None:
 
 
 def test_a_source_survives_the_registry() -> None:
-    source = GoldTable(table="gold.customer_activity", created_timestamp_column="created", field_mapping={"a": "b"}, tags={"x": "y"}, owner="me")
+    source = GoldTable(
+        table="gold.customer_activity",
+        created_timestamp_column="created",
+        field_mapping={"a": "b"},
+        tags={"x": "y"},
+        owner="me",
+    )
     assert GoldTable.from_proto(source.to_proto()) == source
     assert source != GoldTable(table="gold.customer_profile", name="gold.customer_activity")
     definitions.customer_activity.batch_source.validate(None)

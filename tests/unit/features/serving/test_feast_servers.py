@@ -1,4 +1,6 @@
-"""`feast ui`, `serve_registry` and `serve_transformations` import all that they need in our .venv, and answer; the UI has the contracts' words."""
+"""`feast ui`, `serve_registry` and `serve_transformations` import all that they need in our .venv, and answer; the UI
+has the contracts' words.
+"""
 
 from collections.abc import Iterator
 from concurrent import futures
@@ -32,8 +34,15 @@ def test_the_ui_shows_each_features_meaning_and_unit(store: FeatureStore) -> Non
     for name in VIEWS:
         table = catalog.table(f"gold.{name}")
         told = client.get(f"/api/v1/feature_views/{name}", params={"project": "millrace"}).json()["spec"]
-        shown = {feature["name"]: (feature["description"], feature.get("tags", {}).get("unit")) for feature in told["features"]}
-        declared = {column.name: (column.doc, column.unit) for column in table.columns if column.name not in (*table.key, "event_timestamp")}
+        shown = {
+            feature["name"]: (feature["description"], feature.get("tags", {}).get("unit"))
+            for feature in told["features"]
+        }
+        declared = {
+            column.name: (column.doc, column.unit)
+            for column in table.columns
+            if column.name not in (*table.key, "event_timestamp")
+        }
         assert shown == declared
         assert (told["description"], told["owner"]) == (table.doc, table.owner)
         assert all(description for description, _ in shown.values())
@@ -41,7 +50,9 @@ def test_the_ui_shows_each_features_meaning_and_unit(store: FeatureStore) -> Non
 
 @contextmanager
 def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """The gRPC servers that are started meanwhile, on a free port of this machine instead of on all of its addresses."""
+    """The gRPC servers that are started meanwhile, on a free port of this machine instead of on all of its
+    addresses.
+    """
     started: list[Any] = []
     make = grpc.server
 
@@ -76,6 +87,8 @@ def test_the_registry_and_transformation_servers_answer(store: FeatureStore, mon
             assert health.status == health_pb2.HealthCheckResponse.SERVING
         with grpc.insecure_channel(f"127.0.0.1:{transformation_port}") as channel:
             request = TransformationService_pb2.GetTransformationServiceInfoRequest()
-            info = TransformationService_pb2_grpc.TransformationServiceStub(channel).GetTransformationServiceInfo(request)
+            info = TransformationService_pb2_grpc.TransformationServiceStub(channel).GetTransformationServiceInfo(
+                request
+            )
             assert "Feast: 0.67.0" in info.transformation_service_type_details
     assert registry.path().read_bytes() == before

@@ -1,4 +1,6 @@
-"""Served features are logged to a folder of parquet files and read back; what cannot be is refused when the service is applied."""
+"""Served features are logged to a folder of parquet files and read back; what cannot be is refused when the service is
+applied.
+"""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -48,10 +50,17 @@ def test_what_is_logged_is_read_back(lake: Lake, tmp_path: Path) -> None:
     store.write_logged_features(rows(logged, "25-34", "35-44"), logged)
     store.write_logged_features(tmp_path / "more", logged)
     read = store._get_provider().retrieve_feature_service_logs
-    found = read(store.get_feature_service("logged"), NOW - timedelta(days=1), NOW, store.config, store.registry).to_arrow()
+    found = read(
+        store.get_feature_service("logged"), NOW - timedelta(days=1), NOW, store.config, store.registry
+    ).to_arrow()
     assert sorted(found["customer_profile__age"].to_pylist()) == ["25-34", "35-44", "65+"]
     assert set(found["customer_id"].to_pylist()) == {1}
-    assert read(logged, NOW + timedelta(seconds=1), NOW + timedelta(days=1), store.config, store.registry).to_arrow().num_rows == 0
+    assert (
+        read(logged, NOW + timedelta(seconds=1), NOW + timedelta(days=1), store.config, store.registry)
+        .to_arrow()
+        .num_rows
+        == 0
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The short way to an online answer gives what Feast's own way gives, to the protobuf and to the last byte of JSON, or leaves the request to it."""
+"""The short way to an online answer gives what Feast's own way gives, to the protobuf and to the last byte of JSON, or
+leaves the request to it.
+"""
 
 import inspect
 import json
@@ -15,7 +17,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from fastapi.responses import JSONResponse
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, OnDemandFeatureView, RepoConfig, RequestSource, metrics
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureStore,
+    FeatureView,
+    Field,
+    OnDemandFeatureView,
+    RepoConfig,
+    RequestSource,
+    metrics,
+)
 from feast.aggregation import Aggregation
 from feast.feature_server_utils import convert_response_to_dict
 from feast.infra.online_stores.online_store import OnlineStore
@@ -42,10 +54,25 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 
 def view(name: str, entities: list[Entity], ttl: timedelta = timedelta(0), **fields: Any) -> FeatureView:
     keys = [Field(name=one.join_key, dtype={"customer": Int64, "shop": String}[one.name]) for one in entities]
-    return FeatureView(name=name, entities=entities, schema=[*keys, *(Field(name=one, dtype=dtype) for one, dtype in fields.items())], source=SOURCE, ttl=ttl)
+    return FeatureView(
+        name=name,
+        entities=entities,
+        schema=[*keys, *(Field(name=one, dtype=dtype) for one, dtype in fields.items())],
+        source=SOURCE,
+        ttl=ttl,
+    )
 
 
-KINDS = {"age": String, "visits": Int64, "small": Int32, "share": Float32, "score": Float64, "is_open": Bool, "photo": Bytes, "seen_at": UnixTimestamp}
+KINDS = {
+    "age": String,
+    "visits": Int64,
+    "small": Int32,
+    "share": Float32,
+    "score": Float64,
+    "is_open": Bool,
+    "photo": Bytes,
+    "seen_at": UnixTimestamp,
+}
 profile = view("profile", [customer], **KINDS)
 stock = view("stock", [customer, shop], amount=Float64, last_at=UnixTimestamp)
 brief = view("brief", [customer], timedelta(days=1), clicks=Int64)
@@ -53,20 +80,27 @@ twin = view("twin", [customer], age=String)
 coded = view("coded", [customer], shop_code=String)
 double = view("double", [customer], seen_at=UnixTimestamp, factor=Float64)
 total = view("total", [], everything=Int64)
-request = RequestSource(name="request", schema=[Field(name="request_time", dtype=UnixTimestamp), Field(name="factor", dtype=Float64)])
+request = RequestSource(
+    name="request", schema=[Field(name="request_time", dtype=UnixTimestamp), Field(name="factor", dtype=Float64)]
+)
 moment = RequestSource(name="moment", schema=[Field(name="request_time", dtype=UnixTimestamp)])
 
 
 def since(inputs: dict[str, list]) -> dict[str, list]:
     seen, asked = inputs["seen_at"], inputs["request_time"]
-    told = [None if one is None else f"{other} {one:%Y-%m-%d %H:%M:%S%z} {sorted(inputs)}" for one, other in zip(seen, asked, strict=True)]
+    told = [
+        None if one is None else f"{other} {one:%Y-%m-%d %H:%M:%S%z} {sorted(inputs)}"
+        for one, other in zip(seen, asked, strict=True)
+    ]
     inputs["seen_at"].reverse()
     return {"since": told, "elapsed__since": told}
 
 
 def scaled(inputs: dict[str, list]) -> dict[str, list]:
     amounts = inputs["stock__amount"]
-    products = [None if amount is None else amount * factor for amount, factor in zip(amounts, inputs["factor"], strict=True)]
+    products = [
+        None if amount is None else amount * factor for amount, factor in zip(amounts, inputs["factor"], strict=True)
+    ]
     whole = [None if one is None or abs(one) > 1e18 or one != one else int(one) for one in products]
     flags = [one is not None for one in products]
     told = {"product": products, "whole": whole, "is_known": flags, "label": [str(one) for one in products]}
@@ -96,7 +130,10 @@ def stored_udf(inputs: dict[str, list]) -> dict[str, list]:
 
 
 def computed(name: str, sources: list[Any], udf: Any, **fields: Any) -> OnDemandFeatureView:
-    mode, more = fields.pop("mode", "python"), {one: fields.pop(one) for one in ("singleton", "write_to_online_store", "entities") if one in fields}
+    mode, more = (
+        fields.pop("mode", "python"),
+        {one: fields.pop(one) for one in ("singleton", "write_to_online_store", "entities") if one in fields},
+    )
     schema = [Field(name=one, dtype=dtype) for one, dtype in fields.items()]
     given = (
         {"udf": udf, "udf_string": inspect.getsource(udf)}
@@ -110,7 +147,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     elapsed = computed("elapsed", [profile[["seen_at"]], moment], since, since=String)
     scales = computed("scales", [stock, request], scaled, product=Float64, whole=Int64, is_known=Bool, label=String)
-    stored = computed("stored", [profile[["visits"]]], stored_udf, twice=Int64, write_to_online_store=True, entities=[customer])
+    stored = computed(
+        "stored", [profile[["visits"]]], stored_udf, twice=Int64, write_to_online_store=True, entities=[customer]
+    )
     summed = OnDemandFeatureView(
         name="summed",
         sources=[profile[["visits"]]],
@@ -135,12 +174,23 @@ REFS = [
 
 
 def proto(dtype: Any, value: Any) -> Value:
-    fields = {Int64: "int64_val", Int32: "int32_val", String: "string_val", Float32: "float_val", Float64: "double_val", Bool: "bool_val", Bytes: "bytes_val"}
+    fields = {
+        Int64: "int64_val",
+        Int32: "int32_val",
+        String: "string_val",
+        Float32: "float_val",
+        Float64: "double_val",
+        Bool: "bool_val",
+        Bytes: "bytes_val",
+    }
     return Value() if value is None else Value(**{fields.get(dtype, "unix_timestamp_val"): value})
 
 
 def put(store: FeatureStore, of: FeatureView, keys: dict[str, Any], at: datetime, *values: Any) -> None:
-    key = EntityKey(join_keys=list(keys), entity_values=[proto(String if isinstance(one, str) else Int64, one) for one in keys.values()])
+    key = EntityKey(
+        join_keys=list(keys),
+        entity_values=[proto(String if isinstance(one, str) else Int64, one) for one in keys.values()],
+    )
     row = {feature.name: proto(feature.dtype, value) for feature, value in zip(of.features, values, strict=True)}
     store._get_provider().online_store.online_write_batch(store.config, of, [(key, row, at, None)], None)
 
@@ -158,7 +208,9 @@ def open_store(path: Path) -> FeatureStore:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureStore]:
-    """Seven customers, of whom the last has no row; three shops; NULLs, rows that are too old, and events of every fraction of a second."""
+    """Seven customers, of whom the last has no row; three shops; NULLs, rows that are too old, and events of every
+    fraction of a second.
+    """
     home = tmp_path_factory.mktemp("plans")
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -188,11 +240,57 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureStore]:
         )
         when = datetime(2017, 1, 1, tzinfo=UTC)
         put(store, profile, {"customer_id": 1}, when, "25-34", 3, 4, 0.1, 0.1, True, b"\x00\xff>", 1_500_000_000)
-        put(store, profile, {"customer_id": 2}, when + timedelta(microseconds=1), "\u00e9 \u20ac", 0, 0, 0.0, -0.0, False, b"", 0)
+        put(
+            store,
+            profile,
+            {"customer_id": 2},
+            when + timedelta(microseconds=1),
+            "\u00e9 \u20ac",
+            0,
+            0,
+            0.0,
+            -0.0,
+            False,
+            b"",
+            0,
+        )
         put(store, profile, {"customer_id": 3}, when + timedelta(milliseconds=250), *[None] * 8)
-        put(store, profile, {"customer_id": 4}, datetime(1969, 7, 20, 20, 17, 40, 500_000, UTC), "", -(2**63), -(2**31), 1e30, math.inf, True, b"a", -1)
-        put(store, profile, {"customer_id": 5}, when, "x", 2**63 - 1, 1, math.inf, 1e300, None, None, np.iinfo(np.int64).min)
-        for each, code, amount in ((1, "a", 1.5), (1, "b", None), (2, "a", 1e17), (2, "b", math.inf), (12, "a", -0.1), (1, "2a", 3.0)):
+        put(
+            store,
+            profile,
+            {"customer_id": 4},
+            datetime(1969, 7, 20, 20, 17, 40, 500_000, UTC),
+            "",
+            -(2**63),
+            -(2**31),
+            1e30,
+            math.inf,
+            True,
+            b"a",
+            -1,
+        )
+        put(
+            store,
+            profile,
+            {"customer_id": 5},
+            when,
+            "x",
+            2**63 - 1,
+            1,
+            math.inf,
+            1e300,
+            None,
+            None,
+            np.iinfo(np.int64).min,
+        )
+        for each, code, amount in (
+            (1, "a", 1.5),
+            (1, "b", None),
+            (2, "a", 1e17),
+            (2, "b", math.inf),
+            (12, "a", -0.1),
+            (1, "2a", 3.0),
+        ):
             put(store, stock, {"customer_id": each, "shop_code": code}, when, amount, 1_500_000_000 + each)
         put(store, double, {"customer_id": 1}, when, 1_400_000_000, 7.5)
         put(store, coded, {"customer_id": 1}, when, "b")
@@ -201,11 +299,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureStore]:
         yield store
 
 
-def feasts(store: FeatureStore, features: Any, rows: Any, full_names: bool = False, version: bool = False) -> OnlineResponse:
+def feasts(
+    store: FeatureStore, features: Any, rows: Any, full_names: bool = False, version: bool = False
+) -> OnlineResponse:
     """Feast's own way, on the same store."""
     ours = store._get_provider().online_store
     given = online_store._with_request_time(rows)
-    return OnlineStore.get_online_features(ours, store.config, features, given, store.registry, store.project, full_names, version)
+    return OnlineStore.get_online_features(
+        ours, store.config, features, given, store.registry, store.project, full_names, version
+    )
 
 
 def outcome(call: Any, *arguments: Any) -> Any:
@@ -224,10 +326,15 @@ def typed(told: dict[str, list[Any]]) -> list[Any]:
 
 
 def both(store: FeatureStore, features: Any, rows: Any, full_names: bool = False) -> tuple[Any, Any]:
-    """Our answer and Feast's, of the same second: where `request_time` is absent, each takes its own now, and keeps its seconds."""
+    """Our answer and Feast's, of the same second: where `request_time` is absent, each takes its own now, and keeps its
+    seconds.
+    """
     while True:
         second = int(datetime.now(UTC).timestamp())
-        answers = outcome(store.get_online_features, features, rows, full_names), outcome(feasts, store, features, rows, full_names)
+        answers = (
+            outcome(store.get_online_features, features, rows, full_names),
+            outcome(feasts, store, features, rows, full_names),
+        )
         if second == int(datetime.now(UTC).timestamp()):
             return answers
 
@@ -252,13 +359,24 @@ def check(store: FeatureStore, features: Any, rows: Any, full_names: bool = Fals
 
 
 WHEN = datetime(2018, 1, 2, 3, 4, 5, tzinfo=UTC)
-moments = st.sampled_from([WHEN, WHEN.replace(tzinfo=None), WHEN.astimezone(timezone(timedelta(hours=5, minutes=30))), datetime(1969, 1, 1, microsecond=7)])
+moments = st.sampled_from(
+    [
+        WHEN,
+        WHEN.replace(tzinfo=None),
+        WHEN.astimezone(timezone(timedelta(hours=5, minutes=30))),
+        datetime(1969, 1, 1, microsecond=7),
+    ]
+)
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[Any, dict[str, list[Any]], bool]:
     """What to ask, of whom, and by which names."""
-    asked: Any = draw(st.one_of(st.sampled_from(["all", "some"]), st.lists(st.sampled_from(REFS), min_size=1, max_size=6, unique=True)))
+    asked: Any = draw(
+        st.one_of(
+            st.sampled_from(["all", "some"]), st.lists(st.sampled_from(REFS), min_size=1, max_size=6, unique=True)
+        )
+    )
     count = draw(st.integers(1, 5))
     each = st.lists
     rows = {
@@ -280,14 +398,21 @@ def test_it_is_what_feast_answers(store: FeatureStore, asked: Any, as_rows: bool
     check(store, features, rows, full_names)
 
 
-EVERYTHING = {"customer_id": [1, 2, 3, 4, 5, 7, 1], "shop_code": ["a", "a", "b", "a", "b", "a", "b"], "factor": [1.5] * 7, "request_time": [WHEN] * 7}
+EVERYTHING = {
+    "customer_id": [1, 2, 3, 4, 5, 7, 1],
+    "shop_code": ["a", "a", "b", "a", "b", "a", "b"],
+    "factor": [1.5] * 7,
+    "request_time": [WHEN] * 7,
+}
 
 
 @pytest.mark.parametrize("full_names", [False, True])
 @pytest.mark.parametrize("what", ["all", "some"])
 def test_services_take_the_short_way(store: FeatureStore, what: str, full_names: bool) -> None:
     assert isinstance(check(store, SERVICES[what], EVERYTHING, full_names), Answer)
-    assert isinstance(check(store, SERVICES[what], {name: values[:1] for name, values in EVERYTHING.items()}, full_names), Answer)
+    assert isinstance(
+        check(store, SERVICES[what], {name: values[:1] for name, values in EVERYTHING.items()}, full_names), Answer
+    )
 
 
 ONE = {"customer_id": [1]}
@@ -316,13 +441,21 @@ ONE = {"customer_id": [1]}
         (["stored:twice"], ONE, False),
         (["lists:listed"], ONE, None),
         (["double:seen_at", "elapsed:since"], {"customer_id": [1], "request_time": [WHEN]}, None),
-        (["double:factor", "scales:product"], {"customer_id": [1], "shop_code": ["a"], "factor": [2.0], "request_time": [WHEN]}, None),
+        (
+            ["double:factor", "scales:product"],
+            {"customer_id": [1], "shop_code": ["a"], "factor": [2.0], "request_time": [WHEN]},
+            None,
+        ),
         (["double:factor"], {"customer_id": [1], "factor": [2.0]}, True),
         (["coded:shop_code"], {"customer_id": [1], "shop_code": ["a"]}, None),
         (["profile:age"], {"customer_id": [1, 2], "customer": [2, 2]}, False),
         (["profile:age"], {"customer": [1, 2], "customer_id": [2, 2]}, False),
         (SERVICES["rekeyed"], {"buyer_id": [1], "customer_id": [2]}, False),
-        (["scales:product", "scales:whole"], {"customer_id": [2], "shop_code": ["b"], "factor": [0.0], "request_time": [WHEN]}, None),
+        (
+            ["scales:product", "scales:whole"],
+            {"customer_id": [2], "shop_code": ["b"], "factor": [0.0], "request_time": [WHEN]},
+            None,
+        ),
         (["summed:sum_visits"], ONE, None),
         (["profile:age", "twin:age"], ONE, None),
         (SERVICES["rekeyed"], {"buyer_id": [1, 7]}, False),
@@ -331,7 +464,9 @@ ONE = {"customer_id": [1]}
 )
 @pytest.mark.parametrize("full_names", [False, True])
 @pytest.mark.filterwarnings("ignore:Using entity name is deprecated")
-def test_which_way_is_taken(store: FeatureStore, features: Any, rows: Any, short: bool | None, full_names: bool) -> None:
+def test_which_way_is_taken(
+    store: FeatureStore, features: Any, rows: Any, short: bool | None, full_names: bool
+) -> None:
     """`short` is None where it depends on the names, or where there is an error."""
     told = check(store, features, rows, full_names)
     if short is not None and isinstance(told, OnlineResponse):
@@ -363,7 +498,11 @@ def test_which_way_is_taken(store: FeatureStore, features: Any, rows: Any, short
         (["profile:age"], {"customer_id": 1}, AttributeError),
         (["profile:age"], {"customer_id": [1], "other": [object()]}, ValueError),
         (["scales:product"], {"customer_id": [1], "shop_code": ["a"]}, Exception),
-        (["scales:product"], {"customer_id": [1], "shop_code": ["a"], "factor": ["x"], "request_time": [WHEN]}, TypeError),
+        (
+            ["scales:product"],
+            {"customer_id": [1], "shop_code": ["a"], "factor": ["x"], "request_time": [WHEN]},
+            TypeError,
+        ),
     ],
 )
 def test_errors_are_feasts(store: FeatureStore, features: Any, rows: Any, error: type[Exception]) -> None:
@@ -387,7 +526,9 @@ def test_errors_are_feasts(store: FeatureStore, features: Any, rows: Any, error:
     ],
 )
 @pytest.mark.filterwarnings("ignore:Using entity name is deprecated")
-def test_a_key_of_another_type_is_not_converted_as_feast_would(store: FeatureStore, features: Any, rows: Any, view: str) -> None:
+def test_a_key_of_another_type_is_not_converted_as_feast_would(
+    store: FeatureStore, features: Any, rows: Any, view: str
+) -> None:
     """Feast answers 1.9 with the features of 1."""
     with pytest.raises(KeyTypeError, match=f"of the feature view {view} is "):
         store.get_online_features(features, rows)
@@ -417,7 +558,9 @@ def test_a_view_or_a_feature_that_is_not_stored_yet(store: FeatureStore) -> None
 
 
 def test_the_answer_is_the_callers_own(store: FeatureStore) -> None:
-    """Neither what the caller does to the entities, nor to what it was told, nor what a function does to its inputs, changes the answer."""
+    """Neither what the caller does to the entities, nor to what it was told, nor what a function does to its inputs,
+    changes the answer.
+    """
     entities = {name: list(values) for name, values in EVERYTHING.items()}
     answer = store.get_online_features(SERVICES["all"], entities)
     before = answer.to_dict()
@@ -433,7 +576,10 @@ def test_an_applied_change_is_seen(store: FeatureStore, tmp_path: Path) -> None:
     own = open_store(tmp_path / "registry.db")
     own.apply([customer, profile, FeatureService(name="some", features=[profile[["visits"]]])])
     for _ in range(2):
-        assert list(own.get_online_features(own.get_feature_service("some"), ONE).to_dict()) == ["customer_id", "visits"]
+        assert list(own.get_online_features(own.get_feature_service("some"), ONE).to_dict()) == [
+            "customer_id",
+            "visits",
+        ]
     open_store(tmp_path / "registry.db").apply([FeatureService(name="some", features=[profile[["age"]]])])
     own.refresh_registry()
     for _ in range(2):
@@ -454,13 +600,18 @@ def test_moments_without_a_zone_are_utc(store: FeatureStore, monkeypatch: pytest
 
 def test_a_function_that_returns_other_rows(store: FeatureStore) -> None:
     """Feast takes as many as it gets."""
-    ours, feast = (ask(["few:few"], {"customer_id": [1, 2]}) for ask in (store.get_online_features, lambda *asked: feasts(store, *asked)))
+    ours, feast = (
+        ask(["few:few"], {"customer_id": [1, 2]})
+        for ask in (store.get_online_features, lambda *asked: feasts(store, *asked))
+    )
     assert ours.proto == feast.proto
     assert ours.to_dict() == feast.to_dict() == {"customer_id": [1, 2], "few": [1.0]}
 
 
 def test_feasts_metrics_and_versions_are_left_to_feast(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not isinstance(store.get_online_features(["profile:age"], ONE, include_feature_view_version_metadata=True), Answer)
+    assert not isinstance(
+        store.get_online_features(["profile:age"], ONE, include_feature_view_version_metadata=True), Answer
+    )
     monkeypatch.setattr(metrics, "_config", SimpleNamespace(online_features=True))
     monkeypatch.setattr(metrics, "track_online_store_read", lambda _seconds: None)
     monkeypatch.setattr(metrics, "track_feature_statuses", lambda *_: None)

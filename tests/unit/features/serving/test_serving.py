@@ -587,7 +587,9 @@ def test_the_token_is_its_owners_alone_and_kept(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["error_type"]) == (403, "WritesDisabledError")
 
 
-def test_the_token_may_be_in_a_file_that_a_setting_names(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_may_be_in_a_file_that_a_setting_names(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is its owner's to write, and read at each request."""
     kept = tmp_path / "elsewhere" / "token"
     monkeypatch.setenv("MILLRACE_FEATURES_TOKEN_FILE", str(kept))
@@ -609,7 +611,10 @@ def test_the_token_may_be_in_a_file_that_a_setting_names(client: TestClient, tmp
         kept.chmod(0o644)
         assert answered("sesameopen" * 2) == (
             403,
-            f"The token in {named} is readable by other users or shorter than 16 characters, so nobody may write. Give it mode 0600 and 16 characters or more.",
+            (
+                f"The token in {named} is readable by other users or shorter than 16 characters, so nobody may write."
+                " Give it mode 0600 and 16 characters or more."
+            ),
         )
 
 

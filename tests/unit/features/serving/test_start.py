@@ -11,9 +11,14 @@ from lake import settings
 
 
 def test_a_registry_that_does_not_answer_is_told_in_a_sentence(tmp_path: Path) -> None:
-    variables = {"MILLRACE_HOME": str(tmp_path), "MILLRACE_REGISTRY": "postgresql://reader:opensesame@127.0.0.1:1/registry"}
+    variables = {
+        "MILLRACE_HOME": str(tmp_path),
+        "MILLRACE_REGISTRY": "postgresql://reader:opensesame@127.0.0.1:1/registry",
+    }
     command = [sys.executable, "-W", "ignore", "-m", "features.serving"]
-    done = subprocess.run(command, cwd=settings.CHECKOUT, env={**os.environ, **variables}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=settings.CHECKOUT, env={**os.environ, **variables}, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("the feature registry at postgresql://127.0.0.1:1/registry cannot be read: ")
     assert "Traceback" not in done.stderr

@@ -1,4 +1,6 @@
-"""A digest says whether two columns hold the same values: however they are cut, whatever lies below a NULL, and nothing else is the same."""
+"""A digest says whether two columns hold the same values: however they are cut, whatever lies below a NULL, and nothing
+else is the same.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,12 @@ VALUES: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
     (INSTANT, st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC))),
 ]
 cases = st.sampled_from(VALUES).flatmap(
-    lambda kind: st.tuples(st.just(kind[0]), st.lists(st.none() | kind[1], max_size=12), st.lists(st.none() | kind[1], max_size=12), st.integers(0, 12))
+    lambda kind: st.tuples(
+        st.just(kind[0]),
+        st.lists(st.none() | kind[1], max_size=12),
+        st.lists(st.none() | kind[1], max_size=12),
+        st.integers(0, 12),
+    )
 )
 
 
@@ -41,7 +48,9 @@ def exactly(values: list[Any]) -> list[Any]:
 
 def cut(values: list[Any], type_: pa.DataType, at: int) -> pa.ChunkedArray:
     """The same column in two chunks, the second one a slice of a longer array."""
-    return pa.chunked_array([pa.array(values[:at], type_), pa.array([*values[:at], *values[at:]], type_).slice(min(at, len(values)))])
+    return pa.chunked_array(
+        [pa.array(values[:at], type_), pa.array([*values[:at], *values[at:]], type_).slice(min(at, len(values)))]
+    )
 
 
 @given(case=cases)
@@ -49,7 +58,9 @@ def test_equal_digests_are_equal_values(case: tuple[pa.DataType, list[Any], list
     type_, one, other, at = case
     whole = pa.chunked_array([pa.array(one, type_)])
     assert columns.digest(cut(one, type_, at)) == columns.digest(whole)
-    assert (columns.digest(pa.chunked_array([pa.array(other, type_)])) == columns.digest(whole)) == (exactly(one) == exactly(other))
+    assert (columns.digest(pa.chunked_array([pa.array(other, type_)])) == columns.digest(whole)) == (
+        exactly(one) == exactly(other)
+    )
     table = pa.table({"a": cut(one, type_, at)})
     file = columns.parquet(table)
     assert file == columns.parquet(pa.table({"a": whole}))
@@ -64,7 +75,9 @@ def test_what_lies_below_a_null_does_not_count() -> None:
 
 def test_every_nan_is_the_same_and_no_null() -> None:
     odd = pa.array([struct.unpack("d", struct.pack("Q", 0xFFF8000000000001))[0]])
-    digests = [columns.digest(pa.chunked_array([one])) for one in (odd, pa.array([math.nan]), pa.array([None], pa.float64()))]
+    digests = [
+        columns.digest(pa.chunked_array([one])) for one in (odd, pa.array([math.nan]), pa.array([None], pa.float64()))
+    ]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -84,7 +97,12 @@ def test_other_values_have_another_digest(one: pa.Array, other: pa.Array) -> Non
 
 def test_names_and_their_order_count_for_a_table() -> None:
     a, b = pa.array([1]), pa.array([2])
-    tables = [pa.table({"a": a, "b": b}), pa.table({"b": b, "a": a}), pa.table({"a": b, "b": a}), pa.table({"x": a, "b": b})]
+    tables = [
+        pa.table({"a": a, "b": b}),
+        pa.table({"b": b, "a": a}),
+        pa.table({"a": b, "b": a}),
+        pa.table({"x": a, "b": b}),
+    ]
     assert len({columns.of_all(columns.digests(one)) for one in tables}) == 4
 
 

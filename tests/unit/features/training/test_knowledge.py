@@ -1,4 +1,6 @@
-"""What was known when: joins by knowledge time and the leak check, against a search in plain Python over what each release holds."""
+"""What was known when: joins by knowledge time and the leak check, against a search in plain Python over what each
+release holds.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def day(number: float) -> datetime:
 
 @dataclass(frozen=True)
 class Past:
-    """A release: the day of its creation, the rows of customer_activity, and the ages that customer_profile gives from day 0 on; None where there was no such table yet."""
+    """A release: the day of its creation, the rows of customer_activity, and the ages that customer_profile gives from
+    day 0 on; None where there was no such table yet.
+    """
 
     created: int
     spent: tuple[Row, ...]
@@ -40,9 +44,18 @@ def publish(lake: Lake, pasts: list[Past]) -> None:
     for path in release.folder().glob("*.json"):
         path.unlink()
     for number, past in enumerate(pasts, 1):
-        lake.write("customer_activity", [activity(customer, str(day(when).date()), f"{dollars}.00") for customer, when, dollars in past.spent])
-        lake.write("customer_profile", [profile(customer, "2017-01-01", age) for customer, age in (past.ages or {}).items()])
-        lake.release("customer_activity", *(["customer_profile"] if past.ages is not None else []), horizon=f"2017-02-{number:02}")
+        lake.write(
+            "customer_activity",
+            [activity(customer, str(day(when).date()), f"{dollars}.00") for customer, when, dollars in past.spent],
+        )
+        lake.write(
+            "customer_profile", [profile(customer, "2017-01-01", age) for customer, age in (past.ages or {}).items()]
+        )
+        lake.release(
+            "customer_activity",
+            *(["customer_profile"] if past.ages is not None else []),
+            horizon=f"2017-02-{number:02}",
+        )
         created(number, day(past.created))
 
 
@@ -53,7 +66,12 @@ def created(number: int, instant: datetime) -> None:
 
 def labels(asked: list[tuple[int, datetime]]) -> pa.Table:
     customers, instants = zip(*asked, strict=True)
-    return pa.table({"customer_id": pa.array(customers, pa.int64()), "event_timestamp": pa.array(instants, pa.timestamp("us", tz="UTC"))})
+    return pa.table(
+        {
+            "customer_id": pa.array(customers, pa.int64()),
+            "event_timestamp": pa.array(instants, pa.timestamp("us", tz="UTC")),
+        }
+    )
 
 
 # --- the oracle
@@ -61,7 +79,11 @@ def labels(asked: list[tuple[int, datetime]]) -> pa.Table:
 
 def spend(past: Past | None, customer: int, instant: datetime) -> float | None:
     """What the release says of the customer's spending at that instant: its newest row, not after it."""
-    rows = [(when, dollars) for who, when, dollars in past.spent if who == customer and day(when) <= instant] if past else []
+    rows = (
+        [(when, dollars) for who, when, dollars in past.spent if who == customer and day(when) <= instant]
+        if past
+        else []
+    )
     return float(max(rows)[1]) if rows else None
 
 
@@ -116,7 +138,8 @@ def test_the_report_says_what_was_known_corrected_or_not_there(lake: Lake) -> No
     assert (found.unheard, found.first_release_at, found.found) == (2, "2017-01-03T00:00:00+00:00", True)
     backfilled, corrected = found.sentences
     assert backfilled.startswith(
-        "2 of 6 labels lie before the first release (2017-01-03T00:00:00+00:00): their values were published after label time, because the lake was backfilled"
+        "2 of 6 labels lie before the first release (2017-01-03T00:00:00+00:00): their values were published after"
+        " label time, because the lake was backfilled"
     )
     assert corrected.startswith("Values were corrected after label time")
     assert json.loads(json.dumps(found.to_dict()))["features"][0]["unpublished"] == 2
@@ -166,14 +189,19 @@ def test_a_join_that_knows_the_future_is_found(lake: Lake, monkeypatch: pytest.M
     honest = joining.at_release
 
     def leaking(given: pa.Table, *arguments: Any) -> pa.Table:
-        later = pa.array([instant.as_py() + timedelta(days=3) for instant in given["event_timestamp"]], pa.timestamp("us", tz="UTC"))
+        later = pa.array(
+            [instant.as_py() + timedelta(days=3) for instant in given["event_timestamp"]], pa.timestamp("us", tz="UTC")
+        )
         return honest(given.set_column(1, "event_timestamp", later), *arguments)
 
     asked = [(1, day(0)), (1, day(-1)), (1, day(4)), (2, day(-2)), (3, day(1))]
     assert {one.future for one in training.check_labels(labels(asked), SERVICE).features} == {0}
     monkeypatch.setattr(joining, "at_release", leaking)
     found = training.check_labels(labels(asked), SERVICE)
-    assert {one.feature: one.future for one in found.features if one.feature in ("spend_7d", "age")} == {"spend_7d": 2, "age": 2}
+    assert {one.feature: one.future for one in found.features if one.feature in ("spend_7d", "age")} == {
+        "spend_7d": 2,
+        "age": 2,
+    }
     assert found.sentences[0].startswith("Some values are not those of the newest row at or before their label")
 
 
@@ -181,13 +209,23 @@ def test_a_join_that_knows_the_future_is_found(lake: Lake, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("gone", "number", "hidden"), [([1], 2, 4), ([2], 3, 2), ([1, 2], 3, 5)])
-def test_a_time_whose_releases_were_removed_cannot_be_told(lake: Lake, gone: list[int], number: int, hidden: int) -> None:
+def test_a_time_whose_releases_were_removed_cannot_be_told(
+    lake: Lake, gone: list[int], number: int, hidden: int
+) -> None:
     publish(lake, CORRECTED)
-    asked = labels([(1, day(at)) for at in (1, 2, 3, 3.5, 4, 7)][:6] if gone != [2] else [(1, day(1)), (1, day(3)), (1, day(4)), (1, day(7))])
+    asked = labels(
+        [(1, day(at)) for at in (1, 2, 3, 3.5, 4, 7)][:6]
+        if gone != [2]
+        else [(1, day(1)), (1, day(3)), (1, day(4)), (1, day(7))]
+    )
     for one in gone:
         (release.folder() / f"{one}.json").unlink()
     with pytest.raises(
-        KnowledgeError, match=rf"^{hidden} labels lie before release {number} \(2017-01-0\dT00:00:00\+00:00\), and releases before it were removed"
+        KnowledgeError,
+        match=(
+            rf"^{hidden} labels lie before release {number} \(2017-01-0\dT00:00:00\+00:00\), and releases before it"
+            r" were removed"
+        ),
     ):
         training.create(asked, SERVICE, "then", knowledge_time=True)
     assert training.create(labels([(1, day(7))]), SERVICE, "then", knowledge_time=True).rows == 1

@@ -1,4 +1,6 @@
-"""SQL of a user reads the tables of its release, and nothing else; a path that came over a network leads to a declared folder, and nowhere else."""
+"""SQL of a user reads the tables of its release, and nothing else; a path that came over a network leads to a declared
+folder, and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,12 @@ def test_it_reads_the_tables_of_its_release_at_their_versions(shop: Lake) -> Non
     shop.write("customer_activity", [activity(9, "2017-01-02")])
     assert expected.num_rows == 4
     assert sandbox.select(EVENTS, then) == expected
-    assert sandbox.select("SELECT sum(spend_7d)::VARCHAR AS s FROM gold.customer_activity", then)["s"].to_pylist() == ["116.82"]
-    assert sandbox.select("WITH few AS (FROM gold.customer_profile) SELECT count(*) AS n FROM few", then)["n"].to_pylist() == [3]
+    assert sandbox.select("SELECT sum(spend_7d)::VARCHAR AS s FROM gold.customer_activity", then)["s"].to_pylist() == [
+        "116.82"
+    ]
+    assert sandbox.select("WITH few AS (FROM gold.customer_profile) SELECT count(*) AS n FROM few", then)[
+        "n"
+    ].to_pylist() == [3]
 
 
 CONDITIONS = (
@@ -64,10 +70,18 @@ CONDITIONS = (
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_a_condition_on_a_column_of_any_type_finds_its_rows(home: Path, condition: str) -> None:
     """The log of our tables has no bounds for text, decimals, doubles and flags."""
-    visits = [visits_of.visit(1), visits_of.visit(2, visitor="bob", weight=2.0, is_member=False), visits_of.visit(3, visitor=None, paid=None)]
+    visits = [
+        visits_of.visit(1),
+        visits_of.visit(2, visitor="bob", weight=2.0, is_member=False),
+        visits_of.visit(3, visitor=None, paid=None),
+    ]
     made = release.write({"silver.visits": visits_of.publish(*visits)}, "2017-03-02")
-    counted = sandbox.select(f"SELECT count(*) FILTER (WHERE {condition}) AS n FROM silver.visits", made)["n"].to_pylist()
-    assert sandbox.select(f"SELECT count(*) AS n FROM silver.visits WHERE {condition}", made)["n"].to_pylist() == counted
+    counted = sandbox.select(f"SELECT count(*) FILTER (WHERE {condition}) AS n FROM silver.visits", made)[
+        "n"
+    ].to_pylist()
+    assert (
+        sandbox.select(f"SELECT count(*) AS n FROM silver.visits WHERE {condition}", made)["n"].to_pylist() == counted
+    )
     assert counted[0] > 0
 
 
@@ -90,7 +104,7 @@ ATTACKS = [
     "SELECT * FROM parquet_scan(['{0}/file.parquet'])",
     "SELECT * FROM '{0}/file.parquet'",
     "SELECT * FROM '{0}/file.csv'",
-    "SELECT * FROM \"{0}/file.csv\"",
+    'SELECT * FROM "{0}/file.csv"',
     "SELECT * FROM 'file://{0}/file.csv'",
     "SELECT * FROM read_text('file://{0}/file.txt')",
     "SELECT * FROM read_text('{0}/../{1}/file.txt')",
@@ -103,7 +117,10 @@ ATTACKS = [
     "SELECT * FROM query('SELECT * FROM read_text(''{0}/file.txt'')')",
     "SELECT * FROM json_execute_serialized_sql(json_serialize_sql('SELECT * FROM read_text(''{0}/file.txt'')'))",
     "SELECT * FROM query_table('{0}/file.parquet')",
-    "SELECT customer_id, '' AS content FROM gold.customer_activity UNION ALL SELECT 1, content FROM read_text('{0}/file.txt')",
+    (
+        "SELECT customer_id, '' AS content FROM gold.customer_activity UNION ALL SELECT 1, content FROM"
+        " read_text('{0}/file.txt')"
+    ),
     "SELECT (SELECT content FROM read_text('{0}/file.txt')) AS content FROM gold.customer_activity",
     "WITH f AS MATERIALIZED (FROM read_text('{0}/file.txt')) FROM f",
     "WITH f AS (COPY (SELECT 1) TO '{0}/new.csv') FROM f",
@@ -129,14 +146,17 @@ ATTACKS = [
     "EXPLAIN ANALYZE SELECT * FROM read_text('{0}/file.txt')",
     "PREPARE p AS SELECT * FROM read_text('{0}/file.txt')",
     "",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_is_refused_and_tells_nothing(one_table: release.Release, secret: Path, attack: str) -> None:
     before = sorted(path.name for path in secret.iterdir())
     sql = attack.format(secret, secret.name)
-    with pytest.raises(LabelError, match=r"^the labels' SQL cannot be run: .* release 1: gold\..*, and no file$|^labels as SQL must be one SELECT") as caught:
+    with pytest.raises(
+        LabelError,
+        match=r"^the labels' SQL cannot be run: .* release 1: gold\..*, and no file$|^labels as SQL must be one SELECT",
+    ) as caught:
         sandbox.select(sql, one_table)
     assert SECRET not in str(caught.value)
     assert sorted(path.name for path in secret.iterdir()) == before
@@ -165,9 +185,13 @@ def test_what_does_not_end_is_ended(one_table: release.Release, monkeypatch: pyt
         sandbox.select("SELECT max(a.i * b.i) FROM range(100000000) a(i), range(100000000) b(i)", one_table)
 
 
-def test_rows_without_end_are_refused_before_memory_is(one_table: release.Release, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_without_end_are_refused_before_memory_is(
+    one_table: release.Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sandbox, "SHARE_OF_MEMORY", 2**14)
-    with pytest.raises(LabelError, match=r"^the labels' SQL gives more than [\d,]+ MiB of rows\. .*: select fewer labels"):
+    with pytest.raises(
+        LabelError, match=r"^the labels' SQL gives more than [\d,]+ MiB of rows\. .*: select fewer labels"
+    ):
         sandbox.select("SELECT i FROM range(1000000000) r(i)", one_table)
 
 
@@ -197,23 +221,47 @@ def test_sql_is_left_as_it_is() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "{0}/file.csv", "{0}/file.parquet", "../../{1}/file.csv", "below/../../../{1}/file.csv", "file://{0}/file.csv", "s3://bucket/file.csv",
-        "https://host/file.csv", "~/file.csv", "link.csv", "linked/file.csv", "dangling.csv", "loop.csv", "nowhere.csv", "*.csv", "b[e]low/labels.csv",
-        "{0}/file.CSV", "../../{1}/file.Parquet", "folder.parquet", "a\0.csv", ".csv", "a" * 5000 + ".csv", "/proc/self/environ/../../../{0}/file.csv", "/dev/stdin/.csv",
+        "{0}/file.csv",
+        "{0}/file.parquet",
+        "../../{1}/file.csv",
+        "below/../../../{1}/file.csv",
+        "file://{0}/file.csv",
+        "s3://bucket/file.csv",
+        "https://host/file.csv",
+        "~/file.csv",
+        "link.csv",
+        "linked/file.csv",
+        "dangling.csv",
+        "loop.csv",
+        "nowhere.csv",
+        "*.csv",
+        "b[e]low/labels.csv",
+        "{0}/file.CSV",
+        "../../{1}/file.Parquet",
+        "folder.parquet",
+        "a\0.csv",
+        ".csv",
+        "a" * 5000 + ".csv",
+        "/proc/self/environ/../../../{0}/file.csv",
+        "/dev/stdin/.csv",
     ],
-)  # fmt: skip
+)
 def test_any_other_path_is_refused_alike_whether_or_not_it_is_there(folder: Path, secret: Path, text: str) -> None:
     (folder / "link.csv").symlink_to(secret / "file.csv")
     (folder / "linked").symlink_to(secret)
     (folder / "dangling.csv").symlink_to(secret / "nowhere.csv")
     (folder / "loop.csv").symlink_to(folder / "loop.csv")
     (folder / "folder.parquet").mkdir()
-    with pytest.raises(LabelError, match=r"and there is no such file in the folder of labels, .*MILLRACE_LABELS moves it") as caught:
+    with pytest.raises(
+        LabelError, match=r"and there is no such file in the folder of labels, .*MILLRACE_LABELS moves it"
+    ) as caught:
         training.from_request(text.format(secret, secret.name))
     assert SECRET not in str(caught.value)
 
 
-def test_the_folder_itself_may_be_moved_and_be_a_link(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_itself_may_be_moved_and_be_a_link(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = tmp_path / "elsewhere"
     real.mkdir()
     (real / "labels.csv").write_text("customer_id\n1\n")

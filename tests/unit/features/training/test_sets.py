@@ -38,7 +38,14 @@ SERVICE = "recommendation_v1"
 def labels(*rows: tuple[int | None, int, str], **more: list[Any]) -> pa.Table:
     """Customer, product, instant."""
     customers, products, times = zip(*rows, strict=True)
-    return pa.table({"customer_id": pa.array(customers, pa.int64()), "product_id": products, "event_timestamp": [at(time) for time in times], **more})
+    return pa.table(
+        {
+            "customer_id": pa.array(customers, pa.int64()),
+            "product_id": products,
+            "event_timestamp": [at(time) for time in times],
+            **more,
+        }
+    )
 
 
 LABELS = labels(
@@ -54,13 +61,22 @@ LABELS = labels(
 def test_table_and_manifest(shop: Lake) -> None:
     made = training.create(LABELS, SERVICE, "first", seed=7)
     data = training.read("first")
-    assert data.column_names == ["customer_id", "product_id", "event_timestamp", "bought", "request_time", *(one.name for one in made.features)]
+    assert data.column_names == [
+        "customer_id",
+        "product_id",
+        "event_timestamp",
+        "bought",
+        "request_time",
+        *(one.name for one in made.features),
+    ]
     assert data.select(LABELS.column_names).to_pylist() == LABELS.to_pylist()
     assert data["spend_7d"].to_pylist() == [0.05, None, 0.05, None, None]
     assert data["purchases_90d"].to_pylist() == [9, 7, 9, None, None]
     assert data["request_time"] == data["event_timestamp"]
     assert (made.rows, made.seed, made.release, made.service, made.knowledge_time) == (5, 7, 1, SERVICE, False)
-    assert {one.name: one.nulls for one in made.features} == {one.name: data[one.name].null_count for one in made.features}
+    assert {one.name: one.nulls for one in made.features} == {
+        one.name: data[one.name].null_count for one in made.features
+    }
     assert [one.ref for one in made.features if one.name.startswith("days_since")] == [
         "customer_recency:days_since_last_basket",
         "customer_product_recency:days_since_last_purchase",
@@ -88,7 +104,10 @@ def test_it_equals_what_the_feast_sdk_gives(shop: Lake) -> None:
 
 def grown(lake: Lake) -> None:
     """Later rows, late rows and corrections, and a release of them."""
-    lake.write("customer_activity", [activity(1, "2017-01-02", "11.00"), activity(12, "2017-01-01", "5.00"), activity(1, "2017-03-01", "1.00")])
+    lake.write(
+        "customer_activity",
+        [activity(1, "2017-01-02", "11.00"), activity(12, "2017-01-01", "5.00"), activity(1, "2017-03-01", "1.00")],
+    )
     lake.write("customer_product", [pair(12, 3, "2017-01-02", 70)])
     lake.release(*VIEWS, horizon="2017-03-01")
 
@@ -123,7 +142,9 @@ def test_a_lost_table_is_put_back_byte_for_byte(stored: bytes, damage: str) -> N
         file("kept").unlink()
     else:
         DeltaTable(str(manifest.table_path("kept"))).delete("customer_id = 99")
-    with pytest.raises(TrainingSetError, match=r"was lost or altered since\. Put it back: millrace training-set rebuild kept$"):
+    with pytest.raises(
+        TrainingSetError, match=r"was lost or altered since\. Put it back: millrace training-set rebuild kept$"
+    ):
         training.read("kept")
     checked = training.rebuild("kept", write=False)
     assert (checked.intact, checked.restored) == (False, False)
@@ -148,7 +169,9 @@ def test_whoever_joins_the_values_are_the_same(stored: bytes, monkeypatch: pytes
     assert training.rebuild("kept").same_file
 
 
-def test_another_pyarrow_may_write_another_file_and_not_other_values(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_pyarrow_may_write_another_file_and_not_other_values(
+    stored: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sets.pa, "__version__", "99.0.0")
     assert training.rebuild("kept").same_file is None
 
@@ -156,14 +179,18 @@ def test_another_pyarrow_may_write_another_file_and_not_other_values(stored: byt
 def test_values_that_come_out_different_are_refused_by_name(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("features.on_demand.SECONDS_A_DAY", 3600)
     features = "days_since_last_basket, days_since_last_purchase, decayed_purchases, days_since_memory_began"
-    with pytest.raises(TrainingSetError, match=rf"cannot be made again: {features} came out different.*made by version 0\.1\.0"):
+    with pytest.raises(
+        TrainingSetError, match=rf"cannot be made again: {features} came out different.*made by version 0\.1\.0"
+    ):
         training.rebuild("kept")
     assert file("kept").read_bytes() == stored
 
 
 def test_labels_that_were_altered_are_refused(stored: bytes) -> None:
     pq.write_table(LABELS.slice(1), manifest.labels_path("kept"))
-    with pytest.raises(TrainingSetError, match=r"^the labels of training set kept at .* were lost or altered\. Restore the file"):
+    with pytest.raises(
+        TrainingSetError, match=r"^the labels of training set kept at .* were lost or altered\. Restore the file"
+    ):
         training.rebuild("kept")
     manifest.labels_path("kept").unlink()
     with pytest.raises(TrainingSetError, match="were lost or altered"):
@@ -188,7 +215,10 @@ def short_lived(view: Any) -> Any:
 
 def test_a_feature_that_was_redefined_since_is_told(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     redefined(monkeypatch, "customer_activity", short_lived)
-    told = r"^training set kept was made of features that are defined in another way now: view customer_activity\. To rebuild it, .*; for the features as they are now, create another training set$"
+    told = (
+        r"^training set kept was made of features that are defined in another way now: view customer_activity\. To"
+        r" rebuild it, .*; for the features as they are now, create another training set$"
+    )
     with pytest.raises(training.DefinitionsChangedError, match=told):
         training.rebuild("kept")
     with pytest.raises(training.DefinitionsChangedError, match=told):
@@ -198,18 +228,31 @@ def test_a_feature_that_was_redefined_since_is_told(stored: bytes, monkeypatch: 
 def test_a_feature_that_was_renamed_since_is_told(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     training.create(LABELS, "customer_value_v1", "kept")
     renamed = copy.copy(definitions.customer_profile)
-    renamed.features = [Field(name="age_band" if one.name == "age" else one.name, dtype=one.dtype) for one in renamed.features]
+    renamed.features = [
+        Field(name="age_band" if one.name == "age" else one.name, dtype=one.dtype) for one in renamed.features
+    ]
     renamed.projection = FeatureViewProjection.from_definition(renamed)
     redefined(monkeypatch, "customer_profile", lambda _: renamed)
-    redefined(monkeypatch, "customer_value_v1", lambda service: FeatureService(name=service.name, features=[definitions.customer_activity, renamed]))
-    with pytest.raises(training.DefinitionsChangedError, match=r"defined in another way now: service customer_value_v1, view customer_profile\. To rebuild it"):
+    redefined(
+        monkeypatch,
+        "customer_value_v1",
+        lambda service: FeatureService(name=service.name, features=[definitions.customer_activity, renamed]),
+    )
+    with pytest.raises(
+        training.DefinitionsChangedError,
+        match=r"defined in another way now: service customer_value_v1, view customer_profile\. To rebuild it",
+    ):
         training.rebuild("kept")
 
 
 def test_a_service_that_is_gone_is_told(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     redefined(monkeypatch, SERVICE, lambda _: None)
     with pytest.raises(
-        training.DefinitionsChangedError, match=r"^training set kept was made of a feature service that is gone: there is no feature service recommendation_v1"
+        training.DefinitionsChangedError,
+        match=(
+            r"^training set kept was made of a feature service that is gone: there is no feature service"
+            r" recommendation_v1"
+        ),
     ):
         training.rebuild("kept")
 
@@ -245,15 +288,24 @@ def test_a_version_whose_files_are_gone(stored: bytes) -> None:
     Path(gone).unlink()
     with pytest.raises(
         training.VersionGoneError,
-        match=r"^training set kept needs version 0 of gold\.customer_activity, which is gone: 1 of its 1 data files were deleted, and not by a vacuum",
+        match=(
+            r"^training set kept needs version 0 of gold\.customer_activity, which is gone: 1 of its 1 data files were"
+            r" deleted, and not by a vacuum"
+        ),
     ):
         training.rebuild("kept")
 
 
 def test_a_version_that_a_vacuum_let_go(stored: bytes) -> None:
-    DeltaTable(str(settings.table_path("gold.customer_activity"))).vacuum(0, enforce_retention_duration=False, dry_run=False)
+    DeltaTable(str(settings.table_path("gold.customer_activity"))).vacuum(
+        0, enforce_retention_duration=False, dry_run=False
+    )
     with pytest.raises(
-        training.VersionGoneError, match=r"probably by the vacuum that made version \d of the table and was told to let it go\. It cannot be made again"
+        training.VersionGoneError,
+        match=(
+            r"probably by the vacuum that made version \d of the table and was told to let it go\. It cannot be made"
+            r" again"
+        ),
     ):
         training.rebuild("kept")
     with pytest.raises(training.VersionGoneError, match=r"^the leak check of training set kept needs version 0"):
@@ -264,7 +316,11 @@ def test_a_version_that_a_vacuum_let_go(stored: bytes) -> None:
 def test_a_table_that_was_built_anew_is_another(shop: Lake) -> None:
     path = settings.table_path("gold.customer_profile")
     newest = release.read()
-    release.write(newest.tables, newest.horizon, {name: str(DeltaTable(str(settings.table_path(name))).metadata().id) for name in newest.tables})
+    release.write(
+        newest.tables,
+        newest.horizon,
+        {name: str(DeltaTable(str(settings.table_path(name))).metadata().id) for name in newest.tables},
+    )
     training.create(LABELS, SERVICE, "kept")
     shutil.rmtree(path)
     with pytest.raises(training.VersionGoneError, match=r"gold\.customer_profile, which is gone: there is no table at"):
@@ -274,7 +330,9 @@ def test_a_table_that_was_built_anew_is_another(shop: Lake) -> None:
         training.rebuild("kept")
 
 
-def test_a_version_that_goes_while_it_is_joined_makes_no_training_set(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_goes_while_it_is_joined_makes_no_training_set(
+    shop: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (needed,) = DeltaTable(str(settings.table_path("gold.customer_activity"))).file_uris()
     honest = sets._put
 
@@ -283,7 +341,9 @@ def test_a_version_that_goes_while_it_is_joined_makes_no_training_set(shop: Lake
         Path(needed).unlink()
 
     monkeypatch.setattr(sets, "_put", put)
-    with pytest.raises(training.VersionGoneError, match=r"^training set late needs version 0 of gold\.customer_activity"):
+    with pytest.raises(
+        training.VersionGoneError, match=r"^training set late needs version 0 of gold\.customer_activity"
+    ):
         training.create(LABELS, SERVICE, "late")
     assert manifest.names() == []
 
@@ -291,7 +351,11 @@ def test_a_version_that_goes_while_it_is_joined_makes_no_training_set(shop: Lake
 def test_a_manifest_pins_nothing_of_a_table_that_was_built_anew(shop: Lake) -> None:
     newest = release.read()
     release.write(newest.tables, newest.horizon, dict.fromkeys(newest.tables, "of then"))
-    manifest.write(dataclasses.replace(training.create(LABELS, SERVICE, "kept", release=1), name="then", releases=(release.read(2),)))
+    manifest.write(
+        dataclasses.replace(
+            training.create(LABELS, SERVICE, "kept", release=1), name="then", releases=(release.read(2),)
+        )
+    )
     assert manifest.pinned_versions("gold.customer_activity", "of then", ["kept"]) == [0]
     assert manifest.pinned_versions("gold.customer_activity", "of now", ["kept"]) == []
 
@@ -328,30 +392,68 @@ def test_no_vacuum_runs_while_a_manifest_is_written(shop: Lake, monkeypatch: pyt
     ("given", "told"),
     [
         (LABELS.slice(0, 0), r"^there are no labels: the label set is empty"),
-        ("SELECT customer_id, 3 AS product_id, event_timestamp FROM gold.customer_activity WHERE false", r"^there are no labels"),
-        (LABELS.drop_columns(["event_timestamp"]), r"^entity_df has no column event_timestamp\. Got: customer_id, product_id, bought"),
+        (
+            "SELECT customer_id, 3 AS product_id, event_timestamp FROM gold.customer_activity WHERE false",
+            r"^there are no labels",
+        ),
+        (
+            LABELS.drop_columns(["event_timestamp"]),
+            r"^entity_df has no column event_timestamp\. Got: customer_id, product_id, bought",
+        ),
         (LABELS.drop_columns(["product_id"]), r"^entity_df has no column product_id"),
-        (LABELS.append_column("age", LABELS["bought"]), r"^labels already have age, which is also the name of a feature of recommendation_v1"),
+        (
+            LABELS.append_column("age", LABELS["bought"]),
+            r"^labels already have age, which is also the name of a feature of recommendation_v1",
+        ),
         (LABELS.append_column("Bought", LABELS["bought"]), r"more than one column bought"),
-        (LABELS.append_column("tags", pa.array([["a"]] * 5)), r"^tags is list<.*> in the labels\. A training set keeps numbers"),
-        (LABELS.append_column("fine", pa.array([1] * 5, pa.timestamp("ns"))), r"^fine has a value that does not fit timestamp\[us, tz=UTC\]"),
-        (LABELS.append_column("large", pa.array([2**64 - 1] * 5, pa.uint64())), r"^large has a value that does not fit int64"),
-        ("SELECT 1 AS customer_id, 2 AS product_id, TIMESTAMP '290000-01-01' AS event_timestamp", r"^1 of 1 labels have event_timestamp outside of the years"),
-        ("SELECT 1 AS customer_id, 2 AS product_id, TIMESTAMP 'infinity' AS event_timestamp", r"outside of the years 1 to 9999\. Correct or drop such rows$"),
-        (pd.DataFrame([[1, 2, 0, 1]], columns=["customer_id", "product_id", "bought", "bought"]), r"^entity_df has more than one column bought\. Rename"),
+        (
+            LABELS.append_column("tags", pa.array([["a"]] * 5)),
+            r"^tags is list<.*> in the labels\. A training set keeps numbers",
+        ),
+        (
+            LABELS.append_column("fine", pa.array([1] * 5, pa.timestamp("ns"))),
+            r"^fine has a value that does not fit timestamp\[us, tz=UTC\]",
+        ),
+        (
+            LABELS.append_column("large", pa.array([2**64 - 1] * 5, pa.uint64())),
+            r"^large has a value that does not fit int64",
+        ),
+        (
+            "SELECT 1 AS customer_id, 2 AS product_id, TIMESTAMP '290000-01-01' AS event_timestamp",
+            r"^1 of 1 labels have event_timestamp outside of the years",
+        ),
+        (
+            "SELECT 1 AS customer_id, 2 AS product_id, TIMESTAMP 'infinity' AS event_timestamp",
+            r"outside of the years 1 to 9999\. Correct or drop such rows$",
+        ),
+        (
+            pd.DataFrame([[1, 2, 0, 1]], columns=["customer_id", "product_id", "bought", "bought"]),
+            r"^entity_df has more than one column bought\. Rename",
+        ),
         ("nowhere.csv", r"^there is no file nowhere\.csv with labels"),
-        ("SELECT * FROM gold.customer_activty", r"^the labels' SQL cannot be run: Catalog Error.*It may read the tables of release 1: gold\."),
+        (
+            "SELECT * FROM gold.customer_activty",
+            r"^the labels' SQL cannot be run: Catalog Error.*It may read the tables of release 1: gold\.",
+        ),
         ("SELECT * FROM shop.visits", r"schema \"shop\" does not exist\. It may read"),
-        ("SELECT 1.0::DOUBLE AS customer_id, 2 AS product_id, now() AS event_timestamp",
-         r"^customer_id is double in the labels' query, .*\. DOUBLE is no type of a key\. Convert it: CAST\(customer_id AS BIGINT\)$"),
-        (LABELS.append_column("customer_id", LABELS["bought"]), r"^entity_df has more than one column customer_id\. Rename"),
+        (
+            "SELECT 1.0::DOUBLE AS customer_id, 2 AS product_id, now() AS event_timestamp",
+            (
+                r"^customer_id is double in the labels' query, .*\. DOUBLE is no type of a key\. Convert it:"
+                r" CAST\(customer_id AS BIGINT\)$"
+            ),
+        ),
+        (
+            LABELS.append_column("customer_id", LABELS["bought"]),
+            r"^entity_df has more than one column customer_id\. Rename",
+        ),
         ("SELECT 1; SELECT 2", r"^labels as SQL must be one SELECT"),
         ("CREATE TABLE a AS SELECT 1", r"^labels as SQL must be one SELECT"),
         ("COPY (SELECT 1) TO 'a.txt'", r"^labels as SQL must be one SELECT"),
         ("SELECT content FROM read_text('/etc/hostname')", r"^the labels' SQL cannot be run: Permission Error"),
         (5, r"^labels are int"),
     ],
-)  # fmt: skip
+)
 def test_labels_that_cannot_be_joined(shop: Lake, given: Any, told: str) -> None:
     with pytest.raises(LabelError, match=told):
         training.create(given, SERVICE, "bad")
@@ -361,15 +463,22 @@ def test_labels_that_cannot_be_joined(shop: Lake, given: Any, told: str) -> None
 
 def test_a_csv_whose_quote_is_not_closed_loses_no_label(shop: Lake, tmp_path: Path) -> None:
     path = tmp_path / "open.csv"
-    path.write_text('customer_id,product_id,event_timestamp,note\n1,1,2017-03-02,fine\n2,1,2017-03-02,"open\n2,2,2017-03-02,z\n')
-    with pytest.raises(LabelError, match=r"open\.csv has a line break in column note of label 2: is a quote not closed\? Close it"):
+    path.write_text(
+        'customer_id,product_id,event_timestamp,note\n1,1,2017-03-02,fine\n2,1,2017-03-02,"open\n2,2,2017-03-02,z\n'
+    )
+    with pytest.raises(
+        LabelError, match=r"open\.csv has a line break in column note of label 2: is a quote not closed\? Close it"
+    ):
         training.create(path, SERVICE, "bad")
 
 
 def test_labels_without_an_instant_are_counted(shop: Lake) -> None:
     frame = LABELS.to_pandas().astype({"customer_id": "Int64"})
     frame.loc[[1, 3], "event_timestamp"] = None
-    with pytest.raises(LabelError, match=r"^2 of 5 labels have no event_timestamp \(the first is row 2\)\. .* fill it in, or drop these rows$"):
+    with pytest.raises(
+        LabelError,
+        match=r"^2 of 5 labels have no event_timestamp \(the first is row 2\)\. .* fill it in, or drop these rows$",
+    ):
         training.create(frame, SERVICE, "bad")
 
 
@@ -379,7 +488,10 @@ def test_a_release_that_is_not_there(shop: Lake) -> None:
 
 
 def test_a_service_that_is_not_there(shop: Lake) -> None:
-    with pytest.raises(training.ServiceError, match=r"^there is no feature service recomendation_v1\. Did you mean recommendation_v1\?$"):
+    with pytest.raises(
+        training.ServiceError,
+        match=r"^there is no feature service recomendation_v1\. Did you mean recommendation_v1\?$",
+    ):
         training.create(LABELS, "recomendation_v1", "bad")
     with pytest.raises(training.ServiceError, match=r"There are: customer_value_v1, recommendation_v1$"):
         training.create(LABELS, "x", "bad")
@@ -417,7 +529,10 @@ def test_a_manifest_of_a_newer_millrace_is_refused(stored: bytes) -> None:
 
 def test_labels_as_sql_see_the_release(shop: Lake) -> None:
     grown(shop)
-    sql = "SELECT customer_id, count(*) AS seen, DATE '2017-01-31' AS event_timestamp FROM gold.customer_activity GROUP BY ALL ORDER BY customer_id"
+    sql = (
+        "SELECT customer_id, count(*) AS seen, DATE '2017-01-31' AS event_timestamp FROM gold.customer_activity GROUP"
+        " BY ALL ORDER BY customer_id"
+    )
     training.create(sql, "customer_value_v1", "first", release=1)
     assert training.read("first").select(["customer_id", "seen", "spend_7d"]).to_pylist() == [
         {"customer_id": 1, "seen": 3, "spend_7d": 0.05},
@@ -429,12 +544,16 @@ def test_labels_as_sql_see_the_release(shop: Lake) -> None:
 def test_labels_from_files(shop: Lake, tmp_path: Path) -> None:
     lines = [
         "customer_id,product_id,event_timestamp,bought",
-        *(f"{row['customer_id'] or ''},{row['product_id']},{row['event_timestamp']:%Y-%m-%d %H:%M:%S},{row['bought']}" for row in LABELS.to_pylist()),
+        *(
+            f"{row['customer_id'] or ''},{row['product_id']},{row['event_timestamp']:%Y-%m-%d %H:%M:%S},{row['bought']}"
+            for row in LABELS.to_pylist()
+        ),
     ]
     (tmp_path / "labels.csv").write_text("\n".join(lines).replace("None", ""))
     pq.write_table(LABELS, tmp_path / "labels.parquet")
     digests = {
-        training.create(given, SERVICE, f"by_{i}").data.digest for i, given in enumerate([LABELS, tmp_path / "labels.csv", str(tmp_path / "labels.parquet")])
+        training.create(given, SERVICE, f"by_{i}").data.digest
+        for i, given in enumerate([LABELS, tmp_path / "labels.csv", str(tmp_path / "labels.parquet")])
     }
     assert len(digests) == 1
 
@@ -442,18 +561,27 @@ def test_labels_from_files(shop: Lake, tmp_path: Path) -> None:
 CSV_MISTAKES = [
     (
         "customer_id, product_id,event_timestamp\n1,1,2017-03-02\n",
-        r"^labels\.csv has no column product_id\. Got: 'customer_id', ' product_id', .* Remove the blanks around product_id\.",
+        (
+            r"^labels\.csv has no column product_id\. Got: 'customer_id', ' product_id', .* Remove the blanks around"
+            r" product_id\."
+        ),
     ),
     (
         "customer_id,product_id,event_timestamp\n1.5,1,2017-03-02\n",
         r"^customer_id is double in labels\.csv, .* Write whole numbers as 7, not as 7\.0\. A CSV has no types",
     ),
-    ("customer_id,product_id,event_timestamp\nx,1,2017-03-02\n", r"^customer_id is string in labels\.csv, .* look like BIGINT, give the labels as \.parquet"),
+    (
+        "customer_id,product_id,event_timestamp\nx,1,2017-03-02\n",
+        r"^customer_id is string in labels\.csv, .* look like BIGINT, give the labels as \.parquet",
+    ),
     (
         "customer_id,product_id,event_timestamp\n1,1,02/03/2017\n",
         r"^event_timestamp is string in labels\.csv, not an instant\. Write ISO instants, such as 2017-03-01T00:00:00Z",
     ),
-    ("customer_id,product_id,event_timestamp,customer_id\n1,1,2017-03-02,1\n", r"^labels\.csv has more than one column customer_id\."),
+    (
+        "customer_id,product_id,event_timestamp,customer_id\n1,1,2017-03-02,1\n",
+        r"^labels\.csv has more than one column customer_id\.",
+    ),
 ]
 
 
@@ -466,8 +594,12 @@ def test_a_mistake_in_a_csv_is_told_without_pandas(shop: Lake, tmp_path: Path, c
 
 
 def test_a_mistake_in_a_parquet_file_is_told_with_the_type_to_write(shop: Lake, tmp_path: Path) -> None:
-    pq.write_table(LABELS.set_column(0, "customer_id", pc.cast(LABELS["customer_id"], pa.string())), tmp_path / "labels.PARQUET")
-    with pytest.raises(LabelError, match=r"^customer_id is string in labels\.PARQUET, .*\. Write the file again with it as BIGINT$"):
+    pq.write_table(
+        LABELS.set_column(0, "customer_id", pc.cast(LABELS["customer_id"], pa.string())), tmp_path / "labels.PARQUET"
+    )
+    with pytest.raises(
+        LabelError, match=r"^customer_id is string in labels\.PARQUET, .*\. Write the file again with it as BIGINT$"
+    ):
         training.create(tmp_path / "labels.PARQUET", SERVICE, "bad")
 
 

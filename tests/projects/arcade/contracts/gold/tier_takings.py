@@ -1,4 +1,6 @@
-"""`gold.tier_takings`: what the players of a tier paid in the week before a midnight. No aggregation: a plain transform."""
+"""`gold.tier_takings`: what the players of a tier paid in the week before a midnight. No aggregation: a plain
+transform.
+"""
 
 from datetime import timedelta
 
