@@ -1,4 +1,4 @@
-"""Fixtures that every part of the suite shares: a home of its own for each test, and the whole year computed once."""
+"""Fixtures that every part of the suite shares: a home of its own for each test, and a small shop, published once."""
 
 import os
 import shutil
@@ -13,12 +13,9 @@ from contracts import project
 from lake import settings
 from tests.certificates import Certificates
 from tests.landing import Shop
-from tests.parallel import once, pytest_collection_modifyitems, pytest_runtest_protocol, pytest_xdist_make_scheduler  # noqa: F401 (hooks)
-from tests.programs import pytest_terminal_summary  # noqa: F401 (hook)
+from tests.parallel import once
 
 project.load(project.DEFAULT)  # so that tests may import its modules
-
-START, END = "2017-01-01", "2018-01-02"
 
 
 @pytest.fixture
@@ -100,25 +97,6 @@ def command(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
     )
-
-
-@pytest.fixture(scope="session")
-def year_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which the whole sample has been carried through every layer. Read it, do not write to it."""
-
-    def build(path: Path) -> None:
-        for arguments in (("sample",), ("run", "--start", START, "--end", END), ("serve",)):
-            done = command(*arguments, home=path)
-            assert done.returncode == 0, done.stdout + done.stderr
-
-    return once(tmp_path_factory, "year", build)
-
-
-@pytest.fixture
-def year(year_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The whole year as this test's home."""
-    monkeypatch.setenv("MILLRACE_HOME", str(year_home))
-    return year_home
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def in_order(items: list[pytest.Item]) -> None:
     """
 
     def turn(item: pytest.Item) -> int:
-        order = (*TOGETHER, "tests/integration/")
+        order = (*TOGETHER, "examples/grocery/tests/integration/", "tests/integration/")
         return next((number for number, folder in enumerate(order) if item.nodeid.startswith(folder)), len(order))
 
     items.sort(key=turn)

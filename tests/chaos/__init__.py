@@ -4,3 +4,7 @@
 command, `state` reads a home, `online` requests features, `expected` computes them by brute force, `episode` combines
 these, `sabotage` breaks a guard to show that the harness notices.
 """
+
+from contracts import project
+
+project.load(project.DEFAULT)  # the sample, whose oracle says what features must be

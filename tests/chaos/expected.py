@@ -1,4 +1,4 @@
-"""What features must be, computed by brute force from the landed rows (`tests.oracle`)."""
+"""What features must be, computed by brute force from the landed rows (`grocery.tests.oracle`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from tests import oracle
+from grocery.tests import oracle
 from tests.chaos.online import PAIRS, VIEWS, Answer, plain
 from tests.chaos.schedule import CUSTOMERS, FIRST_DAY, PRODUCTS, Expected, Landing
 from tests.chaos.state import FIRST_COMMIT

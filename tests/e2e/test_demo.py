@@ -19,10 +19,11 @@ import pytest
 from contracts import catalog
 from contracts.report import PUBLISHED, TableReport
 from features import registry, training
+from grocery.tests import oracle
 from lake import settings
 from millrace import demo
 from millrace.services import ApiError, Services
-from tests import openlineage_schema, oracle, patience
+from tests import openlineage_schema, patience
 from tests.landing import rows, versions
 
 YEAR = {"start": "2017-01-01", "end": "2018-01-02"}

@@ -16,7 +16,7 @@ from tests.parallel import ByFile
         ("tests/unit/lake/test_delta.py::test_x[a::b]", "tests/unit/lake/test_delta.py"),
         ("tests/integration/engines/test_kills.py::test_x", "tests/integration/engines/"),
         ("tests/integration/engines/test_job.py::test_y", "tests/integration/engines/"),
-        ("tests/integration/test_year.py::test_x", "tests/integration/test_year.py"),
+        ("examples/grocery/tests/integration/test_year.py::test_x", "examples/grocery/tests/integration/test_year.py"),
     ],
 )
 def test_a_file_or_a_folder_with_a_server_stays_in_one_process(test: str, together: str) -> None:
@@ -27,14 +27,15 @@ def test_a_file_or_a_folder_with_a_server_stays_in_one_process(test: str, togeth
 def test_folders_with_servers_start_first_and_unit_tests_last() -> None:
     names = [
         "tests/unit/a.py::x",
-        "tests/integration/test_year.py::x",
+        "tests/integration/d.py::x",
+        "examples/grocery/tests/integration/test_year.py::x",
         "tests/integration/online/b.py::x",
         "tests/e2e/c.py::x",
         "tests/unit/a.py::y",
     ]
     items = [SimpleNamespace(nodeid=name) for name in names]
     parallel.in_order(items)
-    assert [names.index(item.nodeid) for item in items] == [3, 2, 1, 0, 4]
+    assert [names.index(item.nodeid) for item in items] == [4, 3, 2, 1, 0, 5]
 
 
 def test_what_is_built_once_is_built_by_the_first_and_seen_by_all(tmp_path: Path) -> None:

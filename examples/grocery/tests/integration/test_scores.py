@@ -204,7 +204,7 @@ import expectations.audit, expectations.docs, features.lake_reader, lineage.reco
 from contracts import project
 project.current()
 from tests.chaos.kill_points import KillPoint, KillPointMonitor
-from tests.integration.test_scores import score
+from grocery.tests.integration.test_scores import score
 
 def killed(home, point, record=None):
     if (child := os.fork()) == 0:

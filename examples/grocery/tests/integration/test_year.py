@@ -23,10 +23,9 @@ from deltalake import DeltaTable
 from contracts import catalog
 from contracts.model import Column, Layer, Table
 from contracts.report import UNCHANGED, RowAccount
+from grocery.tests import oracle
 from lake import delta, release, settings
 from millrace import pipeline
-from tests import oracle
-from tests.conftest import END, START
 from tests.landing import versions
 
 pytestmark = pytest.mark.usefixtures("year")
@@ -38,6 +37,7 @@ ANSWERS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "customer_profile": oracle.customer_profile,
 }
 WINDOWED = tuple(oracle.WINDOWS)
+START, END = str(oracle.START), str(oracle.END)
 LAST = pd.Timestamp(END, tz="UTC")
 """The newest midnight that is known, the horizon."""
 SOURCES = {"redemptions": "coupon_redemptions"}
