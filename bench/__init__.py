@@ -1,3 +1,1 @@
-"""Ratios against peers and limits, measured in one run: `make bench`. Nothing here asserts; what was learned is in
-docs/benchmarks.md.
-"""
+"""Benchmarks and comparisons: ratios to peers, measured in one run. Results are in docs/benchmarks.md."""

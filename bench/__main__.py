@@ -1,7 +1,7 @@
 """`make bench`: the main job against a hand-written DuckDB + delta-rs script, interleaved in one run, medians of three.
 
-With `--demo`, also `make demo` from an empty home, for Airflow's share. Writes `$MILLRACE_HOME/bench/result.json` and
-prints the ratios.
+With `--demo`, also times `make demo` from an empty home, to see Airflow's share. Writes
+`$MILLRACE_HOME/bench/result.json` and prints the ratios.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ DEMO_PORT = "8097"
 def main() -> int:
     """Measure and report."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
-        "--repeat", type=int, default=3, help="runs of each contestant; figures are medians (default 3)"
-    )
+    parser.add_argument("--repeat", type=int, default=3, help="runs per contestant; figures are medians (default 3)")
     parser.add_argument("--demo", action="store_true", help="also time the demo from an empty home (two minutes a run)")
     options = parser.parse_args()
     home = settings.home() / "bench"
@@ -45,17 +43,17 @@ def main() -> int:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine the figures come from: CPUs, Python, load."""
     return {"cpus": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()[0]}
 
 
 def land(home: Path) -> None:
-    """The sample, once."""
+    """Land the sample in `home`, unless it is there."""
     run([sys.executable, "-W", "ignore", "-m", "millrace", "sample"], home)
 
 
 def one_round(home: Path, number: int, of: int) -> dict[str, Any]:
-    """Each contestant once, one after the other, so that a noisy minute hits all."""
+    """Run each contestant once, back to back, so that a noisy minute hits all of them."""
     print(f"Round {number + 1} of {of}: DuckDB script ...", end=" ", flush=True)
     lake = home / "duckdb_lake"
     shutil.rmtree(lake, ignore_errors=True)
@@ -71,37 +69,36 @@ def one_round(home: Path, number: int, of: int) -> dict[str, Any]:
 
 
 def run(command: list[str], home: Path) -> Any:
-    """Run in a process of its own; its last output as JSON, if it is some."""
-    done = subprocess.run(
+    """The JSON that the command prints, or None. SystemExit with its output when it fails."""
+    result = subprocess.run(
         command, cwd=settings.CHECKOUT, env={**os.environ, "MILLRACE_HOME": str(home)}, capture_output=True, text=True
     )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command[-4:])} failed:\n{done.stdout}\n{done.stderr}")
-    return json.loads(done.stdout[done.stdout.index("{") :]) if "{" in done.stdout else None
+    if result.returncode:
+        raise SystemExit(f"{' '.join(command[-4:])} failed:\n{result.stdout}\n{result.stderr}")
+    return json.loads(result.stdout[result.stdout.index("{") :]) if "{" in result.stdout else None
 
 
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures that matter, as medians over rounds of ratios within a round."""
+    """The headline figures: medians over rounds, of ratios within a round."""
+    years = [single["main"]["year"] for single in rounds]
     return {
-        "duckdb_s": median(one["duckdb"]["total_s"] for one in rounds),
-        "year_s": median(one["main"]["year"]["wall_s"] for one in rounds),
-        "year_to_duckdb": median(one["main"]["year"]["wall_s"] / one["duckdb"]["total_s"] for one in rounds),
-        "cpu_to_duckdb": median(one["main"]["year"]["cpu_s"] / one["duckdb"]["cpu_s"] for one in rounds),
-        "audit_share": median(
-            one["main"]["year"]["phases"]["audit"] / sum(one["main"]["year"]["phases"].values()) for one in rounds
-        ),
-        "day_s": median(one["day"]["day"]["wall_s"] for one in rounds),
-        "day_to_year": median(one["day"]["day"]["wall_s"] / one["day"]["year"]["wall_s"] for one in rounds),
-        "rows_per_s": median(one["main"]["year"]["rows_in"] / one["main"]["year"]["wall_s"] for one in rounds),
+        "duckdb_s": median(single["duckdb"]["total_s"] for single in rounds),
+        "year_s": median(job["wall_s"] for job in years),
+        "year_to_duckdb": median(single["main"]["year"]["wall_s"] / single["duckdb"]["total_s"] for single in rounds),
+        "cpu_to_duckdb": median(single["main"]["year"]["cpu_s"] / single["duckdb"]["cpu_s"] for single in rounds),
+        "audit_share": median(job["phases"]["audit"] / sum(job["phases"].values()) for job in years),
+        "day_s": median(single["day"]["day"]["wall_s"] for single in rounds),
+        "day_to_year": median(single["day"]["day"]["wall_s"] / single["day"]["year"]["wall_s"] for single in rounds),
+        "rows_per_s": median(job["rows_in"] / job["wall_s"] for job in years),
     }
 
 
 def demo(home: Path) -> dict[str, float]:
-    """The demo from an empty home, timed from outside, with what it says about Airflow's part."""
+    """Seconds of the demo from an empty home: all of it, its DAG run, work in tasks, and time without any task."""
     shutil.rmtree(home, ignore_errors=True)
     environment = {**os.environ, "MILLRACE_HOME": str(home), "MILLRACE_PORT": DEMO_PORT}
     started = time.perf_counter()
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "millrace.demo"],
         cwd=settings.CHECKOUT,
         env=environment,
@@ -112,18 +109,18 @@ def demo(home: Path) -> dict[str, float]:
     subprocess.run(
         [sys.executable, "-m", "millrace.services", "down"], cwd=settings.CHECKOUT, env=environment, capture_output=True
     )
-    if done.returncode:
-        raise SystemExit(f"the demo failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
-    found = re.search(
+    if result.returncode:
+        raise SystemExit(f"the demo failed:\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}")
+    match = re.search(
         r"Airflow's run: ([\d.]+) s wall, ([\d.]+) s of work in the tasks .*, ([\d.]+) s in which no task ran",
-        done.stdout,
+        result.stdout,
     )
-    wall, work, idle = (float(one) for one in found.groups()) if found else (0.0, 0.0, 0.0)
+    wall, work, idle = (float(seconds) for seconds in match.groups()) if match else (0.0, 0.0, 0.0)
     return {"demo_s": seconds, "run_s": wall, "work_s": work, "idle_s": idle}
 
 
 def print_summary(result: dict[str, Any]) -> None:
-    """A page to read."""
+    """Print the figures, one per line."""
     lines = [
         (
             "whole year, raw to gold, without Airflow",
@@ -131,22 +128,22 @@ def print_summary(result: dict[str, Any]) -> None:
         ),
         ("hand-written DuckDB + delta-rs script", f"{result['duckdb_s']:.1f} s"),
         (
-            "ratio (at most 3, wanted 1.25)",
+            "ratio (limit 3, goal 1.25)",
             f"{result['year_to_duckdb']:.2f} in wall time, {result['cpu_to_duckdb']:.2f} in CPU time",
         ),
-        ("audits' share (at most 30 %, wanted 10 %)", f"{result['audit_share']:.1%}"),
+        ("audits' share (limit 30 %, goal 10 %)", f"{result['audit_share']:.1%}"),
         ("one more day", f"{result['day_s']:.2f} s"),
-        ("one more day / the year (at most 3 %)", f"{result['day_to_year']:.1%}"),
+        ("one more day / the year (limit 3 %)", f"{result['day_to_year']:.1%}"),
     ]
     if result.get("demo"):
-        middle = {name: median(one[name] for one in result["demo"]) for name in result["demo"][0]}
-        lines.append(("demo, from an empty home (under 180 s)", f"{middle['demo_s']:.0f} s"))
+        medians = {name: median(single[name] for single in result["demo"]) for name in result["demo"][0]}
+        lines.append(("demo, from an empty home (limit 180 s)", f"{medians['demo_s']:.0f} s"))
         lines.append(
             (
                 "its DAG run",
                 (
-                    f"{middle['run_s']:.0f} s, {middle['idle_s']:.0f} s of it without any task at work"
-                    f" ({middle['idle_s'] / max(middle['run_s'], 1):.0%})"
+                    f"{medians['run_s']:.0f} s, {medians['idle_s']:.0f} s of it with no task running"
+                    f" ({medians['idle_s'] / max(medians['run_s'], 1):.0%})"
                 ),
             )
         )

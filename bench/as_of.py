@@ -1,10 +1,9 @@
-"""Time point-in-time joins: ours, Feast's own stores, and a bare DuckDB ASOF join, on the same rows and labels: `python
--m bench.as_of`.
+"""Time point-in-time joins of Millrace, Feast's own stores and a bare DuckDB ASOF join: `python -m bench.as_of`.
 
-A contestant has a process of its own and is warmed up on a hundredth of the rows, so that no start of an engine is
-timed, nor what Feast does once, `apply`. In each round the fast ones follow each other, so that a noisy minute hits
-all; times are medians, and ratios are taken within a round. What a contestant answers is compared with the bare join's
-by count and sum; the rows have one key and no ties, so that all stores can be right.
+Each contestant runs in its own process and is warmed up on a hundredth of the rows, so that neither the start of an
+engine nor Feast's one-time `apply` is timed. In each round the fast contestants follow each other, so that a noisy
+minute hits all of them; times are medians, and ratios are taken within a round. Results are compared with the bare
+join's by count and sum; the rows have one key column and no ties, so every store can be right.
 """
 
 from __future__ import annotations
@@ -27,13 +26,15 @@ from bench.stores import applied, named_source
 SIZES = ("500000x50000", "2000000x200000")
 KEYS, YEAR_US = 10_000, 365 * 86_400 * 1_000_000
 BARE, OURS = "bare DuckDB ASOF", "ours, duckdb"
+Results = dict[str, list[dict[str, Any]]]
+"""Per contestant, what each round gave."""
 SLOW = ("Feast's Spark", "Feast's DuckDB", "Feast's Dask")
-"""Timed once; the others so many times in each round."""
+"""Timed once; the others CALLS times in each round."""
 CALLS = 5
 
 
 def land(folder: Path, rows: int, labels: int) -> None:
-    """`rows.parquet` and `labels.parquet`, at random and always the same."""
+    """Write `rows.parquet` and `labels.parquet`, random with a fixed seed."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -45,8 +46,10 @@ def land(folder: Path, rows: int, labels: int) -> None:
         pa.table({"k": rng.integers(0, KEYS, rows), "event_timestamp": at, "v": rng.integers(0, 1000, rows)}),
         folder / "rows.parquet",
     )
-    asked = pa.array(rng.integers(YEAR_US // 2, YEAR_US, labels), pa.int64()).cast(instant)
-    pq.write_table(pa.table({"k": rng.integers(0, KEYS, labels), "event_timestamp": asked}), folder / "labels.parquet")
+    label_times = pa.array(rng.integers(YEAR_US // 2, YEAR_US, labels), pa.int64()).cast(instant)
+    pq.write_table(
+        pa.table({"k": rng.integers(0, KEYS, labels), "event_timestamp": label_times}), folder / "labels.parquet"
+    )
 
 
 def bare(folder: Path) -> Callable[[Any], Any]:
@@ -66,7 +69,7 @@ def bare(folder: Path) -> Callable[[Any], Any]:
     return join
 
 
-def ours(who: str, folder: Path) -> Callable[[Any], Any]:
+def ours(join: str, folder: Path) -> Callable[[Any], Any]:
     import pyarrow.parquet as pq
     from deltalake import write_deltalake
 
@@ -80,7 +83,7 @@ def ours(who: str, folder: Path) -> Callable[[Any], Any]:
         release.write({"gold.things": 0}, "2100-01-01")
     from features.source import GoldTable
 
-    offline = {"type": "features.offline.store.ReleaseOfflineStore", "join": who, "session": "etl.engine.session"}
+    offline = {"type": "features.offline.store.ReleaseOfflineStore", "join": join, "session": "etl.engine.session"}
     return values(applied(offline, GoldTable(table="gold.things"), view, folder))
 
 
@@ -123,79 +126,75 @@ CONTESTANTS: dict[str, Callable[[Path], Callable[[Any], Any]]] = {
 
 
 def timed(contestant: str, folder: Path) -> dict[str, Any]:
-    """Seconds of each call, and what came out."""
+    """The median seconds of a call, and the count and sum of the values joined."""
     import pandas as pd
 
     labels = pd.read_parquet(folder / "labels.parquet")
     CONTESTANTS[contestant](folder / "small")(pd.read_parquet(folder / "small" / "labels.parquet"))
-    join, seconds, found = CONTESTANTS[contestant](folder), [], None
+    join, seconds, joined = CONTESTANTS[contestant](folder), [], None
     for _ in range(1 if contestant in SLOW else CALLS):
         started = time.perf_counter()
-        found = join(labels)
+        joined = join(labels)
         seconds.append(time.perf_counter() - started)
-    values = pd.Series(found.to_pandas()).dropna()  # type: ignore[union-attr]
+    values = pd.Series(joined.to_pandas()).dropna()  # type: ignore[union-attr]
     return {"s": median(seconds), "rows": len(values), "sum": int(values.sum())}
 
 
 def measured(size: str, contestants: list[str], rounds: int) -> list[str]:
-    """The lines of one size's table."""
+    """The table rows for one size, `ROWSxLABELS`."""
     rows, labels = map(int, size.split("x"))
-    found: dict[str, list[dict[str, Any]]] = {one: [] for one in contestants}
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / size
-        land(place, rows, labels)
-        land(place / "small", rows // 100, labels // 100)
-        for turn in range(rounds):
-            for one in contestants:
-                if not turn or one not in SLOW:
-                    print(
-                        f"{rows:,} rows x {labels:,} labels, round {turn + 1}: {one} ...",
-                        end=" ",
-                        flush=True,
-                        file=sys.stderr,
-                    )
-                    found[one].append(answer(one, place))
-                    print(
-                        f"{found[one][-1].get('s', 0) * 1000:,.0f} ms" if "s" in found[one][-1] else "failed",
-                        file=sys.stderr,
-                    )
-    return [_line(rows, labels, name, found) for name in contestants]
+    results: Results = {name: [] for name in contestants}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / size
+        land(folder, rows, labels)
+        land(folder / "small", rows // 100, labels // 100)
+        for number in range(rounds):
+            for name in contestants:
+                if number and name in SLOW:
+                    continue
+                progress = f"{rows:,} rows x {labels:,} labels, round {number + 1}: {name} ..."
+                print(progress, end=" ", flush=True, file=sys.stderr)
+                result = run_apart(name, folder)
+                results[name].append(result)
+                print(f"{result['s'] * 1000:,.0f} ms" if "s" in result else "failed", file=sys.stderr)
+    return [_line(rows, labels, name, results) for name in contestants]
 
 
-def answer(contestant: str, place: Path) -> dict[str, Any]:
-    """What `timed` says in a process of its own, or why it failed."""
+def run_apart(contestant: str, folder: Path) -> dict[str, Any]:
+    """The result of `timed` in a child process, or `failed` with the reason."""
+    command = [sys.executable, "-W", "ignore", "-m", "bench.as_of", "--run", contestant, "--folder", str(folder)]
     try:
-        told: dict[str, Any] = watch.run(
-            [sys.executable, "-W", "ignore", "-m", "bench.as_of", "--answer", contestant, "--folder", str(place)], {}
-        )[0]
+        result: dict[str, Any] = watch.run(command, {})[0]
     except SystemExit as error:
         return {"failed": str(error).strip().splitlines()[-1][:100]}
-    return told
+    return result
 
 
-def _line(rows: int, labels: int, name: str, found: dict[str, list[dict[str, Any]]]) -> str:
-    size, failed = f"{rows:,} x {labels:,}", [one["failed"] for one in found[name] if "failed" in one]
+def _line(rows: int, labels: int, name: str, results: Results) -> str:
+    size, failed = f"{rows:,} x {labels:,}", [result["failed"] for result in results[name] if "failed" in result]
     if failed:
         return f"| {size} | {name} | {failed[0]} | | | | |"
-    values = {(one["rows"], one["sum"]) for one in found[name]}
+    values = {(result["rows"], result["sum"]) for result in results[name]}
     same = (
         "yes"
-        if values == {(one["rows"], one["sum"]) for one in found[BARE]}
+        if values == {(result["rows"], result["sum"]) for result in results[BARE]}
         else "**no**: " + ", ".join(f"{n:,} values that add up to {total:,}" for n, total in values)
     )
-    time_s = median(one["s"] for one in found[name])
+    time_s = median(result["s"] for result in results[name])
     return (
-        f"| {size} | {name} | {time_s:.3f} s | {rows / time_s / 1e6:.2f} M rows/s | {ratio(found, name, BARE)} |"
-        f" {ratio(found, name, OURS)} | {same} |"
+        f"| {size} | {name} | {time_s:.3f} s | {rows / time_s / 1e6:.2f} M rows/s | {ratio(results, name, BARE)} |"
+        f" {ratio(results, name, OURS)} | {same} |"
     )
 
 
-def ratio(found: dict[str, list[dict[str, Any]]], one: str, other: str) -> str:
-    """The median of the rounds that both took part in."""
-    both = [
-        mine["s"] / theirs["s"] for mine, theirs in zip(found[one], found.get(other, []), strict=False) if "s" in theirs
+def ratio(results: Results, name: str, other: str) -> str:
+    """The median ratio over the rounds in which both took part; empty if there is none."""
+    ratios = [
+        mine["s"] / theirs["s"]
+        for mine, theirs in zip(results[name], results.get(other, []), strict=False)
+        if "s" in theirs
     ]
-    return f"{median(both):.2f}" if both else ""
+    return f"{median(ratios):.2f}" if ratios else ""
 
 
 def main() -> None:
@@ -209,18 +208,18 @@ def main() -> None:
         "--without",
         nargs="+",
         default=[],
-        choices=[one for one in CONTESTANTS if one != BARE],
-        help="leave out; Feast's Spark store takes minutes for the larger size",
+        choices=[name for name in CONTESTANTS if name != BARE],
+        help="contestants to leave out; Feast's Spark store takes minutes for the larger size",
     )
     parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--answer", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--run", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    if options.answer:
-        print("\n" + json.dumps(timed(options.answer, options.folder)))
+    if options.run:
+        print("\n" + json.dumps(timed(options.run, options.folder)))
         return
-    contestants = [one for one in CONTESTANTS if one not in options.without]
+    contestants = [name for name in CONTESTANTS if name not in options.without]
     lines = [line for size in options.sizes for line in measured(size, contestants, options.rounds)]
     print(
         "| rows x labels | store | time | feature rows | against bare | against ours | same values"

@@ -1,10 +1,9 @@
 """Time the feature server under load: `python -m bench.connections`.
 
-MILLRACE_HOME names a home in which a release of the sample is online. Requests for 1 entity with all features of
-`recommendation_v1`, over 1, 8 and 32 connections that each wait for their answer, against 1 and 2 workers. The client
-is one process, which shares the machine's cores with the server: on two cores the figures say what one machine does
-with both, and not what the server could do alone. The server's processor time for a request is the figure that other
-work on the machine disturbs least.
+MILLRACE_HOME names a home in which a release of the sample is online. Sends requests for 1 entity with all features of
+`recommendation_v1` over 1, 8 and 32 connections, each waiting for its response, to 1 and 2 workers. The client is one
+process and shares the machine's cores with the server: on two cores the figures say what one machine does with both,
+not what the server could do alone. The server's CPU time per request is the figure least disturbed by other work.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from typing import Any
 import psutil
 import uvloop
 
-from bench.serving import pairs, question
+from bench.serving import pairs, request_body
 from etl.spark import server as spark_server
 
 CONNECTIONS = (1, 8, 32)
@@ -37,13 +36,15 @@ WORKERS = (1, 2)
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.connections", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="of each, of which the median is printed (default 3)")
-    parser.add_argument("--seconds", type=float, default=5, help="that a measurement lasts (default 5)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="measurements of each setup; the median is printed (default 3)"
+    )
+    parser.add_argument("--seconds", type=float, default=5, help="length of a measurement (default 5)")
     parser.add_argument(
         "--port",
         type=int,
         nargs="+",
-        help="of servers that run already, in containers say, instead of servers of our own",
+        help="ports of running servers, such as containers, to measure instead of starting servers",
     )
     options = parser.parse_args()
     requests = [request(pair) for pair in random.Random(0).sample(pairs(), 1000)]
@@ -53,7 +54,7 @@ def main() -> None:
         report(options.port, None, str(len(options.port)), requests, options)
         return
     print(
-        "| workers | connections | requests/s | p50 | p99 | server CPU a request | memory (PSS)"
+        "| workers | connections | requests/s | p50 | p99 | server CPU per request | memory (PSS)"
         " |\n|---|---|---|---|---|---|---|"
     )
     for workers in WORKERS:
@@ -64,14 +65,12 @@ def main() -> None:
 def report(
     ports: list[int], process: psutil.Process | None, workers: str, requests: list[bytes], options: argparse.Namespace
 ) -> None:
-    """A line for each number of connections, which are spread over the ports; without the process, nothing of its time
-    and memory.
-    """
+    """Print a row per number of connections, which are spread over the ports. CPU and memory need the process."""
     measure(ports, requests, 8, 2.0)
     for connections in CONNECTIONS:
         before = processor_seconds(process) if process else 0
         rounds = [measure(ports, requests, connections, options.seconds) for _ in range(options.rounds)]
-        rate, p50, p99 = (median(figures[at] for figures in rounds) for at in range(3))
+        rate, p50, p99 = (median(figures[column] for figures in rounds) for column in range(3))
         line = f"| {workers} | {connections} | {rate:,.0f} | {p50 * 1e3:.2f} ms | {p99 * 1e3:.2f} ms |"
         if process:
             processor = (processor_seconds(process) - before) / sum(number for *_, number in rounds)
@@ -80,16 +79,16 @@ def report(
 
 
 def request(pair: tuple[int, int]) -> bytes:
-    body = json.dumps(question([pair])).encode()
+    body = json.dumps(request_body([pair])).encode()
     lines = ("POST /get-online-features HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json")
     return "\r\n".join((*lines, f"Content-Length: {len(body)}", "\r\n")).encode() + body
 
 
 class Caller(asyncio.Protocol):
-    """One connection: sends a request, waits for the whole answer, sends the next one."""
+    """One connection: sends a request, waits for the whole response, sends the next one."""
 
-    def __init__(self, requests: list[bytes], taken: list[float], until: float, done: asyncio.Future[None]) -> None:
-        self._requests, self._taken, self._until, self._done = requests, taken, until, done
+    def __init__(self, requests: list[bytes], seconds: list[float], until: float, done: asyncio.Future[None]) -> None:
+        self._requests, self._seconds, self._until, self._done = requests, seconds, until, done
         self._number = random.randrange(len(requests))
         self._buffer = b""
 
@@ -99,7 +98,7 @@ class Caller(asyncio.Protocol):
         self._send()
 
     def data_received(self, data: bytes) -> None:
-        """Note the time of a whole answer, and send the next request or end."""
+        """Record the time of a complete response, then send the next request or close."""
         self._buffer += data
         head = self._buffer.find(b"\r\n\r\n")
         if head < 0:
@@ -110,7 +109,7 @@ class Caller(asyncio.Protocol):
         if not self._buffer.startswith(b"HTTP/1.1 200"):
             raise SystemExit(f"the server answered {self._buffer[:500]!r}")
         now = time.perf_counter()
-        self._taken.append(now - self._sent)
+        self._seconds.append(now - self._sent)
         self._buffer = b""
         if now < self._until:
             self._send()
@@ -118,7 +117,7 @@ class Caller(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
-        """Nothing more comes."""
+        """Mark this connection as done."""
         if not self._done.done():
             self._done.set_result(None)
 
@@ -131,21 +130,21 @@ class Caller(asyncio.Protocol):
 def measure(
     ports: list[int], requests: list[bytes], connections: int, seconds: float
 ) -> tuple[float, float, float, int]:
-    """Requests a second, the median and the 99th percentile of their times in seconds, and their number."""
+    """Requests per second, the median and 99th percentile of their times in seconds, and their count."""
 
     async def load() -> tuple[float, float, float, int]:
-        loop, taken = asyncio.get_running_loop(), list[float]()
+        loop, timings = asyncio.get_running_loop(), list[float]()
         started = time.perf_counter()
         ends = [loop.create_future() for _ in range(connections)]
         for end, port in zip(ends, cycle(ports), strict=False):
-            await loop.create_connection(partial(Caller, requests, taken, started + seconds, end), "127.0.0.1", port)
+            await loop.create_connection(partial(Caller, requests, timings, started + seconds, end), "127.0.0.1", port)
         await asyncio.gather(*ends)
-        taken.sort()
+        timings.sort()
         return (
-            len(taken) / (time.perf_counter() - started),
-            taken[len(taken) // 2],
-            taken[len(taken) * 99 // 100],
-            len(taken),
+            len(timings) / (time.perf_counter() - started),
+            timings[len(timings) // 2],
+            timings[len(timings) * 99 // 100],
+            len(timings),
         )
 
     return uvloop.run(load())
@@ -153,13 +152,13 @@ def measure(
 
 @contextmanager
 def server(workers: int) -> Iterator[tuple[int, psutil.Process]]:
-    """A server with so many workers: its port and its process."""
+    """Run a server with that many workers; yields its port and its process."""
     port = spark_server.free_port()
     environment = {**os.environ, "MILLRACE_FEATURES_PORT": str(port), "MILLRACE_FEATURES_WORKERS": str(workers)}
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "features.serving"], env=environment)
     try:
         deadline = time.monotonic() + 120
-        while not answers(port):
+        while not is_ready(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit("the feature server did not start")
             time.sleep(0.2)
@@ -169,7 +168,7 @@ def server(workers: int) -> Iterator[tuple[int, psutil.Process]]:
         process.wait()
 
 
-def answers(port: int) -> bool:
+def is_ready(port: int) -> bool:
     try:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(f"http://127.0.0.1:{port}/ready", timeout=5):
@@ -179,12 +178,12 @@ def answers(port: int) -> bool:
 
 
 def processor_seconds(process: psutil.Process) -> float:
-    return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children()))
+    return sum(sum(member.cpu_times()[:2]) for member in (process, *process.children()))
 
 
 def memory(process: psutil.Process) -> str:
-    """Of each process what it has for itself, and its share of what it shares."""
-    return " + ".join(f"{each.memory_full_info().pss >> 20}" for each in (process, *process.children())) + " MiB"
+    """The proportional set size of each process: its private memory and its share of shared memory."""
+    return " + ".join(f"{member.memory_full_info().pss >> 20}" for member in (process, *process.children())) + " MiB"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How Feast's own tests make data for our offline store: a frame becomes a Delta table that a release pins. Imported by
-their test run alone.
+"""Data source creator for Feast's own tests: a frame becomes a Delta table that a release pins.
 
-Feast's tests invent tables of any schema, for which there are no contracts, so the source here says what Delta says.
+Feast's tests invent tables of any schema, which have no contracts, so the source here takes its schema from Delta. Only
+their test run imports this module.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class AnyTable(GoldTable):
         return proto
 
     def validate(self, config: Any) -> None:
-        """There is nothing to hold it against."""
+        """Do nothing: there is no contract to validate against."""
 
     def get_table_column_names_and_types(self, config: Any) -> Iterable[tuple[str, str]]:  # noqa: ARG002 (Feast's signature)
         """The columns of the Delta table and their Arrow types."""
@@ -63,7 +63,7 @@ class AnyTable(GoldTable):
 
 
 class GoldTableCreator(DataSourceCreator):  # type: ignore[misc,unused-ignore]
-    """Writes frames to the lake of a home that lasts as long as the run."""
+    """Writes frames to the lake of a temporary home."""
 
     def create_data_source(
         self,
@@ -73,7 +73,7 @@ class GoldTableCreator(DataSourceCreator):  # type: ignore[misc,unused-ignore]
         field_mapping: dict[str, str] | None = None,
         timestamp_field: str | None = "ts",
     ) -> AnyTable:
-        """A table of the frame, in a new release."""
+        """A source of the frame's rows: a Delta table in a new release."""
         table = f"gold.{self.project_name}_{destination_name}".replace("-", "_")
         path = settings.table_path(table)
         path.mkdir(parents=True, exist_ok=True)
@@ -94,23 +94,23 @@ class GoldTableCreator(DataSourceCreator):  # type: ignore[misc,unused-ignore]
         )
 
     def create_offline_store_config(self) -> FeastConfigBaseModel:
-        """Our store, joining as `MILLRACE_JOIN` says."""
+        """The config of Millrace's offline store; `MILLRACE_JOIN` selects the join."""
         return ReleaseOfflineStoreConfig(session="etl.engine.session")
 
     def create_saved_dataset_destination(self) -> SavedDatasetFileStorage:
-        """A folder that is empty."""
+        """An empty folder."""
         return SavedDatasetFileStorage(path=tempfile.mkdtemp(dir=settings.home()))
 
     def create_logged_features_destination(self) -> FileLoggingDestination:
-        """A folder, into which our store will not write."""
+        """An empty folder for logged features."""
         return FileLoggingDestination(path=tempfile.mkdtemp(dir=settings.home()))
 
     def teardown(self) -> None:
-        """Nothing: the home goes as a whole."""
+        """Do nothing: the home is temporary."""
 
 
 def _storable(table: pa.Table) -> pa.Table:
-    """Instants in microseconds, UTC, as Delta keeps them, and text for structures."""
+    """The table as Delta stores it: instants in microseconds, UTC, and structs and maps as JSON text."""
     for i, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):
             table = table.set_column(
@@ -120,7 +120,7 @@ def _storable(table: pa.Table) -> pa.Table:
             )
         if pa.types.is_struct(field.type) or pa.types.is_map(field.type):
             table = table.set_column(
-                i, field.name, pa.array([json.dumps(one, default=str) for one in table[i].to_pylist()], pa.string())
+                i, field.name, pa.array([json.dumps(value, default=str) for value in table[i].to_pylist()], pa.string())
             )
     return table
 

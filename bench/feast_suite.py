@@ -1,8 +1,8 @@
 """Run Feast's universal offline-store tests against our store: `MILLRACE_FEAST=<checkout of feast-dev/feast> python -m
 bench.feast_suite`.
 
-The checkout is not ours and nothing of it is copied. Containers, which the tests import and these do not start, are
-stood in for. Further arguments go to pytest.
+The tests run from the checkout; nothing of it is copied. Modules for containers, which the tests import but these tests
+never start, are replaced by mocks. Further arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from lake import settings
 
 FOLDER = "tests/integration/offline_store"
 ABSENT = ("minio", "keycloak", "testcontainers")
-"""What Feast's tests import for stores that run in containers."""
+"""Modules that Feast's tests import for stores that run in containers."""
 
 
 class StandIns(MetaPathFinder, Loader):
-    """Lets modules be imported that are not installed and that no test here calls."""
+    """Imports modules that are not installed as mocks."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:  # noqa: ARG002 (Python's signature)
-        """A spec for what is absent, and for all below it."""
+        """A spec for an absent module and its submodules."""
         return ModuleSpec(fullname, self, is_package=True) if fullname.split(".")[0] in ABSENT else None
 
     def create_module(self, spec: ModuleSpec) -> Any:  # noqa: ARG002 (Python's signature)
-        """A module that has whatever is asked for."""
+        """A module with any attribute."""
         return MagicMock()
 
     def exec_module(self, module: Any) -> None:
-        """There is nothing to run."""
+        """Do nothing: a mock has no code."""
 
 
 def pytest_load_initial_conftests() -> None:
-    """As a plugin of their run: stand in for what is not installed, after all that is."""
+    """pytest hook: add the finder last, so that installed modules win."""
     sys.meta_path.append(StandIns())
 
 
 @pytest.fixture(scope="session")
 def worker_id() -> str:
-    """What pytest-xdist would say of a run in one process."""
+    """The value that pytest-xdist gives when it runs in one process."""
     return "master"
 
 

@@ -1,8 +1,7 @@
-"""`make gpu-plan`: which operators of each transform and each commit RAPIDS would run on a GPU, and why others would
-not. No GPU is needed.
+"""`make gpu-plan`: which operators of each transform and commit RAPIDS would run on a GPU, and why not the others.
 
-Plans are made by a Spark of this process over a lake with a row in each table, in RAPIDS' `explainOnly` mode. Where
-there is a GPU, the job then runs on it (`bench.gpu_run`). Writes docs/gpu-plan.md with `--write docs`.
+It needs no GPU: a Spark in this process plans over a lake with one row per table, in RAPIDS' `explainOnly` mode. If the
+machine has a GPU, the job then runs on it (`bench.gpu_run`). `--write docs` writes docs/gpu-plan.md.
 """
 
 from __future__ import annotations
@@ -28,16 +27,18 @@ from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Colu
 from lake import settings
 
 OPERATOR = re.compile(r"^\s*([*!])(Exec|Command) <(\w+)>", re.MULTILINE)
-"""`#` marks an operator that RAPIDS takes out of the plan, `@` one that an operator above takes with it."""
+"""`*` runs on the GPU, `!` stays on the CPU. Not counted: `#`, which RAPIDS removes from the plan, and `@`, which is
+removed with an operator above it.
+"""
 BLOCK = re.compile(r"^\S+ \S+ (?:INFO|WARN|ERROR) ", re.MULTILINE)
-"""Where a line of Spark's log begins."""
+"""The start of an entry of Spark's log."""
 REASON = re.compile(
     r"^\s*!(Exec|Command|Expression|Output|Partitioning) <(\w+)>.*? cannot (?:run on GPU|be replaced)[^\n]*?because"
     r" ([^\n]+)",
     re.MULTILINE,
 )
 FOLLOWS = ("not all expressions can be replaced", "the Exec ", "Parent")
-"""Reasons that only pass on the reason of another line."""
+"""Reasons that only repeat another line's reason."""
 MIDNIGHTS = {
     "one midnight": Interval(date(2017, 3, 2), date(2017, 3, 3)),
     "many midnights": Interval(date(2017, 3, 1), date(2017, 5, 1)),
@@ -54,26 +55,26 @@ CELLS: dict[Any, Any] = {
 
 @dataclass
 class Verdict:
-    """What RAPIDS says of one plan."""
+    """What RAPIDS says about one plan."""
 
     name: str
     operators: int = 0
     on_gpu: int = 0
     reasons: list[str] = field(default_factory=list)
 
-    def add(self, told: str) -> None:
-        """Count another plan of the same thing."""
-        signs = [sign for sign, _, _ in OPERATOR.findall(told)]
+    def add(self, explanation: str) -> None:
+        """Add the explanation of another plan of the same step."""
+        signs = [sign for sign, _, _ in OPERATOR.findall(explanation)]
         self.operators += len(signs)
         self.on_gpu += signs.count("*")
-        for _, name, why in REASON.findall(told):
+        for _, name, why in REASON.findall(explanation):
             if not why.startswith(FOLLOWS) and f"{name}: {why.strip()}" not in self.reasons:
                 self.reasons.append(f"{name}: {why.strip()}")
 
 
 def main() -> int:
-    """Explain everything, run it where there is a GPU, and print a page. Exit status 1 when the GPU's tables differ, or
-    when it took no part.
+    """Explain every plan, run the job if there is a GPU, and print a page. Exit status 1 if the GPU's tables differ or
+    it took no part.
     """
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_plan", description=__doc__)
     parser.add_argument("--write", type=Path, help="folder that gets gpu-plan.md")
@@ -85,44 +86,44 @@ def main() -> int:
     spark, log = classic_session(home)
     os.environ["MILLRACE_LAKE"] = str(home / "lake")
     fill()
-    told = page([*transforms(spark), *commits(spark, log)])
+    text = page([*transforms(spark), *commits(spark, log)])
     spark.stop()
-    more, problems = run_where_there_is_one(home)
-    print(told + more)
+    run_section, problems = run_on_gpu(home)
+    print(text + run_section)
     if options.write:
-        (options.write / "gpu-plan.md").write_text(told + more)
+        (options.write / "gpu-plan.md").write_text(text + run_section)
     return 1 if problems else 0
 
 
-def run_where_there_is_one(home: Path) -> tuple[str, list[str]]:
-    """What the page says of a run on this machine's GPU, and what went wrong in it."""
+def run_on_gpu(home: Path) -> tuple[str, list[str]]:
+    """The page's section about a run on this machine's GPU, and the problems of that run; both empty without a GPU."""
     name = gpu_run.gpu()
     if not name:
         print("There is no GPU here: nothing was run on one", file=sys.stderr)
         return "", []
-    found = gpu_run.run(home / "run")
-    return gpu_run.section(name, found), found.problems
+    comparison = gpu_run.run(home / "run")
+    return gpu_run.section(name, comparison), comparison.problems
 
 
 def classic_session(home: Path) -> tuple[Any, Path]:
-    """A Spark below this process, whose log goes to a file: RAPIDS' interface is no part of Spark Connect."""
+    """A classic Spark session and the file of its log. RAPIDS' interface is not available over Spark Connect."""
     from etl.engine import OPTIONS
     from etl.spark import gpu, jars, java, server
 
     log = home / "spark.log"
     files = jars.fetched((*jars.DELTA, *gpu.RAPIDS))
-    kept = {
+    options = {
         name: value
         for name, value in server.settings_of(0, "local[2]").items()
         if not name.startswith(("spark.connect", "spark.executor", "spark.task"))
     }
-    kept |= {**OPTIONS, **gpu.PLAN_ONLY, "spark.jars": ",".join(map(str, files)), "spark.driver.memory": "3g"}
+    options |= {**OPTIONS, **gpu.PLAN_ONLY, "spark.jars": ",".join(map(str, files)), "spark.driver.memory": "3g"}
     os.environ["JAVA_HOME"] = str(java.find().resolve().parent.parent)
     from pyspark.sql import SparkSession
 
     with _output_to(log):
         builder = SparkSession.builder
-        for name, value in kept.items():
+        for name, value in options.items():
             builder = builder.config(name, value)
         spark = builder.getOrCreate()
     return spark, log
@@ -130,8 +131,8 @@ def classic_session(home: Path) -> tuple[Any, Path]:
 
 @contextmanager
 def _output_to(log: Path) -> Iterator[None]:
-    """Processes started inside write to the file for as long as they live."""
-    kept = os.dup(1), os.dup(2)
+    """Redirect stdout and stderr of child processes that start inside to the file, for as long as they live."""
+    originals = os.dup(1), os.dup(2)
     sys.stdout.flush()
     with log.open("wb") as file:
         os.dup2(file.fileno(), 1)
@@ -139,12 +140,12 @@ def _output_to(log: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        os.dup2(kept[0], 1)
-        os.dup2(kept[1], 2)
+        os.dup2(originals[0], 1)
+        os.dup2(originals[1], 2)
 
 
 def fill() -> None:
-    """A row in each bronze and silver table."""
+    """Publish one row in each bronze and silver table."""
     from lake import publishing
     from lake.delta import CommitMetadata
 
@@ -153,7 +154,7 @@ def fill() -> None:
 
 
 def staged(table: Table) -> Path:
-    """A parquet file with one row."""
+    """A staged parquet file with one row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -178,7 +179,7 @@ def _cell(column: Column) -> Any:
 
 
 def transforms(spark: Any) -> Iterator[Verdict]:
-    """Every silver and gold transform, with what staging does to its rows."""
+    """The verdict on every silver and gold transform, with what staging adds to it."""
     from etl import stage
     from etl.gold import aggregate
 
@@ -208,29 +209,29 @@ def transforms(spark: Any) -> Iterator[Verdict]:
 
 
 def commits(spark: Any, log: Path) -> Iterator[Verdict]:
-    """Every kind of commit: what the log says of its command while it is made. Delta reads its own log along with it,
-    in small queries that are left out.
-    """
+    """The verdict on every kind of commit, from Spark's log while it runs, without Delta's small queries of its log."""
     from etl import engine
     from etl.commits.delta_spark import DeltaSpark
     from lake import delta
     from lake.delta import CommitMetadata
 
     engine.session = lambda: spark
-    done, state, day = DeltaSpark(), CommitMetadata("plan"), [Interval(date(2017, 3, 1), date(2017, 3, 2))]
+    committer, metadata, day = DeltaSpark(), CommitMetadata("plan"), [Interval(date(2017, 3, 1), date(2017, 3, 2))]
 
     def base(table: Table) -> int | None:
         return delta.version_of(table.qualified)
 
     for table in (*catalog.tables(Layer.SILVER), *catalog.tables(Layer.GOLD)):
         yield _watched(
-            log, f"publish {table.qualified}", partial(done.publish, table, [staged(table)], state, base=base(table))
+            log,
+            f"publish {table.qualified}",
+            partial(committer.publish, table, [staged(table)], metadata, base=base(table)),
         )
         if table.time_column:
             yield _watched(
                 log,
                 f"replace days of {table.qualified}",
-                partial(done.publish, table, [staged(table)], state, base=base(table), replace=day),
+                partial(committer.publish, table, [staged(table)], metadata, base=base(table), replace=day),
             )
 
 
@@ -239,22 +240,22 @@ def _watched(log: Path, name: str, act: Any) -> Verdict:
     act()
     with log.open("rb") as file:
         file.seek(before)
-        told = file.read().decode(errors="replace")
+        text = file.read().decode(errors="replace")
     verdict = Verdict(name)
-    verdict.add("\n".join(block for block in BLOCK.split(told) if re.search(r"^\s*[*!]Command <", block, re.MULTILINE)))
+    verdict.add("\n".join(block for block in BLOCK.split(text) if re.search(r"^\s*[*!]Command <", block, re.MULTILINE)))
     return verdict
 
 
-def page(found: list[Verdict]) -> str:
-    """A table of shares, then the reasons."""
+def page(verdicts: list[Verdict]) -> str:
+    """docs/gpu-plan.md: a table of shares, then the reasons."""
     from etl.spark import gpu
 
     lines = [
         "# GPU plan",
         "",
         (
-            f"Made by `make gpu-plan` with RAPIDS {gpu.RAPIDS[0].version} in `explainOnly` mode, in which no GPU takes"
-            " part. A share counts the operators of the physical plan that would run on one. Commits count their"
+            f"Written by `make gpu-plan` with RAPIDS {gpu.RAPIDS[0].version} in `explainOnly` mode, which uses no GPU."
+            " A share counts the operators of the physical plan that would run on one. Commits count their"
             " commands; Delta's small queries of its own log stay on the CPU."
         ),
         "",
@@ -262,13 +263,15 @@ def page(found: list[Verdict]) -> str:
         "|---|---|---|---|",
     ]
     lines += [
-        f"| {one.name} | {one.operators} | {one.on_gpu} | {one.on_gpu / max(one.operators, 1):.0%} |" for one in found
+        f"| {verdict.name} | {verdict.operators} | {verdict.on_gpu} |"
+        f" {verdict.on_gpu / max(verdict.operators, 1):.0%} |"
+        for verdict in verdicts
     ]
     reasons: dict[str, list[str]] = {}
-    for one in found:
-        for reason in one.reasons:
-            reasons.setdefault(reason, []).append(one.name)
-    lines += ["", "Why others stay on the CPU:" if reasons else "Nothing stays on the CPU.", ""]
+    for verdict in verdicts:
+        for reason in verdict.reasons:
+            reasons.setdefault(reason, []).append(verdict.name)
+    lines += ["", "Why the others stay on the CPU:" if reasons else "Nothing stays on the CPU.", ""]
     lines += [f"- {reason} ({', '.join(names)})" for reason, names in reasons.items()]
     return "\n".join(lines) + "\n"
 

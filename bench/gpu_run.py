@@ -1,7 +1,6 @@
-"""The second half of `make gpu-plan`, where there is a GPU: the whole job, all transforms and all commits, on the CPU
-and on the GPU of this machine, every table compared row by row, times side by side.
+"""The second half of `make gpu-plan`, on a machine with a GPU: the main job on CPU and GPU, with every table compared.
 
-What it compares are two engines, whatever they are, so that it can be tried without a GPU.
+It compares any two engines, so it can be tested without a GPU.
 """
 
 from __future__ import annotations
@@ -16,37 +15,36 @@ from contracts import catalog
 
 SPARK = {"MILLRACE_ENGINE": "spark"}
 CONTESTANTS = {"cpu": {**SPARK, "MILLRACE_SPARK_PROFILE": "cpu"}, "gpu": {**SPARK, "MILLRACE_SPARK_PROFILE": "gpu"}}
-"""The two engines by name, the GPU last."""
+"""The environment of both engines, the GPU last."""
 START, END = "2017-01-01", "2017-02-01"
 
 
 @dataclass
 class Comparison:
-    """What both took, and every table on both."""
+    """Both runs, and every table on both."""
 
     runs: list[EngineRun]
     tables: list[TableParity]
 
     @property
     def problems(self) -> list[str]:
-        """What makes the comparison fail: tables that differ, or a last engine whose plans name no GPU."""
-        told = [
-            f"{one.table} differs: {difference}"
-            for one in self.tables
-            if not one.equal
-            for difference in one.differences or ["see the fingerprints"]
+        """Why the comparison fails: tables that differ, or a last engine whose plans name no GPU operator."""
+        problems = [
+            f"{table.table} differs: {difference}"
+            for table in self.tables
+            if not table.equal
+            for difference in table.differences or ["see the fingerprints"]
         ]
-        return told + [
-            f"no plan of {one.engine} names an operator of the GPU: RAPIDS took no part"
-            for one in self.runs[-1:]
-            if not one.gpu
-        ]
+        last = self.runs[-1]
+        if not last.gpu:
+            problems.append(f"no plan of {last.engine} names an operator of the GPU: RAPIDS took no part")
+        return problems
 
 
 def gpu() -> str:
-    """The first GPU of this machine as its driver names it; empty where there is none."""
+    """The name of this machine's first GPU; empty if there is none."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
             capture_output=True,
             text=True,
@@ -55,7 +53,7 @@ def gpu() -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return next(iter(done.stdout.splitlines()), "").strip() if done.returncode == 0 else ""
+    return next(iter(result.stdout.splitlines()), "").strip() if result.returncode == 0 else ""
 
 
 def run(
@@ -65,8 +63,8 @@ def run(
     end: str = END,
     landing: Path | None = None,
 ) -> Comparison:
-    """The job over these days on each, in a process and a lake of its own; of the sample, unless a landing zone is
-    named.
+    """Run the job over these days on each contestant, with its own process and lake. Lands the sample unless a landing
+    zone is given.
     """
     if landing is None:
         parity.land(home)
@@ -80,26 +78,26 @@ def run(
     return Comparison(runs, [parity.compared(table, lakes) for table in catalog.tables()])
 
 
-def section(name: str, found: Comparison) -> str:
-    """The part of the page that only a machine with a GPU writes."""
-    first, last = found.runs[0], found.runs[-1]
+def section(name: str, comparison: Comparison) -> str:
+    """The part of docs/gpu-plan.md that only a machine with a GPU writes."""
+    first, last = comparison.runs[0], comparison.runs[-1]
     lines = [
         "",
         f"## Run on {name}",
         "",
         (
-            "The whole job over the sample's first month, the last day as a run of its own."
-            f" **{'Every table is equal, row by row.' if not found.problems else 'IT FAILED.'}**"
+            "The whole job over the sample's first month, the last day as a separate run."
+            f" **{'Every table is equal, row by row.' if not comparison.problems else 'IT FAILED.'}**"
         ),
         "",
-        "| engine | all but the last day | one more day | session starts in | operators on the GPU |",
+        "| engine | all but the last day | one more day | session start | operators on the GPU |",
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {one.engine} | {one.year_s:.1f} s | {one.day_s:.2f} s | {one.session_s:.1f} s |"
-        f" {'yes' if one.gpu else 'no'} |"
-        for one in found.runs
+        f"| {run.engine} | {run.year_s:.1f} s | {run.day_s:.2f} s | {run.session_s:.1f} s |"
+        f" {'yes' if run.gpu else 'no'} |"
+        for run in comparison.runs
     ]
     lines += ["", f"{last.engine} took {last.year_s / first.year_s:.2f} times as long as {first.engine}."]
-    lines += [f"- {problem}" for problem in found.problems]
+    lines += [f"- {problem}" for problem in comparison.problems]
     return "\n".join(lines) + "\n"

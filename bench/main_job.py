@@ -1,5 +1,4 @@
-"""Time the main job in this process, without Airflow: a year at once, or a year and one day more. Prints seconds as
-JSON.
+"""Time the main job in this process, without Airflow: a year at once, or a year and one more day. Prints JSON.
 
 `python -m bench.main_job --mode year|day`, with MILLRACE_HOME set to a home whose landing zone holds the sample.
 """
@@ -31,13 +30,13 @@ def main() -> int:
     parser.add_argument("--start", default=START, help="first day")
     parser.add_argument("--end", default=END, help="day after the last")
     parser.add_argument(
-        "--run-days", type=int, default=100_000, help="carry the past in runs of so many days (default: in one)"
+        "--run-days", type=int, default=100_000, help="length of the runs over the past, in days (default: one run)"
     )
     parser.add_argument(
         "--last-days",
         type=int,
         default=1,
-        help="in mode day, carry so many days one by one after the past, and tell of the median one (default: 1)",
+        help="in mode day, how many single days to run after the past; the median is reported (default: 1)",
     )
     options = parser.parse_args()
     shutil.rmtree(settings.lake(), ignore_errors=True)
@@ -65,7 +64,7 @@ def plans_for_gpu() -> bool:
 
 
 def imports() -> None:
-    """What a task inherits from Airflow's scheduler."""
+    """Import what a task inherits from Airflow's scheduler."""
     import deltalake
     import great_expectations
     import pyspark.sql.connect.session
@@ -74,15 +73,15 @@ def imports() -> None:
 
 
 def timed(start: str, end: str) -> dict[str, Any]:
-    """Wall and CPU seconds of one run, and how its phases share the work."""
+    """Wall and CPU seconds of one run, and seconds per phase and table."""
     wall, cpu = time.perf_counter(), time.process_time()
     reports = pipeline.run_all(start, end, f"bench-{time.time()}")
     return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, **shares(reports)}
 
 
 def timed_in_runs(start: str, end: str, days: int) -> dict[str, Any]:
-    """The same of runs that follow each other; the phases and tables are those of the last one."""
-    runs = each_timed(start, end, days)
+    """The same summed over consecutive runs; phases and tables are those of the last run."""
+    runs = consecutive_runs(start, end, days)
     return {
         **runs[-1],
         **{name: sum(run[name] for run in runs) for name in ("wall_s", "cpu_s", "rows_in")},
@@ -91,20 +90,20 @@ def timed_in_runs(start: str, end: str, days: int) -> dict[str, Any]:
 
 
 def timed_one_by_one(start: str, end: str) -> dict[str, Any]:
-    """The median run of those that carry a day each."""
-    runs = sorted(each_timed(start, end, 1), key=lambda run: run["wall_s"])
+    """The median of consecutive one-day runs."""
+    runs = sorted(consecutive_runs(start, end, 1), key=lambda run: run["wall_s"])
     return {**runs[len(runs) // 2], "runs_s": [run["wall_s"] for run in runs]}
 
 
-def each_timed(start: str, end: str, days: int) -> list[dict[str, Any]]:
-    """Runs of so many days that follow each other."""
+def consecutive_runs(start: str, end: str, days: int) -> list[dict[str, Any]]:
+    """Consecutive runs of `days` days each."""
     first, last = date.fromisoformat(start), date.fromisoformat(end)
-    borders = [*(first + at * DAY for at in range(0, (last - first).days, days)), last]
-    return [timed(str(one), str(other)) for one, other in pairwise(borders)]
+    borders = [*(first + offset * DAY for offset in range(0, (last - first).days, days)), last]
+    return [timed(str(run_start), str(run_end)) for run_start, run_end in pairwise(borders)]
 
 
 def shares(reports: list[TableReport]) -> dict[str, Any]:
-    """Seconds per phase, summed over tables (two run at a time), and per table."""
+    """Seconds per phase, summed over tables (two run at a time), seconds per table, and rows in."""
     phases = {
         phase: sum(report.seconds.get(phase, 0.0) for report in reports) for phase in ("stage", "audit", "publish")
     }

@@ -1,10 +1,10 @@
-"""`make parity`: the whole job on every engine of this machine, every table compared row by row, and a certificate.
+"""`make parity`: run the main job on several engines, compare every table row by row, and write a certificate.
 
     python -m bench.parity --start 2017-01-01 --end 2017-02-01 --engines sail spark --write docs
 
-Each engine gets a lake of its own and the same landing zone. Tables are equal when they have the same columns and the
-same rows, however often each comes and in whatever order they lie: NULLs, decimals, doubles to the last bit, instants
-to the microsecond. Only `_loaded_at`, the clock's time of a load, may differ.
+Each engine gets its own lake and the same landing zone. Tables are equal if they have the same columns and are equal as
+multisets of rows: NULLs, decimals, doubles to the last bit, instants to the microsecond. Only `_loaded_at`, the time of
+a load, may differ.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from etl.spark import jars
 from lake import settings
 
 CLOCK = ("_loaded_at",)
-"""Columns that tell when something ran; two runs never agree on them."""
+"""Columns with the time of a run, which are not compared."""
 SHOWN = 3
 """Rows of a difference that the certificate quotes."""
 
 
 @dataclass
 class EngineRun:
-    """What one engine took for the whole job."""
+    """What the main job took on one engine."""
 
     engine: str
     version: str
@@ -48,7 +48,7 @@ class EngineRun:
 
 @dataclass
 class TableParity:
-    """One table on all engines: rows and fingerprint by engine; `differences` quotes rows that only one of two engines
+    """One table on all engines: rows and fingerprint per engine; `differences` quotes rows that only one of two engines
     has.
     """
 
@@ -64,7 +64,7 @@ class TableParity:
 
 
 def main() -> int:
-    """Run, compare, certify. Exit status 1 when a table differs."""
+    """Run, compare, write the certificate. Exit status 1 if a table differs."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -85,9 +85,9 @@ def main() -> int:
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "interval": [options.start, options.end],
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version()},
-        "equal": all(one.equal for one in tables),
+        "equal": all(table.equal for table in tables),
         "engines": [asdict(run) for run in runs],
-        "tables": [{**asdict(one), "equal": one.equal} for one in tables],
+        "tables": [{**asdict(table), "equal": table.equal} for table in tables],
     }
     folder = options.write or home
     (folder / "parity.json").write_text(json.dumps(certificate, indent=1) + "\n")
@@ -98,28 +98,26 @@ def main() -> int:
 
 
 def land(home: Path) -> None:
-    """The sample, once for all engines."""
+    """Land the sample, once for all engines."""
     environment = {**os.environ, "MILLRACE_HOME": str(home)}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "millrace", "sample"],
         cwd=settings.CHECKOUT,
         env=environment,
         capture_output=True,
         text=True,
     )
-    if done.returncode:
-        raise SystemExit(f"the sample could not be landed:\n{done.stdout}{done.stderr}")
+    if result.returncode:
+        raise SystemExit(f"the sample could not be landed:\n{result.stdout}{result.stderr}")
 
 
 def lake_of(home: Path, engine: str) -> Path:
-    """Where an engine's tables lie."""
-    return home / "".join(one if one.isalnum() else "-" for one in engine) / "lake"
+    """The lake of an engine's tables."""
+    return home / "".join(char if char.isalnum() else "-" for char in engine) / "lake"
 
 
 def one_run(home: Path, engine: str, start: str, end: str, more: dict[str, str] | None = None) -> EngineRun:
-    """The job on one engine, in a process of its own, watched for its memory. `more` is environment: what the engine's
-    name does not say.
-    """
+    """Run the job on one engine in a child process, sampling its memory. `more` holds further environment variables."""
     print(f"{engine}: {start} to {end} ...", end=" ", flush=True)
     folder = lake_of(home, engine).parent
     jars.share(folder)
@@ -131,31 +129,31 @@ def one_run(home: Path, engine: str, start: str, end: str, more: dict[str, str] 
         **(more or {}),
     }
     command = [sys.executable, "-W", "ignore", "-m", "bench.main_job", "--mode", "day", "--start", start, "--end", end]
-    found, peak = watch.run(command, environment)
+    job, peak = watch.run(command, environment)
     run = EngineRun(
         engine,
-        found["engine"][1],
-        round(found["session_s"], 2),
-        round(found["year"]["wall_s"], 1),
-        round(found["day"]["wall_s"], 2),
+        job["engine"][1],
+        round(job["session_s"], 2),
+        round(job["year"]["wall_s"], 1),
+        round(job["day"]["wall_s"], 2),
         peak,
-        found["gpu"],
+        job["gpu"],
     )
     print(f"{run.year_s:.1f} s, and one more day {run.day_s:.2f} s", flush=True)
     return run
 
 
 def compared(table: Table, lakes: dict[str, Path]) -> TableParity:
-    """The table in each lake, by fingerprint; where they differ, the first rows that only one has."""
-    found = {engine: fingerprint(table, lake / table.layer / table.name) for engine, lake in lakes.items()}
+    """Compare the table across lakes by fingerprint; where they differ, with the first rows that only one lake has."""
+    fingerprints = {engine: fingerprint(table, lake / table.layer / table.name) for engine, lake in lakes.items()}
     result = TableParity(
         table.qualified,
-        {engine: rows for engine, (rows, _) in found.items()},
-        {engine: print_ for engine, (_, print_) in found.items()},
+        {engine: rows for engine, (rows, _) in fingerprints.items()},
+        {engine: digest for engine, (_, digest) in fingerprints.items()},
     )
     first, *others = lakes
     for other in others:
-        if found[first] != found[other]:
+        if fingerprints[first] != fingerprints[other]:
             result.differences += differences(
                 table, {name: lakes[name] / table.layer / table.name for name in (first, other)}
             )
@@ -163,9 +161,7 @@ def compared(table: Table, lakes: dict[str, Path]) -> TableParity:
 
 
 def fingerprint(table: Table, path: Path) -> tuple[int, str]:
-    """How many rows, and a hash of schema and rows that does not depend on their order: the sums of both halves of each
-    row's MD5.
-    """
+    """The row count, and a hash of schema and rows that ignores their order: it sums both halves of each row's MD5."""
     import duckdb
     from deltalake import DeltaTable
 
@@ -184,7 +180,7 @@ def fingerprint(table: Table, path: Path) -> tuple[int, str]:
 
 
 def row_text(table: Table) -> str:
-    """SQL for a row as text, so that two rows have the same text only if they are the same."""
+    """SQL that renders a row as text, so that only equal rows have equal texts."""
     return (
         f"concat_ws(chr(31), {', '.join(_cell_text(column) for column in table.columns if column.name not in CLOCK)})"
     )
@@ -200,13 +196,13 @@ def _cell_text(column: Column) -> str:
 
 
 def differences(table: Table, paths: dict[str, Path]) -> list[str]:
-    """Sentences about rows that only one of two engines has, and about schemas that differ."""
+    """Sentences about rows that only one of two engines has, and about different schemas."""
     import duckdb
     from deltalake import DeltaTable
 
     opened = {name: DeltaTable(str(path)) for name, path in paths.items()}
     (left, mine), (right, theirs) = opened.items()
-    told = (
+    sentences = (
         []
         if mine.schema() == theirs.schema()
         else [f"the schemas differ: {mine.schema().to_json()} on {left}, {theirs.schema().to_json()} on {right}"]
@@ -214,52 +210,52 @@ def differences(table: Table, paths: dict[str, Path]) -> list[str]:
     columns = ", ".join(column.name for column in table.columns if column.name not in CLOCK)
     with duckdb.connect() as con:
         con.execute("SET TimeZone = 'UTC'")
-        for one, other in ((left, right), (right, left)):
+        for name, other in ((left, right), (right, left)):
             query = (
                 f"SELECT {columns} FROM read_parquet(?) EXCEPT ALL SELECT {columns} FROM read_parquet(?) LIMIT {SHOWN}"
             )
-            for row in con.execute(query, [opened[one].file_uris(), opened[other].file_uris()]).fetchall():
-                told.append(f"only {one} has {dict(zip(columns.split(', '), map(str, row), strict=True))}")
-    return told
+            for row in con.execute(query, [opened[name].file_uris(), opened[other].file_uris()]).fetchall():
+                sentences.append(f"only {name} has {dict(zip(columns.split(', '), map(str, row), strict=True))}")
+    return sentences
 
 
 def page(certificate: dict[str, Any]) -> str:
-    """The certificate for people."""
-    engines = [one["engine"] for one in certificate["engines"]]
+    """The certificate as Markdown."""
+    engines = [run["engine"] for run in certificate["engines"]]
     lines = [
         "# Parity certificate",
         "",
         (
-            f"Made by `make parity` at {certificate['made_at']} over {certificate['interval'][0]} to"
-            f" {certificate['interval'][1]}, on {certificate['machine']['cpus']} CPUs. The last day is a run of its"
-            " own, on top of the others."
+            f"Written by `make parity` at {certificate['made_at']} over {certificate['interval'][0]} to"
+            f" {certificate['interval'][1]}, on {certificate['machine']['cpus']} CPUs. The last day is a"
+            " separate run on top of the others."
         ),
         "",
         f"**{'Every table is equal on every engine, row by row.' if certificate['equal'] else 'TABLES DIFFER.'}**",
         "",
-        "| engine | version | session starts in | all but the last day | one more day | peak memory |",
+        "| engine | version | session start | all but the last day | one more day | peak memory |",
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {one['engine']} | {one['version']} | {one['session_s']:.1f} s | {one['year_s']:.1f} s | {one['day_s']:.2f}"
-        f" s | {one['peak_memory_mib']:,} MiB |"
-        for one in certificate["engines"]
+        f"| {run['engine']} | {run['version']} | {run['session_s']:.1f} s | {run['year_s']:.1f} s | {run['day_s']:.2f}"
+        f" s | {run['peak_memory_mib']:,} MiB |"
+        for run in certificate["engines"]
     ]
     lines += ["", f"| table | rows | equal | fingerprint{'s' * (not certificate['equal'])} |", "|---|---|---|---|"]
-    for one in certificate["tables"]:
-        prints = dict.fromkeys(one["fingerprint"][engine][:16] for engine in engines)
-        rows = dict.fromkeys(f"{one['rows'][engine]:,}" for engine in engines)
+    for table in certificate["tables"]:
+        digests = dict.fromkeys(table["fingerprint"][engine][:16] for engine in engines)
+        rows = dict.fromkeys(f"{table['rows'][engine]:,}" for engine in engines)
         lines.append(
-            f"| {one['table']} | {' / '.join(rows)} | {'yes' if one['equal'] else 'NO'} |"
-            f" {' / '.join(f'`{each}`' for each in prints)} |"
+            f"| {table['table']} | {' / '.join(rows)} | {'yes' if table['equal'] else 'NO'} |"
+            f" {' / '.join(f'`{digest}`' for digest in digests)} |"
         )
-    for one in certificate["tables"]:
-        lines += [f"- {one['table']}: {told}" for told in one["differences"]]
+    for table in certificate["tables"]:
+        lines += [f"- {table['table']}: {difference}" for difference in table["differences"]]
     lines += [
         "",
         (
-            "A fingerprint is over columns, types, comments and rows, each row with all its cells but `_loaded_at`, in"
-            " no particular order."
+            "A fingerprint covers columns, types, comments and rows, with all cells except `_loaded_at`, and is"
+            " independent of the order of the rows."
         ),
         "",
     ]

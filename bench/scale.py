@@ -1,9 +1,8 @@
-"""`python -m bench.scale`: the main job over a longer and longer past, against the DuckDB script: time, peak memory,
-and what one more day costs.
+"""`make scale`: time and memory of the main job over pasts of different lengths, and what one more day then costs.
 
-The past is the sample again and again, each year 364 days before the next, under its own baskets and weeks. So N years
-have N times the rows of one, and the last days are the same in all of them: what they cost more with a longer past is
-overhead.
+The past is the sample repeated, each year 364 days before the next, with baskets and weeks of its own. So N years have
+N times the rows of one year, and the last days are the same in all of them: whatever those days cost more after a
+longer past is overhead.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ YEAR = timedelta(days=364)
 WEEKS, BASKETS = 53, 10**12
 FIRST, END = date(2017, 1, 1), date(2018, 1, 2)
 LAST_DAYS = 5
-"""Days carried one by one after the past; the median one is told."""
+"""Days that run one by one after the past; their median is reported."""
 
 
 @dataclass
 class Scale:
-    """What N years took on an engine: seconds and MiB. `past_s` is the sum of `runs_s`, the runs that carried the past;
-    `day_s` is of one more day after it.
+    """What N years took on an engine: seconds and MiB. `past_s` is the sum of `runs_s`, the runs over the past; `day_s`
+    is one more day after it.
     """
 
     years: int
@@ -56,7 +55,7 @@ def main() -> int:
         "--years", type=int, nargs="+", default=[1, 4, 16], help="lengths of the past (default: 1 4 16)"
     )
     parser.add_argument(
-        "--run-days", type=int, default=YEAR.days, help="carry the past in runs of so many days (default: of a year)"
+        "--run-days", type=int, default=YEAR.days, help="length of the runs over the past, in days (default: a year)"
     )
     parser.add_argument(
         "--engine",
@@ -67,17 +66,17 @@ def main() -> int:
     options = parser.parse_args()
     home = settings.home() / "bench"
     land(home)
-    found = [one for years in options.years for one in measured(home, years, options.engine, options.run_days)]
+    scales = [scale for years in options.years for scale in measured(home, years, options.engine, options.run_days)]
     (home / "scale.json").write_text(
-        json.dumps({"machine": machine(), "scales": [asdict(one) for one in found]}, indent=1)
+        json.dumps({"machine": machine(), "scales": [asdict(scale) for scale in scales]}, indent=1)
     )
-    print(table(found))
+    print(table(scales))
     print(f"All figures: {home / 'scale.json'}")
     return 0
 
 
 def measured(home: Path, years: int, engines: list[str], run_days: int) -> list[Scale]:
-    """All contestants on a landing zone of so many years, one after the other."""
+    """Time the DuckDB script and each engine on a landing zone of `years` years, one after the other."""
     print(f"{years} years: landing ...", end=" ", flush=True)
     folder = home / "scale"
     shutil.rmtree(folder, ignore_errors=True)
@@ -113,13 +112,13 @@ def measured(home: Path, years: int, engines: list[str], run_days: int) -> list[
         str(END),
     ]
     command += ["--run-days", str(run_days), "--last-days", str(LAST_DAYS)]
-    found = []
+    scales = []
     for engine in engines:
         print(f"; {engine} ...", end=" ", flush=True)
         job, mib = watch.run(command, {"MILLRACE_HOME": str(folder), "MILLRACE_ENGINE": engine})
         past, day = job["year"], job["day"]
         print(f"{past['wall_s']:.1f} s, and one more day {day['wall_s']:.2f} s", end="", flush=True)
-        found.append(
+        scales.append(
             Scale(
                 years,
                 engine,
@@ -135,11 +134,11 @@ def measured(home: Path, years: int, engines: list[str], run_days: int) -> list[
         )
     print()
     shutil.rmtree(folder)
-    return found
+    return scales
 
 
 def multiply(source: Path, target: Path, years: int) -> None:
-    """A landing zone in which the sample is the last year of several. Snapshots land once, on the first day of all."""
+    """Write a landing zone whose last year is the sample. Snapshots land once, on the first day."""
     import duckdb
 
     first = FIRST - (years - 1) * YEAR
@@ -163,7 +162,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _shift(con, table: str, source: Path, target: Path, back: int, years: int) -> None:  # type: ignore[no-untyped-def]
-    """The file `back` years earlier: its days, and baskets and weeks of their own."""
+    """Write the file as it would be `back` years earlier: days shifted, with its own baskets and weeks."""
     target.parent.mkdir(parents=True, exist_ok=True)
     earlier = f"- INTERVAL {back * YEAR.days} DAY"
     week = f"week + {WEEKS * (years - 1 - back)} AS week"
@@ -180,8 +179,8 @@ def _shift(con, table: str, source: Path, target: Path, back: int, years: int) -
     con.execute(f"COPY (SELECT * REPLACE ({changed}) FROM {read}('{source}')) TO '{target}' (FORMAT {kind})")
 
 
-def table(found: list[Scale]) -> str:
-    """The figures, and what a day costs against the engine's shortest past."""
+def table(scales: list[Scale]) -> str:
+    """The figures as a Markdown table; a day is compared with the engine's shortest past."""
     lines = [
         "",
         (
@@ -190,12 +189,13 @@ def table(found: list[Scale]) -> str:
         ),
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for one in found:
-        shortest = next(other for other in found if other.engine == one.engine)
+    for scale in scales:
+        shortest = next(other for other in scales if other.engine == scale.engine)
         lines.append(
-            f"| {one.years} | {one.rows_in / 1e6:.0f} M | {one.duckdb_s:.1f} s | {one.duckdb_mib:,} MiB | {one.engine}"
-            f" | {one.session_s:.1f} s | {one.past_s:.1f} s | {one.past_s / one.duckdb_s:.2f} | {one.mib:,} MiB |"
-            f" {one.day_s:.2f} s | {one.day_s / shortest.day_s:.2f} |"
+            f"| {scale.years} | {scale.rows_in / 1e6:.0f} M | {scale.duckdb_s:.1f} s | {scale.duckdb_mib:,} MiB |"
+            f" {scale.engine} | {scale.session_s:.1f} s | {scale.past_s:.1f} s | {scale.past_s / scale.duckdb_s:.2f} |"
+            f" {scale.mib:,} MiB |"
+            f" {scale.day_s:.2f} s | {scale.day_s / shortest.day_s:.2f} |"
         )
     return "\n".join(lines)
 

@@ -1,11 +1,12 @@
-"""Time what is served: `python -m bench.serving`, with MILLRACE_HOME set to a home in which a release of the sample is
-online.
+"""Time online reads and loads: `python -m bench.serving`, with MILLRACE_HOME set to a home in which a release of the
+sample is online.
 
-Reads of 1 and of 100 entities with all features of `recommendation_v1`: by sqlite alone, through the SDK, through the
-feature server over HTTP, beside a server of the same make that is asked nothing and answers nothing, and one that is
-asked the same and answers the same bytes every time. Ways take turns of 20 calls; a figure is the median of the rounds,
-and a ratio the median of the ratios within a round. Loads of `product_popularity`: ours, Feast's own into its own
-sqlite store, and a bare bulk load of rows that are known to be the newest.
+Reads 1 and 100 entities with all features of `recommendation_v1`: with plain sqlite, through the SDK, and over HTTP
+from the feature server. Two servers of the same kind show the cost of HTTP itself: one gets an empty request and
+returns an empty response, the other gets the real request and returns the same bytes every time. Contestants take turns
+of 20 calls; figures are medians over rounds, ratios are medians of the ratios within a round. Loads
+`product_popularity` with Millrace, with Feast into its own sqlite store, and with a bare bulk load of rows that are
+already the newest.
 """
 
 from __future__ import annotations
@@ -34,19 +35,20 @@ from lake import release, settings
 
 SERVICE, VIEW = "recommendation_v1", "product_popularity"
 TURNS = {1: 40, 100: 6}
-"""Of each way in a round."""
+"""Turns of each contestant in a round, by number of entities."""
 CALLS = {1: 20, 100: 20}
-"""Of a turn, and so many more that are not counted, as the processor's caches are another's at its beginning."""
-UNCOUNTED = 3
-Asked = list[tuple[int, int]]
-Way = Callable[[Asked], Any]
+"""Timed calls in a turn, by number of entities."""
+WARM_UP = 3
+"""Untimed calls at the start of a turn, when the caches still hold another contestant's data."""
+Entities = list[tuple[int, int]]
+Reader = Callable[[Entities], Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="of reads (default 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of reads (default 5)")
     parser.add_argument("--without-loads", action="store_true", help="time reads only")
     parser.add_argument("--serve", choices=("features", "fixed", "route"), help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
@@ -57,60 +59,67 @@ def main() -> None:
         serve(options.serve, options.port, options.answer)
         return
     print(
-        "| entities | way | p50 | p99 | entities/s | p50 against bare | p50 against echo"
+        "| entities | contestant | p50 | p99 | entities/s | p50 against bare | p50 against echo"
         " |\n|---|---|---|---|---|---|---|"
     )
     with server("features") as features, server("fixed") as echo, server("route") as route:
         for count in CALLS:
             with tempfile.NamedTemporaryFile() as answer:
-                answer.write(json.dumps(over_http(features, question)(pairs()[:count]), separators=(",", ":")).encode())
+                answer.write(
+                    json.dumps(over_http(features, request_body)(pairs()[:count]), separators=(",", ":")).encode()
+                )
                 answer.flush()
                 with server("fixed", answer.name) as same:
-                    ways = {
+                    readers = {
                         "bare sqlite": bare(),
-                        "bare sqlite, a query per view and entity": one_by_one(),
+                        "bare sqlite, a query per view and entity": bare_one_by_one(),
                         "SDK": sdk(),
-                        "SDK, Feast's own way": feasts_way(),
+                        "SDK, Feast's own code": feast_sdk(),
                         "HTTP echo": over_http(echo, lambda _: {}),
                         "HTTP echo, a route of FastAPI": over_http(route, lambda _: {}),
-                        "HTTP, the same bytes each time": over_http(same, question),
-                        "HTTP, feature server": over_http(features, question),
+                        "HTTP, the same bytes each time": over_http(same, request_body),
+                        "HTTP, feature server": over_http(features, request_body),
                     }
-                    print_reads(count, [one_round(count, ways, number) for number in range(options.rounds)])
+                    print_reads(count, [one_round(count, readers, number) for number in range(options.rounds)])
     if options.without_loads:
         return
     print("\n| load | entities | time | entities/s |\n|---|---|---|---|")
-    for name, load in (("ours", our_load), ("bare bulk load", bare_load), ("Feast's own", feasts_load)):
+    for name, load in (("ours", millrace_load), ("bare bulk load", bare_load), ("Feast's own", feast_load)):
         rows, seconds = load()
         print(f"| {name} | {rows:,} | {seconds:.2f} s | {rows / seconds:,.0f} |", flush=True)
 
 
-def one_round(count: int, ways: dict[str, Way], number: int) -> dict[str, list[float]]:
-    """Seconds of each call, in order. The ways answer the same questions and take short turns, so that a noisy second
-    hits all.
+def one_round(count: int, readers: dict[str, Reader], number: int) -> dict[str, list[float]]:
+    """Sorted seconds per call of each contestant. They read the same entities and take short turns, so that a noisy
+    second hits all of them.
     """
-    known, rng = pairs(), random.Random(number)
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+    pool, rng = pairs(), random.Random(number)
+    timings: dict[str, list[float]] = {name: [] for name in readers}
     for _ in range(TURNS[count]):
-        questions = [rng.sample(known, count) for _ in range(CALLS[count] + UNCOUNTED)]
-        for name, way in ways.items():
-            for call, entities in enumerate(questions):
+        batches = [rng.sample(pool, count) for _ in range(CALLS[count] + WARM_UP)]
+        for name, read in readers.items():
+            for call, entities in enumerate(batches):
                 started = time.perf_counter()
-                way(entities)
-                if call >= UNCOUNTED:
-                    taken[name].append(time.perf_counter() - started)
-    return {name: sorted(seconds) for name, seconds in taken.items()}
+                read(entities)
+                if call >= WARM_UP:
+                    timings[name].append(time.perf_counter() - started)
+    return {name: sorted(seconds) for name, seconds in timings.items()}
 
 
 def print_reads(count: int, rounds: list[dict[str, list[float]]]) -> None:
-    """A line for each way."""
+    """Print a row per contestant."""
     for name in rounds[0]:
-        p50, p99 = (median(one[name][len(one[name]) * share // 100] for one in rounds) for share in (50, 99))
-        rate = median(count * len(one[name]) / sum(one[name]) for one in rounds)
-        ratios = [median(middle(one[name]) / middle(one[to]) for one in rounds) for to in ("bare sqlite", "HTTP echo")]
+        p50, p99 = (
+            median(timings[name][len(timings[name]) * percent // 100] for timings in rounds) for percent in (50, 99)
+        )
+        rate = median(count * len(timings[name]) / sum(timings[name]) for timings in rounds)
+        to_bare, to_echo = (
+            median(middle(timings[name]) / middle(timings[other]) for timings in rounds)
+            for other in ("bare sqlite", "HTTP echo")
+        )
         print(
-            f"| {count} | {name} | {p50 * 1e3:.3f} ms | {p99 * 1e3:.3f} ms | {rate:,.0f} | {ratios[0]:.1f} |"
-            f" {ratios[1]:.2f} |",
+            f"| {count} | {name} | {p50 * 1e3:.3f} ms | {p99 * 1e3:.3f} ms | {rate:,.0f} | {to_bare:.1f} |"
+            f" {to_echo:.2f} |",
             flush=True,
         )
 
@@ -120,14 +129,14 @@ def middle(ordered: list[float]) -> float:
 
 
 def online() -> sqlite3.Connection:
-    """The file in use."""
+    """A connection to the sqlite file of the generation in use."""
     from features.online.sqlite import SqliteSession
 
     return SqliteSession().reader().connection
 
 
-def pairs() -> Asked:
-    """Customers and products that have features."""
+def pairs() -> Entities:
+    """Pairs of customer and product that have features."""
     return (
         online()
         .execute("SELECT customer_id, product_id FROM customer_product ORDER BY customer_id, product_id LIMIT 200000")
@@ -141,77 +150,69 @@ VIEWS: dict[str, tuple[int, ...]] = {
     "customer_product": (0, 1),
     "customer_profile": (0,),
 }
-"""Each view's keys, as places in a pair of customer and product."""
+"""Each view's keys, as positions in a pair of customer and product."""
 KEYS = ("customer_id", "product_id")
 
 
-def one_by_one() -> Way:
-    """The same lookups without Feast, as they are written first: a query per view and entity."""
+def bare_one_by_one() -> Reader:
+    """The lookups without Feast, written the obvious way: a query per view and entity."""
     connection = online()
     queries = [
-        (f"SELECT * FROM {view} WHERE {' AND '.join(f'{KEYS[place]} = ?' for place in places)}", places)
-        for view, places in VIEWS.items()
+        (f"SELECT * FROM {view} WHERE {' AND '.join(f'{KEYS[position]} = ?' for position in positions)}", positions)
+        for view, positions in VIEWS.items()
     ]
     return lambda entities: [
-        connection.execute(sql, [pair[place] for place in places]).fetchone()
-        for sql, places in queries
+        connection.execute(sql, [pair[position] for position in positions]).fetchone()
+        for sql, positions in queries
         for pair in entities
     ]
 
 
-def bare() -> Way:
-    """The same lookups without Feast, as fast as we know how: the file mapped into memory, one transaction, one
-    statement per view whatever the number of entities.
+def bare() -> Reader:
+    """The lookups without Feast, as fast as we know how: a memory-mapped file, one transaction, one statement per view
+    for any number of entities.
     """
     connection = online()
     connection.execute("PRAGMA mmap_size=1000000000")
     statements = statements_of(connection)
 
-    def read(entities: Asked) -> Any:
+    def read(entities: Entities) -> Any:
         connection.execute("BEGIN")
-        found = []
-        for sql, many, places in statements:
+        rows = []
+        for for_one, for_many, positions in statements:
             if len(entities) == 1:
-                found.append(connection.execute(sql, [entities[0][place] for place in places]).fetchall())
+                sql = for_one
             else:
-                values = ",".join([f"({','.join('?' * len(places))})"] * len(entities))
-                found.append(
-                    connection.execute(
-                        many.format(values=values), [pair[place] for pair in entities for place in places]
-                    ).fetchall()
-                )
+                sql = for_many.format(values=",".join([f"({','.join('?' * len(positions))})"] * len(entities)))
+            keys = [pair[position] for pair in entities for position in positions]
+            rows.append(connection.execute(sql, keys).fetchall())
         connection.execute("COMMIT")
-        return found
+        return rows
 
     return read
 
 
 def statements_of(connection: sqlite3.Connection) -> list[tuple[str, str, tuple[int, ...]]]:
-    """For each view the statement for one entity, the one for many, and its keys. Columns but keys are read."""
-    found = []
-    for view, places in VIEWS.items():
-        keys = [KEYS[place] for place in places]
+    """Per view: the statement for one entity, the one for many, and the positions of its keys. They read all columns
+    but the keys.
+    """
+    statements = []
+    for view, positions in VIEWS.items():
+        keys = [KEYS[position] for position in positions]
         names = [
             row[1] for row in connection.execute(f"PRAGMA table_info({view})") if row[1] not in (*keys, "_created_at")
         ]
         columns = ", ".join(f"t.{name}" for name in names)
-        one = f"SELECT {columns} FROM {view} t WHERE {' AND '.join(f't.{key} = ?' for key in keys)}"
-        on = " AND ".join(f"t.{key} = asked.{key}" for key in keys)
-        found.append(
-            (
-                one,
-                (
-                    f"WITH asked ({', '.join(keys)}) AS (VALUES {{values}}) SELECT {columns} FROM asked LEFT JOIN"
-                    f" {view} t ON {on}"
-                ),
-                places,
-            )
-        )
-    return found
+        for_one = f"SELECT {columns} FROM {view} t WHERE {' AND '.join(f't.{key} = ?' for key in keys)}"
+        on = " AND ".join(f"t.{key} = requested.{key}" for key in keys)
+        requested = f"WITH requested ({', '.join(keys)}) AS (VALUES {{values}})"
+        for_many = f"{requested} SELECT {columns} FROM requested LEFT JOIN {view} t ON {on}"
+        statements.append((for_one, for_many, positions))
+    return statements
 
 
-def question(entities: Asked) -> dict[str, Any]:
-    """What a request to the feature server says."""
+def request_body(entities: Entities) -> dict[str, Any]:
+    """The JSON of a request to the feature server."""
     customers, products = zip(*entities, strict=True)
     return {
         "feature_service": SERVICE,
@@ -223,48 +224,48 @@ def question(entities: Asked) -> dict[str, Any]:
     }
 
 
-def sdk() -> Way:
+def sdk() -> Reader:
     from features import registry
 
     store, now = registry.open_store(), datetime(2018, 1, 2, tzinfo=UTC)
     service = store.get_feature_service(SERVICE)
 
-    def read(entities: Asked) -> Any:
-        rows = {**question(entities)["entities"], "request_time": [now] * len(entities)}
+    def read(entities: Entities) -> Any:
+        rows = {**request_body(entities)["entities"], "request_time": [now] * len(entities)}
         return store.get_online_features(service, {name: list(values) for name, values in rows.items()}).to_dict()
 
     return read
 
 
-def feasts_way() -> Way:
-    """The same, but for the answer, which Feast's base class makes."""
+def feast_sdk() -> Reader:
+    """The same with Feast's base class, which builds the response from protobuf."""
     from feast.infra.online_stores.online_store import OnlineStore
 
     from features import registry
 
     store, now = registry.open_store(), datetime(2018, 1, 2, tzinfo=UTC)
-    service, ours = store.get_feature_service(SERVICE), store._get_provider().online_store
+    service, online_store = store.get_feature_service(SERVICE), store._get_provider().online_store
 
-    def read(entities: Asked) -> Any:
-        rows = {**question(entities)["entities"], "request_time": [now] * len(entities)}
+    def read(entities: Entities) -> Any:
+        rows = {**request_body(entities)["entities"], "request_time": [now] * len(entities)}
         return OnlineStore.get_online_features(
-            ours, store.config, service, rows, store.registry, store.project
+            online_store, store.config, service, rows, store.registry, store.project
         ).to_dict()
 
     return read
 
 
-def over_http(port: int, body: Callable[[Asked], dict[str, Any]]) -> Way:
+def over_http(port: int, body: Callable[[Entities], dict[str, Any]]) -> Reader:
     connection = http.client.HTTPConnection("127.0.0.1", port)
 
-    def read(entities: Asked) -> Any:
+    def read(entities: Entities) -> Any:
         connection.request(
             "POST", "/get-online-features", json.dumps(body(entities)), {"Content-Type": "application/json"}
         )
-        answer = connection.getresponse()
-        content = answer.read()
-        if answer.status != 200:
-            raise SystemExit(f"the server answered {answer.status}: {content[:500]!r}")
+        response = connection.getresponse()
+        content = response.read()
+        if response.status != 200:
+            raise SystemExit(f"the server answered {response.status}: {content[:500]!r}")
         return json.loads(content)
 
     return read
@@ -272,7 +273,7 @@ def over_http(port: int, body: Callable[[Asked], dict[str, Any]]) -> Way:
 
 @contextmanager
 def server(which: str, answer: str = "") -> Iterator[int]:
-    """A server in a process of its own; its port."""
+    """Run a server in a child process; yields its port."""
     port = spark_server.free_port()
     more = ["--answer", answer] if answer else []
     process = subprocess.Popen(
@@ -291,11 +292,10 @@ def server(which: str, answer: str = "") -> Iterator[int]:
 
 
 def serve(which: str, port: int, answer: Path | None) -> None:
-    """Become the server: of features, or one of the same make that reads each request to its end and answers nothing,
-    or what is in a file, without looking at it.
+    """Run the feature server, or a server that reads each request to its end and returns `{}` or the file's bytes.
 
-    The same make is uvicorn as `features.serving` runs it, and a middleware in front of a FastAPI application, which is
-    where the features are answered; a `route` of it costs more.
+    Both are uvicorn as `features.serving` runs it, with middleware in front of a FastAPI application, which is where
+    features are answered; a `route` of the application costs more.
     """
     from fastapi import FastAPI
 
@@ -306,12 +306,12 @@ def serve(which: str, port: int, answer: Path | None) -> None:
         workers.run(app, port)
         return
 
-    made = FastAPI()
+    echo = FastAPI()
     if which == "route":
-        made.post("/get-online-features")(nothing)
+        echo.post("/get-online-features")(nothing)
     else:
-        made.add_middleware(Fixed, content=answer.read_bytes() if answer else b"{}")
-    workers.run(lambda: made, port)
+        echo.add_middleware(Fixed, content=answer.read_bytes() if answer else b"{}")
+    workers.run(lambda: echo, port)
 
 
 async def nothing() -> dict[str, str]:
@@ -320,13 +320,13 @@ async def nothing() -> dict[str, str]:
 
 
 class Fixed:
-    """ASGI middleware that gives every request the same answer."""
+    """ASGI middleware that returns the same body for every request."""
 
     def __init__(self, app: Any, content: bytes) -> None:
         self._app, self._content = app, content
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Read the request to its end, and answer."""
+        """Read the request to its end, then respond."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -337,24 +337,24 @@ class Fixed:
         await send({"type": "http.response.body", "body": self._content})
 
 
-def our_load() -> tuple[int, float]:
-    """Into a generation that nobody reads, of a home of its own."""
+def millrace_load() -> tuple[int, float]:
+    """Load into a new generation of a temporary home."""
     from features import registry
     from features.online.materialize import load
 
     view = registry.open_store().get_feature_view(VIEW)
     newest = release.read()
-    with elsewhere():
+    with temporary_home():
         started = time.perf_counter()
         (report,) = load(newest, [view], "bench")
         return report.rows, time.perf_counter() - started
 
 
 def bare_load() -> tuple[int, float]:
-    """Rows of a parquet file, which holds the newest ones already, into a plain sqlite table."""
+    """Load a parquet file that holds only the newest rows into a plain sqlite table."""
     import duckdb
 
-    with elsewhere() as folder, duckdb.connect() as con:
+    with temporary_home() as folder, duckdb.connect() as con:
         newest = "QUALIFY row_number() OVER (PARTITION BY product_id ORDER BY event_timestamp DESC) = 1"
         con.execute(f"COPY (SELECT * FROM read_parquet({files()}) {newest}) TO '{folder}/newest.parquet'")
         started = time.perf_counter()
@@ -368,14 +368,14 @@ def bare_load() -> tuple[int, float]:
         return len(rows), time.perf_counter() - started
 
 
-def feasts_load() -> tuple[int, float]:
-    """Feast's file source, its default offline store, and its sqlite store, as `feast init` sets them up."""
+def feast_load() -> tuple[int, float]:
+    """Load with Feast's file source, default offline store and sqlite store, as `feast init` sets them up."""
     import duckdb
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig
     from feast.types import Float64, Int64
     from feast.value_type import ValueType
 
-    with elsewhere() as folder, duckdb.connect() as con:
+    with temporary_home() as folder, duckdb.connect() as con:
         con.execute(
             "SET TimeZone = 'UTC'; COPY (SELECT * REPLACE (revenue_7d::DOUBLE AS revenue_7d, revenue_28d::DOUBLE AS"
             f" revenue_28d) FROM read_parquet({files()})) TO '{folder}/rows.parquet'"
@@ -415,8 +415,8 @@ def files() -> str:
 
 
 @contextmanager
-def elsewhere() -> Iterator[Path]:
-    """Another home, for as long as this lasts."""
+def temporary_home() -> Iterator[Path]:
+    """Set MILLRACE_HOME to an empty folder and keep the lake; the folder is removed on exit."""
     before, folder = dict(os.environ), Path(tempfile.mkdtemp())
     lake = settings.lake()
     os.environ |= {"MILLRACE_HOME": str(folder), "MILLRACE_LAKE": str(lake)}

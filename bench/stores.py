@@ -1,8 +1,7 @@
-"""Compare Feast's own offline stores, and ours, with a search of every row: `python -m bench.stores --write docs`.
+"""Compare offline stores, Feast's and ours, with a brute-force search: `python -m bench.stores --write docs`.
 
-Each store answers the same cases, in a process of its own: hostile ones made by hand, and random ones whose seeds are
-their numbers. Feast's stores read the feature rows from a parquet file, as their users would; ours reads them from a
-release.
+Each store runs the same cases in a process of its own: adversarial ones written by hand, and random ones from numbered
+seeds. Feast's stores read the feature rows from a parquet file, as their users would; ours reads them from a release.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ SEEDS = range(20)
 
 @dataclass(frozen=True)
 class Case:
-    """Feature rows, labels and what a view says of them."""
+    """Feature rows, labels, and the options of the view that joins them."""
 
     name: str
     rows: list[Row]
@@ -55,14 +54,14 @@ def label(a: Any, b: Any, when: datetime, **more: Any) -> Row:
 
 
 def cases() -> list[Case]:
-    """By hand, then at random."""
-    one, two = row(1, "x", START, 1), row(1, "x", START + DAY, 2)
+    """Cases written by hand, then random ones."""
+    first, second = row(1, "x", START, 1), row(1, "x", START + DAY, 2)
     tied = [row(1, "x", START, 1, START + DAY), row(1, "x", START, 2, START + 2 * DAY), row(1, "x", START, 3, START)]
     return [
-        Case("plain: two rows, three labels", [one, two], [label(1, "x", START + n * DAY) for n in (3, 0, 1)]),
+        Case("plain: two rows, three labels", [first, second], [label(1, "x", START + n * DAY) for n in (3, 0, 1)]),
         Case(
             "at the very instant, and 1 µs around it",
-            [one, two],
+            [first, second],
             [label(1, "x", START + DAY + n * TICK) for n in (-1, 0, 1)],
         ),
         Case(
@@ -72,7 +71,7 @@ def cases() -> list[Case]:
         ),
         Case(
             "labels with a NULL in the key",
-            [one, row(1, None, START, 7)],
+            [first, row(1, None, START, 7)],
             [label(1, "x", START + DAY), label(1, None, START + DAY), label(None, "x", START + DAY)],
         ),
         Case("ties: the newest created counts", tied, [label(1, "x", START + 5 * DAY)], created=True),
@@ -85,7 +84,7 @@ def cases() -> list[Case]:
         Case("ties, and nothing says which: any, once", tied, [label(1, "x", START + 5 * DAY)]),
         Case(
             "ttl of a day: just alive, just not",
-            [one],
+            [first],
             [label(1, "x", START + DAY + n * TICK) for n in (0, 1)],
             ttl=DAY,
         ),
@@ -95,22 +94,22 @@ def cases() -> list[Case]:
             [label(k, "x", START + 9 * DAY) for k in (1, 2)],
             ttl=DAY,
         ),
-        Case("the same label three times", [one], [label(1, "x", START + DAY)] * 3),
-        Case("labels out of order", [one, two], [label(1, "x", START + n * DAY) for n in (2, 0, 3, 1)]),
+        Case("the same label three times", [first], [label(1, "x", START + DAY)] * 3),
+        Case("labels out of order", [first, second], [label(1, "x", START + n * DAY) for n in (2, 0, 3, 1)]),
         Case(
             "labels in India's time",
-            [one, two],
+            [first, second],
             [label(1, "x", START + DAY - TICK), label(1, "x", START + DAY)],
             zone=timezone(timedelta(hours=5, minutes=30)),
         ),
         Case(
             "naive labels mean UTC",
-            [one, two],
+            [first, second],
             [label(1, "x", START + DAY - TICK), label(1, "x", START + DAY)],
             zone=None,
         ),
         Case(
-            "labels in the years 1 and 9999", [one], [label(1, "x", datetime(y, 1, 2, tzinfo=UTC)) for y in (1, 9999)]
+            "labels in the years 1 and 9999", [first], [label(1, "x", datetime(y, 1, 2, tzinfo=UTC)) for y in (1, 9999)]
         ),
         Case(
             "text keys that look alike",
@@ -124,18 +123,18 @@ def cases() -> list[Case]:
         ),
         Case(
             "an alias for a key",
-            [one, row(2, "x", START, 2)],
+            [first, row(2, "x", START, 2)],
             [label(9, "x", START, other=n) for n in (2, 1)],
             alias={"a": "other"},
         ),
-        Case("no labels", [one], []),
+        Case("no labels", [first], []),
         Case("no feature rows", [], [label(1, "x", START)]),
         *(at_random(seed) for seed in SEEDS),
     ]
 
 
 def at_random(seed: int) -> Case:
-    """Thirty rows and twenty labels of keys that can be mistaken for each other; all that a tie needs is told."""
+    """Thirty rows and twenty labels whose keys look alike when concatenated; creation times break all ties."""
     rng = random.Random(seed)
 
     def pair() -> tuple[int, str]:
@@ -144,25 +143,25 @@ def at_random(seed: int) -> Case:
     def when() -> datetime:
         return START + rng.randrange(12) * timedelta(hours=6)
 
-    told = {}
+    rows = {}
     for i in range(30):
         key, at = pair(), when()
-        made = at + rng.randrange(3) * DAY
-        told[key, at, made] = row(*key, at, i, made)
+        created = at + rng.randrange(3) * DAY
+        rows[key, at, created] = row(*key, at, i, created)
     return Case(
         f"seed {seed}",
-        [*told.values()],
+        [*rows.values()],
         [label(*pair(), when() + rng.choice([-TICK, 0 * TICK, TICK])) for _ in range(20)],
         ttl=DAY,
         created=True,
     )
 
 
-def framed(case: Case) -> Any:
-    """The labels in pandas, numbered in `n`."""
+def label_frame(case: Case) -> Any:
+    """The labels as a pandas frame, numbered in column `n`."""
     import pyarrow as pa
 
-    kinds = {
+    types = {
         "a": pa.int64(),
         "b": pa.string(),
         **({"other": pa.int64()} if case.alias else {}),
@@ -170,10 +169,10 @@ def framed(case: Case) -> Any:
         "n": pa.int64(),
     }
     frame = pa.Table.from_pylist(
-        [{**one, "n": n} for n, one in enumerate(case.labels)], pa.schema([*kinds.items()])
+        [{**values, "n": n} for n, values in enumerate(case.labels)], pa.schema([*types.items()])
     ).to_pandas(integer_object_nulls=True)
-    whole = {name: "Int64" if frame[name].isna().any() else "int64" for name in ("a", *case.alias.values())}
-    return frame.astype(whole).assign(event_timestamp=frame.event_timestamp.dt.tz_convert(case.zone))
+    integers = {name: "Int64" if frame[name].isna().any() else "int64" for name in ("a", *case.alias.values())}
+    return frame.astype(integers).assign(event_timestamp=frame.event_timestamp.dt.tz_convert(case.zone))
 
 
 def table(case: Case) -> Any:
@@ -197,14 +196,14 @@ def view(case: Case, source: Any) -> Any:
     from feast.value_type import ValueType
 
     entities = [
-        Entity(name=name, join_keys=[name], value_type=kind)
-        for name, kind in zip(KEYS, (ValueType.INT64, ValueType.STRING), strict=True)
+        Entity(name=name, join_keys=[name], value_type=value_type)
+        for name, value_type in zip(KEYS, (ValueType.INT64, ValueType.STRING), strict=True)
     ]
     fields = [
         Field(name=name, dtype=dtype) for name, dtype in (("a", Int64), ("b", String), ("v", Int64), ("word", String))
     ]
-    made = FeatureView(name="things", entities=entities, schema=fields, source=source, ttl=case.ttl)
-    return entities, made
+    feature_view = FeatureView(name="things", entities=entities, schema=fields, source=source, ttl=case.ttl)
+    return entities, feature_view
 
 
 def applied(
@@ -214,12 +213,10 @@ def applied(
     folder: Path,
     alias: dict[str, str] | None = None,
 ) -> Callable[[Any], Any]:
-    """A function of labels that asks a Feast store, to which the view was applied, for all its features. It returns the
-    retrieval job.
-    """
+    """Apply the view to a new Feast store; returns a function from labels to the retrieval job for all its features."""
     from feast import FeatureService, FeatureStore, RepoConfig
 
-    entities, made = view(source)
+    entities, feature_view = view(source)
     config = RepoConfig(
         project="p",
         provider="local",
@@ -229,17 +226,17 @@ def applied(
         entity_key_serialization_version=3,
     )
     store = FeatureStore(config=config)
-    asked = made.with_join_key_map(alias) if alias else made
-    keys = {column.name for column in made.entity_columns}
+    projection = feature_view.with_join_key_map(alias) if alias else feature_view
+    keys = {column.name for column in feature_view.entity_columns}
     service = FeatureService(
-        name="all", features=[asked[[feature.name for feature in made.features if feature.name not in keys]]]
+        name="all", features=[projection[[field.name for field in feature_view.features if field.name not in keys]]]
     )
-    store.apply([*entities, made, service])
+    store.apply([*entities, feature_view, service])
     return lambda labels: store.get_historical_features(labels, service)
 
 
 def by_feast(offline: dict[str, Any], kind: str, case: Case, folder: Path) -> Any:
-    """What a store of Feast's makes of a case."""
+    """The frame that one of Feast's stores returns for a case."""
     import pyarrow.parquet as pq
 
     pq.write_table(table(case), folder / "rows.parquet")
@@ -247,11 +244,11 @@ def by_feast(offline: dict[str, Any], kind: str, case: Case, folder: Path) -> An
     source = named_source(kind)(
         name="rows", path=str(folder / "rows.parquet"), timestamp_field="event_timestamp", **created
     )
-    return applied(offline, source, lambda found: view(case, found), folder, case.alias)(framed(case)).to_df()
+    return applied(offline, source, lambda source: view(case, source), folder, case.alias)(label_frame(case)).to_df()
 
 
 def named_source(kind: str) -> Callable[..., Any]:
-    """Feast's source of a parquet file, for its `file` stores or for `spark`."""
+    """Feast's data source class for parquet files: `file` or `spark`."""
     if kind == "file":
         from feast import FileSource
 
@@ -281,14 +278,18 @@ def ours(join: str, case: Case, folder: Path) -> Any:
     path.mkdir(parents=True)
     write_deltalake(path, table(case))
     release.write({"gold.things": 0}, "2017-02-01")
-    _, made = view(case, GoldTable(table="gold.things", created_timestamp_column="created" if case.created else None))
-    asked = made.with_join_key_map(case.alias) if case.alias else made
+    _, feature_view = view(
+        case, GoldTable(table="gold.things", created_timestamp_column="created" if case.created else None)
+    )
+    projection = feature_view.with_join_key_map(case.alias) if case.alias else feature_view
     config = SimpleNamespace(
         offline_store=ReleaseOfflineStoreConfig(join=join, session="etl.engine.session", beyond_horizon="allow")
     )  # type: ignore[arg-type,unused-ignore]
     registry: Any = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
     refs = [f"things:{name}" for name in FEATURES]
-    return ReleaseOfflineStore.get_historical_features(config, [asked], refs, framed(case), registry, "p").to_df()  # type: ignore[arg-type,unused-ignore]
+    return ReleaseOfflineStore.get_historical_features(
+        config, [projection], refs, label_frame(case), registry, "p"
+    ).to_df()  # type: ignore[arg-type,unused-ignore]
 
 
 STORES: dict[str, Callable[[Case, Path], Any]] = {
@@ -301,78 +302,77 @@ STORES: dict[str, Callable[[Case, Path], Any]] = {
 }
 
 
-def judged(case: Case, result: Any) -> str:
-    """Empty when all is as the search says, else what is not."""
+def verdict(case: Case, result: Any) -> str:
+    """Empty if the result equals the brute-force search, else the first difference."""
     if len(result) != len(case.labels):
         return f"{len(result)} rows out for {len(case.labels)} in"
-    told = case.rows if case.created else [{**one, "created": None} for one in case.rows]
-    right = point_in_time.joined(told, case.labels, {key: case.alias.get(key, key) for key in KEYS}, FEATURES, case.ttl)
+    rows = case.rows if case.created else [{**values, "created": None} for values in case.rows]
+    expected = point_in_time.joined(
+        rows, case.labels, {key: case.alias.get(key, key) for key in KEYS}, FEATURES, case.ttl
+    )
     wrong = []
-    for n, *found in zip(result["n"], *(result[name] for name in FEATURES), strict=True):
-        got = tuple(None if value is None or value != value else value for value in found)
-        if got not in right[int(n)]:
-            asked, wanted = case.labels[int(n)], " or ".join(str(one[0]) for one in right[int(n)])
-            wrong.append(f"({asked['a']}, {asked['b']}) gets {got[0]}, not {wanted}")
+    for n, *cells in zip(result["n"], *(result[name] for name in FEATURES), strict=True):
+        got = tuple(None if value is None or value != value else value for value in cells)
+        if got not in expected[int(n)]:
+            values, right = case.labels[int(n)], " or ".join(str(answer[0]) for answer in expected[int(n)])
+            wrong.append(f"({values['a']}, {values['b']}) gets {got[0]}, not {right}")
     if wrong:
         return f"{len(wrong)} of {len(case.labels)} wrong: {wrong[0]}"
     return "" if [*map(int, result["n"])] == [*range(len(case.labels))] else "right, in another order"
 
 
-def answer(store: str, case: Case) -> str:
-    """What a store makes of a case."""
+def run_case(store: str, case: Case) -> str:
+    """The verdict on a store for a case: empty, a difference, or how it failed."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return judged(case, STORES[store](case, Path(folder)))
-        except Exception as error:  # whatever a store may raise is its answer
-            told = (
-                next((line for line in str(error).splitlines() if line.strip()), "")
-                .replace(folder, "...")
-                .replace("|", "/")
-            )
-            return f"fails: {type(error).__name__}: {told[:110]}"
+            return verdict(case, STORES[store](case, Path(folder)))
+        except Exception as error:  # a store may raise anything, and that is its result
+            first_line = next((line for line in str(error).splitlines() if line.strip()), "")
+            message = first_line.replace(folder, "...").replace("|", "/")
+            return f"fails: {type(error).__name__}: {message[:110]}"
 
 
-def answers(store: str) -> list[str]:
-    """Of all cases, from a process of the store's own."""
-    done = subprocess.run(
+def run_all(store: str) -> list[str]:
+    """The verdicts on a store for all cases, from a child process."""
+    result = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "bench.stores", "--store", store],
         capture_output=True,
         text=True,
         check=True,
     )
-    found: list[str] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    verdicts: list[str] = json.loads(result.stdout.splitlines()[-1])
+    return verdicts
 
 
 def report() -> str:
-    """The certificate as Markdown."""
-    known = cases()
-    by_store = {store: answers(store) for store in STORES}
+    """The comparison as Markdown."""
+    all_cases = cases()
+    verdicts = {store: run_all(store) for store in STORES}
     lines = [
         "# Offline stores, compared",
         "",
         (
-            "Written by `python -m bench.stores --write docs`. Each store answers the same cases; the search of every"
-            " row in `tests/point_in_time.py` says what is right."
+            "Written by `python -m bench.stores --write docs`. Each store runs the same cases; the brute-force search"
+            " in `tests/point_in_time.py` gives the right result."
         ),
         (
-            "The cases are in `bench/stores.py`; a random one is made again from its seed. Feast's DuckDB store needs"
-            " `ibis-framework`, which Millrace does not install: put it on PYTHONPATH for this run. The versions:"
+            "The cases are in `bench/stores.py`; a seed always gives the same random case. Feast's DuckDB store needs"
+            " `ibis-framework`, which Millrace does not install: put it on PYTHONPATH for this run. Versions:"
             f" feast {version('feast')}, dask {version('dask')}, pyspark {version('pyspark')}, duckdb"
             f" {version('duckdb')}, pandas {version('pandas')}."
         ),
         "",
     ]
-    for store, found in by_store.items():
-        wrong = [(case.name, said) for case, said in zip(known, found, strict=True) if said]
-        lines += [f"## {store}", "", f"{len(known) - len(wrong)} of {len(known)} cases as the search says.", ""]
-        if len(wrong) == len(known) and len({said for _, said in wrong}) == 1:
+    for store, results in verdicts.items():
+        wrong = [(case.name, result) for case, result in zip(all_cases, results, strict=True) if result]
+        lines += [f"## {store}", "", f"{len(all_cases) - len(wrong)} of {len(all_cases)} cases right.", ""]
+        if len(wrong) == len(all_cases) and len({result for _, result in wrong}) == 1:
             lines += [f"Every case: {wrong[0][1]}", ""]
         elif wrong:
             lines += [
-                "| case | what it makes of it |",
+                "| case | result |",
                 "|---|---|",
-                *(f"| {name} | {said} |" for name, said in wrong),
+                *(f"| {name} | {result} |" for name, result in wrong),
                 "",
             ]
     return "\n".join(lines)
@@ -380,14 +380,14 @@ def report() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", choices=STORES, help="answer for one store, as JSON")
+    parser.add_argument("--store", choices=STORES, help="run one store and print its verdicts as JSON")
     parser.add_argument(
         "--write", type=Path, metavar="FOLDER", help="where to write offline_stores.md; without it, it is printed"
     )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if arguments.store:
-        print(f"\n{json.dumps([answer(arguments.store, case) for case in cases()])}")
+        print(f"\n{json.dumps([run_case(arguments.store, case) for case in cases()])}")
         return
     text = report()
     if arguments.write:

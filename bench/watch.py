@@ -1,7 +1,7 @@
-"""Run a command in a process of its own and watch how much memory it and all below it hold.
+"""Run a command and measure the peak memory of its process tree.
 
-Between its fork and the program that it becomes, a child shares its parent's memory, which would be counted twice: a
-JVM starts a `chmod` for each folder that it makes, and a look that met one reported a heap and a half too much.
+Between fork and exec, a child shares its parent's memory, which must not be counted twice: a JVM forks a `chmod` for
+each folder that it creates, and a sample taken at that moment reported a heap and a half too much.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from lake import settings
 
 EVERY_SECONDS = 0.2
 FORKING_SECONDS = 1.0
-"""So long after its start a child that looks like its parent is taken for a part of it."""
+"""A child younger than this that looks like its parent counts as not having called exec yet."""
 
 
 def run(command: list[str], environment: dict[str, str]) -> tuple[Any, int]:
-    """The JSON that the command prints last, and its peak memory in MiB. SystemExit with its output when it fails, and
-    it ends with this process.
+    """The JSON that the command prints last, and its peak memory in MiB. SystemExit with its output when it fails. The
+    command is killed if this process is interrupted.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
@@ -37,44 +37,46 @@ def run(command: list[str], environment: dict[str, str]) -> tuple[Any, int]:
             try:
                 peak = 0
                 while process.poll() is None:
-                    peak = max(peak, held(process.pid))
+                    peak = max(peak, memory_of(process.pid))
                     time.sleep(EVERY_SECONDS)
             finally:
                 process.kill()
-        told = out.read_text(errors="replace")
+        output = out.read_text(errors="replace")
     if process.returncode:
-        raise SystemExit(f"{' '.join(command[-6:])} failed:\n{told[-4000:]}")
-    start = told.rindex("\n{") + 1 if "\n{" in told else told.index("{")
-    return json.loads(told[start:]), peak >> 20
+        raise SystemExit(f"{' '.join(command[-6:])} failed:\n{output[-4000:]}")
+    start = output.rindex("\n{") + 1 if "\n{" in output else output.index("{")
+    return json.loads(output[start:]), peak >> 20
 
 
-class Seen(NamedTuple):
-    """One look at a process: bytes that it holds and that it can address."""
+class ProcessSample(NamedTuple):
+    """One sample of a process. Memory in bytes: resident and virtual."""
 
     parent: int
     program: str
     started: float
-    held: int
-    addressed: int
+    resident: int
+    virtual: int
 
 
-def held(pid: int) -> int:
-    """Bytes that the process and all below it hold now."""
-    family = {}
+def memory_of(pid: int) -> int:
+    """Bytes that the process and its descendants hold now."""
+    samples = {}
     with suppress(psutil.Error):
-        for one in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
-            with suppress(psutil.Error), one.oneshot():
-                memory = one.memory_info()
-                family[one.pid] = Seen(one.ppid(), one.exe(), one.create_time(), memory.rss, memory.vms)
-    return sum(one.held for one in family.values() if not _shares(one, family.get(one.parent)))
+        for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+            with suppress(psutil.Error), process.oneshot():
+                memory = process.memory_info()
+                samples[process.pid] = ProcessSample(
+                    process.ppid(), process.exe(), process.create_time(), memory.rss, memory.vms
+                )
+    return sum(sample.resident for sample in samples.values() if not _shares(sample, samples.get(sample.parent)))
 
 
-def _shares(child: Seen, parent: Seen | None) -> bool:
-    """Whether the child has not become a program of its own yet."""
+def _shares(child: ProcessSample, parent: ProcessSample | None) -> bool:
+    """Whether the child has been forked but has not called exec yet."""
     young = time.time() - child.started < FORKING_SECONDS
     return (
         parent is not None
         and young
         and child.program == parent.program
-        and abs(child.addressed - parent.addressed) < parent.addressed / 100
+        and abs(child.virtual - parent.virtual) < parent.virtual / 100
     )

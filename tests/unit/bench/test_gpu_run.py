@@ -70,7 +70,7 @@ def test_the_driver_says_whether_there_is_a_gpu(
 def test_without_the_tool_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert gpu_run.gpu() == ""
-    assert gpu_plan.run_where_there_is_one(tmp_path) == ("", [])
+    assert gpu_plan.run_on_gpu(tmp_path) == ("", [])
 
 
 def test_with_one_the_job_runs_on_the_cpu_and_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +84,7 @@ def test_with_one_the_job_runs_on_the_cpu_and_on_the_gpu(tmp_path: Path, monkeyp
     monkeypatch.setattr(parity, "land", lambda _: None)
     monkeypatch.setattr(parity, "one_run", one_run)
     monkeypatch.setattr(parity, "compared", lambda *_: OTHER)
-    told, problems = gpu_plan.run_where_there_is_one(tmp_path)
+    told, problems = gpu_plan.run_on_gpu(tmp_path)
     assert seen == [("cpu", "cpu"), ("gpu", "gpu")]
     assert len(problems) == len(catalog.tables())
     assert "IT FAILED" in told

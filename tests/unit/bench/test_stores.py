@@ -27,7 +27,7 @@ def frame(*rows: tuple[int, Any, Any]) -> pd.DataFrame:
     ],
 )
 def test_what_is_said(result: pd.DataFrame, said: str) -> None:
-    assert stores.judged(CASE, result) == said
+    assert stores.verdict(CASE, result) == said
 
 
 def test_a_store_that_fails_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ def test_a_store_that_fails_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ValueError("first line\nsecond line")
 
     monkeypatch.setitem(stores.STORES, "broken", broken)
-    assert stores.answer("broken", CASE) == "fails: ValueError: first line"
+    assert stores.run_case("broken", CASE) == "fails: ValueError: first line"
 
 
 def test_a_seed_makes_the_same_case_again() -> None:

@@ -41,7 +41,7 @@ def mebibytes_of(code: str) -> int:
     ) as process:
         try:
             assert process.stdout.readline() == "ready\n"
-            return watch.held(process.pid) >> 20
+            return watch.memory_of(process.pid) >> 20
         finally:
             process.stdin.write("\n")
             process.stdin.close()

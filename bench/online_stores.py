@@ -1,15 +1,16 @@
-"""Time the places of the online store: `python -m bench.places --online sqlite redis://127.0.0.1:6379/0
-postgresql://...`, with MILLRACE_HOME set to a home in which the sample has a release.
+"""Time the backends of the online store: `python -m bench.online_stores --online sqlite redis://127.0.0.1:6379/0
+postgresql://...`, with MILLRACE_HOME set to a home that has a release of the sample.
 
-All views of the newest release are loaded as of the day before its horizon, then the next day as what changed; then 1
-and 100 entities are read with all features of `recommendation_v1` through the SDK. What is online at a server before is
-replaced, so give it a database of its own. Medians of three loads.
+Loads all views of the newest release as of the day before its horizon, then the changes of the next day; then reads 1
+and 100 entities with all features of `recommendation_v1` through the SDK. It replaces what the server has online, so
+give it a database of its own. Load times are medians of three.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import time
 import warnings
 from dataclasses import replace
@@ -17,7 +18,7 @@ from datetime import date, timedelta
 from statistics import median
 from urllib.parse import urlsplit
 
-from bench.serving import CALLS, elsewhere, pairs, sdk
+from bench.serving import CALLS, pairs, sdk, temporary_home
 from features import registry
 from features.online import backends
 from features.online.materialize import load
@@ -28,7 +29,7 @@ ROUNDS = 3
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.places", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.online_stores", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--online",
@@ -39,20 +40,20 @@ def main() -> None:
     )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    known = pairs()
+    entities = pairs()
     loads, reads = [], []
     for url in options.online:
-        with elsewhere():
+        with temporary_home():
             os.environ["MILLRACE_ONLINE"] = url
             loads.append(timed_loads(url))
-            reads += timed_reads(url, known)
+            reads += timed_reads(url, entities)
             backends.configured().remove_all()
     print(
-        "| place | all entities | time | entities/s | what changed in a day | time | of all"
+        "| backend | all entities | time | entities/s | changed in a day | time | share of all"
         " |\n|---|---|---|---|---|---|---|"
     )
     print("\n".join(loads))
-    print("\n| place | entities | p50 | p99 |\n|---|---|---|---|")
+    print("\n| backend | entities | p50 | p99 |\n|---|---|---|---|")
     print("\n".join(reads))
 
 
@@ -61,28 +62,28 @@ def timed_loads(url: str) -> str:
     newest = release.read()
     before = str(date.fromisoformat(newest.horizon) - timedelta(days=1))
     registry.apply()
-    views, whole, changed, rows, seen = registry.online_views(registry.open_store()), [], [], 0, 0
+    views = registry.online_views(registry.open_store())
+    full_seconds, change_seconds, rows, changed = [], [], 0, 0
     for _ in range(ROUNDS):
         backends.configured().remove_all()
         started = time.perf_counter()
-        rows = sum(one.rows for one in load(replace(newest, horizon=before), views, "bench"))
-        whole.append(time.perf_counter() - started)
+        rows = sum(report.rows for report in load(replace(newest, horizon=before), views, "bench"))
+        full_seconds.append(time.perf_counter() - started)
         started = time.perf_counter()
-        seen = sum(one.loaded for one in load(newest, views, "bench"))
-        changed.append(time.perf_counter() - started)
-    line = f"| {urlsplit(url).scheme or url} | {rows:,} | {median(whole):.2f} s | {rows / median(whole):,.0f} |"
-    return f"{line} {seen:,} | {median(changed):.2f} s | {median(changed) / median(whole):.0%} |"
+        changed = sum(report.loaded for report in load(newest, views, "bench"))
+        change_seconds.append(time.perf_counter() - started)
+    full, change = median(full_seconds), median(change_seconds)
+    line = f"| {urlsplit(url).scheme or url} | {rows:,} | {full:.2f} s | {rows / full:,.0f} |"
+    return f"{line} {changed:,} | {change:.2f} s | {change / full:.0%} |"
 
 
-def timed_reads(url: str, known: list[tuple[int, int]]) -> list[str]:
+def timed_reads(url: str, pool: list[tuple[int, int]]) -> list[str]:
     """Lines of the second table."""
-    import random
-
     rng, read, lines = random.Random(7), sdk(), []
     for count, calls in CALLS.items():
         seconds = []
         for call in range(calls + 20):
-            entities = rng.sample(known, count)
+            entities = rng.sample(pool, count)
             started = time.perf_counter()
             read(entities)
             if call >= 20:
