@@ -243,15 +243,15 @@ class _Check:
             return
         source = self.tables.get(self.table.inputs[0])
         if source and self.table.time_column and self.table.load != Load.SNAPSHOT:
-            made_of = self.table.column(self.table.time_column).made_of
-            if made_of != source.time_column:
+            source_name = self.table.column(self.table.time_column).source_name
+            if source_name != source.time_column:
                 yield self._problem(
-                    f"its time_column is made of {made_of}, and the time_column of {source.qualified} is"
+                    f"its time_column is made of {source_name}, and the time_column of {source.qualified} is"
                     f" {source.time_column}. A day must be the same day in both: give both the same",
                     "time_column",
                 )
         for column in self.table.columns if source else ():
-            name = column.made_of
+            name = column.source_name
             if source and name not in source.column_names:
                 near = difflib.get_close_matches(name, source.column_names, 1)
                 hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(source.column_names)}."

@@ -135,7 +135,7 @@ class Column:
     source: str | None = None
 
     @property
-    def made_of(self) -> str:
+    def source_name(self) -> str:
         """The name of what it is made of."""
         return self.source or self.name
 

@@ -31,7 +31,7 @@ from etl.silver import PROVENANCE, select
 from etl.sources.landing import Rejected
 from lake import delta, release, settings, storage
 from lake.delta import CommitMetadata
-from lake.publishing import days_sql, nullable, refuse_other_schema
+from lake.publishing import days_sql, ensure_schema, nullable_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,7 +89,7 @@ class Staged:
     distinct_keys: int | None = None
     rejected: list[Rejected] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
-    touched: tuple[Interval, ...] = ()
+    changed_days: tuple[Interval, ...] = ()
 
     @property
     def table(self) -> Table:
@@ -159,8 +159,8 @@ def plan(table: Table, interval: Interval) -> Plan:
     """
     mine = delta.open_table(table.qualified)
     if mine is not None:
-        refuse_other_schema(table, mine)
-    base, last = (mine.version() if mine else None), delta.last_state(mine)
+        ensure_schema(table, mine)
+    base, last = (mine.version() if mine else None), delta.last_commit(mine)
     if table.layer == Layer.BRONZE:
         return Plan(table, interval, base, {}, appends=True, last=last)
     sources = {name: _input(table, name) for name in table.inputs}
@@ -212,8 +212,8 @@ def plan_part(
     """
     mine = delta.open_table(table.qualified)
     if mine is not None:
-        refuse_other_schema(table, mine)
-    base, last = (mine.version() if mine else None), delta.last_state(mine)
+        ensure_schema(table, mine)
+    base, last = (mine.version() if mine else None), delta.last_commit(mine)
     rows = _rows_of_part(table, mine, part) if mine else 0
     if rows:
         account = asdict(RowAccount(rows, rows, 0, 0))
@@ -420,7 +420,7 @@ def stage_rows(planned: Plan, rows: pa.Table, rows_in: int) -> Staged:
 
     table, folder = planned.table, new_folder(planned.table)
     storage.make_folder(folder)
-    kept = rows.select(table.column_names).cast(nullable(table))
+    kept = rows.select(table.column_names).cast(nullable_schema(table))
     with (folder / "part-0.parquet").open("wb") as output:
         pq.write_table(kept, output, compression="zstd")
     keys = kept.group_by([*table.key]).aggregate([]).num_rows if table.key else None
@@ -437,7 +437,7 @@ def _stage_bronze(planned: Plan, folder: Path) -> Staged:
         loaded.duplicates,
         rejected=loaded.rejected,
         files=loaded.files,
-        touched=loaded.touched,
+        changed_days=loaded.changed_days,
     )
 
 
@@ -463,7 +463,7 @@ def _stage_silver(planned: Plan, folder: Path) -> Staged:
             table.qualified
         )  # only a row that has a twin is a duplicate, not one that the transform lost
     keys = rows_in if unique and rows == rows_in else _distinct_keys(table, _frame(table, folder), rows)
-    return Staged(planned, folder, rows_in, rows, rows_in - rows, distinct_keys=keys, touched=planned.days)
+    return Staged(planned, folder, rows_in, rows, rows_in - rows, distinct_keys=keys, changed_days=planned.days)
 
 
 def _refuse_other_days(planned: Plan, cleaned: DataFrame) -> None:
@@ -570,7 +570,7 @@ def _stage_gold(planned: Plan, folder: Path) -> Staged:
         count,
         0,
         distinct_keys=_distinct_keys(table, _frame(table, folder), count),
-        touched=planned.days,
+        changed_days=planned.days,
     )
 
 

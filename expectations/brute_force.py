@@ -374,7 +374,7 @@ def _as_date(found: Any) -> date:
 
 def _horizon(table: DeltaTable) -> date | None:
     """The last midnight that the table's newest commit says it covers; None where it does not say."""
-    recorded = delta.last_state(table)
+    recorded = delta.last_commit(table)
     return recorded.horizon if recorded else None
 
 

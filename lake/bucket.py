@@ -1,4 +1,4 @@
-"""Lake and landing zone in an S3 bucket: access, the meaning of S3's errors, and a lock made of conditional PUTs."""
+"""S3 buckets for lake and landing zone: access, error messages with remedies, and a lock of conditional PUTs."""
 
 from __future__ import annotations
 
@@ -30,50 +30,49 @@ R = TypeVar("R")
 SCHEMES = ("s3", "s3a")
 BUNDLE, CERTIFICATES = "AWS_CA_BUNDLE", "SSL_CERT_FILE"
 LEASE_SECONDS = 30.0
-"""A lease that was not renewed for so long belongs to a process that is gone."""
+"""A lease that is not renewed for this long belongs to a dead process."""
 POLL_SECONDS = 0.5
 READ_AHEAD = 1 << 18
-"""Bytes that a small read of an object fetches: page headers and footers lie close together."""
+"""Bytes to fetch for a small read: page headers and footers are close together."""
 MOST_AHEAD = 8 << 20
-"""Bytes that a read of an object fetches at most, when the one before it ended there."""
+"""Most bytes to fetch for a read that continues the last one."""
 SMALL = 4 << 20
-"""An object of so many bytes at most is fetched as a whole, in one request."""
+"""Objects of up to this many bytes are fetched whole, in one request."""
 CONNECTIONS = 8
-"""Requests at a time, where many objects are read or written one after the other."""
+"""Concurrent requests when many objects are read or written."""
 RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
-"""Of requests that a store answers with "try again", or not at all."""
+"""For requests that the store throttles or does not answer."""
 
 
 class StorageError(RuntimeError):
-    """The object store cannot be used as configured. `told` is what it answered, `remedy` what to do; the message has
-    both.
-    """
+    """The object store cannot be used as configured. The message has both the `reason` and the `remedy`."""
 
-    def __init__(self, message: str, told: str = "", remedy: str = "") -> None:
+    def __init__(self, message: str, reason: str = "", remedy: str = "") -> None:
         super().__init__(message)
-        self.told, self.remedy = told or message, remedy
+        self.reason, self.remedy = reason or message, remedy
 
 
 class ChangedError(StorageError):
-    """A file was replaced or removed while it was read; another run finds it as it is now."""
+    """A file was replaced or removed while it was read; the next run reads it as it is then."""
 
 
 class LockedError(TimeoutError):
-    """Another process holds the lock, and went on holding it."""
+    """Another process held the lock until the timeout."""
 
 
-def place(root: str) -> Path:
+def to_path(root: str) -> Path:
     """`s3://bucket/key` as a `UPath`, which has the methods of `Path`."""
     scheme, _, rest = root.partition("://")
     if scheme not in SCHEMES:
-        only = "and nothing else can hold a lake or a landing zone"
-        raise StorageError(f"{root} is neither a folder nor s3://bucket/path, {only}")
+        raise StorageError(
+            f"{root} is neither a folder nor s3://bucket/path, and nothing else can hold a lake or a landing zone"
+        )
     bucket, _, key = rest.partition("/")
     if not bucket or not key.strip("/"):
         raise StorageError(f"{root} does not name a folder in a bucket. Use s3://bucket/path")
     if bundle := os.environ.get(BUNDLE):
         _ensure_bundle(bundle)
-    secret_files.load()  # the credentials, for those clients that look for them by themselves
+    secret_files.load()  # credentials, for clients that read them from the environment
     set_environment()
     from upath import UPath
 
@@ -82,36 +81,33 @@ def place(root: str) -> Path:
 
 
 def set_environment() -> None:
-    """Let the clients of this process find the store by the names that they know; what is set already stays."""
+    """Set the variables of `environment`, unless they are set, for all S3 clients of this process."""
     for name, value in environment().items():
         os.environ.setdefault(name, value)
 
 
 def environment() -> dict[str, str]:
-    """What the engines and delta-rs read besides the credentials: one endpoint, under each of the names that they know
-    it by.
-    """
+    """Variables with endpoint, region and certificates, under each of the names that engines and delta-rs read."""
     endpoint = (
         os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
     )
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    found = {"AWS_REGION": region}
+    variables = {"AWS_REGION": region}
     if endpoint:
-        found |= {
+        variables |= {
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_ENDPOINT": endpoint,
             "AWS_ALLOW_HTTP": "true" if endpoint.startswith("http://") else "false",
         }
     if (bundle := os.environ.get(BUNDLE)) and not (endpoint or "").startswith("http://"):
-        found[CERTIFICATES] = (
-            os.environ.get(CERTIFICATES) or bundle
-        )  # delta-rs, obstore and Sail read this one only, and AWS's own clients the other
-    return found
+        # delta-rs, obstore and Sail read only this one, and AWS's own clients the other
+        variables[CERTIFICATES] = os.environ.get(CERTIFICATES) or bundle
+    return variables
 
 
 @cache
 def _ensure_bundle(path: str) -> None:
-    """Else clients go on without an authority, and say that the server is not trusted."""
+    """StorageError for an unusable bundle, with which clients would only report an untrusted server."""
     try:
         fault = "" if b"-----BEGIN CERTIFICATE-----" in Path(path).read_bytes() else "which holds no certificate in PEM"
     except OSError as error:
@@ -125,7 +121,7 @@ def _ensure_bundle(path: str) -> None:
 
 @cache
 def _register() -> None:
-    """Have `s3://` paths opened by the same Rust client that delta-rs and Sail have inside."""
+    """Open `s3://` paths with the Rust client that delta-rs and Sail use."""
     import fsspec
     from obstore.fsspec import FsspecStore
 
@@ -154,23 +150,22 @@ def _register() -> None:
 
 
 class ObjectReader(io.RawIOBase):
-    """An object as a file with a position for each thread.
+    """An object as a file with a position per thread.
 
-    DuckDB reads a file by several threads at once through one handle: it seeks, lets go of Python's lock, and reads.
-    With one position for all, a thread reads from where another one wanted to: decompression fails where one is lucky,
-    and where nothing is compressed the rows are wrong.
+    DuckDB's threads share one file handle: each seeks, releases the GIL, and reads. With a shared position a thread
+    would read from the position of another: compressed pages fail to decompress, uncompressed ones give wrong rows.
     """
 
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
-        self._store, self._key = located(path if "://" in path else f"s3://{path}")
+        self._store, self._key = store_and_key(path if "://" in path else f"s3://{path}")
         self.size = self._find_size()
         self._positions: dict[int, int] = {}
         self._ahead: dict[int, tuple[int, bytes]] = {}
 
     def _find_size(self) -> int:
-        with answering(self.path):
+        with translate_errors(self.path):
             return int(self._store.head(self._key)["size"])
 
     def readable(self) -> bool:
@@ -193,30 +188,30 @@ class ObjectReader(io.RawIOBase):
 
     def read(self, length: int | None = -1) -> bytes:
         """From this thread's position; small reads are cut out of one larger request."""
-        me, start = self._reader(), self.tell()
+        reader, start = self._reader(), self.tell()
         end = self.size if length is None or length < 0 else min(start + length, self.size)
         if end <= start:
             return b""
-        first, ahead = self._ahead.get(me, (0, b""))
+        first, ahead = self._ahead.get(reader, (0, b""))
         if not first <= start <= end <= first + len(ahead):
             most = self._most_ahead(start == first + len(ahead))
             first, ahead = start, self._fetch(start, min(max(end, start + most), self.size))
-            self._ahead[me] = (first, ahead) if len(ahead) <= most else (first + len(ahead), b"")
-            self._positions[me] = end
+            self._ahead[reader] = (first, ahead) if len(ahead) <= most else (first + len(ahead), b"")
+            self._positions[reader] = end
             return ahead[: end - start]
-        self._positions[me] = end
+        self._positions[reader] = end
         return ahead[start - first : end - first]
 
     def _reader(self) -> int:
-        """Who has a position."""
+        """The owner of a position: this thread."""
         return threading.get_ident()
 
     def _most_ahead(self, sequential: bool) -> int:  # noqa: ARG002 (for subclasses)
-        """Bytes to fetch for a small read, which may begin where the last one ended."""
+        """Bytes to fetch for a small read; `sequential` when it continues the last one."""
         return READ_AHEAD
 
     def _fetch(self, start: int, end: int) -> bytes:
-        with answering(self.path):
+        with translate_errors(self.path):
             return bytes(self._store.get_range(self._key, start=start, end=end))
 
     def readall(self) -> bytes:
@@ -225,37 +220,37 @@ class ObjectReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill what fits."""
-        found = self.read(len(buffer))
-        buffer[: len(found)] = found
-        return len(found)
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
 
 
-class Mark(NamedTuple):
-    """What tells one state of an object from another."""
+class Fingerprint(NamedTuple):
+    """Identifies one version of an object."""
 
     size: int
-    state: Any
-    """Its ETag; the time of its last change where the store gives none."""
+    tag: Any
+    """Its ETag, or the time of its last change where the store has no ETags."""
 
     @classmethod
-    def of(cls, meta: Any) -> Mark:
-        """The mark of an answer's object."""
+    def of(cls, meta: Any) -> Fingerprint:
+        """The fingerprint of an object in a response."""
         return cls(meta["size"], meta["e_tag"] or meta["last_modified"])
 
 
 class PinnedReader(ObjectReader):
-    """One state of an object as a file. Raises ChangedError once the object is in another one.
+    """One version of an object as a file; ChangedError once the object has another version.
 
-    All threads share one position: Arrow reads a CSV on threads of its own, one at a time.
+    All threads share one position: Arrow reads a CSV file on threads of its own, one at a time.
     """
 
-    def __init__(self, path: str, mark: Mark) -> None:
-        self.mark = mark
+    def __init__(self, path: str, fingerprint: Fingerprint) -> None:
+        self.fingerprint = fingerprint
         self._next = READ_AHEAD
         super().__init__(path)
 
     def _find_size(self) -> int:
-        return self.mark.size
+        return self.fingerprint.size
 
     def _reader(self) -> int:
         return 0
@@ -265,28 +260,28 @@ class PinnedReader(ObjectReader):
         return self._next
 
     def _fetch(self, start: int, end: int) -> bytes:
-        return fetch(self.path, self.mark, start, end)
+        return fetch(self.path, self.fingerprint, start, end)
 
 
-def fetch(path: Path | str, mark: Mark, start: int = 0, end: int | None = None) -> bytes:
-    """The bytes [start, end) of the object in the state of the mark; ChangedError once it is in another one."""
-    store, key = located(path)
-    stop = mark.size if end is None else end
+def fetch(path: Path | str, fingerprint: Fingerprint, start: int = 0, end: int | None = None) -> bytes:
+    """The bytes [start, end) of one version of the object; ChangedError once it has another version."""
+    store, key = store_and_key(path)
+    stop = fingerprint.size if end is None else end
     if stop <= start:
         return b""
     options: Any = {"range": (start, stop)}
-    if isinstance(mark.state, str):
-        options["if_match"] = mark.state
-    with _watching(path), answering(path):
-        found = store.get(key, options=options)
-        if Mark.of(found.meta) != mark:  # by a store that keeps no conditions
+    if isinstance(fingerprint.tag, str):
+        options["if_match"] = fingerprint.tag
+    with _detect_changes(path), translate_errors(path):
+        response = store.get(key, options=options)
+        if Fingerprint.of(response.meta) != fingerprint:  # from a store that ignores conditions
             raise _changed(path)
-        return bytes(found.bytes())
+        return bytes(response.bytes())
 
 
 @contextmanager
-def _watching(path: Path | str) -> Iterator[None]:
-    """Tell an object that is not the listed one any more from one that cannot be read."""
+def _detect_changes(path: Path | str) -> Iterator[None]:
+    """Raise ChangedError where the object was replaced or removed."""
     from obstore.exceptions import PreconditionError
 
     try:
@@ -300,60 +295,60 @@ def _watching(path: Path | str) -> Iterator[None]:
 
 
 def _changed(path: Path | str, *, gone: bool = False) -> ChangedError:
-    what = f"{path} {'is gone' if gone else 'was replaced'} since this run listed it"
+    reason = f"{path} {'is gone' if gone else 'was replaced'} since this run listed it"
     remedy = "Wait until uploads have ended"
-    return ChangedError(f"{what}. {remedy}, then run again", what, remedy)
+    return ChangedError(f"{reason}. {remedy}, then run again", reason, remedy)
 
 
 def digest(path: Path | str) -> tuple[str, ObjectSource]:
-    """SHA-256 of the object's content, in hex, and the state that has it: in memory, if it is small."""
-    store, key = located(path)
-    with _watching(path), answering(path):
-        found = store.get(key)
-        source = ObjectSource(path, Mark.of(found.meta))
+    """SHA-256 of the object's content, in hex, and the version that has it, with its content cached if it is small."""
+    store, key = store_and_key(path)
+    with _detect_changes(path), translate_errors(path):
+        response = store.get(key)
+        source = ObjectSource(path, Fingerprint.of(response.meta))
         if source.is_small:
-            source.content = bytes(found.bytes())
+            source.content = bytes(response.bytes())
             return hashlib.sha256(source.content).hexdigest(), source
-        hashed = hashlib.sha256()
-        for chunk in found.stream(min_chunk_size=1 << 20):
-            hashed.update(chunk)
-    return hashed.hexdigest(), source
+        sha256 = hashlib.sha256()
+        for chunk in response.stream(min_chunk_size=1 << 20):
+            sha256.update(chunk)
+    return sha256.hexdigest(), source
 
 
 class ObjectSource:
-    """One state of an object, to be read several times.
+    """One version of an object, which can be read several times.
 
-    A small one stays in memory once it was fetched, until it is released; a large one is never in memory as a whole.
+    A small one is cached from its first read until `release`; a large one is never in memory as a whole.
     """
 
-    def __init__(self, path: Path | str, mark: Mark | None = None) -> None:
+    def __init__(self, path: Path | str, fingerprint: Fingerprint | None = None) -> None:
         self.path = str(path)
-        self.mark = mark or self._look()
+        self.fingerprint = fingerprint or self._head()
         self.content: bytes | None = None
 
-    def _look(self) -> Mark:
-        store, key = located(self.path)
-        with _watching(self.path), answering(self.path):
-            return Mark.of(store.head(key))
+    def _head(self) -> Fingerprint:
+        store, key = store_and_key(self.path)
+        with _detect_changes(self.path), translate_errors(self.path):
+            return Fingerprint.of(store.head(key))
 
     @property
     def is_small(self) -> bool:
-        """Whether it is fetched as a whole."""
-        return self.mark.size <= SMALL
+        """Whether it is fetched whole."""
+        return self.fingerprint.size <= SMALL
 
     def fetch(self) -> ObjectSource:
-        """This source, its content in memory if it is small."""
+        """This source, with its content cached if it is small."""
         if self.is_small and self.content is None:
-            self.content = fetch(self.path, self.mark)
+            self.content = fetch(self.path, self.fingerprint)
         return self
 
     @property
-    def held(self) -> int:
-        """Bytes of it in memory."""
+    def cached_bytes(self) -> int:
+        """Bytes of its content in memory."""
         return len(self.content or b"")
 
     def release(self) -> None:
-        """Take it out of memory."""
+        """Drop the cached content."""
         self.content = None
 
     def open(self, mode: str = "rb") -> BinaryIO:  # noqa: ARG002 (as `Path.open`)
@@ -361,17 +356,17 @@ class ObjectSource:
         self.fetch()
         if self.content is not None:
             return io.BytesIO(self.content)
-        return cast("BinaryIO", PinnedReader(self.path, self.mark))
+        return cast("BinaryIO", PinnedReader(self.path, self.fingerprint))
 
     def for_arrow(self) -> Any:
-        """What Arrow reads it from."""
+        """The input for Arrow's readers."""
         import pyarrow as pa
 
         self.fetch()
-        return pa.BufferReader(self.content) if self.content is not None else PinnedReader(self.path, self.mark)
+        return pa.BufferReader(self.content) if self.content is not None else PinnedReader(self.path, self.fingerprint)
 
-    def ensure_same(self) -> None:
-        """Each read has seen to that already."""
+    def ensure_unchanged(self) -> None:
+        """Do nothing: each read has checked that already."""
 
 
 class FolderEntry(NamedTuple):
@@ -382,7 +377,7 @@ class FolderEntry(NamedTuple):
     folder: bool
 
     def is_dir(self) -> bool:
-        """Whether keys lie below it."""
+        """Whether it is a folder: a prefix of keys."""
         return self.folder
 
     def is_file(self) -> bool:
@@ -390,52 +385,52 @@ class FolderEntry(NamedTuple):
         return not self.folder
 
     def is_symlink(self) -> bool:
-        """A bucket has no links."""
+        """Never: buckets have no links."""
         return False
 
 
 def exists(folder: Path | str) -> bool:
-    """Whether an object lies in the folder, or stands for it."""
-    store, key = located(folder)
-    with answering(folder):
+    """Whether the folder has an object, be it its own marker."""
+    store, key = store_and_key(folder)
+    with translate_errors(folder):
         return any(store.list(f"{key}/", chunk_size=1))
 
 
 def entries(folder: Path | str) -> list[FolderEntry]:
-    """What lies in a folder. A key that ends in `/` is an empty folder."""
-    store, key = located(folder)
-    with answering(folder):
-        found = store.list_with_delimiter(f"{key}/")
-    inside = [(path, True) for path in found["common_prefixes"]]
-    inside += [(about["path"], False) for about in found["objects"] if about["path"] != key]  # the folder's own marker
-    names = ((path.removeprefix(f"{key}/"), is_folder) for path, is_folder in inside)
+    """The files and folders in a folder. A key that ends in `/` is an empty folder."""
+    store, key = store_and_key(folder)
+    with translate_errors(folder):
+        listing = store.list_with_delimiter(f"{key}/")
+    paths = [(path, True) for path in listing["common_prefixes"]]
+    paths += [(meta["path"], False) for meta in listing["objects"] if meta["path"] != key]  # the folder's own marker
+    names = ((path.removeprefix(f"{key}/"), is_folder) for path, is_folder in paths)
     return [FolderEntry(name, f"{folder}/{name}", is_folder) for name, is_folder in names]
 
 
 def entries_of(folders: Sequence[str]) -> Iterator[list[FolderEntry]]:
-    """What lies in each of these folders of one parent, by one listing from the first of them to the last."""
+    """`entries` of each of these folders of one parent, from one listing from the first of them to the last."""
     parents = {folder.rpartition("/")[0] for folder in folders}
     names = [folder.rpartition("/")[2] for folder in folders]
-    found: dict[str, dict[str, bool]] = {name: {} for name in names}
+    contents: dict[str, dict[str, bool]] = {name: {} for name in names}
     for parent in parents:
-        store, key = located(parent)
+        store, key = store_and_key(parent)
         beyond = max(names) + chr(ord("/") + 1)
-        with answering(parent):
+        with translate_errors(parent):
             for page in store.list(f"{key}/", offset=f"{key}/{min(names)}"):
-                keys = [about["path"].removeprefix(f"{key}/") for about in page]
+                keys = [meta["path"].removeprefix(f"{key}/") for meta in page]
                 for path in keys:
                     name, _, below = path.partition("/")
-                    if below and name in found:
+                    if below and name in contents:
                         entry, _, deeper = below.partition("/")
-                        found[name][entry] = bool(deeper) or found[name].get(entry, False)
+                        contents[name][entry] = bool(deeper) or contents[name].get(entry, False)
                 if keys and keys[-1] >= beyond:
                     break
     for folder, name in zip(folders, names, strict=True):
-        yield [FolderEntry(entry, f"{folder}/{entry}", is_folder) for entry, is_folder in found[name].items()]
+        yield [FolderEntry(entry, f"{folder}/{entry}", is_folder) for entry, is_folder in contents[name].items()]
 
 
-def side_by_side(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """The function of each item, in their order, CONNECTIONS at a time. No more results than that wait to be taken."""
+def map_concurrently(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`map`, in order, with CONNECTIONS calls at a time and at most as many finished results waiting."""
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(CONNECTIONS, "bucket") as pool:
         try:
@@ -457,17 +452,15 @@ def _store(bucket: str) -> S3Store:
     return S3Store(bucket, retry_config=RETRIES)
 
 
-def located(path: Path | str) -> tuple[S3Store, str]:
-    """The bucket of a path, and the key in it, which may hold any character: `?` and `#` too."""
+def store_and_key(path: Path | str) -> tuple[S3Store, str]:
+    """The bucket and the key of a path. A key may have any character, `?` and `#` too."""
     bucket, _, key = str(path).partition("://")[2].partition("/")
     return _store(bucket), key.strip("/")
 
 
 @contextmanager
-def answering(path: Path | str) -> Iterator[None]:
-    """Say what the store answers in a sentence, with what can be done about it. FileNotFoundError of a single object
-    stays as it is.
-    """
+def translate_errors(path: Path | str) -> Iterator[None]:
+    """Raise StorageError, with a remedy, for errors of the store. FileNotFoundError of an object passes."""
     from obstore.exceptions import BaseError
 
     try:
@@ -475,17 +468,17 @@ def answering(path: Path | str) -> Iterator[None]:
     except (BaseError, FileNotFoundError, PermissionError) as error:
         if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
             raise
-        told, remedy = explained(str(error), path) or (" ".join(str(error).split())[:300], SEE_ENDPOINT)
-        raise StorageError(f"{path} cannot be used: {told}. {remedy}", told, remedy) from error
+        reason, remedy = explain(str(error), path) or (" ".join(str(error).split())[:300], CHECK_ENDPOINT)
+        raise StorageError(f"{path} cannot be used: {reason}. {remedy}", reason, remedy) from error
 
 
-SEE_CREDENTIALS = (
-    "See that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right, and that they may list, read and write there"
+CHECK_CREDENTIALS = (
+    "Check that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right, and that they may list, read and write there"
 )
-SEE_ENDPOINT = "See that AWS_ENDPOINT_URL is right, or unset for AWS itself, and that the store answers"
-SEE_BUCKET = "Create the bucket, or point {setting} to another one"
-SEE_KEY = "Rename or remove that object: names may not be empty, . or .., nor hold control characters"
-SEE_STORE = "See that the store has room and takes writes"
+CHECK_ENDPOINT = "Check that AWS_ENDPOINT_URL is right, or unset for AWS itself, and that the store answers"
+CREATE_BUCKET = "Create the bucket, or point {setting} to another one"
+RENAME_OBJECT = "Rename or remove that object: names may not be empty, . or .., nor hold control characters"
+CHECK_STORE = "Check that the store has room and accepts writes"
 CREDENTIALS = (
     "AccessDenied",
     "InvalidAccessKeyId",
@@ -494,53 +487,49 @@ CREDENTIALS = (
     "ExpiredToken",
     "InvalidToken",
 )
-REMEDIES = dict.fromkeys(CREDENTIALS, SEE_CREDENTIALS)
-REMEDIES["NoSuchBucket"] = SEE_BUCKET
+REMEDIES = dict.fromkeys(CREDENTIALS, CHECK_CREDENTIALS)
+REMEDIES["NoSuchBucket"] = CREATE_BUCKET
 """By S3's error codes."""
 
 
-def explained(text: str, path: Path | str = "") -> tuple[str, str] | None:
-    """What went wrong at the path and what can be done, if an S3 client's error says so.
-
-    The clients are delta-rs, Sail, obstore and Hadoop.
-    """
-    if found := re.search(r"<Code>(.*?)</Code>\s*(?:<Message>(.*?)</Message>)?", text, re.DOTALL):
-        remedy = REMEDIES.get(found[1], SEE_STORE).format(setting=_setting(path))
-        return f"{(found[2] or 'the store refused').rstrip('.')} ({found[1]})", remedy
-    if found := re.search(r"S3Exception: (.*?) \(Service: S3, Status Code: (\d+)", text):
-        return f"{found[1].rstrip('.')} (HTTP {found[2]})", (
-            SEE_CREDENTIALS if "denied" in found[1].lower() else SEE_STORE
-        )
+def explain(text: str, path: Path | str = "") -> tuple[str, str] | None:
+    """Reason and remedy of an error message of delta-rs, Sail, obstore or Hadoop; None if it is not one of S3."""
+    if match := re.search(r"<Code>(.*?)</Code>\s*(?:<Message>(.*?)</Message>)?", text, re.DOTALL):
+        remedy = REMEDIES.get(match[1], CHECK_STORE).format(setting=_setting(path))
+        return f"{(match[2] or 'the store refused').rstrip('.')} ({match[1]})", remedy
+    if match := re.search(r"S3Exception: (.*?) \(Service: S3, Status Code: (\d+)", text):
+        remedy = CHECK_CREDENTIALS if "denied" in match[1].lower() else CHECK_STORE
+        return f"{match[1].rstrip('.')} (HTTP {match[2]})", remedy
     if "169.254." in text or "Unable to load credentials" in text:
         return "there are no credentials", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    if found := re.search(r'invalid path: Error parsing Path "(.*?)"', text, re.DOTALL):
-        return f"the key {found[1]!r} cannot be read as a path", SEE_KEY
+    if match := re.search(r'invalid path: Error parsing Path "(.*?)"', text, re.DOTALL):
+        return f"the key {match[1]!r} cannot be read as a path", RENAME_OBJECT
     if "403 Forbidden" in text:
-        return "access is denied", SEE_CREDENTIALS
+        return "access is denied", CHECK_CREDENTIALS
     if re.search(r"error sending request|[Cc]onnection refused|dns error|Unable to execute HTTP request", text):
         if fault := _tls_fault(text):
             return fault.format(server=environment().get("AWS_ENDPOINT_URL", "AWS")), _tls_remedy(fault)
-        return f"{environment().get('AWS_ENDPOINT_URL', 'AWS')} does not answer", SEE_ENDPOINT
+        return f"{environment().get('AWS_ENDPOINT_URL', 'AWS')} does not answer", CHECK_ENDPOINT
     return None
 
 
 def _tls_fault(text: str) -> tls.Fault | None:
-    """What the error says, or a handshake of our own where it says nothing, as Sail's do."""
+    """The TLS fault in the error message, or of a handshake of our own: Sail's messages have none."""
     endpoint = urlsplit(environment().get("AWS_ENDPOINT_URL", ""))
-    if (fault := tls.named(text)) or not endpoint.hostname:
+    if (fault := tls.classify(text)) or not endpoint.hostname:
         return fault
     if endpoint.scheme == "http":
-        return tls.Fault.ENCRYPTED if tls.is_spoken(endpoint.hostname, endpoint.port or 80) else None
-    return tls.found(endpoint.hostname, endpoint.port or 443, os.environ.get(CERTIFICATES))
+        return tls.Fault.ENCRYPTED if tls.speaks_tls(endpoint.hostname, endpoint.port or 80) else None
+    return tls.probe(endpoint.hostname, endpoint.port or 443, os.environ.get(CERTIFICATES))
 
 
 def _tls_remedy(fault: tls.Fault) -> str:
-    """What to do about it. Whoever sets SSL_CERT_FILE decides by that what the Rust clients trust."""
+    """What to do about a TLS fault. SSL_CERT_FILE, where it is set, decides what the Rust clients trust."""
     name = CERTIFICATES if os.environ.get(CERTIFICATES, os.environ.get(BUNDLE)) != os.environ.get(BUNDLE) else BUNDLE
     path = os.environ.get(name)
     remedies = {
         tls.Fault.UNTRUSTED: (
-            f"See that {name} ({path}) has the certificate of that authority, in PEM"
+            f"Check that {name} ({path}) has the certificate of that authority, in PEM"
             if path
             else f"Set {name} to a file with the certificate of that authority, in PEM"
         ),
@@ -551,27 +540,27 @@ def _tls_remedy(fault: tls.Fault) -> str:
         tls.Fault.PLAIN: "Begin AWS_ENDPOINT_URL with http://, or turn TLS on at the server",
         tls.Fault.ENCRYPTED: "Begin AWS_ENDPOINT_URL with https://",
     }
-    return remedies.get(fault, "Renew the certificate at the server, and see that the clocks are right")
+    return remedies.get(fault, "Renew the certificate at the server, and check that the clocks are right")
 
 
 def _setting(path: Path | str) -> str:
-    """The variable that says where this path lies."""
+    """The variable that sets this path."""
     zone = os.environ.get("MILLRACE_LANDING", "").partition("://")[2].strip("/")
     key = str(path).partition("://")[2]
     return "MILLRACE_LANDING" if zone and f"{key}/".startswith(f"{zone}/") else "MILLRACE_LAKE"
 
 
 class Lease:
-    """A lock in a bucket: an object that says who holds it, renewed while it is held.
+    """A lock in a bucket: an object with the name of its holder, which the holder keeps renewing.
 
-    No clocks are compared: who waits takes an object over when it has not changed for LEASE_SECONDS of the waiter's
-    own. Every change is a conditional PUT, so that of two who try only one succeeds. Threads of one process wait for
-    each other without asking the store.
+    Clocks are not compared: a waiter takes over an object that has not changed for LEASE_SECONDS of its own clock. Each
+    change is a conditional PUT, so only one of two waiters succeeds. Threads of one process wait for each other
+    without asking the store.
     """
 
     def __init__(self, path: Path, timeout: float) -> None:
         self._path = path
-        self._store, self._key = located(path)
+        self._store, self._key = store_and_key(path)
         self._deadline = time.monotonic() + timeout
         self._holder = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}".encode()
         self._tag: Any = None
@@ -593,7 +582,7 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._renewing.join()
-        with suppress(Exception):  # a lease that cannot be given back runs out
+        with suppress(Exception):  # a lease that cannot be returned expires
             self._put(b"", self._tag)
         self._inside.release()
 
@@ -601,7 +590,7 @@ class Lease:
         seen: Any = None
         since = time.monotonic()
         while True:
-            with answering(self._path):
+            with translate_errors(self._path):
                 taken, seen, since = self._try(seen, since)
             if taken:
                 return
@@ -610,13 +599,14 @@ class Lease:
             time.sleep(POLL_SECONDS)
 
     def _try(self, seen: Any, since: float) -> tuple[bool, Any, float]:
-        """Take what is free or has not changed from `seen` for LEASE_SECONDS; also what was found, and since when it is
-        so.
+        """Take a lease that is free, or whose tag is still `seen` after LEASE_SECONDS.
+
+        Returns whether it was taken, its current tag, and since when it has had that tag.
         """
-        found = self._look()
-        if found is None:
+        current = self._get()
+        if current is None:
             return self._put(self._holder, None), None, since
-        content, tag = found
+        content, tag = current
         if tag != seen:
             seen, since = tag, time.monotonic()
         free = not content or time.monotonic() - since > LEASE_SECONDS
@@ -626,32 +616,31 @@ class Lease:
         count = 0
         while not self._ended.wait(LEASE_SECONDS / 3):
             count += 1
-            with suppress(Exception):  # the store may be back before the lease has run out
+            with suppress(Exception):  # the store may be back before the lease expires
                 if not self._put(self._holder + b" %d" % count, self._tag):
-                    # taken over, as after a long sleep of this machine: the commit itself is refused when the table
-                    # moved
+                    # taken over, as after this machine slept: the commit is refused if the table has a newer version
                     return
 
-    def _look(self) -> tuple[bytes, Any] | None:
+    def _get(self) -> tuple[bytes, Any] | None:
         try:
-            found = self._store.get(self._key)
-            return bytes(found.bytes()), found.meta["e_tag"]
+            response = self._store.get(self._key)
+            return bytes(response.bytes()), response.meta["e_tag"]
         except FileNotFoundError:
             return None
 
     def _put(self, content: bytes, tag: Any) -> bool:
-        """Create the object, or change it from what it was; False when somebody else did in the meantime."""
+        """Create the object, or replace the one with this tag; False when another process did so first."""
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         try:
             self._tag = self._store.put(self._key, content, mode={"e_tag": tag} if tag else "create")["e_tag"]
         except (AlreadyExistsError, PreconditionError):
-            found = self._look()
-            if found is None or found[0] != content or not content:
+            current = self._get()
+            if current is None or current[0] != content or not content:
                 return False
-            self._tag = found[1]  # ours: the answer to the first try was lost, and the client's second found it done
+            self._tag = current[1]  # our own write: its response was lost, and the client's retry conflicted with it
         return True
 
 
 _holders: dict[str, threading.Lock] = {}
-"""Who waits in this process need not ask the store."""
+"""Path -> lock among the threads of this process, which wait without asking the store."""

@@ -1,8 +1,7 @@
-"""A manifest: what a training set was made from, so that it can be made again. Written once, after the data; a training
-set exists when its manifest does.
+"""The manifest of a training set: what it was made from, so that it can be rebuilt.
 
-Files are `<lake>/_training_sets/<name>.json`. The labels as they were given lie beside them, `<name>.labels.parquet`;
-the data are a Delta table, `<lake>/training/<name>`.
+Manifests are `<lake>/_training_sets/<name>.json`, the labels `<name>.labels.parquet` beside them, and the data a Delta
+table, `<lake>/training/<name>`. The manifest is written last: a training set exists when its manifest does.
 """
 
 from __future__ import annotations
@@ -22,18 +21,16 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 
 
 class ManifestError(LookupError):
-    """There is no such training set, or the name cannot be one's."""
+    """There is no such training set, or the name is not a valid one."""
 
 
 class ManifestDamagedError(ManifestError, ValueError):
-    """A manifest is torn, or holds something else; the message names its file."""
+    """A manifest cannot be read; the message names its file."""
 
 
 @dataclass(frozen=True)
 class Feature:
-    """A column that the feature service added: its reference (`view:feature`), how many rows have no value, and the
-    digest of its values.
-    """
+    """A column of the feature service: its reference (`view:feature`), its NULL count, and the digest of its values."""
 
     name: str
     ref: str
@@ -43,9 +40,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Code:
-    """What computed: the package's version, and the Git commit, None without Git; `+` after it says that files differed
-    from it.
-    """
+    """The code that made the training set: package version and Git commit (None without Git, `+` for local changes)."""
 
     version: str
     commit: str | None
@@ -54,7 +49,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Data:
-    """Digests of the table's values, and of its parquet file, which is the same for the same pyarrow only."""
+    """Digests of the values, and of the parquet file, which is only the same for the same pyarrow."""
 
     digest: str
     file: str
@@ -62,11 +57,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`releases` hold the tables that the features were read from, and no others: one release, or with `knowledge_time`
-    each that was in force at a label.
+    """What a training set was made from.
 
-    `release` is the number that was asked for, or the newest at that time. `definitions` maps the service and each of
-    its views to the digest of its definition.
+    `releases` hold only the tables that features were read from: of one release, or with `knowledge_time` of each
+    release in force at a label. `release` is the requested number, or the newest at that time. `definitions` maps the
+    service and each of its views to the digest of its definition.
     """
 
     name: str
@@ -85,25 +80,29 @@ class Manifest:
     data: Data
     format: int = settings.LAKE_FORMAT
     horizon: str = ""
-    """Of that release; empty in a manifest of before labels after it were counted."""
+    """Of that release; empty in manifests that predate `beyond_horizon`."""
     beyond_horizon: int = 0
     """Labels after the horizon, which get the features of the horizon."""
 
     @property
     def versions(self) -> list[tuple[str, str, int]]:
-        """Each table that is needed to make the training set again: its name, Delta id and version."""
+        """The tables that a rebuild needs: name, Delta table id and version of each."""
         return sorted(
-            {(table, one.ids.get(table, ""), version) for one in self.releases for table, version in one.tables.items()}
+            {
+                (table, release.ids.get(table, ""), version)
+                for release in self.releases
+                for table, version in release.tables.items()
+            }
         )
 
 
 def folder() -> Path:
-    """Where manifests and labels lie."""
+    """The folder of manifests and labels."""
     return settings.lake() / "_training_sets"
 
 
 def labels_path(name: str) -> Path:
-    """The labels of a training set, as they were given."""
+    """The labels of a training set, as the caller passed them."""
     return folder() / f"{name}.labels.parquet"
 
 
@@ -112,8 +111,8 @@ def table_path(name: str) -> Path:
     return settings.lake() / "training" / name
 
 
-def checked_name(name: str) -> str:
-    """The name, if it can be a table's and a file's."""
+def validate_name(name: str) -> str:
+    """The name; ManifestError unless it can be the name of a table and of a file."""
     if not NAME.fullmatch(name):
         raise ManifestError(
             f"{name!r} cannot be a training set's name. Use small letters, digits and _, a letter first, such as"
@@ -123,13 +122,13 @@ def checked_name(name: str) -> str:
 
 
 def names() -> list[str]:
-    """Every training set there is."""
+    """The names of all training sets, sorted."""
     return sorted(path.stem for path in storage.tree(folder(), ".json") if NAME.fullmatch(path.stem))
 
 
 def read(name: str) -> Manifest:
-    """The manifest of that training set; ManifestDamagedError when its file cannot be read."""
-    content = storage.read(folder() / f"{checked_name(name)}.json")
+    """The manifest of a training set. ManifestError when there is none, ManifestDamagedError when it cannot be read."""
+    content = storage.read(folder() / f"{validate_name(name)}.json")
     if content is None:
         known = names()
         near = difflib.get_close_matches(name, known, 1)
@@ -142,7 +141,7 @@ def read(name: str) -> Manifest:
         )
         raise ManifestError(f"there is no training set {name}. {hint}")
     try:
-        return _parsed(name, json.loads(content))
+        return _parse(name, json.loads(content))
     except ManifestError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
@@ -154,7 +153,7 @@ def read(name: str) -> Manifest:
         ) from error
 
 
-def _parsed(name: str, plain: dict[str, Any]) -> Manifest:
+def _parse(name: str, plain: dict[str, Any]) -> Manifest:
     if plain["format"] > settings.LAKE_FORMAT:
         raise ManifestError(
             f"training set {name} has format {plain['format']}, and this Millrace reads up to {settings.LAKE_FORMAT}."
@@ -162,21 +161,21 @@ def _parsed(name: str, plain: dict[str, Any]) -> Manifest:
         )
     for problem in filter(None, map(problem_of, plain["releases"])):
         raise ValueError(f"a release in it {problem}")
-    plain["features"] = tuple(Feature(**one) for one in plain["features"])
-    plain["releases"] = tuple(Release(**one) for one in plain["releases"])
+    plain["features"] = tuple(Feature(**feature) for feature in plain["features"])
+    plain["releases"] = tuple(Release(**release) for release in plain["releases"])
     return Manifest(**{**plain, "code": Code(**plain["code"]), "data": Data(**plain["data"])})
 
 
 def write(manifest: Manifest) -> None:
-    """Keep it; FileExistsError when there is one of that name. It appears complete or not at all."""
+    """Write a new manifest atomically; FileExistsError when there is one of that name."""
     storage.write_whole(
-        folder() / f"{checked_name(manifest.name)}.json", json.dumps(asdict(manifest), indent=1).encode(), new=True
+        folder() / f"{validate_name(manifest.name)}.json", json.dumps(asdict(manifest), indent=1).encode(), new=True
     )
 
 
 def pinned_versions(qualified: str, identity: str, forgotten: Collection[str] = ()) -> list[int]:
-    """The versions of a table that any training set needs, but for the `forgotten` ones. `identity` is the table's own
-    id, as for a release.
+    """The versions of a table that training sets need, without those of the `forgotten` sets. `identity` is the Delta
+    table id, as for a release.
     """
-    needed = [one for name in names() if name not in forgotten for one in read(name).versions]
+    needed = [version for name in names() if name not in forgotten for version in read(name).versions]
     return sorted({version for table, id_, version in needed if table == qualified and id_ in ("", identity)})

@@ -1,8 +1,8 @@
-"""Publishing: staged parquet files become part of a Delta table in one commit, or not at all.
+"""Publish staged parquet files to a Delta table in one commit.
 
-The staged files themselves are moved under the table and committed, so rows are written once. Replacing days removes
-the files that hold them and rewrites what else those files held, in the same commit. One writer per table at a time,
-and a commit names the version it was based on: if the table has moved, it is refused.
+The staged files themselves are moved into the table's folder, so rows are written once. Replacing days removes the
+files that hold them and rewrites the other rows of those files, in the same commit. One writer per table at a time: a
+commit names the version that it was computed from, and is refused when the table has a newer one.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 600
 CHECKPOINT_EVERY = 10
-"""Commits, as on Spark. Without checkpoints each opening reads all that ever were: 16 years of days are 6,000."""
+"""Commits, as on Spark. Without checkpoints each opening reads the whole log: 16 years of days are 6,000 commits."""
 RETENTION = {
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 3650 days",
 }
-"""Table properties that keep old versions readable: a release and a training set pin them for years.
+"""Table properties that keep old versions readable: releases and training sets pin them for years.
 
-Log entries go after 30 days by default. delta-spark from 4.1 on reads no version from before the other one, which is a
-week by default, whether or not its files are there; and a vacuum of another tool goes by it. Ours spares what is
-pinned, and goes by its own number of days otherwise.
+By default the log is cleaned up after 30 days. delta-spark 4.1 refuses versions older than
+`deletedFileRetentionDuration`, a week by default, even where their files exist, and other tools vacuum by it. Our own
+vacuum keeps pinned versions, and takes its own number of days for the others.
 """
 FENCE = "millrace"
-"""The transaction that each commit of ours names, with the version that it makes. A statement that a killed client left
-on a Spark finds it taken, and is refused there.
+"""Delta transaction id of every commit; its version is the table version that the commit makes. Spark refuses the
+statement of a killed client whose version is taken.
 """
 
 
 class PublishError(RuntimeError):
-    """The commit was refused; the table is as it was."""
+    """The commit was refused; the table is unchanged."""
 
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold the lock of a table (or another name) among all processes that share this lake."""
+    """Hold the lock of a table, or of another name, among all processes that share the lake."""
     try:
         with storage.locked(settings.lake() / "_locks" / f"{name}.lock", LOCK_SECONDS):
             yield
@@ -62,13 +62,13 @@ def locked(name: str) -> Iterator[None]:
         ) from None
 
 
-def arrow_type(kind: Type) -> pa.DataType:
+def arrow_type(column_type: Type) -> pa.DataType:
     """The Arrow type of a contract's type."""
     import pyarrow as pa
 
-    if isinstance(kind, DecimalType):
-        return pa.decimal128(kind.precision, kind.scale)
-    plain = {
+    if isinstance(column_type, DecimalType):
+        return pa.decimal128(column_type.precision, column_type.scale)
+    arrow_types = {
         LONG: pa.int64(),
         STRING: pa.string(),
         DOUBLE: pa.float64(),
@@ -76,11 +76,11 @@ def arrow_type(kind: Type) -> pa.DataType:
         DATE: pa.date32(),
         TIMESTAMP: pa.timestamp("us", tz="UTC"),
     }
-    return plain[kind]
+    return arrow_types[column_type]
 
 
 def arrow_schema(contract: Table) -> pa.Schema:
-    """The table's columns, required ones not nullable, comments and PII as field metadata that Delta keeps."""
+    """The table's columns: required ones not nullable, comment and PII tag as field metadata, which Delta keeps."""
     import pyarrow as pa
 
     return pa.schema(
@@ -96,15 +96,13 @@ def _comment(doc: str, unit: str | None, pii: str) -> dict[str, str]:
 
 
 def open_or_create(contract: Table) -> DeltaTable:
-    """The table, created empty with the contract's schema and comments when it is new. A schema that differs is
-    refused.
-    """
+    """The table; a new one is created empty, with the contract's schema. PublishError for a table of another schema."""
     from deltalake import DeltaTable
 
-    found = delta.open_to_write(contract.qualified)
-    if found is not None:
-        refuse_other_schema(contract, found)
-        return found
+    table = delta.open_to_write(contract.qualified)
+    if table is not None:
+        ensure_schema(contract, table)
+        return table
     path = settings.table_path(contract.qualified)
     storage.make_folder(path)
     return DeltaTable.create(
@@ -116,25 +114,22 @@ def open_or_create(contract: Table) -> DeltaTable:
     )
 
 
-def keep_versions(table: DeltaTable, properties: CommitProperties) -> None:
-    """Give a table that former code made the properties of RETENTION, in a commit with these `properties`; nothing is
-    committed where they are there.
-    """
-    present = table.metadata().configuration
-    if lacking := {name: value for name, value in RETENTION.items() if present.get(name) != value}:
-        table.alter.set_table_properties(lacking, commit_properties=properties)
+def ensure_retention(table: DeltaTable, properties: CommitProperties) -> None:
+    """Set the properties of RETENTION on a table of an earlier release, if they are missing, in one commit."""
+    current = table.metadata().configuration
+    if missing := {name: value for name, value in RETENTION.items() if current.get(name) != value}:
+        table.alter.set_table_properties(missing, commit_properties=properties)
         table.update_incremental()
 
 
-def refuse_other_schema(contract: Table, found: DeltaTable) -> None:
+def ensure_schema(contract: Table, table: DeltaTable) -> None:
     """Raise PublishError unless the published table has the contract's columns and types.
 
-    A table is not changed in place: rows of before a column was added would hold NULL in it, which is no value of a
-    feature.
+    Tables are not altered in place: older rows would have NULL in an added column, which is not the feature's value.
     """
     import pyarrow as pa
 
-    got = {field.name: str(field.type) for field in pa.schema(found.schema().to_arrow())}
+    got = {field.name: str(field.type) for field in pa.schema(table.schema().to_arrow())}
     expected = {field.name: str(field.type) for field in arrow_schema(contract)}
     if got != expected:
         names = sorted(name for name in got.keys() | expected.keys() if got.get(name) != expected.get(name))
@@ -142,13 +137,13 @@ def refuse_other_schema(contract: Table, found: DeltaTable) -> None:
             f"{contract.qualified}: the published table and contracts/{contract.layer}/{contract.name}.py differ in"
             f" {', '.join(_difference(name, got.get(name), expected.get(name)) for name in names)}. Remove"
             f" {settings.table_path(contract.qualified)}, then run again: the table is rebuilt as a whole from"
-            f" {_before(contract)}. Former releases and training sets cannot read it afterwards: copy the folder first"
-            " if you need them. Or change the contract back"
+            f" {_upstream(contract)}. Former releases and training sets cannot read it afterwards: copy the folder"
+            " first if you need them. Or change the contract back"
         )
 
 
 def _difference(name: str, got: str | None, expected: str | None) -> str:
-    """A column whose type in the published table is not that of the contract."""
+    """How a column of the published table differs from the contract."""
     if got is None:
         return f"{name} {expected} (which the table lacks)"
     if expected is None:
@@ -156,7 +151,8 @@ def _difference(name: str, got: str | None, expected: str | None) -> str:
     return f"{name} {got} (the contract says {expected})"
 
 
-def _before(contract: Table) -> str:
+def _upstream(contract: Table) -> str:
+    """What the table is rebuilt from, in words."""
     return (
         ", ".join(contract.inputs)
         or f"the landing zone by a run over all of its days, {settings.landing() / contract.name}"
@@ -166,7 +162,7 @@ def _before(contract: Table) -> str:
 def publish(
     contract: Table,
     staged: Sequence[Path],
-    state: CommitMetadata,
+    metadata: CommitMetadata,
     *,
     base: int | None,
     replace: Sequence[Interval] = (),
@@ -174,48 +170,46 @@ def publish(
 ) -> int:
     """Commit the staged files and return the version that holds them.
 
-    `replace` names the days whose rows go as the new ones come; `whole` replaces all rows; neither appends. `base` is
-    the version that the work was based on (None for a new table): when the table has moved on since, nothing is
-    written. The caller holds the table's lock.
+    `replace` names the days whose old rows are removed; `whole` removes all; with neither, rows are appended. `base` is
+    the version that the rows were computed from (None for a new table): PublishError when the table has a newer one,
+    and nothing is written. The caller holds the table's lock.
     """
     table = open_at(contract, base)
-    adds = [_move_under(contract, path) for path in staged]
-    removes = _superseded(table, contract, replace, whole)
-    kept = [file for file, partly in removes if partly]
-    if kept:
-        adds += _remainder(contract, kept, replace)
-    _commit(table, contract, adds, [file for file, _ in removes], state)
-    return settled(contract, table)
+    added = [_move_into_table(contract, path) for path in staged]
+    removed = _files_to_remove(table, contract, replace, whole)
+    partly_replaced = [file for file, partly in removed if partly]
+    if partly_replaced:
+        added += _rewrite_kept_rows(contract, partly_replaced, replace)
+    _commit(table, contract, added, [file for file, _ in removed], metadata)
+    return finish_commit(contract, table)
 
 
 def open_at(contract: Table, base: int | None) -> DeltaTable:
-    """The table at the version that the work was based on, created when that is None; PublishError when it has moved
-    on, be it while it is opened.
-    """
-    refuse_moved(contract, base, delta.version_of(contract.qualified))
+    """The table at version `base`, created when that is None; PublishError when it has another, even while opening."""
+    ensure_version(contract, base, delta.version_of(contract.qualified))
     table = open_or_create(contract)
-    refuse_moved(contract, base or 0, table.version())
+    ensure_version(contract, base or 0, table.version())
     return table
 
 
-def refuse_moved(contract: Table, base: int | None, known: int | None) -> None:
-    """Raise PublishError unless the table is at the version that the work was based on."""
-    if known != base:
+def ensure_version(contract: Table, base: int | None, version: int | None) -> None:
+    """Raise PublishError unless the table is at the version that the rows were computed from."""
+    if version != base:
         raise PublishError(
-            f"{contract.qualified}: the table moved from version {base} to {known} while this run worked. Nothing was"
+            f"{contract.qualified}: the table moved from version {base} to {version} while this run worked. Nothing was"
             " written; run the interval again"
         )
 
 
-def fenced(table: DeltaTable) -> list[Any]:
-    """The transactions of the commit that follows the table's version: the fence."""
+def fence_transactions(table: DeltaTable) -> list[Any]:
+    """The transactions of the table's next commit (see FENCE)."""
     from deltalake import Transaction
 
     return [Transaction(FENCE, table.version() + 1)]
 
 
-def settled(contract: Table, table: DeltaTable) -> int:
-    """The version that the table, opened to write, has just committed: on the disk, and what the next reader takes."""
+def finish_commit(contract: Table, table: DeltaTable) -> int:
+    """fsync and cache the version that was just committed; a checkpoint where one is due. Returns the version."""
     table.update_incremental()
     version: int = table.version()
     sync_log(contract.qualified, version)
@@ -226,9 +220,7 @@ def settled(contract: Table, table: DeltaTable) -> int:
 
 
 def _checkpoint(contract: Table, table: DeltaTable) -> None:
-    """Sum the log up in one file, for those who open the table later. The commit stands without it, so a failure is no
-    error.
-    """
+    """Write a checkpoint, best effort: the commit is valid without it."""
     from deltalake.exceptions import DeltaError
 
     log = settings.table_path(contract.qualified) / "_delta_log"
@@ -239,31 +231,31 @@ def _checkpoint(contract: Table, table: DeltaTable) -> None:
 
 
 def sync_log(qualified: str, version: int) -> None:
-    """Have a commit on the disk, which Delta writers do not see to."""
+    """fsync a commit, which Delta writers do not."""
     root = settings.table_path(qualified)
     for path in (root, root / "_delta_log" / f"{version:020}.json", root / "_delta_log"):
         storage.sync(path)
 
 
-def _superseded(
+def _files_to_remove(
     table: DeltaTable, contract: Table, replace: Sequence[Interval], whole: bool
 ) -> list[tuple[dict[str, Any], bool]]:
-    """The files whose rows must go, each with whether it also holds rows that must stay."""
+    """The files to remove, each with whether it also has rows of other days."""
     if not whole and not replace:
         return []
     if whole:
-        return [(one, False) for one in delta.data_files(table)]
-    concerned = delta.file_days(table, contract, delta.on_days(contract.time_column, replace))
-    return [(file, not any(one.start <= low and high < one.end for one in replace)) for file, low, high, _ in concerned]
+        return [(file, False) for file in delta.data_files(table)]
+    files = delta.file_days(table, contract, delta.on_days(contract.time_column, replace))
+    return [(file, not any(days.start <= low and high < days.end for days in replace)) for file, low, high, _ in files]
 
 
-def _remainder(contract: Table, files: list[dict[str, Any]], replace: Sequence[Interval]) -> list[Any]:
-    """What the partly replaced files hold besides the replaced days, written anew."""
+def _rewrite_kept_rows(contract: Table, files: list[dict[str, Any]], replace: Sequence[Interval]) -> list[Any]:
+    """Write the rows that the files have outside of the replaced days to new files."""
     import duckdb
     import pyarrow.parquet as pq
 
     root = settings.table_path(contract.qualified)
-    adds = []
+    added = []
     with storage.readable(duckdb.connect(), root) as con:
         con.execute("SET TimeZone='UTC'")
         for file in files:
@@ -275,40 +267,36 @@ def _remainder(contract: Table, files: list[dict[str, Any]], replace: Sequence[I
             if rows.num_rows:
                 target = root / f"part-{uuid.uuid4()}.zst.parquet"
                 with target.open("wb") as output:
-                    pq.write_table(rows.cast(nullable(contract)), output, compression="zstd")
-                adds.append(_add_action(contract, target))
-    return adds
+                    pq.write_table(rows.cast(nullable_schema(contract)), output, compression="zstd")
+                added.append(_add_action(contract, target))
+    return added
 
 
-def nullable(contract: Table) -> pa.Schema:
-    """The table's columns, each of which may be NULL, as files hold them: what is required is for the audit to
-    judge.
-    """
+def nullable_schema(contract: Table) -> pa.Schema:
+    """The schema of data files: every column is nullable, because the audit, not the file, enforces `required`."""
     import pyarrow as pa
 
     return pa.schema([pa.field(c.name, arrow_type(c.type)) for c in contract.columns])
 
 
 def days_sql(contract: Table, days: Sequence[Interval]) -> str:
-    """A condition, in the SQL that DuckDB and Spark share, that a row's time lies in one of the intervals. The
-    session's time zone must be UTC.
-    """
+    """A SQL condition for DuckDB and Spark: the row's time lies in one of the intervals. Sessions must be in UTC."""
     column = contract.time_column
     return (
         " OR ".join(
-            f"({column} >= {_literal(contract, one.start)} AND {column} < {_literal(contract, one.end)})"
-            for one in days
+            f"({column} >= {_literal(contract, interval.start)} AND {column} < {_literal(contract, interval.end)})"
+            for interval in days
         )
         or "false"
     )
 
 
 def _literal(contract: Table, day: date) -> str:
-    kind = contract.column(contract.time_column or "").type
-    return f"DATE '{day}'" if kind == DATE else f"TIMESTAMP '{day} 00:00:00'"
+    column_type = contract.column(contract.time_column or "").type
+    return f"DATE '{day}'" if column_type == DATE else f"TIMESTAMP '{day} 00:00:00'"
 
 
-def _move_under(contract: Table, staged: Path) -> Any:
+def _move_into_table(contract: Table, staged: Path) -> Any:
     target = settings.table_path(contract.qualified) / f"part-{uuid.uuid4()}.zst.parquet"
     storage.move(staged, target)
     return _add_action(contract, target)
@@ -323,27 +311,27 @@ def _add_action(contract: Table, path: Path) -> Any:
 
 
 def _statistics(contract: Table, path: Path) -> dict[str, Any]:
-    """Row count, and per column NULLs, minimum and maximum, as the Delta log wants them, from the parquet footer.
+    """The file's statistics in the format of the Delta log, from its parquet footer.
 
-    Text has no bounds, as readers compare it differently, nor have doubles and decimals, which JSON may round.
+    Strings get no bounds, because readers compare them differently; doubles and decimals none, because JSON may round.
     """
     footer = storage.footer(path)
-    position = {footer.schema.column(i).name: i for i in range(footer.num_columns)}
-    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    positions = {footer.schema.column(i).name: i for i in range(footer.num_columns)}
+    row_groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
     result: dict[str, Any] = {"numRecords": footer.num_rows, "minValues": {}, "maxValues": {}, "nullCount": {}}
     for column in contract.columns:
-        found = [group.column(position[column.name]).statistics for group in groups if group.num_rows]
-        if not found or any(one is None or not one.has_null_count for one in found):
+        chunks = [group.column(positions[column.name]).statistics for group in row_groups if group.num_rows]
+        if not chunks or any(chunk is None or not chunk.has_null_count for chunk in chunks):
             continue
-        result["nullCount"][column.name] = sum(one.null_count for one in found)
-        ranged = [one for one in found if one.has_min_max]
-        if ranged and column.type not in (STRING, DOUBLE, BOOLEAN) and not isinstance(column.type, DecimalType):
-            result["minValues"][column.name] = _plain(min(one.min for one in ranged))
-            result["maxValues"][column.name] = _plain(max(one.max for one in ranged))
+        result["nullCount"][column.name] = sum(chunk.null_count for chunk in chunks)
+        bounded = [chunk for chunk in chunks if chunk.has_min_max]
+        if bounded and column.type not in (STRING, DOUBLE, BOOLEAN) and not isinstance(column.type, DecimalType):
+            result["minValues"][column.name] = _json_value(min(chunk.min for chunk in bounded))
+            result["maxValues"][column.name] = _json_value(max(chunk.max for chunk in bounded))
     return result
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, datetime):
         return f"{value.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
     if isinstance(value, date):
@@ -352,21 +340,26 @@ def _plain(value: Any) -> Any:
 
 
 def _commit(
-    table: DeltaTable, contract: Table, adds: list[Any], removes: list[dict[str, Any]], state: CommitMetadata
+    table: DeltaTable, contract: Table, added: list[Any], removed: list[dict[str, Any]], metadata: CommitMetadata
 ) -> None:
     from deltalake import CommitProperties
     from deltalake.exceptions import CommitFailedError
     from deltalake.transaction import RemoveAction
 
-    gone = [
-        RemoveAction(one["path"], deletion_timestamp=int(time.time() * 1000), data_change=True, size=one["size_bytes"])
-        for one in removes
+    now = int(time.time() * 1000)
+    remove_actions = [
+        RemoveAction(file["path"], deletion_timestamp=now, data_change=True, size=file["size_bytes"])
+        for file in removed
     ]
     properties = CommitProperties(
-        custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=fenced(table), max_commit_retries=0
+        custom_metadata={METADATA_KEY: metadata.to_json()},
+        app_transactions=fence_transactions(table),
+        max_commit_retries=0,
     )
     try:
-        table.create_write_transaction([*adds, *gone], "append", table.schema(), commit_properties=properties)
+        table.create_write_transaction(
+            [*added, *remove_actions], "append", table.schema(), commit_properties=properties
+        )
     except CommitFailedError as error:
         raise PublishError(
             f"{contract.qualified}: another writer committed at the same time ({error}). Nothing was written; run the"

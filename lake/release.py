@@ -1,8 +1,6 @@
-"""A release: the table -> Delta version map that features are read from. Written once per run that changed something,
-never altered.
+"""A release: the immutable map table -> Delta version that features are read from, one per run that changed a table.
 
-Files are `<lake>/_releases/<number>.json`. Readers name a release by its number; `latest()` is for those who are about
-to pin one.
+Files are `<lake>/_releases/<number>.json`. Readers name a release by its number.
 """
 
 from __future__ import annotations
@@ -17,36 +15,34 @@ from typing import Any
 from lake import settings, storage
 
 NUMBER = re.compile(r"[1-9][0-9]*")
-"""A release's file without its ending; 007.json is none."""
+"""The stem of a release's file; 007.json is not a release."""
 LARGEST_VERSION = 2**31 - 1
 
 
 class ReleaseError(LookupError):
-    """The release that was asked for does not exist."""
+    """The requested release does not exist."""
 
 
 class ReleaseDamagedError(ReleaseError, ValueError):
-    """A release's file is torn, or holds something else; the message names it."""
+    """The file of a release cannot be read; the message names it."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """`tables` maps `gold.customer_activity` and its peers to the Delta version that belongs to this release."""
+    """`tables` maps each table, such as `gold.customer_activity`, to its Delta version in this release."""
 
     number: int
     created_at: str
-    """Instant from which on it was there for all to read, in whole seconds, UTC. Never before an earlier release."""
+    """Instant from which readers could see it: UTC, whole seconds, never before that of an earlier release."""
     horizon: str
     """Date (exclusive end of the newest interval) up to which features are known."""
     tables: dict[str, int]
     ids: dict[str, str] = field(default_factory=dict)
-    """The Delta table's own id behind each name: a table that was removed and made anew counts its versions from 0
-    again.
-    """
+    """The Delta table id of each table: one that was removed and rebuilt counts its versions from 0 again."""
 
 
 def folder() -> Path:
-    """Where releases lie."""
+    """The folder of the releases."""
     return settings.lake() / "_releases"
 
 
@@ -56,21 +52,23 @@ def numbers() -> list[int]:
 
 
 def read(number: int | None = None) -> Release:
-    """The release of that number, or the newest one; ReleaseDamagedError when its file cannot be read."""
+    """The release of that number, the newest by default. ReleaseError when there is none, ReleaseDamagedError when its
+    file cannot be read.
+    """
     known = numbers()
     if not known:
         raise ReleaseError(f"there is no release below {folder()}. Run the DAG `millrace` (or `make demo`) first")
-    wanted = known[-1] if number is None else number
-    if wanted not in known:
-        raise ReleaseError(f"there is no release {wanted}. Known: {known[0]} to {known[-1]}")
-    return _load(wanted)
+    requested = known[-1] if number is None else number
+    if requested not in known:
+        raise ReleaseError(f"there is no release {requested}. Known: {known[0]} to {known[-1]}")
+    return _load(requested)
 
 
 def _load(number: int) -> Release:
     path = folder() / f"{number}.json"
     content = storage.read(path)
     if content is None:
-        raise ReleaseError(f"there is no release {number} any more: it was removed while it was looked for")
+        raise ReleaseError(f"there is no release {number} any more: it was removed in the meantime")
     try:
         plain = json.loads(content)
     except (ValueError, RecursionError):
@@ -88,7 +86,7 @@ def _load(number: int) -> Release:
 
 
 def problem_of(plain: Any) -> str:
-    """What is wrong with a release as JSON; an empty text when nothing is."""
+    """What is wrong with the JSON of a release; empty when it is valid."""
     if not isinstance(plain, dict):
         return "is not a JSON object"
     fields = {
@@ -136,33 +134,33 @@ def _are_ids(value: Any) -> bool:
 
 
 def pinned_versions(qualified: str, identity: str, since: int = 0) -> list[int]:
-    """The versions of a table that any release names, from number `since` on. `identity` is the table's own id:
-    releases of a table that was removed since do not count.
+    """The versions of a table that releases pin, from number `since` on. `identity` is the Delta table id: releases of
+    a former table of that name do not count.
     """
-    found = (_load(number) for number in numbers() if number >= since)
+    releases = (_load(number) for number in numbers() if number >= since)
     return sorted(
         {
-            one.tables[qualified]
-            for one in found
-            if qualified in one.tables and one.ids.get(qualified, identity) == identity
+            release.tables[qualified]
+            for release in releases
+            if qualified in release.tables and release.ids.get(qualified, identity) == identity
         }
     )
 
 
 def forget_before(number: int) -> list[int]:
-    """Remove the releases before that one, which must exist; their numbers. What they alone pinned goes with the next
-    vacuum. The caller holds the lake's lock.
+    """Remove the releases before that one, which must exist, and return their numbers. The next vacuum deletes what
+    only they pinned. The caller holds the lake's lock.
     """
-    older = [one for one in numbers() if one < read(number).number]
-    for one in older:
-        storage.remove(folder() / f"{one}.json")
+    older = [other for other in numbers() if other < read(number).number]
+    for other in older:
+        storage.remove(folder() / f"{other}.json")
     return older
 
 
 def write(tables: dict[str, int], horizon: str, ids: dict[str, str] | None = None) -> Release:
-    """Number and keep this map, unless the newest release says the same: then that one is returned.
+    """Write the next release and return it; or the newest one, if it has the same tables, horizon and ids.
 
-    The caller holds the lake's lock. The file appears complete or not at all.
+    The write is atomic. The caller holds the lake's lock.
     """
     known = numbers()
     newest = _load(known[-1]) if known else None
@@ -175,7 +173,5 @@ def write(tables: dict[str, int], horizon: str, ids: dict[str, str] | None = Non
 
 
 def _next_second() -> str:
-    """Now, rounded up: whoever asks what was known at an instant must not be given a release that was written later in
-    the same second.
-    """
+    """Now, rounded up: a reader as of an instant must not see a release written later in the same second."""
     return (datetime.now(UTC) + timedelta(seconds=1, microseconds=-1)).isoformat(timespec="seconds")

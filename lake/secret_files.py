@@ -1,8 +1,8 @@
-"""Secrets as files: `NAME_FILE` names a file whose content becomes `NAME`, as in Docker's official images.
+"""Secrets from files: `NAME_FILE` names a file whose content becomes `NAME`, as in Docker's official images.
 
-An argument shows in every list of processes, and a variable in `docker inspect` and in the manifest that sets it. Each
-entry point calls `load` first; `get` does so for a process that begins in the middle, such as a notebook. The variable
-with the path is removed, so that a child gets the value once, and a second call finds nothing to do.
+Arguments show in process lists, and variables in `docker inspect` and in manifests. Entry points call `load` first;
+`get` does it for processes without one, such as notebooks. `load` removes `NAME_FILE`: child processes inherit only
+the value, and a second call has nothing to do.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ NAMES = (
     "AIRFLOW_CONN_AWS_DEFAULT",
     "OPENLINEAGE_API_KEY",
 )
-"""Of no other variable is `_FILE` looked at: `PGPASSFILE` and `AWS_WEB_IDENTITY_TOKEN_FILE`, say, belong to others."""
+"""The only variables with a `_FILE` form. Others, such as `AWS_WEB_IDENTITY_TOKEN_FILE`, have their own meaning."""
 SUFFIX = "_FILE"
 LARGEST = 1 << 16
-"""Bytes; a secret that is larger is another file."""
+"""Bytes. A larger file is not a secret."""
 log = logging.getLogger("millrace")
 _loading = threading.Lock()
-"""Between setting a variable and removing the other one, both are set: for another thread that would be an error."""
+"""While one thread replaces `NAME_FILE` by `NAME`, both are set, which another thread would report as an error."""
 
 
 class SecretError(ValueError):
-    """The file that a variable names cannot be used. The message has the variable and the path, never the content."""
+    """The file of a variable cannot be used. The message has the variable and the path, never the content."""
 
 
 def load(environment: MutableMapping[str, str] | None = None) -> None:
@@ -49,11 +49,11 @@ def load(environment: MutableMapping[str, str] | None = None) -> None:
 
     SecretError for the first file that cannot be used.
     """
-    known = os.environ if environment is None else environment
+    variables = os.environ if environment is None else environment
     for name in NAMES:
-        if name + SUFFIX in known:
+        if name + SUFFIX in variables:
             with _loading:
-                _load(name, known)
+                _load(name, variables)
 
 
 def get(name: str) -> str | None:
@@ -75,7 +75,7 @@ def _load(name: str, environment: MutableMapping[str, str]) -> None:
 def read(variable: str, path: Path) -> str:
     """The text of the file that `variable` names, without one newline at its end."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe that nobody writes to would wait for ever
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe without a writer blocks
             kind = "a folder" if path.is_dir() else "neither a file nor a link to one"
             raise SecretError(
                 f"{variable} names {path}, which is {kind}. Name a file that holds the secret and nothing else"
@@ -92,7 +92,7 @@ def read(variable: str, path: Path) -> str:
 
 
 def _text(variable: str, path: Path, content: bytes) -> str:
-    """Errors are raised outside of `except`: a UnicodeDecodeError as their context would show the content."""
+    """The secret in `content`. Nothing is raised in an `except`: a UnicodeDecodeError as context shows the content."""
     if len(content) > LARGEST:
         raise SecretError(
             f"{variable} names {path}, which has more than {LARGEST >> 10} KiB. Name a file that holds the secret and"
@@ -116,9 +116,9 @@ def _decoded(content: bytes) -> str | None:
 
 
 def is_exposed(file: int, bits: int) -> bool:
-    """Whether the mode of an open file has one of these bits, by which others may use it.
+    """Whether an open file has one of these permission bits.
 
-    Docker and Kubernetes mount secrets read-only with mode 0444 or 0644. They are not exposed: whoever else is in that
-    container has them anyway.
+    A read-only mount does not count: Docker and Kubernetes mount secrets with mode 0444 or 0644, and every user of the
+    container may have them.
     """
     return bool(os.fstat(file).st_mode & bits) and not os.fstatvfs(file).f_flag & os.ST_RDONLY

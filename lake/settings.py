@@ -27,12 +27,12 @@ def home() -> Path:
 
 def lake() -> Path:
     """`MILLRACE_LAKE`, or `lake` in the home: the root of all Delta tables, a folder or `s3://bucket/path`."""
-    return storage.place(os.environ.get("MILLRACE_LAKE") or str(home() / "lake"))
+    return storage.to_path(os.environ.get("MILLRACE_LAKE") or str(home() / "lake"))
 
 
 def landing() -> Path:
     """`MILLRACE_LANDING`, or `landing` in the home: where the shop drops its files, a folder or `s3://bucket/path`."""
-    return storage.place(os.environ.get("MILLRACE_LANDING") or str(home() / "landing"))
+    return storage.to_path(os.environ.get("MILLRACE_LANDING") or str(home() / "landing"))
 
 
 def labels() -> Path:

@@ -1,8 +1,8 @@
-"""The files of lake and landing zone, on a file system or in an S3 bucket: one set of verbs for both.
+"""File operations of the lake and the landing zone, on a file system or in an S3 bucket.
 
-A local file is moved by renaming and locked by the kernel. A bucket knows neither: there a copy stands in for the move,
-and a lease, kept by conditional PUTs, for the lock. Paths in a bucket are `UPath`s, which have the methods of `Path`.
-Credentials and endpoint come from the environment, under the names that AWS gave them.
+A local file is moved with a rename and locked by the kernel; in a bucket, a copy replaces the rename, and a lease of
+conditional PUTs the lock. Paths in a bucket are `UPath`s, which have the methods of `Path`. Credentials and endpoint
+come from the usual AWS variables.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ class Entry(NamedTuple):
     mark: tuple[Any, ...]
 
 
-def place(root: str) -> Path:
-    """A folder, or `s3://bucket/key`; StorageError for anything else."""
-    return bucket.place(root) if is_remote(root) else absolute(root)
+def to_path(root: str) -> Path:
+    """The path of a folder or of `s3://bucket/key`; StorageError for anything else."""
+    return bucket.to_path(root) if is_remote(root) else absolute(root)
 
 
 def absolute(path: Path | str) -> Path:
-    """The path without links, whether it exists or not; OSError with the path for a link that leads back to itself."""
+    """The absolute path with symbolic links resolved, existing or not; OSError for a link that leads back to itself."""
     expanded = Path(path).expanduser()
     try:
         expanded.stat()
     except OSError as error:
-        if error.errno == errno.ELOOP:  # `resolve` would raise a RuntimeError, and from Python 3.13 on say nothing
+        if error.errno == errno.ELOOP:  # `resolve` raises a RuntimeError, and nothing from Python 3.13 on
             raise
     return expanded.resolve()
 
 
 def is_remote(path: Path | str) -> bool:
-    """Whether this lies in an object store."""
+    """Whether the path is in an object store."""
     return "://" in str(path)
 
 
@@ -60,20 +60,20 @@ def is_remote(path: Path | str) -> bool:
 
 
 def read(path: Path) -> bytes | None:
-    """The content; None when there is no such file."""
+    """The content of a file; None when there is no such file."""
     try:
         if not is_remote(path):
             return path.read_bytes()
-        store, key = bucket.located(path)
-        with bucket.answering(path):
+        store, key = bucket.store_and_key(path)
+        with bucket.translate_errors(path):
             return bytes(store.get(key).bytes())
     except FileNotFoundError:
         return None
 
 
 def write_whole(path: Path, content: bytes, *, new: bool = False) -> None:
-    """Put `content` at `path` in one step; a reader sees the old bytes or the new ones. If it has to be `new`,
-    FileExistsError where something is.
+    """Write `content` to `path` atomically: a reader sees the old bytes or the new ones. FileExistsError if `path` must
+    be `new` and exists.
     """
     if not is_remote(path):
         if new and path.exists():
@@ -82,8 +82,8 @@ def write_whole(path: Path, content: bytes, *, new: bool = False) -> None:
         return
     from obstore.exceptions import AlreadyExistsError
 
-    store, key = bucket.located(path)
-    with bucket.answering(path):
+    store, key = bucket.store_and_key(path)
+    with bucket.translate_errors(path):
         try:
             store.put(key, content, mode="create" if new else "overwrite")
         except AlreadyExistsError:
@@ -91,107 +91,104 @@ def write_whole(path: Path, content: bytes, *, new: bool = False) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Give a complete file its final name, on the disk before anyone may rely on it. In a bucket the source stays, for
-    its folder's owner to remove.
-    """
+    """fsync a file and rename it. In a bucket this is a copy, and the source stays."""
     if not is_remote(target):
         files.sync(source)
         source.rename(target)
         return
-    store, key = bucket.located(target)
-    with bucket.answering(target):
-        store.copy(bucket.located(source)[1], key)
+    store, key = bucket.store_and_key(target)
+    with bucket.translate_errors(target):
+        store.copy(bucket.store_and_key(source)[1], key)
 
 
 def sync(path: Path) -> None:
-    """Have a file, or a folder's list of names, on the disk; an object store sees to that itself."""
+    """fsync a file or a directory. Object stores need no such call."""
     if not is_remote(path):
         files.sync(path)
 
 
 def make_folder(path: Path) -> None:
-    """A bucket has no folders to make."""
+    """Make a folder and its parents. Buckets have no folders to make."""
     if not is_remote(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file, if it exists."""
     if not is_remote(path):
         path.unlink(missing_ok=True)
         return
-    store, key = bucket.located(path)
-    with suppress(FileNotFoundError), bucket.answering(path):
+    store, key = bucket.store_and_key(path)
+    with suppress(FileNotFoundError), bucket.translate_errors(path):
         store.delete(key)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove all below, as far as it is there and can be removed."""
+    """Remove a folder and all of its files, as far as possible; errors are ignored."""
     if not is_remote(path):
         shutil.rmtree(path, ignore_errors=True)
         return
-    store, key = bucket.located(path)
-    with suppress(StorageError), bucket.answering(path):
+    store, key = bucket.store_and_key(path)
+    with suppress(StorageError), bucket.translate_errors(path):
         for page in store.list(f"{key}/"):
-            store.delete([one["path"] for one in page])
+            store.delete([meta["path"] for meta in page])
 
 
 def tree(path: Path, suffix: str) -> list[Path]:
-    """The files below whose names end so, sorted."""
+    """The files below `path` with names that end in `suffix`, sorted."""
     if not is_remote(path):
         return sorted(path.rglob(f"*{suffix}"))
-    store, key = bucket.located(path)
-    with bucket.answering(path):
-        found = [one["path"] for page in store.list(f"{key}/") for one in page]
-    return [path / one.removeprefix(f"{key}/") for one in sorted(found) if one.endswith(suffix)]
+    store, key = bucket.store_and_key(path)
+    with bucket.translate_errors(path):
+        keys = [meta["path"] for page in store.list(f"{key}/") for meta in page]
+    return [path / name.removeprefix(f"{key}/") for name in sorted(keys) if name.endswith(suffix)]
 
 
 def newest(folder: Path, suffix: str) -> Entry | None:
-    """The file with the greatest name that begins with a digit and ends so; None when there is none."""
+    """The file with the greatest name that begins with a digit and ends in `suffix`; None when there is none."""
     if is_remote(folder):
-        with bucket.answering(folder):
+        with bucket.translate_errors(folder):
             return _newest_remote(folder, suffix)
     try:
         with os.scandir(folder) as entries:
-            found = max(
-                (one for one in entries if one.name[0].isdigit() and one.name.endswith(suffix)),
-                key=lambda one: one.name,
+            last = max(
+                (entry for entry in entries if entry.name[0].isdigit() and entry.name.endswith(suffix)),
+                key=lambda entry: entry.name,
                 default=None,
             )
     except FileNotFoundError:
         return None
-    if found is None:
+    if last is None:
         return None
-    about = found.stat()
-    return Entry(found.name, about.st_size, (found.name, found.inode(), about.st_size, about.st_mtime_ns))
+    stat = last.stat()
+    return Entry(last.name, stat.st_size, (last.name, last.inode(), stat.st_size, stat.st_mtime_ns))
 
 
 def _newest_remote(folder: Path, suffix: str) -> Entry | None:
-    """Listed from the last one seen on: a log of thousands of commits would be pages to list. When that one is gone,
-    listed whole.
+    """`newest` in a bucket: list from the newest file of the last call on, because a log of thousands of commits takes
+    several pages. List the whole folder when that file is gone.
     """
-    store, key = bucket.located(folder)
+    store, key = bucket.store_and_key(folder)
     before = _seen.pop(str(folder), None)
     for offset in (before, None) if before else (None,):
-        found = [
-            (one["path"].removeprefix(f"{key}/"), one) for page in store.list(f"{key}/", offset=offset) for one in page
-        ]
-        numbered = [
-            (name, one) for name, one in found if name[0].isdigit() and name.endswith(suffix) and "/" not in name
-        ]
+        objects = {
+            meta["path"].removeprefix(f"{key}/"): meta for page in store.list(f"{key}/", offset=offset) for meta in page
+        }
+        numbered = [name for name in objects if name[0].isdigit() and name.endswith(suffix) and "/" not in name]
         if numbered:
-            name, one = max(numbered, key=lambda pair: pair[0])
+            name = max(numbered)
+            meta = objects[name]
             _seen[str(folder)] = f"{key}/{name[:-1]}"
-            return Entry(name, one["size"], (name, one["e_tag"], one["size"], one["last_modified"]))
+            return Entry(name, meta["size"], (name, meta["e_tag"], meta["size"], meta["last_modified"]))
     return None
 
 
 _seen: dict[str, str] = {}
-"""Folder -> a key just before the newest file in it."""
+"""Folder -> a key just before its newest file."""
 
 
 def footer(path: Path) -> Any:
-    """What the end of a parquet file says about it."""
+    """The metadata of a parquet file."""
     import pyarrow.parquet as pq
 
     if not is_remote(path):
@@ -201,7 +198,7 @@ def footer(path: Path) -> Any:
 
 
 def dataset(paths: Sequence[Path]) -> Any:
-    """Parquet files as an Arrow dataset."""
+    """An Arrow dataset of parquet files."""
     import pyarrow.dataset as ds
 
     if not paths or not is_remote(paths[0]):
@@ -211,25 +208,25 @@ def dataset(paths: Sequence[Path]) -> Any:
 
 
 def readable(connection: duckdb.DuckDBPyConnection, root: Path) -> duckdb.DuckDBPyConnection:
-    """The connection, able to read files below `root`."""
+    """The connection, set up to read files below `root`."""
     if is_remote(root):
         connection.register_filesystem(root.fs)  # type: ignore[attr-defined]
     return connection
 
 
-# --- files that others write
+# --- files that other systems write
 
 
 class FileSource:
-    """A file on a file system, in the state of the mark, or in any if there is none."""
+    """A file on a file system: the version with this fingerprint, or any version without one."""
 
-    held = 0
+    cached_bytes = 0
 
-    def __init__(self, path: Path, mark: tuple[int, ...] | None = None) -> None:
-        self.path, self.mark = path, mark
+    def __init__(self, path: Path, fingerprint: tuple[int, ...] | None = None) -> None:
+        self.path, self.fingerprint = path, fingerprint
 
     def fetch(self) -> FileSource:
-        """This source: a file system needs no head start."""
+        """This source. A file system needs no prefetching."""
         return self
 
     def open(self, mode: str = "rb") -> BinaryIO:  # noqa: ARG002 (as `Path.open`)
@@ -237,77 +234,73 @@ class FileSource:
         return self.path.open("rb")
 
     def for_arrow(self) -> Any:
-        """What Arrow reads it from."""
+        """The input for Arrow's readers."""
         return self.path
 
     def release(self) -> None:
-        """It is not in memory."""
+        """Do nothing: the content is not cached."""
 
-    def ensure_same(self) -> None:
-        """Raise ChangedError if the file is not in the state of its mark any more."""
+    def ensure_unchanged(self) -> None:
+        """Raise ChangedError if the file no longer has its fingerprint."""
         try:
-            if self.mark is None or _mark(self.path.stat()) == self.mark:
+            if self.fingerprint is None or _fingerprint(self.path.stat()) == self.fingerprint:
                 return
             what = f"{self.path} was replaced while it was read"
         except FileNotFoundError:
             what = f"{self.path} was removed while it was read"
-        remedy = "Wait until it is whole"
+        remedy = "Wait until it is complete"
         raise ChangedError(f"{what}. {remedy}, then run again", what, remedy)
 
 
 AnyEntry: TypeAlias = "os.DirEntry[str] | FolderEntry"
-"""A file or a folder, in a folder of a file system or of a bucket."""
+"""A file or a folder of a file system or of a bucket."""
 Source: TypeAlias = "FileSource | ObjectSource"
-"""A file in one state, to be read several times."""
+"""One version of a file, which can be read several times."""
 
 
-def _mark(about: os.stat_result) -> tuple[int, ...]:
-    return about.st_ino, about.st_size, about.st_mtime_ns
+def _fingerprint(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def source(path: Path) -> Source:
-    """The file as it is now."""
+    """The current version of a file."""
     return ObjectSource(path) if is_remote(path) else FileSource(path)
 
 
 def digest(path: Path) -> tuple[str, Source]:
-    """SHA-256 of a file's content, in hex, and the file in the state that has it.
-
-    A large file is never in memory as a whole.
-    """
+    """SHA-256 of a file's content, in hex, and the version that has it. Large files are hashed in chunks."""
     if is_remote(path):
         return bucket.digest(path)
     with path.open("rb") as content:
-        mark = _mark(os.fstat(content.fileno()))  # before: what is written meanwhile changes it
-        return hashlib.file_digest(content, "sha256").hexdigest(), FileSource(path, mark)
+        fingerprint = _fingerprint(os.fstat(content.fileno()))  # before hashing, so that a write meanwhile is noticed
+        return hashlib.file_digest(content, "sha256").hexdigest(), FileSource(path, fingerprint)
 
 
 def is_folder(path: Path | str) -> bool:
-    """Whether there is such a folder; in a bucket, whether anything lies in it."""
+    """Whether the folder exists; in a bucket, whether it has any object."""
     return bucket.exists(path) if is_remote(path) else Path(path).is_dir()
 
 
 def entries(folder: Path | str) -> Sequence[AnyEntry]:
-    """What lies in a folder: files and folders, in any order.
-
-    Raises OSError if a file system has no such folder; in a bucket it is empty.
+    """The files and folders in a folder, in any order. OSError if a file system has no such folder; in a bucket it is
+    empty.
     """
     if is_remote(folder):
         return bucket.entries(folder)
-    with os.scandir(folder) as found:
-        return list(found)
+    with os.scandir(folder) as listing:
+        return list(listing)
 
 
 def entries_of(folders: Sequence[str]) -> Iterator[Sequence[AnyEntry]]:
-    """What lies in each of these folders of one parent; in a bucket, by one listing."""
+    """`entries` of each of these folders of one parent, in a bucket from one listing."""
     if folders and is_remote(folders[0]):
         return bucket.entries_of(folders)
     return map(entries, folders)
 
 
-def side_by_side(function: Callable[[T], R], items: Iterable[T], where: Path) -> Iterator[R]:
-    """The function of each item, in their order: of objects in a bucket some at a time, as each waits for an answer."""
-    return bucket.side_by_side(function, items) if is_remote(where) else map(function, items)
+def map_concurrently(function: Callable[[T], R], items: Iterable[T], where: Path) -> Iterator[R]:
+    """`map`, in order; for objects in a bucket with several requests at a time."""
+    return bucket.map_concurrently(function, items) if is_remote(where) else map(function, items)
 
 
 # --- locks
@@ -315,8 +308,8 @@ def side_by_side(function: Callable[[T], R], items: Iterable[T], where: Path) ->
 
 @contextmanager
 def locked(path: Path, timeout: float) -> Iterator[None]:
-    """Be the only one inside, among all processes that see the path. It ends with its process: at once on a file
-    system, after LEASE_SECONDS in a bucket.
+    """Hold an exclusive lock among all processes that see the path. It ends with its process: at once on a file system,
+    after LEASE_SECONDS in a bucket.
     """
     if is_remote(path):
         with bucket.Lease(path, timeout):

@@ -1,8 +1,7 @@
-"""What is wrong with an encrypted connection, in words.
+"""Find out why a TLS connection fails, from the client's error message or with a handshake of our own.
 
-A client's error says it, or else a handshake of our own finds it out.
-Sail says no more than `error sending request`, and libpq says of an expired certificate, too, that its
-verification failed.
+The handshake is for clients with vague messages: Sail only says `error sending request`, and libpq reports an expired
+certificate as a failed verification.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from contextlib import suppress
 from enum import StrEnum
 
 SECONDS = 2.0
-"""For each step of a handshake of our own; it comes on top of what the client waited."""
+"""Timeout of each step of a handshake, in addition to the client's own."""
 POSTGRES_REQUEST = struct.pack("!ii", 8, 80_877_103)
-"""PostgreSQL's SSLRequest, which asks for TLS within its own protocol."""
+"""PostgreSQL's SSLRequest, which starts TLS within its protocol."""
 
 
 class Fault(StrEnum):
-    """Why there is no encrypted connection, to be formatted with `server`."""
+    """Why a TLS connection fails: messages to format with `server`."""
 
     UNTRUSTED = "the certificate of {server} is not trusted, since no authority known here has issued it"
     MISSING = "there is no file of authorities by which to judge the certificate of {server}"
@@ -53,16 +52,16 @@ PHRASES = {
         r"(?i)wrong.version.number|InvalidContentType|does not support SSL|record layer failure|unrecognized SSL"
     ),
 }
-"""How OpenSSL, libpq, rustls and Java spell each, the more precise ones first."""
+"""The wordings of OpenSSL, libpq, rustls and Java, the more precise ones first."""
 
 
-def named(text: str) -> Fault | None:
-    """What an error's text says; None where it says nothing about TLS."""
+def classify(text: str) -> Fault | None:
+    """The fault in an error message; None where it is not about TLS."""
     return next((fault for fault, phrase in PHRASES.items() if re.search(phrase, text)), None)
 
 
-def found(host: str, port: int, authority: str | None = None, *, postgres: bool = False) -> Fault | None:
-    """What is wrong if we connect and trust the authorities of this file; None where nothing is, or nobody answers."""
+def probe(host: str, port: int, authority: str | None = None, *, postgres: bool = False) -> Fault | None:
+    """Connect, trusting the authorities of this file. Returns the fault; None where there is none, or no answer."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if authority:
@@ -73,12 +72,12 @@ def found(host: str, port: int, authority: str | None = None, *, postgres: bool 
     except ConnectionRefusedError:
         return None
     except OSError as error:  # ssl.SSLError is one
-        return named(str(error))
+        return classify(str(error))
     return None
 
 
-def is_spoken(host: str, port: int) -> bool:
-    """Whether the server answers a TLS handshake, whoever it is."""
+def speaks_tls(host: str, port: int) -> bool:
+    """Whether the server answers a TLS handshake, with any certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with suppress(OSError):
@@ -95,5 +94,5 @@ def _shake_hands(context: ssl.SSLContext, host: str, port: int, *, postgres: boo
                 raise ssl.SSLError("the server does not support SSL")
         with context.wrap_socket(connection, server_hostname=host) as encrypted:
             encrypted.settimeout(SECONDS / 10)
-            with suppress(TimeoutError):  # a server that wants a client's certificate says so after the handshake
+            with suppress(TimeoutError):  # a server that requires a client certificate refuses after the handshake
                 encrypted.recv(1)

@@ -267,8 +267,8 @@ def _of_the_machine(name: str) -> Iterator[None]:
 
 def _told_by_the_store(error: Exception) -> tuple[str, str] | None:
     if isinstance(error, StorageError):
-        return error.told, error.remedy
-    return bucket.explained(str(error)) if storage.is_remote(settings.lake()) else None
+        return error.reason, error.remedy
+    return bucket.explain(str(error)) if storage.is_remote(settings.lake()) else None
 
 
 def _engine_lost(error: Exception) -> str:
@@ -353,7 +353,7 @@ def _publish(staged: Staged, account: RowAccount, run_id: str) -> int:
 
     planned = staged.plan
     state = CommitMetadata(
-        run_id, planned.inputs, staged.touched, planned.horizon, planned.code, asdict(account), planned.ids
+        run_id, planned.inputs, staged.changed_days, planned.horizon, planned.code, asdict(account), planned.ids
     )
     whole = planned.whole or (not planned.appends and planned.table.load == Load.SNAPSHOT)
     replace = () if planned.appends else planned.days

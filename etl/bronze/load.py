@@ -48,7 +48,7 @@ class Loaded:
     staged: int = 0
     rejected: list[Rejected] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
-    touched: tuple[Interval, ...] = ()
+    changed_days: tuple[Interval, ...] = ()
 
     @property
     def anything(self) -> bool:
@@ -85,7 +85,7 @@ def load(table: Table, interval: Interval, stage: Path) -> Loaded:
             result.rejected += month.rejected
             days |= month.days
     result.files += [file.name for file in new]
-    result.touched = days_of(days)
+    result.changed_days = days_of(days)
     return result
 
 

@@ -1,10 +1,9 @@
-"""Committing: how rows get into a Delta table, the same on every engine, done by delta-rs or by delta-spark.
+"""Choose who commits to Delta tables: delta-rs in this process, or delta-spark on the engine.
 
-`committer()` chooses: delta-spark where the engine is a Spark that has Delta, delta-rs everywhere else (Sail ignores
-some of Delta's write options), and for a lake in a bucket, where delta-spark looks whether a version exists and then
-writes it, so that of two writers at once the second wins unseen; delta-rs makes the store refuse it. Tables written by
-one are read and continued by the other, and each commit carries the same `CommitMetadata`. Callers hold the table's
-lock.
+delta-spark commits where the engine is a Spark with Delta and the lake is on a file system. delta-rs commits everywhere
+else: Sail ignores some of Delta's write options, and in a bucket delta-spark checks that a version is free and then
+writes it, so the second of two concurrent writers silently wins, where delta-rs makes the store refuse it. Each reads
+and continues the tables of the other, with the same `CommitMetadata`. Callers hold the table's lock.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from lake.commits import Committer
 
 
 def committer() -> Committer:
-    """The one that belongs to the engine."""
+    """The committer of the engine and the lake."""
     from etl.commits.delta_spark import DeltaSpark
     from lake.commits.delta_rs import DeltaRs
 
@@ -23,7 +22,7 @@ def committer() -> Committer:
 
 
 def _is_spark_with_delta() -> bool:
-    """A remote engine may be Sail as well; only Spark knows this setting."""
+    """A remote engine may be Sail, too; only Spark has this setting."""
     from etl.engine import session
 
     return "DeltaSparkSessionExtension" in (session().conf.get("spark.sql.extensions", "") or "")

@@ -1,8 +1,6 @@
-"""Commits by delta-spark, on the engine's own Spark: each is one statement there, so rows never pass through this
-process.
+"""Commit with delta-spark, one statement on the engine's Spark, so rows never pass through this process.
 
-New tables are created by delta-rs on every engine, which alone writes NOT NULL, comments and PII tags of a column at
-once.
+delta-rs creates the tables on every engine: only it writes a column's NOT NULL, comment and PII tag at once.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING
 from contracts.interval import Interval
 from contracts.model import Table
 from lake import delta, publishing, settings
-from lake.commits.delta_rs import open_to_tidy, untouched
+from lake.commits.delta_rs import maintenance_metadata, open_for_maintenance
 from lake.delta import CommitMetadata
 from lake.publishing import PublishError
 
@@ -28,68 +26,62 @@ if TYPE_CHECKING:
 
 METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _one_at_a_time = threading.Lock()
-"""What marks a SQL statement's commit is set in the session, which the threads of a process share."""
+"""A SQL statement takes its commit metadata from the session, which the threads of a process share."""
 
 
 class CommitMarker:
-    """How one commit is told from all others: its version as Delta's transaction, its state with a name that nobody
-    else has.
-    """
+    """Identifies one commit: its version as Delta's transaction, and a unique name beside its metadata."""
 
-    def __init__(self, version: int, state: CommitMetadata) -> None:
+    def __init__(self, version: int, metadata: CommitMetadata) -> None:
         self.version = version
-        self.metadata = json.dumps({**json.loads(state.to_json()), delta.COMMIT_KEY: uuid.uuid4().hex})
+        self.metadata = json.dumps({**json.loads(metadata.to_json()), delta.COMMIT_KEY: uuid.uuid4().hex})
 
     @property
     def options(self) -> dict[str, str]:
-        """For the writer of a frame."""
+        """Options of a `DataFrameWriter`."""
         return {"txnAppId": publishing.FENCE, "txnVersion": str(self.version), "userMetadata": self.metadata}
 
 
 class DeltaSpark:
     """See `lake.commits.Committer`.
 
-    A client that is killed may leave its statement at work on the server. So each statement names the version that it
-    is to make as Delta's transaction: of two, one is refused or passed over there. What the log then says of that
-    version tells which.
+    A killed client may leave its statement running on the server. So each statement names the version that it makes as
+    Delta's transaction: of two statements for one version, Delta refuses or skips one. The log tells which.
     """
 
     def publish(
         self,
         contract: Table,
         staged: Sequence[Path],
-        state: CommitMetadata,
+        metadata: CommitMetadata,
         *,
         base: int | None,
         replace: Sequence[Interval] = (),
         whole: bool = False,
     ) -> int:
-        """`replaceWhere` for days, an overwrite for all, an append otherwise."""
+        """`replaceWhere` for days, an overwrite for the whole table, an append otherwise."""
         publishing.open_at(contract, base)
-        ours = CommitMarker((base or 0) + 1, state)
+        marker = CommitMarker((base or 0) + 1, metadata)
         days = {"replaceWhere": publishing.days_sql(contract, replace)} if replace and not whole else {}
-        _write(contract, staged, "overwrite" if whole or replace else "append", {**ours.options, **days})
-        return self._settled(contract, ours)
+        _write(contract, staged, "overwrite" if whole or replace else "append", {**marker.options, **days})
+        return self._confirm(contract, marker)
 
     def optimize(self, contract: Table) -> int:
-        """OPTIMIZE; the commit repeats the last state, with no day touched."""
-        with self._session(
-            {METADATA: untouched(delta.last_state(open_to_tidy(contract, "optimize"))).to_json()}
-        ) as spark:
+        """OPTIMIZE. The commit repeats the last metadata, with no changed days."""
+        last = delta.last_commit(open_for_maintenance(contract, "optimize"))
+        with self._session({METADATA: maintenance_metadata(last).to_json()}) as spark:
             spark.sql(f"OPTIMIZE {_name(contract)}").collect()
         return self._newest(contract)
 
     def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = (), *, delete: bool = True) -> int:
-        """By delta-rs: Spark's VACUUM counts in hours only, so to spare an old version it would spare all that came
-        after it.
-        """
+        """With delta-rs: to keep an old version, Spark's VACUUM, which only counts hours, would keep all newer ones."""
         from lake.commits.delta_rs import DeltaRs
 
         return DeltaRs().vacuum(contract, older_than, keep, delete=delete)
 
     @contextmanager
     def _session(self, options: dict[str, str]) -> Iterator[SparkSession]:
-        """The session, set for the one statement inside."""
+        """The session with these options set for one statement."""
         from etl.engine import session
 
         spark = session()
@@ -102,21 +94,21 @@ class DeltaSpark:
                 for name in options:
                     spark.conf.unset(name)
 
-    def _settled(self, contract: Table, ours: CommitMarker) -> int:
-        """The version that was made, once the log says that it is ours and the newest."""
+    def _confirm(self, contract: Table, marker: CommitMarker) -> int:
+        """The version of this commit; PublishError unless the log has it as its newest."""
         newest = self._newest(contract)
-        made = _metadata(contract, ours.version, newest)
-        if (newest, made) == (ours.version, ours.metadata):
+        recorded = _metadata(contract, marker.version, newest)
+        if (newest, recorded) == (marker.version, marker.metadata):
             return newest
-        if made == ours.metadata:
-            told = f"this run made version {ours.version}, and others went on to {newest}. Nothing is lost"
+        if recorded == marker.metadata:
+            problem = f"this run made version {marker.version}, and others went on to {newest}. Nothing is lost"
         else:
-            what = "another's" if newest >= ours.version else "not there"
-            told = (
-                f"version {ours.version} was to be written, and it is {what}: a client that was killed may have left"
+            what = "another's" if newest >= marker.version else "not there"
+            problem = (
+                f"version {marker.version} was to be written, and it is {what}: a client that was killed may have left"
                 " its statement on the server. Nothing of this run was written"
             )
-        raise PublishError(f"{contract.qualified}: {told}; run the interval again")
+        raise PublishError(f"{contract.qualified}: {problem}; run the interval again")
 
     def _newest(self, contract: Table) -> int:
         newest = delta.version_of(contract.qualified) or 0
@@ -127,32 +119,32 @@ class DeltaSpark:
 def _write(contract: Table, staged: Sequence[Path], mode: str, options: dict[str, str]) -> None:
     from etl.engine import session
 
-    with _refusals(contract):
+    with _translate_conflicts(contract):
         _rows(session(), contract, staged).write.format("delta").mode(mode).options(**options).save(
             str(settings.table_path(contract.qualified))
         )
 
 
 @contextmanager
-def _refusals(contract: Table) -> Iterator[None]:
-    """What Delta says of conflicting commits, in a sentence."""
+def _translate_conflicts(contract: Table) -> Iterator[None]:
+    """Raise PublishError for Delta's errors of conflicting commits."""
     try:
         yield
     except Exception as error:
         if "Concurrent" not in str(error):
             raise
-        told = str(error).splitlines()[0]
+        message = str(error).splitlines()[0]
         raise PublishError(
-            f"{contract.qualified}: another writer committed at the same time ({told}). Nothing was written; run the"
+            f"{contract.qualified}: another writer committed at the same time ({message}). Nothing was written; run the"
             " interval again"
         ) from error
 
 
 def _metadata(contract: Table, version: int, newest: int) -> str | None:
-    """What delta-spark recorded in a commit."""
+    """The user metadata of the commit that made a version."""
     table = delta.open_to_write(contract.qualified)
-    later = table.history(newest - version + 1) if table and newest >= version else []
-    return next((one.get("userMetadata") for one in later if one["version"] == version), None)
+    commits = table.history(newest - version + 1) if table and newest >= version else []
+    return next((commit.get("userMetadata") for commit in commits if commit["version"] == version), None)
 
 
 def _name(contract: Table) -> str:

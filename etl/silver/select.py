@@ -18,7 +18,7 @@ def clean(table: Table, source: Table, rows: DataFrame) -> DataFrame:
     """One row per row that came in, in the contract's columns and the audit columns of bronze. What cannot be cast is
     NULL, for the audit to find.
     """
-    return rows.select(*(_cell(column, source.column(column.made_of)) for column in table.columns), *PROVENANCE)
+    return rows.select(*(_cell(column, source.column(column.source_name)) for column in table.columns), *PROVENANCE)
 
 
 def _cell(column: Column, source: Column) -> SparkColumn:

@@ -1,7 +1,7 @@
 """The landing zone: `<landing>/<table>/<YYYY-MM-DD>/<file>.parquet|csv`, in a folder or in a bucket.
 
-Find the files of an interval and read each into typed rows. A file that cannot be trusted as a whole (torn, a column
-missing, a column of another kind) stops the table. A cell that does not fit its column only rejects its row.
+Find the files of an interval and read each into typed rows. A file that cannot be trusted (cut short, a missing column,
+a column of another type) stops the table. A cell that does not fit its column only rejects its row.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
 
 FORMATS = (".parquet", ".csv")
 MAGIC = {b"PAR1": "it is a parquet file, so its name should end in .parquet", b"\x1f\x8b": "it is compressed by gzip"}
-"""First bytes of files that are no CSV, and what they are."""
+"""First bytes of files that are not CSV -> what they are."""
 BLOCK = 1 << 20
-"""Bytes that the CSV parser works on at a time, if no record needs more: its own default."""
+"""Block size of the CSV parser in bytes, unless a record needs more: its own default."""
 LARGEST_BLOCK = 2**31 - 1
-"""More bytes the parser cannot count."""
-HELD = 32 << 20
-"""Bytes of small objects that a load keeps in memory between hashing and reading them."""
+"""The parser's limit."""
+CACHE_BYTES = 32 << 20
+"""Bytes of small objects that a load caches between hashing and reading them."""
 FEW_CELLS = 64
-"""Of so many cells that do not all fit, each is cast by itself."""
+"""Up to this many cells, of which one does not fit, are cast one by one."""
 AUDIT_NAMES = tuple(column.name for column in AUDIT_COLUMNS)
 YEARS = (1900, 2199)
-"""First and last year of a folder and of a table's time column. A date outside is a placeholder (0001-01-01,
-9999-12-31) or a unit mistaken, and days are computed from it.
+"""First and last year of folders and of time columns. Dates outside are placeholders (0001-01-01, 9999-12-31) or in
+the wrong unit, and must not enter date arithmetic.
 """
 
 
@@ -60,7 +60,7 @@ class LandingError(RuntimeError):
 class LandedFile:
     """One file: `name` is its path relative to the landing zone, `day` its folder's date.
 
-    `source` is the file in the state in which it was hashed; None if it was not.
+    `source` is the version of the file that was hashed; None if it was not hashed.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class LandedFile:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that has a cell which does not fit: the row as JSON, and why."""
+    """A row with a cell that does not fit its column: the row as JSON, and the reasons."""
 
     file: str
     day: date
@@ -81,7 +81,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Content:
-    """What is in a file: the rows that fit, typed as the contract says, the others, and how many there were."""
+    """The content of a file: valid rows in the contract's types, rejected rows, and the number of all."""
 
     rows: pa.Table
     rejected: tuple[Rejected, ...]
@@ -89,11 +89,11 @@ class Content:
 
 
 Raw: TypeAlias = "tuple[pa.Table, list[Rejected], int]"
-"""Rows whose types are not judged yet, those that could not be read, and how many there were."""
+"""Rows before the cast to the contract's types, rows that could not be parsed, and the number of all."""
 
 
 def require() -> Path:
-    """The landing zone, or an error that says how to get one."""
+    """The path of the landing zone; LandingError when there is none."""
     root = settings.landing()
     if not storage.is_folder(root):
         raise LandingError(
@@ -104,59 +104,57 @@ def require() -> Path:
 
 
 def files(table: Table, interval: Interval | None = None) -> list[LandedFile]:
-    """The files of a table that landed under a date of the interval (or any), oldest folder first.
+    """The files of a table that landed on a day of the interval (or any day), oldest folder first.
 
-    Hidden and half-written files (.x, _x, x.tmp) are passed over. Symbolic links are followed within the landing zone
-    only.
+    Hidden and unfinished files (.x, _x, x.tmp) are skipped. Symbolic links are only followed within the landing zone.
     """
     root = require()
     days = _days(root, table, interval)
     folders = [folder for _, folder in days]
-    found = []
-    for (day, folder), inside in zip(days, _checked(table, root, folders, storage.entries_of(folders)), strict=True):
-        name = _within(root, folder)
-        for entry in sorted(inside, key=lambda entry: entry.name):
+    landed = []
+    listings = _visible_contents(table, root, folders, storage.entries_of(folders))
+    for (day, folder), listing in zip(days, listings, strict=True):
+        name = _relative(root, folder)
+        for entry in sorted(listing, key=lambda entry: entry.name):
             file = LandedFile(_as_path(root, entry.path), f"{name}/{entry.name}", day)
-            found.append((entry, file))
-    for entry, file in found:
+            landed.append((entry, file))
+    for entry, file in landed:
         _ensure_format(table, file, entry)
-    return [file for _, file in found]
+    return [file for _, file in landed]
 
 
 def _as_path(root: Path, path: str) -> Path:
-    """The path of an entry, in the class that the landing zone's has."""
+    """The path of an entry, in the class of the landing zone's path."""
     return type(root)(path)
 
 
 def digest(table: Table, file: LandedFile) -> tuple[str, Source]:
-    """SHA-256 of the file's bytes, in hex, and the file in the state that has it."""
+    """SHA-256 of the file's bytes, in hex, and the version of the file that has it."""
     try:
         return storage.digest(file.path)
     except OSError as error:
         raise _unreadable(table, file, "a file", error.strerror or str(error)) from error
 
 
-def digests(table: Table, found: Sequence[LandedFile]) -> Iterator[tuple[LandedFile, str]]:
-    """Each file with the SHA-256 of its bytes, in their order.
+def digests(table: Table, landed: Sequence[LandedFile]) -> Iterator[tuple[LandedFile, str]]:
+    """Each file, in order, with the SHA-256 of its bytes.
 
-    The files are in the states that were hashed: `read` raises ChangedError for one that is in another state by then.
-    Of small objects the first HELD bytes stay in memory, and are not fetched again.
+    Each file's `source` is the version that was hashed: `read` raises ChangedError if the file has changed since. Small
+    objects are cached, up to CACHE_BYTES, and not fetched again.
     """
-    held = 0
-    hashes = storage.side_by_side(partial(digest, table), found, settings.landing())
-    for file, (sha256, source) in zip(found, hashes, strict=True):
-        held += source.held
-        if held > HELD:
+    cached_bytes = 0
+    hashes = storage.map_concurrently(partial(digest, table), landed, settings.landing())
+    for file, (sha256, source) in zip(landed, hashes, strict=True):
+        cached_bytes += source.cached_bytes
+        if cached_bytes > CACHE_BYTES:
             source.release()
         yield LandedFile(file.path, file.name, file.day, source), sha256
 
 
 def _days(root: Path, table: Table, interval: Interval | None = None) -> list[tuple[date, str]]:
-    """The day folders of a table, oldest first. A long past has thousands, so they are no `Path`s, and what a name
-    means is found once.
-    """
+    """The day folders of a table, oldest first: as strings and with cached dates, because there can be thousands."""
     start, end = (interval.start, interval.end) if interval else (date.min, date.max)
-    found = []
+    days = []
     folder = root / table.name
     if not storage.is_remote(root):
         if folder.is_symlink():
@@ -166,54 +164,56 @@ def _days(root: Path, table: Table, interval: Interval | None = None) -> list[tu
     for entry in _visible_entries(table, root, str(folder)):
         day = _day_of(entry.name)
         if not day or not entry.is_dir():
-            _refuse_folder(table, entry)
+            _raise_for_folder(table, entry)
         if start <= day < end:
-            found.append((day, entry.path))
-    return sorted(found)
+            days.append((day, entry.path))
+    return sorted(days)
 
 
 def _visible_entries(table: Table, root: Path, folder: str) -> list[AnyEntry]:
-    """What lies in a folder, without hidden and half-written files."""
-    return next(_checked(table, root, [folder], map(storage.entries, [folder])))
+    """The contents of a folder, without hidden and unfinished files."""
+    return next(_visible_contents(table, root, [folder], map(storage.entries, [folder])))
 
 
-def _checked(
+def _visible_contents(
     table: Table,
     root: Path,
     folders: Sequence[str],
     listings: Iterator[Sequence[AnyEntry]],
 ) -> Iterator[list[AnyEntry]]:
-    """What lies in each folder, without hidden and half-written files.
+    """The contents of each folder, without hidden and unfinished files.
 
     Raises LandingError for a name that is not UTF-8, and for a link out of the landing zone.
     """
     for folder in folders:
         try:
-            inside = next(listings)
+            listing = next(listings)
         except OSError as error:
-            refusal = f"the folder {_within(root, folder)} cannot be listed ({error.strerror})"
-            raise LandingError(f"{table.qualified}: {refusal}. Let this user read it, then run again") from error
-        found = [entry for entry in inside if _visible(entry.name)]
-        for entry in found:
+            raise LandingError(
+                f"{table.qualified}: the folder {_relative(root, folder)} cannot be listed ({error.strerror}). Let this"
+                " user read it, then run again"
+            ) from error
+        visible = [entry for entry in listing if _visible(entry.name)]
+        for entry in visible:
             if not entry.name.isascii():
                 _ensure_utf8(table, root, entry.path)
             if entry.is_symlink():
                 _ensure_inside(table, root, entry.path)
-        yield found
+        yield visible
 
 
 def _prefix(root: Path) -> str:
     return str(root).rstrip("/") + "/"
 
 
-def _within(root: Path, path: str) -> str:
+def _relative(root: Path, path: str) -> str:
     """The path relative to the landing zone."""
     return path.removeprefix(_prefix(root))
 
 
 def _ensure_utf8(table: Table, root: Path, path: str) -> None:
-    """Raise LandingError for a name that Python holds with surrogates; neither a table nor a log can."""
-    name = _within(root, path)
+    """Raise LandingError for a name that is not UTF-8: Python's surrogates fit in no table or log."""
+    name = _relative(root, path)
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -224,11 +224,10 @@ def _ensure_utf8(table: Table, root: Path, path: str) -> None:
 
 
 def _ensure_inside(table: Table, root: Path, link: str) -> None:
-    """Raise LandingError for a symbolic link whose target is not in the landing zone, which itself may be a link.
-
-    The target is not opened.
+    """Raise LandingError for a symbolic link out of the landing zone, which may be a link itself. The target is not
+    opened.
     """
-    name = _within(root, link)
+    name = _relative(root, link)
     try:
         target = os.path.realpath(link, strict=True)
     except OSError as error:
@@ -268,7 +267,7 @@ def _visible(name: str) -> bool:
 
 @lru_cache(1 << 16)
 def _day_of(name: str) -> date | None:
-    """The day that a folder's name says; None when it says none."""
+    """The day that a folder's name stands for; None when it is not a date in YEARS."""
     try:
         day = date.fromisoformat(name)
     except ValueError:
@@ -276,7 +275,8 @@ def _day_of(name: str) -> date | None:
     return day if YEARS[0] <= day.year <= YEARS[1] else None
 
 
-def _refuse_folder(table: Table, entry: AnyEntry) -> NoReturn:
+def _raise_for_folder(table: Table, entry: AnyEntry) -> NoReturn:
+    """Raise LandingError: the entry is not the folder of a day."""
     name = f"{table.name}/{entry.name}"
     if not entry.is_dir():
         raise LandingError(
@@ -297,10 +297,8 @@ def _refuse_folder(table: Table, entry: AnyEntry) -> NoReturn:
 
 
 def coverage(tables: tuple[Table, ...]) -> Interval:
-    """The days from the first folder of any of these tables to the last, so that a run outside of them can be
-    refused.
-    """
-    _refuse_misspelt_tables(tables)
+    """The days from the first to the last folder of these tables. LandingError when there is none."""
+    _ensure_tables_are_spelled_right(tables)
     ends = [day for table in tables for day in _ends(table)]
     if not ends:
         raise LandingError(
@@ -311,17 +309,15 @@ def coverage(tables: tuple[Table, ...]) -> Interval:
 
 
 def _ends(table: Table) -> Iterator[date]:
-    """The first and the last day under which a file of the table lies; other folders are not looked into."""
+    """The first and the last day with a file of the table. The folders in between are not listed."""
     root = require()
     days = _days(root, table)
-    for towards_the_middle in (days, reversed(days)):
-        yield from islice((day for day, folder in towards_the_middle if _visible_entries(table, root, folder)), 1)
+    for outside_in in (days, reversed(days)):
+        yield from islice((day for day, folder in outside_in if _visible_entries(table, root, folder)), 1)
 
 
-def _refuse_misspelt_tables(tables: tuple[Table, ...]) -> None:
-    """A folder under nearly a table's name would never be loaded, and nobody would notice. Other folders are none of
-    our business.
-    """
+def _ensure_tables_are_spelled_right(tables: tuple[Table, ...]) -> None:
+    """Raise LandingError for a folder whose name is close to a table's: it would silently never be loaded."""
     names = [table.name for table in tables]
     for folder in sorted(storage.entries(str(require())), key=lambda entry: entry.name):
         near = difflib.get_close_matches(folder.name, names, 1, 0.8)
@@ -333,7 +329,7 @@ def _refuse_misspelt_tables(tables: tuple[Table, ...]) -> None:
 
 
 def _printable(name: str) -> str:
-    """The name; bytes that are not UTF-8 as escapes."""
+    """The name, with escapes for bytes that are not UTF-8."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
@@ -342,11 +338,11 @@ def read(table: Table, file: LandedFile) -> Content:
     return _read(table, file, file.source or storage.source(file.path))
 
 
-def read_each(table: Table, found: Sequence[LandedFile]) -> Iterator[tuple[LandedFile, Content]]:
-    """Each file with its rows, in their order. Small objects are fetched while those before them are read."""
-    sources = (file.source or storage.source(file.path) for file in found)
-    fetched = storage.side_by_side(lambda source: source.fetch(), sources, settings.landing())
-    for file, source in zip(found, fetched, strict=True):
+def read_each(table: Table, landed: Sequence[LandedFile]) -> Iterator[tuple[LandedFile, Content]]:
+    """Each file, in order, with its rows. Small objects are prefetched."""
+    sources = (file.source or storage.source(file.path) for file in landed)
+    fetched = storage.map_concurrently(lambda source: source.fetch(), sources, settings.landing())
+    for file, source in zip(landed, fetched, strict=True):
         content = _read(table, file, source)
         source.release()
         yield file, content
@@ -355,11 +351,11 @@ def read_each(table: Table, found: Sequence[LandedFile]) -> Iterator[tuple[Lande
 def _read(table: Table, file: LandedFile, source: Source) -> Content:
     columns = [column for column in table.columns if column.name not in AUDIT_NAMES]
     raw, unreadable, total = (_read_csv if file.path.suffix == ".csv" else _read_parquet)(table, file, source, columns)
-    source.ensure_same()
+    source.ensure_unchanged()
     return _typed(
         table,
         file,
-        raw.select([column.made_of for column in columns]).rename_columns([column.name for column in columns]),
+        raw.select([column.source_name for column in columns]).rename_columns([column.name for column in columns]),
         columns,
         unreadable,
         total,
@@ -367,7 +363,7 @@ def _read(table: Table, file: LandedFile, source: Source) -> Content:
 
 
 def _read_parquet(table: Table, file: LandedFile, source: Source, columns: list[Column]) -> Raw:
-    """The columns as they are; no row of a parquet file is unreadable by itself."""
+    """The columns in the file's types. Rows of a parquet file cannot fail one by one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -380,25 +376,25 @@ def _read_parquet(table: Table, file: LandedFile, source: Source, columns: list[
 
 
 def _read_csv(table: Table, file: LandedFile, source: Source, columns: list[Column]) -> Raw:
-    """Every cell as text: types are judged later, cell by cell, so that one bad cell costs one row.
+    """Every cell as text: casting comes later, cell by cell, so that one bad cell rejects one row.
 
-    Raises LandingError unless the parser comes to as many records as the lines do.
+    Raises LandingError unless the parser finds as many records as the lines have.
     """
     import pyarrow as pa
     from pyarrow import csv
 
     lines = _lines(table, file, source, columns)
     _ensure_columns(table, file, columns, lines.header)
-    goes_on = "a cell goes on after its closing quote"
+    reason = "a cell goes on after its closing quote"
     malformed = csv_lines.text(source, lines.malformed)
-    rejected = [Rejected(file.name, file.day, json.dumps({"line": line}), (goes_on,)) for line in malformed]
+    rejected = [Rejected(file.name, file.day, json.dumps({"line": line}), (reason,)) for line in malformed]
 
-    def keep(row: Any) -> str:
+    def reject(row: Any) -> str:
         reason = f"the line has {row.actual_columns} fields, the header has {row.expected_columns}"
         rejected.append(Rejected(file.name, file.day, json.dumps({"line": row.text}), (reason,)))
         return "skip"
 
-    names = [column.made_of for column in columns]
+    names = [column.source_name for column in columns]
     convert = csv.ConvertOptions(
         include_columns=names,
         column_types=dict.fromkeys(names, pa.string()),
@@ -406,7 +402,7 @@ def _read_csv(table: Table, file: LandedFile, source: Source, columns: list[Colu
         null_values=[""],
         quoted_strings_can_be_null=False,
     )
-    parse = csv.ParseOptions(invalid_row_handler=keep, newlines_in_values=lines.spanning)
+    parse = csv.ParseOptions(invalid_row_handler=reject, newlines_in_values=lines.spanning)
     content = pa.BufferReader(csv_lines.without(source, lines.malformed)) if lines.malformed else source.for_arrow()
     try:
         rows = csv.read_csv(content, csv.ReadOptions(block_size=_block_size(table, file, lines)), parse, convert)
@@ -423,9 +419,9 @@ def _read_csv(table: Table, file: LandedFile, source: Source, columns: list[Colu
 
 
 def _block_size(table: Table, file: LandedFile, lines: Lines) -> int:
-    """Bytes that the parser takes at a time: a record at least, and the whole file where records span lines.
+    """The parser's block size in bytes: at least a record, and the whole file where records span lines.
 
-    It drops the LF of a CR LF inside of a cell that lies across two blocks (apache/arrow#51368).
+    Arrow drops the LF of a CR LF in a cell that spans two blocks (apache/arrow#51368).
     """
     needed = max(BLOCK, (lines.size if lines.spanning else lines.longest) + 1)
     if needed > LARGEST_BLOCK:
@@ -440,19 +436,19 @@ def _block_size(table: Table, file: LandedFile, lines: Lines) -> int:
 
 
 def _lines(table: Table, file: LandedFile, source: Source, columns: list[Column]) -> Lines:
-    """The account of the file's lines; LandingError where they do not add up. Its message holds no cell of the file."""
+    """Scan the file's lines; LandingError where they do not add up to records. The message has no cell of the file."""
     try:
         with source.open("rb") as content:
             start = content.read(4)
-        if other := next((what for magic, what in MAGIC.items() if start.startswith(magic)), ""):
-            raise _unreadable(table, file, "CSV", other)
-        return csv_lines.scan(source, [column.made_of for column in columns if column.multiline])
+        if other_format := next((what for magic, what in MAGIC.items() if start.startswith(magic)), ""):
+            raise _unreadable(table, file, "CSV", other_format)
+        return csv_lines.scan(source, [column.source_name for column in columns if column.multiline])
     except LineError as error:
         remedy = ""
         if error.column is not None:
             where = (
                 f"in column {error.column}"
-                if error.column in {column.made_of for column in columns}
+                if error.column in {column.source_name for column in columns}
                 else "in a column that the contract does not have"
             )
             remedy = (
@@ -465,25 +461,27 @@ def _lines(table: Table, file: LandedFile, source: Source, columns: list[Column]
         raise _unreadable(table, file, "CSV", error.strerror or str(error)) from error
 
 
-def _unreadable(table: Table, file: LandedFile, kind: str, error: Exception | str, remedy: str = "") -> LandingError:
+def _unreadable(
+    table: Table, file: LandedFile, file_format: str, error: Exception | str, remedy: str = ""
+) -> LandingError:
     message = " ".join(str(error).split()).rstrip(".")
     return LandingError(
-        f"{table.qualified}: {file.name} cannot be read as {kind} ({message}).{remedy} Land the file again; nothing of"
-        " this table was published"
+        f"{table.qualified}: {file.name} cannot be read as {file_format} ({message}).{remedy} Land the file again;"
+        " nothing of this table was published"
     )
 
 
 def _ensure_columns(table: Table, file: LandedFile, columns: list[Column], got: Sequence[str]) -> None:
-    _refuse_missing(table, file, columns, got)
-    _refuse_doubled(table, file, columns, got)
+    _ensure_none_is_missing(table, file, columns, got)
+    _ensure_no_duplicates(table, file, columns, got)
 
 
-def _refuse_missing(table: Table, file: LandedFile, columns: list[Column], got: Sequence[str]) -> None:
-    known = [column.made_of for column in columns]
-    missing = [name for name in known if name not in got]
+def _ensure_none_is_missing(table: Table, file: LandedFile, columns: list[Column], got: Sequence[str]) -> None:
+    expected = [column.source_name for column in columns]
+    missing = [name for name in expected if name not in got]
     if not missing:
         return
-    extra = {name.strip().lower(): name for name in got if name not in known}
+    extra = {name.strip().lower(): name for name in got if name not in expected}
     guesses = [
         f"{extra[near[0]]} instead of {name}"
         for name in missing
@@ -496,7 +494,7 @@ def _refuse_missing(table: Table, file: LandedFile, columns: list[Column], got: 
             " in its header."
         )
     if file.path.suffix == ".csv" and not any(
-        difflib.get_close_matches(name.strip().lower(), [name.lower() for name in known], 1, 0.8) for name in got
+        difflib.get_close_matches(name.strip().lower(), [name.lower() for name in expected], 1, 0.8) for name in got
     ):
         # Without a header the first line is data, which no message may show.
         hint = " Its first line names no column of the contract. Is the header missing?"
@@ -509,12 +507,12 @@ def _refuse_missing(table: Table, file: LandedFile, columns: list[Column], got: 
     )
 
 
-def _refuse_doubled(table: Table, file: LandedFile, columns: list[Column], got: Sequence[str]) -> None:
-    doubled = [column.made_of for column in columns if got.count(column.made_of) > 1]
-    if doubled:
+def _ensure_no_duplicates(table: Table, file: LandedFile, columns: list[Column], got: Sequence[str]) -> None:
+    duplicates = [column.source_name for column in columns if got.count(column.source_name) > 1]
+    if duplicates:
         raise LandingError(
-            f"{table.qualified}: {file.name} has {', '.join(doubled)} more than once. Got: {', '.join(got)}. Land the"
-            f" file again with the columns of contracts/bronze/{table.name}.py; nothing of this table was published"
+            f"{table.qualified}: {file.name} has {', '.join(duplicates)} more than once. Got: {', '.join(got)}. Land"
+            f" the file again with the columns of contracts/bronze/{table.name}.py; nothing of this table was published"
         )
 
 
@@ -533,10 +531,10 @@ def _typed(
     rows = pa.table(arrays, names=[column.name for column in columns])
     if not reasons:
         return Content(rows, tuple(unreadable), total)
-    why = sorted(reasons.items())
-    texts = _as_json(raw.take(pa.array([row for row, _ in why])))
+    by_row = sorted(reasons.items())
+    texts = _as_json(raw.take(pa.array([row for row, _ in by_row])))
     rejected = [
-        Rejected(file.name, file.day, text, tuple(causes)) for text, (_, causes) in zip(texts, why, strict=True)
+        Rejected(file.name, file.day, text, tuple(causes)) for text, (_, causes) in zip(texts, by_row, strict=True)
     ]
     keep = pa.array([row not in reasons for row in range(rows.num_rows)])
     return Content(rows.filter(keep), (*unreadable, *rejected), total)
@@ -545,7 +543,7 @@ def _typed(
 def _cast(
     table: Table, file: LandedFile, values: pa.ChunkedArray, column: Column
 ) -> tuple[pa.ChunkedArray, list[tuple[int, Any]]]:
-    """The column in its type, and the cells that do not fit (row, value); those become NULL."""
+    """The column in its type, with NULL where a cell does not fit, and those cells as (row, value)."""
     import pyarrow as pa
 
     try:
@@ -558,7 +556,7 @@ def _cast(
 
 
 def _cast_cells(table: Table, values: pa.ChunkedArray, column: Column) -> tuple[pa.ChunkedArray, list[tuple[int, Any]]]:
-    """The whole column at once; where that fails, each distinct value of it once."""
+    """`_cast` in one step; where that fails, each distinct value once."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -581,10 +579,10 @@ def _cast_cells(table: Table, values: pa.ChunkedArray, column: Column) -> tuple[
 
 
 def _cast_distinct(cells: pa.Array, column: Column) -> tuple[pa.ChunkedArray, np.ndarray]:
-    """The cells in the column's type, NULL where they do not fit, and a mask of those.
+    """The cells in the column's type, with NULL where they do not fit, and the mask of those cells.
 
-    What cannot be of the type, by its characters, is not tried. The rest is halved until the cells are found: a bad
-    cell among a million costs some eighty casts, not a million. Many bad ones cost a cast each.
+    A regular expression sorts out most bad cells. The others are found by bisection: one bad cell among a million costs
+    some eighty casts, many bad cells one cast each.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -610,7 +608,7 @@ def _cast_distinct(cells: pa.Array, column: Column) -> tuple[pa.ChunkedArray, np
 
 
 def _impossible(cells: pa.Array, column: Column) -> np.ndarray:
-    """Which cells of text hold characters that no value of the type has; none of other cells."""
+    """The mask of text cells that cannot be a value of the type; all false for cells that are not text."""
     import pyarrow.compute as pc
 
     pattern = _pattern(column.type)
@@ -620,8 +618,8 @@ def _impossible(cells: pa.Array, column: Column) -> np.ndarray:
     return ~matched
 
 
-def _pattern(kind: Type) -> str | None:
-    """A regular expression that each text matches which Arrow casts to the type, and many that it does not."""
+def _pattern(column_type: Type) -> str | None:
+    """A regular expression that matches all text which Arrow casts to the type, and some that it does not cast."""
     number = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
     leap = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29"
     day = (
@@ -636,35 +634,36 @@ def _pattern(kind: Type) -> str | None:
         DATE: day,
         TIMESTAMP: f"{day}(?:[ T]{clock})?",
     }
-    if isinstance(kind, DecimalType):
-        plain = rf"0*[0-9]{{0,{kind.precision - kind.scale}}}(?:\.[0-9]{{0,{kind.scale}}}0*)?"
-        # Arrow takes several signs of an exponent, and more digits than its own arithmetic holds
-        patterns[kind] = rf"[+-]?(?:{plain}|[0-9]*\.?[0-9]*[eE][+-]*[0-9]+|[0-9.]{{38,}})"
-    return rf"^(?:{patterns[kind]})$" if kind in patterns else None
+    if isinstance(column_type, DecimalType):
+        precision, scale = column_type.precision, column_type.scale
+        plain = rf"0*[0-9]{{0,{precision - scale}}}(?:\.[0-9]{{0,{scale}}}0*)?"
+        # Arrow accepts repeated signs of an exponent, and more digits than a decimal of its own has
+        patterns[column_type] = rf"[+-]?(?:{plain}|[0-9]*\.?[0-9]*[eE][+-]*[0-9]+|[0-9.]{{38,}})"
+    return rf"^(?:{patterns[column_type]})$" if column_type in patterns else None
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def _is_text(data_type: pa.DataType) -> bool:
     from pyarrow import types
 
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+    return bool(types.is_string(data_type) or types.is_large_string(data_type))
 
 
 def _decoded(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values instead of numbers of values."""
+    """The values without dictionary encoding."""
     import pyarrow as pa
 
     return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
 
 
 def _cast_text(values: pa.ChunkedArray, column: Column, *, whole: bool = True) -> pa.ChunkedArray:
-    """The values; ArrowInvalid for text that is not UTF-8: a parquet file may call any bytes text."""
-    if column.type == STRING and not (whole and _is_ascii(values)):  # which looks at the buffers behind a slice
+    """The values; ArrowInvalid for text that is not UTF-8, which a parquet file may contain."""
+    if column.type == STRING and not (whole and _is_ascii(values)):  # `_is_ascii` sees the whole buffers of a slice
         values.validate(full=True)
     return values
 
 
 def _fits(table: Table, values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray | None:
-    """Which values are finite numbers, and dates that days can be computed from; None where all are."""
+    """The mask of values that are finite numbers or dates in YEARS; None where the column has no such limit."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -677,7 +676,7 @@ def _fits(table: Table, values: pa.ChunkedArray, column: Column) -> pa.ChunkedAr
 
 
 def _is_ascii(values: pa.ChunkedArray) -> bool:
-    """Whether the buffers behind the text are ASCII, which is quick to see."""
+    """Whether the text buffers are ASCII: a quick check."""
     contents = (chunk.buffers()[2] for chunk in values.chunks)
     return all(np.frombuffer(content, np.uint8).max(initial=0) < 128 for content in contents if content is not None)
 
@@ -692,41 +691,46 @@ def _cast_all(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    wanted = arrow_type(column.type)
+    target = arrow_type(column.type)
     values = _decoded(values)
-    if _means_something_else(values.type, wanted):
-        raise pa.ArrowNotImplementedError(f"{values.type} is not {wanted}")
+    if _changes_meaning(values.type, target):
+        raise pa.ArrowNotImplementedError(f"{values.type} is not {target}")
     if (
-        pa.types.is_integer(wanted)
+        pa.types.is_integer(target)
         and _is_text(values.type)
         and pc.any(pc.match_substring(values, "x", ignore_case=True)).as_py()
     ):
         raise pa.ArrowInvalid("hexadecimal")  # Arrow would read 0x10 as 16
-    if not pa.types.is_timestamp(wanted):
-        return values.cast(wanted)
+    if not pa.types.is_timestamp(target):
+        return values.cast(target)
     if not pa.types.is_timestamp(values.type):
         values = _instants(values)
     if values.type.tz is None:
         values = pc.assume_timezone(values.cast(pa.timestamp("us"), safe=False), "UTC")
-    return values.cast(wanted, safe=False)
+    return values.cast(target, safe=False)
 
 
-def _means_something_else(got: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether Arrow would cast, and yet the value would not mean what it did: true is not 1, a duration no number, and
-    a number no instant in a unit we know.
+def _changes_meaning(got: pa.DataType, target: pa.DataType) -> bool:
+    """Whether Arrow casts, but to another meaning: true to 1, a duration to a number, a number to an instant in an
+    unknown unit.
     """
     from pyarrow import types
 
     if types.is_boolean(got):
-        return not types.is_boolean(wanted)
-    number = types.is_integer, types.is_floating, types.is_decimal
-    if types.is_temporal(wanted):
-        return any(one(got) for one in number)
-    return types.is_temporal(got) and any(one(wanted) for one in number)
+        return not types.is_boolean(target)
+    if types.is_temporal(target):
+        return _is_number(got)
+    return types.is_temporal(got) and _is_number(target)
+
+
+def _is_number(data_type: pa.DataType) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_integer(data_type) or types.is_floating(data_type) or types.is_decimal(data_type))
 
 
 def _instants(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """ISO dates or timestamps as text, with or without a zone, with up to nine digits of a second."""
+    """Instants of ISO dates or timestamps, with or without a zone, with up to nine digits of a second."""
     import pyarrow as pa
 
     for zone in (None, "UTC"):
@@ -737,7 +741,7 @@ def _instants(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _plain(cell: pa.Scalar) -> Any:
-    """The cell in Python; as text where Python has no such date, with escapes where it is not UTF-8."""
+    """The cell in Python: as text where Python has no such date, with escapes where it is not UTF-8."""
     try:
         return cell.as_py()
     except UnicodeDecodeError:
@@ -762,14 +766,14 @@ def _shown(value: Any) -> str:
 
 
 def _as_json(rows: pa.Table) -> list[str]:
-    """Each row as JSON."""
+    """The rows as JSON objects."""
     cells = [_plain_cells(column) for column in rows.columns]
     return [json.dumps(dict(zip(rows.column_names, row, strict=True)), default=str) for row in zip(*cells, strict=True)]
 
 
-def months(found: list[LandedFile]) -> Iterator[tuple[str, list[LandedFile]]]:
-    """The files in groups by the month in which they landed, such as `2017-01`."""
+def months(landed: list[LandedFile]) -> Iterator[tuple[str, list[LandedFile]]]:
+    """The files grouped by month of landing, such as `2017-01`."""
     groups: dict[str, list[LandedFile]] = {}
-    for file in found:
+    for file in landed:
         groups.setdefault(f"{file.day:%Y-%m}", []).append(file)
     yield from groups.items()

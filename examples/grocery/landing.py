@@ -50,7 +50,7 @@ def land(progress: Progress | None = None) -> Path:
     root = settings.landing()
     if is_landed():
         return root
-    for _ in storage.side_by_side(lambda file: _write(*file), _files(root, progress), root):
+    for _ in storage.map_concurrently(lambda file: _write(*file), _files(root, progress), root):
         pass
     storage.write_whole(root / MARKER, json.dumps({"layout": LAYOUT}).encode())
     return root

@@ -214,7 +214,7 @@ class PostgresBackend:
                     " MILLRACE_ONLINE. If not, let its pg_hba.conf admit this host"
                 ),
             )
-        fault = tls.named(text)
+        fault = tls.classify(text)
         if fault is tls.Fault.UNTRUSTED:
             known = conninfo_to_dict(self._url)
             host, port = str(known.get("host") or ""), str(known.get("port") or "5432")
@@ -222,7 +222,7 @@ class PostgresBackend:
                 known.get("sslrootcert") or os.environ.get("PGSSLROOTCERT") or Path.home() / ".postgresql" / "root.crt"
             )
             if port.isdecimal() and "," not in host:
-                fault = tls.found(host, int(port), None if authority == "system" else authority, postgres=True) or fault
+                fault = tls.probe(host, int(port), None if authority == "system" else authority, postgres=True) or fault
         return WORDS.explained(fault) if fault else None
 
     @contextmanager

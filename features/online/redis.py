@@ -290,13 +290,13 @@ class RedisBackend:
 
         A client and a server that do not speak alike part without a reason, so the server is asked once more.
         """
-        fault, known = tls.named(text), self.client.connection_pool.connection_kwargs
+        fault, known = tls.classify(text), self.client.connection_pool.connection_kwargs
         if fault is None and (host := known.get("host")):
             port = known.get("port", 6379)
             if not self.where.startswith("rediss://"):
-                fault = tls.Fault.ENCRYPTED if CUT.search(text) and tls.is_spoken(host, port) else None
+                fault = tls.Fault.ENCRYPTED if CUT.search(text) and tls.speaks_tls(host, port) else None
             elif CUT.search(text):
-                fault = tls.found(host, port, known.get("ssl_ca_certs"))
+                fault = tls.probe(host, port, known.get("ssl_ca_certs"))
             elif "Timeout connecting" in text:
                 fault = tls.Fault.PLAIN if _speaks_plainly(host, port) else None
         return WORDS.explained(fault) if fault else None

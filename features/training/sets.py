@@ -81,7 +81,7 @@ def create(
     BeyondHorizonError when labels lie after the horizon of `release`, unless that is allowed; then the manifest's
     `beyond_horizon` counts them.
     """
-    with _locked(f"training.{manifest.checked_name(name)}"):
+    with _locked(f"training.{manifest.validate_name(name)}"):
         if name in manifest.names():
             raise TrainingSetError(
                 f"there is a training set {name} already, and it is never altered. Choose another name, or see it:"
@@ -124,7 +124,7 @@ def rebuild(name: str, *, write: bool = True, say: Say = lambda _: None) -> Rebu
     """Make a training set again from its manifest and its labels. If the table was lost or altered it is put back,
     unless `write` is False.
     """
-    with _locked(f"training.{manifest.checked_name(name)}"):
+    with _locked(f"training.{manifest.validate_name(name)}"):
         made = manifest.read(name)
         wanted = defined_as(made)
         availability.ensure_there(made.versions, f"training set {name}")

@@ -1,6 +1,4 @@
-"""Committing: how rows get into a Delta table, the same on every engine. Which committer belongs to an engine is in
-`etl.commits`.
-"""
+"""Commit rows to a Delta table, the same way on every engine. `etl.commits` chooses the committer of an engine."""
 
 from __future__ import annotations
 
@@ -15,32 +13,29 @@ from lake.delta import CommitMetadata
 
 
 class Committer(Protocol):
-    """What can be done to a table. `publish` and `optimize` make one version, or none when there is nothing to do, and
-    return the newest version.
+    """Writes to a table. `publish` and `optimize` make at most one version and return the newest one.
 
     `staged` are parquet files with the contract's columns, on the table's file system. `base` is the version that the
-    work was based on (None for a new table): when the table has moved on, PublishError is raised and nothing is
-    written. `state` is what the commit records.
+    rows were computed from (None for a new table): PublishError when the table has a newer one, and nothing is
+    written. `metadata` goes into the commit.
     """
 
     def publish(
         self,
         contract: Table,
         staged: Sequence[Path],
-        state: CommitMetadata,
+        metadata: CommitMetadata,
         *,
         base: int | None,
         replace: Sequence[Interval] = (),
         whole: bool = False,
     ) -> int:
-        """Append the rows; `replace` names the days of these rows, and whatever else the table holds there goes in the
-        same commit; `whole` replaces all rows.
-        """
+        """Append the rows, and in the same commit remove the old rows of the days `replace`, or all if `whole`."""
 
     def optimize(self, contract: Table) -> int:
-        """Write small files together. No row changes, and what was built from the table stays up to date."""
+        """Compact small files. No row changes, so tables built from this one stay up to date."""
 
     def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = (), *, delete: bool = True) -> int:
-        """Delete data files that no version needs that is younger than `older_than` or in `keep`, or only count them.
-        Returns how many. No row changes here either.
+        """Delete the data files that no version in `keep` or younger than `older_than` needs; without `delete`, only
+        count them. Returns how many. No row changes.
         """

@@ -1,9 +1,9 @@
-"""Commits by delta-rs, in this process: for Sail, and for any engine that has no Delta of its own."""
+"""Commit with delta-rs, in this process: for Sail, and any engine without a Delta of its own."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace as changed
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -25,60 +25,61 @@ class DeltaRs:
         self,
         contract: Table,
         staged: Sequence[Path],
-        state: CommitMetadata,
+        metadata: CommitMetadata,
         *,
         base: int | None,
         replace: Sequence[Interval] = (),
         whole: bool = False,
     ) -> int:
-        """Move the files under the table and commit them."""
-        return publishing.publish(contract, staged, state, base=base, replace=replace, whole=whole)
+        """Move the files into the table's folder and commit them."""
+        return publishing.publish(contract, staged, metadata, base=base, replace=replace, whole=whole)
 
     def optimize(self, contract: Table) -> int:
-        """Compaction; the commit repeats the last state, with no day touched."""
-        table = open_to_tidy(contract, "optimize")
-        table.optimize.compact(commit_properties=_properties(untouched(delta.last_state(table)), table))
-        return publishing.settled(contract, table)
+        """Compact. The commit repeats the last metadata, with no changed days."""
+        table = open_for_maintenance(contract, "optimize")
+        table.optimize.compact(commit_properties=_properties(maintenance_metadata(delta.last_commit(table)), table))
+        return publishing.finish_commit(contract, table)
 
     def vacuum(self, contract: Table, older_than: timedelta, keep: Sequence[int] = (), *, delete: bool = True) -> int:
-        """Versions in `keep` keep their files, however old. Two commits frame the deletion; like that of a compaction
-        they repeat the last state.
+        """Versions in `keep` keep their files, however old. delta-rs commits before and after the deletion; both repeat
+        the last metadata, as for a compaction.
         """
-        table = open_to_tidy(contract, "vacuum") if delete else publishing.open_or_create(contract)
+        table = open_for_maintenance(contract, "vacuum") if delete else publishing.open_or_create(contract)
         hours = int(older_than / timedelta(hours=1))
-        vacuuming = partial(
+        vacuum = partial(
             table.vacuum, hours, enforce_retention_duration=False, keep_versions=[*keep, table.version()], full=True
         )
         root = settings.table_path(contract.qualified)
-        there = {path.relative_to(root).as_posix() for path in storage.tree(root, ".parquet")}
-        unneeded = there.intersection(vacuuming(dry_run=True))  # it names files too that went long ago
+        existing = {path.relative_to(root).as_posix() for path in storage.tree(root, ".parquet")}
+        unneeded = existing.intersection(vacuum(dry_run=True))  # it also lists files deleted long ago
         if delete and unneeded:
-            vacuuming(dry_run=False, commit_properties=_properties(untouched(delta.last_state(table), "vacuum")))
-            publishing.settled(contract, table)
+            vacuum(
+                dry_run=False, commit_properties=_properties(maintenance_metadata(delta.last_commit(table), "vacuum"))
+            )
+            publishing.finish_commit(contract, table)
         return len(unneeded)
 
 
-def open_to_tidy(contract: Table, act: str) -> DeltaTable:
-    """The table, whose old versions are readable for as long as those of a new one. Former code left that out for
-    deleted files: a table gets it when it is tidied up.
-    """
+def open_for_maintenance(contract: Table, operation: str) -> DeltaTable:
+    """The table, with the retention of RETENTION: tables of earlier releases get it at their first maintenance."""
     table = publishing.open_or_create(contract)
     before = table.version()
-    publishing.keep_versions(table, _properties(untouched(delta.last_state(table), act), table))
+    publishing.ensure_retention(table, _properties(maintenance_metadata(delta.last_commit(table), operation), table))
     if table.version() > before:
-        publishing.settled(contract, table)
+        publishing.finish_commit(contract, table)
     return table
 
 
-def untouched(last: CommitMetadata | None, act: str = "optimize") -> CommitMetadata:
-    """The state of a commit that changes no row: that of the one before, by another name."""
-    return changed(last, run_id=act, touched=()) if last else CommitMetadata(act)
+def maintenance_metadata(last: CommitMetadata | None, operation: str = "optimize") -> CommitMetadata:
+    """The metadata of a commit that changes no row: that of the last commit, under the name of the operation."""
+    return dataclasses.replace(last, run_id=operation, changed_days=()) if last else CommitMetadata(operation)
 
 
-def _properties(state: CommitMetadata, fenced: DeltaTable | None = None) -> CommitProperties:
+def _properties(metadata: CommitMetadata, table: DeltaTable | None = None) -> CommitProperties:
+    """Properties of a commit; with `table`, fenced to its next version."""
     from deltalake import CommitProperties
 
-    transactions = publishing.fenced(fenced) if fenced else None
+    transactions = publishing.fence_transactions(table) if table else None
     return CommitProperties(
-        custom_metadata={METADATA_KEY: state.to_json()}, app_transactions=transactions, max_commit_retries=0
+        custom_metadata={METADATA_KEY: metadata.to_json()}, app_transactions=transactions, max_commit_retries=0
     )

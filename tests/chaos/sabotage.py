@@ -64,19 +64,19 @@ def no_lock() -> None:
     from lake import publishing
 
     publishing.locked = quarantine.locked = lambda _: nullcontext()  # type: ignore[assignment]
-    publishing.refuse_moved = lambda *_: None
+    publishing.ensure_version = lambda *_: None
 
 
 def two_commits() -> None:
     """Old rows are removed in one commit, and the rows that replace them are added in the next."""
     from lake import publishing
-    from lake.commits.delta_rs import untouched
+    from lake.commits.delta_rs import maintenance_metadata
 
     commit = publishing._commit
 
     def committed(table: Any, contract: Any, adds: Any, removes: Any, state: Any, once: str = "") -> None:
         if removes:
-            commit(table, contract, [], removes, untouched(state))
+            commit(table, contract, [], removes, maintenance_metadata(state))
             table.update_incremental()
         commit(table, contract, adds, [], state, once)
 

@@ -22,7 +22,7 @@ from deltalake import DeltaTable
 
 from bench import parity
 from contracts import catalog
-from lake.delta import METADATA_KEY, TIDYING
+from lake.delta import MAINTENANCE_RUNS, METADATA_KEY
 
 EMPTY = "no rows"
 LAYERS = ("bronze", "silver", "gold", "quarantine")
@@ -200,7 +200,7 @@ def _account(commit: Path) -> tuple[str, dict[str, int]] | None:
     if METADATA_KEY not in info:
         return None
     state = json.loads(info[METADATA_KEY])
-    if state["run_id"] in TIDYING or not state.get("account"):
+    if state["run_id"] in MAINTENANCE_RUNS or not state.get("account"):
         return None
     account = {name: state["account"][name] for name in ACCOUNT}
     return f"{state['touched']} {account}", account

@@ -86,14 +86,14 @@ class Shop:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(arrow(contract, rows), path)
         base = delta.version_of(name)
-        touched = (Interval(day, day + DAY),) if day else ()
+        changed_days = (Interval(day, day + DAY),) if day else ()
         whole = contract.load == Load.SNAPSHOT and base is not None
         publishing.publish(
             contract,
             [path] if rows else [],
-            CommitMetadata("run", touched=touched),
+            CommitMetadata("run", changed_days=changed_days),
             base=base,
-            replace=touched,
+            replace=changed_days,
             whole=whole,
         )
 

@@ -52,7 +52,7 @@ def use(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], lake: str,
 
 def mirror(zone: Path, remote: str) -> None:
     """Have the landing zone in the bucket hold what this one on the disk holds."""
-    root = bucket.place(remote)
+    root = bucket.to_path(remote)
     for path in storage.tree(root, ""):
         if not (zone / str(path).removeprefix(f"{root}/")).exists():
             storage.remove(path)

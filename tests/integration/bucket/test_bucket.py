@@ -277,7 +277,7 @@ def test_a_release_is_never_written_over(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_a_place_that_can_hold_no_lake_is_refused(root: str, told: str) -> None:
     with pytest.raises(bucket.StorageError, match=told):
-        storage.place(root)
+        storage.to_path(root)
 
 
 def test_an_endpoint_for_s3_alone_is_everyone_s(store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def test_a_store_that_refuses_writes_half_way_costs_the_run_and_nothing_else(
         turnstile.writes = writes
         told = (
             r"^(\w+\.\w+): the run failed \(The quota of the bucket is used up \(QuotaExceeded\)\)\. Published tables"
-            r" are intact\. See that the store has room"
+            r" are intact\. Check that the store has room"
         )
         with pytest.raises(RunError, match=told) as failure:
             carry(monkeypatch, "sail", lake, THEN)
@@ -80,7 +80,7 @@ def test_a_bucket_that_is_missing_is_named(shop: Shop, store: Gateway, monkeypat
 def test_wrong_credentials_are_named(shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, {**store.environment(), "AWS_SECRET_ACCESS_KEY": "another"}, f"s3://{BUCKET}/x")
     with pytest.raises(
-        StorageError, match=r"SignatureDoesNotMatch.*See that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right"
+        StorageError, match=r"SignatureDoesNotMatch.*Check that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right"
     ):
         pipeline.check_interval(*FIRST)
 
@@ -88,7 +88,7 @@ def test_wrong_credentials_are_named(shop: Shop, store: Gateway, monkeypatch: py
 def test_an_endpoint_where_nobody_listens_is_named(shop: Shop, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
     use(monkeypatch, {**KEYS, "AWS_ENDPOINT_URL": endpoint}, f"s3://{BUCKET}/x")
-    with pytest.raises(StorageError, match=rf"{endpoint} does not answer\. See that AWS_ENDPOINT_URL is right"):
+    with pytest.raises(StorageError, match=rf"{endpoint} does not answer\. Check that AWS_ENDPOINT_URL is right"):
         pipeline.check_interval(*FIRST)
 
 

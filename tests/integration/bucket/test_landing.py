@@ -66,7 +66,7 @@ class Zones:
         path = self.disk / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        storage.write_whole(bucket.place(self.remote) / name, content)
+        storage.write_whole(bucket.to_path(self.remote) / name, content)
 
     def answers(self, ask: Callable[[], Any]) -> tuple[Any, Any]:
         """What it returns, or its refusal, on the disk and in the bucket."""
@@ -299,7 +299,7 @@ def either(request: pytest.FixtureRequest, zones: Zones) -> Callable[[str, bytes
 @pytest.fixture
 def nothing_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if there were too many small files to keep them between hash and read."""
-    monkeypatch.setattr(landing, "HELD", 0)
+    monkeypatch.setattr(landing, "CACHE_BYTES", 0)
 
 
 @pytest.mark.usefixtures("nothing_held")
@@ -338,7 +338,7 @@ def test_small_objects_are_read_once_as_far_as_they_are_held(
     monkeypatch: pytest.MonkeyPatch,
     held: int,
 ) -> None:
-    monkeypatch.setattr(landing, "HELD", held)
+    monkeypatch.setattr(landing, "CACHE_BYTES", held)
     for name in "abcdefghijkl":
         zones.put(f"{FIRST}/{name}.csv", GOOD)
     hashed = [file for file, _ in landing.digests(CELLS, landing.files(CELLS))]
@@ -347,7 +347,7 @@ def test_small_objects_are_read_once_as_far_as_they_are_held(
     monkeypatch.setattr(bucket, "fetch", lambda path, *rest: fetched.append(path) or fetch(path, *rest))
     assert [content.total for _, content in landing.read_each(CELLS, hashed)] == [2] * 12
     assert len(fetched) == 12 - held // len(GOOD)
-    assert [file.source.held for file in hashed] == [0] * 12
+    assert [file.source.cached_bytes for file in hashed] == [0] * 12
 
 
 @pytest.mark.usefixtures("nothing_held")
@@ -380,7 +380,7 @@ def test_a_store_that_is_gone_before_a_file_is_read_is_told(
     hashed = [file for file, _ in landing.digests(CELLS, landing.files(CELLS))]
     endpoint = f"http://127.0.0.1:{free_port()}"
     use(monkeypatch, {**KEYS, "AWS_ENDPOINT_URL": endpoint}, str(home / "lake"), zones.remote)
-    with pytest.raises(StorageError, match=rf"{file} cannot be used: {endpoint} does not answer\. See that AWS"):
+    with pytest.raises(StorageError, match=rf"{file} cannot be used: {endpoint} does not answer\. Check that AWS"):
         list(landing.read_each(CELLS, hashed))
 
 
@@ -426,7 +426,7 @@ def test_a_store_that_cannot_be_used_is_named_with_the_remedy(
     use(monkeypatch, {**store.environment(), "AWS_SECRET_ACCESS_KEY": "another"}, lake, zone)
     with pytest.raises(
         StorageError,
-        match=r"^s3://lake/zone\S* cannot be used: .*SignatureDoesNotMatch.*See that AWS_ACCESS_KEY_ID and AWS_SECRET",
+        match=r"^s3://lake/zone\S* cannot be used: .*SignatureDoesNotMatch.*Check that AWS_ACCESS_KEY_ID and AWS",
     ) as caught:
         ask()
     assert "another" not in str(caught.value)
@@ -435,7 +435,7 @@ def test_a_store_that_cannot_be_used_is_named_with_the_remedy(
         ask()
     endpoint = f"http://127.0.0.1:{free_port()}"
     use(monkeypatch, {**KEYS, "AWS_ENDPOINT_URL": endpoint}, lake, zone)
-    with pytest.raises(StorageError, match=rf"{endpoint} does not answer\. See that AWS_ENDPOINT_URL is right"):
+    with pytest.raises(StorageError, match=rf"{endpoint} does not answer\. Check that AWS_ENDPOINT_URL is right"):
         ask()
 
 
@@ -486,10 +486,10 @@ def test_the_sample_lands_as_on_a_disk_although_it_was_killed(zones: Zones, monk
     sample.land()
     assert sample.is_landed()
     assert tree(settings.landing()) == expected
-    marks = {name: storage.source(settings.landing() / name).mark for name in expected}
+    fingerprints = {name: storage.source(settings.landing() / name).fingerprint for name in expected}
     storage.write_whole(settings.landing() / sample.SNAPSHOT_DAY.isoformat(), b"mine")
     sample.land()
-    assert {name: storage.source(settings.landing() / name).mark for name in expected} == marks
+    assert {name: storage.source(settings.landing() / name).fingerprint for name in expected} == fingerprints
 
 
 def test_the_landing_zone_is_named_in_lineage_as_the_spec_says(zones: Zones) -> None:

@@ -36,8 +36,8 @@ def write(client: str) -> object:
     """Write something to the lake, and read it."""
     table = f"{LAKE}/{client}"
     if client == "obstore":
-        storage.write_whole(bucket.place(table), b"1")
-        return storage.read(bucket.place(table))
+        storage.write_whole(bucket.to_path(table), b"1")
+        return storage.read(bucket.to_path(table))
     if client == "delta-rs":
         write_deltalake(table, pa.table({"a": [1]}), mode="overwrite")
         return DeltaTable(table).to_pyarrow_table().to_pydict()
@@ -69,7 +69,7 @@ WRONG = {
         "server",
         {"AWS_CA_BUNDLE": "stranger"},
         r"the certificate of https://127.0.0.1:\d+ is not trusted, since no authority known here has issued it\."
-        r" See that AWS_CA_BUNDLE \(\S+/stranger\.pem\) has the certificate of that authority, in PEM$",
+        r" Check that AWS_CA_BUNDLE \(\S+/stranger\.pem\) has the certificate of that authority, in PEM$",
     ),
     "no authority": (
         "server",
@@ -121,7 +121,7 @@ def test_what_is_wrong_is_told(
     started = time.monotonic()
     with pytest.raises(Exception) as failure:  # noqa: PT011 (each client has errors of its own)
         write(client)
-    fault, remedy = bucket.explained(str(failure.value)) or ("", "")
+    fault, remedy = bucket.explain(str(failure.value)) or ("", "")
     told = str(failure.value) if isinstance(failure.value, StorageError) else f"{fault}. {remedy}"
     assert time.monotonic() - started < 30
     assert re.search(sentence, told), told
@@ -143,4 +143,4 @@ def test_a_bundle_that_holds_no_authority_is_named(
         bundle.write_bytes(content)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
     with pytest.raises(StorageError, match=rf"^AWS_CA_BUNDLE names {bundle}, {fault}\. Name a file with"):
-        bucket.place(LAKE)
+        bucket.to_path(LAKE)

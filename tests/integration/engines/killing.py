@@ -26,7 +26,7 @@ from tests.unit.etl.visits import VISITS, of, staged, visit
 
 NAME = VISITS.qualified
 DAY = of("2017-03-01", "2017-03-02")
-STATE = CommitMetadata("struck", inputs={"bronze.visits": 1}, touched=(DAY,), code="abc")
+STATE = CommitMetadata("struck", inputs={"bronze.visits": 1}, changed_days=(DAY,), code="abc")
 COMMITTING = {str(Path(module.__file__)) for module in (delta_rs, delta_spark, publishing, files, storage)}
 THINKING = (
     "arrow_type",
@@ -40,7 +40,7 @@ THINKING = (
     "_add_action",
     "fenced",
     "untouched",
-    "refuse_moved",
+    "ensure_version",
     "_name",
 )
 """Functions that leave nothing behind."""

@@ -48,7 +48,7 @@ def row(number: int) -> dict[str, Any]:
 
 def runs() -> list[str]:
     """The run of each commit after the creation, newest first."""
-    return [state.run_id for state in delta.states(delta.open_table(NAME)) if state]
+    return [state.run_id for state in delta.commit_history(delta.open_table(NAME)) if state]
 
 
 def test_each_engine_has_its_own_committer(engine: str) -> None:
@@ -87,7 +87,7 @@ def test_rows_state_and_schema_come_back_as_they_were_given(engine: str) -> None
     state = CommitMetadata(
         "first",
         inputs={"bronze.visits": 3},
-        touched=(DAY,),
+        changed_days=(DAY,),
         horizon=date(2017, 3, 5),
         code="abc",
         account={"rows_in": 1},
@@ -97,7 +97,7 @@ def test_rows_state_and_schema_come_back_as_they_were_given(engine: str) -> None
     for wanted in (hostile, nothing):
         assert row(wanted["visit_id"]) == wanted
     assert str(row(1)["weight"]) == "-0.0"
-    assert delta.last_state(delta.open_table(NAME)) == state
+    assert delta.last_commit(delta.open_table(NAME)) == state
     append(visit(3), replace=[DAY])
     fields = {field.name: field for field in DeltaTable(str(settings.table_path(NAME))).schema().fields}
     assert (fields["visit_id"].nullable, fields["paid"].nullable) == (False, True)
@@ -152,15 +152,15 @@ def test_spark_refuses_an_empty_cell_in_a_required_column(
 
 
 def test_optimizing_changes_no_row_and_makes_nothing_out_of_date(engine: str) -> None:
-    state = CommitMetadata("run", inputs={"bronze.visits": 1}, touched=(DAY,), code="abc")
+    state = CommitMetadata("run", inputs={"bronze.visits": 1}, changed_days=(DAY,), code="abc")
     for number in (1, 2, 3):
         committer().publish(VISITS, [staged(visit(number))], state, base=delta.version_of(NAME))
     assert committer().optimize(VISITS) == 4
     assert ids() == [1, 2, 3]
     assert len(DeltaTable(str(settings.table_path(NAME))).file_uris()) == 1
     assert delta.changed_since(delta.open_table(NAME), 3) == ()
-    last = delta.last_state(delta.open_table(NAME))
-    assert (last.inputs, last.code, last.touched) == (state.inputs, state.code, ())
+    last = delta.last_commit(delta.open_table(NAME))
+    assert (last.inputs, last.code, last.changed_days) == (state.inputs, state.code, ())
 
 
 def test_vacuum_deletes_what_no_version_that_is_kept_needs(engine: str) -> None:
@@ -180,12 +180,12 @@ def test_vacuum_deletes_what_no_version_that_is_kept_needs(engine: str) -> None:
 
 
 def test_a_vacuum_makes_nothing_out_of_date(engine: str) -> None:
-    state = CommitMetadata("run", inputs={"bronze.visits": 1}, touched=(DAY,), code="abc")
+    state = CommitMetadata("run", inputs={"bronze.visits": 1}, changed_days=(DAY,), code="abc")
     for number in (1, 2):
         committer().publish(VISITS, [staged(visit(number))], state, base=delta.version_of(NAME), whole=True)
     assert committer().vacuum(VISITS, timedelta(0)) == 1
-    last = delta.last_state(delta.open_table(NAME))
-    assert (last.inputs, last.code, last.touched, last.run_id) == (state.inputs, state.code, (), "vacuum")
+    last = delta.last_commit(delta.open_table(NAME))
+    assert (last.inputs, last.code, last.changed_days, last.run_id) == (state.inputs, state.code, (), "vacuum")
     assert delta.changed_since(delta.open_table(NAME), 2) == ()
     append(visit(3), replace=[DAY])
     assert ids() == [3]

@@ -127,5 +127,5 @@ def test_two_processes_commit_through_spark_and_lose_no_row(
     table = delta.open_table("silver.visits")
     assert sorted(row["visit_id"] for row in rows("silver.visits")) == [0, 1, 2, 100, 101, 102]
     assert table.version() == 6
-    recorded = [state.run_id for state in delta.states(table) if state]
+    recorded = [state.run_id for state in delta.commit_history(table) if state]
     assert (recorded.count("one"), recorded.count("other")) == (3, 3)

@@ -34,7 +34,7 @@ EXPECTED = {
     "optimize": [1, 2],
     "vacuum": [1, 2],
 }
-TIDYING = ("optimize", "vacuum")
+MAINTENANCE_RUNS = ("optimize", "vacuum")
 AROUND = ("before _session", "before _newest", "after sync_log")
 """The steps beside the statement of delta-spark and of the log."""
 ALL = (
@@ -65,7 +65,7 @@ def prepare(home: Path, act: str, monkeypatch: pytest.MonkeyPatch) -> Path:
         rows_of = [[visit(1)], [visit(2, "2017-03-02")]] if act == "optimize" else [[visit(1), visit(2, "2017-03-02")]]
         for number, some in enumerate(rows_of):
             committer().publish(
-                VISITS, [staged(*some)], CommitMetadata("first", code="abc", touched=(DAY,)), base=number or None
+                VISITS, [staged(*some)], CommitMetadata("first", code="abc", changed_days=(DAY,)), base=number or None
             )
         (settings.table_path(NAME) / "part-unneeded.parquet").write_bytes(b"")
     return home
@@ -97,7 +97,7 @@ def rerun(act: str) -> None:
     be refused, and is tried again.
     """
     deadline = time.monotonic() + patience.SECONDS
-    while delta.last_state(delta.open_table(NAME)) != STATE:
+    while delta.last_commit(delta.open_table(NAME)) != STATE:
         try:
             ACTS[act]()
         except PublishError:
@@ -120,8 +120,8 @@ def check(act: str, step: str, home: Path, url: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MILLRACE_ENGINE", url)
     rerun(act)
     assert found() == EXPECTED[act], step
-    runs = [state.run_id for state in delta.states(delta.open_to_write(NAME)) if state]
-    assert act in TIDYING or runs.count("struck") == 1, step
+    runs = [state.run_id for state in delta.commit_history(delta.open_to_write(NAME)) if state]
+    assert act in MAINTENANCE_RUNS or runs.count("struck") == 1, step
     monkeypatch.setenv("MILLRACE_ENGINE", "sail")
     committer().publish(VISITS, [staged(visit(9))], CommitMetadata("next"), base=delta.version_of(NAME))
     assert found() == [*EXPECTED[act], 9], step
@@ -163,8 +163,8 @@ def test_delta_rs_killed_at_every_step(home: Path, act: str, tmp_path: Path, mon
         wanted |= {
             "before open_at",
             "after open_at",
-            "before _move_under",
-            "after _move_under",
+            "before _move_into_table",
+            "after _move_into_table",
             "before _commit",
             "after _commit",
         }

@@ -110,7 +110,7 @@ def found() -> list[int]:
 
 def runs() -> list[str]:
     table = delta.open_to_write(NAME)
-    return [state.run_id for state in delta.states(table) if state] if table else []
+    return [state.run_id for state in delta.commit_history(table) if state] if table else []
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +155,7 @@ def test_what_a_killed_client_left_is_quicker_than_the_rerun(
     statement.
     """
     monkeypatch.setenv("MILLRACE_ENGINE", "sail" if engine_name == "sail" else spark_url)
-    original = publishing._move_under if engine_name == "sail" else publishing.open_at
+    original = publishing._move_into_table if engine_name == "sail" else publishing.open_at
     told = (
         "another writer committed at the same time"
         if engine_name == "sail"

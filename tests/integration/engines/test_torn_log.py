@@ -75,4 +75,4 @@ def test_a_torn_newest_commit_is_refused_until_it_is_removed(
     assert append(3, 1) == 2
     assert [row["visit_id"] for row in rows(NAME, "visit_id")] == [1, 3]
     assert sorted(table_reader.read(NAME, 2).toArrow()["visit_id"].to_pylist()) == [1, 3]
-    assert delta.last_state(delta.open_table(NAME)) == CommitMetadata("run")
+    assert delta.last_commit(delta.open_table(NAME)) == CommitMetadata("run")

@@ -156,13 +156,13 @@ def write(table: Table, *rows: Row, replace: Sequence[Interval] = ()) -> int:
     root = settings.table_path(table.qualified) / "_stage"
     root.mkdir(parents=True, exist_ok=True)
     path = root / "rows.parquet"
-    pq.write_table(pa.Table.from_pylist([*rows], schema=publishing.nullable(table)), path)
+    pq.write_table(pa.Table.from_pylist([*rows], schema=publishing.nullable_schema(table)), path)
     base, whole = delta.version_of(table.qualified), not replace
-    touched = tuple(replace) or ((of("2017-03-01", "2017-04-01"),) if table.time_column else ())
+    changed_days = tuple(replace) or ((of("2017-03-01", "2017-04-01"),) if table.time_column else ())
     return publishing.publish(
         table,
         [path] if rows else [],
-        CommitMetadata("run", touched=touched),
+        CommitMetadata("run", changed_days=changed_days),
         base=base,
         replace=replace,
         whole=whole and base is not None,
@@ -192,7 +192,7 @@ def rows(table: Table, versions: dict[str, int]) -> set[tuple]:
 
 def assert_planned(*spans: Interval, table: Table = GUESTS) -> None:
     """The plan names these midnights and no other, and rows differ at no other."""
-    last = delta.last_state(delta.open_table(table.qualified))
+    last = delta.last_commit(delta.open_table(table.qualified))
     planned = plan(table)
     assert last is not None
     assert (planned.whole, planned.days) == (False, spans)

@@ -39,7 +39,7 @@ def write(name: str, *days: Interval, cells: dict[str, Any] | None = None) -> in
         ),
         path,
     )
-    return publishing.publish(table, [path], CommitMetadata("run", touched=days), base=delta.version_of(name))
+    return publishing.publish(table, [path], CommitMetadata("run", changed_days=days), base=delta.version_of(name))
 
 
 def carry_out(planned: stage.Plan) -> None:

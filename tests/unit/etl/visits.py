@@ -73,7 +73,7 @@ def publish(
     return publishing.publish(
         VISITS,
         [staged(*rows)] if rows else [],
-        state or CommitMetadata("run", touched=days),
+        state or CommitMetadata("run", changed_days=days),
         base=base,
         replace=days,
         **other,

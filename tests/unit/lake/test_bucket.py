@@ -11,4 +11,4 @@ from lake import bucket
 def test_keys_that_the_store_does_not_know(code: str) -> None:
     """The last one is Versity's word for an access key that is not there."""
     text = f"Client error with status 403: <Error><Code>{code}</Code><Message>No such key.</Message></Error>"
-    assert bucket.explained(text) == (f"No such key ({code})", bucket.SEE_CREDENTIALS)
+    assert bucket.explain(text) == (f"No such key ({code})", bucket.CHECK_CREDENTIALS)

@@ -87,21 +87,21 @@ def test_optimizing_is_a_commit_that_is_not_ours() -> None:
 def test_the_last_state_is_unknown_after_a_foreign_commit() -> None:
     publish(visit(1), state=CommitMetadata("ours"))
     foreign()
-    assert delta.last_state(table()) is None
+    assert delta.last_commit(table()) is None
 
 
 @pytest.mark.parametrize("new", [True, False], ids=["no table", "no row yet"])
 def test_a_new_table_has_no_state(new: bool) -> None:
     from lake import publishing
 
-    assert delta.last_state(None if new else publishing.open_or_create(VISITS)) is None
+    assert delta.last_commit(None if new else publishing.open_or_create(VISITS)) is None
 
 
 def test_the_states_come_newest_first_and_the_creation_is_none_of_them() -> None:
     for run in ("first", "second", "third"):
         publish(visit(1), state=CommitMetadata(run))
-    assert [state and state.run_id for state in delta.states(table())] == ["third", "second", "first"]
-    assert [state and state.run_id for state in delta.states(table(), since=1)] == ["third", "second"]
+    assert [state and state.run_id for state in delta.commit_history(table())] == ["third", "second", "first"]
+    assert [state and state.run_id for state in delta.commit_history(table(), since=1)] == ["third", "second"]
 
 
 DAYS = st.dates().filter(lambda day: day.year < 9999)
@@ -109,7 +109,7 @@ STATES = st.builds(
     CommitMetadata,
     run_id=st.text(),
     inputs=st.dictionaries(st.text(), st.integers(0, 2**53)),
-    touched=st.lists(DAYS.map(lambda day: of(str(day), str(day + timedelta(days=1)))), max_size=3).map(tuple),
+    changed_days=st.lists(DAYS.map(lambda day: of(str(day), str(day + timedelta(days=1)))), max_size=3).map(tuple),
     horizon=st.none() | DAYS,
     code=st.text(),
     account=st.dictionaries(st.text(), st.integers(0, 2**53)),
@@ -241,12 +241,12 @@ def read_anew() -> tuple[int, int]:
 
 def test_each_tenth_commit_sums_up_the_log_and_says_the_same() -> None:
     days(11)
-    with_it, states = read_anew(), delta.states(table())
+    with_it, states = read_anew(), delta.commit_history(table())
     files = sorted(map(str, delta.file_days(table(), VISITS)))
     assert [path.name for path in log(0).parent.glob("*.checkpoint.parquet")] == [checkpoint().name]
     checkpoint().unlink()
     log(0).with_name("_last_checkpoint").unlink()
-    assert (with_it, states) == (read_anew(), delta.states(table()))
+    assert (with_it, states) == (read_anew(), delta.commit_history(table()))
     assert files == sorted(map(str, delta.file_days(table(), VISITS)))
     assert table().transaction_version("millrace") == 11
 

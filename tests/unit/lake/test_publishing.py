@@ -255,12 +255,12 @@ FULL = CommitMetadata(
 
 def test_the_state_of_a_commit_reads_back() -> None:
     publish(visit(1), state=FULL)
-    assert delta.last_state(table()) == FULL
+    assert delta.last_commit(table()) == FULL
 
 
 def test_a_bare_state_reads_back() -> None:
     publish(visit(1), state=CommitMetadata("run-8"))
-    assert delta.last_state(table()) == CommitMetadata("run-8")
+    assert delta.last_commit(table()) == CommitMetadata("run-8")
 
 
 def test_every_commit_takes_the_fence_of_its_version() -> None:
@@ -437,5 +437,5 @@ def test_two_processes_publish_each_commit_once_and_lose_no_row(home: Path) -> N
         pass
     assert ids() == [*range(8), *range(100, 108)]
     assert table().version() == 16
-    recorded = [state.run_id for state in delta.states(table()) if state]
+    recorded = [state.run_id for state in delta.commit_history(table()) if state]
     assert (recorded.count("one"), recorded.count("other")) == (8, 8)

@@ -173,7 +173,7 @@ USES = {
     "MILLRACE_ONLINE": "from lake import settings; value = settings.online()",
     "MILLRACE_ENGINE": "from lake import settings; value = settings.engine()",
     "AWS_SECRET_ACCESS_KEY": (
-        "from lake import bucket; bucket.place('s3://lake/x'); value = os.environ['AWS_SECRET_ACCESS_KEY']"
+        "from lake import bucket; bucket.to_path('s3://lake/x'); value = os.environ['AWS_SECRET_ACCESS_KEY']"
     ),
 }
 

@@ -61,4 +61,4 @@ def test_what_only_python_313_refuses_is_named(tmp_path: Path) -> None:
     pair = authority.issue("server", LOOPBACK)
     assert handshake(authority.path, pair, ssl.VerifyFlags(0)) == ""
     text = handshake(authority.path, pair, ssl.VERIFY_X509_STRICT)
-    assert tls.named(text) is tls.Fault.STRICT, text
+    assert tls.classify(text) is tls.Fault.STRICT, text

@@ -72,7 +72,7 @@ def publish(name: str, cells: dict[str, Any]) -> None:
     table: Table = catalog.table(name)
     path = settings.table_path(name) / "_stage" / "rows.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([cells], schema=publishing.nullable(table)), path)
+    pq.write_table(pa.Table.from_pylist([cells], schema=publishing.nullable_schema(table)), path)
     publishing.publish(table, [path], CommitMetadata("run"), base=delta.version_of(name))
 
 

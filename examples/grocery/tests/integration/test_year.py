@@ -225,7 +225,7 @@ def test_unknown_products_and_zero_quantities_are_warnings_that_say_how_many(con
 
 def _account(table: Table) -> RowAccount:
     """What the table's only commit says about its rows."""
-    state = delta.last_state(delta.open_table(table.qualified))
+    state = delta.last_commit(delta.open_table(table.qualified))
     assert state is not None
     return RowAccount(**state.account)
 
