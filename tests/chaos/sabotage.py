@@ -74,11 +74,11 @@ def two_commits() -> None:
 
     commit = publishing._commit
 
-    def committed(table: Any, contract: Any, adds: Any, removes: Any, state: Any, once: str = "") -> None:
-        if removes:
-            commit(table, contract, [], removes, maintenance_metadata(state))
+    def committed(table: Any, contract: Any, added: Any, removed: Any, metadata: Any) -> None:
+        if removed:
+            commit(table, contract, [], removed, maintenance_metadata(metadata))
             table.update_incremental()
-        commit(table, contract, adds, [], state, once)
+        commit(table, contract, added, [], metadata)
 
     publishing._commit = committed
 
