@@ -1,8 +1,8 @@
 #!/bin/bash
-# fetch-jars.sh FOLDER: Delta, Hadoop's S3 client and RAPIDS, each checked against its sum in etl/spark.
+# fetch-jars.sh FOLDER: fetch Delta, Hadoop's S3 client and RAPIDS, and check them against the checksums in etl/spark.
 set -euo pipefail
-PATH="$PATH:/usr/sbin:/sbin" # what the hooks of ca-certificates call
-if [ -s /run/ca.crt ]; then # Java trusts a store of its own, made of the files in this folder
+PATH="$PATH:/usr/sbin:/sbin" # for the hooks of ca-certificates
+if [ -s /run/ca.crt ]; then # Java has its own trust store, built from the files in this folder
   csplit -s -z -f /usr/local/share/ca-certificates/build- -b '%03d.crt' /run/ca.crt '/-----BEGIN CERTIFICATE-----/' '{*}'
   update-ca-certificates >/dev/null 2>&1
 fi

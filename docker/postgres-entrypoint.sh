@@ -1,12 +1,12 @@
 #!/bin/bash
 # Start PostgreSQL, with the variables of the official image: POSTGRES_USER, POSTGRES_DB, POSTGRES_PASSWORD_FILE, /docker-entrypoint-initdb.d.
-# A first start that was interrupted is made again. Data that are there already are used as they are.
+# An interrupted first start is repeated. Existing data is used as it is.
 set -euo pipefail
 user="${POSTGRES_USER:-postgres}" unfinished="$PGDATA/millrace-initializing"
 if [ -e "$unfinished" ]; then find "$PGDATA" -mindepth 1 ! -path "$unfinished" -delete; fi
 if [ ! -e "$PGDATA/PG_VERSION" ]; then
   [ -s "${POSTGRES_PASSWORD_FILE:-}" ] || { echo "POSTGRES_PASSWORD_FILE must name a file with the password of $user" >&2; exit 1; }
-  # initdb wants an empty folder, so the data are made beside the mark and moved when they are whole.
+  # initdb needs an empty folder, so it runs next to the marker, and the complete data is moved into place.
   touch "$unfinished"
   initdb --pgdata="$PGDATA/new" --username="$user" --pwfile="$POSTGRES_PASSWORD_FILE" --auth-local=trust --auth-host=scram-sha-256 \
     --encoding=UTF8 --locale=C.UTF-8 >/dev/null

@@ -1,5 +1,5 @@
-# Roles and databases of Millrace, made on the server's first start; the entrypoint sources this file.
-# Airflow's metadata and Feast's registry have a role each, and the feature servers one that may only read the registry.
+# Millrace's roles and databases, created on the server's first start; the entrypoint sources this file.
+# Airflow's metadata and Feast's registry have a role each; feature servers have one that can only read the registry.
 role() {
   local password
   password=$(cat "/run/secrets/$2")

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Serve /data as S3 on port 7070. Keys come from files; the buckets in S3_BUCKETS are made where they are missing.
+# Serve /data as S3 on port 7070. Keys come from files; missing buckets of S3_BUCKETS are created.
 set -euo pipefail
 read_secret() { [ -s "$2" ] || { echo "$1 must name a file that holds the key; there is none at $2" >&2; exit 1; }; tr -d '\r\n' <"$2"; }
 ROOT_ACCESS_KEY=$(read_secret S3_ACCESS_KEY_FILE "${S3_ACCESS_KEY_FILE:-/run/secrets/s3_access_key}")

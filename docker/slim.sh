@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # slim.sh SITE_PACKAGES: delete what no image uses from installed packages. Run it before bytecode is compiled, in the layer that installs.
-# Every file that an image lacks although its lock installs it is in this list. A line that matches nothing in an installed package is an error: then the list is out of date. One that begins with ? may match nothing.
+# This list has every file of the locks that images leave out. A line that matches nothing in an installed package is an error: the list is out of date. One that begins with ? may match nothing.
 set -euo pipefail
 shopt -s extglob globstar nullglob
 site=${1:?Usage: slim.sh SITE_PACKAGES}
@@ -21,10 +21,10 @@ unused=(
   'pyarrow/libarrow_flight.so*'
   'pyarrow/libarrow_python_flight.so*'
   'pyarrow/_flight.*'
-  # the page of `feast ui`, which is for a checkout, and the locks of Feast's own developers
+  # the page of `feast ui`, which runs from a checkout, and lock files for Feast's developers
   'feast/ui'
   'requirements/py3.*-requirements.txt'
-  # languages of Airflow's login pages besides English, which is the one that is configured
+  # translations of Airflow's login pages; English is configured
   'babel/locale-data/!(en*|root).dat'
   # zstandard for PyPy
   'zstandard/_cffi.*'
@@ -40,7 +40,7 @@ for pattern in "${unused[@]}"; do
     echo "slim.sh: $site/$package is a link, and what it points to is not this image's. Give a folder of installed packages" >&2
     exit 1
   fi
-  # shellcheck disable=SC2206 # the pattern is to be expanded
+  # shellcheck disable=SC2206 # the pattern must be expanded
   matches=($pattern)
   if [ ${#matches[@]} -eq 0 ]; then
     [ -z "$optional" ] || continue
