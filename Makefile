@@ -1,4 +1,4 @@
-# The front door of Millrace. `make help` lists what it opens.
+# The front door of Millrace. `make help` lists the targets.
 SHELL := bash
 .DEFAULT_GOAL := help
 MILLRACE_HOME ?= $(CURDIR)/.millrace
@@ -26,7 +26,7 @@ help: ## List the targets
 demo: $(VENV) ## The main job on the real sample, from landed files to served features; services stay up
 	@$(RUN) millrace.demo
 
-up: $(VENV) ## Start Airflow (port 8080, or MILLRACE_PORT)
+up: $(VENV) ## Start Airflow (port 8080, or MILLRACE_PORT) and the feature server
 	@$(RUN) millrace.services up
 
 down: ## Stop everything that `make up` or `make demo` started
@@ -42,7 +42,7 @@ test: $(VENV) ## Lint, types, then all tests: unit, integration, end to end
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4
 
-test-compose: $(VENV) ## Faults on the containers that `make images` built: servers and components killed, full volumes, wrong secrets (MARK=essential: each kind once)
+test-compose: $(VENV) ## Inject faults into the containers that `make images` built: killed servers and components, full volumes, wrong secrets (MARK=essential: each kind once)
 	@$(BIN)/python -m pytest tests/compose $(if $(MARK),-m $(MARK))
 
 unit: $(VENV) ## Unit tests only, in seconds
@@ -57,20 +57,20 @@ check: $(VENV) ## Lint, types and import rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache > .venv/lint-imports.log || (cat .venv/lint-imports.log; exit 1)
 
-format: $(VENV) ## Put the code in shape
+format: $(VENV) ## Fix and format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 bench: $(VENV) ## Time the main job against a hand-written DuckDB script
 	@$(RUN) bench
 
-scale: $(VENV) ## Time the main job over 1, 4 and 16 years, and what one more day then costs; wants a quiet machine
+scale: $(VENV) ## Time the main job over 1, 4 and 16 years, and one more day after each; needs an idle machine
 	@$(RUN) bench.scale
 
 parity: $(VENV) ## Run the whole job on Sail and on Spark (needs Java), compare every table, write docs/parity.md
 	@$(RUN) bench.parity --write docs
 
-gpu-plan: $(VENV) ## Say what of each transform and commit would run on a GPU, and run it where there is one; needs Java, fetches a gigabyte once
+gpu-plan: $(VENV) ## Show which operators of each transform and commit would run on a GPU, and run the job if there is one; needs Java, fetches a gigabyte once
 	@$(RUN) bench.gpu_plan --write docs
 
 gpu: $(VENV) ## Add cuDF to .venv, for as-of joins and profiles on an NVIDIA GPU (3 GB); a rebuilt .venv needs it again
@@ -85,13 +85,13 @@ compose: ## Start Millrace in containers, run the main job over REST, read featu
 compose-down: ## Stop and remove the containers; state stays in volumes
 	@bash scripts/compose.sh down
 
-docker-down: ## End the Docker Engine that `make images` or `make compose` started for this checkout
+docker-down: ## Stop the Docker Engine that `make images` or `make compose` started for this checkout
 	@bash scripts/docker-engine.sh down
 
-lock: ## Compile all lock files anew, with the newest versions that requirements/*.in allow
+lock: ## Compile all lock files with the newest versions that requirements/*.in allow
 	@$(MAKE) --no-print-directory relock COMPILE='$(COMPILE) --upgrade'
 
-relock: ## Compile all lock files after a change of requirements/*.in; what is pinned already keeps its version
+relock: ## Compile all lock files after a change of requirements/*.in; pinned packages keep their versions
 	$(COMPILE) --universal requirements.in -o requirements.txt
 	$(COMPILE_IMAGE) requirements/engine.in requirements/client.in -o requirements/engine.txt
 	$(COMPILE_IMAGE) requirements/features.in -o requirements/features.txt
@@ -102,11 +102,11 @@ relock: ## Compile all lock files after a change of requirements/*.in; what is p
 sbom: $(VENV) ## Write a CycloneDX bill of materials of each image to .millrace/sbom (SBOM=folder)
 	@$(BIN)/python scripts/sbom.py "$(SBOM)"
 
-release-notes: ## Print what CHANGELOG.md says of VERSION=1.2.3
+release-notes: ## Print the section of CHANGELOG.md for VERSION=1.2.3
 	@awk -v version='$(VERSION)' '/^## / {found = index($$0, "## [" version "]") == 1; seen += found; next} /^\[.*\]: / {next} found; \
 	  END {if (!seen) {print "CHANGELOG.md has no section \"## [" version "]\". Add one for the release" > "/dev/stderr"; exit 1}}' CHANGELOG.md
 
-push-images: ## Push what `make images` built to REGISTRY=host/name as VERSION=1.2.3
+push-images: ## Push the images to REGISTRY=host/name as VERSION=1.2.3
 	@for image in engine features pipeline; do \
 	  docker tag millrace/$$image:latest $(REGISTRY)/$$image:$(VERSION) && docker push $(REGISTRY)/$$image:$(VERSION) || exit 1; done
 

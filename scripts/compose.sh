@@ -85,7 +85,7 @@ case "${1:-}" in
     ;;
 esac
 make_or_refuse() {
-  # Secrets made anew do not open the databases of before.
+  # New secrets do not open existing databases.
   if [ ! -s "$MILLRACE_SECRETS/database_url" ] && "$DOCKER" volume inspect "${project}_postgres" >/dev/null 2>&1; then
     echo "The volume ${project}_postgres is there, but its passwords are not in $MILLRACE_SECRETS. Restore that folder, set MILLRACE_SECRETS to it" \
       "or MILLRACE_COMPOSE_PROJECT to another name, or delete all that the stack \`$project\` holds: scripts/compose.sh purge" >&2
