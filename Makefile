@@ -42,7 +42,7 @@ test: $(VENV) ## Lint, types, then all tests: unit, integration, end to end
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4
 
-test-compose: $(VENV) ## Inject faults into the containers that `make images` built: killed servers and components, full volumes, wrong secrets (MARK=essential: each kind once)
+test-compose: $(VENV) ## Inject faults into the containers that `make images` built (MARK=essential: each kind once)
 	@$(BIN)/python -m pytest tests/compose $(if $(MARK),-m $(MARK))
 
 unit: $(VENV) ## Unit tests only, in seconds
@@ -70,7 +70,7 @@ scale: $(VENV) ## Time the main job over 1, 4 and 16 years, and one more day aft
 parity: $(VENV) ## Run the whole job on Sail and on Spark (needs Java), compare every table, write docs/parity.md
 	@$(RUN) bench.parity --write docs
 
-gpu-plan: $(VENV) ## Show which operators of each transform and commit would run on a GPU, and run the job if there is one; needs Java, fetches a gigabyte once
+gpu-plan: $(VENV) ## Show what a GPU would run, and run the job on one if there is one; needs Java, fetches a gigabyte once
 	@$(RUN) bench.gpu_plan --write docs
 
 gpu: $(VENV) ## Add cuDF to .venv, for as-of joins and profiles on an NVIDIA GPU (3 GB); a rebuilt .venv needs it again
