@@ -498,14 +498,17 @@ def serve(number: int | None = None, parent: Parent | None = None, *, fresh: boo
     """Load a release (the newest one by default) into the online store, each feature view recorded as lineage. Readers
     see all of it at once, or the former one.
 
-    `fresh` loads every row, also of a release that is online already.
+    Every declared feature table is served: SourceError, before anything changes, where the release lacks one. Tables of
+    the release that the project no longer declares have no view, and are left out. `fresh` loads every row, also of a
+    release that is online already.
     """
     from contextlib import ExitStack
 
-    from features.online.materialize import materialize
+    from features.online.materialize import ensure_tables, materialize
     from lineage.record import Engine, Served, recorded_view
 
     newest = release.read(number)
+    ensure_tables(newest, (table.qualified for table in catalog.tables(Layer.GOLD)))
     with _of_the_machine(f"release {newest.number}, to be served"), ExitStack() as stack:
         recordings = {
             one.name: stack.enter_context(
@@ -542,7 +545,7 @@ def consistency(sample: int | None) -> Consistency:
 
 @dataclass(frozen=True)
 class Profiled:
-    """The profile of one version of a table, and who counted it: `duckdb`, `cudf` or `pandas`."""
+    """The profile of one version of a table, and what counted it: `duckdb` or `cudf`."""
 
     table: str
     version: int

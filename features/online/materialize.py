@@ -5,7 +5,7 @@ online store.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timedelta
 from time import perf_counter
@@ -16,7 +16,7 @@ from feast import FeatureView
 from contracts.interval import midnight
 from contracts.report import PUBLISHED, UNCHANGED
 from features import queries, registry
-from features.lake_reader import LakeReader
+from features.lake_reader import LakeReader, SourceError
 from features.offline import as_of
 from features.online import backends, consistency, delta_changes, generation
 from features.online.consistency import Consistency
@@ -96,6 +96,7 @@ def materialize(
     """
     registry.apply()
     views = registry.online_views(registry.open_store())
+    ensure_tables(release, (as_of.gold(view.batch_source).table for view in views))
     judged: list[Consistency] = []
 
     def judge(name: str) -> None:
@@ -106,12 +107,22 @@ def materialize(
     return Materialized(reports, judged[-1] if judged else None)
 
 
+def ensure_tables(release: Release, tables: Iterable[str]) -> None:
+    """Raise SourceError unless the release has all these tables, which the project declares."""
+    if missing := sorted({*tables} - release.tables.keys()):
+        raise SourceError(
+            f"release {release.number} has no {', '.join(missing)}, which the project declares, so its features cannot"
+            " be served. Run the DAG `millrace`, whose next release has every declared table, and serve that one; to"
+            f" serve release {release.number}, check out the code that it was made with"
+        )
+
+
 def materialize_until(release: Release, end: datetime, progress: Progress | None = None) -> Materialized | None:
     """`materialize` as of the last midnight (UTC) at or before `end`, or as of the release's horizon if that is
     earlier.
 
-    None, and nothing is done, when a later day is online: an older row never replaces a newer one.
-    NothingToServeError when no row was knowable by `end`.
+    None, and nothing is done, when a later day is online: an older row never replaces a newer one. NothingToServeError
+    when no row was knowable by `end`.
     """
     wanted = replace(release, horizon=min(release.horizon, queries.utc(end).date().isoformat()))
     served = _served(backends.configured())
