@@ -83,8 +83,19 @@ def ours(join: str, folder: Path) -> Callable[[Any], Any]:
         release.write({"gold.things": 0}, "2100-01-01")
     from features.source import GoldTable
 
-    offline = {"type": "features.offline.store.ReleaseOfflineStore", "join": join, "session": "etl.engine.session"}
-    return values(applied(offline, GoldTable(table="gold.things"), view, folder))
+    offline = {"type": "features.offline.store.ReleaseOfflineStore", "session": "etl.engine.session"}
+    if join == "pandas":
+        retrieve = values(applied(offline, GoldTable(table="gold.things"), view, folder))
+        return lambda labels: _by_pandas(retrieve, labels)
+    return values(applied(offline | {"join": join}, GoldTable(table="gold.things"), view, folder))
+
+
+def _by_pandas(retrieve: Callable[[Any], Any], labels: Any) -> Any:
+    """Join with the code of cuDF, which pandas can run too; no setting selects it."""
+    from features.offline import as_of
+
+    with as_of.stand_in("pandas"):
+        return retrieve(labels)
 
 
 def feasts(offline: dict[str, Any], kind: str, folder: Path) -> Callable[[Any], Any]:

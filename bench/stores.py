@@ -15,6 +15,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from importlib.metadata import version
@@ -269,6 +270,7 @@ SPARK = {
 def ours(join: str, case: Case, folder: Path) -> Any:
     from deltalake import write_deltalake
 
+    from features.offline import as_of
     from features.offline.store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
     from features.source import GoldTable
     from lake import release, settings
@@ -282,14 +284,19 @@ def ours(join: str, case: Case, folder: Path) -> Any:
         case, GoldTable(table="gold.things", created_timestamp_column="created" if case.created else None)
     )
     projection = feature_view.with_join_key_map(case.alias) if case.alias else feature_view
-    config = SimpleNamespace(
-        offline_store=ReleaseOfflineStoreConfig(join=join, session="etl.engine.session", beyond_horizon="allow")
-    )  # type: ignore[arg-type,unused-ignore]
+    by_pandas = join == "pandas"  # with the code of cuDF; no setting selects it
+    offline = ReleaseOfflineStoreConfig(
+        join=None if by_pandas else join,  # type: ignore[arg-type,unused-ignore]
+        session="etl.engine.session",
+        beyond_horizon="allow",
+    )
+    config: Any = SimpleNamespace(offline_store=offline)
     registry: Any = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
     refs = [f"things:{name}" for name in FEATURES]
-    return ReleaseOfflineStore.get_historical_features(
-        config, [projection], refs, label_frame(case), registry, "p"
-    ).to_df()  # type: ignore[arg-type,unused-ignore]
+    with as_of.stand_in("pandas") if by_pandas else nullcontext():
+        return ReleaseOfflineStore.get_historical_features(
+            config, [projection], refs, label_frame(case), registry, "p"
+        ).to_df()
 
 
 STORES: dict[str, Callable[[Case, Path], Any]] = {

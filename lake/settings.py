@@ -9,7 +9,7 @@ from pathlib import Path
 from lake import secret_files, storage
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-COUNTS = ("auto", "duckdb", "cudf", "pandas")
+COUNTS = ("auto", "duckdb", "cudf")
 JOINS = (*COUNTS, "spark")
 REFUSE, ALLOW = "refuse", "allow"
 LAKE_FORMAT = 1
@@ -69,8 +69,8 @@ def engine() -> str:
 
 
 def join() -> str:
-    """`MILLRACE_JOIN`: who joins training sets and profiles tables; `auto` (default), `duckdb`, `cudf` (on the GPU) or
-    `pandas`; `spark` joins only.
+    """`MILLRACE_JOIN`: what joins training sets and profiles tables: `auto` (default), `duckdb`, `cudf` (on the GPU),
+    or `spark`, which only joins.
     """
     return os.environ.get("MILLRACE_JOIN") or "auto"
 

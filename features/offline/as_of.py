@@ -7,6 +7,8 @@ One label in is one row out, in the same order. This knows Feast's views, not it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -71,13 +73,31 @@ Join = Callable[[LakeReader, Labels, Wanted, GoldTable], pa.Table]
 
 
 def joiner(who: str | None, session: str | None) -> Join:
-    """The join that was asked for; `session` names the function that opens a Spark session."""
+    """The configured join; `session` names the function that opens a Spark session."""
+    if library := _stand_in.get():
+        return partial(_joined_by_frames, library)
     chosen = frames.chosen(who)
     if chosen == frames.DUCKDB:
         return _joined_by_duckdb
     if chosen == frames.SPARK:
         return partial(_joined_by_spark, spark_join.opener(session))
     return partial(_joined_by_frames, chosen)
+
+
+_stand_in: ContextVar[str | None] = ContextVar("stand_in", default=None)
+
+
+@contextmanager
+def stand_in(library: str) -> Iterator[None]:
+    """Join with this data-frame library inside the block, whatever the settings say.
+
+    For tests and benchmarks: pandas runs the code of cuDF on a machine without a GPU.
+    """
+    token = _stand_in.set(library)
+    try:
+        yield
+    finally:
+        _stand_in.reset(token)
 
 
 @dataclass(frozen=True)

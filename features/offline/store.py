@@ -51,7 +51,7 @@ class ReleaseOfflineStoreConfig(FeastConfigBaseModel):
     type: Literal["features.offline.store.ReleaseOfflineStore"] = "features.offline.store.ReleaseOfflineStore"
     release: int | None = None
     beyond_horizon: Literal["refuse", "allow"] | None = None
-    join: Literal["auto", "duckdb", "cudf", "pandas", "spark"] | None = None
+    join: Literal["auto", "duckdb", "cudf", "spark"] | None = None
     session: str | None = None
 
 

@@ -1,7 +1,7 @@
 """The registry in PostgreSQL: one row that holds it whole, and that only a writer who has read it as it is can replace.
 
-What the bytes mean does not belong here. Whoever may write this row can run code in every process that reads it:
-Feast keeps the functions of on-demand views as pickled code.
+What the bytes mean does not belong here. Whoever may write this row can run code in every process that reads it: Feast
+keeps the functions of on-demand views as pickled code.
 """
 
 from __future__ import annotations

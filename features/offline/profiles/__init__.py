@@ -10,7 +10,7 @@ __all__ = ["Profile", "of"]
 
 
 def of(reader: LakeReader, qualified: str, by: str) -> Profile:
-    """The profile of a table of the reader's release; `by` is `duckdb`, `cudf` or `pandas`."""
+    """The profile of a table of the reader's release; `by` is `duckdb` or `cudf`, or `pandas` in tests."""
     table = reader.table(qualified)
     return (
         by_duckdb.profile(reader.connection, table)

@@ -1,6 +1,7 @@
 """A tiny lake: tables written by delta-rs in a temporary home, with rows given inline."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from contracts import catalog
 from contracts.model import BOOLEAN, DOUBLE, LONG, STRING, TIMESTAMP, DecimalType, Type
-from features.offline import frames
+from features.offline import as_of, frames
 from features.offline.store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
 from lake import release, settings
 
@@ -164,7 +165,17 @@ def stocked(lake: Lake) -> Lake:
 
 
 JOINS = ("duckdb", "spark", *frames.available())
-"""Who can join on this machine; Spark stands for Sail in this process here."""
+"""What can join on this machine: Spark is Sail in this process, and pandas stands in for cuDF."""
+
+
+@contextmanager
+def joined_by(name: str) -> Iterator[ReleaseOfflineStoreConfig]:
+    """A configuration of the offline store that joins by one of JOINS inside the block."""
+    stand_in = as_of.stand_in(name) if name == frames.PANDAS else nullcontext()
+    with stand_in:
+        yield ReleaseOfflineStoreConfig(
+            join=None if name == frames.PANDAS else name, session="etl.engine.session", beyond_horizon="allow"
+        )
 
 
 @pytest.fixture(params=JOINS)
@@ -174,15 +185,12 @@ def exact(request: pytest.FixtureRequest) -> Callable[..., pa.Table]:
     """
 
     def run(views: list[Any], refs: list[str], labels: Any, full_names: bool = False) -> pa.Table:
-        config = SimpleNamespace(
-            offline_store=ReleaseOfflineStoreConfig(
-                join=request.param, session="etl.engine.session", beyond_horizon="allow"
-            )
-        )
         registry = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
-        return ReleaseOfflineStore.get_historical_features(
-            config, views, refs, labels, registry, "test", full_names
-        ).to_arrow()
+        with joined_by(request.param) as offline:
+            config = SimpleNamespace(offline_store=offline)
+            return ReleaseOfflineStore.get_historical_features(
+                config, views, refs, labels, registry, "test", full_names
+            ).to_arrow()
 
     return run
 

@@ -30,7 +30,7 @@ from features.offline.spark_join import SparkJoinError
 from features.offline.store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
 from features.source import GoldTable
 from lake.release import ReleaseError
-from tests.unit.features.conftest import INSTANT, JOINS, VIEWS, Lake, activity, at
+from tests.unit.features.conftest import INSTANT, JOINS, VIEWS, Lake, activity, at, joined_by
 
 Join = Callable[..., pd.DataFrame]
 NO_VIEWS = SimpleNamespace(list_on_demand_feature_views=lambda *_, **__: [])
@@ -528,17 +528,13 @@ def test_values_are_the_same_whoever_joins(lake: Lake) -> None:
     )
     given = pd.DataFrame({"shop": shops, "event_timestamp": pd.to_datetime(times)})
 
-    by_duckdb, *others = (
-        ReleaseOfflineStore.get_historical_features(
-            SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join=who, session="etl.engine.session")),
-            [view],
-            [f"takings:{name}" for name in served],
-            given,
-            NO_VIEWS,
-            "test",
-        ).to_arrow()
-        for who in JOINS
-    )
+    def joined(name: str) -> pa.Table:
+        refs = [f"takings:{name}" for name in served]
+        with joined_by(name) as offline:
+            config = SimpleNamespace(offline_store=offline)
+            return ReleaseOfflineStore.get_historical_features(config, [view], refs, given, NO_VIEWS, "test").to_arrow()
+
+    by_duckdb, *others = map(joined, JOINS)
     assert by_duckdb["n"].to_pylist() == [2**63 - 1, 2**53 + 1, -(2**63), None, None, None, None]
     assert by_duckdb["seen"].to_pylist()[3] == at("1969-12-31 23:59:59")
     assert others
@@ -575,6 +571,7 @@ def test_cudf_that_cannot_run_is_told_before_anything_is_joined(shop: Lake, monk
         )
 
 
-def test_a_join_that_is_none_is_refused_with_the_configuration() -> None:
-    with pytest.raises(ValueError, match="Input should be 'auto', 'duckdb', 'cudf', 'pandas' or 'spark'"):
-        ReleaseOfflineStoreConfig(join="polars")
+@pytest.mark.parametrize("join", ["polars", "pandas"])
+def test_an_unknown_join_is_refused_with_the_configuration(join: Any) -> None:
+    with pytest.raises(ValueError, match="Input should be 'auto', 'duckdb', 'cudf' or 'spark'"):
+        ReleaseOfflineStoreConfig(join=join)

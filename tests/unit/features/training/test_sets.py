@@ -24,6 +24,7 @@ from feast.feature_view_projection import FeatureViewProjection
 
 from features import registry, training
 from features.feast_repo import definitions
+from features.offline import as_of
 from features.offline.labels import LabelError
 from features.training import TrainingSetError, sets
 from lake import manifest, release, settings, storage
@@ -164,9 +165,9 @@ def test_rebuilding_does_not_look_at_the_pin(stored: bytes, monkeypatch: pytest.
     assert training.rebuild("kept").same_file
 
 
-def test_whoever_joins_the_values_are_the_same(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MILLRACE_JOIN", "pandas")
-    assert training.rebuild("kept").same_file
+def test_data_frames_join_the_same_values(stored: bytes) -> None:
+    with as_of.stand_in("pandas"):
+        assert training.rebuild("kept").same_file
 
 
 def test_another_pyarrow_may_write_another_file_and_not_other_values(
