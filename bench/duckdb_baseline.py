@@ -1,14 +1,14 @@
-"""The hand-written opponent: landing zone to exact gold tables in DuckDB, committed by delta-rs.
+"""The hand-written baseline: landing zone to exact gold tables in DuckDB, committed by delta-rs.
 
     python -m bench.duckdb_baseline --landing DIR --lake DIR
 
-This is what a good engineer would write for this one job: no audits, no quarantine, no increments, no lineage.
-Millrace's whole-year run is measured against it. It shares no code with Millrace. It replaces the tables it writes
-under `--lake`, and prints seconds per step and rows per table as one JSON object.
+This is what a good engineer would write for this one job: no audits, no quarantine, no incremental runs, no lineage.
+Millrace's whole-year run is measured against it. It shares no code with Millrace. It replaces the tables under
+`--lake`, and prints seconds per step and rows per table as one JSON object.
 
-How windows stay exact on every midnight without a self-join: purchases are first summed by entity and day; each daily
-sum is added at day + 1 and taken away at day + w + 1 for every window of w days; a running sum over these changes is
-the window's content. Distinct buyers work alike, with the ends of presence intervals in place of the purchases.
+How windows stay exact at every midnight without a self-join: purchases are first summed by entity and day; each daily
+sum is added at day + 1 and subtracted at day + w + 1 for every window of w days; a running sum over these changes is
+the window's content. Distinct buyers work the same way, with the ends of presence intervals instead of purchases.
 Baskets are counted by day, which is exact because no basket of the sample spans two days.
 """
 
@@ -27,7 +27,7 @@ from pathlib import Path
 import duckdb
 from deltalake import DeltaTable, write_deltalake
 
-# CSV columns are spelt out: sniffing some 300 small files costs more than reading them, and types must not drift.
+# CSV columns are explicit: sniffing some 300 small files costs more than reading them, and types must not drift.
 CSV_COLUMNS: dict[str, dict[str, str]] = {
     "redemptions": {
         "household_id": "BIGINT",
@@ -56,7 +56,8 @@ CSV_COLUMNS: dict[str, dict[str, str]] = {
 }
 PARQUET_TABLES = ("transactions", "promotions", "products")
 
-# What silver selects from bronze, before exact duplicates go. Money in the sample has float dust such as 5.55e-17.
+# What silver selects from bronze, before exact duplicates are removed. Money in the sample has float noise such as
+# 5.55e-17.
 SILVER_COLUMNS: dict[str, str] = {
     "transactions": """
         household_id AS customer_id, store_id, basket_id, product_id, quantity,
@@ -244,7 +245,7 @@ GOLD: dict[str, str] = {
 
 @dataclass
 class Report:
-    """Seconds per step and rows per table, in the order they were made."""
+    """Seconds per step and rows per table, in the order of the run."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
@@ -276,7 +277,7 @@ def landing_sql(landing: Path, table: str) -> str:
 
 
 def delta_sql(lake: Path, layer: str, table: str) -> str:
-    """A FROM clause over the current files of a Delta table (DuckDB's delta extension is not at hand)."""
+    """A FROM clause over the current files of a Delta table; DuckDB's delta extension would have to be downloaded."""
     files = DeltaTable(str(lake / layer / table)).file_uris()
     return f"read_parquet({files})"
 
@@ -331,7 +332,7 @@ def last_midnight(connection: duckdb.DuckDBPyConnection, lake: Path) -> date:
 
 
 def build(landing: Path, lake: Path, end: date | None = None, threads: int = 2) -> Report:
-    """Make every table of the three layers under `lake`, and say how long each step took."""
+    """Build every table of the three layers under `lake`; reports how long each step took."""
     report = Report()
     connection = connect(threads)
 

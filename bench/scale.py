@@ -14,6 +14,7 @@ import sys
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 from bench import watch
 from bench.__main__ import land, machine
@@ -83,58 +84,47 @@ def measured(home: Path, years: int, engines: list[str], run_days: int) -> list[
     multiply(home / "landing", folder / "landing", years)
     jars.share(folder)
     print("DuckDB script ...", end=" ", flush=True)
-    duckdb, duckdb_mib = watch.run(
-        [
-            sys.executable,
-            "-m",
-            "bench.duckdb_baseline",
-            "--landing",
-            str(folder / "landing"),
-            "--lake",
-            str(folder / "duckdb"),
-        ],
-        {"MILLRACE_HOME": str(folder)},
-    )
-    shutil.rmtree(folder / "duckdb")
-    print(f"{duckdb['total_s']:.1f} s", end="", flush=True)
-    start = FIRST - (years - 1) * YEAR
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "bench.main_job",
-        "--mode",
-        "day",
-        "--start",
-        str(start),
-        "--end",
-        str(END),
-    ]
-    command += ["--run-days", str(run_days), "--last-days", str(LAST_DAYS)]
+    duckdb_s, duckdb_mib = run_duckdb(folder)
+    print(f"{duckdb_s:.1f} s", end="", flush=True)
     scales = []
     for engine in engines:
         print(f"; {engine} ...", end=" ", flush=True)
-        job, mib = watch.run(command, {"MILLRACE_HOME": str(folder), "MILLRACE_ENGINE": engine})
+        job, mib = run_job(folder, engine, years, run_days)
         past, day = job["year"], job["day"]
         print(f"{past['wall_s']:.1f} s, and one more day {day['wall_s']:.2f} s", end="", flush=True)
         scales.append(
             Scale(
-                years,
-                engine,
-                duckdb["total_s"],
-                duckdb_mib,
-                job["session_s"],
-                past["wall_s"],
-                day["wall_s"],
-                mib,
-                past["rows_in"],
-                past["runs_s"],
+                years=years,
+                engine=engine,
+                duckdb_s=duckdb_s,
+                duckdb_mib=duckdb_mib,
+                session_s=job["session_s"],
+                past_s=past["wall_s"],
+                day_s=day["wall_s"],
+                mib=mib,
+                rows_in=past["rows_in"],
+                runs_s=past["runs_s"],
             )
         )
     print()
     shutil.rmtree(folder)
     return scales
+
+
+def run_duckdb(folder: Path) -> tuple[float, int]:
+    """Seconds and peak MiB of the DuckDB script over the folder's landing zone."""
+    command = [sys.executable, "-m", "bench.duckdb_baseline", "--landing", str(folder / "landing")]
+    report, mib = watch.run([*command, "--lake", str(folder / "duckdb")], {"MILLRACE_HOME": str(folder)})
+    shutil.rmtree(folder / "duckdb")
+    return report["total_s"], mib
+
+
+def run_job(folder: Path, engine: str, years: int, run_days: int) -> tuple[dict[str, Any], int]:
+    """The figures of `bench.main_job --mode day` over `years` years, and its peak memory in MiB."""
+    command = [sys.executable, "-W", "ignore", "-m", "bench.main_job", "--mode", "day"]
+    command += ["--start", str(FIRST - (years - 1) * YEAR), "--end", str(END)]
+    command += ["--run-days", str(run_days), "--last-days", str(LAST_DAYS)]
+    return watch.run(command, {"MILLRACE_HOME": str(folder), "MILLRACE_ENGINE": engine})
 
 
 def multiply(source: Path, target: Path, years: int) -> None:
