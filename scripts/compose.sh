@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# Millrace in containers. Makes the secrets on first use, finds or starts a Docker Engine, and calls Compose with docker/compose.yaml.
+# Millrace in containers. Creates the secrets on first use, finds or starts a Docker Engine, and calls Compose with docker/compose.yaml.
 #
 #   compose.sh up            start everything and wait until it is healthy
 #   compose.sh demo          the same, then the main job over REST and features over HTTP (`make compose`)
 #   compose.sh down          stop and remove the containers; state stays in volumes
 #   compose.sh purge         the same, and delete the volumes
-#   compose.sh millrace ...  the command line, in a container of its own: `compose.sh millrace tables`
+#   compose.sh millrace ...  the command line, in a one-off container: `compose.sh millrace tables`
 #   compose.sh data-docs DIR copy the Data Docs out of their volume
 #   compose.sh password      the administrator's password
-#   compose.sh secrets       only make the secrets, in MILLRACE_SECRETS (.millrace/compose/secrets)
-#   compose.sh ...           anything else goes to Compose: ps, logs, exec, up --scale scheduler=2
+#   compose.sh secrets       only create the secrets, in MILLRACE_SECRETS (.millrace/compose/secrets)
+#   compose.sh ...           anything else is passed to Compose: ps, logs, exec, up --scale scheduler=2
 #
-# MILLRACE_PROJECT=DIR runs a project of yours (a folder with millrace.toml) instead of the grocery; MILLRACE_CODE=DIR runs the code of a checkout of yours
-# instead of the image's; MILLRACE_FILES=DIR takes landed files from DIR/<table>/<YYYY-MM-DD>/ instead of the bucket; MILLRACE_CA=FILE adds authorities; MILLRACE_COMPOSE_FILES adds Compose files of your own.
+# MILLRACE_PROJECT=DIR runs your project (a folder with millrace.toml) instead of the grocery; MILLRACE_CODE=DIR runs the code of your checkout
+# instead of the image's; MILLRACE_FILES=DIR takes landed files from DIR/<table>/<YYYY-MM-DD>/ instead of the bucket; MILLRACE_CA=FILE adds authorities; MILLRACE_COMPOSE_FILES adds your own Compose files.
 set -euo pipefail
 caller=$PWD
-# A path as the caller means it; Compose would look beside its own file.
+# A path relative to the caller's folder; Compose would resolve it relative to its own file.
 absolute() { case "$1" in "" | /*) printf %s "$1" ;; *) printf %s "$caller/$1" ;; esac; }
 cd "$(dirname "$0")/.."
 for name in MILLRACE_HOME MILLRACE_SECRETS MILLRACE_PROJECT MILLRACE_CODE MILLRACE_FILES MILLRACE_CA; do
   if [ -n "${!name:-}" ]; then export "$name=$(absolute "${!name}")"; fi
 done
-# Docker makes a folder that is not there, and mounts it empty.
+# Docker creates a missing folder and mounts it empty.
 refuse_missing() {
   echo "$1 is ${!1}, $2" >&2
   exit 1
@@ -36,13 +36,13 @@ features_port="${MILLRACE_FEATURES_PORT:-6566}"
 export MILLRACE_PUBLIC_FEATURES_URL="${MILLRACE_PUBLIC_FEATURES_URL:-http://localhost:${features_port%%-*}}"
 project="${MILLRACE_COMPOSE_PROJECT:-millrace}"
 
-# Made once and kept. The folder is its owner's alone; the files are readable because containers run as other users.
+# Created once. Only the owner can enter the folder; the files are readable because containers run as other users.
 make_secrets() {
   mkdir -p "$MILLRACE_SECRETS"
   chmod 700 "$MILLRACE_SECRETS"
   random() { local text; text=$(head -c 96 /dev/urandom | base64 | tr -dc a-zA-Z0-9); printf %s "${text:0:${1:-32}}"; }
   value() { tr -d '\n' <"$MILLRACE_SECRETS/$1"; }
-  keep() { # NAME COMMAND...: what the command prints, whole or not at all, and never twice
+  keep() { # NAME COMMAND...: store the command's output once, complete or not at all
     local path="$MILLRACE_SECRETS/$1"
     [ -s "$path" ] && return
     "${@:2}" >"$path.$$"
@@ -94,7 +94,7 @@ make_or_refuse() {
   make_secrets
 }
 
-# Another checkout's stack of the same name has other passwords.
+# A stack of the same name from another checkout has different passwords.
 refuse_foreign() {
   local folder
   folder=$("$DOCKER" ps -a --filter "label=com.docker.compose.project=$project" --format '{{.Label "com.docker.compose.project.working_dir"}}' | sort -u | head -1)
@@ -129,18 +129,18 @@ environment=$(scripts/docker-engine.sh env)
 eval "$environment"
 refuse_foreign
 case "$1" in
-  down | purge) ;; # which need none
+  down | purge) ;; # these need no secrets
   *) make_or_refuse ;;
 esac
 
-# A container of its own for one command; a terminal only where there is one.
+# A one-off container for a command; with a terminal only if there is one.
 run() {
   local terminal=()
   if [ ! -t 0 ] || [ ! -t 1 ]; then terminal=(-T); fi
   compose run --rm "${terminal[@]}" "$@"
 }
 
-# What `migrate` says is the reason when the others were not started.
+# If the others were not started, the output of `migrate` has the reason.
 start() {
   compose up -d --remove-orphans $(printf '%s\n' "$@" | grep -vx -- -d || true) || {
     compose logs --no-color --tail 5 migrate >&2 || true
@@ -149,7 +149,7 @@ start() {
   }
 }
 
-# Until every container that has a health check is healthy; says for which it waits.
+# Wait until every container with a health check is healthy, and print which ones it waits for.
 wait_healthy() {
   local deadline=$((SECONDS + ${MILLRACE_START_SECONDS:-600})) said="" waiting
   while :; do

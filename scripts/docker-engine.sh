@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The Docker Engine that `make images` and `make compose` use: the machine's own, or, as root on Debian, one that this script starts for this checkout.
 #
-#   docker-engine.sh up      have an engine and the base image; 3 and one line if there is none and none can be started
-#   docker-engine.sh env     what a shell evaluates to use it: DOCKER, COMPOSE, DOCKER_HOST
+#   docker-engine.sh up      provide an engine and the base image; 3 and one line if there is no engine and none can be started
+#   docker-engine.sh env     print variables for a shell to evaluate: DOCKER, COMPOSE, DOCKER_HOST
 #   docker-engine.sh check   0 if `up` could succeed, else 3 and one line that says what is missing
-#   docker-engine.sh down    end the engine that this script started; its images and volumes stay
+#   docker-engine.sh down    stop the engine that this script started; its images and volumes stay
 #   docker-engine.sh clean   the same, and delete its images and volumes
 set -euo pipefail
 caller=$PWD
@@ -13,14 +13,14 @@ cd "$(dirname "$0")/.."
 
 home=$(absolute "${MILLRACE_HOME:-$PWD/.millrace}")
 state=$(absolute "${MILLRACE_DOCKER_HOME:-$home/docker}")
-# Sockets have short paths, and a checkout may have a long one.
+# A socket's path must be short, and a checkout's may be long.
 run="/run/millrace-docker-$(printf %s "$state" | sha256sum | cut -c1-12)"
 base="${MILLRACE_BASE_IMAGE:-debian:bookworm-slim}"
 
 say() { echo "$*" >&2; }
 missing() { say "No Docker Engine: $*"; exit 3; }
 
-# A client that can build: one with buildx, or an old one that builds without.
+# A client that can build: with buildx, or an old one that builds without it.
 client() {
   local path version
   for path in $(type -ap docker | awk '!seen[$0]++'); do
@@ -60,7 +60,7 @@ why_not() {
 
 has() { local name; for name in "$@"; do command -v "$name" >/dev/null || return 1; done; }
 
-# install PACKAGE...: none is removed for them, such as Docker's own packages for Debian's, and no service is started.
+# install PACKAGE...: removes no package (such as Docker's own in favor of Debian's), and starts no service.
 install() {
   local name policy=/usr/sbin/policy-rc.d wanted=()
   for name in "$@"; do
@@ -86,7 +86,7 @@ install_engine() {
   install_missing docker.io docker-cli docker-buildx docker-compose iptables iproute2 ca-certificates
 }
 
-# Engines share docker0 and the rules of the network, so there is one at a time.
+# Engines share docker0 and the network rules, so only one can run at a time.
 other_engines() { pgrep -x dockerd | grep -vxF "$(cat "$run/pid" 2>/dev/null || echo none)"; }
 
 start() {
@@ -94,10 +94,10 @@ start() {
     missing "another dockerd runs on this machine, and this user's \`docker info\` does not reach it. Set DOCKER_HOST to it, or end it"
   fi
   mkdir -p "$state" "$run"
-  # What `down` restores: as it was before the first engine of this script, also when that one was killed.
+  # What `down` restores: the state before this script's first engine, even if that engine was killed.
   [ -s "$run/forward" ] || iptables -S FORWARD 2>/dev/null | sed -n 's/^-P FORWARD //p' >"$run/forward" || true
   [ -s "$run/ip_forward" ] || cat /proc/sys/net/ipv4/ip_forward >"$run/ip_forward"
-  # A mount namespace of its own: runc takes a cgroup v2 mount below a v1 hierarchy for the whole machine's.
+  # Its own mount namespace: runc mistakes a cgroup v2 mount below a v1 hierarchy for the whole machine's.
   setsid unshare --mount bash -c '
     if [ "$(stat -fc %T /sys/fs/cgroup)" = tmpfs ]; then umount /sys/fs/cgroup/unified 2>/dev/null || true; fi
     exec dockerd --data-root "$1/data" --exec-root "$2/exec" --pidfile "$2/pid" -H "unix://$2/sock" --log-level warn' \
@@ -113,7 +113,7 @@ start() {
   say "Started a Docker Engine for this checkout (make docker-down ends it)"
 }
 
-# Pulled like any other, or made of Debian's packages where no registry is reached.
+# Pulled like any other, or built from Debian's packages if no registry is reachable.
 have_base() {
   local docker
   docker=$(client)
@@ -157,14 +157,14 @@ down() {
   rm -rf "$run"
 }
 
-# The bridge, chains and rules that dockerd leaves behind; a rule of anybody else's stays.
+# Remove the bridge, chains and rules that dockerd leaves behind; keep rules of others.
 remove_rules() {
   local table chain rule
   has iptables ip || return 0
   ip link delete docker0 2>/dev/null || true
   for table in filter nat; do
     iptables -t $table -S 2>/dev/null | grep -E '^-A (FORWARD|PREROUTING|OUTPUT|POSTROUTING) .*(-j DOCKER|docker0|br-[0-9a-f]{12})' | while read -r rule; do
-      # shellcheck disable=SC2086 # a rule is words
+      # shellcheck disable=SC2086 # a rule is several words
       eval iptables -t $table "-D ${rule#-A }" 2>/dev/null || true
     done
     for chain in $(iptables -t $table -S 2>/dev/null | sed -n 's/^-N \(DOCKER[A-Z0-9-]*\)$/\1/p'); do
@@ -189,7 +189,7 @@ case "${1:-}" in
         install_engine
       fi
     fi
-    if ! machine_answers; then # which installing it may have started
+    if ! machine_answers; then # the installation may have started one
       ours_answers || start
       export DOCKER_HOST="unix://$run/sock"
     fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the images: all that docker/compose.yaml names, or the targets given, such as `images.sh features gpu`.
+# Build the images: all those of docker/compose.yaml, or the given targets, such as `images.sh features gpu`.
 # MILLRACE_TAG (default: latest) and MILLRACE_IMAGE_PREFIX (default: millrace) name them: millrace/pipeline:latest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,7 +17,7 @@ options=(--build-arg "BASE=${MILLRACE_BASE_IMAGE:-debian:bookworm-slim}"
   --label "org.opencontainers.image.version=$version"
   --label "org.opencontainers.image.revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)"
   --label "org.opencontainers.image.licenses=Apache-2.0")
-# A network with a certificate authority of its own: builds trust what this machine does. No layer keeps it.
+# For a network with its own certificate authority: builds trust the authorities of this machine. No layer keeps them.
 for file in "${SSL_CERT_FILE:-}" "${REQUESTS_CA_BUNDLE:-}" /etc/ssl/certs/ca-certificates.crt; do
   if [ -s "$file" ]; then
     options+=(--secret "id=ca,src=$file")

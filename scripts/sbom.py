@@ -1,9 +1,9 @@
-"""`make sbom`: a CycloneDX bill of materials for each image, from its lock: the Python packages, and Debian's where the
-image has listed them.
+"""`make sbom`: a CycloneDX bill of materials for each image: the Python packages of its lock, and its Debian packages
+if they are listed.
 
     python scripts/sbom.py FOLDER
 
-writes `FOLDER/<image>.cdx.json`. Where `FOLDER/<image>.dpkg` lists the image's Debian packages, they are part of it:
+writes `FOLDER/<image>.cdx.json`. If `FOLDER/<image>.dpkg` lists the image's Debian packages, they are included:
 
     docker run --rm --entrypoint dpkg-query IMAGE -W -f='${Package}\\t${Version}\\t${Architecture}\\n' >
     FOLDER/<image>.dpkg
