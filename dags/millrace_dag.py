@@ -24,7 +24,6 @@ table, the file and the remedy. Audit reports are in `$MILLRACE_HOME/data_docs`,
 `$MILLRACE_HOME/lineage`.
 """
 
-import os
 from datetime import timedelta
 from typing import Any
 
@@ -32,9 +31,10 @@ from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TaskGroup, task
 
 from contracts import catalog, project
 from contracts.model import Layer
+from lake import settings
 from millrace import pipeline, tasks
 
-SCHEDULED = os.environ.get("MILLRACE_SCHEDULE") == "on"
+SCHEDULED = settings.is_scheduled()
 FIRST, LAST = project.current().schedule
 DATE = ["null", "string"]
 

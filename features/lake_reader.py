@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # a feature server imports this module, and its image holds n
     import pyarrow.dataset as ds
     from deltalake import DeltaTable
 
-PIN = "MILLRACE_RELEASE"
 PLACE = ("file_index", "file_row_number")
 """Columns that DuckDB adds where a table has none of these names."""
 
@@ -38,14 +37,7 @@ def pinned(number: int | Release | None = None) -> Release:
     """
     if isinstance(number, Release):
         return number
-    named = os.environ.get(PIN)
-    if number is None and named:
-        if not named.isdigit():
-            raise release.ReleaseError(
-                f"{PIN} is {named!r}. Set it to the number of a release, such as 3, or unset it to read the newest one"
-            )
-        number = int(named)
-    return release.read(number)
+    return release.read(settings.release() if number is None else number)
 
 
 def published(qualified: str, version: int | None = None) -> LakeReader:

@@ -35,6 +35,8 @@ NAMES = (
 SUFFIX = "_FILE"
 LARGEST = 1 << 16
 """Bytes. A larger file is not a secret."""
+files: dict[str, Path] = {}
+"""Variables of this process that came from a file, and the file."""
 log = logging.getLogger("millrace")
 _loading = threading.Lock()
 """While one thread replaces `NAME_FILE` by `NAME`, both are set, which another thread would report as an error."""
@@ -69,6 +71,8 @@ def _load(name: str, environment: MutableMapping[str, str]) -> None:
         if environment.get(name):
             raise SecretError(f"{name} and {variable} are both set. Unset one of them")
         environment[name] = read(variable, Path(path))
+        if environment is os.environ:
+            files[name] = Path(path)
     environment.pop(variable, None)
 
 

@@ -1,23 +1,51 @@
-"""Where things are: the home of all state, the landing zone, the lake, the lineage. Read from the environment on each
-call, never at import.
+"""Typed access to the settings that Python code reads. The list of all of them is in `lake.variables`.
+
+Each call reads the environment, so a change of `os.environ` counts at once. Unset variables cost a dictionary look-up;
+Pydantic is imported only when a variable is set that has values to refuse.
 """
 
-import ipaddress
 import os
+import re
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from lake import secret_files, storage
 
+T = TypeVar("T")
 CHECKOUT = Path(__file__).resolve().parent.parent
+ENGINE, ONLINE = "sail", "sqlite"
+SPARK_MASTER, SPARK_PROFILE = "local[*]", "cpu"
 COUNTS = ("auto", "duckdb", "cudf")
 JOINS = (*COUNTS, "spark")
 REFUSE, ALLOW = "refuse", "allow"
+SIMPLE, FAB = "simple", "fab"
+LOOPBACK = "127.0.0.1"
+AIRFLOW_PORT, FEATURES_PORT, ENGINE_PORT, HEALTH_PORT = 8080, 6566, 15002, 8974
+START_SECONDS = 1800
+STOP_SECONDS = 25
+"""Kubernetes kills after 30 s, and others take a scheduler for dead that has been silent for 30 s."""
+HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9_-]+(?:\.[a-zA-Z0-9_-]+)*)\.?(?::\d{1,5})?")
+"""A host name or address, with a port or without."""
 LAKE_FORMAT = 1
 """Version of the lake's own files (format marker, commit metadata, releases). A lake with a higher one is refused."""
 
 
 class SettingError(ValueError):
     """An environment variable has a value that it cannot have; the message says which it may have."""
+
+
+@lru_cache(maxsize=256)
+def parse(name: str, text: str) -> Any:
+    """The typed value of a variable's text, as `lake.variables` declares it; SettingError if it may not have it."""
+    from lake import variables
+
+    return variables.all_variables()[name].parse(text)
+
+
+def _value(name: str, default: T) -> T:
+    text = os.environ.get(name)
+    return cast(T, parse(name, text)) if text else default
 
 
 def home() -> Path:
@@ -39,10 +67,7 @@ def labels() -> Path:
     """`MILLRACE_LABELS`, or `labels` in the home: the only folder from which labels are read whose path came over a
     network.
     """
-    chosen = os.environ.get("MILLRACE_LABELS") or home() / "labels"
-    if storage.is_remote(chosen):
-        raise SettingError(f"MILLRACE_LABELS is {chosen}, and labels are read from a folder only. Set it to a folder")
-    return storage.absolute(chosen)
+    return storage.absolute(_value("MILLRACE_LABELS", home() / "labels"))
 
 
 def lineage() -> Path:
@@ -50,47 +75,40 @@ def lineage() -> Path:
     return home() / "lineage"
 
 
-def bind() -> str:
-    """`MILLRACE_BIND`: the address that components listen on; `127.0.0.1` (default), or `0.0.0.0` in a container."""
-    address = os.environ.get("MILLRACE_BIND") or "127.0.0.1"
-    try:
-        return str(ipaddress.ip_address(address))
-    except ValueError:
-        raise SettingError(
-            f"MILLRACE_BIND is {address!r}. Set it to an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::"
-        ) from None
+def jars() -> Path:
+    """`MILLRACE_JARS`, or `jars` in the home: where Spark's jars lie."""
+    return Path(os.environ.get("MILLRACE_JARS") or home() / "jars")
 
 
 def engine() -> str:
     """`MILLRACE_ENGINE`: `sail` (default), `spark` (a Spark of this machine), or a Spark Connect URL
     `sc://host:port`.
     """
-    return secret_files.get("MILLRACE_ENGINE") or "sail"
+    return secret_files.get("MILLRACE_ENGINE") or ENGINE
 
 
 def join() -> str:
     """`MILLRACE_JOIN`: what joins training sets and profiles tables: `auto` (default), `duckdb`, `cudf` (on the GPU),
     or `spark`, which only joins.
     """
-    return os.environ.get("MILLRACE_JOIN") or "auto"
+    return _value("MILLRACE_JOIN", JOINS[0])
 
 
 def beyond_horizon() -> str:
     """`MILLRACE_BEYOND_HORIZON`: what becomes of labels after a release's horizon; `refuse` (default) or `allow`."""
-    chosen = os.environ.get("MILLRACE_BEYOND_HORIZON") or REFUSE
-    if chosen not in (REFUSE, ALLOW):
-        raise SettingError(
-            f"MILLRACE_BEYOND_HORIZON is {chosen!r}. Set it to {REFUSE} or {ALLOW}, or unset it to refuse labels after"
-            " a release's horizon"
-        )
-    return chosen
+    return _value("MILLRACE_BEYOND_HORIZON", REFUSE)
+
+
+def release() -> int | None:
+    """`MILLRACE_RELEASE`: the number of the release that training sets read; None for the newest."""
+    return _value("MILLRACE_RELEASE", cast("int | None", None))
 
 
 def online() -> str:
     """`MILLRACE_ONLINE`: where features are served from; `sqlite` (default: files in the home), `redis://...` or
     `postgresql://...`. It may hold a password.
     """
-    return secret_files.get("MILLRACE_ONLINE") or "sqlite"
+    return secret_files.get("MILLRACE_ONLINE") or ONLINE
 
 
 def registry() -> str:
@@ -100,6 +118,86 @@ def registry() -> str:
     Empty (default): a file in the home.
     """
     return secret_files.get("MILLRACE_REGISTRY") or ""
+
+
+def spark_memory() -> str | None:
+    """`MILLRACE_SPARK_MEMORY`: the heap of the local Spark, such as `4g`; None for a share of the machine's memory."""
+    return _value("MILLRACE_SPARK_MEMORY", cast("str | None", None))
+
+
+def spark_master() -> str:
+    """`MILLRACE_SPARK_MASTER`: the master of the local Spark."""
+    return os.environ.get("MILLRACE_SPARK_MASTER") or SPARK_MASTER
+
+
+def spark_profile() -> str:
+    """`MILLRACE_SPARK_PROFILE`: `cpu`, or `gpu` for RAPIDS."""
+    return _value("MILLRACE_SPARK_PROFILE", SPARK_PROFILE)
+
+
+def spark_conf() -> dict[str, str]:
+    """`MILLRACE_SPARK_CONF`: more settings of the local Spark."""
+    return dict(_value("MILLRACE_SPARK_CONF", cast("tuple[tuple[str, str], ...]", ())))
+
+
+def bind() -> str:
+    """`MILLRACE_BIND`: the address that components listen on; `127.0.0.1` (default), or `0.0.0.0` in a container."""
+    return str(_value("MILLRACE_BIND", cast(Any, LOOPBACK)))
+
+
+def airflow_port() -> int:
+    """`MILLRACE_PORT`: where Airflow's UI and API listen."""
+    return _value("MILLRACE_PORT", AIRFLOW_PORT)
+
+
+def features_port() -> int:
+    """`MILLRACE_FEATURES_PORT`: where the feature server listens; by default Feast's own port, or the port after
+    Airflow's if that was moved.
+    """
+    airflow = airflow_port()
+    return _value("MILLRACE_FEATURES_PORT", FEATURES_PORT if airflow == AIRFLOW_PORT else airflow % 65535 + 1)
+
+
+def engine_port() -> int:
+    """`MILLRACE_ENGINE_PORT`: where `millrace start engine` listens."""
+    return _value("MILLRACE_ENGINE_PORT", ENGINE_PORT)
+
+
+def health_port() -> int:
+    """`MILLRACE_HEALTH_PORT`: where a component without an HTTP server of its own answers `/live` and `/ready`."""
+    return _value("MILLRACE_HEALTH_PORT", HEALTH_PORT)
+
+
+def start_seconds() -> int:
+    """`MILLRACE_START_SECONDS`: how long `make up` and `make demo` wait for Airflow."""
+    return _value("MILLRACE_START_SECONDS", START_SECONDS)
+
+
+def stop_seconds() -> int:
+    """`MILLRACE_STOP_SECONDS`: how long a component may take to stop after SIGTERM."""
+    return _value("MILLRACE_STOP_SECONDS", STOP_SECONDS)
+
+
+def auth() -> str:
+    """`MILLRACE_AUTH`: `simple` (one administrator, for a machine of one's own) or `fab` (logins with roles in the
+    metadata database).
+    """
+    return _value("MILLRACE_AUTH", SIMPLE)
+
+
+def is_scheduled() -> bool:
+    """`MILLRACE_SCHEDULE`: whether the main DAG runs every day."""
+    return _value("MILLRACE_SCHEDULE", "off") == "on"
+
+
+def public_url() -> str | None:
+    """`MILLRACE_PUBLIC_URL`: where browsers reach Airflow behind a proxy."""
+    return _value("MILLRACE_PUBLIC_URL", cast("str | None", None))
+
+
+def public_features_url() -> str | None:
+    """`MILLRACE_PUBLIC_FEATURES_URL`: where clients reach the feature server behind a proxy."""
+    return _value("MILLRACE_PUBLIC_FEATURES_URL", cast("str | None", None))
 
 
 def table_path(qualified: str) -> Path:

@@ -21,9 +21,19 @@ from contracts.project import ProjectError
 from contracts.report import TableReport
 from lake import manifest, release, secret_files, settings
 from lake.release import Release
-from millrace import arguments, components_cli, errors, maintenance, pipeline, project_cli, show, training_cli
+from millrace import (
+    arguments,
+    components_cli,
+    errors,
+    maintenance,
+    pipeline,
+    project_cli,
+    settings_cli,
+    show,
+    training_cli,
+)
 
-ALONE = ("init", "check", "new", "start", "health")
+ALONE = ("init", "check", "new", "start", "health", "settings")
 """Commands that do not need those of the project, which may be what is wrong."""
 KEPT_DAYS, SAMPLE = "7", 500
 HELP = """Carry an e-commerce lake from landed files to served features.
@@ -39,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = _parser(own=not given or given[0] not in ALONE).parse_args(arguments)
     except ProjectError as error:
-        _complain(f"{type(error).__name__}: {error}")
+        show.complain(f"{type(error).__name__}: {error}")
         return 1
     console = show.console()
     try:
@@ -49,13 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
         explanation = None if errors.is_ours(error) else errors.explain(error)
         if explanation is None and not isinstance(error, RuntimeError | ValueError | LookupError | OSError):
             raise  # a defect
-        _complain(f"{type(error).__name__}: {explanation or error}")
+        show.complain(f"{type(error).__name__}: {explanation or error}")
         return 1
     return 0
-
-
-def _complain(message: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(message, style="red", markup=False)
 
 
 def _parser(own: bool = True) -> argparse.ArgumentParser:
@@ -151,6 +157,7 @@ def _parser(own: bool = True) -> argparse.ArgumentParser:
     )
     components_cli.add(commands, _add)
     project_cli.add(commands, _add)
+    settings_cli.add(commands, _add)
     if own:
         _add_commands_of_project(commands)
     return parser
@@ -200,6 +207,8 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         if isinstance(said, TableReport):
             reports.append(said)
 
+    settings_cli.warn_of_unknown(show.complain)
+    settings_cli.ensure_valid(of_a_run=True)
     pipeline.ensure_project(services=False)
     try:
         pipeline.run_all(options.start, options.end, arguments.run_id(), say)
@@ -210,7 +219,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     try:
         console.print(f"Data Docs: {pipeline.render_docs()}", markup=False)
     except pipeline.DocsError as error:  # tables and release are published: the run did what it was to do
-        _complain(f"Warning: {error}")
+        show.complain(f"Warning: {error}")
 
 
 def _line(said: TableReport | Release) -> str:

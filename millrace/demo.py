@@ -141,11 +141,11 @@ def _prepare(console: Console, elsewhere: Services | None) -> Services:
 
 
 def _wait_for(airflow: Services, say: services.Progress) -> None:
-    """Until each component is healthy and the DAG is parsed; DemoError after START_SECONDS."""
-    deadline, said = time.monotonic() + services.START_SECONDS, ""
+    """Until each component is healthy and the DAG is parsed; DemoError after `MILLRACE_START_SECONDS`."""
+    deadline, said = time.monotonic() + settings.start_seconds(), ""
     while missing := _missing(airflow):
         if time.monotonic() > deadline:
-            raise DemoError(f"Airflow at {airflow.url} is not ready after {services.START_SECONDS} s: {missing}")
+            raise DemoError(f"Airflow at {airflow.url} is not ready after {settings.start_seconds()} s: {missing}")
         if missing != said:
             say(f"Waiting for {missing}")
             said = missing
@@ -375,10 +375,10 @@ def _outside(airflow: Services) -> dict[str, str]:
     """The same for containers, as it looks from the machine that they run on."""
     return {
         "Airflow": (
-            f"{os.environ.get('MILLRACE_PUBLIC_URL') or airflow.url}  (user {airflow.username}; its password is in a"
+            f"{settings.public_url() or airflow.url}  (user {airflow.username}; its password is in a"
             " file, see docs/deploy.md)"
         ),
-        "Features": f"{os.environ.get('MILLRACE_PUBLIC_FEATURES_URL') or airflow.features_url}/get-online-features",
+        "Features": f"{settings.public_features_url() or airflow.features_url}/get-online-features",
         "Data Docs": "scripts/compose.sh data-docs DIR  (copies them out of their volume)",
         "Tables": f"{settings.lake()}  (scripts/compose.sh millrace tables)",
         "Stop": "make compose-down",

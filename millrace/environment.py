@@ -21,77 +21,14 @@ from urllib.parse import urlsplit
 
 from contracts import project
 from lake import settings
-from lake.settings import SettingError
 
 CHECKOUT = settings.CHECKOUT
-LOOPBACK = "127.0.0.1"
-AIRFLOW_PORT, FEATURES_PORT, ENGINE_PORT, HEALTH_PORT = 8080, 6566, 15002, 8974
+LOOPBACK = settings.LOOPBACK
 USERNAME = "admin"
-SIMPLE, FAB = "simple", "fab"
-STOP_SECONDS = 25
-"""A component has so long to end. Kubernetes kills after 30 s, and a scheduler that has not said anything for 30 s is
-taken for dead by others.
-"""
 SHARED_SECRETS = ("AIRFLOW__CORE__FERNET_KEY", "AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__API__SECRET_KEY")
 """What all components of one Airflow have to agree on."""
 ADMIN_PASSWORD = "MILLRACE_ADMIN_PASSWORD"
 FAB_AUTH_MANAGER = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
-
-
-def airflow_port() -> int:
-    """`MILLRACE_PORT`: where Airflow's UI and API listen."""
-    return _port("MILLRACE_PORT", AIRFLOW_PORT)
-
-
-def features_port() -> int:
-    """`MILLRACE_FEATURES_PORT`: where the feature server listens; by default Feast's own port, or beside Airflow's
-    where that was moved.
-    """
-    airflow = airflow_port()
-    return _port("MILLRACE_FEATURES_PORT", FEATURES_PORT if airflow == AIRFLOW_PORT else airflow % 65535 + 1)
-
-
-def engine_port() -> int:
-    """`MILLRACE_ENGINE_PORT`: where `millrace start engine` listens."""
-    return _port("MILLRACE_ENGINE_PORT", ENGINE_PORT)
-
-
-def health_port() -> int:
-    """`MILLRACE_HEALTH_PORT`: where a component without an HTTP server of its own answers `/live` and `/ready`."""
-    return _port("MILLRACE_HEALTH_PORT", HEALTH_PORT)
-
-
-def stop_seconds() -> int:
-    """`MILLRACE_STOP_SECONDS`: how long a component may take to end after SIGTERM."""
-    return seconds("MILLRACE_STOP_SECONDS", STOP_SECONDS)
-
-
-def auth() -> str:
-    """`MILLRACE_AUTH`: `simple` (one administrator, for a machine of one's own) or `fab` (logins with roles in the
-    metadata database).
-    """
-    chosen = os.environ.get("MILLRACE_AUTH") or SIMPLE
-    if chosen not in (SIMPLE, FAB):
-        raise SettingError(
-            f"MILLRACE_AUTH is {chosen!r}. Set it to {SIMPLE} (one administrator) or {FAB} (logins with roles), or"
-            f" unset it for {SIMPLE}"
-        )
-    return chosen
-
-
-def seconds(name: str, default: int) -> int:
-    """A setting in whole seconds."""
-    text = os.environ.get(name) or str(default)
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise SettingError(f"{name} must be a number of seconds, 1 or more. Got: {text}. Unset it to use {default}.")
-
-
-def _port(name: str, default: int) -> int:
-    text = os.environ.get(name) or str(default)
-    if text.isdecimal() and 0 < int(text) < 65536:
-        return int(text)
-    raise SettingError(f"{name} must be a port from 1 to 65535. Got: {text}. Unset it to use {default}.")
 
 
 def environment(port: int, features: int, caller: Mapping[str, str]) -> dict[str, str]:
@@ -131,13 +68,8 @@ def own_host() -> str:
 
 def _api_url(port: int, caller: Mapping[str, str]) -> str:
     """`MILLRACE_API_URL`: where components reach the api-server."""
-    url = (caller.get("MILLRACE_API_URL") or f"http://{own_host()}:{port}").rstrip("/")
-    if not url.startswith(("http://", "https://")) or not _host(url):
-        raise SettingError(
-            f"MILLRACE_API_URL is {url!r}. Set it to the api-server's URL, such as http://api-server:{AIRFLOW_PORT}, or"
-            " unset it"
-        )
-    return url
+    url = caller.get("MILLRACE_API_URL")
+    return str(settings.parse("MILLRACE_API_URL", url)).rstrip("/") if url else f"http://{own_host()}:{port}"
 
 
 def _host(url: str) -> str:
@@ -197,11 +129,8 @@ def _database(caller: Mapping[str, str]) -> dict[str, str]:
     would take asyncpg, which spells them otherwise. So it does where Airflow's own variable names the database.
     """
     url = caller.get("MILLRACE_DATABASE") or ""
-    if url and urlsplit(url).scheme not in ("postgresql", "postgres"):
-        raise SettingError(
-            "MILLRACE_DATABASE does not begin with postgresql://. Set it to postgresql://user@host:5432/database (the"
-            " password in it, or in the file that PGPASSFILE names), or unset it to use a SQLite file in MILLRACE_HOME"
-        )
+    if url:
+        settings.parse("MILLRACE_DATABASE", url)
     scheme, _, plain = (caller.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN") or url).partition("://")
     if not scheme.startswith("postgres"):
         return {}
@@ -216,15 +145,11 @@ def _task_logs(state: Path, caller: Mapping[str, str]) -> dict[str, str]:
     them.
     """
     local = state / "logs" / "tasks"
-    where = caller.get("MILLRACE_TASK_LOGS") or str(local)
-    if "://" not in where:
-        return {"AIRFLOW__LOGGING__BASE_LOG_FOLDER": where}
-    parts = urlsplit(where)
-    if parts.scheme != "s3" or not parts.netloc or not parts.path.strip("/"):
-        raise SettingError(
-            f"MILLRACE_TASK_LOGS is {where!r}. Set it to a folder or to s3://bucket/prefix, or unset it to use"
-            " logs/tasks in MILLRACE_HOME"
-        )
+    where = caller.get("MILLRACE_TASK_LOGS")
+    if where:
+        where = str(settings.parse("MILLRACE_TASK_LOGS", where))
+    if not where or "://" not in where:
+        return {"AIRFLOW__LOGGING__BASE_LOG_FOLDER": where or str(local)}
     return {
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(local),
         "AIRFLOW__LOGGING__REMOTE_LOGGING": "True",
@@ -237,7 +162,7 @@ def _task_logs(state: Path, caller: Mapping[str, str]) -> dict[str, str]:
 
 
 def _auth() -> dict[str, str]:
-    return {"AIRFLOW__CORE__AUTH_MANAGER": FAB_AUTH_MANAGER} if auth() == FAB else {}
+    return {"AIRFLOW__CORE__AUTH_MANAGER": FAB_AUTH_MANAGER} if settings.auth() == settings.FAB else {}
 
 
 def _joined(*parts: str | None, separator: str = os.pathsep) -> str:
@@ -260,7 +185,7 @@ def admin_password(folder: Path) -> str:
     """The administrator's password: `MILLRACE_ADMIN_PASSWORD`, or the one in the file that SimpleAuthManager reads."""
     path = folder / "simple_auth_manager_passwords.json.generated"
     kept = _kept(path, lambda: {USERNAME: secrets.token_urlsafe(12)})[USERNAME]
-    return (os.environ.get(ADMIN_PASSWORD) if auth() == FAB else None) or kept
+    return (os.environ.get(ADMIN_PASSWORD) if settings.auth() == settings.FAB else None) or kept
 
 
 def _kept(path: Path, make: Callable[[], dict[str, str]]) -> dict[str, str]:

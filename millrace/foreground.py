@@ -43,14 +43,14 @@ KILLS_SECONDS = 2.0
 
 def start(name: str) -> NoReturn:
     """Become the component, with the environment that it needs; SettingError where a setting is wrong."""
-    variables = environment.environment(environment.airflow_port(), environment.features_port(), os.environ)
-    environment.stop_seconds(), environment.health_port(), environment.engine_port()
+    variables = environment.environment(settings.airflow_port(), settings.features_port(), os.environ)
+    settings.stop_seconds(), settings.health_port(), settings.engine_port(), settings.is_scheduled()
     state = settings.home()
     for folder in ("airflow", "logs", "lineage"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     if name in components.COMMANDS:
         variables = _with_secrets(variables)
-        if name == "api-server" and environment.auth() == environment.SIMPLE:
+        if name == "api-server" and settings.auth() == settings.SIMPLE:
             environment.admin_password(state / "airflow")
     elif name == "features":
         variables = components.without(variables, components.NOT_FOR_FEATURES)
@@ -163,7 +163,7 @@ class Foreground:
         signal.pthread_sigmask(
             signal.SIG_BLOCK, HANDLED
         )  # threads inherit it: a signal that one of them got would not wake this one from its wait
-        health.serve(self._probe, environment.health_port())
+        health.serve(self._probe, settings.health_port())
         threading.Thread(target=self._watch_memory, daemon=True, name="memory").start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         status = self._wait()
@@ -208,7 +208,7 @@ class Foreground:
     def _end(self, _signum: int, _frame: object) -> None:
         if not self._probe.ending:
             self._probe.ending = f"the {self._component.name} is ending"
-            signal.alarm(environment.stop_seconds())
+            signal.alarm(settings.stop_seconds())
             with suppress(ProcessLookupError):
                 os.kill(self._component.pid, signal.SIGTERM)
 
@@ -227,9 +227,9 @@ def _engine() -> int:
     stop: Callable[[int, object], None] = lambda _signum, _frame: ended.set()  # noqa: E731
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop)
-    port = environment.engine_port()
+    port = settings.engine_port()
     probe = health.Probe(health.of_engine(port))
-    health.serve(probe, environment.health_port())
+    health.serve(probe, settings.health_port())
     run = _spark if settings.engine() == "spark" else _sail
     return run(port, ended, probe)
 

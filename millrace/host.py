@@ -29,7 +29,7 @@ from millrace.components import (
     kill_orphans,
     spark,
 )
-from millrace.environment import ADMIN_PASSWORD, FAB, auth
+from millrace.environment import ADMIN_PASSWORD
 
 RESTARTS = "restarts.json"
 """What the host writes about components that died, below `run` in the home."""
@@ -48,7 +48,7 @@ def main() -> int:
         return _report(str(error))
     import_airflow()
     components = {name: Component(name, partial(airflow, name)) for name in COMMANDS}
-    password, needs_tables = os.environ.pop(ADMIN_PASSWORD, ""), auth() == FAB
+    password, needs_tables = os.environ.pop(ADMIN_PASSWORD, ""), settings.auth() == settings.FAB
     try:
         if not needs_tables:
             components["api-server"].start()  # the slowest to start

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from lake import settings
 from lake.settings import SettingError
 from millrace import environment
-from millrace.environment import ADMIN_PASSWORD, FAB, USERNAME
+from millrace.environment import ADMIN_PASSWORD, USERNAME
 from millrace.health import told
 
 LOCK = 0x6D696C6C72616365
@@ -42,7 +42,7 @@ def migrate(progress: Callable[[str], None]) -> None:
 
 def add_user(name: str, role: str, password: str) -> None:
     """A login with that role, or a new role and password for the one of that name."""
-    if environment.auth() != FAB:
+    if settings.auth() != settings.FAB:
         raise MetadataError(
             "logins with roles need MILLRACE_AUTH=fab; with MILLRACE_AUTH=simple there is one administrator"
         )
@@ -52,7 +52,7 @@ def add_user(name: str, role: str, password: str) -> None:
 def _run(*arguments: str, message: str = "") -> None:
     state = settings.home()
     (state / "airflow").mkdir(parents=True, exist_ok=True, mode=0o700)
-    variables = environment.environment(environment.airflow_port(), environment.features_port(), os.environ)
+    variables = environment.environment(settings.airflow_port(), settings.features_port(), os.environ)
     password = os.environ.get(ADMIN_PASSWORD)
     variables |= {ADMIN_PASSWORD: password} if password else {}
     done = subprocess.run(
@@ -77,7 +77,7 @@ def prepare(password: str = "") -> None:
     with _one_at_a_time(SQL_ALCHEMY_CONN or ""):
         initdb()
         _record_keys(SQL_ALCHEMY_CONN or "")
-        if environment.auth() == FAB:
+        if settings.auth() == settings.FAB:
             _first_administrator(password)
     if SQL_ALCHEMY_CONN and SQL_ALCHEMY_CONN.startswith("sqlite:///"):
         _use_write_ahead_log(SQL_ALCHEMY_CONN.removeprefix("sqlite:///"))

@@ -63,7 +63,7 @@ def state() -> MetadataState:
     """Asked in a process of its own: Airflow reads its configuration once, when it is imported. Nothing is written."""
     from millrace import environment
 
-    variables = environment.environment(environment.airflow_port(), environment.features_port(), os.environ)
+    variables = environment.environment(settings.airflow_port(), settings.features_port(), os.environ)
     command = [sys.executable, "-W", "ignore", "-m", "millrace.metadata_state"]
     done = subprocess.run(command, cwd=settings.CHECKOUT, env=variables, text=True, capture_output=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]

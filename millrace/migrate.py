@@ -84,7 +84,7 @@ def _bring_lake(say: Say) -> None:
 
 def _metadata() -> Iterator[Part]:
     """Where only features are served, there is none."""
-    from millrace import environment, metadata, metadata_state
+    from millrace import metadata, metadata_state
 
     if not metadata_state.is_used():
         return
@@ -96,7 +96,7 @@ def _metadata() -> Iterator[Part]:
     elif not found.providers:
         pending.append("migrate the tables of its providers")
 
-    if environment.auth() == environment.FAB and not found.logins:
+    if settings.auth() == settings.FAB and not found.logins:
         pending.append("make the roles and the first administrator")
     if found.present and not found.keys:
         pending.append("note the keys that the components share")

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from contracts import catalog, project
-from millrace import arguments, pipeline, scaffold, show
+from millrace import arguments, pipeline, scaffold, settings_cli, show
 
 SAMPLE = 100
 
@@ -70,20 +70,18 @@ def _init(options: argparse.Namespace, console: Console) -> None:
 
 
 def _check(options: argparse.Namespace, console: Console) -> None:
-    found = pipeline.project_problems()
+    settings_cli.warn_of_unknown(show.complain)
+    settings_cli.ensure_valid()
+    problems = pipeline.project_problems()
     if options.json:
-        print(
-            json.dumps(
-                [{"file": str(problem.file), "line": problem.line, "message": problem.message} for problem in found],
-                indent=1,
-            )
-        )
+        rows = [{"file": str(problem.file), "line": problem.line, "message": problem.message} for problem in problems]
+        print(json.dumps(rows, indent=1))
     else:
-        for problem in found:
+        for problem in problems:
             console.print(str(problem), markup=False, soft_wrap=True)
     of = project.current()
-    if found:
-        raise CheckError(f"{len(found)} problem{'s' * (len(found) > 1)} in the project {of.name}")
+    if problems:
+        raise CheckError(f"{len(problems)} problem{'s' * (len(problems) > 1)} in the project {of.name}")
     if not options.json:
         console.print(f"{of.name}: {len(catalog.all_tables())} tables, no problem", markup=False)
 

@@ -36,24 +36,17 @@ from millrace.components import tail
 from millrace.environment import (
     ADMIN_PASSWORD,
     CHECKOUT,
-    FAB,
     LOOPBACK,
     USERNAME,
     admin_password,
-    airflow_port,
-    auth,
     environment,
-    features_port,
     own_host,
-    seconds,
     shared_secrets,
 )
 from millrace.host import RESTARTS
 
 TOKEN = "MILLRACE_SERVICES_TOKEN"
 HOST = (sys.executable, "-m", "millrace.host")
-START_SECONDS = 1800
-"""`up` gives up waiting after so long; what it started goes on. `MILLRACE_START_SECONDS` moves it."""
 SLOW_SECONDS = 120.0
 """From then on, and each time it passes again, `up` says that it still waits, and for what."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
@@ -144,8 +137,8 @@ def up(progress: Progress | None = None) -> Services:
     """
     say = progress or _silence
     secret_files.load()  # before keys of our own are made for Airflow
-    port, features, patience = airflow_port(), features_port(), seconds("MILLRACE_START_SECONDS", START_SECONDS)
-    _refuse_bad_serving_options()
+    port, features, patience = settings.airflow_port(), settings.features_port(), settings.start_seconds()
+    options.read(), settings.is_scheduled()  # what a component would refuse
     with _locked():
         record, host = _read_record(), None
         if record and _host_lives(record):
@@ -172,14 +165,6 @@ def _prepare_engine(say: Progress) -> None:
         java.find()
         jars.fetched(jars.DELTA)
     except SparkError as error:
-        raise ServicesError(str(error)) from error
-
-
-def _refuse_bad_serving_options() -> None:
-    """What the feature server would refuse, before anything is started."""
-    try:
-        options.read()
-    except options.ServingOptionError as error:
         raise ServicesError(str(error)) from error
 
 
@@ -291,7 +276,7 @@ def _start(port: int, features: int) -> tuple[Record, "subprocess.Popen[bytes]"]
     variables = {
         **shared_secrets(state / "airflow"),
         **variables,
-        **({ADMIN_PASSWORD: password} if auth() == FAB else {}),
+        **({ADMIN_PASSWORD: password} if settings.auth() == settings.FAB else {}),
     }
     with (state / "logs" / "host.log").open("wb") as log:
         host = subprocess.Popen(  # it outlives this process: a session of its own, and no inherited streams
@@ -619,7 +604,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if command == "up":
             services = up(_print)
-            given = auth() == FAB and os.environ.get(ADMIN_PASSWORD)
+            given = settings.auth() == settings.FAB and os.environ.get(ADMIN_PASSWORD)
             _print(
                 f"Sign in as {services.username} with the password"
                 f" {f'that {ADMIN_PASSWORD} held at the first start' if given else services.password}"

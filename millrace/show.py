@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -35,6 +36,11 @@ def console() -> Console:
     if sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, soft_wrap=True, width=PIPE_WIDTH)
+
+
+def complain(message: str) -> None:
+    """Print an error or a warning to standard error, in red on a terminal."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message, style="red", markup=False)
 
 
 def line(report: TableReport) -> str:
@@ -165,6 +171,15 @@ def sizes(rows: Sequence[tuple]) -> Grid:
     for name, version, count, size in rows:
         grid.add_row(name, str(version), f"{count:,}", f"{size / 1e6:.1f}")
     return grid
+
+
+def settings(rows: Sequence[dict[str, str]]) -> Iterator[Grid]:
+    """A grid of each section."""
+    for section, group in groupby(rows, key=lambda row: row["section"]):
+        grid = new_grid(section, "variable", "value", "default", "from")
+        for row in group:
+            grid.add_row(row["name"], row["value"] or "-", row["default"], row["source"])
+        yield grid
 
 
 def tidied(title: str, what: str, rows: Sequence[Any]) -> Grid:

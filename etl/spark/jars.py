@@ -74,7 +74,7 @@ def spark_home() -> Path:
 
 def folder() -> Path:
     """Where jars lie: `MILLRACE_JARS`, or `jars` in the home."""
-    return Path(os.environ.get("MILLRACE_JARS") or settings.home() / "jars")
+    return settings.jars()
 
 
 def share(home: Path, kept: Path | None = None) -> None:

@@ -35,9 +35,7 @@ def settings_of(port: int, master: str) -> dict[str, str]:
         "spark.connect.grpc.binding.address": settings.bind(),
         "spark.connect.grpc.binding.port": str(port),
         "spark.driver.host": LOOPBACK,
-        "spark.driver.memory": (
-            os.environ.get("MILLRACE_SPARK_MEMORY") or f"{max(psutil.virtual_memory().total // 4 >> 20, 2048)}m"
-        ),
+        "spark.driver.memory": (settings.spark_memory() or f"{max(psutil.virtual_memory().total // 4 >> 20, 2048)}m"),
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.sql.warehouse.dir": str(settings.home() / "spark" / "warehouse"),
@@ -52,14 +50,8 @@ def settings_of(port: int, master: str) -> dict[str, str]:
     if storage.is_remote(settings.lake()):
         found |= s3_settings()
         found["spark.jars"] += "".join(f",{path}" for path in jars.fetched(jars.S3))
-    found |= _profile(os.environ.get("MILLRACE_SPARK_PROFILE") or "cpu", found["spark.jars"], master)
-    for pair in (os.environ.get("MILLRACE_SPARK_CONF") or "").split(","):
-        if pair.strip():
-            name, separator, value = pair.strip().partition("=")
-            if not separator:
-                raise SparkError(f"MILLRACE_SPARK_CONF has {pair.strip()!r}, which is not key=value")
-            found[name] = value
-    return found
+    found |= _profile(settings.spark_profile(), found["spark.jars"], master)
+    return found | settings.spark_conf()
 
 
 def s3_settings() -> dict[str, str]:
@@ -85,18 +77,16 @@ def s3_settings() -> dict[str, str]:
 def _profile(name: str, known: str, master: str) -> dict[str, str]:
     if name == "cpu":
         return {}
-    if name == "gpu":
-        return {
-            **gpu.settings_for(master),
-            "spark.jars": ",".join([known, *(str(path) for path in jars.fetched(gpu.RAPIDS))]),
-        }
-    raise SparkError(f"MILLRACE_SPARK_PROFILE is {name!r}. Use cpu (the default) or gpu")
+    return {
+        **gpu.settings_for(master),
+        "spark.jars": ",".join([known, *(str(path) for path in jars.fetched(gpu.RAPIDS))]),
+    }
 
 
 def command(port: int) -> list[str]:
     """The server's command line, for a process that is to become it."""
     java.find()
-    master = os.environ.get("MILLRACE_SPARK_MASTER") or "local[*]"
+    master = settings.spark_master()
     options = [part for name, value in settings_of(port, master).items() for part in ("--conf", f"{name}={value}")]
     return [str(jars.spark_home() / "bin" / "spark-submit"), "--class", CLASS, *options, "spark-internal"]
 

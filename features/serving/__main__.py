@@ -13,21 +13,18 @@ from features.serving.errors import WritesDisabledError
 from lake import secret_files, settings
 from lake.files import machine
 
-PORT = "6566"
-
 
 def main() -> int:
     """Serve; the exit status. Metrics are in files that the workers share, and begin at zero with each start."""
     setproctitle("millrace features")
     try:
         secret_files.load()
-        chosen = options.read()
+        chosen, port = options.read(), settings.features_port()
         if chosen.writes and os.environ.get(token.SETTING):
             token.ensure_usable()
-    except (secret_files.SecretError, options.ServingOptionError, WritesDisabledError) as error:
+    except (secret_files.SecretError, settings.SettingError, WritesDisabledError) as error:
         print(error, file=sys.stderr)
         return 2
-    port = int(os.environ.get("MILLRACE_FEATURES_PORT") or PORT)
     folder = (
         settings.home() / "run" / "metrics" / f"{machine()}-{port}"
     )  # of this server, not of another one that shares the home

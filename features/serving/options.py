@@ -5,15 +5,16 @@ bounds.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from features.serving import token
+from lake import settings
+from lake.settings import SettingError
 
 LOOPBACK = "127.0.0.1"
 LOOPBACK_NAMES = frozenset({"localhost", LOOPBACK, "[::1]"})
-HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::\d{1,5})?", re.IGNORECASE)
 
 PLAIN_TOKEN = token.SETTING.removesuffix("_FILE")
 """Refused: the token would be in the environment, and in each dump of it."""
@@ -35,10 +36,6 @@ DRAIN_SECONDS = 5
 """Requests in flight may take so long to finish when the server ends."""
 
 
-class ServingOptionError(ValueError):
-    """An environment variable of the feature server has a value that means nothing."""
-
-
 @dataclass(frozen=True)
 class Options:
     """Names that a Host header may have, in lower case and without a port; number of workers; are writes allowed?"""
@@ -49,47 +46,30 @@ class Options:
 
 
 def read(environment: Mapping[str, str] | None = None) -> Options:
-    """The options that the environment names; ServingOptionError says which of them is wrong."""
+    """The options that the environment names; SettingError says which of them is wrong."""
     known = os.environ if environment is None else environment
     if known.get(PLAIN_TOKEN):
-        raise ServingOptionError(
+        raise SettingError(
             f"{PLAIN_TOKEN} is not read. Write the token into a file, and name the file in {token.SETTING}"
         )
+
+    def value(name: str, default: Any) -> Any:
+        text = known.get(f"MILLRACE_FEATURES_{name}")
+        return settings.parse(f"MILLRACE_FEATURES_{name}", text) if text else default
+
+    workers = value("WORKERS", 1)
     return Options(
-        _hosts(known.get("MILLRACE_FEATURES_HOSTS") or ""),
-        _workers(known.get("MILLRACE_FEATURES_WORKERS") or "1"),
-        _writes(known.get("MILLRACE_FEATURES_WRITES") or "0"),
+        LOOPBACK_NAMES | {name for host in value("HOSTS", ()) if (name := host_name(host))},
+        _cores() if workers == "auto" else workers,
+        value("WRITES", "0") == "1",
     )
 
 
 def host_name(header: str) -> str | None:
     """The name in a Host header, in lower case and without its port or closing dot; None if it is malformed."""
-    parts = HOST.fullmatch(header)
+    parts = settings.HOST.fullmatch(header)
     return parts["name"].lower() if parts else None
 
 
-def _hosts(text: str) -> frozenset[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    known = {name: host_name(name) for name in names}
-    if wrong := [name for name, host in known.items() if host is None]:
-        raise ServingOptionError(
-            f"MILLRACE_FEATURES_HOSTS has {wrong[0]!r}, which is not a host name. Got: {text}. "
-            "Expected: names or addresses without a scheme, separated by commas, such as features.example.com,10.0.0.5"
-        )
-    return LOOPBACK_NAMES | {host for host in known.values() if host}
-
-
-def _workers(text: str) -> int:
-    if text == "auto":
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if text.isascii() and text.isdecimal() and 0 < int(text) <= 256:
-        return int(text)
-    expected = "must be a number from 1 to 256, or auto for one a core"
-    raise ServingOptionError(f"MILLRACE_FEATURES_WORKERS {expected}. Got: {text}. Unset it to use 1.")
-
-
-def _writes(text: str) -> bool:
-    if text in ("0", "1"):
-        return text == "1"
-    expected = "must be 1 (allow writes with the token) or 0"
-    raise ServingOptionError(f"MILLRACE_FEATURES_WRITES {expected}. Got: {text}. Unset it for 0.")
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

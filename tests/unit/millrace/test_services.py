@@ -135,13 +135,13 @@ class TestEnvironment:
 
 class TestPort:
     def test_default(self) -> None:
-        assert environment.airflow_port() == 8080
+        assert settings.airflow_port() == 8080
 
     @pytest.mark.parametrize("text", ["0", "65536", "http", "-1", "80.5"])
     def test_refuses_what_is_no_port(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MILLRACE_PORT", text)
-        with pytest.raises(SettingError, match=rf"MILLRACE_PORT must be a port.*Got: {text}"):
-            environment.airflow_port()
+        with pytest.raises(SettingError, match=rf"^MILLRACE_PORT is '{text}'. Set it to a port from 1 to 65535"):
+            settings.airflow_port()
 
     def test_a_port_held_by_a_stranger_is_named_with_the_remedy(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.create_server(("127.0.0.1", 0)) as stranger:
@@ -154,20 +154,20 @@ class TestPort:
     def test_the_feature_server_has_feasts_port_or_the_one_after_airflows(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert environment.features_port() == 6566
+        assert settings.features_port() == 6566
         monkeypatch.setenv("MILLRACE_PORT", "8090")
-        assert environment.features_port() == 8091
+        assert settings.features_port() == 8091
         monkeypatch.setenv("MILLRACE_FEATURES_PORT", "7000")
-        assert environment.features_port() == 7000
+        assert settings.features_port() == 7000
         monkeypatch.setenv("MILLRACE_FEATURES_PORT", "seven")
-        with pytest.raises(SettingError, match=r"MILLRACE_FEATURES_PORT must be a port.*Got: seven"):
-            environment.features_port()
+        with pytest.raises(SettingError, match=r"^MILLRACE_FEATURES_PORT is 'seven'. Set it to a port"):
+            settings.features_port()
 
     def test_options_of_the_feature_server_are_checked_before_anything_starts(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("MILLRACE_FEATURES_WORKERS", "many")
-        with pytest.raises(ServicesError, match=r"MILLRACE_FEATURES_WORKERS must be a number.*Got: many"):
+        with pytest.raises(SettingError, match=r"^MILLRACE_FEATURES_WORKERS is 'many'. Set it to a number"):
             services.up()
         assert not (settings.home() / "run").exists()
 

@@ -144,7 +144,7 @@ def test_a_host_that_cannot_be_noted_down_is_ended(monkeypatch: pytest.MonkeyPat
 def test_a_wait_that_is_no_number_of_seconds(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("MILLRACE_START_SECONDS", text)
     with pytest.raises(
-        SettingError, match=rf"MILLRACE_START_SECONDS must be a number of seconds, 1 or more\. Got: {text}"
+        SettingError, match=rf"^MILLRACE_START_SECONDS is '{text}'\. Set it to a number of seconds, 1 or more"
     ):
         services.up()
 

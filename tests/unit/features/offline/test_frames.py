@@ -274,7 +274,7 @@ class TestChoice:
     def test_an_unknown_join(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         monkeypatch.setenv("MILLRACE_JOIN", name)
         with pytest.raises(
-            FramesError, match=rf"MILLRACE_JOIN is '{name}'\. Set it to one of auto, duckdb, cudf, spark$"
+            places.SettingError, match=rf"MILLRACE_JOIN is '{name}'\. Set it to one of auto, duckdb, cudf, spark, or"
         ):
             frames.chosen()
 

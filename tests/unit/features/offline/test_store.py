@@ -30,6 +30,7 @@ from features.offline.spark_join import SparkJoinError
 from features.offline.store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
 from features.source import GoldTable
 from lake.release import ReleaseError
+from lake.settings import SettingError
 from tests.unit.features.conftest import INSTANT, JOINS, VIEWS, Lake, activity, at, joined_by
 
 Join = Callable[..., pd.DataFrame]
@@ -132,7 +133,7 @@ def test_a_pinned_release_stays_what_it_was(shop: Lake, join: Join, monkeypatch:
     monkeypatch.setenv("MILLRACE_RELEASE", "1")
     assert join([ACTIVITY], refs, given).spend_7d.to_list() == [10.0]
     monkeypatch.setenv("MILLRACE_RELEASE", "newest")
-    with pytest.raises(ReleaseError, match="Set it to the number of a release"):
+    with pytest.raises(SettingError, match="Set it to the number of a release"):
         join([ACTIVITY], refs, given)
 
 

@@ -1,0 +1,58 @@
+"""`millrace settings`: every setting with its value, its default and where the value came from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from lake.settings import SettingError
+from millrace import show
+
+
+def add(commands: Any, adding: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = adding(commands, "settings", _settings, "print every setting: its value, its default, where it came from")
+    parser.add_argument("--json", action="store_true", help="print them as JSON")
+
+
+def warn_of_unknown(warn: Callable[[str], None]) -> None:
+    """Warn of each `MILLRACE_*` variable that is not a setting, most likely misspelled."""
+    from lake import variables
+
+    for sentence in variables.unknown():
+        warn(f"Warning: {sentence}")
+
+
+def ensure_valid(*, of_a_run: bool = False) -> None:
+    """SettingError that names every setting with a value that it cannot have: of all, or of those that a run reads."""
+    from lake import variables
+
+    if found := variables.problems(variables.OF_A_RUN if of_a_run else variables.SECTIONS):
+        raise SettingError("; ".join(found))
+
+
+def _settings(options: argparse.Namespace, console: Console) -> None:
+    from lake import variables
+
+    rows = [
+        {
+            "name": variable.name,
+            "value": variable.shown(os.environ.get(variable.name, "")),
+            "default": variable.default.replace("`", ""),
+            "source": variable.source(),
+            "section": variable.section.title(),
+            "description": variable.summary,
+        }
+        for variable in variables.all_variables().values()
+        if not variable.is_internal
+    ]
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return
+    for grid in show.settings(rows):
+        console.print(grid)

@@ -1,0 +1,199 @@
+"""Every environment variable is declared once, checked, and on the page docs/settings.md."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lake import secret_files, settings, variables
+from lake.settings import SettingError
+from millrace import cli
+
+NAME = re.compile(r"(?<![A-Z_])MILLRACE_[A-Z0-9_]*[A-Z0-9]\b(?!_?[{*])")
+LINK = re.compile(r"\]\(([^)]+)\)")
+CODE = ("*.py", "*.sh", "*.yaml", "*.yml", "Makefile", "Dockerfile", ".ci/*", "scripts/*")
+NO_VARIABLES = {"MILLRACE_ADMIN", "MILLRACE_LAEK"}
+"""A prefix of two variables; a misspelling that is an example."""
+
+
+@pytest.fixture(autouse=True)
+def _environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("MILLRACE_") and name != "MILLRACE_HOME"]:
+        monkeypatch.delenv(name)
+
+
+def test_the_page_is_that_of_the_list() -> None:
+    page = (settings.CHECKOUT / "docs" / "settings.md").read_text()
+    assert page == variables.page(page), "Run: .venv/bin/python -m lake.variables docs/settings.md"
+    for name, variable in variables.all_variables().items():
+        assert (f"| `{name}` |" in page) is not variable.is_internal
+
+
+def test_links_of_the_page_lead_somewhere() -> None:
+    links = [link for variable in variables.all_variables().values() for link in LINK.findall(variable.description)]
+    assert len(links) > 10
+    for link in links:
+        path, _, anchor = link.partition("#")
+        headings = re.findall(r"^#+ (.+)$", (settings.CHECKOUT / "docs" / (path or "settings.md")).read_text(), re.M)
+        anchors = {re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in anchors, link
+
+
+def test_what_code_reads_is_declared() -> None:
+    command = ["git", "ls-files", "--", *CODE, ":!tests", ":!examples/*/tests"]
+    files = subprocess.run(command, cwd=settings.CHECKOUT, capture_output=True, text=True, check=True).stdout.split()
+    assert len(files) > 200
+    known = {*variables.all_variables(), *(name + "_FILE" for name in secret_files.NAMES), *NO_VARIABLES}
+    read = {name: path for path in files for name in NAME.findall((settings.CHECKOUT / path).read_text())}
+    assert {name: path for name, path in read.items() if name not in known} == {}
+
+
+def test_every_variable_is_described_and_used_somewhere() -> None:
+    command = ["git", "grep", "-hoE", "MILLRACE_[A-Z0-9_]+", "--", ":!lake/variables.py", ":!docs/settings.md"]
+    used = {*subprocess.run(command, cwd=settings.CHECKOUT, capture_output=True, text=True, check=True).stdout.split()}
+    for name, variable in variables.all_variables().items():
+        assert variable.description, name
+        assert name in used, f"{name} is declared, and nothing reads it"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("MILLRACE_PORT", "http", "MILLRACE_PORT is 'http'. Set it to a port from 1 to 65535, or unset it for the "),
+        ("MILLRACE_PORT", "65536", "MILLRACE_PORT is '65536'"),
+        ("MILLRACE_HEALTH_PORT", "0", "MILLRACE_HEALTH_PORT is '0'"),
+        ("MILLRACE_SPARK_MEMORY", "lots", "Set it to a size such as 4g or 1500m"),
+        ("MILLRACE_SPARK_CONF", "a=1,b", "Set it to key=value pairs, separated by commas, or unset it"),
+        ("MILLRACE_SPARK_PROFILE", "tpu", "Set it to cpu or gpu, or unset it for the default: cpu"),
+        ("MILLRACE_SCHEDULE", "yes", "Set it to on or off"),
+        ("MILLRACE_RELEASE", "newest", "Set it to the number of a release, such as 3"),
+        ("MILLRACE_PUBLIC_URL", "airflow.example", "Set it to a URL such as http://api-server:8080"),
+        ("MILLRACE_FEATURES_WORKERS", "257", "Set it to a number from 1 to 256, or auto"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused(name: str, text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingError, match=re.escape(message)):
+        settings.parse(name, text)
+    monkeypatch.setenv(name, text)
+    (problem,) = variables.problems()
+    assert message in problem
+
+
+@pytest.mark.parametrize("name", sorted(name for name in secret_files.NAMES if name.startswith("MILLRACE_")))
+def test_no_secret_is_shown(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    variable = variables.all_variables()[name]
+    assert variable.is_secret
+    for text in ("opensesame", "mysql://me:opensesame@host/x", "redis://:open/sesame@host"):
+        assert "sesame" not in variable.shown(text)
+        assert "sesame" not in variable.error(text)
+    monkeypatch.setenv(name, "postgresql://me:opensesame@host/x")
+    assert "sesame" not in "".join(variables.problems())
+    assert cli.main(["settings"]) == 0
+    assert "sesame" not in (out := capsys.readouterr().out)
+    assert re.search(rf"{name} +postgresql://\*\*\* .* environment", out)
+
+
+def test_typed_values_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (settings.airflow_port(), settings.spark_conf(), settings.release()) == (8080, {}, None)
+    for name, text in (("PORT", "8090"), ("SPARK_CONF", " a=1, b=x=y"), ("RELEASE", "3"), ("BIND", "::1")):
+        monkeypatch.setenv(f"MILLRACE_{name}", text)
+    assert (settings.airflow_port(), settings.features_port()) == (8090, 8091)
+    assert settings.spark_conf() == {"a": "1", "b": "x=y"}
+    assert (settings.release(), settings.bind()) == (3, "::1")
+    monkeypatch.setenv("MILLRACE_PORT", "")
+    assert settings.airflow_port() == 8080
+
+
+def test_the_defaults_of_the_accessors_are_those_of_the_list() -> None:
+    values = {
+        "PORT": settings.airflow_port(),
+        "ENGINE_PORT": settings.engine_port(),
+        "HEALTH_PORT": settings.health_port(),
+        "START_SECONDS": settings.start_seconds(),
+        "STOP_SECONDS": settings.stop_seconds(),
+        "BIND": settings.bind(),
+        "AUTH": settings.auth(),
+        "ENGINE": settings.engine(),
+        "ONLINE": settings.online(),
+        "JOIN": settings.join(),
+        "BEYOND_HORIZON": settings.beyond_horizon(),
+        "SPARK_MASTER": settings.spark_master(),
+        "SPARK_PROFILE": settings.spark_profile(),
+    }
+    listed = variables.all_variables()
+    assert {name: listed[f"MILLRACE_{name}"].default for name in values} == {
+        name: f"`{value}`" for name, value in values.items()
+    }
+    for variable in listed.values():  # and a default that is a constant is a value which may be set
+        if (constant := re.fullmatch("`([^`]+)`", variable.default)) and variable.info.annotation != Path:
+            variable.parse(constant[1])
+
+
+def test_the_health_check_has_the_same_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = runpy.run_path(str(settings.CHECKOUT / "scripts" / "health.py"))["_target"]
+    for airflow in ("", "8090", "65535"):
+        monkeypatch.setenv("MILLRACE_PORT", airflow)
+        ports = [target(component, False)[0] for component in ("api-server", "features", "engine")]
+        assert ports == [settings.airflow_port(), settings.features_port(), settings.health_port()]
+
+
+def test_a_misspelled_variable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_LAEK", "/lake")
+    monkeypatch.setenv("MILLRACE_HOME_FILE", "/home")
+    monkeypatch.setenv("MILLRACE_XYZ", "1")
+    monkeypatch.setenv("MILLRACE_ONLINE_FILE", "/run/secrets/online")
+    assert variables.unknown() == [
+        "MILLRACE_HOME_FILE is not a setting of Millrace. Did you mean MILLRACE_HOME?",
+        "MILLRACE_LAEK is not a setting of Millrace. Did you mean MILLRACE_LAKE?",
+        "MILLRACE_XYZ is not a setting of Millrace. `millrace settings` lists those that it knows",
+    ]
+
+
+def test_check_warns_and_refuses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MILLRACE_LAEK", "/lake")
+    monkeypatch.setenv("MILLRACE_PORT", "http")
+    assert cli.main(["check"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Warning: MILLRACE_LAEK is not a setting of Millrace. Did you mean MILLRACE_LAKE?\n")
+    assert "\nSettingError: MILLRACE_PORT is 'http'. Set it to a port" in err
+
+
+def test_a_run_warns_and_refuses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MILLRACE_LAEK", "/lake")
+    monkeypatch.setenv("MILLRACE_JOIN", "polars")
+    monkeypatch.setenv("MILLRACE_PORT", "http")  # nothing that a run reads
+    assert cli.main(["run", "--start", "2017-01-01", "--end", "2017-01-02"]) == 1
+    assert re.fullmatch(
+        r"Warning: MILLRACE_LAEK .*\nSettingError: MILLRACE_JOIN is 'polars'.*\n", capsys.readouterr().err
+    )
+
+
+def test_a_value_from_a_file_is_traced_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file := tmp_path / "url").write_text("redis://:opensesame@host/0\n")
+    monkeypatch.setenv("MILLRACE_ONLINE", "")
+    monkeypatch.setenv("MILLRACE_ONLINE_FILE", str(file))
+    monkeypatch.setattr(secret_files, "files", {})
+    assert cli.main(["settings", "--json"]) == 0
+    assert f'"source": "{file}"' in (out := capsys.readouterr().out)
+    assert "sesame" not in out
+
+
+def test_reading_imports_no_pydantic_until_something_is_to_be_checked() -> None:
+    """Its import takes longer than all that a DAG file or `millrace --help` does."""
+    code = (
+        "import sys\nfrom lake import settings\nsettings.home(), settings.lake(), settings.airflow_port(),"
+        " settings.is_scheduled()\nassert 'pydantic' not in sys.modules"
+    )
+    variables_left = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=settings.CHECKOUT,
+        check=True,
+        env={**variables_left, "MILLRACE_HOME": "/tmp/x", "MILLRACE_LAKE": "/tmp/y"},
+    )
