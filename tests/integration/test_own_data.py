@@ -35,7 +35,7 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path) -> None:
     assert re.search(r"gold\.customer_purchases: \d+ values of 2 keys at \d+ midnights compared, 0 differ", done.stdout)
     assert re.search(r"gold\.customer_visits: \d+ values of 2 keys at \d+ midnights compared, 0 differ", done.stdout)
     answer = next(line for line in done.stdout.splitlines() if line.startswith("{'"))
-    [promised] = re.findall(r"It prints `(.*?)` and the others", text)
+    [promised] = re.findall(r"It prints\s+`(.*?)`\s+and\s+the\s+others", text)
     for value in (
         *promised.split(", "),
         "'customer': 'ada@example.com'",
