@@ -1,10 +1,9 @@
-"""Features declared once: aggregations over a stream of events, and what a feature table reads besides the events.
+"""Declare features: aggregations over events, and the tables that are joined to the events.
 
 `feature_table` makes the contract of a gold table from them. Columns, checks, Feast fields, windows, the midnights that
-a change concerns and the brute-force check are all derived from one declaration, so the name of a feature is written
-once.
+a change affects and the brute-force check are all derived from this one declaration.
 
-SQL in `of` and `where` is an expression over one event, in the SQL that Spark and DuckDB share. NULL is no value: it is
+`of` and `where` are SQL expressions over one event, in the SQL that Spark and DuckDB share. NULLs are ignored: they are
 not summed, counted, compared or remembered. An event without a key or a time is in no window.
 """
 
@@ -43,11 +42,9 @@ from contracts.model import (
 
 DAY = timedelta(days=1)
 WEIGHT_OF_NEWEST = 2**20
-"""What `Decayed` counts an event of the newest event's day as: weights are integers, so that every engine finds the
-same sum.
-"""
+"""Weight of an event on the day of the newest event, for `Decayed`: integers have the same sum on every engine."""
 SUM_DIGITS, MOST_DIGITS = 6, 38
-"""Digits that a sum of decimals has more than one of them, and the most that a decimal has."""
+"""Digits that a sum of decimals has more than its terms, and the most that a decimal can have."""
 TERM = re.compile(r"\s*([+-]?)\s*([a-z_][a-z0-9_]*)\s*")
 KEY_TYPES = (LONG, STRING, DATE)
 
@@ -61,8 +58,8 @@ class Window:
 
     length: timedelta
     name: str
-    """The end of the feature's name, such as `30d`."""
-    words: str
+    """The suffix of the feature's name, such as `30d`."""
+    label: str
 
     @property
     def days(self) -> int:
@@ -72,30 +69,31 @@ class Window:
 
 @dataclass(frozen=True)
 class Recent:
-    """The `days` days that end with the day of the key's newest event. They change with an event only, so a long one
-    adds no rows.
+    """The `days` days up to and including the day of the key's newest event.
+
+    Its content only changes with an event, so even a long one adds no rows.
     """
 
     days: int
 
 
 def days(*counts: int) -> tuple[Window, ...]:
-    """Trailing windows of so many days: `days(7, 30)` gives features `..._7d` and `..._30d`."""
+    """Trailing windows in days: `days(7, 30)` gives features `..._7d` and `..._30d`."""
     return _windows(counts, "d", "day", DAY)
 
 
 def hours(*counts: int) -> tuple[Window, ...]:
-    """Trailing windows of so many hours."""
+    """Trailing windows in hours."""
     return _windows(counts, "h", "hour", timedelta(hours=1))
 
 
 def minutes(*counts: int) -> tuple[Window, ...]:
-    """Trailing windows of so many minutes."""
+    """Trailing windows in minutes."""
     return _windows(counts, "m", "minute", timedelta(minutes=1))
 
 
 def before_latest(count: int) -> tuple[Recent, ...]:
-    """The `count` days that end with the day of the key's newest event."""
+    """The `count` days up to and including the day of the key's newest event."""
     if count < 1:
         raise ContractError(f"a window of {count} days holds nothing. Give 1 or more")
     return (Recent(count),)
@@ -113,12 +111,12 @@ def _windows(counts: tuple[int, ...], suffix: str, unit: str, length: timedelta)
 
 @dataclass(frozen=True)
 class Aggregation:
-    """What is made of the events of a window, for each of `windows`: the features `<name>_<window>`.
+    """An aggregate of the events in each of `windows`: the features `<name>_<window>`.
 
-    `of` is a column of the events, or an expression over several; its type is derived where it adds columns up, and is
-    declared by `type` elsewhere: then each value is cast to it. `where` keeps the events for which it is true. `doc` is
-    the meaning up to the window ("Distinct baskets"); where that makes no sentence, `meaning` is all of it, with
-    `{window}` for the window's length. Unit and bounds are the column's own unless they are given.
+    `of` is a column of the events, or an expression. The type of a sum of columns is derived; others need `type`, to
+    which each value is cast. `where` keeps the events for which it is true. `doc` is the description up to the window
+    ("Distinct baskets"), `meaning` a full one with `{window}` for the window's length. Unit and bounds default to those
+    of the column.
     """
 
     name: str = ""
@@ -134,27 +132,27 @@ class Aggregation:
     maximum: Bound | None = None
 
     any_age: ClassVar[bool] = False
-    """Whether it makes sense without windows: of all events before t."""
+    """Whether it can go without windows: over all events before t."""
     recent: ClassVar[bool] = False
-    """Whether it can be taken of the days before the newest event."""
+    """Whether it can go over the days before the newest event."""
     filled: ClassVar[bool] = False
-    """Whether it has a value where the window holds no event."""
+    """Whether it has a value for an empty window."""
     phrase: ClassVar[str] = ""
 
     def feature(self, window: Window | Recent | None) -> str:
-        """The name of its feature over a window."""
+        """The name of the feature over a window."""
         return f"{self.name}_{window.name}" if isinstance(window, Window) else self.name
 
 
 class Sum(Aggregation):
-    """The exact sum; 0 where there is nothing."""
+    """The exact sum; 0 without events."""
 
     filled = True
     phrase = "Sum of {of}"
 
 
 class Count(Aggregation):
-    """How many events; with `of`, how many of them have a value there."""
+    """The number of events; with `of`, of events with a value."""
 
     filled = True
     recent = True
@@ -162,33 +160,34 @@ class Count(Aggregation):
 
 
 class Distinct(Aggregation):
-    """How many different values."""
+    """The number of distinct values."""
 
     filled = True
     phrase = "Distinct {of}"
 
 
 class Min(Aggregation):
-    """The smallest value; NULL where there is none."""
+    """The smallest value; NULL without values."""
 
     phrase = "Smallest {of}"
 
 
 class Max(Aggregation):
-    """The largest value; NULL where there is none."""
+    """The largest value; NULL without values."""
 
     phrase = "Largest {of}"
 
 
 class Mean(Aggregation):
-    """Exact sum / count as a double; NULL where there is no value."""
+    """Exact sum / count as a double; NULL without values."""
 
     phrase = "Mean of {of}"
 
 
 class Latest(Aggregation):
-    """The newest value, by default the event's own time; of values at the same instant the largest. Without windows: of
-    any age.
+    """The newest value, by default the event's time; of values at the same instant, the largest.
+
+    Without windows: of any age.
     """
 
     any_age = True
@@ -196,7 +195,7 @@ class Latest(Aggregation):
 
 
 class First(Aggregation):
-    """The oldest value of the window, by default the event's own time; of values at the same instant the smallest."""
+    """The oldest value of the window, by default the event's time; of values at the same instant, the smallest."""
 
     recent = True
     phrase = "Oldest {of}"
@@ -204,8 +203,8 @@ class First(Aggregation):
 
 @dataclass(frozen=True)
 class Decayed(Aggregation):
-    """Events, each counted as round(2^20 * 2^(-k / half_life)), half up, k being the whole days from its day to that of
-    the key's newest event.
+    """The sum of round(2^20 * 2^(-k / half_life)), half up, over events, where k is the number of days from the event's
+    day to that of the key's newest event.
     """
 
     _: KW_ONLY
@@ -216,14 +215,15 @@ class Decayed(Aggregation):
     phrase = "Events, each counted half for every {half_life} days before the newest"
 
     def weights(self, count: int) -> tuple[int, ...]:
-        """Of an event k days before the newest, for k = 0 up to count - 1."""
+        """The weights of events k days before the newest, for k from 0 to count - 1."""
         return tuple(floor(WEIGHT_OF_NEWEST * 2 ** (-k / self.half_life) + 0.5) for k in range(count))
 
 
 @dataclass(frozen=True)
 class Ratio(Aggregation):
-    """`part` / `whole` as a double, both exact, over the same window; `empty` where whole is 0. They are a `Sum`,
-    `Count` or `Distinct` without name and windows.
+    """`part` / `whole` as a double, both exact, over the same window; `empty` where whole is 0.
+
+    Both are a `Sum`, `Count` or `Distinct` without name and windows.
     """
 
     _: KW_ONLY
@@ -234,24 +234,25 @@ class Ratio(Aggregation):
     phrase = "{part} / {whole}"
 
 
-# --- what else a feature table reads
+# --- joined tables
 
 
 class AsOf(StrEnum):
     """Which row of a dimension an event is joined to."""
 
     NEWEST = "newest"
-    """The newest row of its key: a change rewrites the past of the keys it concerns."""
+    """The newest row of its key: a change rewrites the past of the keys that it affects."""
     EVENT = "event"
-    """The newest row of its key that was valid at the event: `valid_from` is not after its time."""
+    """The newest row of its key that was valid at the event: `valid_from` <= the event's time."""
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """A table of which each event gets the columns `take`, by equal `on`; NULL where it has no row. A change of a row
-    concerns the events of its key.
+    """A table that is joined to the events on equal `on`, for its columns `take`; NULL where it has no row.
 
-    `on` names columns that events and table share, or maps a column of the events to one of the table.
+    A changed row affects the events of its key.
+
+    `on` names columns that events and table share, or maps columns of the events to columns of the table.
     """
 
     table: Table
@@ -267,17 +268,15 @@ class Dimension:
 
     @property
     def rank(self) -> tuple[str, ...]:
-        """The columns that say which of several rows is the newest, the first one first: the table's time, then its
-        key.
-        """
+        """The columns that order rows from oldest to newest: the table's time, then its key."""
         time = (self.table.time_column,) if self.table.time_column else ()
         return (*time, *self.table.key)
 
 
 @dataclass(frozen=True)
 class MappedInTime:
-    """A table that the transform joins to the events. Its rows concern the events with the same values of the columns
-    `by`, such as a week, and no other.
+    """A table that the transform joins to the events. Its rows only affect events with the same values in the columns
+    `by`, such as a week.
     """
 
     table: Table
@@ -296,8 +295,7 @@ Joined = Dimension | MappedInTime
 class Aggregates:
     """The declaration of a feature table: one row per key and midnight at which a window's content changes.
 
-    `prepared` are columns that the table's transform adds to the events: `events(events, *mapped) -> DataFrame`, a row
-    per event.
+    `prepared` are columns that the table's transform, `events(events, *mapped) -> DataFrame`, adds: one row per event.
     """
 
     events: Table
@@ -308,7 +306,7 @@ class Aggregates:
 
     @property
     def time_column(self) -> str:
-        """The events' time."""
+        """The time column of the events."""
         return self.events.time_column or ""
 
     @property
@@ -320,7 +318,7 @@ class Aggregates:
 
     @property
     def recent(self) -> int:
-        """Days that are looked back from the newest event; 0 where nothing looks back from it."""
+        """The longest `Recent` window in days; 0 without one."""
         return max(
             (window.days for part in self.aggregations for window in part.windows if isinstance(window, Recent)),
             default=0,
@@ -328,50 +326,51 @@ class Aggregates:
 
     @property
     def reach(self) -> int | None:
-        """Days: an event may decide rows up to so many days after the midnight at which it becomes knowable; None where
-        it may decide any later row.
+        """How many days after the midnight at which it becomes knowable an event can still affect rows; None for any
+        number.
         """
         return None if self.remembers else max(self.trailing, default=0) + self.recent
 
     @property
     def remembers(self) -> bool:
-        """Whether a value may be older than every window: the newest of any age, where the newest event need not have
-        one.
+        """Whether a value may come from an event before all windows: a `Latest` of any age that the newest event may
+        lack.
         """
         columns = self.columns()
 
-        def always_there(part: Aggregation) -> bool:
+        def has_value_at_each_event(part: Aggregation) -> bool:
             source = columns.get(part.of or self.time_column)
             return not part.where and source is not None and (source.required or source.name == self.time_column)
 
         return any(
-            isinstance(part, Latest) and not part.windows and not always_there(part) for part in self.aggregations
+            isinstance(part, Latest) and not part.windows and not has_value_at_each_event(part)
+            for part in self.aggregations
         )
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
-        """The tables that are joined by declaration."""
-        return tuple(other for other in self.joined if isinstance(other, Dimension))
+        """The tables that the engine joins."""
+        return tuple(join for join in self.joined if isinstance(join, Dimension))
 
     @property
     def mapped(self) -> tuple[MappedInTime, ...]:
-        """The tables that the transform gets after the events."""
-        return tuple(other for other in self.joined if isinstance(other, MappedInTime))
+        """The tables that the transform joins: its arguments after the events."""
+        return tuple(join for join in self.joined if isinstance(join, MappedInTime))
 
     @property
     def needs_transform(self) -> bool:
-        """Whether a PySpark function prepares the events."""
+        """Whether a PySpark transform prepares the events."""
         return bool(self.prepared or self.mapped)
 
     def columns(self) -> dict[str, Column]:
-        """What an expression may name: columns of the events, of dimensions, and prepared ones."""
-        taken = [column for other in self.dimensions for column in other.table.columns if column.name in other.take]
-        # A dimension may have no row for an event.
+        """The columns that expressions may use: of the events, of dimensions, and prepared ones."""
+        taken = [column for join in self.dimensions for column in join.table.columns if column.name in join.take]
+        # a dimension may have no row for an event
         optional = [replace(column, required=False) for column in taken]
         return {column.name: column for column in (*self.events.columns, *optional, *self.prepared)}
 
     def features(self) -> Iterator[tuple[Aggregation, Window | Recent | None, Column]]:
-        """Each feature's aggregation, window and column, in the table's order."""
+        """Aggregation, window and column of each feature, in the table's order."""
         for part in self.aggregations:
             for window in part.windows or (None,):
                 yield part, window, self._column(part, window)
@@ -381,8 +380,10 @@ class Aggregates:
             self.columns().get(part.of or self.time_column) if not isinstance(part, (Count, Decayed, Ratio)) else None
         )
         takes_value = isinstance(part, (Min, Max, Mean, Latest, First))
-        kept = takes_value and source and self.type_of(part) == source.type and source.severity == Severity.CRITICAL
-        low, high = (source.minimum, source.maximum) if source and kept else (None, None)
+        keeps_bounds = (
+            takes_value and source and self.type_of(part) == source.type and source.severity == Severity.CRITICAL
+        )
+        low, high = (source.minimum, source.maximum) if source and keeps_bounds else (None, None)
         if isinstance(part, (Sum, Count, Distinct, Decayed)) and not self._may_be_negative(part):
             low = 0
         always = isinstance(part, (Latest, First)) and (window is None or isinstance(window, Recent)) and not part.where
@@ -407,7 +408,7 @@ class Aggregates:
         return part.phrase.format(**words) + (f" where {part.where}" if part.where else "")
 
     def type_of(self, part: Aggregation) -> Type:
-        """Of the feature; ContractError where it must be declared."""
+        """The type of the feature; ContractError where it must be declared."""
         if isinstance(part, (Count, Distinct, Decayed)):
             return LONG
         if isinstance(part, (Ratio, Mean)):
@@ -418,24 +419,22 @@ class Aggregates:
         return value
 
     def value_type(self, part: Aggregation) -> Type:
-        """Of what `of` is of one event."""
+        """The type of `of` for one event; ContractError where it must be declared."""
         if part.type:
             return part.type
         columns = self.columns()
-        names = _terms(part.of or self.time_column)
-        types = {columns[name].type for _, name in names if name in columns}
-        if not names or any(name not in columns for _, name in names) or len(types) != 1:
+        terms = _terms(part.of or self.time_column)
+        types = {columns[name].type for _, name in terms if name in columns}
+        if not terms or any(name not in columns for _, name in terms) or len(types) != 1:
             raise ContractError(
-                f"{part.name or 'a part of a ratio'}: say by `type` what {part.of!r} is, such as type=LONG. It is"
-                " derived only where columns of one type are added up"
+                f"{part.name or 'a part of a ratio'}: declare the type of {part.of!r} in `type`, such as type=LONG. It"
+                " is derived only where columns of one type are added up"
             )
-        [kind] = types
-        more = len(str(len(names) - 1)) if len(names) > 1 else 0
-        return (
-            decimal(min(kind.precision + more, MOST_DIGITS), kind.scale)
-            if more and isinstance(kind, DecimalType)
-            else kind
-        )
+        [value_type] = types
+        if isinstance(value_type, DecimalType) and len(terms) > 1:
+            carry = len(str(len(terms) - 1))
+            return decimal(min(value_type.precision + carry, MOST_DIGITS), value_type.scale)
+        return value_type
 
     def _may_be_negative(self, part: Aggregation) -> bool:
         if not isinstance(part, Sum):
@@ -455,14 +454,14 @@ class Aggregates:
         )
 
     def rules(self) -> tuple[Rule, ...]:
-        """Promises that follow from the declaration: a shorter window holds no more than a longer one, and what is
-        newest lies in the past.
+        """The rules that follow from the declaration: a shorter window holds no more than a longer one, and the newest
+        event is in the past.
         """
         nested = [
             f"{part.feature(shorter)} <= {part.feature(longer)}"
             for part in self.aggregations
             if isinstance(part, (Sum, Count, Distinct)) and not self._may_be_negative(part)
-            for shorter, longer in _neighbours(part)
+            for shorter, longer in _adjacent_windows(part)
         ]
         past = [
             Rule(
@@ -485,26 +484,26 @@ class Aggregates:
         )
 
 
-def _neighbours(part: Aggregation) -> list[tuple[Window, Window]]:
+def _adjacent_windows(part: Aggregation) -> list[tuple[Window, Window]]:
     ordered = sorted(window for window in part.windows if isinstance(window, Window))
     return [*pairwise(ordered)]
 
 
 def _terms(expression: str) -> list[tuple[str, str]]:
-    """The columns that an expression adds up, with their signs; none where it does anything else."""
-    found: list[tuple[str, str]] = []
+    """The signs and columns of a sum, such as `a + b - c`; empty for any other expression."""
+    terms: list[tuple[str, str]] = []
     position = 0
     while position < len(expression):
         match = TERM.match(expression, position)
-        if not match or (found and not match[1]):
+        if not match or (terms and not match[1]):
             return []
-        found.append((match[1] or "+", match[2]))
+        terms.append((match[1] or "+", match[2]))
         position = match.end()
-    return found
+    return terms
 
 
 def _length(window: Window | Recent | None) -> str:
-    return f"{window.days} days" if isinstance(window, Recent) else window.words if window else ""
+    return f"{window.days} days" if isinstance(window, Recent) else window.label if window else ""
 
 
 def _span(window: Window | Recent | None) -> str:
@@ -512,7 +511,7 @@ def _span(window: Window | Recent | None) -> str:
         return "before event_timestamp, of any age"
     if isinstance(window, Recent):
         return f"in the {window.days} days that end with the day of the newest event"
-    return f"in the last {window.words}"
+    return f"in the last {window.label}"
 
 
 # --- the contract
@@ -534,7 +533,10 @@ def feature_table(
     rules: tuple[Rule, ...] = (),
     max_quarantine_share: float = 0.05,
 ) -> Table:
-    """The contract of `gold.<name>`: `key`, `event_timestamp`, then a column per aggregation and window."""
+    """The contract of `gold.<name>`: `key`, `event_timestamp`, then one column per aggregation and window.
+
+    ContractError for a declaration that cannot be computed.
+    """
     declared = Aggregates(events, key, aggregations, joined, prepared)
     for problem in problems(declared):
         raise ContractError(f"gold.{name}: {problem}")
@@ -551,7 +553,7 @@ def feature_table(
         time_column=EVENT_TIMESTAMP.name,
         references=references,
         rules=(AT_MIDNIGHT, *declared.rules(), *rules),
-        inputs=tuple(dict.fromkeys((events.qualified, *(other.table.qualified for other in joined)))),
+        inputs=tuple(dict.fromkeys((events.qualified, *(join.table.qualified for join in joined)))),
         max_quarantine_share=max_quarantine_share,
         aggregates=declared,
     )
@@ -562,10 +564,10 @@ def problems(declared: Aggregates) -> Iterator[str]:
     yield from _problems_of_events(declared)
     yield from _problems_of_joins(declared)
     names = [part.feature(window) for part in declared.aggregations for window in part.windows or (None,)]
-    for twice in sorted({name for name in names if names.count(name) > 1}):
-        yield f"two features are called {twice}. Rename one of the aggregations"
+    for duplicate in sorted({name for name in names if names.count(name) > 1}):
+        yield f"two features are called {duplicate}. Rename one of the aggregations"
     for part in declared.aggregations:
-        yield from _problems_of(declared, part)
+        yield from _problems_of_aggregation(declared, part)
 
 
 def _problems_of_events(declared: Aggregates) -> Iterator[str]:
@@ -584,7 +586,7 @@ def _problems_of_events(declared: Aggregates) -> Iterator[str]:
         yield "a feature table needs a key: the columns of the events whose values it speaks about"
     for column in declared.key:
         if column.name not in columns:
-            yield f"the key {column.name} is no column of {events.qualified}; it has {', '.join(columns)}"
+            yield f"the key {column.name} is not a column of {events.qualified}; it has {', '.join(columns)}"
         elif columns[column.name].type != column.type:
             yield (
                 f"the key {column.name} is {column.type.spark}, and {columns[column.name].type.spark} in"
@@ -598,67 +600,68 @@ def _problems_of_events(declared: Aggregates) -> Iterator[str]:
 
 
 def _problems_of_joins(declared: Aggregates) -> Iterator[str]:
-    events, bringers = declared.events, dict.fromkeys(declared.events.column_names, declared.events.qualified)
-    for other in declared.joined:
-        table, pairs = other.table, other.pairs
-        if isinstance(other, Dimension) and not table.key:
+    events = declared.events
+    origins = dict.fromkeys(events.column_names, events.qualified)
+    for join in declared.joined:
+        table, pairs = join.table, join.pairs
+        if isinstance(join, Dimension) and not table.key:
             yield f"{table.qualified} has no key, so an event could meet several of its rows. Give it one"
         if not pairs:
             yield f"{table.qualified} is joined by nothing. Name the columns that its rows and the events share"
-        there = tuple(pairs.values())
-        if isinstance(other, Dimension):
-            if (other.as_of == AsOf.EVENT) != (other.valid_from is not None):
+        needed = tuple(pairs.values())
+        if isinstance(join, Dimension):
+            if (join.as_of == AsOf.EVENT) != (join.valid_from is not None):
                 yield (
-                    f"{table.qualified} is joined as of the {other.as_of}: name the column since when a row is valid in"
+                    f"{table.qualified} is joined as of the {join.as_of}: name the column since when a row is valid in"
                     " `valid_from` for AsOf.EVENT, and only then"
                 )
-            there = (*there, *other.take, *([other.valid_from] if other.valid_from else []))
-            for name in sorted(bringers.keys() & set(other.take)):
-                yield f"{table.qualified} brings {name}, which {bringers[name]} has, too. Rename it in silver"
-            bringers |= dict.fromkeys(other.take, table.qualified)
+            needed = (*needed, *join.take, *([join.valid_from] if join.valid_from else []))
+            for name in sorted(origins.keys() & set(join.take)):
+                yield f"{table.qualified} adds {name}, which {origins[name]} also has. Rename it in silver"
+            origins |= dict.fromkeys(join.take, table.qualified)
         for name in pairs:
             if name not in events.column_names:
-                yield f"{table.qualified} is joined by {name}, which is no column of {events.qualified}"
-        for name in there:
+                yield f"{table.qualified} is joined by {name}, which is not a column of {events.qualified}"
+        for name in needed:
             if name not in table.column_names:
                 yield f"{table.qualified} has no column {name}; it has {', '.join(table.column_names)}"
-        yield from _problems_of_types(events, other, pairs)
-    for name in sorted(bringers.keys() & {column.name for column in declared.prepared}):
-        yield f"the transform adds {name}, which {bringers[name]} has, too. Call the prepared column otherwise"
+        yield from _problems_of_types(events, join, pairs)
+    for name in sorted(origins.keys() & {column.name for column in declared.prepared}):
+        yield f"the transform adds {name}, which {origins[name]} also has. Rename the prepared column"
 
 
-def _problems_of_types(events: Table, other: Joined, pairs: Mapping[str, str]) -> Iterator[str]:
-    table = other.table
-    for here, there in pairs.items():
-        ours, theirs = (
+def _problems_of_types(events: Table, join: Joined, pairs: Mapping[str, str]) -> Iterator[str]:
+    table = join.table
+    for event_column, table_column in pairs.items():
+        event_type, table_type = (
             side.column(name).type if name in side.column_names else None
-            for side, name in ((events, here), (table, there))
+            for side, name in ((events, event_column), (table, table_column))
         )
-        if ours and theirs and ours != theirs:
+        if event_type and table_type and event_type != table_type:
             yield (
-                f"{table.qualified} is joined by {there}, which is {theirs.spark}, and {here} of {events.qualified} is"
-                f" {ours.spark}. Make them one type in silver"
+                f"{table.qualified} is joined by {table_column}, which is {table_type.spark}, and {event_column} of"
+                f" {events.qualified} is {event_type.spark}. Make them one type in silver"
             )
-    since = other.valid_from if isinstance(other, Dimension) else None
-    if since in table.column_names and table.column(since or "").type not in (TIMESTAMP, DATE):
+    valid_from = join.valid_from if isinstance(join, Dimension) else None
+    if valid_from in table.column_names and table.column(valid_from or "").type not in (TIMESTAMP, DATE):
         yield (
-            f"{table.qualified}: valid_from={since} is {table.column(since or '').type.spark}, and says since when a"
-            " row is valid. Name a timestamp or a date"
+            f"{table.qualified}: valid_from={valid_from} is {table.column(valid_from or '').type.spark}, and says since"
+            " when a row is valid. Name a timestamp or a date"
         )
 
 
-def _problems_of(declared: Aggregates, part: Aggregation) -> Iterator[str]:
-    kind = type(part).__name__
+def _problems_of_aggregation(declared: Aggregates, part: Aggregation) -> Iterator[str]:
+    class_name = type(part).__name__
     if not NAME.fullmatch(part.name):
-        yield f"{kind}({part.name!r}): a name is lower case letters, digits and underscores, such as spend"
+        yield f"{class_name}({part.name!r}): a name is lower case letters, digits and underscores, such as spend"
     if not part.windows and not part.any_age:
-        yield f"{part.name}: say over which windows, such as windows=days(7, 30)"
+        yield f"{part.name}: declare its windows, such as windows=days(7, 30)"
     for window in part.windows:
         if isinstance(window, Recent) and not part.recent:
             yield f"{part.name}: before_latest is for Count, First and Decayed"
         if isinstance(window, Window) and window.length % DAY:
             yield (
-                f"{part.name}: a window of {window.words} is for streams, and a batch has midnights only. Give whole"
+                f"{part.name}: a window of {window.label} is for streams, and a batch has midnights only. Give whole"
                 " days"
             )
         if isinstance(window, Window) and isinstance(part, Decayed):
@@ -668,7 +671,7 @@ def _problems_of(declared: Aggregates, part: Aggregation) -> Iterator[str]:
             f"{part.name}: one before_latest gives one feature of this name. Declare another aggregation for the other"
         )
     if isinstance(part, Decayed) and part.half_life < 1:
-        yield f"{part.name}: say by half_life after how many days an event counts half"
+        yield f"{part.name}: give half_life, the days after which an event counts half"
     if isinstance(part, Ratio) and (part.of or part.where or part.type):
         yield f"{part.name}: a ratio has no `of`, `where` or `type` of its own. Give them to its part and its whole"
     for value in (part.part, part.whole) if isinstance(part, Ratio) else (part,):
@@ -684,15 +687,15 @@ def _problems_of_value(declared: Aggregates, part: Aggregation, value: Aggregati
     if isinstance(value, (Count, Decayed, Ratio)):
         return
     if not value.of and not isinstance(value, (Latest, First)):
-        yield f"{part.name}: say by `of` which column of the events"
+        yield f"{part.name}: name a column of the events in `of`"
         return
     try:
-        kind = declared.value_type(value)
+        value_type = declared.value_type(value)
     except ContractError as error:
         yield str(error)
         return
-    if isinstance(value, (Sum, Mean)) and kind != LONG and not isinstance(kind, DecimalType):
+    if isinstance(value, (Sum, Mean)) and value_type != LONG and not isinstance(value_type, DecimalType):
         yield (
-            f"{part.name}: a sum of {kind.spark} depends on the order of its terms, so training and serving would"
+            f"{part.name}: a sum of {value_type.spark} depends on the order of its terms, so training and serving would"
             " differ. Make the column a decimal or a bigint in silver, or give `type`"
         )

@@ -1,6 +1,6 @@
-"""What cannot work in a project, found before any run: each problem with its file, its line and its remedy.
+"""Check a project before any run: each problem has its file, line and remedy.
 
-Nothing is run and no file of the lake is opened. Expressions are bound by DuckDB to the columns that they may name.
+Nothing runs and no file of the lake is opened. DuckDB binds expressions to the columns that they may use.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from contracts.project import ENGINE, Project, ProjectError
 CALL = re.compile(r"\b([a-z_][a-z0-9_]*)\s*\(|\b(?=current_)([a-z_]+)\b")
 CLOCKS = frozenset({"current_date", "current_timestamp", "current_time", "now", "today", "localtime", "localtimestamp"})
 EARLIER = {Layer.SILVER: (Layer.BRONZE, Layer.SILVER), Layer.GOLD: (Layer.SILVER, Layer.GOLD)}
-"""Which layers a table of a layer may read."""
+"""Layer -> the layers that its tables may read."""
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """Something that cannot work."""
+    """Something in a project that cannot work."""
 
     file: Path
     line: int
@@ -40,39 +40,38 @@ class Problem:
 
 
 def problems(project: Project) -> list[Problem]:
-    """Everything that is wrong with a project's contracts and transforms, in the order of its files; none where it can
-    run.
-    """
-    tables, found = _tables(project)
-    if not tables and not found:
+    """The problems of a project's contracts and transforms, sorted by file; empty where it can run."""
+    tables, problems = _tables(project)
+    if not tables and not problems:
         path = project.root / "contracts"
-        found = [Problem(path, 1, "there is no contract. Write one: millrace new bronze NAME --from FILE")]
-    found += _shadowing(project)
-    found += _unused(project, tables)
+        problems = [Problem(path, 1, "there is no contract. Write one: millrace new bronze NAME --from FILE")]
+    problems += _shadowing(project)
+    problems += _unused(project, tables)
     for table in tables.values():
-        found += _Check(project, table, tables).problems()
-    return sorted(dict.fromkeys(found))
+        problems += _TableCheck(project, table, tables).problems()
+    return sorted(dict.fromkeys(problems))
 
 
 def _unused(project: Project, tables: Mapping[str, Table]) -> Iterator[Problem]:
-    """Transforms that nobody calls, as after a misspelling."""
+    """Transforms without a table to call them, such as misspelled ones."""
     for layer in EARLIER:
         for name in project.names(f"transforms.{layer}"):
             path, table = project.file(f"transforms.{layer}.{name}"), tables.get(f"{layer}.{name}")
             if table is None and not project.file(f"contracts.{layer}.{name}").is_file():
                 near = difflib.get_close_matches(f"{layer}.{name}", tables, 1)
                 hint = f"Did you mean {near[0]}?" if near else "Move what is shared out of transforms/"
-                yield Problem(path, 1, f"there is no table {layer}.{name}, so nobody calls this. {hint}")
+                yield Problem(path, 1, f"there is no table {layer}.{name}, so nothing calls this. {hint}")
             elif table is not None and table.aggregates and not table.aggregates.needs_transform:
-                told = (
-                    "is computed from its aggregations alone, so nobody calls this. Declare `prepared` or `joined`, or"
-                    " remove the file"
+                yield Problem(
+                    path,
+                    1,
+                    f"{table.qualified} is computed from its aggregations alone, so nothing calls this. Declare"
+                    " `prepared` or `joined`, or remove the file",
                 )
-                yield Problem(path, 1, f"{table.qualified} {told}")
 
 
 def _shadowing(project: Project) -> Iterator[Problem]:
-    """Files that Python would take for the engine's packages, for a script that runs in the project's folder."""
+    """Files that shadow packages of the engine for scripts that run in the project's folder."""
     for package in ENGINE:
         for path in (project.root / f"{package}.py", project.root / package / "__init__.py"):
             if path.is_file():
@@ -85,23 +84,23 @@ def _shadowing(project: Project) -> Iterator[Problem]:
 
 
 def _tables(project: Project) -> tuple[dict[str, Table], list[Problem]]:
-    """Every table whose file can be read, and what is wrong with the other files."""
+    """The tables of the files that can be loaded, and the problems of the other files."""
     tables: dict[str, Table] = {}
-    found = []
+    problems = []
     for layer in (*catalog.LAYERS, *catalog.AFTER_RELEASE):
         for name in project.names(f"contracts.{layer}"):
             path = project.file(f"contracts.{layer}.{name}")
             try:
                 tables[f"{layer}.{name}"] = catalog.load(project, layer, name)
             except (ContractError, ProjectError) as error:
-                found.append(Problem(path, _line_of(error, path), str(error)))
-            except Exception as error:  # a file of the user's: whatever it raises is told at its line
-                found.append(Problem(path, _line_of(error, path), f"{type(error).__name__}: {error}"))
-    return tables, found
+                problems.append(Problem(path, _line_of(error, path), str(error)))
+            except Exception as error:  # any error of a user's file is reported at its line
+                problems.append(Problem(path, _line_of(error, path), f"{type(error).__name__}: {error}"))
+    return tables, problems
 
 
 def _line_of(error: BaseException, path: Path) -> int:
-    """The last line of the file that the error passed; its first where it did not."""
+    """The last line of the file in the error's traceback; 1 when it is not there."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return error.lineno or 1
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -109,8 +108,8 @@ def _line_of(error: BaseException, path: Path) -> int:
 
 
 @dataclass
-class _Check:
-    """Of one table, beside the others."""
+class _TableCheck:
+    """The check of one table among the tables of a project."""
 
     project: Project
     table: Table
@@ -125,7 +124,7 @@ class _Check:
             yield from self._gold()
 
     def _problem(self, message: str, near: str = "") -> Problem:
-        """At the line of the contract on which a word stands."""
+        """A problem at the first line of the contract with the text `near`."""
         path = self.project.file(f"contracts.{self.table.layer}.{self.table.name}")
         lines = path.read_text().splitlines()
         line = next((number for number, text in enumerate(lines, 1) if near and near in text), 1)
@@ -142,10 +141,10 @@ class _Check:
                 yield self._problem(f"its input {name} does not exist.{self._near(name)}", name)
             elif layer == Layer.SILVER and name == self.table.inputs[0] and self.tables[name].layer != Layer.BRONZE:
                 yield self._problem(
-                    f"its first input {name} is no bronze table, and its rows come from the first input", name
+                    f"its first input {name} is not a bronze table, and its rows come from the first input", name
                 )
             elif layer in EARLIER and self.tables[name].layer not in EARLIER[layer]:
-                yield self._problem(f"its input {name} is no table of {' or '.join(EARLIER[layer])}", name)
+                yield self._problem(f"its input {name} is not a table of {' or '.join(EARLIER[layer])}", name)
 
     def _near(self, name: str) -> str:
         near = difflib.get_close_matches(name, self.tables, 1)
@@ -159,56 +158,58 @@ class _Check:
                     f"it refers to {reference.to}, which does not exist.{self._near(reference.to)}", reference.to
                 )
                 continue
-            for here, there in zip(reference.columns, reference.to_columns, strict=False):
-                if there not in other.column_names:
+            for name, to_name in zip(reference.columns, reference.to_columns, strict=False):
+                if to_name not in other.column_names:
                     yield self._problem(
-                        f"it refers to {reference.to}.{there}, and there is no such column. It has"
+                        f"it refers to {reference.to}.{to_name}, and there is no such column. It has"
                         f" {', '.join(other.column_names)}",
-                        there,
+                        to_name,
                     )
-                elif here in self.table.column_names and self.table.column(here).type != other.column(there).type:
+                elif name in self.table.column_names and self.table.column(name).type != other.column(to_name).type:
                     yield self._problem(
-                        f"{here} is {self.table.column(here).type.spark}, and {reference.to}.{there} is"
-                        f" {other.column(there).type.spark}. Declare one type",
-                        here,
+                        f"{name} is {self.table.column(name).type.spark}, and {reference.to}.{to_name} is"
+                        f" {other.column(to_name).type.spark}. Declare one type",
+                        name,
                     )
 
     # --- transforms
 
     def _transform(self) -> Iterator[Problem]:
+        path = self.project.file(f"transforms.{self.table.layer}.{self.table.name}")
+        if self.table.layer == Layer.SILVER:
+            yield from self._silver_transform(path)
+        if self.table.layer == Layer.GOLD:
+            yield from self._gold_transform(path)
+
+    def _silver_transform(self, path: Path) -> Iterator[Problem]:
         table = self.table
-        path = self.project.file(f"transforms.{table.layer}.{table.name}")
-        if table.layer == Layer.SILVER:
-            if not table.key:
-                yield self._problem(
-                    "it has no key, so a row that lands twice would be published twice. Name the columns that tell its"
-                    " rows apart",
-                    "key",
-                )
-            if not table.time_column and table.load != Load.SNAPSHOT:
-                yield self._problem(
-                    "it has no time_column, so its days are unknown. Name one, or say load=Load.SNAPSHOT where a file"
-                    " is the whole state",
-                    "columns",
-                )
-            if path.is_file():
-                yield from self._function(path, "clean", [name.partition(".")[2] for name in table.inputs])
-            else:
-                yield from self._selected(path)
-        if table.layer == Layer.GOLD:
-            declared = table.aggregates
-            if declared is None or declared.needs_transform:
-                arguments = ["midnights"] * (table.load != Load.SNAPSHOT and declared is None)
-                names = (
-                    table.inputs
-                    if declared is None
-                    else (declared.events.qualified, *(other.table.qualified for other in declared.mapped))
-                )
-                yield from self._function(
-                    path,
-                    "events" if declared else "features",
-                    [*arguments, *(name.partition(".")[2] for name in names)],
-                )
+        if not table.key:
+            yield self._problem(
+                "it has no key, so a row that lands twice would be published twice. Name the columns that tell its"
+                " rows apart",
+                "key",
+            )
+        if not table.time_column and table.load != Load.SNAPSHOT:
+            yield self._problem(
+                "it has no time_column, so its days are unknown. Name one, or say load=Load.SNAPSHOT where a file"
+                " is the whole state",
+                "columns",
+            )
+        if path.is_file():
+            yield from self._function(path, "clean", [name.partition(".")[2] for name in table.inputs])
+        else:
+            yield from self._selected(path)
+
+    def _gold_transform(self, path: Path) -> Iterator[Problem]:
+        table, declared = self.table, self.table.aggregates
+        if declared is None:
+            midnights = [] if table.load == Load.SNAPSHOT else ["midnights"]
+            yield from self._function(
+                path, "features", [*midnights, *(name.partition(".")[2] for name in table.inputs)]
+            )
+        elif declared.needs_transform:
+            names = (declared.events.qualified, *(join.table.qualified for join in declared.mapped))
+            yield from self._function(path, "events", [name.partition(".")[2] for name in names])
 
     def _function(self, path: Path, name: str, arguments: list[str]) -> Iterator[Problem]:
         signature = f"def {name}({', '.join(arguments)})"
@@ -220,21 +221,21 @@ class _Check:
         except SyntaxError as error:
             yield Problem(path, error.lineno or 1, f"SyntaxError: {error.msg}")
             return
-        found = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name), None)
-        if found is None:
+        function = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name), None)
+        if function is None:
             yield Problem(path, 1, f"{self.table.qualified}: there is no function {name}. Write `{signature}`")
             return
-        most = float("inf") if found.args.vararg else len(found.args.args)
-        least = len(found.args.args) - len(found.args.defaults)
+        most = float("inf") if function.args.vararg else len(function.args.args)
+        least = len(function.args.args) - len(function.args.defaults)
         if not least <= len(arguments) <= most:
             yield Problem(
                 path,
-                found.lineno,
+                function.lineno,
                 f"{self.table.qualified}: {name} gets {len(arguments)} arguments. Write `{signature}`",
             )
 
     def _selected(self, path: Path) -> Iterator[Problem]:
-        """A silver table without a transform."""
+        """Problems of a silver table without a transform, whose columns are selected from bronze."""
         if len(self.table.inputs) != 1:
             yield self._problem(
                 f"it has {len(self.table.inputs)} inputs, so it needs a transform: write"
@@ -246,7 +247,7 @@ class _Check:
             source_name = self.table.column(self.table.time_column).source_name
             if source_name != source.time_column:
                 yield self._problem(
-                    f"its time_column is made of {source_name}, and the time_column of {source.qualified} is"
+                    f"its time_column comes from {source_name}, and the time_column of {source.qualified} is"
                     f" {source.time_column}. A day must be the same day in both: give both the same",
                     "time_column",
                 )
@@ -256,7 +257,7 @@ class _Check:
                 near = difflib.get_close_matches(name, source.column_names, 1)
                 hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(source.column_names)}."
                 yield self._problem(
-                    f"{column.name} is made of {source.qualified}.{name}, and there is no such column. {hint}"
+                    f"{column.name} comes from {source.qualified}.{name}, and there is no such column. {hint}"
                     f" Name another by `source`, or write {path.relative_to(self.project.root)}",
                     f'"{column.name}"',
                 )
@@ -268,7 +269,7 @@ class _Check:
         for name in columns:
             if binding_problem(name, columns):
                 yield self._problem(
-                    f"{name} is a word of SQL, so no rule could name the column. Call it {name}_id, or what it is",
+                    f"{name} is a SQL keyword, so no rule could use the column. Call it {name}_id, or what it is",
                     f'"{name}"',
                 )
         for rule in self.table.rules:
@@ -293,17 +294,17 @@ class _Check:
             yield from self._aggregates(declared)
         elif table.history is None and table.load != Load.SNAPSHOT:
             yield self._problem(
-                "nobody can tell which of its rows a change of its inputs concerns. Declare aggregations"
+                "nothing tells which of its rows a change of its inputs affects. Declare aggregations"
                 " (feature_table), or give `history`, as long as its transform looks back, or `load=Load.SNAPSHOT` to"
                 " rebuild it after each change"
             )
         elif table.load != Load.SNAPSHOT:
-            undriven = [
+            untracked = [
                 name
                 for name in table.inputs
                 if name in self.tables and not self.tables[name].time_column and self.tables[name].load != Load.SNAPSHOT
             ]
-            for name in undriven:
+            for name in untracked:
                 yield self._problem(
                     f"its input {name} has neither a time_column nor load=Load.SNAPSHOT, so its changes cannot be"
                     " followed",
@@ -328,7 +329,7 @@ class _Check:
                     )
 
     def _aggregates(self, declared: Aggregates) -> Iterator[Problem]:
-        for other in (declared.events, *(joined.table for joined in declared.joined)):
+        for other in (declared.events, *(join.table for join in declared.joined)):
             if other.qualified in self.tables and self.tables[other.qualified] != other:
                 yield self._problem(
                     f"it reads another {other.qualified} than contracts/{other.layer}/{other.name}.py declares. Import"
@@ -350,13 +351,14 @@ def _values(part: Aggregation) -> tuple[Aggregation, ...]:
 
 
 def binding_problem(sql: str, columns: Mapping[str, Column], of_one_row: bool = False) -> str:
-    """Why an expression cannot be computed of these columns; empty where it can. `of_one_row`: of one row alone, and
-    the same each time.
+    """Why an expression over these columns is invalid; empty where it is valid.
+
+    With `of_one_row` it must be deterministic and use one row only.
     """
     if of_one_row and (
-        odd := sorted({name for names in CALL.findall(sql.lower()) for name in names} & _not_of_one_row())
+        unsuitable := sorted({name for names in CALL.findall(sql.lower()) for name in names} & _not_of_one_row())
     ):
-        return f"{', '.join(odd)} does not give one value of one row, the same each time"
+        return f"{', '.join(unsuitable)} does not give one value of one row, the same each time"
     typed = ", ".join(f'NULL::{column.type.duckdb} AS "{name}"' for name, column in columns.items())
     try:
         _connection().execute(f"EXPLAIN SELECT {sql} FROM (SELECT {typed})")
@@ -367,7 +369,7 @@ def binding_problem(sql: str, columns: Mapping[str, Column], of_one_row: bool = 
 
 @cache
 def _not_of_one_row() -> frozenset[str]:
-    """Functions that look at several rows, give several, or change from call to call."""
+    """Functions that use or return several rows, or differ from call to call."""
     rows = _connection().execute(
         "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE function_type IN ('aggregate', 'table') OR"
         " stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"

@@ -1,4 +1,4 @@
-"""Columns that the engine fills in: a bronze table has all of AUDIT_COLUMNS, a gold table EVENT_TIMESTAMP."""
+"""Columns that the engine adds: AUDIT_COLUMNS to bronze tables, EVENT_TIMESTAMP to gold tables."""
 
 from contracts.model import DATE, STRING, TIMESTAMP, Column, Rule
 
@@ -13,10 +13,9 @@ AUDIT_COLUMNS = (
     Column("_landed_date", DATE, "Folder date under which the file landed", required=True),
     Column("_loaded_at", TIMESTAMP, "When the row was loaded", required=True),
 )
-"""Added to each row on loading, so that any row can be traced to its file.
+"""Added to each row on loading, so that it can be traced to its file.
 
-`_loaded_at` is later than that of each earlier load of the table, even if the clock was set back: it tells which
-delivery is the newest.
+`_loaded_at` grows with each load of the table, even if the clock is set back: it orders deliveries.
 """
 EVENT_TIMESTAMP = Column("event_timestamp", TIMESTAMP, "Midnight at which the row becomes knowable", required=True)
 AT_MIDNIGHT = Rule(

@@ -10,12 +10,12 @@ DAY = timedelta(days=1)
 
 
 class IntervalError(ValueError):
-    """`start` or `end` cannot be used; the message says what to give instead."""
+    """`start` or `end` is invalid; the message says what to pass instead."""
 
 
 @dataclass(frozen=True, order=True)
 class Interval:
-    """Days from `start` up to, but not including, `end`."""
+    """The days from `start` (inclusive) to `end` (exclusive)."""
 
     start: date
     end: date
@@ -43,12 +43,8 @@ class Interval:
     def __contains__(self, day: date) -> bool:
         return self.start <= day < self.end
 
-    def widened(self, *, before: int = 0, after: int = 0) -> Interval:
-        """The interval with that many days more at each side."""
-        return Interval(self.start - before * DAY, self.end + after * DAY)
-
     def months(self) -> Iterator[Interval]:
-        """The interval cut at the first of each month."""
+        """The interval split at the first of each month."""
         start = self.start
         while start < self.end:
             following = (start.replace(day=1) + 32 * DAY).replace(day=1)
@@ -56,7 +52,7 @@ class Interval:
             start = following
 
     def clipped(self, end: date) -> Interval | None:
-        """What lies before `end`; None when nothing does."""
+        """The part before `end`; None when there is none."""
         return Interval(self.start, min(self.end, end)) if self.start < end else None
 
 
@@ -73,21 +69,21 @@ def _day(name: str, text: str | None) -> date:
 
 
 def merged(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
-    """The same days in as few intervals as possible, in order; those that touch become one."""
+    """The same days as sorted intervals that neither overlap nor touch."""
     result: list[Interval] = []
-    for one in sorted(intervals):
-        if result and one.start <= result[-1].end:
-            result[-1] = Interval(result[-1].start, max(result[-1].end, one.end))
+    for interval in sorted(intervals):
+        if result and interval.start <= result[-1].end:
+            result[-1] = Interval(result[-1].start, max(result[-1].end, interval.end))
         else:
-            result.append(one)
+            result.append(interval)
     return tuple(result)
 
 
 def days_of(days: Iterable[date]) -> tuple[Interval, ...]:
-    """Intervals that cover exactly these days."""
+    """The merged intervals of these days."""
     return merged(Interval(day, day + DAY) for day in set(days))
 
 
 def midnight(day: date) -> datetime:
-    """The instant at which `day` begins, UTC."""
+    """The start of `day` in UTC."""
     return datetime(day.year, day.month, day.day, tzinfo=UTC)

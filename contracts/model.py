@@ -1,7 +1,6 @@
-"""The vocabulary of a contract: `Table`, `Column`, `Reference`, `Rule` and the types they use.
+"""The vocabulary of contracts: `Table`, `Column`, `Reference`, `Rule` and their types.
 
-What a table promises is written with these words; how a promise is kept (Spark, Great Expectations, Delta, Feast) is
-not known here.
+Contracts say what a table promises. How Spark, Great Expectations, Delta and Feast keep it is up to other packages.
 """
 
 from __future__ import annotations
@@ -19,27 +18,28 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 WINDOW = re.compile(r"\bover\s*\(", re.IGNORECASE)
-"""A window in SQL."""
+"""A window function in SQL."""
 
 
 class ContractError(ValueError):
-    """A contract that contradicts itself; raised at import, so it never reaches a run."""
+    """An invalid contract; raised at import, before any run."""
 
 
 class Layer(StrEnum):
-    """Where a table lives, in the order in which rows pass."""
+    """The layer of a table, in the order in which rows pass through."""
 
     BRONZE = "bronze"
     SILVER = "silver"
     GOLD = "gold"
     SCORES = "scores"
-    """What models say about a release."""
+    """Predictions of models on a release."""
     QUARANTINE = "quarantine"
 
 
 class Severity(StrEnum):
-    """What a broken check does: a critical row goes to quarantine and a critical table check stops the run; a warning
-    is reported.
+    """The effect of a failed check.
+
+    Critical: the row goes to quarantine, or, for a check of the whole table, the run stops. Warning: it is reported.
     """
 
     CRITICAL = "critical"
@@ -53,16 +53,16 @@ class Pii(StrEnum):
     PSEUDONYM = "pseudonym"
     """Identifies a person to whoever holds the key table."""
     QUASI = "quasi-identifier"
-    """Narrows a person down together with other columns."""
+    """Narrows down a person together with other columns."""
 
 
 class Load(StrEnum):
     """How landed files add up to a table."""
 
     EVENTS = "events"
-    """A folder holds what happened in that period; the table is the sum of all folders."""
+    """A folder has the events of a period; the table is the union of all folders."""
     SNAPSHOT = "snapshot"
-    """A folder holds the whole state on that date; the newest row of each key counts."""
+    """A folder has the whole state on its date; the newest row of each key counts."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Type:
 
     @property
     def duckdb(self) -> str:
-        """Its name in DuckDB."""
+        """The type's name in DuckDB."""
         return {"string": "VARCHAR", "timestamp": "TIMESTAMPTZ"}.get(self.spark, self.spark)
 
 
@@ -86,7 +86,7 @@ class DecimalType(Type):
 
     @property
     def largest(self) -> float:
-        """The largest number that fits, for the bounds of a column of doubles that becomes one of this type."""
+        """The largest value, for bounds of a double column that is cast to this type."""
         return float(Number(10**self.precision - 1).scaleb(-self.scale))
 
 
@@ -112,12 +112,12 @@ Bound = int | float | Number
 
 @dataclass(frozen=True)
 class Column:
-    """One column and what each of its cells promises.
+    """One column and the checks of its cells.
 
-    `required` cells are never NULL; `minimum`, `maximum` (both inclusive), `allowed` and `pattern` (the whole text)
-    bind the cells that are not NULL. `source` is what the column is made of, where its name is another: in bronze a
-    column of the landed file, in silver without a transform one of bronze. `multiline` allows line breaks in a quoted
-    cell of a landed CSV file. Elsewhere a quote that is not closed on its line stops the file.
+    `required` cells are never NULL. `minimum`, `maximum` (both inclusive), `allowed` and `pattern` (a full match) apply
+    to cells that are not NULL. `source` is the column's name upstream, if it differs: in the landed file for bronze, in
+    bronze for silver without a transform. `multiline` allows line breaks in quoted cells of landed CSV files; in other
+    columns a quote that is not closed on its line stops the file.
     """
 
     name: str
@@ -136,7 +136,7 @@ class Column:
 
     @property
     def source_name(self) -> str:
-        """The name of what it is made of."""
+        """The name of the column upstream."""
         return self.source or self.name
 
     def __post_init__(self) -> None:
@@ -153,11 +153,15 @@ class Column:
             and self.type not in (LONG, DOUBLE)
             and not isinstance(self.type, DecimalType)
         ):
-            raise ContractError(f"column {self.name}: minimum and maximum bind numbers, and {self.type.spark} is none")
+            raise ContractError(
+                f"column {self.name}: minimum and maximum are for numbers, and {self.type.spark} is not one"
+            )
         if (self.allowed or self.pattern) and self.type != STRING:
-            raise ContractError(f"column {self.name}: allowed and pattern bind text, and {self.type.spark} is none")
+            raise ContractError(
+                f"column {self.name}: allowed and pattern are for strings, and {self.type.spark} is not one"
+            )
         if self.multiline and self.type != STRING:
-            raise ContractError(f"column {self.name}: multiline binds text, and {self.type.spark} is none")
+            raise ContractError(f"column {self.name}: multiline is for strings, and {self.type.spark} is not one")
 
 
 @dataclass(frozen=True)
@@ -176,17 +180,16 @@ class Reference:
 
     @property
     def reason(self) -> str:
-        """The sentence that a quarantined row and a report carry."""
+        """The reason in reports and quarantine."""
         return f"{', '.join(self.columns)} is not in {self.to}"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A promise that binds several columns of a row: `sql` is true, in the SQL that Spark and DuckDB share. NULL counts
-    as kept.
+    """A check over several columns of a row: `sql`, in the SQL that Spark and DuckDB share, is true or NULL.
 
-    A window in it (`OVER (...)`) sees the rows that are staged together, not those that are published already. A silver
-    table has none: its rules also choose among rows of one key, one row at a time.
+    A window function in it sees the rows that are staged together, without published ones. Silver tables allow none:
+    their rules also choose among the rows of one key, row by row.
     """
 
     name: str
@@ -197,7 +200,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Check:
-    """One row-level promise, however it was declared: kept where `sql` is not false."""
+    """A row-level check, however it was declared: it passes where `sql` is true or NULL."""
 
     name: str
     columns: tuple[str, ...]
@@ -208,13 +211,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Table:
-    """A Delta table at `<lake>/<layer>/<name>` and all that it promises.
+    """The contract of the Delta table at `<lake>/<layer>/<name>`.
 
-    `key` is unique over the table. `time_column` orders the table in time: its date decides which interval a row
-    belongs to. `max_quarantine_share` is the share of bad rows above which nothing is published, because the fault is
-    then in the file, not in the rows; at 0 a single bad row stops the table, because its rows belong together. A gold
-    table is computed from its `aggregates` (see `contracts.aggregations`), or by a plain transform: then its rows at t
-    depend on the rows of its inputs in [t - history, t), or it is a SNAPSHOT, which any change rebuilds.
+    `key` is unique in the table. The date of `time_column` decides to which interval a row belongs. Above
+    `max_quarantine_share` bad rows nothing is published, because the fault is probably in the file; at 0 a single bad
+    row stops the table, because its rows belong together. A gold table is computed from its `aggregates` (see
+    `contracts.aggregations`) or by a plain transform. With a plain transform, either its rows at t depend on input rows
+    in [t - history, t), or it is a SNAPSHOT, which any change rebuilds.
     """
 
     layer: Layer
@@ -236,13 +239,13 @@ class Table:
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]
-        doubled = sorted({name for name in names if names.count(name) > 1})
-        if doubled:
-            raise ContractError(f"{self.qualified}: columns declared twice: {', '.join(doubled)}")
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
+            raise ContractError(f"{self.qualified}: columns declared twice: {', '.join(duplicates)}")
         used = (
             *self.key,
             *((self.time_column,) if self.time_column else ()),
-            *(c for r in self.references for c in r.columns),
+            *(name for reference in self.references for name in reference.columns),
         )
         unknown = sorted(set(used) - set(names))
         if unknown:
@@ -273,14 +276,14 @@ class Table:
         return tuple(column.name for column in self.columns)
 
     def column(self, name: str) -> Column:
-        """The column of that name, or KeyError."""
+        """The column of that name; KeyError when there is none."""
         for column in self.columns:
             if column.name == name:
                 return column
         raise KeyError(f"{self.qualified} has no column {name}; it has {', '.join(self.column_names)}")
 
     def checks(self) -> tuple[Check, ...]:
-        """Every row-level promise except references, in the order of the columns."""
+        """The row-level checks without references: of columns, in their order, then rules."""
         return (*self._column_checks(), *(_rule_check(rule) for rule in self.rules))
 
     def _column_checks(self) -> Iterator[Check]:
@@ -291,7 +294,7 @@ class Table:
 def _checks_of(column: Column) -> Iterator[Check]:
     name = column.name
     if column.required:
-        # A transform that casts to a decimal makes NULL of a number with too many digits: the cell did come.
+        # a transform's cast to a decimal turns a number with too many digits into NULL
         unfit = f", or does not fit {column.type.spark}" if isinstance(column.type, DecimalType) else ""
         yield Check(f"{name}_present", (name,), f"{name} IS NOT NULL", f"{name} is missing{unfit}", Severity.CRITICAL)
     if column.minimum is not None or column.maximum is not None:
@@ -322,7 +325,7 @@ def _range_sql(column: Column) -> str:
 
 
 def _number(bound: Bound) -> str:
-    """The bound in SQL, where a number with a point is a decimal: Sail fails to compare a large double with one."""
+    """The bound in SQL, floats cast to DOUBLE: Sail fails to compare a large double with a decimal literal."""
     return f"CAST({bound} AS DOUBLE)" if isinstance(bound, float) else str(bound)
 
 

@@ -1,8 +1,8 @@
-"""Which project this process works for, and its modules.
+"""The current project and its modules.
 
 A project is a folder with a `millrace.toml`. Its folder is a Python package under the project's name: with `name =
 "grocery"`, the file `contracts/silver/orders.py` in it is the module `grocery.contracts.silver.orders`, whatever the
-folder is called. The engine imports a project's modules by `module` only.
+folder is called. The engine imports a project's modules only through `module`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ENGINE = ("contracts", "lake", "etl", "expectations", "lineage", "features", "mi
 
 
 class ProjectError(ValueError):
-    """There is no project where one is expected, or it cannot be read; the message says what to do."""
+    """A project is missing or cannot be loaded; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +44,28 @@ class Project:
     options: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def module(self, path: str) -> ModuleType | None:
-        """The project's module of that dotted path below its folder, such as `contracts.silver.orders`; None where it
-        has none.
-        """
+        """The module at a dotted path below the project, such as `contracts.silver.orders`; None when there is none."""
         return importlib.import_module(f"{self.name}.{path}") if self.has_module(path) else None
 
     def has_module(self, path: str) -> bool:
-        """Whether there is such a file or package. Nothing is imported."""
+        """Whether the project has a module or package at that path. Nothing is imported."""
         base = self.root.joinpath(*path.split("."))
         return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
 
     def names(self, path: str) -> list[str]:
         """The modules in a folder of the project, sorted."""
         folder = self.root.joinpath(*path.split("."))
-        return sorted(found.name for found in pkgutil.iter_modules([str(folder)]) if not found.ispkg)
+        return sorted(info.name for info in pkgutil.iter_modules([str(folder)]) if not info.ispkg)
 
     def file(self, path: str) -> Path:
-        """Where a module's source lies, or would."""
+        """The path of a module's file, existing or not."""
         return self.root.joinpath(*path.split(".")).with_suffix(".py")
 
     @property
     def schedule(self) -> tuple[datetime, datetime | None]:
-        """From when on the project has data, and up to when, if it has ended: `[schedule] start = 2017-01-01, end =
-        2018-01-01` in its file.
+        """The start of the project's data, and its end, if any. ProjectError for anything but dates.
+
+        The file says `[schedule] start = 2017-01-01, end = 2018-01-01`.
         """
         options = self.options.get("schedule", {})
         first, last = options.get("start", date(2000, 1, 1)), options.get("end")
@@ -77,13 +76,13 @@ class Project:
         return _midnight(first), _midnight(last) if last else None
 
     def _register(self) -> None:
-        """Make the folder a package of that name."""
-        known = sys.modules.get(self.name)
-        if known is not None:
-            if [str(self.root)] != [*getattr(known, "__path__", [])]:
+        """Make the folder a package of the project's name; ProjectError where that is another package."""
+        existing = sys.modules.get(self.name)
+        if existing is not None:
+            if [str(self.root)] != [*getattr(existing, "__path__", [])]:
                 raise ProjectError(
                     f"{self.root / FILE} names the project {self.name}, and {self.name} is a Python package already:"
-                    f" {getattr(known, '__file__', None) or [*getattr(known, '__path__', [])]}. Give the project"
+                    f" {getattr(existing, '__file__', None) or [*getattr(existing, '__path__', [])]}. Give the project"
                     " another name"
                 )
             return
@@ -98,15 +97,13 @@ def _midnight(day: date) -> datetime:
 
 
 def current() -> Project:
-    """The project of `MILLRACE_PROJECT`; else the nearest `millrace.toml` above the working directory; else the example
-    that comes with Millrace.
-    """
+    """The project of `MILLRACE_PROJECT`, else the nearest one above the working directory, else the bundled example."""
     return load(_root())
 
 
 @cache
 def load(root: Path) -> Project:
-    """The project in that folder. ProjectError where its file is missing or wrong."""
+    """The project in a folder. ProjectError where its file is missing or invalid."""
     path = root / FILE
     try:
         options = tomllib.loads(path.read_text())
@@ -126,23 +123,23 @@ def load(root: Path) -> Project:
             f"{path}: name is {name!r}. A project's name is lower case letters, digits and underscores, such as grocery"
         )
     ensure_name_is_free(name, path)
-    found = Project(root, name, options)
-    found._register()
-    return found
+    project = Project(root, name, options)
+    project._register()
+    return project
 
 
 _registered: set[str] = set()
-"""Names that are packages because a project is called so."""
+"""Names of packages that are projects."""
 
 
 def packages() -> frozenset[str]:
-    """The names of the projects that this process has loaded."""
+    """The names of the projects loaded in this process."""
     return frozenset(_registered)
 
 
 def ensure_name_is_free(name: str, path: Path) -> None:
-    """ProjectError where Python has a package of that name already. A folder of that name that only lies on the path is
-    none.
+    """ProjectError where Python has another package of that name. A namespace package, a mere folder on the path, is
+    fine.
     """
     spec = None if name in sys.modules else importlib.util.find_spec(name)
     if name not in _registered and (name in sys.modules or (spec is not None and spec.origin is not None)):
@@ -150,25 +147,25 @@ def ensure_name_is_free(name: str, path: Path) -> None:
 
 
 def required(path: str, what: str) -> ModuleType:
-    """The same; ProjectError where the project has none and cannot do `what`."""
-    found = module(path)
-    if found is None:
+    """The current project's module at a dotted path; ProjectError, that it cannot do `what`, when there is none."""
+    loaded = module(path)
+    if loaded is None:
         raise ProjectError(f"the project {current().name} cannot {what}: it has no {current().file(path)}")
-    return found
+    return loaded
 
 
 def module(path: str) -> ModuleType | None:
-    """The current project's module of that dotted path, or None."""
+    """The current project's module at a dotted path, or None."""
     return current().module(path)
 
 
 def _root() -> Path:
-    chosen = os.environ.get(SETTING)
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    return _above(Path.cwd()) or DEFAULT
+    configured = os.environ.get(SETTING)
+    if configured:
+        return Path(configured).expanduser().absolute()
+    return _nearest_above(Path.cwd()) or DEFAULT
 
 
 @cache
-def _above(folder: Path) -> Path | None:
+def _nearest_above(folder: Path) -> Path | None:
     return next((parent for parent in (folder, *folder.parents) if (parent / FILE).is_file()), None)

@@ -1,5 +1,5 @@
-"""What a run says about one table: the row account, the checks, the version. Reports, XComs, asset events, commit
-metadata and lineage carry it.
+"""The report of one table in a run: row account, checks, version. Reports, XComs, asset events, commit metadata and
+lineage use it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class AccountError(RuntimeError):
 
 @dataclass(frozen=True)
 class RowAccount:
-    """Where each row that came in went to."""
+    """What became of the rows of a run."""
 
     rows_in: int
     published: int
@@ -40,7 +40,7 @@ class RowAccount:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One expectation and how it went. `failed` counts rows, and is None for a check of the whole table."""
+    """The result of one check. `failed` is the number of rows; None for a check of the whole table."""
 
     check: str
     column: str | None
@@ -54,9 +54,8 @@ class CheckResult:
 class TableReport:
     """One table in one run.
 
-    `version` is the Delta version that holds the result; `seconds` has a figure for each of stage, audit and publish;
-    `inputs` maps each table that was read to its version; `quarantine_version` is the version of `quarantine.<name>`
-    that holds the rejected rows.
+    `version` is the Delta version with the result, `quarantine_version` that of `quarantine.<name>` with the rejected
+    rows. `seconds` has the duration of stage, audit and publish. `inputs` maps each input table to its version.
     """
 
     table: str
@@ -74,11 +73,11 @@ class TableReport:
 
     @property
     def warnings(self) -> tuple[CheckResult, ...]:
-        """Checks that failed without stopping the run."""
+        """Failed checks that did not stop the run."""
         return tuple(check for check in self.checks if not check.success)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON: lists where there were tuples."""
+        """The report as JSON: tuples become lists."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 

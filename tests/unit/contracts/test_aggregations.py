@@ -327,7 +327,7 @@ REFUSED: dict[str, tuple[tuple[Aggregation, ...], dict[str, Any], str]] = {
     "a key that is no column": (
         (SPENT,),
         {"key": (replace(GUEST, name="gast"),)},
-        "the key gast is no column of silver.stays; it has stay_id, guest, room",
+        "the key gast is not a column of silver.stays; it has stay_id, guest, room",
     ),
     "a key of two types": (
         (SPENT,),
@@ -370,17 +370,17 @@ REFUSED: dict[str, tuple[tuple[Aggregation, ...], dict[str, Any], str]] = {
     "a column that events have": (
         (SPENT,),
         {"joined": (replace(TIER, take=("channel",)),)},
-        "silver.tiers brings channel, which silver.stays has, too. Rename it in silver",
+        "silver.tiers adds channel, which silver.stays also has. Rename it in silver",
     ),
     "a column that another brings": (
         (SPENT,),
         {"joined": (TIER, Dimension(TIERS, {"room": "number"}, ("tier",)))},
-        "silver.tiers brings tier, which silver.tiers has, too. Rename it in silver",
+        "silver.tiers adds tier, which silver.tiers also has. Rename it in silver",
     ),
     "joined by no column": (
         (SPENT,),
         {"joined": (replace(TIER, on={"gast": "guest_id"}),)},
-        "silver.tiers is joined by gast, which is no column of silver.stays",
+        "silver.tiers is joined by gast, which is not a column of silver.stays",
     ),
     "joined to no column": (
         (SPENT,),
@@ -403,7 +403,7 @@ REFUSED: dict[str, tuple[tuple[Aggregation, ...], dict[str, Any], str]] = {
     "a prepared column that is there": (
         (SPENT,),
         {"prepared": (Column("tier", STRING, "Tier"),), "joined": (TIER,)},
-        "the transform adds tier, which silver.tiers has, too. Call the prepared column otherwise",
+        "the transform adds tier, which silver.tiers also has. Rename the prepared column",
     ),
     "two features of a name": (
         (SPENT, replace(SPENT, of="refund")),
@@ -420,7 +420,7 @@ REFUSED: dict[str, tuple[tuple[Aggregation, ...], dict[str, Any], str]] = {
         {},
         "Sum('Spent'): a name is lower case letters, digits and underscores, such as spend",
     ),
-    "no windows": ((replace(SPENT, windows=()),), {}, "spent: say over which windows, such as windows=days(7, 30)"),
+    "no windows": ((replace(SPENT, windows=()),), {}, "spent: declare its windows, such as windows=days(7, 30)"),
     "a sum before the newest": (
         (replace(SPENT, windows=before_latest(7)),),
         {},
@@ -444,7 +444,7 @@ REFUSED: dict[str, tuple[tuple[Aggregation, ...], dict[str, Any], str]] = {
     "no half-life": (
         (Decayed("n", windows=before_latest(7)),),
         {},
-        "n: say by half_life after how many days an event counts half",
+        "n: give half_life, the days after which an event counts half",
     ),
     "a ratio of maxima": (
         (Ratio("n", part=Max(of="paid"), whole=Count(), windows=days(7)),),
@@ -461,19 +461,19 @@ REFUSED: dict[str, tuple[tuple[Aggregation, ...], dict[str, Any], str]] = {
         {},
         "n: a ratio has no `of`, `where` or `type` of its own. Give them to its part and its whole",
     ),
-    "a sum of nothing": ((replace(SPENT, of=""),), {}, "spent: say by `of` which column of the events"),
+    "a sum of nothing": ((replace(SPENT, of=""),), {}, "spent: name a column of the events in `of`"),
     "a sum of an unknown column": (
         (replace(SPENT, of="payed"),),
         {},
         (
-            "spent: say by `type` what 'payed' is, such as type=LONG. It is derived only where columns of one type are"
-            " added up"
+            "spent: declare the type of 'payed' in `type`, such as type=LONG. It is derived only where columns"
+            " of one type are added up"
         ),
     ),
     "a sum of two types": (
         (replace(SPENT, of="paid + nights"),),
         {},
-        "spent: say by `type` what 'paid + nights' is, such as type=LONG",
+        "spent: declare the type of 'paid + nights' in `type`, such as type=LONG",
     ),
     "a sum of doubles": (
         (replace(SPENT, of="weight"),),

@@ -74,7 +74,7 @@ def test_a_table_may_refer_to_itself() -> None:
 
 def test_tables_that_need_each_other_are_named() -> None:
     with pytest.raises(
-        ContractError, match=r"^these tables need each other in a circle: silver\.apples, silver\.pears$"
+        ContractError, match=r"^these tables depend on each other in a circle: silver\.apples, silver\.pears$"
     ):
         catalog._in_order([table("apples", "silver.pears"), table("pears", "silver.apples"), table("plums")])
 

@@ -120,7 +120,7 @@ CASES = {
     ),
     "input of a later layer": (
         {"contracts__gold__totals": PLAIN.replace("silver.visits", "bronze.visits")},
-        "contracts/gold/totals.py:11: gold.totals: its input bronze.visits is no table of silver or gold",
+        "contracts/gold/totals.py:11: gold.totals: its input bronze.visits is not a table of silver or gold",
     ),
     "no inputs": (
         {"contracts__silver__visits": SILVER.replace('inputs=("bronze.visits",), ', "")},
@@ -136,7 +136,7 @@ CASES = {
             )
         },
         (
-            "contracts/silver/visits.py:12: silver.visits: guest is made of bronze.visits.gast, and there is no such"
+            "contracts/silver/visits.py:12: silver.visits: guest comes from bronze.visits.gast, and there is no such"
             " column. Did you mean guest? Name another by `source`, or write transforms/silver/visits.py"
         ),
     ),
@@ -187,7 +187,7 @@ CASES = {
     "a column named by a word of SQL": (
         {"contracts__silver__visits": SILVER.replace('Column("guest", STRING', 'Column("order", STRING')},
         (
-            "contracts/silver/visits.py:12: silver.visits: order is a word of SQL, so no rule could name the column."
+            "contracts/silver/visits.py:12: silver.visits: order is a SQL keyword, so no rule could use the column."
             " Call it order_id, or what it is"
         ),
     ),
@@ -227,8 +227,8 @@ CASES = {
     "an input that nothing maps": (
         {"contracts__gold__totals": PLAIN.replace("    history=timedelta(days=7),\n", "")},
         (
-            "contracts/gold/totals.py:1: gold.totals: nobody can tell which of its rows a change of its inputs"
-            " concerns. Declare aggregations (feature_table), or give `history`, as long as its transform looks back,"
+            "contracts/gold/totals.py:1: gold.totals: nothing tells which of its rows a change of its inputs"
+            " affects. Declare aggregations (feature_table), or give `history`, as long as its transform looks back,"
             " or `load=Load.SNAPSHOT` to rebuild it after each change"
         ),
     ),
@@ -242,21 +242,21 @@ CASES = {
     "rows from silver": (
         {"contracts__silver__visits": SILVER.replace('inputs=("bronze.visits",)', 'inputs=("silver.visits",)')},
         (
-            "contracts/silver/visits.py:1: silver.visits: its first input silver.visits is no bronze table, and its"
+            "contracts/silver/visits.py:1: silver.visits: its first input silver.visits is not a bronze table, and its"
             " rows come from the first input"
         ),
     ),
     "a transform of no table": (
         {"transforms__silver__visit": "def clean(visits):\n    return visits\n"},
         (
-            "transforms/silver/visit.py:1: there is no table silver.visit, so nobody calls this. Did you mean"
+            "transforms/silver/visit.py:1: there is no table silver.visit, so nothing calls this. Did you mean"
             " silver.visits?"
         ),
     ),
     "a transform that aggregations do not need": (
         {"transforms__gold__guests": "def events(visits):\n    return visits\n"},
         (
-            "transforms/gold/guests.py:1: gold.guests is computed from its aggregations alone, so nobody calls this."
+            "transforms/gold/guests.py:1: gold.guests is computed from its aggregations alone, so nothing calls this."
             " Declare `prepared` or `joined`, or remove the file"
         ),
     ),
@@ -292,7 +292,7 @@ CASES = {
     "another time than bronze": (
         {"contracts__bronze__visits": BRONZE.replace('time_column="seen_at"', 'time_column="_landed_date"')},
         (
-            "contracts/silver/visits.py:8: silver.visits: its time_column is made of seen_at, and the time_column of"
+            "contracts/silver/visits.py:8: silver.visits: its time_column comes from seen_at, and the time_column of"
             " bronze.visits is _landed_date. A day must be the same day in both: give both the same"
         ),
     ),

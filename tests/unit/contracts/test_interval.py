@@ -142,10 +142,6 @@ def test_clipping_before_the_start_leaves_nothing(end: str) -> None:
     assert of("2017-01-01", "2017-01-05").clipped(date.fromisoformat(end)) is None
 
 
-def test_widening_adds_whole_days_to_each_side() -> None:
-    assert of("2017-01-02", "2017-01-03").widened(before=1, after=3) == of("2017-01-01", "2017-01-06")
-
-
 def test_midnight_is_in_utc() -> None:
     assert midnight(date(2017, 3, 26)) == datetime(2017, 3, 26, tzinfo=UTC)
 

@@ -82,11 +82,11 @@ def test_a_minimum_above_the_maximum() -> None:
 @pytest.mark.parametrize(
     ("kind", "promise", "told"),
     [
-        (STRING, {"minimum": 1}, "minimum and maximum bind numbers, and string is none"),
-        (DATE, {"maximum": 1}, "minimum and maximum bind numbers, and date is none"),
-        (LONG, {"allowed": ("1",)}, "allowed and pattern bind text, and bigint is none"),
-        (MONEY, {"pattern": "[0-9]"}, r"allowed and pattern bind text, and decimal\(12,2\) is none"),
-        (LONG, {"multiline": True}, "multiline binds text, and bigint is none"),
+        (STRING, {"minimum": 1}, "minimum and maximum are for numbers, and string is not one"),
+        (DATE, {"maximum": 1}, "minimum and maximum are for numbers, and date is not one"),
+        (LONG, {"allowed": ("1",)}, "allowed and pattern are for strings, and bigint is not one"),
+        (MONEY, {"pattern": "[0-9]"}, r"allowed and pattern are for strings, and decimal\(12,2\) is not one"),
+        (LONG, {"multiline": True}, "multiline is for strings, and bigint is not one"),
     ],
 )
 def test_a_promise_that_a_columns_type_cannot_keep(kind: Type, promise: dict[str, Any], told: str) -> None:
