@@ -1,7 +1,5 @@
-"""Lineage: contract and run report -> OpenLineage events, one JSON a line in `$MILLRACE_HOME/lineage`, or sent to a
-server.
+"""Lineage: contracts and run reports -> OpenLineage events, as JSON lines in `$MILLRACE_HOME/lineage` or to a server.
 
-`record` is what a task calls, `events` and `facets` build (pure), `emit` delivers, `naming` says what a dataset is
-called everywhere. What a report contains is decided in `contracts.report`; when a run starts and ends is known to
-`millrace`.
+Tasks call `record`; `events` and `facets` build events (pure functions), `emit` delivers them, `naming` names datasets
+and jobs. Reports are defined in `contracts.report`.
 """

@@ -1,7 +1,7 @@
-"""Deliver an event: append it to a file as one line, or send it to the server at `OPENLINEAGE_URL`.
+"""Deliver events: to the server at `OPENLINEAGE_URL`, or as lines of a file.
 
-Delivery never fails or stalls a run. A server that does not answer is named in a warning, its event goes to the file,
-and it is left alone for a while. `OPENLINEAGE_DISABLED=true` turns both off, as for every OpenLineage client.
+Delivery never fails or stalls a run. If the server does not answer, a warning says so, events go to the file, and the
+next attempt comes after PAUSE. `OPENLINEAGE_DISABLED=true` turns both off, as for every OpenLineage client.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from lake import secret_files, settings
 from lake.files import machine
 
 FILE = "millrace"
-"""Stem of the file that takes our events."""
+"""Stem of the file of our events."""
 
 TIMEOUT = 3.0
-"""Seconds for the server to accept a connection, and again to answer."""
+"""Seconds to connect to the server, and again for its response."""
 
 PAUSE = 60.0
-"""Seconds for which a server that failed is not asked again by this process."""
+"""Seconds until this process tries a failed server again."""
 
 log = logging.getLogger(__name__)
-_asked_again_at: dict[str, float] = {}
+_retry_at: dict[str, float] = {}
 
 
 def emit(event: Any, file: str = FILE) -> None:
@@ -37,7 +37,7 @@ def emit(event: Any, file: str = FILE) -> None:
     if os.environ.get("OPENLINEAGE_DISABLED", "").strip().lower() == "true":
         return
     url = os.environ.get("OPENLINEAGE_URL", "").strip()
-    if url and _sent(event, url):
+    if url and _send(event, url):
         return
     path = path_of(file)
     try:
@@ -47,17 +47,12 @@ def emit(event: Any, file: str = FILE) -> None:
 
 
 def path_of(file: str = FILE) -> Path:
-    """`<home>/lineage/<file>.<machine>.ndjson`.
-
-    Machines that share a volume write a file each: a lock may not reach from one to the other.
-    """
+    """`<home>/lineage/<file>.<machine>.ndjson`: one file per machine, because locks may not work across machines."""
     return settings.lineage() / f"{file}.{machine()}.ndjson"
 
 
 def append(path: Path, line: str) -> None:
-    """Add one line, whole, also when several processes write at once or one of them was killed in the middle of its own
-    line.
-    """
+    """Append one line atomically, even when other processes write at once or one was killed in the middle of a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -68,7 +63,7 @@ def append(path: Path, line: str) -> None:
 
 
 def _closing(descriptor: int) -> str:
-    """A line end, if the last line lacks one."""
+    """A newline, if the last line lacks one."""
     size = os.fstat(descriptor).st_size
     return "\n" if size and os.pread(descriptor, 1, size - 1) != b"\n" else ""
 
@@ -78,17 +73,18 @@ def _write(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _sent(event: Any, url: str) -> bool:
-    if time.monotonic() < _asked_again_at.get(url, 0.0):
+def _send(event: Any, url: str) -> bool:
+    """Whether the server took the event."""
+    if time.monotonic() < _retry_at.get(url, 0.0):
         return False
     try:
         _post(event, url)
-    except Exception as error:  # whatever goes wrong on the way, the run goes on
-        _asked_again_at[url] = time.monotonic() + PAUSE
-        reason = str(error).replace(url, _shown(url)) if url != _shown(url) else error
+    except Exception as error:  # lineage must not fail the run
+        _retry_at[url] = time.monotonic() + PAUSE
+        reason = str(error).replace(url, _without_credentials(url)) if url != _without_credentials(url) else error
         log.warning(
-            "The lineage server at %s took no event (%s). Events go to %s; it is asked again in %.0f s",
-            _shown(url),
+            "The lineage server at %s took no event (%s). Events go to %s; next attempt in %.0f s",
+            _without_credentials(url),
             reason,
             settings.lineage(),
             PAUSE,
@@ -98,7 +94,7 @@ def _sent(event: Any, url: str) -> bool:
 
 
 def _post(event: Any, url: str) -> None:
-    """One attempt: the client's own five retries would hold a run for half a minute."""
+    """One attempt: the client's five retries would delay a run by half a minute."""
     from openlineage.client.transport.http import HttpConfig, HttpTransport
 
     config = {"url": url, "timeout": TIMEOUT, "retry": {"total": 0, "connect": 0, "read": 0}}
@@ -113,7 +109,7 @@ def _post(event: Any, url: str) -> None:
         transport.close()
 
 
-def _shown(url: str) -> str:
+def _without_credentials(url: str) -> str:
     """The URL without user name and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

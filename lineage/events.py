@@ -1,11 +1,9 @@
-"""Contract and report -> START, COMPLETE, FAIL and ABORT events of one table, of its audit, and of one feature view.
-Pure: nothing is sent.
+"""Contract and report -> the START, COMPLETE, FAIL and ABORT events of a table, its audit, and a feature view. Pure.
 
-A table's run reads its input tables (bronze: the landed files) and writes the table. What the audit found is a run of
-its own, `millrace.<layer>.<name>.audit`, child of the table's run, with the table as its input: the spec keeps
-assertions and metrics at inputs, and a table among its own inputs would be a loop in every lineage graph. It is told
-only when rows were published; a failed audit leaves the table as it was, so its checks appear at the run alone (facet
-`test`).
+A table's run reads its input tables (bronze: the landed files) and writes the table. The audit is a run of its own,
+`millrace.<layer>.<name>.audit`, a child of the table's run, with the table as its input: the spec puts assertions and
+metrics on inputs, and a table among its own inputs would be a loop in lineage graphs. It is only emitted when rows were
+published. The checks of a failed audit are in the run's facet `test`.
 """
 
 from __future__ import annotations
@@ -27,12 +25,12 @@ from lineage.facets import Artifact
 from lineage.naming import Name
 
 Versions = Mapping[str, int | None]
-"""Table -> Delta version that is read; None where it is not known yet."""
+"""Table -> Delta version that the run reads; None where it is not known yet."""
 
 
 @dataclass(frozen=True)
 class Parent:
-    """The run that started ours, an Airflow task as a rule, and the run at the top, its DAG run."""
+    """The run that started ours, usually an Airflow task, and its root, usually a DAG run."""
 
     job_namespace: str
     job_name: str
@@ -48,7 +46,7 @@ class Parent:
 
     @property
     def root(self) -> tuple[Name, str] | None:
-        """Job and run id at the top; None unless all three parts are known."""
+        """Job and run id of the root; None unless all three parts are known."""
         if not (self.root_job_namespace and self.root_job_name and self.root_run_id):
             return None
         return Name(self.root_job_namespace, self.root_job_name), self.root_run_id
@@ -56,7 +54,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class Engine:
-    """What computes the rows, such as Sail 0.7.2."""
+    """The engine that computes the rows, such as Sail 0.7.2."""
 
     name: str
     version: str
@@ -64,9 +62,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Served:
-    """What the online store holds after a view was materialized: its `generation`, and the checks (parity) that let it
-    go live.
-    """
+    """A materialized view in the online store: its `generation` and the parity checks that it passed."""
 
     generation: str
     rows: int
@@ -75,11 +71,12 @@ class Served:
 
 @dataclass(frozen=True)
 class Step:
-    """One run of one job: what all of its events say alike. `made` is `silver.transactions` or
-    `features.customer_activity`; `artifacts` are read besides tables.
+    """One run of one job: what its events have in common.
+
+    `output` is `silver.transactions` or `features.customer_activity`; `artifacts` are inputs that are not tables.
     """
 
-    made: str
+    output: str
     table: Table
     interval: Interval | None = None
     parent: Parent | None = None
@@ -91,13 +88,13 @@ class Step:
 
     @property
     def as_parent(self) -> Parent:
-        """For runs that this one starts; they share its root."""
-        top, run_id = (
+        """The parent of runs that this one starts; they share its root."""
+        root_job, root_run_id = (
             (self.parent.root or (self.parent.job, self.parent.run_id))
             if self.parent
-            else (naming.job(self.made), self.run_id)
+            else (naming.job(self.output), self.run_id)
         )
-        return Parent(*naming.job(self.made), self.run_id, *top, run_id)
+        return Parent(*naming.job(self.output), self.run_id, *root_job, root_run_id)
 
 
 def table_step(
@@ -107,7 +104,7 @@ def table_step(
     engine: Engine | None = None,
     artifacts: tuple[Artifact, ...] = (),
 ) -> Step:
-    """A run that makes a table."""
+    """A run that writes a table."""
     return Step(table.qualified, table, interval, parent, engine, artifacts=artifacts)
 
 
@@ -118,7 +115,7 @@ def view_step(
     parent: Parent | None = None,
     engine: Engine | None = None,
 ) -> Step:
-    """A run that materializes a feature view (named like its gold table unless told otherwise) from a release."""
+    """A run that materializes a feature view, by default named like its gold table, from a release."""
     tags = {} if release is None else {"release": str(release)}
     return Step(f"features.{view or table.name}", table, None, parent, engine, tags, "FEATURE_VIEW")
 
@@ -127,51 +124,51 @@ def view_step(
 
 
 def table_started(step: Step, versions: Versions | None = None) -> RunEvent:
-    """The run begins."""
-    return _event(RunState.START, step, _read(step, versions), [_table_out(step.table)])
+    """The START event."""
+    return _event(RunState.START, step, _inputs(step, versions), [_table_out(step.table)])
 
 
 def table_completed(step: Step, report: TableReport | None) -> list[RunEvent]:
-    """The run has ended well; with a report, what it read and wrote, and its audit."""
+    """The COMPLETE event; with a report, including its inputs, outputs and audit."""
     if report is None:
-        return [_event(RunState.COMPLETE, step, _read(step, None), [_table_out(step.table)])]
-    done = _event(
+        return [_event(RunState.COMPLETE, step, _inputs(step, None), [_table_out(step.table)])]
+    completed = _event(
         RunState.COMPLETE,
         step,
-        _read(step, report.inputs, report),
-        _written(step.table, report),
+        _inputs(step, report.inputs, report),
+        _outputs(step.table, report),
         _tests(step, report.checks),
     )
-    return [done, *_audited(step, report)]
+    return [completed, *_audit_events(step, report)]
 
 
 def table_failed(
     step: Step, problem: BaseException, versions: Versions | None = None, checks: Iterable[CheckResult] = ()
 ) -> RunEvent:
-    """The run stopped and published nothing; `checks` are those of the audit, where it came to one."""
+    """The FAIL or ABORT event of a run that published nothing; `checks` are those of its audit, if it got there."""
     return _event(
         _end_of(problem),
         step,
-        _read(step, versions),
+        _inputs(step, versions),
         [_table_out(step.table)],
         {"errorMessage": facets.error(problem), **_tests(step, checks)},
     )
 
 
-def _audited(step: Step, report: TableReport) -> list[RunEvent]:
-    """START and COMPLETE of the audit; none when nothing was checked."""
+def _audit_events(step: Step, report: TableReport) -> list[RunEvent]:
+    """START and COMPLETE of the audit; none without checks."""
     if not report.checks:
         return []
-    audit = Step(f"{step.made}.audit", step.table, step.interval, step.as_parent, step.engine, kind="AUDIT")
-    read = _table_in(report.table, report.version)
+    audit = Step(f"{step.output}.audit", step.table, step.interval, step.as_parent, step.engine, kind="AUDIT")
+    table = _table_in(report.table, report.version)
     checked = _table_in(report.table, report.version, facets.quality(step.table, report))
-    return [_event(RunState.START, audit, [read], []), _event(RunState.COMPLETE, audit, [checked], [])]
+    return [_event(RunState.START, audit, [table], []), _event(RunState.COMPLETE, audit, [checked], [])]
 
 
-def _read(step: Step, versions: Versions | None, report: TableReport | None = None) -> list[InputDataset]:
-    """The tables of a run's input, or the folder of landed files, and the artifacts."""
-    known = dict(versions or {})
-    tables = [_table_in(name, known.get(name)) for name in dict.fromkeys((*step.table.inputs, *known))]
+def _inputs(step: Step, versions: Versions | None, report: TableReport | None = None) -> list[InputDataset]:
+    """The inputs of a run: tables, or else the folder of landed files, and artifacts."""
+    by_table = dict(versions or {})
+    tables = [_table_in(name, by_table.get(name)) for name in dict.fromkeys((*step.table.inputs, *by_table))]
     return [*(tables or [_landed(step.table, report)]), *map(_artifact_in, step.artifacts)]
 
 
@@ -180,34 +177,41 @@ def _artifact_in(artifact: Artifact) -> InputDataset:
 
 
 def _landed(table: Table, report: TableReport | None = None) -> InputDataset:
-    place = naming.of_landing(table.name)
+    folder = naming.of_landing(table.name)
     read = facets.files_read(report.files, report.account.rows_in) if report else {}
-    return InputDataset(*place, facets=facets.of_files(place), inputFacets=read)
+    return InputDataset(*folder, facets=facets.of_files(folder), inputFacets=read)
 
 
-def _table_in(qualified: str, version: int | None, found: Mapping[str, Any] | None = None) -> InputDataset:
-    known = {table.qualified: table for table in catalog.all_tables()}.get(qualified)
-    about = facets.of_table(known, version) if known else facets.of_delta(qualified, version)
-    return InputDataset(*naming.of_table(qualified), facets=about, inputFacets=dict(found or {}))
-
-
-def _table_out(table: Table, version: int | None = None, written: Mapping[str, Any] | None = None) -> OutputDataset:
-    return OutputDataset(
-        *naming.of_table(table.qualified), facets=facets.of_table(table, version), outputFacets=dict(written or {})
+def _table_in(qualified: str, version: int | None, input_facets: Mapping[str, Any] | None = None) -> InputDataset:
+    contract = {table.qualified: table for table in catalog.all_tables()}.get(qualified)
+    return InputDataset(
+        *naming.of_table(qualified),
+        facets=facets.of_table(contract, version) if contract else facets.of_delta(qualified, version),
+        inputFacets=dict(input_facets or {}),
     )
 
 
-def _written(table: Table, report: TableReport) -> list[OutputDataset]:
-    out = {"millrace_rowAccount": facets.row_account(report)}
+def _table_out(
+    table: Table, version: int | None = None, output_facets: Mapping[str, Any] | None = None
+) -> OutputDataset:
+    return OutputDataset(
+        *naming.of_table(table.qualified),
+        facets=facets.of_table(table, version),
+        outputFacets=dict(output_facets or {}),
+    )
+
+
+def _outputs(table: Table, report: TableReport) -> list[OutputDataset]:
+    output_facets = {"millrace_rowAccount": facets.row_account(report)}
     if report.status == PUBLISHED:
-        out["outputStatistics"] = facets.statistics(report.account.published)
-    dataset = _table_out(table, report.version, out)
-    about: dict[str, Any] = {**(dataset.facets or {})}
+        output_facets["outputStatistics"] = facets.statistics(report.account.published)
+    dataset = _table_out(table, report.version, output_facets)
+    dataset_facets: dict[str, Any] = {**(dataset.facets or {})}
     if report.total_rows is not None or report.total_bytes is not None:
-        about["dataQualityMetrics"] = facets.whole_table(report)
+        dataset_facets["dataQualityMetrics"] = facets.whole_table(report)
     if report.status == PUBLISHED and report.version <= 1:  # version 0 creates the table empty
-        about["lifecycleStateChange"] = facets.created()
-    dataset.facets = about
+        dataset_facets["lifecycleStateChange"] = facets.created()
+    dataset.facets = dataset_facets
     return [dataset, *_quarantined(table, report)]
 
 
@@ -229,19 +233,18 @@ def _quarantined(table: Table, report: TableReport) -> list[OutputDataset]:
 
 
 def artifact_completed(
-    made: str,
+    job_output: str,
     artifact: Artifact,
     versions: Versions,
     parent: Parent | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> list[RunEvent]:
-    """START and COMPLETE of the run of `made` that made an artifact from tables. There is no event before it is there:
-    its name and its inputs are known then.
+    """START and COMPLETE of the run of the job of `job_output` that made an artifact from tables.
+
+    Both come after the fact: only then are the artifact's name and inputs known.
     """
-    run, job = (
-        Run(str(generate_new_uuid()), facets=_about(parent=parent, tags=tags)),
-        Job(*naming.job(made), facets=facets.of_job(artifact, artifact.kind)),
-    )
+    run = Run(str(generate_new_uuid()), facets=_run_facets(parent=parent, tags=tags))
+    job = Job(*naming.job(job_output), facets=facets.of_job(artifact, artifact.kind))
     inputs = [_table_in(name, version) for name, version in versions.items()]
     output = OutputDataset(*naming.of_location(artifact.location), facets=facets.of_artifact(artifact))
     return [
@@ -262,12 +265,12 @@ def artifact_completed(
 
 
 def view_started(step: Step, version: int | None) -> RunEvent:
-    """The gold table at `version` begins to be put into the online store."""
+    """The START event of a materialization of the gold table at `version`."""
     return _event(RunState.START, step, [_table_in(step.table.qualified, version)], [_online(step)])
 
 
 def view_completed(step: Step, version: int | None, served: Served | None) -> RunEvent:
-    """The view is served."""
+    """The COMPLETE event: the view is live."""
     checks = served.checks if served else ()
     return _event(
         RunState.COMPLETE,
@@ -281,23 +284,22 @@ def view_completed(step: Step, version: int | None, served: Served | None) -> Ru
 def view_failed(
     step: Step, problem: BaseException, version: int | None, checks: Iterable[CheckResult] = ()
 ) -> RunEvent:
-    """What was served before is served still."""
-    found = {"errorMessage": facets.error(problem), **_tests(step, checks)}
-    return _event(_end_of(problem), step, [_table_in(step.table.qualified, version)], [_online(step)], found)
+    """The FAIL or ABORT event: the former generation stays live."""
+    run_facets = {"errorMessage": facets.error(problem), **_tests(step, checks)}
+    return _event(_end_of(problem), step, [_table_in(step.table.qualified, version)], [_online(step)], run_facets)
 
 
 def _online(step: Step, served: Served | None = None) -> OutputDataset:
-    about = facets.of_view(step.table)
+    name, dataset_facets = naming.of_online(_view(step)), facets.of_view(step.table)
     if served is None:
-        return OutputDataset(*naming.of_online(_view(step)), facets=about)
-    about["version"] = facets.dataset_version(served.generation)
-    return OutputDataset(
-        *naming.of_online(_view(step)), facets=about, outputFacets={"outputStatistics": facets.statistics(served.rows)}
-    )
+        return OutputDataset(*name, facets=dataset_facets)
+    dataset_facets["version"] = facets.dataset_version(served.generation)
+    statistics = {"outputStatistics": facets.statistics(served.rows)}
+    return OutputDataset(*name, facets=dataset_facets, outputFacets=statistics)
 
 
 def _view(step: Step) -> str:
-    return step.made.removeprefix("features.")
+    return step.output.removeprefix("features.")
 
 
 # --- all of them
@@ -308,13 +310,13 @@ def _event(
     step: Step,
     inputs: list[InputDataset],
     outputs: list[OutputDataset],
-    found: Mapping[str, Any] | None = None,
+    run_facets: Mapping[str, Any] | None = None,
 ) -> RunEvent:
     return RunEvent(
         eventType=state,
         eventTime=_now(),
-        run=Run(step.run_id, facets={**_of_run(step), **(found or {})}),
-        job=Job(*naming.job(step.made), facets=facets.of_job(step.table, step.kind)),
+        run=Run(step.run_id, facets={**_step_facets(step), **(run_facets or {})}),
+        job=Job(*naming.job(step.output), facets=facets.of_job(step.table, step.kind)),
         inputs=inputs,
         outputs=outputs,
         producer=facets.PRODUCER,
@@ -325,33 +327,33 @@ def _now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def _of_run(step: Step) -> dict[str, Any]:
-    return _about(step.interval, step.engine, step.parent, step.tags)
+def _step_facets(step: Step) -> dict[str, Any]:
+    return _run_facets(step.interval, step.engine, step.parent, step.tags)
 
 
-def _about(
+def _run_facets(
     interval: Interval | None = None,
     engine: Engine | None = None,
     parent: Parent | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    about: dict[str, Any] = {}
+    run_facets: dict[str, Any] = {}
     if interval:
-        about["nominalTime"] = facets.nominal_time(interval)
+        run_facets["nominalTime"] = facets.nominal_time(interval)
     if engine:
-        about["processing_engine"] = facets.engine(engine.name, engine.version)
+        run_facets["processing_engine"] = facets.engine(engine.name, engine.version)
     if parent:
-        about["parent"] = facets.parent(parent.job, parent.run_id, parent.root)
+        run_facets["parent"] = facets.parent(parent.job, parent.run_id, parent.root)
     if tags:
-        about["tags"] = facets.run_tags(tags)
-    return about
+        run_facets["tags"] = facets.run_tags(tags)
+    return run_facets
 
 
 def _tests(step: Step, checks: Iterable[CheckResult]) -> dict[str, Any]:
-    found = tuple(checks)
-    return {"test": facets.tests(step.table, found)} if found else {}
+    results = tuple(checks)
+    return {"test": facets.tests(step.table, results)} if results else {}
 
 
 def _end_of(problem: BaseException) -> RunState:
-    """An error fails the run; an interrupt or exit, which is no error of the run's own, aborts it."""
+    """FAIL for an error, ABORT for an interrupt or exit."""
     return RunState.FAIL if isinstance(problem, Exception) else RunState.ABORT

@@ -1,7 +1,6 @@
-"""Contract and report -> the facets of OpenLineage events. Pure: nothing is read, nothing is sent.
+"""Contract and report -> the facets of OpenLineage events. Pure.
 
-Every facet names our producer explicitly. The client's `set_producer` is global to the process, and in an Airflow task
-the Airflow provider has already set it to itself.
+Each facet names our producer: the client's `set_producer` is global, and in Airflow tasks the provider has called it.
 """
 
 from __future__ import annotations
@@ -49,20 +48,18 @@ from lineage import naming
 from lineage.naming import Name
 
 PRODUCER = "urn:millrace:lineage:1"
-"""Who says it. A URN, because the project has no address of its own yet; a URL of the source at a tag may take its
-place.
-"""
+"""The producer of our facets: a URN, until the project has a URL of its source at a tag."""
 
 ROW_ACCOUNT_SCHEMA = (
     "urn:millrace:facets:1-0-0:MillraceRowAccountOutputDatasetFacet.json#/$defs/MillraceRowAccountOutputDatasetFacet"
 )
-"""`$id` and pointer of the schema that lies beside this file."""
+"""`$id` and pointer of the schema beside this file."""
 
 SEVERITIES = {Severity.CRITICAL: "error", Severity.WARNING: "warn"}
-"""Ours -> the words that the spec suggests: an error stops rows or the run, a warning does not."""
+"""Our severity -> that of the spec."""
 
-KINDS = {"present": "not_null", "range": "range", "allowed": "accepted_values", "pattern": "regex"}
-"""Suffix of a column check's name -> classification of the test. Other checks are classified by their own name."""
+TEST_TYPES = {"present": "not_null", "range": "range", "allowed": "accepted_values", "pattern": "regex"}
+"""Suffix of a column check's name -> type of the test. The type of other checks is their name."""
 
 COLUMN_METRICS = {
     "nulls": "nullCount",
@@ -72,20 +69,19 @@ COLUMN_METRICS = {
     "min": "min",
     "max": "max",
 }
-"""Keys of `TableReport.columns[...]` that lineage passes on (numbers only) -> their names in the spec. Others are left
-out.
-"""
+"""Numeric keys of `TableReport.columns[...]` -> their names in the spec. Lineage drops other keys."""
 
 LONGEST_TEXT = 16_000
-"""Characters of an error message or stack trace that are kept."""
+"""Most characters of an error message or stack trace."""
 
 F = TypeVar("F")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """Something that a run reads or makes and that is no table, such as a model. `version` is a digest of its content;
-    `location` is a path or URI.
+    """An input or output of a run that is not a table, such as a model.
+
+    `version` is the digest of its content, `location` a path or URI.
     """
 
     kind: str
@@ -98,7 +94,7 @@ class Artifact:
 
 @attr.define
 class MillraceRowAccountOutputDatasetFacet(OutputDatasetFacet):
-    """Where each row that came in went to: rowsIn = published + quarantined + duplicates."""
+    """What became of the run's rows: rowsIn = published + quarantined + duplicates."""
 
     rowsIn: int  # noqa: N815
     published: int
@@ -112,15 +108,15 @@ class MillraceRowAccountOutputDatasetFacet(OutputDatasetFacet):
         return ROW_ACCOUNT_SCHEMA
 
 
-def _facet(kind: type[F], **values: Any) -> F:
-    return kind(**values, producer=PRODUCER)  # type: ignore[call-arg]
+def _facet(facet_class: type[F], **values: Any) -> F:
+    return facet_class(**values, producer=PRODUCER)  # type: ignore[call-arg]
 
 
 # --- of a dataset
 
 
 def of_table(table: Table, version: int | None = None) -> dict[str, Any]:
-    """What a Delta table is: schema, place, owner, meaning, PII, and the version, when it is known."""
+    """The facets of a Delta table: schema, source, owner, description, PII tags, and the version, if it is known."""
     facets = {
         "schema": schema(table.columns),
         "documentation": _facet(
@@ -135,55 +131,53 @@ def of_table(table: Table, version: int | None = None) -> dict[str, Any]:
 
 
 def of_delta(qualified: str, version: int | None = None) -> dict[str, Any]:
-    """What is known of a Delta table without its contract."""
-    short = naming.short(qualified)
+    """The facets of a Delta table without its contract."""
     facets = {
         "storage": _facet(storage_dataset.StorageDatasetFacet, storageLayer="delta", fileFormat="parquet"),
         "datasetType": _facet(dataset_type_dataset.DatasetTypeDatasetFacet, datasetType="TABLE"),
         "dataSource": source(naming.of_table(qualified)),
-        "symlinks": symlink(short),
+        "symlinks": symlink(naming.short(qualified)),
     }
     return facets if version is None else {**facets, "version": dataset_version(version)}
 
 
 def of_view(table: Table) -> dict[str, Any]:
-    """What an online store serves from a gold table: the newest row of each entity. Physical type and place are the
-    store's affair.
-    """
-    kept = of_table(table)
-    return {name: kept[name] for name in ("schema", "documentation", "ownership", "tags") if name in kept}
+    """The facets of what an online store serves from a gold table: no source or storage, which depend on the store."""
+    facets = of_table(table)
+    return {name: facets[name] for name in ("schema", "documentation", "ownership", "tags") if name in facets}
 
 
-def of_files(place: Name) -> dict[str, Any]:
-    """What is known of a folder of landed files."""
+def of_files(folder: Name) -> dict[str, Any]:
+    """The facets of a folder of landed files."""
     return {
-        "dataSource": source(place),
+        "dataSource": source(folder),
         "datasetType": _facet(dataset_type_dataset.DatasetTypeDatasetFacet, datasetType="FILE"),
     }
 
 
 def schema(columns: Iterable[Column]) -> schema_dataset.SchemaDatasetFacet:
-    """Fields in table order, typed as Spark SQL names them."""
+    """The columns in table order, with Spark SQL's type names."""
     fields = [
         schema_dataset.SchemaDatasetFacetFields(
-            column.name, column.type.spark, _described(column), position, fields=None
+            column.name, column.type.spark, _description(column), position, fields=None
         )
         for position, column in enumerate(columns, 1)
     ]
     return _facet(schema_dataset.SchemaDatasetFacet, fields=fields)
 
 
-def source(place: Name) -> datasource_dataset.DatasourceDatasetFacet:
-    """The store a dataset lies in; its name is the dataset's namespace."""
-    uri = f"file://{quote(place.name)}" if place.namespace == "file" else f"{place.namespace}/{quote(place.name)}"
-    return _facet(datasource_dataset.DatasourceDatasetFacet, name=place.namespace, uri=uri)
+def source(dataset: Name) -> datasource_dataset.DatasourceDatasetFacet:
+    """The store of a dataset; its name is the dataset's namespace."""
+    path = quote(dataset.name)
+    uri = f"file://{path}" if dataset.namespace == "file" else f"{dataset.namespace}/{path}"
+    return _facet(datasource_dataset.DatasourceDatasetFacet, name=dataset.namespace, uri=uri)
 
 
-def symlink(other: Name) -> symlinks_dataset.SymlinksDatasetFacet:
+def symlink(alias: Name) -> symlinks_dataset.SymlinksDatasetFacet:
     """Another name of the same dataset."""
     return _facet(
         symlinks_dataset.SymlinksDatasetFacet,
-        identifiers=[symlinks_dataset.Identifier(other.namespace, other.name, "TABLE")],
+        identifiers=[symlinks_dataset.Identifier(alias.namespace, alias.name, "TABLE")],
     )
 
 
@@ -193,15 +187,13 @@ def dataset_version(version: int | str) -> dataset_version_dataset.DatasetVersio
 
 
 def created() -> lifecycle_state_change_dataset.LifecycleStateChangeDatasetFacet:
-    """The run brought the table into being. Later commits replace days or merge keys, for which the spec has no
-    word.
-    """
+    """The run created the table. The spec has no term for later commits, which replace days or append."""
     change = lifecycle_state_change_dataset.LifecycleStateChange.CREATE
     return _facet(lifecycle_state_change_dataset.LifecycleStateChangeDatasetFacet, lifecycleStateChange=change)
 
 
 def whole_table(report: TableReport) -> data_quality_metrics_dataset.DataQualityMetricsDatasetFacet:
-    """Rows and bytes of the table as a whole at this version, as opposed to what the run wrote."""
+    """Rows and bytes of the whole table at this version, as opposed to what the run wrote."""
     return _facet(
         data_quality_metrics_dataset.DataQualityMetricsDatasetFacet,
         columnMetrics={},
@@ -210,18 +202,21 @@ def whole_table(report: TableReport) -> data_quality_metrics_dataset.DataQuality
     )
 
 
-def _described(column: Column) -> str:
+def _description(column: Column) -> str:
     return f"{column.doc} ({column.unit})" if column.unit else column.doc
 
 
 def _pii(table: Table) -> dict[str, Any]:
-    found = [column for column in table.columns if column.pii is not Pii.NONE]
-    tags = [tags_dataset.TagsDatasetFacetFields("pii", column.pii.value, "MILLRACE", column.name) for column in found]
+    tags = [
+        tags_dataset.TagsDatasetFacetFields("pii", column.pii.value, "MILLRACE", column.name)
+        for column in table.columns
+        if column.pii is not Pii.NONE
+    ]
     return {"tags": _facet(tags_dataset.TagsDatasetFacet, tags=tags)} if tags else {}
 
 
 def of_artifact(artifact: Artifact) -> dict[str, Any]:
-    """What is known of something that is no table, such as a model; its version is a digest."""
+    """The facets of an artifact, such as a model; its version is a digest."""
     return {
         "documentation": _facet(
             documentation_dataset.DocumentationDatasetFacet, description=meaning(artifact), contentType="text/plain"
@@ -235,11 +230,11 @@ def of_artifact(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-# --- of what a run read, checked and wrote
+# --- of inputs, checks and outputs
 
 
 def files_read(files: Iterable[str], rows: int) -> dict[str, Any]:
-    """Input facets: which landed files were read, and how many rows came out of them."""
+    """Input facets: the landed files that were read, and the number of their rows."""
     names = list(files)
     statistics = _facet(
         input_statistics_input_dataset.InputStatisticsInputDatasetFacet, rowCount=rows, fileCount=len(names)
@@ -254,7 +249,7 @@ def files_read(files: Iterable[str], rows: int) -> dict[str, Any]:
 
 
 def quality(table: Table, report: TableReport) -> dict[str, Any]:
-    """Input facets of an audit: each check with its outcome, and the figures of the rows that were looked at."""
+    """Input facets of an audit: the result of each check, and the metrics of the audited rows."""
     evaluated = report.account.rows_in - report.account.duplicates
     metrics = data_quality_metrics_input_dataset.DataQualityMetricsInputDatasetFacet
     return {
@@ -263,18 +258,20 @@ def quality(table: Table, report: TableReport) -> dict[str, Any]:
             assertions=[_assertion(table, check) for check in report.checks],
         ),
         "dataQualityMetrics": _facet(
-            metrics, rowCount=evaluated, columnMetrics={name: _metrics(found) for name, found in report.columns.items()}
+            metrics,
+            rowCount=evaluated,
+            columnMetrics={name: _metrics(column) for name, column in report.columns.items()},
         ),
     }
 
 
 def statistics(rows: int) -> output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet:
-    """Rows that the run wrote."""
+    """The number of rows that the run wrote."""
     return _facet(output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet, rowCount=rows)
 
 
 def row_account(report: TableReport) -> MillraceRowAccountOutputDatasetFacet:
-    """The account of the run's rows."""
+    """The run's row account."""
     account: RowAccount = report.account
     return _facet(
         MillraceRowAccountOutputDatasetFacet,
@@ -289,7 +286,7 @@ def row_account(report: TableReport) -> MillraceRowAccountOutputDatasetFacet:
 
 def _assertion(table: Table, check: CheckResult) -> data_quality_assertions_dataset.Assertion:
     return data_quality_assertions_dataset.Assertion(
-        assertion=kind_of(check),
+        assertion=type_of_check(check),
         success=check.success,
         column=check.column,
         severity=SEVERITIES[check.severity],
@@ -299,24 +296,24 @@ def _assertion(table: Table, check: CheckResult) -> data_quality_assertions_data
 
 
 def _details(table: Table, check: CheckResult) -> dict[str, Any]:
-    declared = {one.name: one.sql for one in table.checks()}
+    sql_of = {declared.name: declared.sql for declared in table.checks()}
     details: dict[str, Any] = {"description": check.reason, "params": None}
     if check.failed is not None:
         details |= {"expected": "0", "actual": str(check.failed)}
-    if check.check in declared:
-        details |= {"content": declared[check.check], "contentType": "sql"}
+    if check.check in sql_of:
+        details |= {"content": sql_of[check.check], "contentType": "sql"}
     return details
 
 
-def kind_of(check: CheckResult) -> str:
-    """Classification of the test: `customer_id_present` is a `not_null`."""
+def type_of_check(check: CheckResult) -> str:
+    """The type of a test: `customer_id_present` is a `not_null`."""
     suffix = check.check.removeprefix(f"{check.column}_") if check.column else check.check
-    return KINDS.get(suffix, check.check)
+    return TEST_TYPES.get(suffix, check.check)
 
 
-def _metrics(found: Mapping[str, Any]) -> data_quality_metrics_input_dataset.ColumnMetrics:
+def _metrics(column: Mapping[str, Any]) -> data_quality_metrics_input_dataset.ColumnMetrics:
     numbers = {
-        COLUMN_METRICS[key]: value for key, value in found.items() if key in COLUMN_METRICS and _is_number(value)
+        COLUMN_METRICS[key]: value for key, value in column.items() if key in COLUMN_METRICS and _is_number(value)
     }
     return data_quality_metrics_input_dataset.ColumnMetrics(**numbers, quantiles=None)
 
@@ -329,7 +326,7 @@ def _is_number(value: Any) -> bool:
 
 
 def of_job(product: Table | Artifact, kind: str) -> dict[str, Any]:
-    """What a job makes and who answers for it."""
+    """The facets of a job: its output's description and owner, and the job's type."""
     return {
         "documentation": _facet(
             documentation_job.DocumentationJobFacet, description=meaning(product), contentType="text/plain"
@@ -342,7 +339,7 @@ def of_job(product: Table | Artifact, kind: str) -> dict[str, Any]:
 
 
 def meaning(product: Table | Artifact) -> str:
-    """Its sentence and grain."""
+    """The description of a table or artifact: doc and grain."""
     return f"{product.doc}: {product.grain}"
 
 
@@ -350,19 +347,19 @@ def meaning(product: Table | Artifact) -> str:
 
 
 def nominal_time(interval: Interval) -> nominal_time_run.NominalTimeRunFacet:
-    """The days that the run is about."""
+    """The interval of the run."""
     start, end = midnight(interval.start).isoformat(), midnight(interval.end).isoformat()
     return _facet(nominal_time_run.NominalTimeRunFacet, nominalStartTime=start, nominalEndTime=end)
 
 
 def engine(name: str, version: str) -> processing_engine_run.ProcessingEngineRunFacet:
-    """What computed the rows."""
+    """The engine that computed the rows."""
     return _facet(processing_engine_run.ProcessingEngineRunFacet, name=name, version=version)
 
 
 def parent(job: Name, run_id: str, root: tuple[Name, str] | None) -> parent_run.ParentRunFacet:
-    """The run that started this one, and the run that everything goes back to."""
-    top = (
+    """The run that started this one, and the root run."""
+    root_facet = (
         parent_run.Root(parent_run.RootRun(root[1], facets=None), parent_run.RootJob(*root[0], facets=None))
         if root
         else None
@@ -371,18 +368,18 @@ def parent(job: Name, run_id: str, root: tuple[Name, str] | None) -> parent_run.
         parent_run.ParentRunFacet,
         run=parent_run.Run(run_id, facets=None),
         job=parent_run.Job(*job, facets=None),
-        root=top,
+        root=root_facet,
     )
 
 
 def tests(table: Table, checks: Iterable[CheckResult]) -> test_run.TestRunFacet:
-    """Each check as a test of the run, whether or not anything was published."""
+    """The checks as tests of the run, whether or not it published."""
     results = [
         test_run.TestExecution(
             name=check.check,
             status="pass" if check.success else "fail",
             severity=SEVERITIES[check.severity],
-            type=kind_of(check),
+            type=type_of_check(check),
             **_details(table, check),
         )
         for check in checks
@@ -391,7 +388,7 @@ def tests(table: Table, checks: Iterable[CheckResult]) -> test_run.TestRunFacet:
 
 
 def run_tags(tags: Mapping[str, str]) -> tags_run.TagsRunFacet:
-    """Short facts about a run."""
+    """Tags of a run."""
     return _facet(
         tags_run.TagsRunFacet, tags=[tags_run.TagsRunFacetFields(key, value, "MILLRACE") for key, value in tags.items()]
     )

@@ -1,9 +1,9 @@
-"""What a task calls: record the run of a table or feature view as events, from start to end.
+"""Record the run of a table or feature view as events; for tasks to call.
 
     with recorded(table, interval, parent=parent, engine=Engine("sail", "0.7.2")) as run:
         run.report = publish(...)
 
-START is emitted on entering; COMPLETE on leaving, or FAIL with the error, which goes on to the caller.
+START is emitted on entry, COMPLETE on exit, or FAIL with the error, which is raised again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass
 class TableRun:
-    """A run under way. Set `report` when the table is published, and `checks` when an audit stops it."""
+    """A run in progress. Set `report` when the table is published, or `checks` when an audit stops the run."""
 
     step: Step
     report: TableReport | None = None
@@ -44,9 +44,7 @@ class TableRun:
 
 @dataclass
 class ViewRun:
-    """A materialization under way. Set `served` when the view is live, and `checks` when they keep it from going
-    live.
-    """
+    """A materialization in progress. Set `served` when the view is live, or `checks` when they stop it."""
 
     step: Step
     served: Served | None = None
@@ -63,9 +61,7 @@ def recorded(
     parent: Parent | None = None,
     engine: Engine | None = None,
 ) -> Iterator[TableRun]:
-    """Record one run of a table. `inputs` gives versions of the tables that are read, as far as known at the start; the
-    report has the last word.
-    """
+    """Record one run of a table. `inputs` are the input versions known at the start; the report overrides them."""
     run = TableRun(events.table_step(table, interval, parent, engine, artifacts))
     emit(events.table_started(run.step, inputs))
     try:
@@ -78,15 +74,15 @@ def recorded(
 
 
 def record_artifact(
-    made: str,
+    job_output: str,
     artifact: Artifact,
     inputs: Versions,
     *,
     parent: Parent | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> None:
-    """Record that the job of `made` made an artifact, such as a model, from tables at these versions."""
-    for event in events.artifact_completed(made, artifact, inputs, parent, tags):
+    """Record that the job of `job_output` made an artifact, such as a model, from tables at these versions."""
+    for event in events.artifact_completed(job_output, artifact, inputs, parent, tags):
         emit(event)
 
 
@@ -100,7 +96,7 @@ def recorded_view(
     parent: Parent | None = None,
     engine: Engine | None = None,
 ) -> Iterator[ViewRun]:
-    """Record the materialization of a feature view from its gold table at `version`, as `release` names it."""
+    """Record the materialization of a feature view from its gold table at `version`, the one of `release`."""
     run = ViewRun(events.view_step(table, view, release, parent, engine))
     emit(events.view_started(run.step, version))
     try:

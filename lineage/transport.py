@@ -1,9 +1,9 @@
-"""The same delivery for other producers of OpenLineage events, the Airflow provider above all.
+"""Deliver the events of other OpenLineage producers, such as the Airflow provider, with `lineage.emit`.
 
     AIRFLOW__OPENLINEAGE__TRANSPORT='{"type": "lineage.transport.FileOrServer", "file": "airflow"}'
 
-The client's own file transport writes an event of more than 8 KiB in several pieces, which another process can tear
-apart, and its HTTP transport retries for half a minute.
+The client's file transport writes events of more than 8 KiB in pieces, between which other processes can write, and its
+HTTP transport retries for half a minute.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class FileConfig(Config):
 
     @classmethod
     def from_dict(cls, params: dict[str, Any]) -> FileConfig:
-        """Anything but `file` is left aside: the client adds settings of its own."""
+        """The config from `file` alone: the client adds parameters of its own, which are ignored."""
         return cls(str(params.get("file") or FILE))
 
 

@@ -79,7 +79,7 @@ WRONG = {
     "SSL_CERT_FILE goes first": (
         "server",
         {"AWS_CA_BUNDLE": "authority", "SSL_CERT_FILE": "stranger"},
-        r"is not trusted, .*\. See that SSL_CERT_FILE \(\S+/stranger\.pem\) has",
+        r"is not trusted, .*\. Check that SSL_CERT_FILE \(\S+/stranger\.pem\) has",
     ),
     "expired": ("expired", {"AWS_CA_BUNDLE": "authority"}, r"has expired\. Renew the certificate at the server"),
     "another host": (

@@ -12,12 +12,13 @@ import pytest
 from openlineage.client import OpenLineageClient
 
 from contracts import catalog
-from lineage import emit, events, read
+from lineage import emit, events
+from tests import recorded_events
 
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
-    monkeypatch.setattr(emit, "_asked_again_at", {})
+    monkeypatch.setattr(emit, "_retry_at", {})
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_a_line_that_a_killed_process_left_torn_spoils_no_other(event, home, cap
         file.write('{"eventType": "COMP')
     emit.emit(event)
 
-    assert len(list(read.events())) == 2
+    assert len(list(recorded_events.events())) == 2
     assert "line 2 is not JSON" in caplog.text
 
 
@@ -104,7 +105,7 @@ def test_machines_that_share_a_home_write_a_file_each(event, home, monkeypatch):
         "millrace.here.ndjson",
         "millrace.there-example-com.ndjson",
     ]
-    assert len(list(read.events())) == len(list(read.events("millrace"))) == 2
+    assert len(list(recorded_events.events())) == len(list(recorded_events.events("millrace"))) == 2
 
 
 def test_a_server_gets_the_event_and_the_file_does_not(event, home, monkeypatch):
@@ -126,7 +127,7 @@ def test_a_dead_server_costs_a_warning_and_the_file_keeps_the_events(event, monk
         emit.emit(event)
         emit.emit(event)
 
-    assert len(list(read.events())) == 2
+    assert len(list(recorded_events.events())) == 2
     assert caplog.text.count(f"The lineage server at {server.url} took no event") == 1
     assert "secret" not in caplog.text
 
@@ -138,7 +139,7 @@ def test_a_refusal_keeps_the_event_in_the_file(status, event, monkeypatch):
         emit.emit(event)
 
     assert len(server.received) == 1
-    assert len(list(read.events())) == 1
+    assert len(list(recorded_events.events())) == 1
 
 
 def test_a_silent_server_stalls_once_and_briefly(event, monkeypatch):
@@ -149,7 +150,7 @@ def test_a_silent_server_stalls_once_and_briefly(event, monkeypatch):
             emit.emit(event)
 
     assert len(server.received) == 1, "it is left alone after the first event, so only that one waits"
-    assert len(list(read.events())) == 5
+    assert len(list(recorded_events.events())) == 5
 
 
 def test_a_url_that_is_none_is_no_reason_to_fail(event, monkeypatch, caplog):
@@ -157,7 +158,7 @@ def test_a_url_that_is_none_is_no_reason_to_fail(event, monkeypatch, caplog):
     emit.emit(event)
 
     assert "The lineage server at localhost took no event" in caplog.text
-    assert len(list(read.events())) == 1
+    assert len(list(recorded_events.events())) == 1
 
 
 def test_a_file_that_cannot_be_written_is_no_reason_to_fail(event, home, caplog):
@@ -178,4 +179,4 @@ def test_the_openlineage_client_delivers_through_us(event):
     client = OpenLineageClient(config={"transport": {"type": "lineage.transport.FileOrServer", "file": "airflow"}})
     client.emit(event)
 
-    assert [one["run"]["runId"] for one in read.events("airflow")] == [event.run.runId]
+    assert [one["run"]["runId"] for one in recorded_events.events("airflow")] == [event.run.runId]

@@ -3,8 +3,8 @@
 import pytest
 
 from contracts import catalog
-from lineage import read
 from lineage.record import Served, recorded, recorded_view
+from tests import recorded_events
 from tests.openlineage_schema import validate
 from tests.unit.lineage import samples
 
@@ -12,7 +12,7 @@ TABLE = catalog.table("silver.transactions")
 
 
 def _told():
-    return [(event["job"]["name"].removeprefix("millrace."), event["eventType"]) for event in read.events()]
+    return [(event["job"]["name"].removeprefix("millrace."), event["eventType"]) for event in recorded_events.events()]
 
 
 def test_a_run_that_ends_well():
@@ -25,7 +25,7 @@ def test_a_run_that_ends_well():
         ("silver.transactions.audit", "START"),
         ("silver.transactions.audit", "COMPLETE"),
     ]
-    for event in read.events():
+    for event in recorded_events.events():
         validate(event)
 
 
@@ -40,7 +40,7 @@ def test_a_run_that_fails_passes_its_error_on():
     ):
         torn(run)
 
-    start, failed = read.last_run("silver.transactions")
+    start, failed = recorded_events.last_run("silver.transactions")
     assert (start["eventType"], failed["eventType"]) == ("START", "FAIL")
     assert failed["inputs"][0]["facets"]["version"]["datasetVersion"] == "2"
     assert len(failed["run"]["facets"]["test"]["tests"]) == len(samples.CHECKS)
@@ -59,7 +59,10 @@ def test_a_view_that_goes_live():
         run.served = Served("7", 2469)
 
     assert _told() == [("features.customer_activity", "START"), ("features.customer_activity", "COMPLETE")]
-    assert read.last_run("features.customer_activity")[1]["outputs"][0]["facets"]["version"]["datasetVersion"] == "7"
+    assert (
+        recorded_events.last_run("features.customer_activity")[1]["outputs"][0]["facets"]["version"]["datasetVersion"]
+        == "7"
+    )
 
 
 def test_a_view_that_does_not():
@@ -74,5 +77,7 @@ def test_the_last_run_is_the_newest():
         with recorded(TABLE) as run:
             run.report = report
 
-    assert read.last_run("silver.transactions")[1]["outputs"][0]["facets"]["version"]["datasetVersion"] == "4"
-    assert read.last_run("silver.nothing") == []
+    assert (
+        recorded_events.last_run("silver.transactions")[1]["outputs"][0]["facets"]["version"]["datasetVersion"] == "4"
+    )
+    assert recorded_events.last_run("silver.nothing") == []

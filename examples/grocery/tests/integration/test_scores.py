@@ -31,8 +31,7 @@ from grocery.recommender import scoring, steps
 from grocery.recommender.model import Model
 from lake import delta, publishing, release, settings
 from lake.delta import CommitMetadata
-from lineage import read
-from tests import openlineage_schema
+from tests import openlineage_schema, recorded_events
 from tests.landing import rows
 
 NAME = "scores.recommender"
@@ -147,7 +146,7 @@ def test_a_failed_audit_leaves_the_table_as_it_was(lake: Path, changed: dict[str
     assert (published(), delta.version_of(NAME)) == (before, version)
     assert delta.version_of("quarantine.recommender") is None
     assert not [*settings.table_path(NAME).glob("_stage/*")]
-    last = [event for event in read.events() if event["job"]["name"] == f"millrace.{NAME}"][-1]
+    last = [event for event in recorded_events.events() if event["job"]["name"] == f"millrace.{NAME}"][-1]
     assert last["eventType"] == "FAIL"
 
 
@@ -162,7 +161,7 @@ def test_lineage_leads_from_scores_to_the_model_and_to_the_tables_of_the_release
     score()
     with patch("grocery.recommender.tracking.links", lambda _: [_Link()]):
         steps.record_model(models.about("tiny") | {"training_set": "learned", "held_back": "judged"})
-    events = [*read.events()]
+    events = [*recorded_events.events()]
     for event in events:
         openlineage_schema.validate(event)
     scores, trained = (

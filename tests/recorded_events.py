@@ -1,6 +1,4 @@
-"""Read back what was recorded: for the demo's summary and for tests. A lineage server is the place for real
-questions.
-"""
+"""Read back the lineage events of a home."""
 
 from __future__ import annotations
 
@@ -16,9 +14,9 @@ log = logging.getLogger(__name__)
 
 
 def events(file: str = "*") -> Iterator[dict[str, Any]]:
-    """Every event of `<home>/lineage/<file>.<machine>.ndjson`, of all machines: file by file, in the order of writing.
+    """The events of `<home>/lineage/<file>.<machine>.ndjson` of all machines, file by file, oldest first.
 
-    A line that a killed process left torn is passed over.
+    Incomplete lines of killed processes are skipped.
     """
     for path in sorted(settings.lineage().glob(f"{file}.*ndjson")):
         with path.open() as lines:
@@ -26,19 +24,20 @@ def events(file: str = "*") -> Iterator[dict[str, Any]]:
                 try:
                     event = json.loads(line)
                 except ValueError:
-                    log.warning("%s, line %d is not JSON and is passed over", path, number)
+                    log.warning("%s, line %d is not JSON and is skipped", path, number)
                     continue
                 yield event
 
 
-def last_run(made: str) -> list[dict[str, Any]]:
-    """The events of the newest run of `silver.transactions`, `features.customer_activity` and the like; run ids grow
-    with time.
+def last_run(output: str) -> list[dict[str, Any]]:
+    """The events of the newest run that made `output`, such as `silver.transactions` or `features.customer_activity`.
+
+    Run ids grow with time.
     """
-    wanted = naming.job(made)
+    job_name = naming.job(output)
     runs: dict[str, list[dict[str, Any]]] = {}
     for event in events():
         job = event.get("job", {})
-        if (job.get("namespace"), job.get("name")) == wanted:
+        if (job.get("namespace"), job.get("name")) == job_name:
             runs.setdefault(event["run"]["runId"], []).append(event)
     return runs[max(runs)] if runs else []
