@@ -1,4 +1,4 @@
-"""Contract -> Great Expectations suite; run it on what was staged; split off the rows to quarantine; render Data Docs.
+"""Contract -> Great Expectations suite; run it on staged rows; split off the rows to quarantine; render Data Docs.
 
-Only Spark DataFrames come in and go out: where they lie and what becomes of them is not known here.
+Inputs and outputs are Spark DataFrames: where they are stored is up to the caller.
 """

@@ -1,7 +1,7 @@
-"""Run a table's suite on its staged rows and tell good rows from bad ones.
+"""Run a table's suite on its staged rows and separate good rows from bad ones.
 
-One pass over the rows measures what the whole suite asks for (`expectations.evaluate`). Only rows that break a critical
-check cost a second one.
+One pass over the rows measures everything the suite needs (`expectations.evaluate`). A second pass is only needed when
+rows fail a critical check.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from contracts.model import Severity, Table
 from contracts.report import CheckResult
-from expectations.evaluate import AuditError, judge, measure, sql_of_checks
+from expectations.evaluate import AuditError, measure, row_level_sql, validate
 from expectations.suite import Facts, expectations_of, reference_column, rule_column
 
 if TYPE_CHECKING:
@@ -23,15 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["Audit", "AuditError", "audit", "to_json"]
 
 FEW = 10
-"""So many bad rows are never too many: a single bad row in a file of ten is no reason to stop. A table that allows none
-is the exception.
-"""
+"""Up to this many bad rows are allowed whatever their share, unless the table allows none."""
 
 
 @dataclass
 class Audit:
-    """The verdict. `bad` has the table's columns and `reasons`, one row per row that broke a critical row-level check;
-    None when there is none.
+    """The result of an audit.
+
+    `bad` has the rows that failed a critical row-level check, with the table's columns and `reasons`; None without any.
     """
 
     table: Table
@@ -43,25 +42,25 @@ class Audit:
     row_level: frozenset[str] = field(default_factory=frozenset)
 
     def stop_if_critical(self, rows: int, rejected: int = 0) -> None:
-        """Raise AuditError when the table as a whole must not be published.
+        """Raise AuditError when nothing must be published: a check of the whole table failed, or too many rows are bad.
 
-        `rows` is how many rows were audited, `rejected` how many did not even fit the columns.
+        `rows` is the number of audited rows, `rejected` that of rows with a cell that did not fit its column.
         """
-        broken = [
+        failed = [
             check
             for check in self.checks
             if not check.success and check.severity == Severity.CRITICAL and check.check not in self.row_level
         ]
-        if broken:
-            told = "; ".join(check.reason for check in broken)
+        if failed:
+            reasons = "; ".join(check.reason for check in failed)
             raise AuditError(
-                f"{self.table.qualified}: {told}. Nothing was published. Look at the Data Docs, mend the input, and run"
-                " the interval again"
+                f"{self.table.qualified}: {reasons}. Nothing was published. Look at the Data Docs, correct the input,"
+                " and run the interval again"
             )
         bad, total, allowed = self.bad_rows + rejected, rows + rejected, self.table.max_quarantine_share
         if total and bad / total > allowed and (bad > FEW or not allowed):
             remedy = (
-                "Mend the landed files, or raise max_quarantine_share in"
+                "Correct the landed files, or raise max_quarantine_share in"
                 f" contracts/{self.table.layer}/{self.table.name}.py"
                 if allowed
                 else "The rows of this table belong together: correct what computes them, then run it again"
@@ -72,28 +71,28 @@ class Audit:
             )
 
     def _reasons(self, rejected: int) -> str:
-        told = [
+        reasons = [
             f"{check.reason}: {check.failed:,}"
             for check in self.checks
             if not check.success and check.failed and check.severity == Severity.CRITICAL
         ]
-        return ", ".join([*told, *([f"a cell does not fit its column: {rejected:,}"] if rejected else [])])
+        return ", ".join([*reasons, *([f"a cell does not fit its column: {rejected:,}"] if rejected else [])])
 
 
 def audit(table: Table, staged: DataFrame, references: Mapping[str, DataFrame], facts: Facts) -> Audit:
-    """Validate `staged` (the table's columns). `references` maps each reference's name to the distinct values it may
-    take.
-    """
+    """Audit `staged`, a frame of the table's columns. `references` maps each reference to a frame of valid values."""
     frame = _with_flags(table, staged, references)
-    numbers = measure(table, frame)
+    measurements = measure(table, frame)
     pairs = expectations_of(table, facts)
-    result = judge(table.qualified, pairs, numbers)
-    checks = tuple(_check(table, name, found) for (_, name), found in zip(pairs, result.results, strict=True))
-    row_level = frozenset(sql_of_checks(table))
-    verdict = Audit(table, checks, result, row_level=row_level)
+    result = validate(table.qualified, pairs, measurements)
+    checks = tuple(
+        _check_result(table, name, outcome) for (_, name), outcome in zip(pairs, result.results, strict=True)
+    )
+    row_level = frozenset(row_level_sql(table))
+    report = Audit(table, checks, result, row_level=row_level)
     if any(not check.success and check.severity == Severity.CRITICAL and check.check in row_level for check in checks):
-        _split(verdict, frame)
-    return verdict
+        _split(report, frame)
+    return report
 
 
 def _with_flags(table: Table, staged: DataFrame, references: Mapping[str, DataFrame]) -> DataFrame:
@@ -102,7 +101,7 @@ def _with_flags(table: Table, staged: DataFrame, references: Mapping[str, DataFr
     frame = staged
     for reference in table.references:
         known = references[reference.name].select(
-            *(F.col(there).alias(here) for here, there in zip(reference.columns, reference.to_columns, strict=True))
+            *(F.col(to).alias(name) for name, to in zip(reference.columns, reference.to_columns, strict=True))
         )
         frame = frame.join(known.distinct().withColumn("_known", F.lit(True)), list(reference.columns), "left")
         frame = frame.withColumn(reference_column(reference), F.coalesce("_known", _any_null(reference.columns))).drop(
@@ -114,22 +113,27 @@ def _with_flags(table: Table, staged: DataFrame, references: Mapping[str, DataFr
 
 
 def _any_null(columns: tuple[str, ...]) -> Any:
-    """A NULL refers to nothing, so it breaks no reference."""
+    """NULL passes every reference."""
     from pyspark.sql import functions as F
 
     return F.expr(" OR ".join(f"{name} IS NULL" for name in columns))
 
 
-def _check(table: Table, name: str, found: Any) -> CheckResult:
-    config, failed = found.expectation_config, found.result.get("unexpected_count")
+def _check_result(table: Table, name: str, outcome: Any) -> CheckResult:
+    config = outcome.expectation_config
     return CheckResult(
-        name, config.kwargs.get("column"), Severity(config.severity), bool(found.success), _reason(table, name), failed
+        name,
+        config.kwargs.get("column"),
+        Severity(config.severity),
+        bool(outcome.success),
+        _reason(table, name),
+        outcome.result.get("unexpected_count"),
     )
 
 
 def _reason(table: Table, name: str) -> str:
     reasons = {check.name: check.reason for check in table.checks()} | {
-        one.name: one.reason for one in table.references
+        reference.name: reference.reason for reference in table.references
     }
     if name in reasons:
         return reasons[name]
@@ -140,20 +144,24 @@ def _reason(table: Table, name: str) -> str:
     }[name]
 
 
-def _split(verdict: Audit, frame: DataFrame) -> None:
-    """Rows that break a critical check, each with its reasons, and the others."""
+def _split(report: Audit, frame: DataFrame) -> None:
+    """Set `good`, and `bad` with the rows that fail a critical check and their reasons."""
     from pyspark.sql import functions as F
 
-    table = verdict.table
+    table = report.table
     critical = [(check.sql, check.reason) for check in table.checks() if check.severity == Severity.CRITICAL]
-    critical += [(reference_column(one), one.reason) for one in table.references if one.severity == Severity.CRITICAL]
+    critical += [
+        (reference_column(reference), reference.reason)
+        for reference in table.references
+        if reference.severity == Severity.CRITICAL
+    ]
     reasons = F.array_compact(
         F.array(*(F.when(~F.expr(f"coalesce(({sql}), true)"), F.lit(reason)) for sql, reason in critical))
     )
-    judged = frame.withColumn("reasons", reasons)
-    verdict.bad = judged.filter(F.size("reasons") > 0).select(*table.column_names, "reasons")
-    verdict.good = judged.filter(F.size("reasons") == 0).select(*table.column_names)
-    verdict.bad_rows = verdict.bad.count()
+    flagged = frame.withColumn("reasons", reasons)
+    report.bad = flagged.filter(F.size("reasons") > 0).select(*table.column_names, "reasons")
+    report.good = flagged.filter(F.size("reasons") == 0).select(*table.column_names)
+    report.bad_rows = report.bad.count()
 
 
 def to_json(audit_: Audit, run_id: str) -> str:

@@ -1,8 +1,7 @@
-"""Feature tables against a count from their declaration alone, by DuckDB over the tables that they were made from.
+"""Verify feature tables: compute features from their declaration alone, with DuckDB over the input tables.
 
-No code that makes the rows is used: a window is the plain filter `t - w <= at < t`, and what the docstrings of
-`contracts.aggregations` say of an aggregation is said once more here, in SQL. So an error of the windows, of an
-increment or of a release shows as a difference.
+This shares no code with the pipeline: a window is the plain filter `t - w <= at < t`, and each aggregation is SQL for
+its docstring in `contracts.aggregations`. So errors in windows, increments and releases show as differences.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from contracts.aggregations import (
     Sum,
     Window,
 )
+from contracts.interval import midnight
 from contracts.model import Table
 from lake import delta, settings, storage
 from lake.sql import identifier, parquet
@@ -46,13 +46,13 @@ Key = tuple[Any, ...]
 Row = dict[str, Any]
 
 NO_ROW = "no row"
-"""What is expected of, or found at, a key and instant of which the table says nothing."""
+"""Stands for the value at a key and instant without a row."""
 EVENTS = "_brute_force_events"
-ASKED = "_brute_force_asked"
+SAMPLES = "_brute_force_samples"
 AGE = "date_diff('day', CAST(_at AS DATE), CAST(_newest AS DATE))"
-"""Whole days from an event's day to that of the key's newest event before the instant."""
+"""Days from an event's day to that of the key's newest event before the instant."""
 LONG_IDLE = 400
-"""Days after a key's last event up to which idle days are drawn, beside its longest window."""
+"""Idle days are sampled up to this many days, plus the longest window, after a key's last event."""
 
 
 class VerifyError(RuntimeError):
@@ -61,7 +61,7 @@ class VerifyError(RuntimeError):
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that is not what a count of the events gives. `expected` and `found` are NO_ROW where there is none."""
+    """A wrong value: `expected` from the events, `found` in the table. Either is NO_ROW where there is no row."""
 
     key: Key
     at: datetime
@@ -72,9 +72,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verification:
-    """How many values of how many keys and instants were compared, and those that differ, in order of key, instant and
-    feature.
-    """
+    """The number of keys, instants and values that were compared, and the differences, by key, instant and feature."""
 
     table: str
     keys: int
@@ -91,25 +89,21 @@ def verify(
     prepared: Prepared = None,
     until: date | None = None,
 ) -> Verification:
-    """Count the features of `sample` random keys at a few random midnights each, and compare them with the newest row
-    at or before each.
+    """Compute the features of `sample` random keys at a few midnights each, and compare them with the table's rows.
 
-    `versions` has the Delta version of the table and of each of its inputs, as a release pins them. Of each key these
-    instants are drawn: any covered midnight, the one before its first event, the one after an event, the last at which
-    a window holds it and the first at which it does not, the one after the key's last event, and an idle one long after
-    it. Covered are the midnights up to `until`; by default that is the horizon that the table's own commit recorded.
+    `versions` has the Delta version of the table and of each of its inputs, as a release pins them. The midnights of a
+    key, up to `until` (by default the horizon in the table's last commit), are: a random one, the one before its first
+    event, the one after an event, the last one with that event in a window and the first one without, the one after
+    the key's last event, and one long after it.
 
-    What a transform prepares (columns of `prepared`, tables that are `MappedInTime`) is PySpark, and cannot be read
-    from a declaration. For such a table say by `prepared` what its events are, either way a row per event with the
-    columns of the events, of their dimensions and the prepared ones:
+    A transform (with `prepared` columns or `MappedInTime` tables) is PySpark, which this module cannot run. Pass its
+    result as `prepared`, one row per event with the columns of the events, their dimensions and the prepared ones:
 
-    - a callable, which gets the DuckDB connection and the name of a view of the events with their dimensions, and
-      returns a relation. The connection knows each input by its own name, such as `silver.promotions`. Written in SQL,
-      it is an oracle of the transform as well.
-    - rows that are prepared already: an Arrow table, or a DuckDB relation. They are taken as they are: an error of what
-      prepared them is not found.
+    - a callable (connection, name of a view of the events with their dimensions) -> relation. The connection has each
+      input under its name, such as `silver.promotions`. Written in SQL, the callable verifies the transform as well.
+    - prepared rows: an Arrow table or a DuckDB relation. They are trusted: errors of the transform are not found.
 
-    VerifyError where it is missing, or a table was never published.
+    VerifyError where `prepared` is missing, or a table was never published.
     """
     declared = _declared(table)
     with _connection() as connection:
@@ -118,12 +112,12 @@ def verify(
         }
         events = events_of(connection, declared, {name: identifier(name) for name in table.inputs}, prepared)
         end = until or _horizon(published[table.qualified])
-        asked = _drawn(
+        samples = _draw_samples(
             connection, declared, events, sample, random.Random(seed), end or _last_midnight(connection, table)
         )
-        expected = counted(connection, declared, events, asked)
-        found = _rows_at(connection, table, asked)
-    return _compared(table, asked, expected, found)
+        expected = counted(connection, declared, events, samples)
+        found = _rows_at(connection, table, samples)
+    return _compare(table, samples, expected, found)
 
 
 def _declared(table: Table) -> Aggregates:
@@ -139,27 +133,28 @@ def _declared(table: Table) -> Aggregates:
 
 
 def counted(
-    connection: duckdb.DuckDBPyConnection, declared: Aggregates, events: str, asked: Sequence[tuple[Key, datetime]]
+    connection: duckdb.DuckDBPyConnection, declared: Aggregates, events: str, samples: Sequence[tuple[Key, datetime]]
 ) -> dict[tuple[Key, datetime], Row]:
-    """The features at these keys and instants, from the relation `events` (see `events_of`); none where no event of the
-    key lies before the instant.
+    """The features of these keys and instants, computed from the relation `events` (see `events_of`).
+
+    A key without an event before the instant has no entry.
     """
-    _register_asked(connection, declared, asked)
+    _register_samples(connection, declared, samples)
     columns = {column.name: _sql(declared, part, window) for part, window, column in declared.features()}
     same = " AND ".join(f"e.{identifier(column.name)} = a._k{n}" for n, column in enumerate(declared.key))
     rows = connection.execute(f"""
-        WITH met AS (
-            SELECT a._asked, a._t, e.*, max(e._at) OVER (PARTITION BY a._asked) AS _newest
-            FROM {ASKED} a JOIN {events} e ON {same} AND e._at < a._t
+        WITH joined AS (
+            SELECT a._sample, a._t, e.*, max(e._at) OVER (PARTITION BY a._sample) AS _newest
+            FROM {SAMPLES} a JOIN {events} e ON {same} AND e._at < a._t
         )
-        SELECT _asked, {", ".join(f"{sql} AS {identifier(name)}" for name, sql in columns.items())}
-        FROM met GROUP BY _asked
+        SELECT _sample, {", ".join(f"{sql} AS {identifier(name)}" for name, sql in columns.items())}
+        FROM joined GROUP BY _sample
         """).fetchall()
-    return {asked[row[0]]: dict(zip(columns, row[1:], strict=True)) for row in rows}
+    return {samples[row[0]]: dict(zip(columns, row[1:], strict=True)) for row in rows}
 
 
 def _sql(declared: Aggregates, part: Aggregation, window: Window | Recent | None) -> str:
-    """A feature, over the events before `_t` of one key and instant."""
+    """The SQL of a feature over the events of one key before `_t`."""
     inside = _inside(window)
     if isinstance(part, Ratio):
         top, bottom = _amount(part.part, inside), _amount(part.whole, inside)
@@ -172,19 +167,19 @@ def _sql(declared: Aggregates, part: Aggregation, window: Window | Recent | None
         return _amount(part, inside)
     if isinstance(part, Decayed):
         weight = f"CAST(floor(1048576 * pow(2.0::DOUBLE, -{AGE}::DOUBLE / {part.half_life}) + 0.5) AS BIGINT)"
-        there = f" AND ({part.of}) IS NOT NULL" if part.of else ""
-        return f"coalesce(sum({weight}) FILTER (WHERE {_kept(part, inside)}{there}), 0)"
+        has_value = f" AND ({part.of}) IS NOT NULL" if part.of else ""
+        return f"coalesce(sum({weight}) FILTER (WHERE {_kept(part, inside)}{has_value}), 0)"
     value = _value(part, declared.time_column)
     kept = f"FILTER (WHERE {_kept(part, inside)} AND {value} IS NOT NULL)"
     if isinstance(part, (Min, Max)):
         return f"{'min' if isinstance(part, Min) else 'max'}({value}) {kept}"
     if isinstance(part, (Latest, First)):
         return f"{'last' if isinstance(part, Latest) else 'first'}({value} ORDER BY _at, {value}) {kept}"
-    raise VerifyError(f"nothing says here how to count a {type(part).__name__}. Add it to expectations/brute_force.py")
+    raise VerifyError(f"{type(part).__name__} is not implemented here. Add it to expectations/brute_force.py")
 
 
 def _amount(part: Aggregation, inside: str) -> str:
-    """An exact number, 0 where there is nothing."""
+    """The SQL of a count or sum, 0 without events."""
     if isinstance(part, Count):
         return f"count({_value(part) if part.of else '*'}) FILTER (WHERE {_kept(part, inside)})"
     if isinstance(part, Distinct):
@@ -205,7 +200,7 @@ def _kept(part: Aggregation, inside: str) -> str:
 
 
 def _value(part: Aggregation, default: str = "") -> str:
-    """What `of` is of one event: as it is written, in the type that the declaration gives it."""
+    """The SQL of `of` for one event, cast to the declared type."""
     value = f"({part.of or default})"
     return f"CAST({value} AS {part.type.duckdb})" if part.type else value
 
@@ -216,10 +211,9 @@ def _value(part: Aggregation, default: str = "") -> str:
 def events_of(
     connection: duckdb.DuckDBPyConnection, declared: Aggregates, sources: Mapping[str, str], prepared: Prepared = None
 ) -> str:
-    """The name of a relation that has the events, each with its instant `_at` and what its dimensions and the transform
-    add.
+    """The name of a new relation of the events, with their instant `_at` and the columns of dimensions and transform.
 
-    `sources` are the names of the relations of the table's inputs. `prepared` as for `verify`.
+    `sources` maps the table's inputs to names of relations. `prepared` as for `verify`.
     """
     rows = _with_dimensions(declared, sources)
     if declared.needs_transform:
@@ -234,7 +228,7 @@ def events_of(
 def _prepared(connection: duckdb.DuckDBPyConnection, rows: str, prepared: Prepared) -> str:
     if prepared is None:
         raise VerifyError(
-            "a transform prepares the events of this table. Give them by `prepared`: a callable, or rows (see `verify`)"
+            "a transform prepares the events of this table. Pass `prepared`, a callable or rows (see `verify`)"
         )
     if not callable(prepared):
         connection.register(
@@ -247,159 +241,155 @@ def _prepared(connection: duckdb.DuckDBPyConnection, rows: str, prepared: Prepar
 
 
 def _with_dimensions(declared: Aggregates, sources: Mapping[str, str]) -> str:
-    """The events, each once, with the columns of their dimensions; NULL where a dimension has no row for them."""
+    """The SQL of the events with the columns of their dimensions; NULL where a dimension has no row."""
     own = sources[declared.events.qualified]
     joins = [
-        _join(declared, other, sources[other.table.qualified], f"d{n}") for n, other in enumerate(declared.dimensions)
+        _join(declared, dimension, sources[dimension.table.qualified], f"d{n}")
+        for n, dimension in enumerate(declared.dimensions)
     ]
-    taken = [f"d{n}.{identifier(name)}" for n, other in enumerate(declared.dimensions) for name in other.take]
+    taken = [f"d{n}.{identifier(name)}" for n, dimension in enumerate(declared.dimensions) for name in dimension.take]
     return f"SELECT {', '.join(['e.*', *taken])} FROM {own} e {' '.join(joins)}"
 
 
-def _join(declared: Aggregates, other: Dimension, source: str, alias: str) -> str:
-    """Of the rows with the event's values, the newest: by the table's time, then the rest of its key."""
-    same = [f"d.{identifier(there)} = e.{identifier(here)}" for here, there in other.pairs.items()]
-    time = [other.table.time_column] if other.table.time_column else []
-    newest_first = [
-        name for name in (*time, *other.table.key, *other.table.column_names) if name not in other.pairs.values()
-    ]
-    if other.as_of == AsOf.EVENT and other.valid_from:
-        same.append(
-            f"CAST(d.{identifier(other.valid_from)} AS TIMESTAMP) <= CAST(e.{identifier(declared.time_column)} AS"
+def _join(declared: Aggregates, dimension: Dimension, source: str, alias: str) -> str:
+    """A join to the newest row of the dimension with the event's values, by the table's time, then its key."""
+    table, pairs = dimension.table, dimension.pairs
+    conditions = [f"d.{identifier(name)} = e.{identifier(event_name)}" for event_name, name in pairs.items()]
+    time = [table.time_column] if table.time_column else []
+    newest_first = [name for name in (*time, *table.key, *table.column_names) if name not in pairs.values()]
+    if dimension.as_of == AsOf.EVENT and dimension.valid_from:
+        conditions.append(
+            f"CAST(d.{identifier(dimension.valid_from)} AS TIMESTAMP) <= CAST(e.{identifier(declared.time_column)} AS"
             " TIMESTAMP)"
         )
-        newest_first.insert(0, other.valid_from)
+        newest_first.insert(0, dimension.valid_from)
     order = ", ".join(f"d.{identifier(name)} DESC NULLS LAST" for name in dict.fromkeys(newest_first)) or "1"
     return (
-        f"LEFT JOIN LATERAL (SELECT d.* FROM {source} d WHERE {' AND '.join(same)} ORDER BY {order} LIMIT 1) {alias} ON"
-        " true"
+        f"LEFT JOIN LATERAL (SELECT d.* FROM {source} d WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT 1)"
+        f" {alias} ON true"
     )
 
 
 # --- keys and instants
 
 
-def _drawn(
+def _draw_samples(
     connection: duckdb.DuckDBPyConnection,
     declared: Aggregates,
     events: str,
     sample: int,
-    chance: random.Random,
+    rng: random.Random,
     end: date | None,
 ) -> list[tuple[Key, datetime]]:
+    """Keys and midnights, sorted; see `verify`."""
     names = ", ".join(identifier(column.name) for column in declared.key)
     known = " AND ".join(f"{identifier(column.name)} IS NOT NULL" for column in declared.key)
     first = connection.execute(f"SELECT min(CAST(_at AS DATE)) FROM {events}").fetchall()[0][0]
     if first is None or end is None or end <= first:
         return []
     keys = connection.execute(f"SELECT DISTINCT {names} FROM {events} WHERE {known} ORDER BY {names}").fetchall()
-    chosen = chance.sample(keys, min(sample, len(keys)))
+    chosen = rng.sample(keys, min(sample, len(keys)))
     days = _event_days(connection, declared, events, chosen)
-    asked = {
-        (key, day) for key in chosen for day in _days_of(declared, days[key], chance, first, end) if first <= day <= end
+    samples = {
+        (key, day) for key in chosen for day in _days_of(declared, days[key], rng, first, end) if first <= day <= end
     }
-    return [(key, datetime(day.year, day.month, day.day, tzinfo=UTC)) for key, day in sorted(asked)]
+    return [(key, midnight(day)) for key, day in sorted(samples)]
 
 
-def _days_of(declared: Aggregates, days: list[date], chance: random.Random, first: date, end: date) -> Iterator[date]:
-    """The days at whose beginning a key is looked at."""
-    on, longest = chance.choice(days), max(declared.trailing, default=0)
-    yield first + chance.randint(1, (end - first).days) * DAY
+def _days_of(declared: Aggregates, days: list[date], rng: random.Random, first: date, end: date) -> Iterator[date]:
+    """The days at whose midnight a key with events on `days` is sampled; see `verify`."""
+    event_day, longest = rng.choice(days), max(declared.trailing, default=0)
+    yield first + rng.randint(1, (end - first).days) * DAY
     yield days[0]
-    yield on + DAY
+    yield event_day + DAY
     if declared.trailing:
-        leaves = on + (1 + chance.choice(declared.trailing)) * DAY
+        leaves = event_day + (1 + rng.choice(declared.trailing)) * DAY
         yield from (leaves - DAY, leaves)
     yield days[-1] + DAY
-    yield min(days[-1] + (longest + chance.randint(2, LONG_IDLE)) * DAY, end)
+    yield min(days[-1] + (longest + rng.randint(2, LONG_IDLE)) * DAY, end)
 
 
 def _event_days(
     connection: duckdb.DuckDBPyConnection, declared: Aggregates, events: str, keys: Sequence[Key]
 ) -> dict[Key, list[date]]:
-    """The days on which each of these keys has an event, in order."""
-    _register_asked(connection, declared, [(key, datetime.min) for key in keys])
+    """The sorted days with an event of each of these keys."""
+    _register_samples(connection, declared, [(key, datetime.min) for key in keys])
     same = " AND ".join(f"e.{identifier(column.name)} = a._k{n}" for n, column in enumerate(declared.key))
-    found = connection.execute(
-        f"SELECT _asked, list(DISTINCT CAST(_at AS DATE) ORDER BY CAST(_at AS DATE)) FROM {ASKED} a JOIN {events} e ON"
-        f" {same} GROUP BY _asked"
+    rows = connection.execute(
+        f"SELECT _sample, list(DISTINCT CAST(_at AS DATE) ORDER BY CAST(_at AS DATE)) FROM {SAMPLES} a"
+        f" JOIN {events} e ON {same} GROUP BY _sample"
     )
-    return {keys[row[0]]: row[1] for row in found.fetchall()}
+    return {keys[row[0]]: row[1] for row in rows.fetchall()}
 
 
-def _register_asked(
-    connection: duckdb.DuckDBPyConnection, declared: Aggregates, asked: Sequence[tuple[Key, datetime]]
+def _register_samples(
+    connection: duckdb.DuckDBPyConnection, declared: Aggregates, samples: Sequence[tuple[Key, datetime]]
 ) -> None:
-    """A relation with a number, the parts of the key and the instant (UTC, without a zone) of each."""
+    """Register the relation SAMPLES: number, key parts, and instant in UTC without a zone."""
     import pyarrow as pa
 
-    kinds = {"bigint": pa.int64(), "string": pa.string(), "date": pa.date32()}
-    columns: dict[str, pa.Array] = {"_asked": pa.array(range(len(asked)), pa.int64())}
+    arrow_types = {"bigint": pa.int64(), "string": pa.string(), "date": pa.date32()}
+    columns: dict[str, pa.Array] = {"_sample": pa.array(range(len(samples)), pa.int64())}
     for n, column in enumerate(declared.key):
-        columns[f"_k{n}"] = pa.array([key[n] for key, _ in asked], kinds[column.type.spark])
-    columns["_t"] = pa.array([at.replace(tzinfo=None) for _, at in asked], pa.timestamp("us"))
-    connection.register(ASKED, pa.table(columns))
+        columns[f"_k{n}"] = pa.array([key[n] for key, _ in samples], arrow_types[column.type.spark])
+    columns["_t"] = pa.array([at.replace(tzinfo=None) for _, at in samples], pa.timestamp("us"))
+    connection.register(SAMPLES, pa.table(columns))
 
 
 # --- the table
 
 
 def _rows_at(
-    connection: duckdb.DuckDBPyConnection, table: Table, asked: Sequence[tuple[Key, datetime]]
+    connection: duckdb.DuckDBPyConnection, table: Table, samples: Sequence[tuple[Key, datetime]]
 ) -> dict[tuple[Key, datetime], Row]:
-    """The newest row of each key at or before each instant."""
+    """The newest row of each key at or before each instant, as in an as-of join."""
     declared = _declared(table)
-    _register_asked(connection, declared, asked)
+    _register_samples(connection, declared, samples)
     names = [column.name for _, _, column in declared.features()]
     at = "CAST(g.event_timestamp AS TIMESTAMP)"
     same = " AND ".join(f"g.{identifier(column.name)} = a._k{n}" for n, column in enumerate(declared.key))
     rows = connection.execute(f"""
-        SELECT a._asked, {", ".join(f"g.{identifier(name)}" for name in names)}
-        FROM {ASKED} a JOIN {identifier(table.qualified)} g ON {same} AND {at} <= a._t
-        QUALIFY row_number() OVER (PARTITION BY a._asked ORDER BY {at} DESC) = 1
+        SELECT a._sample, {", ".join(f"g.{identifier(name)}" for name in names)}
+        FROM {SAMPLES} a JOIN {identifier(table.qualified)} g ON {same} AND {at} <= a._t
+        QUALIFY row_number() OVER (PARTITION BY a._sample ORDER BY {at} DESC) = 1
         """).fetchall()
-    return {asked[row[0]]: dict(zip(names, row[1:], strict=True)) for row in rows}
+    return {samples[row[0]]: dict(zip(names, row[1:], strict=True)) for row in rows}
 
 
 def _last_midnight(connection: duckdb.DuckDBPyConnection, table: Table) -> date | None:
-    found = connection.execute(
-        f"SELECT max(CAST(event_timestamp AS DATE)) FROM {identifier(table.qualified)}"
-    ).fetchall()[0][0]
-    return found if found is None else _as_date(found)
-
-
-def _as_date(found: Any) -> date:
-    return found.date() if isinstance(found, datetime) else found
+    query = f"SELECT max(CAST(event_timestamp AS DATE)) FROM {identifier(table.qualified)}"
+    last: date | None = connection.execute(query).fetchall()[0][0]
+    return last.date() if isinstance(last, datetime) else last
 
 
 def _horizon(table: DeltaTable) -> date | None:
-    """The last midnight that the table's newest commit says it covers; None where it does not say."""
-    recorded = delta.last_commit(table)
-    return recorded.horizon if recorded else None
+    """The horizon in the table's newest commit; None without one."""
+    commit = delta.last_commit(table)
+    return commit.horizon if commit else None
 
 
 # --- comparing
 
 
-def _compared(
+def _compare(
     table: Table,
-    asked: Sequence[tuple[Key, datetime]],
+    samples: Sequence[tuple[Key, datetime]],
     expected: Mapping[tuple[Key, datetime], Row],
     found: Mapping[tuple[Key, datetime], Row],
 ) -> Verification:
     names = [column.name for _, _, column in _declared(table).features()]
     differences = [
-        Difference(*each, name, wanted, got)
-        for each in asked
+        Difference(*sample, name, expected_value, found_value)
+        for sample in samples
         for name in names
-        if not _equal(wanted := _cell(expected, each, name), got := _cell(found, each, name))
+        if not _equal(expected_value := _cell(expected, sample, name), found_value := _cell(found, sample, name))
     ]
-    keys, instants = {key for key, _ in asked}, {at for _, at in asked}
-    return Verification(table.qualified, len(keys), len(instants), len(asked) * len(names), tuple(differences))
+    keys, instants = {key for key, _ in samples}, {at for _, at in samples}
+    return Verification(table.qualified, len(keys), len(instants), len(samples) * len(names), tuple(differences))
 
 
-def _cell(rows: Mapping[tuple[Key, datetime], Row], each: tuple[Key, datetime], name: str) -> Any:
-    return rows[each][name] if each in rows else NO_ROW
+def _cell(rows: Mapping[tuple[Key, datetime], Row], sample: tuple[Key, datetime], name: str) -> Any:
+    return rows[sample][name] if sample in rows else NO_ROW
 
 
 def _equal(expected: Any, found: Any) -> bool:
@@ -424,32 +414,30 @@ def _connection() -> duckdb.DuckDBPyConnection:
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, qualified: str, versions: Mapping[str, int]) -> DeltaTable:
-    """Make the pinned version of a table readable under its own name, quoted or not: its files are those that its log
-    names.
-    """
+    """Create a view of the pinned version of a table under its name, quoted or not. Returns the Delta table."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError, TableNotFoundError
 
     if qualified not in versions:
-        raise VerifyError(f"the version of {qualified} is not given. Known are {', '.join(versions) or 'none'}")
+        raise VerifyError(f"there is no version of {qualified}. Known are {', '.join(versions) or 'none'}")
     path = settings.table_path(qualified)
     try:
-        opened = DeltaTable(str(path), version=versions[qualified])
+        delta_table = DeltaTable(str(path), version=versions[qualified])
     except (TableNotFoundError, DeltaError) as error:
         raise VerifyError(
             f"{qualified} has no version {versions[qualified]} at {path}. Run the pipeline, or name a version that is"
             " there"
         ) from error
-    files = opened.file_uris()
-    if files and not opened.metadata().partition_columns:
+    files = delta_table.file_uris()
+    if files and not delta_table.metadata().partition_columns:
         connection.execute(f"CREATE TEMP VIEW {identifier(qualified)} AS FROM {parquet(files)}")
-    # without files there is nothing that says the columns, and a file does not hold what its table is partitioned by
+    # without files there are no columns to read, and files lack the columns that a table is partitioned by
     else:
-        connection.register(qualified, opened.to_pyarrow_table())
+        connection.register(qualified, delta_table.to_pyarrow_table())
     layer, name = qualified.split(".")
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(layer)}")
     connection.execute(f"CREATE VIEW {identifier(layer)}.{identifier(name)} AS FROM {identifier(qualified)}")
-    return opened
+    return delta_table
 
 
 __all__ = ["NO_ROW", "Difference", "Verification", "VerifyError", "counted", "events_of", "verify"]

@@ -1,6 +1,6 @@
-"""Data Docs: keep each validation result, and render those of the newest runs as pages.
+"""Data Docs: store validation results, and render those of the newest runs as pages.
 
-Rendering is quick but Great Expectations slows down badly past a thousand, so only RUNS runs stay.
+Great Expectations gets very slow past a thousand results, so only the newest RUNS runs are kept.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ RUNS = 5
 
 
 def folder() -> Path:
-    """Where results and pages lie."""
+    """The folder of results and pages."""
     return settings.home() / "data_docs"
 
 
 def index() -> Path:
-    """The page to open."""
+    """The index page."""
     return folder() / "site" / "index.html"
 
 
-def keep(verdict: Audit, run_id: str) -> Path:
-    """Write one table's result aside for the pages; nothing is rendered yet."""
-    target = folder() / "results" / _safe(run_id) / f"{verdict.table.qualified}.json"
-    with locked(folder() / "results.lock"):  # else the folder of an old run may go between making it and writing
-        write_whole(target, to_json(verdict, run_id).encode())
+def keep(report: Audit, run_id: str) -> Path:
+    """Store the result of a table for the next `render`. Returns its path."""
+    target = folder() / "results" / _safe(run_id) / f"{report.table.qualified}.json"
+    with locked(folder() / "results.lock"):  # else `render` may remove the folder before the write
+        write_whole(target, to_json(report, run_id).encode())
         _make_newest(target.parent)
     return target
 
 
 def _make_newest(run: Path) -> None:
-    """Give the run's folder a later time than all others have: runs are ordered by it, and a clock may be set back."""
+    """Give the run's folder the newest mtime, by which runs are sorted, even if the clock was set back."""
     others = []
     for other in run.parent.iterdir():
         with suppress(FileNotFoundError):  # another run may be rendering
@@ -57,30 +57,30 @@ def _safe(run_id: str) -> str:
 
 
 def render() -> Path:
-    """Render the results of the newest runs and forget the older ones. Returns the index page.
+    """Render the results of the newest runs and remove the older ones. Returns the index page.
 
-    Readers see the old pages until the new ones are complete. Runs that end at the same time render one after the
-    other. An OSError or an error of Great Expectations leaves the old pages as they were.
+    The new pages replace the old ones when they are complete; after an error the old ones stay. Concurrent calls run
+    one after the other.
     """
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     with locked(folder() / "render.lock"):
-        fresh, site, former = folder() / ".site", folder() / "site", folder() / ".former"
-        for leftover in (fresh, former):
+        new, site, old = folder() / ".site", folder() / "site", folder() / ".former"
+        for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
         try:
-            _build(fresh, _newest_runs())
+            _build(new, _newest_runs())
             if site.exists():
-                site.rename(former)
-            fresh.rename(site)
+                site.rename(old)
+            new.rename(site)
         finally:
-            for leftover in (fresh, former):
+            for leftover in (new, old):
                 shutil.rmtree(leftover, ignore_errors=True)
     return index()
 
 
 def _build(target: Path, runs: list[Path]) -> None:
-    """All pages, below `target`: those of Great Expectations, made to work without the internet, and the index."""
+    """Build all pages in `target`: those of Great Expectations, made self-contained, and the index."""
     import great_expectations as gx
 
     context = gx.get_context(mode="ephemeral")
@@ -89,8 +89,8 @@ def _build(target: Path, runs: list[Path]) -> None:
     context.build_data_docs(site_names=["pages"])
     results = []
     for path, key, plain in added:
-        (found,) = context.get_docs_sites_urls(resource_identifier=key, site_names=["pages"])
-        page = Path(unquote(urlsplit(found["site_url"]).path))
+        (url,) = context.get_docs_sites_urls(resource_identifier=key, site_names=["pages"])
+        page = Path(unquote(urlsplit(url["site_url"]).path))
         moment = f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%d %H:%M:%S} UTC"
         results.append(
             pages.Result(
@@ -101,7 +101,7 @@ def _build(target: Path, runs: list[Path]) -> None:
 
 
 def _newest_runs() -> list[Path]:
-    """The folders of the newest runs, oldest first; those of older runs are removed."""
+    """The folders of the newest runs, oldest first. Older runs are removed."""
     with locked(folder() / "results.lock"):
         runs = sorted((folder() / "results").glob("*"), key=lambda run: run.stat().st_mtime)
         for old in runs[:-RUNS]:
@@ -119,7 +119,7 @@ def _site(target: Path) -> Any:
 
 
 def _add(context: Any, path: Path) -> tuple[Any, dict[str, Any]]:
-    """Put one stored result and its suite into the context's stores. Returns its key there, and the result as JSON."""
+    """Add a stored result and its suite to the context. Returns its key and the result as JSON."""
     import great_expectations as gx
     from great_expectations.core.expectation_validation_result import expectationSuiteValidationResultSchema
     from great_expectations.core.run_identifier import RunIdentifier

@@ -1,8 +1,8 @@
-"""Measure a frame once, and let each expectation of Great Expectations judge its own numbers.
+"""Measure a frame once, and validate each expectation of Great Expectations with the measurements.
 
-Great Expectations would plan the same few aggregates itself, but works out a graph of some 300 metrics for that: 0.1 s
-of Python for each table, however few its rows (docs/adr/0011). A property test shows that its own validation of the
-same frame comes to the same results.
+Great Expectations would compute the same few aggregates, but resolves a graph of some 300 metrics for them: 0.1 s of
+Python per table, however few its rows (docs/adr/0011). A property test shows that its own validation of a frame has the
+same results.
 """
 
 from __future__ import annotations
@@ -26,69 +26,69 @@ RESULT_FORMAT = {"result_format": "BASIC"}
 
 
 class AuditError(RuntimeError):
-    """A critical check of the whole table failed, too many rows are bad, or a check could not be run: nothing may be
-    published.
-    """
+    """Nothing may be published: a check of the whole table failed, too many rows are bad, or a check cannot run."""
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """What one pass over the rows found. `broken` counts rows per row-level check, `filled` the cells per column that
-    are not NULL.
+class Measurements:
+    """The measurements of one pass over the rows.
+
+    `failed` maps each row-level check to the number of rows that fail it, `filled` each column to its non-NULL count.
     """
 
     rows: int
     columns: tuple[str, ...]
-    broken: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
     filled: dict[str, int] = field(default_factory=dict)
 
 
-def sql_of_checks(table: Table) -> dict[str, str]:
-    """Every row-level check, references included, with the SQL that is not false where a row keeps it."""
-    flags = {one.name: rule_column(one) for one in table.rules} | {
-        one.name: reference_column(one) for one in table.references
+def row_level_sql(table: Table) -> dict[str, str]:
+    """The SQL of each row-level check, references included: true or NULL where a row passes."""
+    flags = {rule.name: rule_column(rule) for rule in table.rules} | {
+        reference.name: reference_column(reference) for reference in table.references
     }
     return {check.name: check.sql for check in table.checks()} | flags
 
 
-def measure(table: Table, frame: DataFrame) -> Numbers:
-    """All that the table's expectations need to know, in one aggregate."""
+def measure(table: Table, frame: DataFrame) -> Measurements:
+    """Everything that the table's expectations need, in one aggregate."""
     from pyspark.sql import functions as F
 
-    checks = sql_of_checks(table)
+    checks = row_level_sql(table)
     counts = [F.count(F.lit(1)).alias("rows")]
     counts += [F.count(name).alias(f"filled_{name}") for name in table.column_names]
     try:
-        found = frame.agg(*counts, *(_broken(name, sql) for name, sql in checks.items())).toArrow().to_pylist()[0]
+        row = frame.agg(*counts, *(_count_failed(name, sql) for name, sql in checks.items())).toArrow().to_pylist()[0]
     except Exception:
-        _tell_which(table, frame, checks)
+        _raise_for_failing_check(table, frame, checks)
         raise
-    return Numbers(
-        rows=found["rows"],
+    return Measurements(
+        rows=row["rows"],
         columns=tuple(frame.columns),
-        broken={name: found[f"broken_{name}"] for name in checks},
-        filled={name: found[f"filled_{name}"] for name in table.column_names},
+        failed={name: row[f"failed_{name}"] for name in checks},
+        filled={name: row[f"filled_{name}"] for name in table.column_names},
     )
 
 
-def _broken(name: str, sql: str) -> Column:
+def _count_failed(name: str, sql: str) -> Column:
     from pyspark.sql import functions as F
 
-    return F.count(F.when(~F.expr(sql), 1)).alias(f"broken_{name}")
+    return F.count(F.when(~F.expr(sql), 1)).alias(f"failed_{name}")
 
 
-def _tell_which(table: Table, frame: DataFrame, checks: dict[str, str]) -> None:
-    """Raise AuditError for the first check that the engine cannot run, if it is a check's fault at all: it fails twice,
-    and the rows can be counted.
+def _raise_for_failing_check(table: Table, frame: DataFrame, checks: dict[str, str]) -> None:
+    """Raise AuditError for the first check that the engine cannot run.
+
+    A check is at fault if it fails twice while the rows can be counted.
     """
     from pyspark.sql import functions as F
 
     for name, sql in checks.items():
-        if _error(frame, _broken(name, sql)) and (error := _error(frame, _broken(name, sql))):
+        if _error(frame, _count_failed(name, sql)) and (error := _error(frame, _count_failed(name, sql))):
             if _error(frame, F.count(F.lit(1))):
-                return  # the engine has ended, or its files are gone
-            told = next(iter(str(error).splitlines()), "")
-            raise AuditError(f"{table.qualified}: the check {name} could not be run: {told}") from error
+                return  # the engine stopped, or its files are gone
+            message = next(iter(str(error).splitlines()), "")
+            raise AuditError(f"{table.qualified}: the check {name} could not be run: {message}") from error
 
 
 def _error(frame: DataFrame, aggregate: Column) -> Exception | None:
@@ -99,23 +99,26 @@ def _error(frame: DataFrame, aggregate: Column) -> Exception | None:
     return None
 
 
-def judge(suite: str, pairs: Sequence[tuple[Expectation, str]], numbers: Numbers) -> ExpectationSuiteValidationResult:
-    """The result of the suite, in the order of `pairs` (expectation, name of its check), as Great Expectations would
-    give it.
+def validate(
+    suite: str, pairs: Sequence[tuple[Expectation, str]], measurements: Measurements
+) -> ExpectationSuiteValidationResult:
+    """The validation result of the suite, the same as from Great Expectations, in the order of `pairs`.
+
+    A pair is an expectation and the name of its check.
     """
     from great_expectations import __version__
     from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
 
-    results = [_judged(expectation, _metrics(expectation, name, numbers)) for expectation, name in pairs]
-    kept, total = sum(1 for one in results if one.success), len(results)
+    results = [_validate(expectation, _metrics(expectation, name, measurements)) for expectation, name in pairs]
+    passed, total = sum(1 for result in results if result.success), len(results)
     statistics = {
         "evaluated_expectations": total,
-        "successful_expectations": kept,
-        "unsuccessful_expectations": total - kept,
-        "success_percent": kept / total * 100 if total else None,
+        "successful_expectations": passed,
+        "unsuccessful_expectations": total - passed,
+        "success_percent": passed / total * 100 if total else None,
     }
     return ExpectationSuiteValidationResult(
-        success=kept == total,
+        success=passed == total,
         results=results,
         suite_name=suite,
         statistics=statistics,
@@ -123,21 +126,21 @@ def judge(suite: str, pairs: Sequence[tuple[Expectation, str]], numbers: Numbers
     )
 
 
-def _judged(expectation: Expectation, metrics: dict[str, Any]) -> ExpectationValidationResult:
-    found = expectation._validate(
+def _validate(expectation: Expectation, metrics: dict[str, Any]) -> ExpectationValidationResult:
+    result = expectation._validate(
         metrics=metrics, runtime_configuration={"result_format": RESULT_FORMAT}, execution_engine=None
     )
-    return expectation._build_evr(found)
+    return expectation._build_evr(result)
 
 
-def _metrics(expectation: Expectation, check: str, numbers: Numbers) -> dict[str, Any]:
-    """The numbers under the names by which this expectation asks for them."""
-    table_level = {"table.row_count": numbers.rows, "table.columns": list(numbers.columns)}
+def _metrics(expectation: Expectation, check: str, measurements: Measurements) -> dict[str, Any]:
+    """The measurements under the metric names of an expectation."""
+    table_level = {"table.row_count": measurements.rows, "table.columns": list(measurements.columns)}
     if not hasattr(expectation, "map_metric"):
         return table_level
-    nulls = numbers.rows - numbers.filled.get(expectation.column, numbers.rows)  # a flag is never NULL
-    broken = {
-        f"{expectation.map_metric}.unexpected_count": numbers.broken[check],
+    nulls = measurements.rows - measurements.filled.get(expectation.column, measurements.rows)  # flags are never NULL
+    unexpected = {
+        f"{expectation.map_metric}.unexpected_count": measurements.failed[check],
         f"{expectation.map_metric}.unexpected_values": [],
     }
-    return {**table_level, "column_values.nonnull.unexpected_count": nulls, **broken}
+    return {**table_level, "column_values.nonnull.unexpected_count": nulls, **unexpected}

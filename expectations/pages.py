@@ -1,8 +1,7 @@
 """Make rendered Data Docs self-contained: pages that load nothing from the internet, and an index of our own.
 
-Great Expectations' pages take their style, their tables and their buttons from sixteen addresses of content delivery
-networks, and its index draws its table with a script from one of them. What these pages need of Bootstrap and jQuery is
-little and lies in `static/`.
+Great Expectations' pages load styles and scripts from sixteen CDN URLs, and its index needs one of them to draw its
+table. `static/` replaces the little that the pages need of Bootstrap and jQuery.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import html
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ TITLE = re.compile(r"<title>\s*</title>", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Result:
-    """One kept validation result: the run and table it is about, the checks it made, and its page."""
+    """A stored validation result with its run, table, checks and page."""
 
     run: str
     moment: str
@@ -40,7 +39,7 @@ class Result:
 
 
 def finish(site: Path, results: Sequence[Result]) -> None:
-    """Rewrite every page below `site`, which lists the results newest run first on its index."""
+    """Rewrite all pages of `site`, and write its index, which lists the results by run, newest first."""
     for name in ASSETS:
         shutil.copyfile(STATIC / name, site / "static" / name)
     for page in site.rglob("*.html"):
@@ -51,18 +50,18 @@ def finish(site: Path, results: Sequence[Result]) -> None:
 
 
 def without_internet(text: str, root: str) -> str:
-    """A page that loads only what lies in its own site; `root` leads from the page to the site's top. Links to read on
-    stay.
+    """The page without anything that loads from other hosts; links stay. `root` is the relative path to the site's
+    root.
     """
     logo = f'<img src="{root}static/images/logo-long.png" alt="Great Expectations" style="height: 50px">'
     text = REMOTE_IMAGE.sub(logo, REMOTE_LINK.sub("", SCRIPT.sub("", text)))
-    # Their icon is sought one folder too high.
+    # GX looks for its icon one folder too high
     text = ICON.sub("", FOOTER.sub("", TITLE.sub("", REMOTE_URL.sub("none", text))))
-    ours = (
+    assets = (
         f'<link rel="shortcut icon" href="{root}static/images/favicon.ico">'
         f'<link rel="stylesheet" href="{root}static/pages.css"><script defer src="{root}static/pages.js"></script>'
     )
-    return text.replace("</head>", f"{ours}\n</head>", 1)
+    return text.replace("</head>", f"{assets}\n</head>", 1)
 
 
 def _index(site: Path, results: Sequence[Result]) -> str:
@@ -76,11 +75,11 @@ def _index(site: Path, results: Sequence[Result]) -> str:
         '<link rel="stylesheet" href="static/pages.css"></head><body><main>',
         "<h1>Data Docs</h1>",
         (
-            "<p>What the audits of the newest runs found. A failed critical check of the whole table publishes nothing;"
-            " rows that break a"
+            "<p>The audits of the newest runs. A failed critical check of the whole table publishes nothing;"
+            " rows that fail a"
         ),
-        "critical check go to quarantine; a warning is published and worth a look.</p>",
-        *(_run(site, name, found) for name, found in runs.items()),
+        "critical check go to quarantine; rows with a warning are published and worth a look.</p>",
+        *(_run(site, name, audits) for name, audits in runs.items()),
         "" if runs else "<p>No run has audited a table yet.</p>",
         "<h2>What each table promises</h2><ul>" if suites else "",
         *(f'<li><a href="{_href(suite)}">{".".join(suite.with_suffix("").parts[1:])}</a></li>' for suite in suites),
@@ -90,30 +89,31 @@ def _index(site: Path, results: Sequence[Result]) -> str:
     return "\n".join(parts)
 
 
-def _run(site: Path, name: str, results: Iterable[Result]) -> str:
-    found = list(results)
-    head = '<tr><th>Table</th><th>Result</th><th class="number">Checks</th><th>Broken checks</th></tr>'
-    rows = "\n".join(_row(site, result) for result in found)
+def _run(site: Path, name: str, results: Sequence[Result]) -> str:
+    head = '<tr><th>Table</th><th>Result</th><th class="number">Checks</th><th>Failed checks</th></tr>'
+    rows = "\n".join(_row(site, result) for result in results)
     return (
         f"<h2>{html.escape(name)}</h2><p"
-        f' class="muted">{found[-1].moment}</p><table><thead>{head}</thead><tbody>{rows}</tbody></table>'
+        f' class="muted">{results[-1].moment}</p><table><thead>{head}</thead><tbody>{rows}</tbody></table>'
     )
 
 
 def _row(site: Path, result: Result) -> str:
-    broken = [check for check in result.meta.get("checks", []) if not check["success"]]
-    said = "<br>".join(html.escape(_sentence(check)) for check in broken)
+    failed = [check for check in result.meta.get("checks", []) if not check["success"]]
+    reasons = "<br>".join(html.escape(_sentence(check)) for check in failed)
     link = f'<a href="{_href(result.page.relative_to(site))}">{html.escape(result.table)}</a>'
     checks = result.statistics.get("evaluated_expectations", "")
-    return f'<tr><td>{link}</td><td>{_verdict(result, broken)}</td><td class="number">{checks}</td><td>{said}</td></tr>'
+    return (
+        f'<tr><td>{link}</td><td>{_verdict(result, failed)}</td><td class="number">{checks}</td><td>{reasons}</td></tr>'
+    )
 
 
-def _verdict(result: Result, broken: Sequence[dict[str, Any]]) -> str:
+def _verdict(result: Result, failed: Sequence[dict[str, Any]]) -> str:
     if not result.statistics.get("unsuccessful_expectations"):
         return '<span class="passed">✔ passed</span>'
-    if broken and all(check["severity"] != "critical" for check in broken):
-        return f'<span class="warned">⚠ {len(broken)} warning{"s" * (len(broken) > 1)}</span>'
-    return '<span class="failed">✘ broken</span>'
+    if failed and all(check["severity"] != "critical" for check in failed):
+        return f'<span class="warned">⚠ {len(failed)} warning{"s" * (len(failed) > 1)}</span>'
+    return '<span class="failed">✘ failed</span>'
 
 
 def _sentence(check: dict[str, Any]) -> str:

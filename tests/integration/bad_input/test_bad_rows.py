@@ -250,7 +250,7 @@ def test_too_many_bad_cells_stop_bronze(stocked: Shop, refused: Callable) -> Non
         AuditError,
         "bronze.transactions: 11 of 20 rows (55.0%) must go to quarantine",
         "a cell does not fit its column: 11",
-        "Mend the landed files",
+        "Correct the landed files",
     )
 
 

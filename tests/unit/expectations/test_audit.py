@@ -384,7 +384,7 @@ def test_what_stops_a_table_is_told_with_counts_and_remedy() -> None:
     assert (
         str(caught.value)
         == "silver.campaigns: 1,523 of 2,023 rows (75.3%) must go to quarantine (campaign_id is below 1: 1,500, a cell"
-        " does not fit its column: 23), and at most 5% may. Nothing was published. Mend the landed files, or raise"
+        " does not fit its column: 23), and at most 5% may. Nothing was published. Correct the landed files, or raise"
         " max_quarantine_share in contracts/silver/campaigns.py"
     )
 

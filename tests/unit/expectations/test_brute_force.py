@@ -252,9 +252,7 @@ class TestWhatIsJoined:
         )
 
     def test_or_missed(self, versions: dict[str, int]) -> None:
-        with pytest.raises(
-            VerifyError, match=r"a transform prepares the events of this table. Give them by `prepared`"
-        ):
+        with pytest.raises(VerifyError, match=r"a transform prepares the events of this table. Pass `prepared`"):
             verify(self.PREPARED, versions, 10, seed=1)
 
 
@@ -262,7 +260,7 @@ def test_what_cannot_be_verified_is_said() -> None:
     versions = lake(table())
     with pytest.raises(VerifyError, match=r"^silver\.stays declares no aggregations"):
         verify(STAYS, versions, 10, seed=1)
-    with pytest.raises(VerifyError, match=r"^the version of gold\.guests is not given"):
+    with pytest.raises(VerifyError, match=r"^there is no version of gold\.guests"):
         verify(table(), {"silver.stays": 0}, 10, seed=1)
     with pytest.raises(VerifyError, match=r"^gold\.guests has no version 99"):
         verify(table(), versions | {"gold.guests": 99}, 10, seed=1)

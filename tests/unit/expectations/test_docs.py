@@ -164,7 +164,7 @@ def test_the_index_says_which_checks_are_broken_and_leads_to_their_page(home: Pa
     broken = [check.reason for check in verdict.checks if not check.success]
     assert broken
     assert all(f"critical: {reason}" in text for reason in broken)
-    assert "✘ broken" in text
+    assert "✘ failed" in text
 
 
 def test_a_broken_warning_is_no_failure_on_the_index() -> None:

@@ -1,4 +1,4 @@
-"""What `judge` says of the numbers of one pass is what Great Expectations says when it validates the frame itself."""
+"""`validate`, from the measurements of one pass, agrees with Great Expectations' own validation of the frame."""
 
 import logging
 from dataclasses import replace
@@ -12,7 +12,7 @@ from hypothesis import given
 from contracts.model import Table
 from etl import engine
 from expectations.audit import audit
-from expectations.evaluate import Numbers, judge, measure, sql_of_checks
+from expectations.evaluate import Measurements, measure, row_level_sql, validate
 from expectations.suite import Facts, expectations_of
 from lake.publishing import arrow_type
 from tests.unit.expectations import test_audit as hand
@@ -85,7 +85,7 @@ def both(batches: Any, table: Table, rows: list[Row], facts: Facts) -> tuple[Any
     found, pairs = flagged(table, rows), expectations_of(table, facts)
     suite = gx.ExpectationSuite(name=table.qualified, expectations=[one for one, _ in expectations_of(table, facts)])
     theirs = batches.get_batch(batch_parameters={"dataframe": found}).validate(suite, result_format="BASIC")
-    return judge(table.qualified, pairs, measure(table, found)), theirs
+    return validate(table.qualified, pairs, measure(table, found)), theirs
 
 
 @pytest.mark.parametrize("table", [ORDERS, PROMOTIONS, CAMPAIGNS, REDEMPTIONS, ACTIVITY], ids=lambda one: one.qualified)
@@ -116,7 +116,7 @@ def test_a_column_too_many_is_found_by_both(batches: Any) -> None:
     pairs = expectations_of(narrow, Facts(1, 1))
     suite = gx.ExpectationSuite(name="narrow", expectations=[one for one, _ in expectations_of(narrow, Facts(1, 1))])
     theirs = batches.get_batch(batch_parameters={"dataframe": found}).validate(suite, result_format="BASIC")
-    ours = judge("narrow", pairs, measure(narrow, found))
+    ours = validate("narrow", pairs, measure(narrow, found))
     assert [one.success for one in ours.results] == [one.success for one in theirs.results]
     assert not ours.success
 
@@ -142,10 +142,10 @@ def test_numbers_of_one_pass_are_those_of_a_count_by_hand() -> None:
         valid(CAMPAIGNS) | {"campaign_id": None, "campaign_type": "Type Z"},
     ]
     found = measure(CAMPAIGNS, flagged(CAMPAIGNS, rows))
-    assert found == Numbers(
+    assert found == Measurements(
         rows=3,
         columns=(*CAMPAIGNS.column_names, *(f"is_{rule.name}" for rule in CAMPAIGNS.rules)),
-        broken=dict.fromkeys(sql_of_checks(CAMPAIGNS), 0)
+        failed=dict.fromkeys(row_level_sql(CAMPAIGNS), 0)
         | {"campaign_id_present": 1, "campaign_id_range": 1, "campaign_type_allowed": 1},
         filled=dict.fromkeys(CAMPAIGNS.column_names, 3) | {"campaign_id": 2},
     )

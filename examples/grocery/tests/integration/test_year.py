@@ -218,8 +218,8 @@ def test_unknown_products_and_zero_quantities_are_warnings_that_say_how_many(con
     nothing = _one(con, "SELECT count(*) FROM raw_transactions WHERE quantity = 0")
     assert (unknown, nothing) == (4_836, 8_869)
     assert _failed("silver.transactions") == {
-        "Broken when product_id is not in silver.products": unknown,
-        "Broken when quantity is 0": nothing,
+        "Fails when product_id is not in silver.products": unknown,
+        "Fails when quantity is 0": nothing,
     }
 
 
