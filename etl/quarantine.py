@@ -1,8 +1,7 @@
-"""Quarantine: rows that were rejected, as JSON with their reasons, in `<lake>/quarantine/<name>`. Replaced together
-with the days they belong to.
+"""Quarantine: rejected rows as JSON, with their reasons, in `<lake>/quarantine/<name>`.
 
-Written before the table itself is published: a kill in between leaves rows in quarantine that the rerun replaces, never
-rows in neither place.
+A run replaces the rows of its files or days. It does so before it publishes the table: if it is killed in between, the
+rerun replaces the quarantined rows again, and no row is lost.
 """
 
 from __future__ import annotations
@@ -39,20 +38,20 @@ def _schema() -> pa.Schema:
 
 
 def replace(staged: Staged, bad: DataFrame | None, run_id: str) -> tuple[int | None, int]:
-    """Put the rows that this run rejected in the place of those that earlier runs rejected for the same files or days.
+    """Replace the rows that earlier runs rejected for the same files or days with the rejected rows of this run.
 
-    Returns the version of the quarantine table (None when there is none) and how many rows this run rejected.
+    Returns the version of the quarantine table (None when there is none) and the number of rejected rows.
     """
     from deltalake import CommitProperties, write_deltalake
 
     name = f"{Layer.QUARANTINE}.{staged.table.name}"
-    rows = [*_rejected(staged), *_bad(staged, bad)]
+    rows = [*_unreadable_rows(staged), *_bad_rows(staged, bad)]
     with locked(name):
         exists = delta.open_table(name) is not None
         if not rows and not exists:
             return None, 0
-        mine = _predicate(staged)
-        if not rows and not _holds(name, mine):
+        predicate = _predicate(staged)
+        if not rows and not _has_rows(name, predicate):
             return delta.version_of(name), 0
         now = datetime.now(UTC)
         table = _table(
@@ -64,7 +63,7 @@ def replace(staged: Staged, bad: DataFrame | None, run_id: str) -> tuple[int | N
             str(path),
             table,
             mode="overwrite" if exists else "append",
-            predicate=mine if exists else None,
+            predicate=predicate if exists else None,
             name=name,
             description=f"Rows of {staged.table.name} that broke a critical check, with the reasons",
             configuration={"delta.logRetentionDuration": "interval 3650 days"},
@@ -80,18 +79,20 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def _predicate(staged: Staged) -> str:
-    """Which rows of the quarantine this run speaks for."""
+    """The SQL condition for the quarantined rows that this run replaces."""
     layer = f"layer = '{staged.table.layer}'"
     if staged.table.layer == Layer.BRONZE:
         names = ", ".join("'" + name.replace("'", "''") + "'" for name in staged.files)
         return f"{layer} AND file IN ({names or chr(39) * 2})"
     if staged.plan.whole or not staged.table.time_column:
         return layer
-    days = " OR ".join(f"(day >= DATE '{one.start}' AND day < DATE '{one.end}')" for one in staged.plan.days)
+    days = " OR ".join(
+        f"(day >= DATE '{interval.start}' AND day < DATE '{interval.end}')" for interval in staged.plan.days
+    )
     return f"{layer} AND ({days or 'false'})"
 
 
-def _holds(name: str, predicate: str) -> bool:
+def _has_rows(name: str, predicate: str) -> bool:
     import duckdb
 
     table = delta.open_table(name)
@@ -106,17 +107,22 @@ def _holds(name: str, predicate: str) -> bool:
         )
 
 
-def _rejected(staged: Staged) -> list[dict[str, Any]]:
-    return [{"day": one.day, "file": one.file, "reasons": list(one.reasons), "row": one.row} for one in staged.rejected]
+def _unreadable_rows(staged: Staged) -> list[dict[str, Any]]:
+    """The rows with a cell that did not fit its column."""
+    return [
+        {"day": rejected.day, "file": rejected.file, "reasons": list(rejected.reasons), "row": rejected.row}
+        for rejected in staged.rejected
+    ]
 
 
-def _bad(staged: Staged, bad: DataFrame | None) -> Sequence[dict[str, Any]]:
+def _bad_rows(staged: Staged, bad: DataFrame | None) -> Sequence[dict[str, Any]]:
+    """The rows that failed a critical check."""
     if bad is None:
         return []
-    found = []
+    rows = []
     for row in bad.toArrow().to_pylist():
         reasons = row.pop("reasons")
-        found.append(
+        rows.append(
             {
                 "day": _day(staged.plan, row),
                 "file": row.get("_file"),
@@ -124,12 +130,12 @@ def _bad(staged: Staged, bad: DataFrame | None) -> Sequence[dict[str, Any]]:
                 "row": json.dumps(row, default=str),
             }
         )
-    return found
+    return rows
 
 
 def _day(plan: Plan, row: dict[str, Any]) -> Any:
     column = "_landed_date" if plan.table.layer == Layer.BRONZE else plan.table.time_column
     value = row.get(column) if column else None
     if value is None and plan.days:
-        return plan.days[0].start  # a row without a time goes with the run that rejected it
+        return plan.days[0].start  # a row without a time belongs to the run that rejected it
     return value.date() if isinstance(value, datetime) else value

@@ -1,3 +1,1 @@
-"""Bronze: landed files become typed rows that remember their file and their load time. Every table is loaded the same
-way: see `load`.
-"""
+"""Bronze: landed files become typed rows with their file and load time. All tables are loaded alike: see `load`."""

@@ -1,8 +1,6 @@
-"""Load the landed files of an interval into a bronze table's stage: each file once, each row with its file and load
-time.
+"""Stage the landed files of an interval for a bronze table: each file once, each row with its file and load time.
 
-Reading is Arrow, not Spark: a landing zone is many small files whose faults must be told apart file by file and cell by
-cell.
+Arrow reads the files, not Spark: a landing zone is many small files, whose errors must be found by file and cell.
 """
 
 from __future__ import annotations
@@ -30,18 +28,16 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 Piece: TypeAlias = "tuple[LandedFile, pa.Table]"
-"""Rows of a landed file."""
+"""Some rows of a landed file."""
 READERS = 2
 ROW_GROUP = 1 << 20
 TICK = timedelta(milliseconds=1)
-"""Least time between two loads of a table. The bounds in a Delta log may be cut down to milliseconds."""
+"""Least time between two loads of a table: bounds in a Delta log may be truncated to milliseconds."""
 
 
 @dataclass
 class Loaded:
-    """What the files of an interval came to. `rows_in` is counted from the files themselves, apart from what was
-    staged.
-    """
+    """The result of loading an interval. `rows_in` is counted from the files, independently of the staged rows."""
 
     rows_in: int = 0
     duplicates: int = 0
@@ -50,29 +46,24 @@ class Loaded:
     files: list[str] = field(default_factory=list)
     changed_days: tuple[Interval, ...] = ()
 
-    @property
-    def anything(self) -> bool:
-        """Whether any file was new."""
-        return bool(self.files)
-
 
 def load(table: Table, interval: Interval, stage: Path) -> Loaded:
-    """Stage the new files under `stage`, a parquet file per month of landing. The caller holds the table's lock.
+    """Stage the new files in `stage`, one parquet file per month of landing. The caller holds the table's lock.
 
-    A file whose content the table holds under the same day already is passed over: in silence under its own name, as
-    duplicates under another. Under another day it is loaded: an unchanged snapshot is a snapshot of that day too, and
-    events that come again are duplicates to silver, however the days are cut into runs.
+    A file whose content was loaded for the same day is skipped; under another name its rows count as duplicates. For
+    another day it is loaded: an unchanged snapshot is that day's snapshot, too, and silver removes repeated events,
+    however the days are split into runs.
     """
     published = delta.open_table(table.qualified)
-    known = _known_files(table, published, interval) if published else {}
+    loaded = _known_files(table, published, interval) if published else {}
     result, new = Loaded(), []
     digests: dict[str, str] = {}
     for file, digest in landing.digests(table, landing.files(table, interval)):
-        if (known_as := known.get((digest, file.day))) is None:
-            known[digest, file.day] = file.name
+        if (loaded_as := loaded.get((digest, file.day))) is None:
+            loaded[digest, file.day] = file.name
             digests[file.name] = digest
             new.append(file)
-        elif known_as != file.name:
+        elif loaded_as != file.name:
             result.duplicates += landing.read(table, file).total
             result.files.append(file.name)
     result.rows_in = result.duplicates
@@ -90,8 +81,8 @@ def load(table: Table, interval: Interval, stage: Path) -> Loaded:
 
 
 def _known_files(table: Table, published: DeltaTable, interval: Interval) -> dict[tuple[str, date], str]:
-    """Content hash and day -> name, of each file's newest load from folders of the interval. A file that was corrected
-    and then put back is new again.
+    """(content hash, day) -> name of each file in the interval, by its newest load. So a file that was corrected and
+    then restored is new again.
     """
     import duckdb
 
@@ -112,9 +103,8 @@ def _known_files(table: Table, published: DeltaTable, interval: Interval) -> dic
 
 
 def _load_time(table: Table, published: DeltaTable | None) -> datetime:
-    """The time of this load: now, but always after each earlier load of the table.
-
-    Deliveries are ordered by it, and a clock may be set back.
+    """The time of this load: now, but always after all earlier loads, because it orders deliveries and the clock may be
+    set back.
     """
     now = datetime.now(UTC)
     newest = delta.newest_instant(table, published, "_loaded_at") if published else None
@@ -123,7 +113,7 @@ def _load_time(table: Table, published: DeltaTable | None) -> datetime:
 
 @dataclass
 class Month:
-    """What the files of one month came to, and the days of their rows."""
+    """The result of loading the files of one month, with the days of their rows."""
 
     rows_in: int = 0
     staged: int = 0
@@ -133,7 +123,7 @@ class Month:
 
 @dataclass(frozen=True)
 class Staging:
-    """What all files of a load share. `digests` maps a file's name to the hash of its bytes."""
+    """The context of a load. `digests` maps each file's name to the hash of its bytes."""
 
     table: Table
     digests: dict[str, str]
@@ -141,21 +131,20 @@ class Staging:
     stage: Path
 
     def month(self, month: str, files: list[LandedFile]) -> Month:
-        """Write the rows of these files to one parquet file. A month need not fit in memory: its files are read in
-        turn.
-        """
+        """Write the rows of these files to one parquet file, file by file: a month may be larger than memory."""
         import pyarrow.parquet as pq
 
         result = Month()
-        with ExitStack() as closing:
+        with ExitStack() as stack:
             writer = None
             for pieces in _row_groups(self._read(files, result)):
                 rows = self._with_audit_columns(pieces)
                 if writer is None:
                     storage.make_folder(self.stage)
-                    output = closing.enter_context((self.stage / f"{month}.parquet").open("wb"))
-                    opened = pq.ParquetWriter(output, rows.schema, compression="zstd", store_schema=False)
-                    writer = closing.enter_context(opened)
+                    output = stack.enter_context((self.stage / f"{month}.parquet").open("wb"))
+                    writer = stack.enter_context(
+                        pq.ParquetWriter(output, rows.schema, compression="zstd", store_schema=False)
+                    )
                 writer.write_table(rows, row_group_size=ROW_GROUP)
         return result
 
@@ -168,9 +157,7 @@ class Staging:
             yield file, content.rows
 
     def _with_audit_columns(self, pieces: list[Piece]) -> pa.Table:
-        """The rows of a row group. Constants of a file are dictionary-encoded: 20 million hashes would be a
-        gigabyte.
-        """
+        """The rows of a row group, with dictionary-encoded constants per file: 20 million hashes would take 1 GB."""
         import pyarrow as pa
 
         rows = pa.concat_tables([rows for _, rows in pieces])
@@ -184,15 +171,15 @@ class Staging:
 
 
 def _row_groups(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Many small files become few row groups, and a large one becomes several."""
+    """Combine small files and split large ones into row groups of ROW_GROUP rows."""
     group: list[Piece] = []
     room = ROW_GROUP
     for file, rows in pieces:
-        at = 0
-        while at < rows.num_rows:
-            part = rows.slice(at, room)
+        offset = 0
+        while offset < rows.num_rows:
+            part = rows.slice(offset, room)
             group.append((file, part))
-            at, room = at + part.num_rows, room - part.num_rows
+            offset, room = offset + part.num_rows, room - part.num_rows
             if not room:
                 yield group
                 group, room = [], ROW_GROUP
@@ -201,7 +188,7 @@ def _row_groups(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 
 
 def _days(table: Table, rows: pa.Table, file: LandedFile) -> set[date]:
-    """The days that the rows belong to."""
+    """The days of the rows."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,8 +1,8 @@
-"""Account for every line of a CSV file: how many records there are, and which lines cannot be trusted.
+"""Account for every line of a CSV file: count its records, and find the lines that cannot be trusted.
 
-A parser cannot notice that it lost lines: one unclosed quote makes the rest of a file one cell. So records are counted
-here from the bytes, with no code of the parser. The rules are those of RFC 4180, with LF, CR LF or CR as line end. A
-quote inside of an unquoted cell is an ordinary character, and blank lines are no records.
+A parser does not notice lost lines: one unclosed quote turns the rest of a file into one cell. So this module counts
+records from the bytes, independently of the parser, by RFC 4180 with LF, CR LF or CR as line end. A quote in an
+unquoted cell is an ordinary character, and blank lines are not records.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import numpy as np
 
 BLOCK = 1 << 20
 LONGEST = 64 << 20
-"""Bytes of the longest record. More is no record, but a file without line ends."""
+"""Most bytes of a record: more is probably a file without line ends."""
 BOM = b"\xef\xbb\xbf"
 QUOTE, COMMA, LF, CR = b'",\n\r'
 QUOTED = re.compile(rb'"(?:[^"]++|"")*+"')
 UNQUOTED = re.compile(rb"[^,\r\n]*+")
 CELL = rb'(?:"(?:[^"\r\n]++|"")*+"|(?!")[^,\r\n]*+)'
 LINE = re.compile(CELL + rb"(?:," + CELL + rb")*+")
-"""A record of one line, each of whose quoted cells is closed where it ends."""
+"""A record on one line with properly closed quotes."""
 _BOUNDARY = np.zeros(256, bool)
 _BOUNDARY[[QUOTE, COMMA, LF, CR]] = True
-"""Bytes that may stand before a quote that opens a cell, and after one that closes it."""
+"""Bytes that may precede an opening quote or follow a closing one."""
 
 
 class LineError(ValueError):
-    """The lines of a file do not add up to records. The message holds no contents of the file.
+    """The lines of a file do not add up to records. The message has no contents of the file.
 
-    `line` is where, from 1, and `column` the name above the cell at fault, if it is a cell's.
+    `line` is the line of the error, from 1, and `column` its column, if a cell is at fault.
     """
 
     def __init__(self, message: str, line: int, column: str | None = None) -> None:
@@ -43,7 +43,7 @@ class LineError(ValueError):
 
 
 class Content(Protocol):
-    """A path, or what else can be opened several times and read as bytes."""
+    """A path, or anything else that can be opened repeatedly and read as bytes."""
 
     def open(self, mode: Literal["rb"]) -> BinaryIO:
         """The bytes as a file."""
@@ -60,10 +60,10 @@ class Span:
 
 @dataclass
 class Lines:
-    """What the lines of a file add up to.
+    """The result of a scan.
 
-    `records` counts all records but the header, `malformed` are those of them in which a cell goes on after its closing
-    quote, `physical` counts lines, and `longest` is the size of the longest record in bytes.
+    `records` counts the records without the header, `physical` the lines. `malformed` are the records in which a cell
+    goes on after its closing quote. `longest` is the size of the longest record in bytes.
     """
 
     header: tuple[str, ...] = ()
@@ -78,25 +78,25 @@ class Lines:
 
 
 def scan(content: Content, multiline: Collection[str] = ()) -> Lines:
-    """The file's lines. A quoted cell may span lines in the columns named by `multiline` only.
+    """Scan the file's lines. Quoted cells may only span lines in the columns `multiline`.
 
-    Raises LineError for a quote that is not closed where it must be, a record of several lines that does not have the
-    cells of the header, bytes that are not UTF-8, a NUL, a record longer than LONGEST, and a file without a header.
+    Raises LineError for a quote that is not closed where it must be, a multi-line record with another number of cells
+    than the header, bytes that are not UTF-8, a NUL, a record longer than LONGEST, and a file without a header.
     """
     with content.open("rb") as file:
         return _Scan(multiline).read(file)
 
 
 def without(content: Content, spans: Collection[Span]) -> bytes:
-    """The file's bytes but for these records."""
+    """The file's bytes without these records."""
     with content.open("rb") as file:
-        whole = file.read()
-    edges = [0, *(edge for span in spans for edge in (span.start, span.end)), len(whole)]
-    return b"".join(whole[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True))
+        data = file.read()
+    edges = [0, *(edge for span in spans for edge in (span.start, span.end)), len(data)]
+    return b"".join(data[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True))
 
 
 def text(content: Content, spans: Collection[Span]) -> list[str]:
-    """Each record as text, without its line end."""
+    """The text of each record, without its line end."""
     with content.open("rb") as file:
         return [_text(file, span) for span in spans]
 
@@ -108,31 +108,31 @@ def _text(file: BinaryIO, span: Span) -> str:
 
 @dataclass(frozen=True)
 class _Record:
-    """A record as its quotes say. `end` is where its last line end begins, or None where a quote stays open."""
+    """A record, by its quotes. `end` is the position of its last line end, or None where a quote stays open."""
 
     end: int | None
     cells: int
     malformed: bool
-    broken: tuple[tuple[int, int], ...]
-    """Position and first byte of each cell that holds a line break; the last one stays open where `end` is None."""
+    multiline: tuple[tuple[int, int], ...]
+    """Index and first byte of each cell with a line break; the last one stays open where `end` is None."""
 
 
 def _walk(block: bytes, start: int, limit: int) -> _Record:
-    """Follow the record that begins at `start`, byte by byte as far as regular expressions allow."""
+    """Parse the record that begins at `start`."""
     at, cells, malformed = start, 1, False
-    broken: list[tuple[int, int]] = []
+    multiline: list[tuple[int, int]] = []
     while True:
         if at < limit and block[at] == QUOTE:
             cell = QUOTED.match(block, at, limit)
             if cell is None:
-                return _Record(None, cells, malformed, (*broken, (cells - 1, at)))
+                return _Record(None, cells, malformed, (*multiline, (cells - 1, at)))
             if block.find(b"\n", at, cell.end()) >= 0 or block.find(b"\r", at, cell.end()) >= 0:
-                broken.append((cells - 1, at))
+                multiline.append((cells - 1, at))
             at = cell.end()
             malformed |= at < limit and block[at] not in (COMMA, LF, CR)
-        at = UNQUOTED.match(block, at, limit).end()  # type: ignore[union-attr]  # matches nothing, too
+        at = UNQUOTED.match(block, at, limit).end()  # type: ignore[union-attr]  # it matches the empty string, too
         if at >= limit or block[at] != COMMA:
-            return _Record(at, cells, malformed, tuple(broken))
+            return _Record(at, cells, malformed, tuple(multiline))
         at, cells = at + 1, cells + 1
 
 
@@ -143,7 +143,7 @@ class _Scan:
         self.multiline = multiline
         self.lines = Lines()
         self.offset = 0
-        """Bytes of the file before the block at hand."""
+        """Bytes of the file before the current block."""
 
     def read(self, file: BinaryIO) -> Lines:
         rest = b""
@@ -158,15 +158,15 @@ class _Scan:
         return self.lines
 
     def _take(self, block: bytes, *, final: bool) -> bytes:
-        """Account for the whole lines of a block. Returns the rest, which belongs to the next block."""
+        """Account for the complete lines of a block. Returns the rest, for the next block."""
         if self.offset == 0 and block.startswith(BOM):
             block, self.offset = block[len(BOM) :], len(BOM)
         codes = np.frombuffer(block, np.uint8)
         ends = _line_ends(block, codes, final=final)
         self._ensure_text(block, ends)
-        taken = self._account(block, codes, ends, final=final) if len(ends) else 0
-        self.offset += taken
-        return block[taken:]
+        size = self._account(block, codes, ends, final=final) if len(ends) else 0
+        self.offset += size
+        return block[size:]
 
     def _ensure_text(self, block: bytes, ends: np.ndarray) -> None:
         if (nul := block.find(b"\0")) >= 0:
@@ -179,21 +179,21 @@ class _Scan:
             raise LineError("is not UTF-8", self._line_at(ends, error.start)) from None
 
     def _line_at(self, ends: np.ndarray, at: int) -> int:
-        """The number of the line that holds a byte of the block, from 1."""
+        """The number, from 1, of the line with a byte of the block."""
         return self.lines.physical + int(np.searchsorted(ends, at, "right")) + 1
 
     def _account(self, block: bytes, codes: np.ndarray, ends: np.ndarray, *, final: bool) -> int:
-        """Count the records of these lines. Returns the bytes they take, without a record that the block cuts off."""
+        """Count the records of these lines. Returns their size, without a record that continues in the next block."""
         starts = np.concatenate(([0], ends[:-1]))
         stops = _stops(codes, starts, ends)
         filled = stops > starts
         headers = self._read_header(block, starts[filled], ends)
         count, following, continued = len(ends), 0, 0
-        for number in _doubtful(block, codes, starts, ends):
+        for number in _suspicious_lines(block, codes, starts, ends):
             if number < following or LINE.fullmatch(block, starts[number], stops[number]):
-                continue  # within a record that began on an earlier line, or whole after all
+                continue  # part of an earlier record, or a valid record
             record = _walk(block, int(starts[number]), int(ends[-1]))
-            if record.broken:
+            if record.multiline:
                 last = self._last_line(record, ends, final=final)
                 if last is None:
                     count = number
@@ -210,27 +210,27 @@ class _Scan:
         return int(ends[count - 1]) if count else 0
 
     def _read_header(self, block: bytes, starts: np.ndarray, ends: np.ndarray) -> int:
-        """Take the names from the first record, unless that is done. Returns how many of these lines are headers."""
+        """Read the header from the first record, unless that is done. Returns how many of these lines are headers."""
         if self.lines.header or not len(starts):
             return 0
         start = int(starts[0])
         record = _walk(block, start, int(ends[-1]))
-        if record.broken or record.malformed:
+        if record.multiline or record.malformed:
             raise LineError(
                 "is the header, and a quote in it is not closed where a name ends", self._line_at(ends, start)
             )
         try:
             self.lines.header = tuple(next(csv.reader([block[start : record.end].decode()])))
         except csv.Error:
-            raise LineError("should be the header, and is no list of names", self._line_at(ends, start)) from None
+            raise LineError("should be the header, and is not a list of names", self._line_at(ends, start)) from None
         return 1
 
     def _last_line(self, record: _Record, ends: np.ndarray, *, final: bool) -> int | None:
-        """The line of the block on which a record of several lines ends; None if it goes on after the block."""
+        """The line on which a multi-line record ends; None if it continues in the next block."""
         header = self.lines.header
         cells = [
             (header[position] if position < len(header) else "", self._line_at(ends, at))
-            for position, at in record.broken
+            for position, at in record.multiline
         ]
         for column, line in cells:
             if column not in self.multiline:
@@ -247,12 +247,12 @@ class _Scan:
 
 
 def _line_ends(block: bytes, codes: np.ndarray, *, final: bool) -> np.ndarray:
-    """Where each line ends, its line end included. The last line of the file need not have one."""
+    """The end of each line, after its line end. The last line of the file need not have one."""
     ends = np.flatnonzero(codes == LF) + 1
     if b"\r" in block:
         returns = np.flatnonzero(codes == CR)
         if not final:
-            returns = returns[returns < len(codes) - 1]  # the next block may begin with its line feed
+            returns = returns[returns < len(codes) - 1]  # the next block may start with its line feed
         following = codes[np.minimum(returns + 1, len(codes) - 1)]
         ends = np.sort(np.concatenate((ends, returns[following != LF] + 1)))
     if final and len(codes) and (not len(ends) or ends[-1] < len(codes)):
@@ -261,7 +261,7 @@ def _line_ends(block: bytes, codes: np.ndarray, *, final: bool) -> np.ndarray:
 
 
 def _stops(codes: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Where each line stops, its line end left out."""
+    """The end of each line, before its line end."""
     last = codes[ends - 1]
     before = codes[np.maximum(ends - 2, 0)]
     pair = (last == LF) & (before == CR) & (ends - 2 >= starts)
@@ -269,10 +269,10 @@ def _stops(codes: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarra
     return stops
 
 
-def _doubtful(block: bytes, codes: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> list[int]:
-    """The lines whose quotes do not pair up, each pair around a whole cell; a doubled quote is where two pairs touch.
+def _suspicious_lines(block: bytes, codes: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> list[int]:
+    """The lines with quotes that are not pairs around whole cells (a doubled quote is where two pairs touch).
 
-    Any other line, if a record begins on it, ends it, and each of its quoted cells is closed where the cell ends.
+    On any other line a record that begins there also ends there, with all quotes closed at the end of their cells.
     """
     if b'"' not in block:
         return []
@@ -286,5 +286,5 @@ def _doubtful(block: bytes, codes: np.ndarray, starts: np.ndarray, ends: np.ndar
     opening, closing = quotes[::2], quotes[1::2]
     before = np.where(opening > 0, codes[opening - 1], LF)
     after = np.where(closing + 1 < len(codes), codes[np.minimum(closing + 1, len(codes) - 1)], LF)
-    odd = np.concatenate((opening[~_BOUNDARY[before]], closing[~_BOUNDARY[after]]))
-    return [int(number) for number in np.union1d(np.searchsorted(ends, odd, "right"), single)]
+    misplaced = np.concatenate((opening[~_BOUNDARY[before]], closing[~_BOUNDARY[after]]))
+    return [int(number) for number in np.union1d(np.searchsorted(ends, misplaced, "right"), single)]

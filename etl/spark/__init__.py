@@ -1,6 +1,4 @@
-"""A Spark of our own on this machine: Java found, jars checked, a Connect server started. Which engine computes is
-decided in `etl.engine`.
-"""
+"""A Spark Connect server on this machine: find Java, fetch jars, start it. `etl.engine` chooses the engine."""
 
 
 class SparkError(RuntimeError):

@@ -1,4 +1,4 @@
-"""The profile of a Spark with RAPIDS, which runs what it can of a plan on the GPU."""
+"""Spark settings for RAPIDS, which runs as much of a plan as it can on the GPU."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ RAPIDS = (
         "d5224e1c07bc881e93829ea341b33a9a7896d1ced7783262b62d027a1e48b1f9",
     ),
 )
-"""One gigabyte."""
+"""1 GB."""
 
 PROFILE = {
-    "spark.plugins": "com.nvidia.spark.SQLPlugin",  # the whole of RAPIDS: it rewrites physical plans
-    "spark.executor.resource.gpu.amount": "1",  # an executor holds one GPU; RAPIDS knows no other way
-    # up to ten tasks of an executor are scheduled at once; how many are on the GPU is the next line's
+    "spark.plugins": "com.nvidia.spark.SQLPlugin",  # RAPIDS itself: it rewrites physical plans
+    "spark.executor.resource.gpu.amount": "1",  # RAPIDS requires one GPU per executor
+    # an executor runs up to ten tasks at once; the next setting limits those on the GPU
     "spark.task.resource.gpu.amount": "0.1",
     # two tasks on the GPU at a time: one computes while the other copies; more need more GPU memory
     "spark.rapids.sql.concurrentGpuTasks": "2",
@@ -27,18 +27,16 @@ PROFILE = {
     "spark.sql.files.maxPartitionBytes": "512m",
     "spark.rapids.sql.explain": "NOT_ON_GPU",  # the log says what stayed on the CPU, and why
 }
-"""Each setting with its reason. The sizes are for one GPU of 16 GB and more."""
+"""Sizes are for a GPU of 16 GB and more."""
 
 
 def settings_for(master: str) -> dict[str, str]:
-    """The profile, without the resources that a cluster's master hands out when there is none: a local Spark offers no
-    GPU, and tasks that ask for one wait for ever.
-    """
+    """The profile for a master. A local one has no GPU resources, for which tasks would wait forever."""
     return {name: value for name, value in PROFILE.items() if not (master.startswith("local") and ".resource." in name)}
 
 
 PLAN_ONLY = {
     "spark.plugins": PROFILE["spark.plugins"],
-    "spark.rapids.sql.mode": "explainOnly",  # no GPU is looked for; plans are judged and then run on the CPU
+    "spark.rapids.sql.mode": "explainOnly",  # explains which operators would run on a GPU, and runs the plan on the CPU
     "spark.rapids.sql.explain": "ALL",
 }

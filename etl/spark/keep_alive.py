@@ -1,10 +1,9 @@
-"""Keeps a Spark Connect session that idles, and renews one that its server forgot.
+"""Keep an idle Spark Connect session alive, and renew one that the server has dropped.
 
-A server forgets a session without requests: Sail after 15 minutes unless it is set otherwise, also while it works on a
-long query, and Spark after an hour. From then on every call fails, even one that only builds a plan. So a thread asks
-for a setting now and then, which counts as a request. It cannot do so while the machine sleeps: then the session gets
-another id, and goes on. Frames that were made before go on too, because they hold the session and not its id. Temporary
-views, and data that was sent to the server beside a plan, are gone.
+Servers drop sessions without requests: Sail after 15 minutes by default, even during a long query, and Spark after an
+hour. From then on every call fails, even one that only builds a plan. So a thread reads a setting now and then, which
+counts as a request. It cannot do so while the machine sleeps: then the session gets a new id. Existing frames keep
+working, because they refer to the session, not to its id. Temporary views and uploaded data are lost.
 """
 
 from __future__ import annotations
@@ -26,15 +25,13 @@ if TYPE_CHECKING:
 SAIL_TIMEOUT = "SAIL_SPARK__SESSION_TIMEOUT_SECS"
 LONGEST_SECONDS = 30.0
 PINGS = 5
-"""In the time after which a session is forgotten, so that some may be late on a busy machine."""
+"""Requests per timeout, so that some may be late on a busy machine."""
 GONE = ("is not running", "SESSION_NOT_FOUND", "SESSION_CLOSED", "SESSION_CHANGED")
-"""What servers say of a session that they do not know any more: Sail, then Spark."""
+"""Error messages for a dropped session: of Sail, then of Spark."""
 
 
 def period() -> float:
-    """Seconds between two requests: well below the timeout that Sail is set to, which is in this process's environment
-    where Sail runs here.
-    """
+    """Seconds between two requests: well below Sail's timeout, which an in-process Sail reads from the environment."""
     try:
         timeout = float(os.environ.get(SAIL_TIMEOUT) or LONGEST_SECONDS * PINGS)
     except ValueError:
@@ -44,8 +41,9 @@ def period() -> float:
 
 @dataclass
 class _Kept:
-    """A session that is kept, with the settings that a new one needs, and when it was last known to be there by the
-    wall clock, which goes on while a machine sleeps.
+    """A session's settings, for its renewal, and when it was last seen alive.
+
+    `seen` is wall-clock time, which goes on while the machine sleeps.
     """
 
     settings: Mapping[str, str]
@@ -57,11 +55,11 @@ class _Kept:
 _kept: weakref.WeakKeyDictionary[SparkSession, _Kept] = weakref.WeakKeyDictionary()
 _ending = threading.Event()
 atexit.register(_ending.set)
-os.register_at_fork(after_in_child=_kept.clear)  # the thread stays with the parent, and so may a lock that it held
+os.register_at_fork(after_in_child=_kept.clear)  # the child has no such thread, and may have inherited its lock
 
 
 def start(spark: SparkSession, settings: Mapping[str, str]) -> None:
-    """Apply the settings, and keep the session until it is stopped or nobody holds it any more."""
+    """Apply the settings, and keep the session alive until it is stopped or garbage-collected."""
     kept = _Kept(settings, period())
     _apply(spark, settings)
     kept.seen = time.time()
@@ -70,13 +68,11 @@ def start(spark: SparkSession, settings: Mapping[str, str]) -> None:
 
 
 def refresh(spark: SparkSession) -> None:
-    """See that the session is there, unless it was lately, and renew it if it is not. A server that is away is left for
-    the caller's own request to tell of.
-    """
+    """Renew a dropped session; do nothing if it was seen lately. Errors are left to the caller's next request."""
     kept = _kept.get(spark)
     if kept and not 0 <= time.time() - kept.seen < kept.seconds * 2:
         with suppress(Exception):
-            _see_to(spark, kept)
+            _ping(spark, kept)
 
 
 def _keep(reference: weakref.ref[SparkSession], kept: _Kept) -> None:
@@ -84,26 +80,24 @@ def _keep(reference: weakref.ref[SparkSession], kept: _Kept) -> None:
         spark = reference()
         if spark is None or spark.is_stopped:
             return
-        with suppress(Exception):  # a server that is away for now; whoever needs it is told
-            _see_to(spark, kept)
-        del spark  # else it would never be let go
+        with suppress(Exception):  # the server is down; the next request reports it
+            _ping(spark, kept)
+        del spark  # or it is never garbage-collected
 
 
-def _see_to(spark: SparkSession, kept: _Kept) -> None:
+def _ping(spark: SparkSession, kept: _Kept) -> None:
     with kept.lock:
         try:
             spark.client.get_configs(next(iter(kept.settings)))
         except Exception as error:
-            if not any(sign in str(error) for sign in GONE):
+            if not any(message in str(error) for message in GONE):
                 raise
             _renew(spark, kept.settings)
         kept.seen = time.time()
 
 
 def _renew(spark: SparkSession, settings: Mapping[str, str]) -> None:
-    """Give the session another id, under which the server makes a new one: it takes an id that it has closed for
-    gone.
-    """
+    """Give the session a new id: the server does not accept one that it has closed."""
     new, client = str(uuid.uuid4()), spark.client
     client._server_session_id = None
     client._session_id = client._artifact_manager._session_id = spark._session_id = new

@@ -1,7 +1,6 @@
-"""A Spark Connect server on this machine: one for all tasks while the services run, or one for the life of a process.
+"""A Spark Connect server on this machine, shared by all tasks while the services run, or private to a process.
 
-`<home>/run/spark.json` says where it is. A server is ours only if the process behind that file still is the one that
-was started.
+`<home>/run/spark.json` has the process and port of the shared one, and its start time, in case the id is reused.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ CLASS = "org.apache.spark.sql.connect.service.SparkConnectServer"
 
 
 def settings_of(port: int, master: str) -> dict[str, str]:
-    """What the server is started with. `MILLRACE_SPARK_CONF` adds to it, `key=value` separated by commas."""
-    found = {
+    """The server's settings. `MILLRACE_SPARK_CONF` adds to them: `key=value`, separated by commas."""
+    spark_conf = {
         "spark.master": master,
         "spark.app.name": "millrace",
         "spark.connect.grpc.binding.address": settings.bind(),
@@ -43,48 +42,46 @@ def settings_of(port: int, master: str) -> dict[str, str]:
         "spark.jars": ",".join(str(path) for path in jars.fetched(jars.DELTA)),
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": str(2 * (os.cpu_count() or 2)),
-        "spark.databricks.delta.snapshotPartitions": "1",  # 50 by default: a second of tasks for a log of ten entries
+        "spark.databricks.delta.snapshotPartitions": "1",  # the default of 50 costs a second for a log of ten entries
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
     if storage.is_remote(settings.lake()):
-        found |= s3_settings()
-        found["spark.jars"] += "".join(f",{path}" for path in jars.fetched(jars.S3))
-    found |= _profile(settings.spark_profile(), found["spark.jars"], master)
-    return found | settings.spark_conf()
+        spark_conf |= s3_settings()
+        spark_conf["spark.jars"] += "".join(f",{path}" for path in jars.fetched(jars.S3))
+    spark_conf |= _profile(settings.spark_profile(), spark_conf["spark.jars"], master)
+    return spark_conf | settings.spark_conf()
 
 
 def s3_settings() -> dict[str, str]:
-    """How Spark reaches `s3://` paths. Credentials are not among them: Hadoop's client finds them where AWS's own tools
-    do, in the environment first.
-    """
-    known = bucket.environment()
-    endpoint = known.get("AWS_ENDPOINT_URL", "")
-    found = {
+    """The settings for `s3://` paths, without credentials: Hadoop's client reads the usual AWS variables."""
+    variables = bucket.environment()
+    endpoint = variables.get("AWS_ENDPOINT_URL", "")
+    options = {
         "fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
         "fs.AbstractFileSystem.s3.impl": "org.apache.hadoop.fs.s3a.S3A",
-        "fs.s3a.endpoint.region": known["AWS_REGION"],
+        "fs.s3a.endpoint.region": variables["AWS_REGION"],
     }
     if endpoint:
-        found |= {
+        options |= {
             "fs.s3a.endpoint": endpoint,
             "fs.s3a.path.style.access": "true",
             "fs.s3a.connection.ssl.enabled": str(endpoint.startswith("https://")).lower(),
         }
-    return {f"spark.hadoop.{name}": value for name, value in found.items()}
+    return {f"spark.hadoop.{name}": value for name, value in options.items()}
 
 
-def _profile(name: str, known: str, master: str) -> dict[str, str]:
+def _profile(name: str, spark_jars: str, master: str) -> dict[str, str]:
     if name == "cpu":
         return {}
     return {
         **gpu.settings_for(master),
-        "spark.jars": ",".join([known, *(str(path) for path in jars.fetched(gpu.RAPIDS))]),
+        "spark.jars": ",".join([spark_jars, *(str(path) for path in jars.fetched(gpu.RAPIDS))]),
     }
 
 
 def command(port: int) -> list[str]:
-    """The server's command line, for a process that is to become it."""
+    """The server's command line."""
     java.find()
     master = settings.spark_master()
     options = [part for name, value in settings_of(port, master).items() for part in ("--conf", f"{name}={value}")]
@@ -92,29 +89,32 @@ def command(port: int) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """What Spark's scripts look at."""
-    found = {
+    """The environment of Spark's scripts."""
+    variables = {
         **os.environ,
         "SPARK_HOME": str(jars.spark_home()),
         "JAVA_HOME": str(java.find().resolve().parent.parent),
         "SPARK_NO_DAEMONIZE": "1",
     }
     if storage.is_remote(settings.lake()) and (bundle := os.environ.get(bucket.BUNDLE)):
-        found["JAVA_TOOL_OPTIONS"] = f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {_trust_options(Path(bundle))}".strip()
-    return found
+        variables["JAVA_TOOL_OPTIONS"] = (
+            f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {_trust_options(Path(bundle))}".strip()
+        )
+    return variables
 
 
 def _trust_options(bundle: Path) -> str:
-    """Have Java trust the authorities of a PEM file and no others: it reads a store of its own format only. The
-    password is Java's usual one, and protects nothing.
+    """Java options to trust only the authorities of a PEM file, which is converted to PKCS12 for Java.
+
+    The password is Java's usual one, and protects nothing.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
 
     store, password = settings.home() / "spark" / "authorities.p12", "changeit"
     trusted = [
-        pkcs12.PKCS12Certificate(found, str(number).encode())
-        for number, found in enumerate(x509.load_pem_x509_certificates(bundle.read_bytes()))
+        pkcs12.PKCS12Certificate(certificate, str(number).encode())
+        for number, certificate in enumerate(x509.load_pem_x509_certificates(bundle.read_bytes()))
     ]
     store.parent.mkdir(parents=True, exist_ok=True)
     write_whole(store, pkcs12.serialize_java_truststore(trusted, BestAvailableEncryption(password.encode())))
@@ -123,48 +123,48 @@ def _trust_options(bundle: Path) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as one:
-        one.bind((LOOPBACK, 0))
-        port: int = one.getsockname()[1]
+    """A free port."""
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        port: int = listener.getsockname()[1]
         return port
 
 
 def url(port: int) -> str:
-    """Where clients connect."""
+    """The URL for clients."""
     return f"sc://{LOOPBACK}:{port}"
 
 
 def record_path() -> Path:
-    """The file that says where the shared server is."""
+    """The file with the process and port of the shared server."""
     return settings.home() / "run" / "spark.json"
 
 
 def record(pid: int, port: int) -> None:
-    """Tell other processes of this home that this process is, or becomes, their server."""
+    """Record that this process is, or becomes, the shared server of this home."""
     write_whole(
         record_path(), json.dumps({"pid": pid, "port": port, "started": psutil.Process(pid).create_time()}).encode()
     )
 
 
 def running() -> str | None:
-    """The URL of the shared server, if it lives and listens."""
+    """The URL of the shared server, if it is running and listening."""
     with suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
-        found = json.loads(record_path().read_text())
-        if psutil.Process(found["pid"]).create_time() == found["started"] and listens(found["port"]):
-            return url(found["port"])
+        recorded = json.loads(record_path().read_text())
+        if psutil.Process(recorded["pid"]).create_time() == recorded["started"] and listens(recorded["port"]):
+            return url(recorded["port"])
     return None
 
 
 def recorded_port() -> int:
-    """The port of the shared server, dead or alive; 0 when there was none."""
+    """The port of the last shared server, running or not; 0 when there was none."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         return int(json.loads(record_path().read_text())["port"])
     return 0
 
 
 def listens(port: int, host: str = LOOPBACK) -> bool:
-    """Whether somebody takes connections there."""
+    """Whether the port accepts connections."""
     try:
         with socket.create_connection((host, port), timeout=3):
             return True
@@ -173,9 +173,7 @@ def listens(port: int, host: str = LOOPBACK) -> bool:
 
 
 def start(log: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a server and wait until it takes connections. The caller ends it, and it ends by itself when the caller is
-    gone.
-    """
+    """Start a server and wait until it accepts connections. It stops with the caller, or by `stop`."""
     port = free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
     watched = [sys.executable, "-m", "etl.spark.server", str(os.getpid()), *command(port)]
@@ -194,46 +192,44 @@ def start(log: Path) -> tuple[subprocess.Popen[bytes], int]:
 
 
 def wait(port: int, log: Path, process: subprocess.Popen[bytes] | None = None) -> None:
-    """Return once the server takes connections; SparkError with the end of its log if it dies or takes too long."""
+    """Wait until the server accepts connections; SparkError with the end of its log if it dies or takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while not listens(port):
         died = process is not None and process.poll() is not None
         if died or time.monotonic() > deadline:
             if process is not None:
                 stop(process)
-            told = (
+            log_tail = (
                 "\n".join(log.read_text(errors="replace").strip().splitlines()[-15:])
                 if log.exists()
                 else "(nothing was written)"
             )
             raise SparkError(
                 f"Spark {'ended while it started' if died else f'did not listen after {START_SECONDS:.0f} s'}. The end"
-                f" of {log}:\n{told}"
+                f" of {log}:\n{log_tail}"
             )
         time.sleep(0.1)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a server that this process started: the script and the Java below it."""
-    family = []
+    """Stop a server that this process started: its script and its Java process."""
+    family: list[psutil.Process] = []
     with suppress(psutil.Error):
         parent = psutil.Process(process.pid)
         family = [parent, *parent.children(recursive=True)]
-    for one in family:
+    for member in family:
         with suppress(psutil.Error):
-            one.terminate()
+            member.terminate()
     _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
-    for one in alive:
+    for member in alive:
         with suppress(psutil.Error):
-            one.kill()
+            member.kill()
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=STOP_SECONDS)
 
 
 def main() -> int:
-    """`python -m etl.spark.server PID COMMAND...`: run the command until it ends, or until the process PID, which
-    started this one, is gone.
-    """
+    """`python -m etl.spark.server PID COMMAND...`: run the command until it ends, or until its parent PID is gone."""
     owner = int(sys.argv[1])
     process = subprocess.Popen(sys.argv[2:])
     while process.poll() is None:

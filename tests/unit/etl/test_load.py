@@ -150,7 +150,7 @@ def test_a_load_comes_after_the_one_before_it_although_the_clock_was_set_back(
     loads = deliveries()
     assert [coupon for coupon, _ in loads] == [1, 2, 3]
     assert loads[0][1] < loads[1][1] < loads[2][1] < loads[0][1] + timedelta(seconds=1)
-    assert not carry(home).anything
+    assert not carry(home).files
 
 
 def test_a_clock_that_goes_on_is_believed_again(home: Path, clock: Callable) -> None:
@@ -178,7 +178,7 @@ def test_a_correction_that_an_older_millrace_lost_wins(home: Path, clock: Callab
     assert carry(home).staged == 1
     assert deliveries()[-1][0] == 2
     assert deliveries()[-1][1] > NOW
-    assert not carry(home).anything
+    assert not carry(home).files
 
 
 def test_files_without_bounds_in_the_log_are_looked_into(home: Path) -> None:
