@@ -1,6 +1,4 @@
-"""Reading the tables of a release with DuckDB: exactly the files of the pinned Delta version, and none that came
-later.
-"""
+"""DuckDB over the tables of a release: reads exactly the files of each pinned Delta version."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from contracts.model import Layer
-from features.queries import Rows
+from features.queries import NumberedTable
 from lake import release, settings, storage
 from lake.release import Release
 from lake.sql import identifier, parquet
@@ -23,7 +21,7 @@ if TYPE_CHECKING:  # a feature server imports this module, and its image holds n
     import pyarrow.dataset as ds
     from deltalake import DeltaTable
 
-PLACE = ("file_index", "file_row_number")
+ROW_POSITION = ("file_index", "file_row_number")
 """Columns that DuckDB adds where a table has none of these names."""
 
 
@@ -32,8 +30,8 @@ class SourceError(LookupError):
 
 
 def pinned(number: int | Release | None = None) -> Release:
-    """The release of that number, else the one that `MILLRACE_RELEASE` names, else the newest. A release itself is
-    taken as it is.
+    """The release with that number, else the one that `MILLRACE_RELEASE` names, else the newest. A Release is returned
+    as it is.
     """
     if isinstance(number, Release):
         return number
@@ -41,7 +39,9 @@ def pinned(number: int | Release | None = None) -> Release:
 
 
 def published(qualified: str, version: int | None = None) -> LakeReader:
-    """A reader of one table, whether or not a release pins it: at its newest version, or at an older one."""
+    """A reader of one table at its newest version or an older one, pinned by a release or not; SourceError if there is
+    none.
+    """
     if qualified.split(".")[0] not in [*Layer] or qualified.count(".") != 1:
         raise SourceError(f"{qualified!r} is no table. Name it with its layer, such as silver.transactions")
     from deltalake import DeltaTable
@@ -61,19 +61,19 @@ def published(qualified: str, version: int | None = None) -> LakeReader:
 
 
 def is_plain(delta: DeltaTable) -> bool:
-    """Whether the version's files are all that there is to it: its rows, under the names of its columns."""
+    """Whether plain Parquet readers see the version as Delta does: no partitions and no reader features."""
     return not delta.metadata().partition_columns and not delta.protocol().reader_features
 
 
 def arrow_dataset(delta: DeltaTable) -> ds.Dataset:
-    """The version's rows as a pyarrow data set, for DuckDB to query.
+    """The version's rows as a pyarrow dataset that DuckDB can query.
 
-    delta-rs also passes on each column's bounds in the log. Where the log has none, as ours for text and decimals, it
-    passes on NULL, and pyarrow leaves out the file: `WHERE department = 'GROCERY'` finds nothing. So only the values of
-    partition columns, which no file holds, are taken from the log. The files' own statistics skip row groups as well.
+    delta-rs passes each column's bounds in the log to pyarrow. Where the log has none, as ours for text and decimals,
+    it passes NULL, and pyarrow skips the file: `WHERE department = 'GROCERY'` returns no rows. So only the values of
+    partition columns, which no file holds, come from the log. The files' own statistics still skip row groups.
 
-    Files of this machine are read by Arrow itself. delta-rs would have its threads call Python, and where a query ends
-    before the scan does, after an error or a LIMIT, they still do so while the process ends: it hangs or is aborted.
+    Arrow reads local files itself. delta-rs would have its threads call Python, and after a query that ends before its
+    scan, by an error or a LIMIT, they still do so while the process exits, which then hangs or aborts.
     """
     import pyarrow.dataset as ds
     from pyarrow import fs
@@ -85,10 +85,10 @@ def arrow_dataset(delta: DeltaTable) -> ds.Dataset:
     fragments = []
     for fragment in dataset.get_fragments():
         values = ds.get_partition_keys(fragment.partition_expression)
-        known = [_equals(ds.field(name), value) for name, value in values.items() if name in partitions]
-        known_all = reduce(and_, known) if known else None
+        conditions = [_equals(ds.field(name), value) for name, value in values.items() if name in partitions]
+        condition = reduce(and_, conditions) if conditions else None
         fragments.append(
-            dataset.format.make_fragment(fragment.path, dataset.filesystem, partition_expression=known_all)
+            dataset.format.make_fragment(fragment.path, dataset.filesystem, partition_expression=condition)
         )
     return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
 
@@ -98,45 +98,43 @@ def _equals(column: ds.Expression, value: Any) -> ds.Expression:
 
 
 @cache
-def _engine() -> duckdb.DuckDBPyConnection:
-    """A DuckDB that is there already, because starting one takes as long as joining 100,000 rows. It keeps no file in
-    memory that nobody reads.
-    """
+def _shared_duckdb() -> duckdb.DuckDBPyConnection:
+    """The DuckDB that this process shares: starting one takes as long as joining 100,000 rows. It caches no files."""
     import duckdb
 
     return duckdb.connect(config={"enable_external_file_cache": False})
 
 
-def _leave_to_the_parent() -> None:
-    """In a forked child: never close the parent's DuckDB, which would wait for ever for threads that are not here."""
-    if _engine.cache_info().currsize:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_engine()))
+def _keep_parent_connection() -> None:
+    """In a forked child, keep the parent's DuckDB open: closing it would wait forever for threads that the fork did not
+    copy.
+    """
+    if _shared_duckdb.cache_info().currsize:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_shared_duckdb()))
 
 
-os.register_at_fork(after_in_child=_leave_to_the_parent)
+os.register_at_fork(after_in_child=_keep_parent_connection)
 
 
 class LakeReader:
-    """A DuckDB connection that knows the tables of one release; with a DuckDB of its own, unless it may be `shared` by
-    all such readers of this process.
-    """
+    """A DuckDB connection to the tables of one release. `shared` readers of local lakes use one DuckDB per process."""
 
     def __init__(self, release: Release, *, shared: bool = False) -> None:
         self.release = release
         self._shared = shared and not storage.is_remote(settings.lake())
         self._relations: dict[str, dict[str, str]] = {}
-        self._rows: dict[str, Rows] = {}
+        self._rows: dict[str, NumberedTable] = {}
 
     @cached_property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """In memory, UTC, and blind to Python variables."""
+        """In memory, in UTC, without access to Python variables."""
         return self.connect()
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        """A new connection, which can read the lake's files."""
+        """A new connection that can read the lake's files."""
         import duckdb
 
-        connection = _engine().cursor() if self._shared else storage.readable(duckdb.connect(), settings.lake())
+        connection = _shared_duckdb().cursor() if self._shared else storage.readable(duckdb.connect(), settings.lake())
         connection.execute(
             "SET TimeZone = 'UTC'; SET python_enable_replacements = false; SET preserve_insertion_order = false; SET"
             " enable_progress_bar = false"
@@ -147,13 +145,15 @@ class LakeReader:
         """Make a version of a table readable under the name `qualified`."""
         uris = delta.file_uris()
         view = identifier(qualified)
-        if uris and is_plain(delta) and not {field.name.lower() for field in delta.schema().fields} & {*PLACE}:
-            self._rows[qualified] = Rows(parquet(uris), f"{PLACE[0]}::BIGINT * {2**40} + {PLACE[1]}")
+        if uris and is_plain(delta) and not {field.name.lower() for field in delta.schema().fields} & {*ROW_POSITION}:
+            self._rows[qualified] = NumberedTable(
+                parquet(uris), f"{ROW_POSITION[0]}::BIGINT * {2**40} + {ROW_POSITION[1]}"
+            )
             self.connection.execute(f"CREATE TEMP VIEW {view} AS FROM {self._rows[qualified].table}")
         # empty, partitioned, or with a feature or a name that plain Parquet readers do not know: slower, and never
         # wrong
         else:
-            self._rows[qualified] = Rows(view, "row_number() OVER ()", lasting=False)
+            self._rows[qualified] = NumberedTable(view, "row_number() OVER ()", is_stable=False)
             self.connection.register(qualified, arrow_dataset(delta))
 
     def table(self, qualified: str) -> str:
@@ -161,8 +161,8 @@ class LakeReader:
         self.columns(qualified)
         return identifier(qualified)
 
-    def rows(self, qualified: str) -> Rows:
-        """The same with its rows numbered."""
+    def rows(self, qualified: str) -> NumberedTable:
+        """The pinned version of `layer.name` with an expression that numbers its rows."""
         self.columns(qualified)
         return self._rows[qualified]
 
@@ -185,8 +185,8 @@ class LakeReader:
                 " contract, or read an older release's features"
             )
 
-    def offer(self, sql: str) -> None:
-        """Make the release's tables that `sql` mentions readable under their own names, such as
+    def create_views(self, sql: str) -> None:
+        """Create views of the release's tables that `sql` mentions, under their own names, such as
         gold.customer_product.
         """
         for qualified in self.release.tables:
@@ -195,11 +195,11 @@ class LakeReader:
                 self.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {layer}")
                 self.connection.execute(f"CREATE OR REPLACE VIEW {qualified} AS FROM {self.table(qualified)}")
 
-    def _refuse_another(self, qualified: str, found: str) -> None:
-        if self.release.ids.get(qualified, found) != found:
+    def _ensure_same_table(self, qualified: str, table_id: str) -> None:
+        if self.release.ids.get(qualified, table_id) != table_id:
             raise SourceError(
                 f"release {self.release.number} pins version {self.release.tables[qualified]} of a table {qualified}"
-                " that was removed and built anew since. Its rows are gone; read the newest release"
+                " that was removed and rebuilt since. Its rows are gone; read the newest release"
             )
 
     def _open(self, qualified: str) -> None:
@@ -211,5 +211,5 @@ class LakeReader:
                 " the DAG `millrace` for it"
             )
         delta = DeltaTable(str(settings.table_path(qualified)), version=self.release.tables[qualified])
-        self._refuse_another(qualified, str(delta.metadata().id))
+        self._ensure_same_table(qualified, str(delta.metadata().id))
         self.attach(qualified, delta)

@@ -1,7 +1,7 @@
-"""What on-demand features are made of, because it depends on the moment of the request: the days since a past event.
+"""Helpers for on-demand features, which depend on the time of the request: days since a past event.
 
-A day is 86,400 seconds and a result is fractional (36 hours are 1.5). It is None when either moment is, and negative
-when the event is later than the request. Moments count in whole seconds, because that is what Feast serves.
+A day is 86,400 seconds and a result is fractional (36 hours are 1.5). It is None when either time is, and negative when
+the event is later than the request. Times are rounded down to whole seconds, because that is what Feast serves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SECONDS_A_DAY = 86_400
 
 
 def days_between(later: Any, earlier: Any) -> float | None:
-    """Days from `earlier` to `later`; each is a datetime (naive: UTC), an ISO text or epoch seconds."""
+    """Days from `earlier` to `later`; each is a datetime (naive: UTC), an ISO string or epoch seconds."""
     end, start = _seconds(later), _seconds(earlier)
     return None if end is None or start is None else (end - start) / SECONDS_A_DAY
 

@@ -1,7 +1,7 @@
 """Feast's provider: what `feast materialize`, `materialize-incremental` and `apply` do in this repository.
 
-Feast loads a view at a time into what is being served. Here a release comes online whole, compared with training, or
-not at all; so these commands do what `millrace serve` does.
+Feast loads one view at a time into the store that is being served. Here a release goes online as a whole, after a
+comparison with training, so these commands do what `millrace serve` does.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from features.offline.labels import JoinKey
 from features.online import backends, materialize
 from features.registry.servable import ensure_gold
 
-project.current()  # the text of on-demand functions may import its modules
+project.current()  # on-demand functions may import its modules
 
 
 class ReleaseProvider(PassthroughProvider):
-    """Our two stores, and a materialization that puts the release online."""
+    """Millrace's offline and online stores, and a materialization that puts a whole release online."""
 
     def __init__(self, config: RepoConfig) -> None:
         super().__init__(config)
         self._loaded: dict[str, dict[str, int]] = {}
-        """Rows that were read from the lake for each view of the generation that this process loaded last."""
+        """Generation -> view -> rows read from the lake, for the generation that this process loaded last."""
 
     def materialize_single_feature_view(
         self,
@@ -54,14 +54,14 @@ class ReleaseProvider(PassthroughProvider):
         """Put all views of the release online, as of `end_date`'s midnight or the release's horizon, whichever is
         earlier.
 
-        Nothing is left to do for the views that follow in the same call, nor where a later day is served already. What
-        was loaded before is told by the versions of the tables, not by `start_date`: rows that came late count.
+        The first view of a call loads all of them; nothing happens where a later day is online already. Table versions,
+        not `start_date`, say what was loaded before, so late rows count.
         """
         release = pinned(config.offline_store.release)
         done = materialize.materialize_until(release, end_date)
         registry.refresh(project)  # definitions may have been applied, and Feast is about to write its own copy back
         if done is None:
-            served = backends.about()
+            served = backends.metadata()
             day = served.horizon if served else "a later day"
             click.echo(f"  nothing to do: what is online is as of {day}, after {end_date:%Y-%m-%dT%H:%M}")
             return
@@ -79,7 +79,7 @@ class ReleaseProvider(PassthroughProvider):
         df: pd.DataFrame,
         field_mapping: dict[str, str] | None = None,
     ) -> Any:
-        """Rows that somebody pushes, as Feast prepares them; LabelError where a key is not of its own type."""
+        """Pushed rows as Feast prepares them; LabelError where a key has the wrong type."""
         for key in getattr(feature_view, "entity_columns", []):
             if key.name in df and key.name != DUMMY_ENTITY_ID:
                 column = pa.chunked_array([pa.array(df[key.name], from_pandas=True)])
@@ -95,7 +95,9 @@ class ReleaseProvider(PassthroughProvider):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """As Feast does it; DefinitionError, before any row is dropped, where a view's source is not a gold table."""
+        """Update as Feast does. DefinitionError, before any row is dropped, where a view's source is not a gold
+        table.
+        """
         for view in tables_to_keep:
             if isinstance(view, FeatureView):
                 ensure_gold(view.name, view.batch_source)

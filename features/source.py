@@ -1,5 +1,5 @@
-"""GoldTable: a Feast data source that names a table of the lake. Path and version belong to the release, so the
-registry holds neither.
+"""GoldTable: a Feast data source that names a table of the lake. Its path and version come from the release, not from
+the registry.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class GoldTable(DataSource):
 
     @property
     def event_column(self) -> str:
-        """The column that says when a row is known."""
+        """The column with the time from which a row is known."""
         return self.column(self.timestamp_field)
 
     @property
@@ -95,7 +95,7 @@ class GoldTable(DataSource):
         return self.column(self.created_timestamp_column) if self.created_timestamp_column else None
 
     def source_type(self) -> Any:
-        """Feast's word for a source that it does not ship."""
+        """Feast's type for custom sources."""
         return DataSourceProto.CUSTOM_SOURCE
 
     def validate(self, config: RepoConfig) -> None:  # noqa: ARG002 (Feast's signature)
@@ -112,12 +112,12 @@ class GoldTable(DataSource):
         return _value_type
 
     def get_table_query_string(self) -> str:
-        """The table's name, as SQL labels may use it."""
+        """The table's name, as it is used in SQL."""
         return self.table
 
 
 def _value_type(spark: str) -> ValueType:
     if spark.startswith("decimal"):
         return ValueType.DOUBLE
-    known = {type_.spark: dtype.to_value_type() for type_, dtype in type_mapping.FROM_CONTRACT.items()}
-    return known.get(spark, ValueType.UNKNOWN)
+    value_types = {type_.spark: dtype.to_value_type() for type_, dtype in type_mapping.FROM_CONTRACT.items()}
+    return value_types.get(spark, ValueType.UNKNOWN)

@@ -1,4 +1,4 @@
-"""Kinds: how one type looks in a contract, in Feast, in DuckDB, in sqlite and in the protobuf that is served.
+"""Type mappings: one type in contracts, Feast, DuckDB, the online stores and the protobuf that is served.
 
 Feast's UnixTimestamp holds whole seconds. Both stores therefore round instants down to the second, so that what is
 trained on is what is served.
@@ -19,16 +19,16 @@ from feast.value_type import ValueType
 from contracts.model import BOOLEAN, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Type
 
 
-class KindError(TypeError):
+class UnsupportedTypeError(TypeError):
     """A type that the feature stores cannot hold."""
 
 
-class KeyTypeError(KindError):
-    """An entity's key is not of its own type. Nothing is converted: the result may be another entity's key."""
+class KeyTypeError(UnsupportedTypeError):
+    """An entity's key has the wrong type. Keys are never converted: the result could be another entity's key."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class TypeMapping:
     """One scalar Feast type.
 
     `arrow` is the type in a training set; `offline` and `online` are DuckDB expressions over `{}`, for a training set
@@ -48,14 +48,14 @@ class Kind:
 INSTANT = pa.timestamp("us", tz="UTC")
 
 
-def _plain(dtype: FeastType, arrow: pa.DataType, proto: str, duckdb: str, sqlite: str, postgres: str) -> Kind:
+def _plain(dtype: FeastType, arrow: pa.DataType, proto: str, duckdb: str, sqlite: str, postgres: str) -> TypeMapping:
     cast = f"CAST({{}} AS {duckdb})"
-    return Kind(dtype, arrow, proto, cast, cast, sqlite, postgres)
+    return TypeMapping(dtype, arrow, proto, cast, cast, sqlite, postgres)
 
 
-KINDS = {
-    kind.dtype: kind
-    for kind in (
+TYPE_MAPPINGS = {
+    mapping.dtype: mapping
+    for mapping in (
         _plain(Int64, pa.int64(), "int64_val", "BIGINT", "INTEGER", "BIGINT"),
         _plain(Int32, pa.int32(), "int32_val", "INTEGER", "INTEGER", "INTEGER"),
         _plain(Float64, pa.float64(), "double_val", "DOUBLE", "REAL", "DOUBLE PRECISION"),
@@ -63,7 +63,7 @@ KINDS = {
         _plain(Bool, pa.bool_(), "bool_val", "BOOLEAN", "INTEGER", "BOOLEAN"),
         _plain(String, pa.string(), "string_val", "VARCHAR", "TEXT", "TEXT"),
         _plain(Bytes, pa.binary(), "bytes_val", "BLOB", "BLOB", "BYTEA"),
-        Kind(
+        TypeMapping(
             UnixTimestamp,
             INSTANT,
             "unix_timestamp_val",
@@ -85,9 +85,9 @@ _KEYS: dict[ValueType, tuple[str, tuple[type, ...], str]] = {
     ValueType.BYTES: ("bytes_val", (bytes,), "bytes"),
     ValueType.BOOL: ("bool_val", (bool, np.bool_), "True or False"),
 }
-"""How a key of each type may be given: as which field of `Value`, as which types of Python, and an example.
+"""For each key type: its field of `Value`, the Python types that are accepted, and an example for messages.
 
-Instants are Feast's to read, in any of its forms.
+Timestamps are left to Feast, which accepts several forms.
 """
 
 LIMITS = {"int64_val": 2**63, "unix_timestamp_val": 2**63, "int32_val": 2**31}
@@ -101,49 +101,48 @@ FROM_CONTRACT: dict[Type, FeastType] = {
 }
 
 
-def of(dtype: FeastType, name: str) -> Kind:
-    """The kind of a Feast type; `name` says whose it is, for the error."""
-    if dtype not in KINDS:
-        raise KindError(
+def of(dtype: FeastType, name: str) -> TypeMapping:
+    """The mapping of a Feast type; UnsupportedTypeError, which names the owner `name`, where there is none."""
+    if dtype not in TYPE_MAPPINGS:
+        raise UnsupportedTypeError(
             f"{name} has the Feast type {dtype}, which the stores cannot hold. Use one of"
-            f" {', '.join(str(known) for known in KINDS)}"
+            f" {', '.join(str(known) for known in TYPE_MAPPINGS)}"
         )
-    return KINDS[dtype]
+    return TYPE_MAPPINGS[dtype]
 
 
-def retyped(value: Any, proto: str) -> Any:
-    """A value as a field of Feast's `Value` has it: 3 becomes 3.0 in `double_val`. KindError when it does not fit; None
-    stays.
+def convert(value: Any, proto: str) -> Any:
+    """The value as that field of Feast's `Value` returns it: 3 becomes 3.0 in `double_val`. None stays None;
+    UnsupportedTypeError when the value does not fit.
     """
     if value is None:
         return None
     try:
         return getattr(Value(**{proto: value}), proto)
     except (TypeError, ValueError) as error:
-        raise KindError(
-            f"{value!r} is no {proto}. If its type was changed since it came online, materialize it anew"
+        raise UnsupportedTypeError(
+            f"{value!r} is no {proto}. If its type changed since it went online, materialize it again"
         ) from error
 
 
-def retyped_row(row: Sequence[Any], protos: Mapping[int, str]) -> tuple[Any, ...]:
-    """A row whose values at some places are `retyped`."""
-    return tuple(retyped(value, protos[at]) if at in protos else value for at, value in enumerate(row))
+def convert_row(row: Sequence[Any], protos: Mapping[int, str]) -> tuple[Any, ...]:
+    """The row with the values at some indexes converted."""
+    return tuple(convert(value, protos[index]) if index in protos else value for index, value in enumerate(row))
 
 
 def key(value: Any, proto: str) -> Any:
-    """A join key as it is stored. NumPy's whole numbers become Python's; KindError for True, 1.0 or "1", which some
-    databases take for 1 and others do not find.
+    """A join key as it is stored: NumPy integers become Python's. UnsupportedTypeError for True, 1.0 or "1", which some
+    databases match with 1 and others do not.
     """
     limit = LIMITS.get(proto)
     if (type(value) is int and -limit <= value < limit) if limit else type(value) is str and proto == "string_val":
         return value
-    return retyped(value, proto)
+    return convert(value, proto)
 
 
 def ensure_key(values: Iterable[Any], expected: ValueType, name: str, view: str) -> None:
-    """Raise KeyTypeError unless each of a caller's values is of the key's own type.
-
-    For an Int64 key that is a whole number, and not "1", True, 1.0 or None.
+    """Raise KeyTypeError unless all of a caller's values have the key's type: for an Int64 key whole numbers, not "1",
+    True, 1.0 or None.
     """
     if expected not in _KEYS:
         return
@@ -164,12 +163,12 @@ def _is_own_type(value: Any, field: str, types: tuple[type, ...]) -> bool:
 
 
 def dtype_of(column: Column) -> FeastType:
-    """The Feast type that serves a contract's column. Money is exact until here and becomes a double."""
+    """The Feast type that serves a contract's column; decimals become doubles."""
     if isinstance(column.type, DecimalType):
         return Float64
     if column.type not in FROM_CONTRACT:
-        known = ", ".join(known.spark for known in FROM_CONTRACT)
-        raise KindError(
+        known = ", ".join(type_.spark for type_ in FROM_CONTRACT)
+        raise UnsupportedTypeError(
             f"column {column.name} is {column.type.spark}, which Feast cannot serve. Use decimal or one of {known} in"
             " the gold contract"
         )

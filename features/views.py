@@ -23,50 +23,54 @@ REQUEST_TIME = "request_time"
 request = RequestSource(
     name="request",
     schema=[Field(name=REQUEST_TIME, dtype=UnixTimestamp)],
+    # part of the digests that manifests keep: a changed text would make training sets impossible to rebuild
     description="What only the caller knows: the moment for which features are asked. Online it is now, unless given",
 )
 
 
-OWN = (FeatureView, OnDemandFeatureView, FeatureService)
+DECLARABLE = (FeatureView, OnDemandFeatureView, FeatureService)
 """What a project's `services.py` may declare. Entities come from the keys of its gold tables."""
 
 
 def declared() -> dict[str, Any]:
-    """Every Feast object of the current project by its name: entities, views, then what its `services.py` declares."""
+    """Every Feast object of the current project by name: entities, views, then the declarations of its
+    `services.py`.
+    """
     of = project.current()
     return {
         **{name: _entity(of, name) for name in _entities()},
         **{table.name: view(table.name) for table in catalog.tables(Layer.GOLD)},
-        **_own(),
+        **_project_objects(),
     }
 
 
 def problems() -> Iterator[str]:
-    """What is wrong with the views and services of the current project, each with its remedy."""
+    """Problems of the current project's views and services, each with its remedy."""
     yield from _collisions()
-    found = declared().values()
-    services = [service for service in found if isinstance(service, FeatureService)]
+    objects = declared().values()
+    services = [service for service in objects if isinstance(service, FeatureService)]
     served = {projection.name for service in services for projection in service.feature_view_projections}
-    for name in sorted({view.name for view in found if isinstance(view, FeatureView)} - served):
+    for name in sorted({view.name for view in objects if isinstance(view, FeatureView)} - served):
         yield (
             f"no feature service has the view {name}, so no model can ask for it by a name that stays. Add"
             f" views.view({name!r}) to a FeatureService"
         )
     for service in services:
         names = [field.name for projection in service.feature_view_projections for field in projection.features]
-        for twice in sorted({name for name in names if names.count(name) > 1}):
-            yield f"the service {service.name} has two features called {twice}. Rename one of them in its contract"
+        for duplicate in sorted({name for name in names if names.count(name) > 1}):
+            yield f"the service {service.name} has two features called {duplicate}. Rename one of them in its contract"
 
 
 def _collisions() -> Iterator[str]:
-    """Feast finds each object by a variable's name in one module, so an entity, a view and a variable of `services.py`
-    cannot share one.
+    """Feast finds each object by a variable's name in one module, so entities, views and variables of `services.py`
+    cannot share names.
     """
     entities, names = set(_entities()), {table.name for table in catalog.tables(Layer.GOLD)}
-    others = {name for name, found in _own().items() if not isinstance(found, FeatureView)}
-    for twice in sorted(entities & names | others & (entities | names)):
+    others = {name for name, value in _project_objects().items() if not isinstance(value, FeatureView)}
+    for duplicate in sorted(entities & names | others & (entities | names)):
         yield (
-            f"{twice} is the name of two things: an entity (a key), a gold table's view, or a variable of services.py."
+            f"{duplicate} is the name of two things: an entity (a key), a gold table's view, or a variable of"
+            " services.py."
             " Rename one of them"
         )
     for hidden in sorted((entities | names | others) & {"declared", "project", "registry", "views"}):
@@ -78,10 +82,10 @@ def _entities() -> list[str]:
     return sorted({key for table in catalog.tables(Layer.GOLD) for key in _keys(table)})
 
 
-def _own() -> dict[str, Any]:
-    """What `services.py` declares."""
+def _project_objects() -> dict[str, Any]:
+    """The Feast objects that `services.py` declares."""
     module = project.module("services")
-    return {name: found for name, found in vars(module).items() if isinstance(found, OWN)} if module else {}
+    return {name: value for name, value in vars(module).items() if isinstance(value, DECLARABLE)} if module else {}
 
 
 def view(name: str) -> FeatureView:
@@ -97,7 +101,7 @@ def _view(of: Project, name: str) -> FeatureView:
 
 @cache
 def _entity(_: Project, name: str) -> Entity:
-    """The first gold table that has the key says what it is."""
+    """The entity of a key, as the first gold table with that key describes it."""
     return entity(next(table.column(name) for table in catalog.tables(Layer.GOLD) if name in _keys(table)))
 
 
@@ -117,8 +121,8 @@ def entity(column: Column) -> Entity:
 
 
 def feature_view(table: Table, entities: Sequence[Entity]) -> FeatureView:
-    """The view of a gold table: every column but `event_timestamp` is a field, and a row holds until the next one (no
-    ttl).
+    """The view of a gold table: every column but `event_timestamp` is a field, and a row is valid until the next one
+    (no ttl).
     """
     source = GoldTable(
         table=table.qualified, timestamp_field="event_timestamp", description=table.grain, owner=table.owner
@@ -139,11 +143,11 @@ def feature_view(table: Table, entities: Sequence[Entity]) -> FeatureView:
 def on_demand_view(
     name: str, udf: Callable[[dict[str, list]], dict[str, list]], source: FeatureView, doc: str
 ) -> OnDemandFeatureView:
-    """A view with one Float64 feature, named as the function that computes it from `source` and the request.
+    """A view with one Float64 feature, named after the function that computes it from `source` and the request.
 
-    Feast drops a Python-mode result when full feature names are asked for, unless the function returns it under both
-    names. Its inference refuses a field with a description. The function's text goes to the registry; pickled by
-    decorator, its code would bring along this machine's paths.
+    With full feature names, Feast drops a Python-mode result unless the function returns it under both names. Its
+    inference rejects a field with a description. The registry gets the function's source text; pickled by Feast's
+    decorator, the code would contain this machine's paths.
     """
     return OnDemandFeatureView(
         name=name,

@@ -239,7 +239,7 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
     else:
         console.print(show.consistency(told))
         console.print(f"{told.compared:,} values compared, {told.wrong:,} differ")
-    told.refuse_mismatch()
+    told.ensure_match()
 
 
 def _migrate(options: argparse.Namespace, console: Console) -> None:

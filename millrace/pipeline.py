@@ -583,7 +583,7 @@ def profile(name: str, version: int | None = None, by: str | None = None) -> Pro
     from features import lake_reader
     from features.offline import frames, profiles
 
-    reader, who = lake_reader.published(name, version), frames.chosen(by, settings.COUNTS)
+    reader, who = lake_reader.published(name, version), frames.choose(by, settings.COUNTS)
     return Profiled(name, reader.release.tables[name], who, profiles.of(reader, name, who))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from expectations.brute_force import Verification
     from features.offline.profiles import Profile
     from features.online.consistency import Consistency
-    from features.training import Leaks
+    from features.training import LeakReport
     from lake.manifest import Manifest
 
 PIPE_WIDTH = 140
@@ -298,7 +298,7 @@ def features_of(made: Manifest) -> Grid:
     return grid
 
 
-def leaks(found: Leaks) -> Grid:
+def leaks(found: LeakReport) -> Grid:
     """What each feature knew too early."""
     grid = new_grid(f"What was known at label time: {found.rows:,} labels, release {found.release}", "feature")
     for name in ("known", "corrected since", "published later", "of the future"):

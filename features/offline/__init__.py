@@ -1,3 +1,3 @@
-"""Training sets: labels joined with the rows of a release as of each label's instant, by DuckDB, data frames or Spark;
-kept, read back and profiled.
+"""The offline store: as-of joins of labels with a release by DuckDB, data frames or Spark; saved datasets; table
+profiles.
 """

@@ -1,7 +1,6 @@
-"""The as-of join: labels with each view as of each label's instant, whole or piece by piece, by whichever way of
-joining was chosen.
+"""The as-of join of labels with feature views, whole or in pieces, by DuckDB, data frames or Spark.
 
-One label in is one row out, in the same order. This knows Feast's views, not its jobs.
+One label in is one row out, in the same order. Feast's retrieval jobs do not belong here.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from features.offline import frames, spark_join
 from features.offline.labels import JoinKey, LabelError, Labels, LabelSource
 from features.source import GoldTable
 
-TAKEN_AT_ONCE = 2**31 - 1
-"""Bytes: Arrow cannot take rows from a column with more text."""
+MAX_TAKE_BYTES = 2**31 - 1
+"""Bytes; Arrow's `take` fails on a text column that is larger."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedFeatures:
     """Features to take from one view, in the caller's order."""
 
     view: FeatureView
@@ -39,18 +38,20 @@ class Wanted:
         return f"{self.view.projection.name_to_use()}__{feature}" if full_names else feature
 
 
-def wanted(views: list[FeatureView], refs: list[str]) -> list[Wanted]:
-    """What `view:feature` references ask of the views; on-demand views are not among them."""
-    asked = [ref.split(":", 1) for ref in refs]
-    picked = [
-        Wanted(view, tuple(dict.fromkeys(feature for name, feature in asked if name == view.projection.name_to_use())))
+def requested_features(views: list[FeatureView], refs: list[str]) -> list[RequestedFeatures]:
+    """The features that `view:feature` references name, by view; without on-demand views."""
+    requested = [ref.split(":", 1) for ref in refs]
+    selections = [
+        RequestedFeatures(
+            view, tuple(dict.fromkeys(feature for name, feature in requested if name == view.projection.name_to_use()))
+        )
         for view in views
     ]
-    return [one for one in picked if one.features]
+    return [selection for selection in selections if selection.features]
 
 
 def join_keys(views: Sequence[FeatureView]) -> dict[str, JoinKey]:
-    """What labels call the keys of the views."""
+    """The labels' names for the views' keys."""
     return {
         view.projection.join_key_map.get(key.name, key.name): JoinKey(key.dtype, view.name)
         for view in views
@@ -58,9 +59,9 @@ def join_keys(views: Sequence[FeatureView]) -> dict[str, JoinKey]:
     }
 
 
-def check_names(columns: Sequence[str], wanted: list[Wanted], full_names: bool) -> None:
+def check_names(columns: Sequence[str], requested: list[RequestedFeatures], full_names: bool) -> None:
     """Raise LabelError where a column of the labels has the name of a feature."""
-    outputs = [one.output(feature, full_names) for one in wanted for feature in one.features]
+    outputs = [selection.output(feature, full_names) for selection in requested for feature in selection.features]
     clash = sorted(set(outputs) & set(columns))
     if clash:
         raise LabelError(
@@ -69,19 +70,19 @@ def check_names(columns: Sequence[str], wanted: list[Wanted], full_names: bool) 
         )
 
 
-Join = Callable[[LakeReader, Labels, Wanted, GoldTable], pa.Table]
+Join = Callable[[LakeReader, Labels, RequestedFeatures, GoldTable], pa.Table]
 
 
-def joiner(who: str | None, session: str | None) -> Join:
+def select_join(engine: str | None, session: str | None) -> Join:
     """The configured join; `session` names the function that opens a Spark session."""
     if library := _stand_in.get():
-        return partial(_joined_by_frames, library)
-    chosen = frames.chosen(who)
-    if chosen == frames.DUCKDB:
-        return _joined_by_duckdb
-    if chosen == frames.SPARK:
-        return partial(_joined_by_spark, spark_join.opener(session))
-    return partial(_joined_by_frames, chosen)
+        return partial(_join_by_frames, library)
+    selected = frames.choose(engine)
+    if selected == frames.DUCKDB:
+        return _join_by_duckdb
+    if selected == frames.SPARK:
+        return partial(_join_by_spark, spark_join.opener(session))
+    return partial(_join_by_frames, selected)
 
 
 _stand_in: ContextVar[str | None] = ContextVar("stand_in", default=None)
@@ -101,33 +102,35 @@ def stand_in(library: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Joined:
-    """Labels, what is wanted for them, of which release, and who joins."""
+class AsOfJoin:
+    """Labels, the features requested for them, the release's reader, and the join that runs."""
 
     reader: LakeReader
     labels: LabelSource
-    wanted: list[Wanted]
+    requested: list[RequestedFeatures]
     full_names: bool
     join: Join
 
     def pieces(self, rows: int | None) -> Iterator[pa.Table]:
-        """Tables of so many labels, or one of all; at least one, which is empty when there are no labels."""
-        for given in self.labels.batches(rows):
-            yield self._joined(given)
+        """Tables of `rows` labels each, or one of all labels for None; at least one table, empty when there are no
+        labels.
+        """
+        for batch in self.labels.batches(rows):
+            yield self._join(batch)
 
-    def _joined(self, given: Labels) -> pa.Table:
-        result = given.table
-        self.reader.connection.register("labels", given.joinable)
-        for one in self.wanted:
-            joined = self.join(self.reader, given, one, _readable(self.reader, one))
+    def _join(self, batch: Labels) -> pa.Table:
+        result = batch.table
+        self.reader.connection.register("labels", batch.joinable)
+        for selection in self.requested:
+            joined = self.join(self.reader, batch, selection, _readable_source(self.reader, selection))
             if joined.num_rows != result.num_rows:
-                raise _defect(one.view.name, result.num_rows, joined.num_rows)
-            for feature in one.features:
-                result = result.append_column(one.output(feature, self.full_names), joined[feature])
+                raise _row_count_error(selection.view.name, result.num_rows, joined.num_rows)
+            for feature in selection.features:
+                result = result.append_column(selection.output(feature, self.full_names), joined[feature])
         return result
 
 
-def _defect(view: str, labels: int, rows: int) -> RuntimeError:
+def _row_count_error(view: str, labels: int, rows: int) -> RuntimeError:
     return RuntimeError(
         f"{view}: {labels:,} labels gave {rows:,} rows, or some gave several. This is a defect in"
         " features/offline/as_of.py: please report it"
@@ -135,7 +138,7 @@ def _defect(view: str, labels: int, rows: int) -> RuntimeError:
 
 
 def gold(source: Any) -> GoldTable:
-    """The source, or SourceError if it is of another kind."""
+    """The source as a GoldTable; SourceError for any other source."""
     if not isinstance(source, GoldTable):
         raise SourceError(
             f"{getattr(source, 'name', source)} is a {type(source).__name__}; this offline store reads"
@@ -144,10 +147,10 @@ def gold(source: Any) -> GoldTable:
     return source
 
 
-def _readable(reader: LakeReader, one: Wanted) -> GoldTable:
-    """The view's source, which has all that is asked of it."""
-    source = gold(one.view.batch_source)
-    names = [*(key.name for key in one.view.entity_columns), *one.features]
+def _readable_source(reader: LakeReader, selection: RequestedFeatures) -> GoldTable:
+    """The view's source; SourceError unless its table has all requested columns."""
+    source = gold(selection.view.batch_source)
+    names = [*(key.name for key in selection.view.entity_columns), *selection.features]
     reader.require(
         source.table,
         [*map(source.column, names), source.event_column, *([source.created_column] if source.created_column else [])],
@@ -155,56 +158,60 @@ def _readable(reader: LakeReader, one: Wanted) -> GoldTable:
     return source
 
 
-def _joined_by_duckdb(reader: LakeReader, given: Labels, one: Wanted, source: GoldTable) -> pa.Table:
-    found = reader.connection.sql(
-        queries.as_of(reader.rows(source.table), source, one.view, one.features)
+def _join_by_duckdb(reader: LakeReader, labels: Labels, selection: RequestedFeatures, source: GoldTable) -> pa.Table:
+    matches = reader.connection.sql(
+        queries.as_of(reader.rows(source.table), source, selection.view, selection.features)
     ).to_arrow_table()
-    if found.nbytes <= TAKEN_AT_ONCE:
-        return found.take(_places(found["__row"], given.joinable["__row"], one.view.name))
-    reader.connection.register("found", found)
+    if matches.nbytes <= MAX_TAKE_BYTES:
+        return matches.take(_positions(matches["__row"], labels.joinable["__row"], selection.view.name))
+    reader.connection.register("matches", matches)
     return reader.connection.sql(queries.in_order()).to_arrow_table()
 
 
-def _places(found: pa.ChunkedArray, asked: pa.ChunkedArray, view: str) -> pa.Array:
-    """For each label the place of its row among those that were found; NULL where there is none."""
-    rows = found.to_numpy() - (asked[0].as_py() if len(asked) else 0)
-    places = np.full(len(asked), -1)
-    places[rows] = np.arange(len(rows))
-    if np.count_nonzero(places >= 0) < len(rows):
-        raise _defect(view, len(asked), len(rows))
-    return pa.array(places, mask=places < 0)
+def _positions(matched_rows: pa.ChunkedArray, label_rows: pa.ChunkedArray, view: str) -> pa.Array:
+    """For each label the position of its row in the result; NULL where there is none."""
+    rows = matched_rows.to_numpy() - (label_rows[0].as_py() if len(label_rows) else 0)
+    positions = np.full(len(label_rows), -1)
+    positions[rows] = np.arange(len(rows))
+    if np.count_nonzero(positions >= 0) < len(rows):
+        raise _row_count_error(view, len(label_rows), len(rows))
+    return pa.array(positions, mask=positions < 0)
 
 
-def _joined_by_frames(library: str, reader: LakeReader, given: Labels, one: Wanted, source: GoldTable) -> pa.Table:
-    """DuckDB reads the rows of the labelled keys and casts those that were found; which row belongs to which label is
-    found in data frames.
+def _join_by_frames(
+    library: str, reader: LakeReader, labels: Labels, selection: RequestedFeatures, source: GoldTable
+) -> pa.Table:
+    """DuckDB reads the rows of the labels' keys and casts the matches; the data frames find the matching row of each
+    label.
     """
-    known = reader.connection.sql(
-        queries.known(reader.table(source.table), source, one.view, one.features)
+    history = reader.connection.sql(
+        queries.history(reader.table(source.table), source, selection.view, selection.features)
     ).to_arrow_table()
-    keys = queries.labelled(one.view)
+    keys = queries.label_keys(selection.view)
     rows = frames.as_of(
         frames.library(library),
-        frames.Side(tuple(given.joinable[key] for key in keys), given.joinable["__at"]),
-        frames.Side(tuple(known[f"__k{i}"] for i in range(len(keys))), known["__at"], known["__created"]),
-        one.view.ttl,
+        frames.Side(tuple(labels.joinable[key] for key in keys), labels.joinable["__at"]),
+        frames.Side(tuple(history[f"__k{i}"] for i in range(len(keys))), history["__at"], history["__created"]),
+        selection.view.ttl,
     )
-    return _cast(reader, known.take(rows).append_column("__row", given.joinable["__row"]), one)
+    return _cast(reader, history.take(rows).append_column("__row", labels.joinable["__row"]), selection)
 
 
-def _joined_by_spark(
-    session: Callable[[], Any], reader: LakeReader, given: Labels, one: Wanted, source: GoldTable
+def _join_by_spark(
+    session: Callable[[], Any], reader: LakeReader, labels: Labels, selection: RequestedFeatures, source: GoldTable
 ) -> pa.Table:
-    """Spark reads the table and finds each label's row; DuckDB casts what it found, so that values are those of the
-    other joins.
+    """Spark reads the table and finds each label's row; DuckDB casts the matches, so values equal those of the other
+    joins.
     """
-    if not given.joinable.num_rows:  # Spark Connect takes no table without rows
-        return _joined_by_duckdb(reader, given, one, source)
+    if not labels.joinable.num_rows:  # Spark Connect takes no table without rows
+        return _join_by_duckdb(reader, labels, selection, source)
     spark = session()
-    known = spark_join.read(spark, source.table, reader.release.tables[source.table])
-    return _cast(reader, spark_join.as_of(spark, known, given.joinable, source, one.view, one.features), one)
+    history = spark_join.read(spark, source.table, reader.release.tables[source.table])
+    return _cast(
+        reader, spark_join.as_of(spark, history, labels.joinable, source, selection.view, selection.features), selection
+    )
 
 
-def _cast(reader: LakeReader, taken: pa.Table, one: Wanted) -> pa.Table:
-    reader.connection.register("taken", taken)
-    return reader.connection.sql(queries.taken(one.view, one.features)).to_arrow_table()
+def _cast(reader: LakeReader, matches: pa.Table, selection: RequestedFeatures) -> pa.Table:
+    reader.connection.register("matches", matches)
+    return reader.connection.sql(queries.cast_matches(selection.view, selection.features)).to_arrow_table()

@@ -1,10 +1,10 @@
-"""DataFrames of cuDF, on a GPU, or of pandas, which has the same methods: which of them is to be had, and the as-of
-join in what both can do.
+"""Data frames of cuDF, or of pandas as its stand-in in tests: which library can run here, and the as-of join in the
+methods that both have.
 
-cuDF has neither `merge_asof` nor a stable sort. So feature rows and labels are sorted as one table, whose last sort key
-is a row number, and a cumulative maximum carries the newest feature row down to the labels after it. Only keys,
-instants and row numbers, none of them NULL, go into a frame. Feature values stay in Arrow and are taken by row number,
-so no type is rounded on the way.
+cuDF has neither `merge_asof` nor a stable sort. So feature rows and labels are sorted as one table, with the row number
+as the last sort key, and a cumulative maximum carries the newest feature row down to the labels after it. A frame holds
+only keys, instants and row numbers, none of them NULL. Feature values stay in Arrow and are taken by row number, so
+none is rounded.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ INSTANT = pa.timestamp("us", tz="UTC")
 
 
 class FramesError(RuntimeError):
-    """What was asked for cannot run on this machine; the message says what it lacks and what to do."""
+    """The requested library cannot run on this machine; the message says what is missing and what to do."""
 
 
-def chosen(wanted: str | None = None, among: Sequence[str] = settings.JOINS) -> str:
-    """One of `among`: what was asked for, else what `MILLRACE_JOIN` says. `auto` is cudf where it can run, and duckdb
-    elsewhere.
+def choose(requested: str | None = None, among: Sequence[str] = settings.JOINS) -> str:
+    """The requested one of `among`, else the one that `MILLRACE_JOIN` names; `auto` is cudf where it can run and duckdb
+    elsewhere. FramesError for an unknown name, and for cudf where it cannot run.
     """
-    asked = wanted or settings.join()
-    if asked not in among:
-        raise FramesError(f"MILLRACE_JOIN is {asked!r}. Set it to one of {', '.join(among)}")
-    if asked == AUTO:
-        return DUCKDB if _lacking() else CUDF
-    if asked == CUDF and _lacking():
+    name = requested or settings.join()
+    if name not in among:
+        raise FramesError(f"MILLRACE_JOIN is {name!r}. Set it to one of {', '.join(among)}")
+    if name == AUTO:
+        return DUCKDB if _cudf_problem() else CUDF
+    if name == CUDF and _cudf_problem():
         raise FramesError(
-            f"cudf was asked for, and {_lacking()}; or set MILLRACE_JOIN=duckdb, whose results are the same"
+            f"cudf was requested, and {_cudf_problem()}; or set MILLRACE_JOIN=duckdb, whose results are the same"
         )
-    return asked
+    return name
 
 
 def available() -> tuple[str, ...]:
     """The DataFrame libraries that this machine can run."""
-    return (PANDAS,) if _lacking() else (PANDAS, CUDF)
+    return (PANDAS,) if _cudf_problem() else (PANDAS, CUDF)
 
 
 def library(name: str) -> Any:
@@ -62,8 +62,8 @@ def library(name: str) -> Any:
     return import_module(name)
 
 
-def _lacking() -> str:
-    """What cuDF lacks here, with the remedy; empty when it can run."""
+def _cudf_problem() -> str:
+    """Why cuDF cannot run here, with the remedy; empty when it can."""
     if find_spec(CUDF) is None:
         return "it is not installed. Run `make gpu` on a machine with an NVIDIA GPU"
     return (
@@ -74,7 +74,7 @@ def _lacking() -> str:
 
 
 def gpus() -> int:
-    """GPUs that the driver lets this process use; asks the driver itself, because importing cudf takes seconds."""
+    """Number of GPUs that this process may use. The driver is asked directly, because importing cudf takes seconds."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -84,8 +84,8 @@ def gpus() -> int:
 
 
 def from_arrow(frames: Any, table: pa.Table) -> Any:
-    """A frame of an Arrow table without NULLs. In pandas text stays in Arrow, because the hash tables of its own end a
-    text at the first zero byte.
+    """A frame of an Arrow table without NULLs. In pandas text stays in Arrow, because pandas' own hash tables end a
+    string at the first zero byte.
     """
     if frames.__name__ == PANDAS:
         return table.to_pandas(types_mapper={pa.string(): frames.ArrowDtype(pa.string())}.get)
@@ -98,8 +98,8 @@ def to_arrow(series: Any) -> pa.Array:
 
 
 @contextmanager
-def _memory(frames: Any, rows: int) -> Iterator[None]:
-    """Say in a sentence that so many rows were too many."""
+def _translate_memory_error(frames: Any, rows: int) -> Iterator[None]:
+    """Translate a MemoryError into a FramesError that says how many rows were too many."""
     try:
         yield
     except MemoryError as error:
@@ -110,11 +110,11 @@ def _memory(frames: Any, rows: int) -> Iterator[None]:
 
 
 def counted(frames: Any, table: pa.Table) -> pa.Table:
-    """The distinct rows of a table without NULLs, in order, and in the column ROWS how often each occurs."""
+    """The distinct rows of a table without NULLs, sorted; the column ROWS counts each."""
     if not table.num_rows:
         return table.append_column(ROWS, pa.array([], pa.int64()))
     names = table.column_names
-    with _memory(frames, table.num_rows):
+    with _translate_memory_error(frames, table.num_rows):
         groups = (
             from_arrow(frames, table)
             .groupby(names, sort=False, as_index=False)
@@ -128,52 +128,54 @@ def counted(frames: Any, table: pa.Table) -> pa.Table:
 
 @dataclass(frozen=True)
 class Side:
-    """Labels, or the feature rows that they are joined with: the keys and `at`, and of feature rows `created`, both in
-    microseconds, UTC.
+    """One side of the join, labels or feature rows: keys and `at`, and for feature rows `created`; microseconds,
+    UTC.
     """
 
     keys: tuple[pa.ChunkedArray, ...]
     at: pa.ChunkedArray
     created: pa.ChunkedArray | None = None
 
-    def sortable(self, like: Side, created: int, first: int) -> pa.Table:
-        """Rows that can match, numbered from `first` on, their keys typed as those of `like`; `created` fills in where
-        none is given.
+    def sortable(self, typed_like: Side, created: int, first: int) -> pa.Table:
+        """Rows that can match, numbered from `first`, their keys in the types of `typed_like`; `created` replaces a
+        missing creation time.
         """
         columns = {
             f"key{i}": _comparable(key.cast(typed.type))
-            for i, (key, typed) in enumerate(zip(self.keys, like.keys, strict=True))
+            for i, (key, typed) in enumerate(zip(self.keys, typed_like.keys, strict=True))
         }
-        given = pa.nulls(len(self.at), pa.int64()) if self.created is None else self.created
+        created_at = pa.nulls(len(self.at), pa.int64()) if self.created is None else self.created
         numbers = pa.array(np.arange(first, first + len(self.at)))
-        return pa.table({**columns, "at": self.at, "created": pc.fill_null(given, created), "row": numbers}).drop_null()
+        return pa.table(
+            {**columns, "at": self.at, "created": pc.fill_null(created_at, created), "row": numbers}
+        ).drop_null()
 
 
-def as_of(frames: Any, labels: Side, known: Side, ttl: timedelta | None = None) -> pa.Array:
-    """For each label the row number in `known` of the newest row of its key that is not later than the label; NULL
-    where there is none.
+def as_of(frames: Any, labels: Side, history: Side, ttl: timedelta | None = None) -> pa.Array:
+    """For each label the row number in `history` of the newest row of its key at or before the label; NULL where there
+    is none.
 
-    Of rows with the same key and `at` the one created last counts, and one without a creation time is older than all
-    others; among rows created at once it is the last. A row older than `ttl` counts as unknown; a ttl of zero is none.
-    NULL matches nothing, neither as a key nor as an instant.
+    Among rows with the same key and `at`, the one created last wins; a row without a creation time is older than all
+    others, and of rows created at the same time the last one wins. Rows older than `ttl` do not match; a ttl of zero is
+    none. NULL matches nothing, neither as a key nor as an instant.
     """
     rows = np.full(len(labels.at), -1, np.int64)
-    told, asked = known.sortable(labels, EARLIEST, 0), labels.sortable(labels, LATEST, len(known.at))
-    if told.num_rows and asked.num_rows:
-        with _memory(frames, told.num_rows + asked.num_rows):
-            found = _newest(
-                from_arrow(frames, pa.concat_tables([told, asked])),
-                len(known.at),
-                told.column_names[: len(known.keys)],
+    candidates, requests = history.sortable(labels, EARLIEST, 0), labels.sortable(labels, LATEST, len(history.at))
+    if candidates.num_rows and requests.num_rows:
+        with _translate_memory_error(frames, candidates.num_rows + requests.num_rows):
+            matches = _newest(
+                from_arrow(frames, pa.concat_tables([candidates, requests])),
+                len(history.at),
+                candidates.column_names[: len(history.keys)],
                 ttl,
             )
-        rows[to_arrow(found["label"])] = to_arrow(found["row"])
+        rows[to_arrow(matches["label"])] = to_arrow(matches["row"])
     return pa.array(rows, mask=rows < 0)
 
 
 def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The same as integers, numbers with one zero, or text: frames know no bytes, and instants need not be more than
-    integers.
+    """The column in a type that both libraries can compare: timestamps as integers, doubles with one zero, bytes as hex
+    text.
     """
     if pa.types.is_timestamp(column.type):
         return column.cast(INSTANT).cast(pa.int64())
@@ -186,29 +188,30 @@ def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def _newest(both: Any, labelled_from: int, keys: list[str], ttl: timedelta | None) -> Any:
-    """`label` (number) and `row` (-1 for none) of a frame in which rows from `labelled_from` on are labels.
+def _newest(rows: Any, first_label: int, keys: list[str], ttl: timedelta | None) -> Any:
+    """`label` (number) and `row` (-1 for none) of a frame in which rows from `first_label` on are labels.
 
-    Labels have the highest row numbers and the latest creation, so they come after the feature rows of their instant.
+    Labels have the highest row numbers and the latest creation time, so they sort after the feature rows of their
+    instant.
     """
-    both = both.sort_values([*keys, "at", "created", "row"], ignore_index=True)
-    both["place"] = np.arange(len(both))
-    both["newest"] = both["place"].where(both["row"] < labelled_from, -1).cummax()
-    labels = both[both["row"] >= labelled_from].reset_index(drop=True)
-    before = labels["newest"] >= 0
-    found = both.take(labels["newest"].where(before, 0)).reset_index(drop=True)
-    same = before
+    rows = rows.sort_values([*keys, "at", "created", "row"], ignore_index=True)
+    rows["position"] = np.arange(len(rows))
+    rows["newest"] = rows["position"].where(rows["row"] < first_label, -1).cummax()
+    labels = rows[rows["row"] >= first_label].reset_index(drop=True)
+    has_earlier = labels["newest"] >= 0
+    candidates = rows.take(labels["newest"].where(has_earlier, 0)).reset_index(drop=True)
+    is_match = has_earlier
     for key in keys:
-        same = same & (found[key] == labels[key])
+        is_match = is_match & (candidates[key] == labels[key])
     if ttl:
-        same = same & (found["at"] >= _oldest(labels["at"], ttl))
-    labels["found"] = found["row"].where(same, -1)
-    labels["label"] = labels["row"] - labelled_from
-    return labels[["label", "found"]].rename(columns={"found": "row"})
+        is_match = is_match & (candidates["at"] >= _oldest(labels["at"], ttl))
+    labels["match"] = candidates["row"].where(is_match, -1)
+    labels["label"] = labels["row"] - first_label
+    return labels[["label", "match"]].rename(columns={"match": "row"})
 
 
 def _oldest(at: Any, ttl: timedelta) -> Any:
-    """`at - ttl`, or the beginning of time where that would not fit 64 bits."""
+    """`at - ttl`, or the smallest 64-bit integer where that would overflow."""
     microseconds = min(ttl // timedelta(microseconds=1), LATEST)
     first = EARLIEST + microseconds
     return at.where(at >= first, first) - microseconds

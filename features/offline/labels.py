@@ -1,5 +1,5 @@
-"""Labels: the rows for which features are wanted, checked and typed before they are joined. One row in is one row out,
-in the same order.
+"""Labels: the rows that features are requested for, checked and typed before the join. One row in is one row out, in
+the same order.
 """
 
 from __future__ import annotations
@@ -37,16 +37,15 @@ class BeyondHorizonError(LabelError):
 
 
 class BeyondHorizonWarning(UserWarning):
-    """Labels after the horizon were joined, because that was allowed; the message says how many."""
+    """Labels after the horizon were joined, as allowed; the message says how many."""
 
 
 @dataclass(frozen=True)
 class Horizon:
-    """Up to when the features of a release are known: a label at the horizon itself is fine.
+    """The horizon of a release, up to which its features are known; a label at the horizon itself is fine.
 
-    The row of the horizon's midnight counts all days before it. What happens from then on is in no row yet, so a later
-    label would get the features of the horizon, however much later it is, without anything that tells them from fresh
-    ones.
+    The row of the horizon's midnight covers all days before it. Later events are in no row yet, so a later label would
+    get the features of the horizon, with no sign that they are stale.
     """
 
     day: str
@@ -63,16 +62,16 @@ class Horizon:
         return queries.microseconds(midnight(date.fromisoformat(self.day)))
 
     def count_beyond(self, instants: pa.ChunkedArray) -> int:
-        """How many of these instants (or microseconds since 1970, UTC) lie after the horizon; NULLs do not."""
+        """Number of these instants (or microseconds since 1970, UTC) after the horizon; NULLs do not count."""
         at = instants if pa.types.is_integer(instants.type) else _microseconds(instants).cast(pa.int64())
         return int(pc.sum(pc.greater(at, self.microseconds)).as_py() or 0)
 
     def sentence(self, beyond: int, rows: int) -> str:
-        """That so many of the labels lie after the horizon."""
+        """A sentence that says how many of the labels lie after the horizon."""
         return f"{beyond:,} of {rows:,} labels lie after {self.day} 00:00 UTC, the horizon of release {self.release}"
 
     def error(self, beyond: int, rows: int, latest: datetime) -> BeyondHorizonError:
-        """What to raise when nobody allowed such labels."""
+        """The error for labels after the horizon that were not allowed."""
         return BeyondHorizonError(
             f"{self.sentence(beyond, rows)}, up to which its features are known; the latest is"
             f" {latest:%Y-%m-%d %H:%M:%S}. Their features would be those of the horizon, and stale. Drop these labels,"
@@ -82,7 +81,7 @@ class Horizon:
         )
 
     def warning(self, beyond: int, rows: int) -> str:
-        """What to say when they were allowed."""
+        """The warning for labels after the horizon that were allowed."""
         return f"{self.sentence(beyond, rows)}: their features are those of the horizon"
 
 
@@ -96,14 +95,14 @@ class JoinKey:
 
 @dataclass(frozen=True)
 class Origin:
-    """How labels came, for messages: what they are called there, and how a column of them is converted."""
+    """Where labels came from, for messages: what they are called there, and how to convert a column."""
 
     name: str
     key: str
-    """With `{name}` of the column, and the types to convert it to: `{pandas}`, `{sql}`."""
+    """A template with the column's `{name}` and its target types `{pandas}` and `{sql}`."""
     instant: str
     fraction: str
-    """Where whole numbers with a fraction come from."""
+    """Why whole numbers may arrive as floats."""
 
 
 _PANDAS = "pandas makes floats of whole numbers as soon as one is missing: drop such rows"
@@ -128,7 +127,7 @@ SQL = Origin(
 
 
 def csv_file(name: str) -> Origin:
-    """Labels in a CSV file of that name, which has no types but those that its cells look like."""
+    """Labels in a CSV file of that name, whose types are inferred from its cells."""
     types = (
         "A CSV has no types of its own: if its cells cannot look like {sql}, give the labels as .parquet, or select"
         " them with SQL"
@@ -158,12 +157,12 @@ class Labels:
     """The column of the labels' instants."""
 
     def slice(self, start: int, rows: int) -> Labels:
-        """So many of them, from number `start` on."""
+        """`rows` of the labels, from row `start` on."""
         return Labels(self.table.slice(start, rows), self.joinable.slice(start, rows), self.instants)
 
 
 class LabelSource(Protocol):
-    """Labels, however they are held."""
+    """Labels from any source."""
 
     @property
     def columns(self) -> list[str]:
@@ -178,51 +177,49 @@ class LabelSource(Protocol):
         """First and last instant."""
 
     def counts(self, horizon: Horizon) -> tuple[int, int]:
-        """How many labels lie after the horizon, and how many there are."""
+        """Number of labels after the horizon, and of all labels."""
 
     def batches(self, rows: int | None) -> Generator[Labels]:
-        """So many labels at a time, or all at once; at least one batch, which may be empty. `__row` goes up from batch
-        to batch or starts anew in each.
+        """Batches of `rows` labels, or one of all for None; at least one batch, which may be empty. `__row` continues
+        across batches or starts at 0 in each.
         """
 
 
 @dataclass(frozen=True)
-class HeldLabels:
-    """Labels that are in memory, checked."""
+class InMemoryLabels:
+    """Checked labels in memory."""
 
-    held: Labels
+    labels: Labels
 
     @property
     def columns(self) -> list[str]:
         """The names of all columns."""
-        return list(self.held.table.column_names)
+        return list(self.labels.table.column_names)
 
     @property
     def instants(self) -> str:
         """The column that says as of when."""
-        return self.held.instants
+        return self.labels.instants
 
     @property
     def span(self) -> tuple[datetime | None, datetime | None]:
         """First and last instant."""
-        found = pc.min_max(self.held.table[self.held.instants])
-        return found["min"].as_py(), found["max"].as_py()
+        ends = pc.min_max(self.labels.table[self.labels.instants])
+        return ends["min"].as_py(), ends["max"].as_py()
 
     def counts(self, horizon: Horizon) -> tuple[int, int]:
         """Counted in memory."""
-        return horizon.count_beyond(self.held.joinable["__at"]), self.held.table.num_rows
+        return horizon.count_beyond(self.labels.joinable["__at"]), self.labels.table.num_rows
 
     def batches(self, rows: int | None) -> Generator[Labels]:
-        """Slices of what is held."""
-        whole = max(self.held.table.num_rows, 1)
+        """Slices of the table."""
+        whole = max(self.labels.table.num_rows, 1)
         for start in range(0, whole, rows or whole):
-            yield self.held.slice(start, rows or whole)
+            yield self.labels.slice(start, rows or whole)
 
 
 class QueriedLabels:
-    """Labels as a query gives them, which are never in memory as a whole unless that is asked for. Nothing else may use
-    the query's connection meanwhile.
-    """
+    """Labels of a query, streamed in batches. Nothing else may use the query's connection in the meantime."""
 
     def __init__(self, query: duckdb.DuckDBPyRelation, join_keys: dict[str, JoinKey]) -> None:
         self._query = query
@@ -236,20 +233,20 @@ class QueriedLabels:
 
     @property
     def span(self) -> tuple[datetime | None, datetime | None]:
-        """First and last instant, found by running the query once more."""
+        """First and last instant; runs the query again."""
         column = identifier(self.instants)
         ends = self._query.aggregate(f"min({column}) AS low, max({column}) AS high").to_arrow_table()
         low, high = (_as_instants(ends[name], self.instants, SQL)[0].as_py() for name in ("low", "high"))
         return low, high
 
     def counts(self, horizon: Horizon) -> tuple[int, int]:
-        """Counted by running the query once more."""
+        """Counted by running the query again."""
         beyond = f"epoch_us(CAST({identifier(self.instants)} AS TIMESTAMPTZ)) > {horizon.microseconds}"
-        (found,) = self._query.aggregate(f"count(*) FILTER ({beyond}), count(*)").fetchall()
-        return int(found[0]), int(found[1])
+        (row,) = self._query.aggregate(f"count(*) FILTER ({beyond}), count(*)").fetchall()
+        return int(row[0]), int(row[1])
 
     def batches(self, rows: int | None) -> Generator[Labels]:
-        """As the query hands them out."""
+        """Batches as the query returns them."""
         if rows is None:
             yield check(self._query.to_arrow_table(), self._join_keys, SQL)
             return
@@ -262,11 +259,11 @@ class QueriedLabels:
                 yield check(reader.schema.empty_table(), self._join_keys)
 
 
-class KnowableLabels:
-    """Labels of which those after the horizon are refused, or counted where they are `allowed`.
+class HorizonCheckedLabels:
+    """Labels that are checked against the horizon: later ones raise BeyondHorizonError, or are counted where they are
+    `allowed`.
 
-    Labels in memory are refused at once. Those of a query are looked at as they come, because to count them first would
-    run the query twice.
+    Labels in memory are checked at once, those of a query batch by batch: counting first would run the query twice.
     """
 
     def __init__(self, labels: LabelSource, horizon: Horizon, *, allowed: bool) -> None:
@@ -274,11 +271,11 @@ class KnowableLabels:
         self._horizon = horizon
         self._allowed = allowed
         self.beyond = 0
-        """Labels after the horizon among those that were read last."""
+        """Labels after the horizon in the last read."""
         self.rows = 0
-        """Labels that were read last."""
-        if isinstance(labels, HeldLabels) and not allowed:
-            self._refuse(labels.counts(horizon)[0])
+        """Labels in the last read."""
+        if isinstance(labels, InMemoryLabels) and not allowed:
+            self._raise_beyond_horizon(labels.counts(horizon)[0])
 
     @property
     def columns(self) -> list[str]:
@@ -296,20 +293,18 @@ class KnowableLabels:
         return self._labels.span
 
     def counts(self, horizon: Horizon) -> tuple[int, int]:
-        """How many labels lie after the horizon, and how many there are."""
+        """Number of labels after the horizon, and of all labels."""
         return self._labels.counts(horizon)
 
     def batches(self, rows: int | None) -> Generator[Labels]:
-        """The same batches; BeyondHorizonError at the first one that has a label after the horizon, unless that is
-        allowed.
-        """
+        """The same batches; BeyondHorizonError at the first one with a label after the horizon, unless allowed."""
         self.beyond, self.rows = 0, 0
         batches = self._labels.batches(rows)
         for batch in batches:
             beyond = self._horizon.count_beyond(batch.joinable["__at"])
             if beyond and not self._allowed:
                 batches.close()  # a query's connection takes no other while its rows are read
-                self._refuse(beyond)
+                self._raise_beyond_horizon(beyond)
             self.beyond, self.rows = self.beyond + beyond, self.rows + batch.table.num_rows
             yield batch
 
@@ -318,7 +313,7 @@ class KnowableLabels:
         if self.beyond:
             warnings.warn(self._horizon.warning(self.beyond, self.rows), BeyondHorizonWarning, stacklevel=3)
 
-    def _refuse(self, beyond: int) -> None:
+    def _raise_beyond_horizon(self, beyond: int) -> None:
         if beyond:
             latest = self._labels.span[1]
             raise self._horizon.error(*self._labels.counts(self._horizon), latest or datetime.max)
@@ -344,8 +339,8 @@ def _ensure_distinct(names: list[str], origin: Origin) -> None:
 
 
 def check(table: pa.Table, join_keys: dict[str, JoinKey], origin: Origin = FRAME) -> Labels:
-    """Labels whose instants are such and whose keys are of their own types, or LabelError, which speaks of their
-    origin.
+    """Labels with an instant and keys in the types of their entities. LabelError, which names their origin, for missing
+    or duplicate columns and wrong types.
     """
     _ensure_distinct(table.column_names, origin)
     instant = _instant_column(table)
@@ -370,9 +365,9 @@ def check(table: pa.Table, join_keys: dict[str, JoinKey], origin: Origin = FRAME
 
 
 def _instant_column(table: pa.Table) -> str:
-    """`event_timestamp`, or as Feast has it, the only column of instants where there is none of that name."""
-    found = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
-    return found[0] if EVENT_TIMESTAMP not in table.column_names and len(found) == 1 else EVENT_TIMESTAMP
+    """`event_timestamp`, or where there is none, the only timestamp column, as in Feast."""
+    candidates = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+    return candidates[0] if EVENT_TIMESTAMP not in table.column_names and len(candidates) == 1 else EVENT_TIMESTAMP
 
 
 def _instants(column: pd.Series) -> pd.Series:
@@ -384,7 +379,7 @@ def _instants(column: pd.Series) -> pd.Series:
         )
     try:
         return pd.to_datetime(column, utc=True)
-    except pd.errors.OutOfBoundsDatetime:  # before 1677 or after 2262, which nanoseconds cannot tell
+    except pd.errors.OutOfBoundsDatetime:  # before 1677 or after 2262, outside the range of nanoseconds
         aware = [value if value is None or value.tzinfo else value.replace(tzinfo=UTC) for value in column]
         return pd.Series(aware, column.index).astype("datetime64[us, UTC]")
 
@@ -400,8 +395,8 @@ def _as_instants(column: pa.ChunkedArray, name: str, origin: Origin) -> pa.Chunk
 
 
 def _ensure_calendar(instants: pa.ChunkedArray, name: str) -> None:
-    """Raise LabelError for instants outside of the years 1 to 9999, such as infinity: no release knows them, and Python
-    has no name for them.
+    """Raise LabelError for instants outside of the years 1 to 9999, such as infinity, which Python's datetime cannot
+    hold.
     """
     first, last = (
         pa.scalar(end, INSTANT) for end in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
@@ -415,7 +410,7 @@ def _ensure_calendar(instants: pa.ChunkedArray, name: str) -> None:
 
 
 def _microseconds(instants: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Rounded down, where there is anything to round, which takes ten times as long."""
+    """In microseconds, rounded down. Rounding takes ten times as long as a cast, so it is only done where needed."""
     try:
         return instants.cast(INSTANT)
     except pa.ArrowInvalid:
@@ -423,7 +418,7 @@ def _microseconds(instants: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def as_key(name: str, column: pa.ChunkedArray, key: JoinKey, origin: Origin = FRAME) -> pa.ChunkedArray:
-    """A column of keys in the Arrow type of the view's key; LabelError where it is of another kind, or a value does not
+    """A key column in the Arrow type of the view's key; LabelError where its type is another one or a value does not
     fit.
     """
     expected = type_mapping.of(key.dtype, name).arrow
@@ -444,7 +439,7 @@ def as_key(name: str, column: pa.ChunkedArray, key: JoinKey, origin: Origin = FR
 
 
 def _is_kind_of(type_: pa.DataType, dtype: Any) -> bool:
-    """Whether a column holds keys of such a type, of whatever width. A float is no whole number, even without a
+    """Whether a column's type matches the key's, at any width. Floats are not whole numbers, even without a
     fraction.
     """
     if dtype in (Int64, Int32):
@@ -457,7 +452,7 @@ def _is_kind_of(type_: pa.DataType, dtype: Any) -> bool:
 
 
 def _remedy(name: str, type_: pa.DataType, dtype: Any, origin: Origin) -> str:
-    """How to bring a column to the type of its key where the labels came from."""
+    """How to convert a column to its key's type, for the labels' origin."""
     pandas, sql = _CASTS.get(dtype, (str(dtype).lower(), str(dtype).upper()))
     cast = origin.key.format(name=name, pandas=pandas, sql=sql)
     return f"{origin.fraction}. {cast}" if dtype in (Int64, Int32) and pa.types.is_floating(type_) else cast
@@ -476,4 +471,4 @@ _CASTS = {
     Float64: ("float64", "DOUBLE"),
     Float32: ("float32", "FLOAT"),
 }
-"""What a column is converted to, in pandas and in SQL."""
+"""Target types of conversions, in pandas and in SQL."""

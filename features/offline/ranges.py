@@ -1,6 +1,6 @@
 """Training sets without labels: `get_historical_features(entity_df=None, start_date=..., end_date=...)`.
 
-Feast documents it as all features of a range of time.
+Feast documents it as all features of a time range.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def labels(
             " now unless you give it"
         )
     keys = as_of.join_keys(views)
-    entities = [view for view in views if {*queries.labelled(view)} == {*keys}]
+    entities = [view for view in views if {*queries.label_keys(view)} == {*keys}]
     if not entities:
         raise LabelError(
             f"without an entity_df, one of the feature views must have all keys of the request, {', '.join(keys)},"
@@ -55,11 +55,11 @@ def labels(
 
 
 def _rows(view: FeatureView, start: datetime, end: datetime) -> str:
-    """Distinct keys, by the labels' names for them and in the order of those, and instants of a view's rows."""
+    """Distinct keys (under the labels' names for them, sorted by name) and instants of a view's rows."""
     source = as_of.gold(view.batch_source)
     columns = [source.column(key.name) for key in view.entity_columns]
-    names = dict(zip(queries.labelled(view), columns, strict=True))
-    picked = [f"{identifier(names[label])} AS {identifier(label)}" for label in sorted(names)]
-    picked.append(f"{identifier(source.event_column)} AS {EVENT_TIMESTAMP}")
-    known = queries.between(source.event_column, start, end)
-    return f"SELECT DISTINCT {', '.join(picked)} FROM {source.table} WHERE {known}"
+    names = dict(zip(queries.label_keys(view), columns, strict=True))
+    selected = [f"{identifier(names[label])} AS {identifier(label)}" for label in sorted(names)]
+    selected.append(f"{identifier(source.event_column)} AS {EVENT_TIMESTAMP}")
+    in_range = queries.between(source.event_column, start, end)
+    return f"SELECT DISTINCT {', '.join(selected)} FROM {source.table} WHERE {in_range}"

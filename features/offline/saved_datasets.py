@@ -1,6 +1,4 @@
-"""Saved training sets: pieces written one after the other to a parquet file or a Delta table, and read back. Only one
-piece is in memory.
-"""
+"""Saved datasets: training sets written piece by piece to a parquet file or a Delta table, and read back."""
 
 from __future__ import annotations
 
@@ -27,16 +25,16 @@ from lake.release import Release
 from lake.sql import literal
 
 RELEASE = "millrace_release"
-"""Where a saved training set says of which release it is: in the parquet file's metadata, or in the Delta commit's."""
+"""Key of the release number in the metadata of the parquet file or Delta commit."""
 
 
 class SavedSetError(ValueError):
-    """A training set cannot be kept in such a place; the message says which places there are."""
+    """A training set cannot be saved to such a destination; the message says which ones there are."""
 
 
 class LakeStorage(SavedDatasetStorage):
     """A Delta table beside the lake's own: `LakeStorage("churn_v1")` is `<lake>/_saved_datasets/churn_v1`. The registry
-    holds the name and no path.
+    holds only the name.
     """
 
     _proto_attr_name = "custom_storage"
@@ -65,7 +63,7 @@ class LakeStorage(SavedDatasetStorage):
         )
 
     def to_data_source(self) -> FileSource:
-        """Where the table lies for this home."""
+        """The table's location in this lake."""
         return FileSource(
             path=str(settings.lake() / "_saved_datasets" / self.name),
             file_format=DeltaFormat(),
@@ -73,22 +71,21 @@ class LakeStorage(SavedDatasetStorage):
         )
 
 
-def save(pieces: Iterator[pa.Table], place: SavedDatasetStorage, release: Release, *, overwrite: bool) -> None:
-    """Write all pieces to a `LakeStorage` or to Feast's `SavedDatasetFileStorage`; a reader sees all of them or
-    none.
-    """
-    if not isinstance(place, LakeStorage | SavedDatasetFileStorage):
+def save(pieces: Iterator[pa.Table], storage_spec: SavedDatasetStorage, release: Release, *, overwrite: bool) -> None:
+    """Write all pieces to a `LakeStorage` or to Feast's `SavedDatasetFileStorage`; readers see all of them or none."""
+    if not isinstance(storage_spec, LakeStorage | SavedDatasetFileStorage):
         raise SavedSetError(
-            f"{type(place).__name__} is not written here. Use LakeStorage(name), or SavedDatasetFileStorage(path) with"
+            f"{type(storage_spec).__name__} is not written here. Use LakeStorage(name), or"
+            " SavedDatasetFileStorage(path) with"
             " parquet or Delta as its format"
         )
-    source = place.to_data_source()
+    source = storage_spec.to_data_source()
     write = to_delta if isinstance(source.file_format, DeltaFormat) else to_parquet
     write(pieces, source.path, release, overwrite=overwrite)
 
 
 def to_parquet(pieces: Iterator[pa.Table], path: str, release: Release, *, overwrite: bool = False) -> None:
-    """One parquet file, with a row group per piece. It appears when it is whole."""
+    """Write one parquet file with a row group per piece; it appears when it is complete."""
     if storage.is_remote(path):
         raise SavedSetError(f"{path} is in a bucket, where a file appears before it is whole. Save it as Delta there")
     target = Path(path)
@@ -117,7 +114,7 @@ def to_parquet(pieces: Iterator[pa.Table], path: str, release: Release, *, overw
 
 
 def to_delta(pieces: Iterator[pa.Table], path: str, release: Release, *, overwrite: bool = False) -> None:
-    """One commit of a Delta table."""
+    """Write a Delta table in one commit."""
     from deltalake import CommitProperties, DeltaTable, write_deltalake
 
     if DeltaTable.is_deltatable(path) and not overwrite:
@@ -130,9 +127,7 @@ def to_delta(pieces: Iterator[pa.Table], path: str, release: Release, *, overwri
 
 
 def log(rows: pa.Table | Path, destination: Any) -> None:
-    """Add served features to the folder of a FileLoggingDestination, as a parquet file that appears when it is
-    whole.
-    """
+    """Add served features to a FileLoggingDestination's folder, as a parquet file that appears when it is complete."""
     if not isinstance(destination, FileLoggingDestination):
         raise SavedSetError(
             f"served features are not logged to a {type(destination).__name__}. Use"

@@ -1,5 +1,4 @@
-"""The offline store: Feast's interface to training sets from a release, joined as of each label's instant in one of the
-ways of `features.offline.as_of`.
+"""Feast's offline store over the tables of a release; `features.offline.as_of` does the joins.
 
 One label in is one row out, in the same order: labels may repeat, and a label with a NULL key or no earlier feature row
 gets NULL features.
@@ -29,23 +28,31 @@ from feast.saved_dataset import SavedDatasetStorage
 from features import queries, type_mapping
 from features.lake_reader import LakeReader, pinned
 from features.offline import as_of, labels, ranges, saved_datasets
-from features.offline.labels import HeldLabels, Horizon, JoinKey, KnowableLabels, LabelError, LabelSource, QueriedLabels
+from features.offline.labels import (
+    Horizon,
+    HorizonCheckedLabels,
+    InMemoryLabels,
+    JoinKey,
+    LabelError,
+    LabelSource,
+    QueriedLabels,
+)
 from lake import settings
 from lake.release import Release
 from lake.sql import identifier
 
-PIECE = 100_000
-"""Rows of a training set that are in memory at once while it is saved."""
+PIECE_ROWS = 100_000
+"""Rows in memory at a time while a training set is saved."""
 Pieces = Callable[[int | None], Iterator[pa.Table]]
 
 
 class ReleaseOfflineStoreConfig(FeastConfigBaseModel):
-    """`release` pins a release by number; without it `MILLRACE_RELEASE` counts, and then the newest.
+    """`release` pins a release by number; default `MILLRACE_RELEASE`, then the newest.
 
-    `beyond_horizon` says what becomes of labels after the release's horizon: `refuse` or `allow`; without it
-    `MILLRACE_BEYOND_HORIZON` counts. `join` says who joins; without it `MILLRACE_JOIN` counts, and then `auto`: cuDF
-    where there is a GPU, and DuckDB elsewhere. The rows are the same. `session` is the dotted name of a function that
-    opens a Spark Connect session; it is asked only where Spark joins.
+    `beyond_horizon` says what happens to labels after the release's horizon: `refuse` or `allow`; default
+    `MILLRACE_BEYOND_HORIZON`. `join` says what joins; default `MILLRACE_JOIN`, then `auto`: cuDF where there is a GPU,
+    DuckDB elsewhere. The rows are the same. `session` is the dotted name of a function that opens a Spark Connect
+    session, used only where Spark joins.
     """
 
     type: Literal["features.offline.store.ReleaseOfflineStore"] = "features.offline.store.ReleaseOfflineStore"
@@ -56,25 +63,25 @@ class ReleaseOfflineStoreConfig(FeastConfigBaseModel):
 
 
 class ReleaseRetrievalJob(RetrievalJob):
-    """Runs when asked for its rows. The release was chosen before, so a job gives the same rows however late it runs.
+    """A lazy job: it runs when its rows are read. Its release is fixed, so it returns the same rows whenever it runs.
 
-    `pieces` makes the rows without those of on-demand views, so many at a time, or all at once for None; `about` makes
-    the metadata, also when asked.
+    `pieces` makes the rows without on-demand features, `rows` at a time, or all at once for None; `metadata` makes the
+    metadata on first use.
     """
 
     def __init__(
         self,
         pieces: Pieces,
         release: Release,
-        about: Callable[[], RetrievalMetadata | None] = lambda: None,
+        metadata: Callable[[], RetrievalMetadata | None] = lambda: None,
         on_demand: list[Any] | None = None,
         full_names: bool = False,
-        labels: KnowableLabels | None = None,
+        labels: HorizonCheckedLabels | None = None,
     ) -> None:
         self._labels = labels
         self._pieces = pieces
         self._release = release
-        self._about = about
+        self._metadata = metadata
         self._on_demand = on_demand or []
         self._full_names = full_names
 
@@ -89,7 +96,7 @@ class ReleaseRetrievalJob(RetrievalJob):
 
     @property
     def beyond_horizon(self) -> int:
-        """Labels after the release's horizon, among the rows that were read last: 0 unless such labels were allowed."""
+        """Labels after the release's horizon in the last read: 0 unless such labels were allowed."""
         return self._labels.beyond if self._labels else 0
 
     @property
@@ -99,13 +106,13 @@ class ReleaseRetrievalJob(RetrievalJob):
 
     @property
     def on_demand_feature_views(self) -> list[Any]:
-        """Views that Feast computes on the result."""
+        """On-demand views, which Feast computes on the result."""
         return self._on_demand
 
     @cached_property
     def metadata(self) -> RetrievalMetadata | None:
         """Features, keys and the labels' span."""
-        return self._about()
+        return self._metadata()
 
     def to_sql(self) -> str:
         """Not available: a training set takes one query per feature view."""
@@ -114,16 +121,16 @@ class ReleaseRetrievalJob(RetrievalJob):
             " to_arrow()"
         )
 
-    def pieces(self, rows: int = PIECE) -> Iterator[pa.Table]:
-        """The result in order, so many rows at a time, on-demand features included; at least one piece, which is empty
-        when there are no rows.
+    def pieces(self, rows: int = PIECE_ROWS) -> Iterator[pa.Table]:
+        """The result in order, `rows` at a time, with on-demand features; at least one piece, empty when there are no
+        rows.
         """
-        about = (
+        metadata = (
             self.metadata if self._on_demand else None
-        )  # before the labels' query is open: what is asked of its connection meanwhile would end it
+        )  # before the labels' query is open: another query on its connection would end it
         for piece in self._pieces(rows):
             yield ReleaseRetrievalJob(
-                _only(piece), self._release, lambda: about, self._on_demand, self._full_names
+                _single_piece(piece), self._release, lambda: metadata, self._on_demand, self._full_names
             ).to_arrow()
         self._warn()
 
@@ -131,16 +138,16 @@ class ReleaseRetrievalJob(RetrievalJob):
         if self._labels:
             self._labels.warn()
 
-    def to_parquet(self, path: str, *, overwrite: bool = False, rows: int = PIECE) -> None:
-        """Write the result to one parquet file, so many rows at a time."""
+    def to_parquet(self, path: str, *, overwrite: bool = False, rows: int = PIECE_ROWS) -> None:
+        """Write the result to one parquet file, `rows` at a time."""
         saved_datasets.to_parquet(self.pieces(rows), path, self._release, overwrite=overwrite)
 
-    def to_delta(self, path: str, *, overwrite: bool = False, rows: int = PIECE) -> None:
-        """Write the result to a Delta table in one commit, so many rows at a time."""
+    def to_delta(self, path: str, *, overwrite: bool = False, rows: int = PIECE_ROWS) -> None:
+        """Write the result to a Delta table in one commit, `rows` at a time."""
         saved_datasets.to_delta(self.pieces(rows), path, self._release, overwrite=overwrite)
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:  # noqa: ARG002 (Feast's signature)
-        """Write the result where `store.create_saved_dataset` wants it, piece by piece."""
+        """Write the result to the storage of `store.create_saved_dataset`, piece by piece."""
         saved_datasets.save(self.pieces(), storage, self._release, overwrite=allow_overwrite)
 
 
@@ -167,28 +174,30 @@ class ReleaseOfflineStore(OfflineStore):
         """
         reader, join = (
             LakeReader(pinned(config.offline_store.release), shared=True),
-            as_of.joiner(config.offline_store.join, config.offline_store.session),
+            as_of.select_join(config.offline_store.join, config.offline_store.session),
         )
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        wanted = as_of.wanted(feature_views, feature_refs)
+        requested = as_of.requested_features(feature_views, feature_refs)
         if entity_df is None:
-            entity_df = ranges.labels(reader.release, [one.view for one in wanted], on_demand, start_date, end_date)
-        given = _knowable(
+            entity_df = ranges.labels(
+                reader.release, [selection.view for selection in requested], on_demand, start_date, end_date
+            )
+        checked = _checked_labels(
             _labels(reader.release, entity_df, as_of.join_keys(feature_views)),
             reader.release,
             config.offline_store.beyond_horizon,
         )
-        _check_request_data(given.columns, on_demand)
-        as_of.check_names(given.columns, wanted, full_feature_names)
+        _check_request_data(checked.columns, on_demand)
+        as_of.check_names(checked.columns, requested, full_feature_names)
         return ReleaseRetrievalJob(
-            as_of.Joined(reader, given, wanted, full_feature_names, join).pieces,
+            as_of.AsOfJoin(reader, checked, requested, full_feature_names, join).pieces,
             reader.release,
             lambda: RetrievalMetadata(
-                feature_refs, [name for name in given.columns if name != given.instants], *given.span
+                feature_refs, [name for name in checked.columns if name != checked.instants], *checked.span
             ),
-            [NarrowView(view, given.columns) for view in on_demand],
+            [DeclaredInputsView(view, checked.columns) for view in on_demand],
             full_feature_names,
-            given,
+            checked,
         )
 
     @staticmethod
@@ -216,7 +225,7 @@ class ReleaseOfflineStore(OfflineStore):
             created,
             queries.between(timestamp_field, start_date, end_date),
         )
-        return ReleaseRetrievalJob(_queried(reader, query), reader.release)
+        return ReleaseRetrievalJob(_query_pieces(reader, query), reader.release)
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -229,9 +238,7 @@ class ReleaseOfflineStore(OfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Every row from `start_date` to `end_date`, both inclusive; `data_source` may also be that of a saved training
-        set.
-        """
+        """Every row from `start_date` to `end_date`, both inclusive; `data_source` may also be a saved dataset's."""
         names = [
             *join_key_columns,
             *feature_name_columns,
@@ -250,7 +257,7 @@ class ReleaseOfflineStore(OfflineStore):
                 for column in dict.fromkeys(names)
             )
         query = f"SELECT {picked} FROM {table} WHERE {queries.between(timestamp_field, start_date, end_date)}"
-        return ReleaseRetrievalJob(_queried(reader, query), reader.release)
+        return ReleaseRetrievalJob(_query_pieces(reader, query), reader.release)
 
     @staticmethod
     def offline_write_batch(
@@ -277,12 +284,12 @@ class ReleaseOfflineStore(OfflineStore):
         saved_datasets.log(data, logging_config.destination)
 
 
-class NarrowView:
-    """An on-demand view that is handed its declared inputs only, and whose results have the declared types even when
-    all are NULL.
+class DeclaredInputsView:
+    """An on-demand view that receives only its declared inputs, and whose results have the declared types even when all
+    are NULL.
 
-    Feast hands such a view the whole training set as Python objects, and takes an all-NULL result as a column without a
-    type.
+    Feast passes such a view the whole training set as Python objects, and reads an all-NULL result as a column without
+    a type.
     """
 
     def __init__(self, view: OnDemandFeatureView, label_columns: list[str]) -> None:
@@ -293,19 +300,19 @@ class NarrowView:
         return getattr(self._view, name)
 
     def transform_arrow(self, table: pa.Table, full_feature_names: bool = False) -> pa.Table:
-        """One column per feature of the view; Feast itself computes those that are not functions of lists."""
+        """One column per feature of the view; Feast itself computes views that are not functions of lists."""
         if self._view.mode != "python" or self._view.singleton:
             return self._view.transform_arrow(table, full_feature_names)
-        inputs = {*self._view.get_request_data_schema()}
+        input_names = {*self._view.get_request_data_schema()}
         for projection in self._view.source_feature_view_projections.values():
-            inputs |= {
+            input_names |= {
                 name
                 for feature in projection.features
                 for name in (feature.name, f"{projection.name_to_use()}__{feature.name}")
             }
-        given = table.select([name for name in table.column_names if name in inputs])
+        inputs = table.select([name for name in table.column_names if name in input_names])
         result = self._view.feature_transformation.transform(
-            self._view._preprocess_arrow_table(_microseconds(given))[0].to_pydict()
+            self._view._preprocess_arrow_table(_microseconds(inputs))[0].to_pydict()
         )
         prefix = f"{self._view.projection.name_to_use()}__" if full_feature_names else ""
         return pa.table(
@@ -322,20 +329,20 @@ def _labels(release: Release, entity_df: Any, join_keys: dict[str, JoinKey]) -> 
     if isinstance(entity_df, str):
         reader = LakeReader(
             release
-        )  # a connection of its own, on which the query stays open while pieces are joined on the other
-        reader.offer(entity_df)
+        )  # a separate connection: the query stays open while pieces are joined on the other one
+        reader.create_views(entity_df)
         return QueriedLabels(reader.connection.sql(entity_df), join_keys)
     if not isinstance(entity_df, pd.DataFrame):
         raise LabelError(
             f"entity_df is {type(entity_df).__name__}. Give a pandas DataFrame or the text of a DuckDB query, with the"
             " join keys and event_timestamp, or None with start_date and end_date"
         )
-    return HeldLabels(labels.check(labels.from_frame(entity_df), join_keys))
+    return InMemoryLabels(labels.check(labels.from_frame(entity_df), join_keys))
 
 
-def _knowable(given: LabelSource, release: Release, beyond_horizon: str | None) -> KnowableLabels:
-    return KnowableLabels(
-        given, Horizon.of(release), allowed=(beyond_horizon or settings.beyond_horizon()) == settings.ALLOW
+def _checked_labels(source: LabelSource, release: Release, beyond_horizon: str | None) -> HorizonCheckedLabels:
+    return HorizonCheckedLabels(
+        source, Horizon.of(release), allowed=(beyond_horizon or settings.beyond_horizon()) == settings.ALLOW
     )
 
 
@@ -346,29 +353,29 @@ def _check_request_data(columns: list[str], on_demand: list[OnDemandFeatureView]
                 raise RequestDataNotFoundInEntityDfException(feature_name=name, feature_view_name=view.name)
 
 
-def _only(piece: pa.Table) -> Pieces:
+def _single_piece(piece: pa.Table) -> Pieces:
     return lambda _: iter([piece])
 
 
-def _queried(reader: LakeReader, query: str) -> Pieces:
+def _query_pieces(reader: LakeReader, query: str) -> Pieces:
     def pieces(rows: int | None) -> Iterator[pa.Table]:
-        found = reader.connection.sql(query)
+        relation = reader.connection.sql(query)
         if rows is None:
-            yield found.to_arrow_table()
+            yield relation.to_arrow_table()
             return
-        yield found.limit(0).to_arrow_table()
-        yield from (pa.Table.from_batches([batch]) for batch in found.to_arrow_reader(rows))
+        yield relation.limit(0).to_arrow_table()
+        yield from (pa.Table.from_batches([batch]) for batch in relation.to_arrow_reader(rows))
 
     return pieces
 
 
 def _as_served(duckdb_type: str, name: str) -> str:
-    """An expression over a source column; money becomes a double."""
+    """An expression over a source column; decimals become doubles."""
     return f"CAST({identifier(name)} AS DOUBLE)" if duckdb_type.startswith("DECIMAL") else identifier(name)
 
 
 def _microseconds(table: pa.Table) -> pa.Table:
-    """The same with instants as Arrow hands them out as Python datetimes."""
+    """The table with timestamps in microseconds, which Arrow converts to Python datetimes."""
     for i, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):
             table = table.set_column(i, field.name, table[i].cast(pa.timestamp("us", tz=field.type.tz), safe=False))

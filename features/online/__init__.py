@@ -1,5 +1,5 @@
-"""What is served: generations of rows, loaded from a release into a folder of sqlite files, a Redis or a PostgreSQL,
-and compared with training before they count.
+"""The online store: generations of rows, loaded from a release into sqlite files, Redis or PostgreSQL, and compared
+with training before they are served.
 
-All three keep `features.online.generation`'s promises; `MILLRACE_ONLINE` says which one is used.
+All three backends implement `features.online.generation`; `MILLRACE_ONLINE` selects one.
 """

@@ -1,4 +1,4 @@
-"""Which backend keeps features online: what `MILLRACE_ONLINE` says. Its client is imported when it is used."""
+"""The online backend that `MILLRACE_ONLINE` selects; its client is imported on first use."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from lake import settings
 
 
 def configured() -> OnlineBackend:
-    """The one that `MILLRACE_ONLINE` names, or the folder of sqlite files in this home."""
+    """The backend that `MILLRACE_ONLINE` names; by default sqlite files in this home."""
     return _backend(settings.online(), os.environ.get("MILLRACE_HOME"))
 
 
 @cache
 def _backend(url: str, _home: str | None) -> OnlineBackend:
-    """By what the environment says, which is looked at in each request: to resolve a path takes as long as to read a
-    row.
-    """
+    """Cached by the environment, which each request reads: resolving a path takes as long as reading a row."""
     scheme = url.partition("://")[0] if "://" in url else ""
     if url == "sqlite":
         from features.online.sqlite import SqliteBackend
@@ -43,6 +41,6 @@ def current() -> str | None:
     return configured().current()
 
 
-def about() -> GenerationMetadata | None:
-    """What the generation in use was made from; None when nothing is online."""
-    return configured().about()
+def metadata() -> GenerationMetadata | None:
+    """Metadata of the generation in use; None when nothing is online."""
+    return configured().metadata()

@@ -1,9 +1,8 @@
-"""Online-offline consistency: what is served, compared with what a training set would hold, value by value, for the
-same entities and the same instant.
+"""Online-offline consistency: served values compared with those of a training set, for the same entities and instant.
 
-The online side is Feast's `get_online_features`, the offline side its `get_historical_features`, both of them as users
-call them. Entities come from both sides, so that what one of them lacks is found. A materialization runs this on the
-generation that it has filled, before anybody reads it.
+The online side is Feast's `get_online_features`, the offline side its `get_historical_features`, both as users call
+them. Entities are drawn from both sides, so a row that either side lacks is found. A materialization compares each new
+generation before it is served.
 """
 
 from __future__ import annotations
@@ -22,25 +21,25 @@ from features import queries, registry
 from features.lake_reader import LakeReader
 from features.online import backends, generation
 from features.online.generation import Key, Reader
-from features.online.store import layout_of
+from features.online.store import row_schema_of
 from features.views import REQUEST_TIME
 from lake import release
 from lake.release import Release
 from lake.sql import identifier
 
 SAMPLE = 500
-"""Entities of each view and side."""
+"""Entities per view and side."""
 BATCH = 10_000
 
 
 class ConsistencyError(RuntimeError):
-    """What would be served differs from what is trained on; the message counts the values of each feature."""
+    """Values to be served differ from those of training; the message counts them per feature."""
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One feature: of `compared` entities, `mismatched` have two different values, `missing` one only offline and
-    `extra` one only online. `example` is the first of these.
+class FeatureComparison:
+    """One feature: of `compared` entities, `mismatched` have different values, `missing` have one offline only and
+    `extra` online only. `example` is the first difference.
     """
 
     view: str
@@ -53,7 +52,7 @@ class Compared:
 
     @property
     def wrong(self) -> int:
-        """Values that are not the same."""
+        """Values that differ."""
         return self.mismatched + self.missing + self.extra
 
     def __str__(self) -> str:
@@ -72,88 +71,94 @@ class Consistency:
     release: int
     horizon: str
     generation: str
-    features: tuple[Compared, ...]
+    features: tuple[FeatureComparison, ...]
 
     @property
     def compared(self) -> int:
-        """Values that were compared."""
-        return sum(one.compared for one in self.features)
+        """Number of values compared."""
+        return sum(feature.compared for feature in self.features)
 
     @property
     def wrong(self) -> int:
-        """Values that are not the same: training-serving mismatches."""
-        return sum(one.wrong for one in self.features)
+        """Number of values that differ: training-serving mismatches."""
+        return sum(feature.wrong for feature in self.features)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
-        return {**asdict(self), "features": [asdict(one) for one in self.features]}
+        return {**asdict(self), "features": [asdict(feature) for feature in self.features]}
 
-    def _wrong_features(self) -> list[Compared]:
-        """One example for each view will do."""
-        wrong = [one for one in self.features if one.wrong]
+    def _wrong_features(self) -> list[FeatureComparison]:
+        """Features with differences, with one example per view."""
+        wrong = [feature for feature in self.features if feature.wrong]
         return [
-            one if one.view not in {other.view for other in wrong[:at]} else replace(one, example="")
-            for at, one in enumerate(wrong)
+            feature if feature.view not in {other.view for other in wrong[:index]} else replace(feature, example="")
+            for index, feature in enumerate(wrong)
         ]
 
-    def refuse_mismatch(self) -> None:
-        """Raise ConsistencyError unless all values are the same."""
+    def ensure_match(self) -> None:
+        """Raise ConsistencyError unless all values are equal."""
         if self.wrong:
-            told = "; ".join(map(str, self._wrong_features()))
+            differences = "; ".join(map(str, self._wrong_features()))
             raise ConsistencyError(
                 f"release {self.release}: {self.wrong:,} of {self.compared:,} values online are not those of a training"
-                f" set. {told}. What was served before still is. See that nothing else writes to the online store, and"
+                f" set. {differences}. What was served before still is. See that nothing else writes to the online"
+                " store, and"
                 " run again; if it stays, it is a defect in features/: please report it"
             )
 
 
-def compare(of: Release, name: str, views: Sequence[FeatureView], sample: int | None = SAMPLE) -> Consistency:
-    """Compare a generation with the release, for `sample` entities of each view and side, or for all of them.
+def compare(release: Release, name: str, views: Sequence[FeatureView], sample: int | None = SAMPLE) -> Consistency:
+    """Compare a generation with its release, for `sample` entities per view and side; None compares all of them.
 
-    A view that was disabled is answered by neither side, and left out.
+    Disabled views are left out: neither side answers for them.
     """
-    store = registry.open_store(of.number)
-    reader = LakeReader(of)
+    store = registry.open_store(release.number)
+    reader = LakeReader(release)
     served = backends.configured().open(name)
     with generation.previewing(name, _instant(reader)):
-        found = [one for view in views if view.enabled for one in _compare_view(store, reader, served, view, sample)]
-    return Consistency(of.number, of.horizon, name, tuple(found))
+        comparisons = [
+            comparison
+            for view in views
+            if view.enabled
+            for comparison in _compare_view(store, reader, served, view, sample)
+        ]
+    return Consistency(release.number, release.horizon, name, tuple(comparisons))
 
 
 def online(sample: int | None = SAMPLE) -> Consistency:
-    """The same for the generation in use; OnlineStoreEmptyError when there is none."""
+    """`compare` the generation in use; OnlineStoreEmptyError when there is none."""
     served = generation.in_use(backends.configured())
-    if served is None or served.about.release is None:
+    if served is None or served.metadata.release is None:
         raise generation.OnlineStoreEmptyError(
             "no release is online, so there is nothing to compare. Run the DAG `millrace` (or `make demo`) first"
         )
     return compare(
-        release.read(served.about.release), served.name, registry.online_views(registry.open_store()), sample
+        release.read(served.metadata.release), served.name, registry.online_views(registry.open_store()), sample
     )
 
 
 def _compare_view(
     store: FeatureStore, reader: LakeReader, served: Reader, view: FeatureView, sample: int | None
-) -> list[Compared]:
+) -> list[FeatureComparison]:
     refs = _features(store, view)
     tallies = [_Tally(*ref.split(":")) for ref in refs]
-    known = iter(sorted({*_offline_keys(reader, view, sample), *served.keys(layout_of(view), sample)}, key=repr))
-    while keys := list(islice(known, BATCH)):
-        rows = pd.DataFrame(keys, columns=list(layout_of(view).keys))
-        trained, answered = _trained(store, refs, rows, _instant(reader)), _served(store, refs, rows, _instant(reader))
-        for one in tallies:
-            one.count(keys, trained[one.feature], answered[one.feature])
-    return [one.result() for one in tallies]
+    all_keys = iter(sorted({*_offline_keys(reader, view, sample), *served.keys(row_schema_of(view), sample)}, key=repr))
+    while keys := list(islice(all_keys, BATCH)):
+        rows = pd.DataFrame(keys, columns=list(row_schema_of(view).keys))
+        offline, online = _trained(store, refs, rows, _instant(reader)), _served(store, refs, rows, _instant(reader))
+        for tally in tallies:
+            tally.count(keys, offline[tally.feature], online[tally.feature])
+    return [tally.result() for tally in tallies]
 
 
 def _features(store: FeatureStore, view: FeatureView) -> list[str]:
-    """All of the view, and of what is computed on demand from it alone."""
-    found = [f"{view.name}:{feature.name}" for feature in view.features]
+    """References of the view's features, and of on-demand features computed from this view alone."""
+    refs = [f"{view.name}:{feature.name}" for feature in view.features]
     for on_demand in store.list_on_demand_feature_views():
         sources = {source.name for source in on_demand.source_feature_view_projections.values()}
         if on_demand.enabled and sources == {view.name}:
-            found += [f"{on_demand.name}:{feature.name}" for feature in on_demand.features]
-    return found
+            refs += [f"{on_demand.name}:{feature.name}" for feature in on_demand.features]
+    return refs
 
 
 def _instant(reader: LakeReader) -> datetime:
@@ -161,27 +166,27 @@ def _instant(reader: LakeReader) -> datetime:
 
 
 def _offline_keys(reader: LakeReader, view: FeatureView, sample: int | None) -> list[Key]:
-    """Entities with a row at the horizon; in a sample they are drawn anew for each release, and alike each time."""
+    """Entities with a row at the horizon. A sample depends on the release only, so it is reproducible."""
     source = view.batch_source
-    names = ", ".join(identifier(source.column(name)) for name in layout_of(view).keys)
-    some = "" if sample is None else f" ORDER BY hash({names}, {reader.release.number}) LIMIT {sample}"
-    known = queries.between(source.event_column, None, _instant(reader))
-    found: list[Key] = reader.connection.execute(
-        f"SELECT DISTINCT {names} FROM {reader.table(source.table)} WHERE {known}{some}"
+    names = ", ".join(identifier(source.column(name)) for name in row_schema_of(view).keys)
+    sample_clause = "" if sample is None else f" ORDER BY hash({names}, {reader.release.number}) LIMIT {sample}"
+    is_known = queries.between(source.event_column, None, _instant(reader))
+    keys: list[Key] = reader.connection.execute(
+        f"SELECT DISTINCT {names} FROM {reader.table(source.table)} WHERE {is_known}{sample_clause}"
     ).fetchall()
-    return found
+    return keys
 
 
 def _trained(store: FeatureStore, refs: list[str], rows: pd.DataFrame, at: datetime) -> dict[str, list[Any]]:
     labels = rows.assign(event_timestamp=at, **{REQUEST_TIME: at})
-    found: dict[str, list[Any]] = store.get_historical_features(labels, refs).to_arrow().to_pydict()
-    return found
+    columns: dict[str, list[Any]] = store.get_historical_features(labels, refs).to_arrow().to_pydict()
+    return columns
 
 
 def _served(store: FeatureStore, refs: list[str], rows: pd.DataFrame, at: datetime) -> dict[str, list[Any]]:
     entities = {**{name: rows[name].tolist() for name in rows}, REQUEST_TIME: [at] * len(rows)}
-    found: dict[str, list[Any]] = store.get_online_features(refs, entities).to_dict()
-    return found
+    columns: dict[str, list[Any]] = store.get_online_features(refs, entities).to_dict()
+    return columns
 
 
 class _Tally:
@@ -192,28 +197,28 @@ class _Tally:
         self.counts = {"mismatched": 0, "missing": 0, "extra": 0}
 
     def count(self, keys: list[Key], offline: list[Any], served: list[Any]) -> None:
-        for key, trained, answer in zip(keys, offline, served, strict=True):
+        for key, expected, actual in zip(keys, offline, served, strict=True):
             self.compared += 1
-            if wrong := _wrong(trained, answer):
+            if wrong := _difference(expected, actual):
                 self.counts[wrong] += 1
                 self.example = (
                     self.example
-                    or f"{', '.join(map(str, key))} has {_told(trained)} offline and {_told(answer)} online"
+                    or f"{', '.join(map(str, key))} has {_formatted(expected)} offline and {_formatted(actual)} online"
                 )
 
-    def result(self) -> Compared:
-        return Compared(self.view, self.feature, self.compared, **self.counts, example=self.example)
+    def result(self) -> FeatureComparison:
+        return FeatureComparison(self.view, self.feature, self.compared, **self.counts, example=self.example)
 
 
-def _wrong(trained: Any, answer: Any) -> str:
-    """How two values differ; empty when they are the same, of the same type, NaN included."""
-    if trained is None or answer is None:
-        return "" if trained is answer else "extra" if trained is None else "missing"
-    same = type(trained) is type(answer) and (trained == answer or (trained != trained and answer != answer))
+def _difference(expected: Any, actual: Any) -> str:
+    """How two values differ; empty when value and type are equal, NaN included."""
+    if expected is None or actual is None:
+        return "" if expected is actual else "extra" if expected is None else "missing"
+    same = type(expected) is type(actual) and (expected == actual or (expected != expected and actual != actual))
     return "" if same else "mismatched"
 
 
-def _told(value: Any) -> str:
+def _formatted(value: Any) -> str:
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
     return "NULL" if value is None else repr(value)

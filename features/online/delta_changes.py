@@ -1,6 +1,7 @@
-"""What changed between two releases, for a view: the entities whose newest row may be another one now. Told by the
-files of the two Delta versions, not by event times, so that rows which came late, were corrected or were deleted count
-too.
+"""Changes of a view between two releases: the entities whose newest row may differ.
+
+They come from the files of the two Delta versions rather than from event times, so late, corrected and deleted rows are
+included.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contracts.interval import midnight
 from features import queries
 from features.lake_reader import LakeReader, is_plain
 from features.online.generation import GenerationMetadata
-from features.online.store import layout_of
+from features.online.store import row_schema_of
 from lake import settings
 from lake.sql import identifier, parquet
 
@@ -22,12 +23,11 @@ A_MOMENT = timedelta(microseconds=1)
 
 
 def between(before: GenerationMetadata, reader: LakeReader, view: FeatureView) -> int | None:
-    """Put the keys that changed from what `before` was made of to the reader's release into a DuckDB table `changed`,
-    and count them; None when that cannot be told.
+    """Write the keys that changed from the generation `before` to the reader's release into a DuckDB table CHANGED.
 
-    A key counts when one of its rows is in a file that was added or removed, or became known because the horizon moved
-    on. It cannot be told when the horizon moved back, a version or its files are gone, or a table has features of Delta
-    by which a file changes in place.
+    Returns their number; None when it cannot be determined: the horizon moved back, a version or its files are gone, or
+    a table has Delta features by which a file changes in place. A key counts when one of its rows is in an added or
+    removed file, or became known because the horizon advanced.
     """
     import duckdb  # here, as in lake_reader.py
     from deltalake.exceptions import DeltaError
@@ -43,7 +43,7 @@ def between(before: GenerationMetadata, reader: LakeReader, view: FeatureView) -
         return None
     if files is None:
         return None
-    names = ", ".join(identifier(source.column(name)) for name in layout_of(view).keys)
+    names = ", ".join(identifier(source.column(name)) for name in row_schema_of(view).keys)
     parts = [f"SELECT {names} FROM {parquet(files)}"] if files else []
     if before.horizon < reader.release.horizon:
         since, until = (midnight(date.fromisoformat(horizon)) for horizon in (before.horizon, reader.release.horizon))
@@ -64,9 +64,7 @@ def between(before: GenerationMetadata, reader: LakeReader, view: FeatureView) -
 
 
 def _differing(table: str, before: int, after: int) -> list[str] | None:
-    """Files that one of the two versions has and the other does not; None when files are not all that there is to a
-    version.
-    """
+    """Files that only one of the two versions has; None when a version is more than its files."""
     from deltalake import DeltaTable
 
     path = str(settings.table_path(table))

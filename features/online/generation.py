@@ -1,12 +1,11 @@
-"""Generations: what is online. One generation holds every view as of one materialization, and a pointer says which one
-is read.
+"""Generations: a generation holds every view as of one materialization, and a pointer names the one that is served.
 
 A generation is filled beside the one in use and becomes visible, for all views at once, when the pointer moves. Readers
-look at the pointer at each request. A process that is killed leaves the former generation in use. The current
-generation and the one before it are kept, so that a reader that has just looked still finds what it looks for.
+check the pointer at each request. A killed process leaves the previous generation in use. The current and the previous
+generation are kept, so a reader that has just read the pointer still finds its rows.
 
-Where generations live is a `OnlineBackend`: sqlite files below `MILLRACE_HOME`, or the Redis or PostgreSQL that
-`MILLRACE_ONLINE` names. Rows are packed: one for each entity and view.
+An `OnlineBackend` stores generations: sqlite files below `MILLRACE_HOME`, or the Redis or PostgreSQL that
+`MILLRACE_ONLINE` names. Rows are packed, one per entity and view.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from features.type_mapping import Kind
+from features.type_mapping import TypeMapping
 
 EVENT, CREATED = "_event_at", "_created_at"
 """Microseconds since 1970, UTC."""
 
 Key = tuple[Any, ...]
-Stored = Sequence[Any]
-"""A row as it is stored: join keys, event time, creation time or None, features, all as plain values in the order of
-the layout.
+StoredRow = Sequence[Any]
+"""A row as it is stored: join keys, event time, creation time or None, features; plain values in the order of the
+RowSchema.
 """
-Found = tuple[Any, ...]
-"""A row as it is read: event time, then the features asked for; None where it has none."""
+ReadRow = tuple[Any, ...]
+"""A row as it is read: event time, then the requested features; None for a missing value."""
 
 
 class OnlineStoreError(Exception):
-    """Features cannot be served, or not be put online."""
+    """Features cannot be served or put online."""
 
 
 class OnlineStoreEmptyError(OnlineStoreError, LookupError):
@@ -43,9 +42,7 @@ class OnlineStoreEmptyError(OnlineStoreError, LookupError):
 
 
 class OnlineStoreDamagedError(OnlineStoreError):
-    """The pointer, or the generation that it names, is torn, overwritten or incomplete; the next materialization
-    replaces it.
-    """
+    """The pointer or its generation is torn, overwritten or incomplete; the next materialization replaces it."""
 
 
 class OnlineStoreUnreachableError(OnlineStoreError, ConnectionError):
@@ -53,19 +50,19 @@ class OnlineStoreUnreachableError(OnlineStoreError, ConnectionError):
 
 
 class OnlineStoreUnfitError(OnlineStoreError, ValueError):
-    """`MILLRACE_ONLINE` names something that cannot hold features, or the server is set up so that it would lose
-    some.
-    """
+    """`MILLRACE_ONLINE` names something that cannot hold features, or a server whose settings would lose some."""
 
 
 class GenerationGoneError(OnlineStoreError, LookupError):
-    """A generation was replaced twice while it was read: look at the pointer again."""
+    """A generation was replaced twice while it was read: read the pointer again."""
 
 
 @dataclass(frozen=True)
 class GenerationMetadata:
-    """What a generation was made from; all None for one that only ever received pushed rows. `ids` tell the tables from
-    others of the same name, of another lake or built anew. `pushed`: rows were merged into it since.
+    """What a generation was made from; None and empty for one that holds only pushed rows.
+
+    `ids` are the tables' Delta ids, which distinguish them from tables of the same name in another lake, or rebuilt
+    ones. `pushed`: rows were merged into it since.
     """
 
     release: int | None = None
@@ -83,11 +80,11 @@ class GenerationMetadata:
 
 @dataclass(frozen=True)
 class RowSchema:
-    """How a view's rows are stored: the join keys find them; both times and each feature in its own type follow."""
+    """How a view's rows are stored: join keys, then event and creation time, then each feature in its own type."""
 
     view: str
-    keys: dict[str, Kind]
-    features: dict[str, Kind]
+    keys: dict[str, TypeMapping]
+    features: dict[str, TypeMapping]
 
 
 class Reader(Protocol):
@@ -96,25 +93,25 @@ class Reader(Protocol):
     name: str
 
     def begin(self) -> None:
-        """A request begins: read as of one moment from here on, where the place can."""
+        """Begin a request: reads from here on see one snapshot, where the backend can provide it."""
 
     def end(self) -> None:
-        """It ends."""
+        """End the request."""
 
-    def rows(self, layout: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
-        """The row of each key, None where there is none. GenerationGoneError rather than an answer in which rows were
-        being removed.
+    def rows(self, row_schema: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[ReadRow | None]:
+        """The row of each key, None where there is none; GenerationGoneError when rows may have been removed
+        meanwhile.
         """
 
-    def keys(self, layout: RowSchema, some: int | None) -> list[Key]:
-        """Keys that have a row: all, or `some` at random."""
+    def keys(self, row_schema: RowSchema, limit: int | None) -> list[Key]:
+        """All keys that have a row, or `limit` random ones."""
 
 
 class Session(Protocol):
-    """A thread's way to what is in use; it holds a connection."""
+    """One thread's access to the generation in use; holds a connection."""
 
     def reader(self) -> Reader:
-        """Of the generation in use at this moment, and the same one as before while nothing was published."""
+        """A reader of the generation in use; the same one as before unless another generation was published."""
 
 
 class Draft(Protocol):
@@ -122,26 +119,26 @@ class Draft(Protocol):
 
     name: str
 
-    def load(self, layout: RowSchema, batches: Iterable[Sequence[Stored]]) -> int:
-        """Fill a view, which becomes these rows and no others; their number."""
+    def load(self, row_schema: RowSchema, batches: Iterable[Sequence[StoredRow]]) -> int:
+        """Fill a view with exactly these rows; returns their number."""
 
     def copy_from(self, name: str) -> None:
-        """Begin with the rows of another generation, before anything else."""
+        """Start from the rows of another generation; called before any other method."""
 
-    def apply_changes(self, layout: RowSchema, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
-        """Instead of `load`, in a draft that resembles another generation: its rows of the view without those of these
-        keys, and more. The number of rows that the view has then.
+    def apply_changes(self, row_schema: RowSchema, keys: Sequence[Key], batches: Iterable[Sequence[StoredRow]]) -> int:
+        """Instead of `load`, in a draft copied from another generation: remove the view's rows of these keys and add
+        the batches. Returns the number of rows that the view has then.
         """
 
-    def finish(self, about: GenerationMetadata) -> None:
-        """Have it complete and durable, still unread."""
+    def finish(self, metadata: GenerationMetadata) -> None:
+        """Make the draft complete and durable; it is not read yet."""
 
     def publish(self) -> None:
-        """Make it the generation that everybody reads."""
+        """Make it the generation in use."""
 
 
 class OnlineBackend(Protocol):
-    """Where generations live."""
+    """Storage of generations."""
 
     @property
     def where(self) -> str:
@@ -150,12 +147,14 @@ class OnlineBackend(Protocol):
     def current(self) -> str | None:
         """The id of the generation in use; None when there is none."""
 
-    def about(self) -> GenerationMetadata | None:
-        """What the generation in use was made from. OnlineStoreDamagedError when it cannot be read."""
+    def metadata(self) -> GenerationMetadata | None:
+        """Metadata of the generation in use, None when there is none; OnlineStoreDamagedError when it cannot be
+        read.
+        """
 
     def published_at(self) -> datetime | None:
-        """When the pointer moved to the generation in use; None when there is none, or it was published before this was
-        kept.
+        """When the pointer moved to the generation in use; None when there is none, or an older version published
+        it.
         """
 
     def session(self) -> Session:
@@ -165,12 +164,12 @@ class OnlineBackend(Protocol):
         """A generation, in use or not."""
 
     def drafting(self, label: str) -> AbstractContextManager[Draft]:
-        """An empty draft, which is removed unless the block publishes it. One at a time; waits for its turn."""
+        """An empty draft, which is removed unless the block publishes it. Waits while another process has a draft."""
 
-    def merge(self, layout: RowSchema, rows: Sequence[Stored]) -> None:
-        """Put rows into the generation in use, all or none, unless what is there is newer: an older event never
-        replaces a newer one, and of the same event the row created or written later counts. Without a generation an
-        empty one is made first.
+    def merge(self, row_schema: RowSchema, rows: Sequence[StoredRow]) -> None:
+        """Merge rows into the generation in use, all or none; without a generation, into a new empty one.
+
+        An older event never replaces a newer one; of the same event time, the row created or written later wins.
         """
 
     def drop(self, views: Sequence[str]) -> None:
@@ -185,59 +184,61 @@ class InUse:
     """A generation that is served, and what it was made from."""
 
     name: str
-    about: GenerationMetadata
+    metadata: GenerationMetadata
 
 
-def in_use(where: OnlineBackend) -> InUse | None:
-    """What a place serves; None when nothing is online."""
-    name, served = where.current(), where.about()
-    return None if name is None or served is None else InUse(name, served)
+def in_use(backend: OnlineBackend) -> InUse | None:
+    """The generation that a backend serves; None when nothing is online."""
+    name, metadata = backend.current(), backend.metadata()
+    return None if name is None or metadata is None else InUse(name, metadata)
 
 
-def empty(where: str) -> OnlineStoreEmptyError:
-    """The error of a reader who finds nothing."""
+def empty_error(where: str) -> OnlineStoreEmptyError:
+    """The error for a reader when nothing is online."""
     return OnlineStoreEmptyError(
         f"no features are online in {where}. Run the DAG `millrace` (or `make demo`), or"
         " features.online.materialize.materialize(release)"
     )
 
 
-def damaged(problem: str) -> OnlineStoreDamagedError:
-    """The error of what is online and cannot be read. It reaches HTTP clients: `problem` holds no path of this
-    machine.
+def damaged_error(problem: str) -> OnlineStoreDamagedError:
+    """The error for a generation that cannot be read. It reaches HTTP clients, so `problem` must not contain a path of
+    this machine.
     """
     return OnlineStoreDamagedError(
         f"{problem}. Nothing is served from it. To put a fresh generation online: millrace serve"
     )
 
 
-def parsed(text: str | bytes | None, name: str, where: str) -> GenerationMetadata:
-    """What a generation says that it was made from; OnlineStoreDamagedError where it says nothing, or nothing that can
-    be read.
-    """
+def parse_metadata(text: str | bytes | None, name: str, where: str) -> GenerationMetadata:
+    """The metadata of a generation; OnlineStoreDamagedError where it is missing or cannot be read."""
     if text is None:
-        raise damaged(f"the generation {name} in {where} is missing or torn: it does not say what it was made from")
+        raise damaged_error(
+            f"the generation {name} in {where} is missing or torn: it does not say what it was made from"
+        )
     try:
-        about = GenerationMetadata(**json.loads(text))
-        return replace(about, rows={**about.rows})
+        metadata = GenerationMetadata(**json.loads(text))
+        return replace(metadata, rows={**metadata.rows})
     except (ValueError, TypeError) as error:
-        raise damaged(f"the generation {name} in {where} is torn: what it says of itself cannot be read") from error
+        raise damaged_error(
+            f"the generation {name} in {where} is torn: what it says of itself cannot be read"
+        ) from error
 
 
 def ensure_views(name: str, where: str, lacking: Iterable[str]) -> None:
-    """OnlineStoreDamagedError where a generation lacks the rows of these views."""
+    """Raise OnlineStoreDamagedError if a generation lacks the rows of any views."""
     if names := ", ".join(sorted(lacking)):
-        raise damaged(f"the generation {name} in {where} is torn: it lacks {names}")
+        raise damaged_error(f"the generation {name} in {where} is torn: it lacks {names}")
 
 
 def new_name(label: str) -> str:
-    """An id that no other generation has."""
+    """A unique id for a generation."""
     return f"{label}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A generation to read, in use or not, and the instant to take for now."""
+    """A generation to read, in use or not, and the instant that counts as now."""
 
     name: str
     at: datetime
@@ -254,7 +255,7 @@ def now() -> datetime:
 
 @contextmanager
 def previewing(name: str, at: datetime) -> Iterator[None]:
-    """Read this generation as of that instant, here and nowhere else."""
+    """Read this generation as of that instant, in this context only."""
     token = previewed.set(Preview(name, at))
     try:
         yield

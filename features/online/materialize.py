@@ -1,5 +1,5 @@
-"""Materialization: the newest feature row of each entity, from a release's pinned tables into a new generation of the
-online store.
+"""Materialization: load the newest feature row of each entity from a release into a new generation of the online
+store.
 """
 
 from __future__ import annotations
@@ -20,15 +20,22 @@ from features.lake_reader import LakeReader, SourceError
 from features.offline import as_of
 from features.online import backends, consistency, delta_changes, generation
 from features.online.consistency import Consistency
-from features.online.generation import Draft, GenerationMetadata, InUse, OnlineBackend, OnlineStoreDamagedError, Stored
-from features.online.store import layout_of
+from features.online.generation import (
+    Draft,
+    GenerationMetadata,
+    InUse,
+    OnlineBackend,
+    OnlineStoreDamagedError,
+    StoredRow,
+)
+from features.online.store import row_schema_of
 from features.queries import EPOCH
 from lake.release import Release
 from lake.sql import identifier
 
 BATCH = 50_000
 MOST_CHANGED = 0.5
-"""Where more of a view's entities changed than this share, all are loaded anew: appending is faster than searching."""
+"""Above this share of changed entities a view is loaded in full: appending is faster than searching."""
 Progress = Callable[[str, int], Any]
 """Called with a view's name and the number of its rows loaded so far."""
 
@@ -36,13 +43,13 @@ log = logging.getLogger(__name__)
 
 
 class NothingToServeError(generation.OnlineStoreError, LookupError):
-    """No feature row was known at the day for which features were to be put online."""
+    """No feature row was known on the day as of which features were to be put online."""
 
 
 @dataclass(frozen=True)
 class ViewReport:
-    """One feature view in one materialization: its rows, of which `loaded` were read from the lake and the others were
-    online already. `generation` is the id of what serves it.
+    """One feature view in one materialization: its rows, of which `loaded` were read from the lake; the others were
+    online already. `generation` is the id of the generation that serves it.
     """
 
     view: str
@@ -54,7 +61,7 @@ class ViewReport:
 
     @property
     def entities_per_second(self) -> float:
-        """Speed of this view's load."""
+        """Throughput of this view's load."""
         return self.loaded / self.seconds if self.seconds else 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,48 +70,46 @@ class ViewReport:
 
 
 @dataclass(frozen=True)
-class Materialized:
-    """What was loaded, and how it compared with training before it was served; None when it was being served
-    already.
-    """
+class MaterializationResult:
+    """The loaded views, and their comparison with training; None when the release was online already."""
 
     views: list[ViewReport]
     consistency: Consistency | None
 
 
 def online_release() -> GenerationMetadata | None:
-    """What is being served: release number, horizon, table versions, definitions and rows per view. None when nothing
+    """Release number, horizon, table versions, definitions and rows per view of what is online; None when nothing
     is.
     """
-    return backends.about()
+    return backends.metadata()
 
 
 def materialize(
     release: Release, progress: Progress | None = None, sample: int | None = consistency.SAMPLE, *, fresh: bool = False
-) -> Materialized:
-    """Serve a release, as of its horizon. Nothing is done when it is already being served with the same definitions.
+) -> MaterializationResult:
+    """Serve a release as of its horizon, after applying the definitions to the registry. Does nothing when it is online
+    already with the same definitions.
 
-    `fresh` loads every row from the release all the same, whatever the store holds: it repairs rows that were changed
-    in the store.
+    `fresh` loads every row from the release, whatever the store holds, which repairs rows that were changed in the
+    store. SourceError when the release lacks a declared table.
 
-    Before it is served, `sample` entities of each view and side (None: all) are compared with training;
-    ConsistencyError, and the former generation stays, when any value differs.
+    Before it is served, `sample` entities per view and side (None: all) are compared with training; if any value
+    differs, ConsistencyError is raised and the previous generation stays in use.
 
-    The registry is brought up to the definitions first. A row counts if it was knowable at the horizon's midnight;
-    later rows, which say how windows will empty, wait for a later release. A horizon in the future therefore serves
-    what there is.
+    Rows that were known at the horizon's midnight count; later rows, which record how windows empty, wait for a later
+    release.
     """
     registry.apply()
     views = registry.online_views(registry.open_store())
     ensure_tables(release, (as_of.gold(view.batch_source).table for view in views))
-    judged: list[Consistency] = []
+    comparisons: list[Consistency] = []
 
-    def judge(name: str) -> None:
-        judged.append(consistency.compare(release, name, views, sample))
-        judged[-1].refuse_mismatch()
+    def validate(name: str) -> None:
+        comparisons.append(consistency.compare(release, name, views, sample))
+        comparisons[-1].ensure_match()
 
-    reports = load(release, views, registry.fingerprint(), progress, judge, fresh=fresh)
-    return Materialized(reports, judged[-1] if judged else None)
+    reports = load(release, views, registry.fingerprint(), progress, validate, fresh=fresh)
+    return MaterializationResult(reports, comparisons[-1] if comparisons else None)
 
 
 def ensure_tables(release: Release, tables: Iterable[str]) -> None:
@@ -117,22 +122,23 @@ def ensure_tables(release: Release, tables: Iterable[str]) -> None:
         )
 
 
-def materialize_until(release: Release, end: datetime, progress: Progress | None = None) -> Materialized | None:
-    """`materialize` as of the last midnight (UTC) at or before `end`, or as of the release's horizon if that is
-    earlier.
+def materialize_until(
+    release: Release, end: datetime, progress: Progress | None = None
+) -> MaterializationResult | None:
+    """`materialize` as of the last midnight (UTC) at or before `end`, or the release's horizon if that is earlier.
 
-    None, and nothing is done, when a later day is online: an older row never replaces a newer one. NothingToServeError
-    when no row was knowable by `end`.
+    Returns None and does nothing when a later day is online: an older row never replaces a newer one.
+    NothingToServeError when no row was known by `end`.
     """
-    wanted = replace(release, horizon=min(release.horizon, queries.utc(end).date().isoformat()))
+    requested = replace(release, horizon=min(release.horizon, queries.utc(end).date().isoformat()))
     served = _served(backends.configured())
-    if served and served.about.horizon and served.about.horizon > wanted.horizon:
+    if served and served.metadata.horizon and served.metadata.horizon > requested.horizon:
         return None
     registry.apply()
-    first = _first_midnight(LakeReader(wanted), registry.online_views(registry.open_store()))
-    if first is None or first > queries.microseconds(midnight(date.fromisoformat(wanted.horizon))):
+    first = _first_midnight(LakeReader(requested), registry.online_views(registry.open_store()))
+    if first is None or first > queries.microseconds(midnight(date.fromisoformat(requested.horizon))):
         raise NothingToServeError(
-            f"release {release.number} has no feature row that was known at {wanted.horizon}T00:00 UTC:"
+            f"release {release.number} has no feature row that was known at {requested.horizon}T00:00 UTC:"
             " nothing would be served."
             + (
                 f" The first is of {EPOCH + timedelta(microseconds=first):%Y-%m-%dT%H:%M} UTC: give a later end"
@@ -140,7 +146,7 @@ def materialize_until(release: Release, end: datetime, progress: Progress | None
                 else " Run the DAG `millrace`"
             )
         )
-    return materialize(wanted, progress)
+    return materialize(requested, progress)
 
 
 def _first_midnight(reader: LakeReader, views: Sequence[FeatureView]) -> int | None:
@@ -159,46 +165,44 @@ def load(
     views: Sequence[FeatureView],
     definitions: str,
     progress: Progress | None = None,
-    judge: Callable[[str], Any] | None = None,
+    validate: Callable[[str], Any] | None = None,
     *,
     fresh: bool = False,
 ) -> list[ViewReport]:
-    """Fill a generation with these views and put it in use, all of them at once, unless `judge` raises about it: then
-    the former one stays.
+    """Fill a generation with these views and put it in use, all at once; if `validate` raises, the previous one stays.
 
-    Where the generation in use was made by the same definitions and nothing was pushed into it, the new one is that one
-    with what changed between the two releases. If that fails, its rows may have been changed in the store, and all rows
-    are loaded from the release, as with `fresh`.
+    If the generation in use was made with the same definitions and nothing was pushed into it, the new one starts as
+    its copy, and only changes between the two releases are loaded. If that fails, rows may have been changed in the
+    store: all rows are then loaded from the release, as with `fresh`.
     """
-    place, wanted = (
+    backend, requested = (
         backends.configured(),
         GenerationMetadata(release.number, release.horizon, definitions, release.tables, release.ids),
     )
-    if not fresh and (unchanged := _unchanged(place, wanted, views)):
+    if not fresh and (unchanged := _unchanged(backend, requested, views)):
         return unchanged
     while True:
-        with place.drafting(f"release-{release.number}") as draft:
+        with backend.drafting(f"release-{release.number}") as draft:
             if not fresh and (
-                unchanged := _unchanged(place, wanted, views)
-            ):  # somebody else served it while this one waited for its turn
+                unchanged := _unchanged(backend, requested, views)
+            ):  # another process served it while this one waited
                 return unchanged
-            base, reader = None if fresh else _base(place, wanted, views), LakeReader(release)
+            base, reader = None if fresh else _base(backend, requested, views), LakeReader(release)
             try:
                 if base:
                     draft.copy_from(base.name)
-                reports = [_load_view(reader, draft, view, base.about if base else None, progress) for view in views]
-                draft.finish(replace(wanted, rows={report.view: report.rows for report in reports}))
-                if (
-                    base and _base(place, wanted, views) != base
-                ):  # what was pushed meanwhile may have been copied; it is no base now, so that this happens once
+                reports = [_load_view(reader, draft, view, base.metadata if base else None, progress) for view in views]
+                draft.finish(replace(requested, rows={report.view: report.rows for report in reports}))
+                # rows pushed meanwhile may have been copied; the generation is no longer a base, so this happens once
+                if base and _base(backend, requested, views) != base:
                     continue
-                if judge:
-                    judge(draft.name)
+                if validate:
+                    validate(draft.name)
             except Exception as error:
                 if base is None:
                     raise
                 log.warning(
-                    "%s cannot be built upon (%s: %s), so every row is loaded from release %d",
+                    "%s cannot serve as a base (%s: %s), so every row is loaded from release %d",
                     base.name,
                     type(error).__name__,
                     error,
@@ -210,34 +214,36 @@ def load(
             return reports
 
 
-def _served(place: OnlineBackend) -> InUse | None:
-    """What is served; None also when it is damaged, for then it is replaced."""
+def _served(backend: OnlineBackend) -> InUse | None:
+    """The generation in use; None also when it is damaged, because it is replaced then."""
     try:
-        return generation.in_use(place)
+        return generation.in_use(backend)
     except OnlineStoreDamagedError:
         return None
 
 
-def _unchanged(place: OnlineBackend, wanted: GenerationMetadata, views: Sequence[FeatureView]) -> list[ViewReport]:
-    """What is served already, if it is what is wanted and nothing else."""
-    served = _served(place)
-    if served is None or replace(served.about, rows={}) != wanted:
+def _unchanged(backend: OnlineBackend, requested: GenerationMetadata, views: Sequence[FeatureView]) -> list[ViewReport]:
+    """Reports of the generation in use, if it equals the requested one; else empty."""
+    served = _served(backend)
+    if served is None or replace(served.metadata, rows={}) != requested:
         return []
-    if {*served.about.rows} != {view.name for view in views}:  # a view was applied besides the definitions
+    if {*served.metadata.rows} != {view.name for view in views}:  # a view was applied outside of the definitions
         return []
-    return [ViewReport(view.name, UNCHANGED, served.about.rows.get(view.name, 0), 0.0, served.name) for view in views]
+    return [
+        ViewReport(view.name, UNCHANGED, served.metadata.rows.get(view.name, 0), 0.0, served.name) for view in views
+    ]
 
 
-def _base(place: OnlineBackend, wanted: GenerationMetadata, views: Sequence[FeatureView]) -> InUse | None:
-    """The generation in use that another one can begin with: all of its rows come from a release, by the same
+def _base(backend: OnlineBackend, requested: GenerationMetadata, views: Sequence[FeatureView]) -> InUse | None:
+    """The generation in use, if a new one can start as its copy: all rows come from a release, with the same
     definitions.
     """
-    served = _served(place)
+    served = _served(backend)
     if (
         served is None
-        or served.about.pushed
-        or served.about.definitions != wanted.definitions
-        or {*served.about.rows} != {view.name for view in views}
+        or served.metadata.pushed
+        or served.metadata.definitions != requested.definitions
+        or {*served.metadata.rows} != {view.name for view in views}
     ):
         return None
     return served
@@ -246,47 +252,49 @@ def _base(place: OnlineBackend, wanted: GenerationMetadata, views: Sequence[Feat
 def _load_view(
     reader: LakeReader, draft: Draft, view: FeatureView, base: GenerationMetadata | None, progress: Progress | None
 ) -> ViewReport:
-    started, layout = perf_counter(), layout_of(view)
+    started, row_schema = perf_counter(), row_schema_of(view)
     changed = delta_changes.between(base, reader, view) if base else None
-    seen = 0
+    loaded = 0
 
-    def told(batches: Iterator[list[Stored]]) -> Iterator[list[Stored]]:
-        nonlocal seen
+    def counted(batches: Iterator[list[StoredRow]]) -> Iterator[list[StoredRow]]:
+        nonlocal loaded
         for batch in batches:
             yield batch
-            seen += len(batch)
+            loaded += len(batch)
             if progress:
-                progress(view.name, seen)
+                progress(view.name, loaded)
 
     if base is None or changed is None or changed > base.rows[view.name] * MOST_CHANGED:
-        rows = draft.load(layout, told(_batches(reader, _newest(reader, view))))
+        rows = draft.load(row_schema, counted(_batches(reader, _newest(reader, view))))
     else:
         keys = reader.connection.execute(f"SELECT * FROM {delta_changes.CHANGED}").fetchall()
-        rows = draft.apply_changes(layout, keys, told(_batches(reader, _newest(reader, view, delta_changes.CHANGED))))
-    return ViewReport(view.name, PUBLISHED, rows, round(perf_counter() - started, 3), draft.name, seen)
+        rows = draft.apply_changes(
+            row_schema, keys, counted(_batches(reader, _newest(reader, view, delta_changes.CHANGED)))
+        )
+    return ViewReport(view.name, PUBLISHED, rows, round(perf_counter() - started, 3), draft.name, loaded)
 
 
-def _batches(reader: LakeReader, sql: str) -> Iterator[list[Stored]]:
+def _batches(reader: LakeReader, sql: str) -> Iterator[list[StoredRow]]:
     result = reader.connection.execute(sql)
     while batch := result.fetchmany(BATCH):
         yield batch
 
 
 def _newest(reader: LakeReader, view: FeatureView, among: str | None = None) -> str:
-    """SQL whose rows fit the view's layout, in the order of its keys, so that sqlite only ever appends; only of keys in
-    the table `among`, if given.
+    """SQL for rows in the view's RowSchema, ordered by key, so that sqlite only appends; limited to keys in the table
+    `among`, if given.
     """
-    source, layout = as_of.gold(view.batch_source), layout_of(view)
-    keys, event, created = [source.column(name) for name in layout.keys], source.event_column, source.created_column
-    features = {name: source.column(name) for name in layout.features}
+    source, row_schema = as_of.gold(view.batch_source), row_schema_of(view)
+    keys, event, created = [source.column(name) for name in row_schema.keys], source.event_column, source.created_column
+    features = {name: source.column(name) for name in row_schema.features}
     reader.require(source.table, [*keys, event, *([created] if created else []), *features.values()])
     values = {
         generation.EVENT: f"epoch_us({identifier(event)})",
         generation.CREATED: f"epoch_us({identifier(created)})" if created else "NULL::BIGINT",
     }
-    values |= {name: kind.online.format(identifier(features[name])) for name, kind in layout.features.items()}
+    values |= {name: mapping.online.format(identifier(features[name])) for name, mapping in row_schema.features.items()}
     horizon = queries.between(event, None, midnight(date.fromisoformat(reader.release.horizon)))
     names = ", ".join(map(identifier, keys))
-    some = f" AND ({names}) IN (SELECT ({names}) FROM {among})" if among else ""
-    rows = queries.newest(reader.table(source.table), keys, values, event, created, horizon + some)
+    key_filter = f" AND ({names}) IN (SELECT ({names}) FROM {among})" if among else ""
+    rows = queries.newest(reader.table(source.table), keys, values, event, created, horizon + key_filter)
     return f"{rows} ORDER BY {names}"

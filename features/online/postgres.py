@@ -1,9 +1,9 @@
-"""Generations as schemas of a PostgreSQL database: a table for each view, and a pointer row that one transaction moves.
-The user needs the right to create schemas in the database.
+"""Generations as schemas of a PostgreSQL database: a table per view, and a pointer row. The user needs the right to
+create schemas.
 
-A generation is loaded with COPY in one transaction, so that a loader that dies leaves nothing. One loader at a time is
-let in by an advisory lock, which ends with its connection; the same connection moves the pointer, so that a loader that
-lost the lock cannot publish.
+A generation is loaded with COPY in one transaction, so a loader that dies leaves nothing. An advisory lock, held by the
+loader's connection, admits one loader at a time; the same connection moves the pointer, so a loader that lost the lock
+cannot publish.
 """
 
 from __future__ import annotations
@@ -23,69 +23,75 @@ from psycopg.conninfo import conninfo_to_dict
 
 from features.online import tables
 from features.online.generation import (
-    Found,
     GenerationGoneError,
     GenerationMetadata,
     Key,
     OnlineStoreDamagedError,
     OnlineStoreUnfitError,
+    ReadRow,
     RowSchema,
-    Stored,
-    empty,
+    StoredRow,
+    empty_error,
     ensure_views,
     new_name,
-    parsed,
+    parse_metadata,
 )
-from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explained, Words, masked, reaching, unreadable
-from features.type_mapping import retyped_row
+from features.online.server import (
+    ANSWER_SECONDS,
+    CONNECT_SECONDS,
+    Explanation,
+    OptionNames,
+    invalid_url,
+    mask_url,
+    translate_errors,
+)
+from features.type_mapping import convert_row
 from lake import tls
 from lake.sql import identifier
 
 HOME = "millrace"
-"""The schema of the pointer; generations are in schemas that begin with it and `_`."""
-ABOUT = "_generation"
-"""The table, in each of these schemas and in no other, that says what it was made from."""
+"""The pointer's schema; the names of generations' schemas start with it and `_`."""
+METADATA_TABLE = "_generation"
+"""The table with a generation's metadata, which marks its schema."""
 LOCK = 6_566_000_001
 LONGEST_NAME = 63
-"""Bytes; PostgreSQL cuts longer names, and two views could become one."""
+"""Bytes; PostgreSQL truncates longer names, so two views could collide."""
 CLEAN_SECONDS = 5
 WORK_SECONDS = 600
 """A loader's longest statement: the index or the copy of a large view."""
-TURN_SECONDS = 0.2
+LOCK_POLL_SECONDS = 0.2
 ANY = "\0"
-"""Stands for a parameter: no name has it."""
-WORDS = Words(
+"""Placeholder of a parameter, which no name contains."""
+OPTION_NAMES = OptionNames(
     "sslrootcert",
     "sslcert and sslkey",
     "Where the network may be trusted, set sslmode=disable in MILLRACE_ONLINE",
     "Set sslmode=verify-full and sslrootcert in MILLRACE_ONLINE",
 )
-DOWN = (psycopg.OperationalError, psycopg.InterfaceError)
+CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 LIMITS = ["statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
-"""Settings of the server by which it would end a loader that works or compares for long."""
+"""Server settings that could end a loader during a long load or comparison."""
 
 
-class Bounded(psycopg.Connection[Any]):
-    """A connection on which no statement is waited for longer than so many seconds, even when the server is there and
-    silent.
-    """
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection that waits at most `seconds` for a statement, even when the server is up but silent."""
 
     seconds: ClassVar[float] = ANSWER_SECONDS
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        """As psycopg waits, but not for ever."""
+        """Wait as psycopg does, with a deadline."""
         deadline = time.monotonic() + self.seconds
         try:
             return super().wait(gen, interval, self.seconds if timeout is None else timeout)
         except psycopg.Error as error:
             if timeout is not None or time.monotonic() < deadline:
                 raise
-            self.pgconn.finish()  # an answer that comes now would be taken for that of the next statement
+            self.pgconn.finish()  # a late answer would be read as that of the next statement
             raise psycopg.OperationalError(f"no answer within {self.seconds} s") from error
 
 
-class Working(Bounded):
-    """One that writes, which takes longer."""
+class LoaderConnection(BoundedConnection):
+    """A connection for writing, with a longer timeout."""
 
     seconds = WORK_SECONDS
 
@@ -94,53 +100,53 @@ class PostgresBackend:
     """One database."""
 
     def __init__(self, url: str) -> None:
-        self._url, self.where = url, masked(url)
+        self._url, self.where = url, mask_url(url)
         try:
             conninfo_to_dict(url)
         except psycopg.ProgrammingError:
-            raise unreadable() from None
+            raise invalid_url() from None
         self._prepared = False
 
     def current(self) -> str | None:
         """One query."""
-        with self.connected(Bounded) as connection:
-            return _named(connection)[0]
+        with self.connected(BoundedConnection) as connection:
+            return _pointer(connection)[0]
 
-    def about(self) -> GenerationMetadata | None:
+    def metadata(self) -> GenerationMetadata | None:
         """From the generation's own table."""
-        with self.connected(Bounded) as connection:
-            name, _ = _named(connection)
+        with self.connected(BoundedConnection) as connection:
+            name, _ = _pointer(connection)
             while name is not None:
                 try:
-                    return _about(connection, name, self.where)
+                    return _metadata(connection, name, self.where)
                 except OnlineStoreDamagedError:
-                    before, name = name, _named(connection)[0]
+                    before, name = name, _pointer(connection)[0]
                     if name == before:  # else it was replaced twice while it was looked at
                         raise
             return None
 
     def published_at(self) -> datetime | None:
         """By the server's clock, in the pointer's row."""
-        with self.connected(Bounded) as connection:
+        with self.connected(BoundedConnection) as connection:
             row = connection.execute(f"SELECT published_at FROM {HOME}.pointer").fetchone()
         return row[0] if row else None
 
     def session(self) -> PostgresSession:
-        """One query a request asks for the pointer."""
+        """A session, which reads the pointer with one query per request."""
         return PostgresSession(self)
 
     def open(self, name: str) -> PostgresReader:
         """With a connection of its own."""
-        reader = PostgresReader(self, name, self.connect(Bounded))
-        reader.ensure_whole()
+        reader = PostgresReader(self, name, self.connect(BoundedConnection))
+        reader.ensure_complete()
         return reader
 
     @contextmanager
     def drafting(self, label: str) -> Iterator[PostgresDraft]:
-        """One at a time in a database; the lock is the connection's."""
-        with self.connected(Working) as connection:
+        """A draft; one at a time per database, by a lock of the connection."""
+        with self.connected(LoaderConnection) as connection:
             connection.execute("SELECT set_config(name, '0', false) FROM pg_settings WHERE name = ANY(%s)", [LIMITS])
-            _take_turn(connection)
+            _acquire_lock(connection)
             _clean(connection)
             try:
                 yield PostgresDraft(connection, label)
@@ -150,25 +156,27 @@ class PostgresBackend:
                     connection.autocommit = True
                     _clean(connection)
 
-    def merge(self, layout: RowSchema, rows: Sequence[Stored]) -> None:
-        """In one transaction, which holds the pointer."""
+    def merge(self, row_schema: RowSchema, rows: Sequence[StoredRow]) -> None:
+        """Merge in one transaction, which locks the pointer."""
         with self._writing() as (connection, schema):
-            table = f"{schema}.{identifier(layout.view)}"
-            if not _columns(connection, schema, layout.view):
-                _create(connection, table, layout)
-                _index(connection, table, layout)
-            _refuse_long_names(layout)
-            present = _columns(connection, schema, layout.view)
-            if other := _retyped(layout, layout.features, present):
+            table = f"{schema}.{identifier(row_schema.view)}"
+            if not _columns(connection, schema, row_schema.view):
+                _create(connection, table, row_schema)
+                _index(connection, table, row_schema)
+            _ensure_short_names(row_schema)
+            present = _columns(connection, schema, row_schema.view)
+            if changed := _changed_types(row_schema, row_schema.features, present):
                 raise OnlineStoreUnfitError(
-                    f"{', '.join(other)} of {layout.view} is online in another type; materialize before you push"
+                    f"{', '.join(changed)} of {row_schema.view} is online in another type; materialize before you push"
                 )
-            for name in layout.features.keys() - present:
+            for name in row_schema.features.keys() - present:
                 connection.execute(
-                    f"ALTER TABLE {table} ADD COLUMN {identifier(name)} {layout.features[name].postgres}"
+                    f"ALTER TABLE {table} ADD COLUMN {identifier(name)} {row_schema.features[name].postgres}"
                 )
-            with _fitting(layout):
-                connection.cursor().executemany(_literally(tables.upsert(table, layout, ANY)).replace(ANY, "%s"), rows)
+            with _translate_data_error(row_schema):
+                connection.cursor().executemany(
+                    _escape_percent(tables.upsert(table, row_schema, ANY)).replace(ANY, "%s"), rows
+                )
 
     def drop(self, views: Sequence[str]) -> None:
         """Drop their tables."""
@@ -178,22 +186,22 @@ class PostgresBackend:
                     connection.execute(f"DROP TABLE IF EXISTS {schema}.{identifier(view)}")
 
     def remove_all(self) -> None:
-        """Drop all generations; a loader is waited for."""
-        with self.connected(Working) as connection:
-            _take_turn(connection)
+        """Drop all generations, after waiting for a running loader."""
+        with self.connected(LoaderConnection) as connection:
+            _acquire_lock(connection)
             connection.execute(f"DELETE FROM {HOME}.pointer")
             _clean(connection)
 
     @contextmanager
-    def connected(self, kind: type[psycopg.Connection[Any]]) -> Iterator[psycopg.Connection[Any]]:
-        """A connection for as long as this lasts; OnlineStoreUnreachableError when it fails."""
-        with reaching(self.where, psycopg.Error), self.connect(kind) as connection:
+    def connected(self, connection_type: type[psycopg.Connection[Any]]) -> Iterator[psycopg.Connection[Any]]:
+        """A connection for the block; OnlineStoreUnreachableError when it fails."""
+        with translate_errors(self.where, psycopg.Error), self.connect(connection_type) as connection:
             yield connection
 
-    def connect(self, kind: type[psycopg.Connection[Any]]) -> psycopg.Connection[Any]:
-        """A new connection; each statement is a transaction, unless told otherwise."""
-        with reaching(self.where, psycopg.Error, explained=self._explained):
-            connection = kind.connect(
+    def connect(self, connection_type: type[psycopg.Connection[Any]]) -> psycopg.Connection[Any]:
+        """A new connection in autocommit mode."""
+        with translate_errors(self.where, psycopg.Error, explain=self._explain):
+            connection = connection_type.connect(
                 self._url, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="millrace"
             )
             if not self._prepared:
@@ -201,11 +209,8 @@ class PostgresBackend:
                 self._prepared = True
             return connection
 
-    def _explained(self, text: str) -> Explained | None:
-        """What keeps a connection from being encrypted.
-
-        libpq says only that the verification failed, of an expired certificate as of an untrusted one.
-        """
+    def _explain(self, text: str) -> Explanation | None:
+        """What keeps a connection from being encrypted: libpq reports expired and untrusted certificates alike."""
         if text.endswith("no encryption"):
             return (
                 text,
@@ -216,55 +221,57 @@ class PostgresBackend:
             )
         fault = tls.classify(text)
         if fault is tls.Fault.UNTRUSTED:
-            known = conninfo_to_dict(self._url)
-            host, port = str(known.get("host") or ""), str(known.get("port") or "5432")
+            options = conninfo_to_dict(self._url)
+            host, port = str(options.get("host") or ""), str(options.get("port") or "5432")
             authority = str(
-                known.get("sslrootcert") or os.environ.get("PGSSLROOTCERT") or Path.home() / ".postgresql" / "root.crt"
+                options.get("sslrootcert")
+                or os.environ.get("PGSSLROOTCERT")
+                or Path.home() / ".postgresql" / "root.crt"
             )
             if port.isdecimal() and "," not in host:
                 fault = tls.probe(host, int(port), None if authority == "system" else authority, postgres=True) or fault
-        return WORDS.explained(fault) if fault else None
+        return OPTION_NAMES.explain(fault) if fault else None
 
     @contextmanager
     def _writing(self) -> Iterator[tuple[psycopg.Connection[Any], str]]:
-        """A transaction and the schema of the generation in use, which counts as pushed to from then on; without one,
-        an empty one is made first.
+        """A transaction and the schema of the generation in use, or of a new empty one; its metadata says `pushed` from
+        then on.
         """
-        with self.connected(Working) as connection, connection.transaction():
+        with self.connected(LoaderConnection) as connection, connection.transaction():
             connection.execute(f"LOCK TABLE {HOME}.pointer IN SHARE ROW EXCLUSIVE MODE")
-            name, _ = _named(connection)
+            name, _ = _pointer(connection)
             if name is None:
                 name = new_name("pushed")
                 _start(connection, name)
-                _describe(connection, name, GenerationMetadata())
+                _write_metadata(connection, name, GenerationMetadata())
                 _point_to(connection, name)
-            about = _about(connection, name, self.where)
+            metadata = _metadata(connection, name, self.where)
             yield connection, _schema(name)
-            _describe(connection, name, replace(about, pushed=True))
+            _write_metadata(connection, name, replace(metadata, pushed=True))
 
 
 class PostgresSession:
-    """A connection, made anew after it broke."""
+    """A connection, reopened after it broke."""
 
-    def __init__(self, place: PostgresBackend) -> None:
-        self._place = place
+    def __init__(self, backend: PostgresBackend) -> None:
+        self._backend = backend
         self._reader: PostgresReader | None = None
 
     def reader(self) -> PostgresReader:
         """OnlineStoreEmptyError when nothing is online."""
         if self._reader:
-            with suppress(*DOWN):  # of a server that was started anew since the last request
+            with suppress(*CONNECTION_ERRORS):  # the server was restarted since the last request
                 return self._newest(self._reader.connection)
-        with reaching(self._place.where, *DOWN):
-            return self._newest(self._place.connect(Bounded))
+        with translate_errors(self._backend.where, *CONNECTION_ERRORS):
+            return self._newest(self._backend.connect(BoundedConnection))
 
     def _newest(self, connection: psycopg.Connection[Any]) -> PostgresReader:
-        name, _ = _named(connection)
+        name, _ = _pointer(connection)
         if name is None:
-            raise empty(self._place.where)
+            raise empty_error(self._backend.where)
         if self._reader is None or (self._reader.name, self._reader.connection) != (name, connection):
-            reader = PostgresReader(self._place, name, connection)
-            reader.ensure_whole()
+            reader = PostgresReader(self._backend, name, connection)
+            reader.ensure_complete()
             self._reader = reader
         return self._reader
 
@@ -272,155 +279,166 @@ class PostgresSession:
 class PostgresReader:
     """A generation's tables over one connection."""
 
-    def __init__(self, place: PostgresBackend, name: str, connection: psycopg.Connection[Any]) -> None:
-        self._place, self.name, self.connection = place, name, connection
+    def __init__(self, backend: PostgresBackend, name: str, connection: psycopg.Connection[Any]) -> None:
+        self._backend, self.name, self.connection = backend, name, connection
         self._schema = _schema(name)
-        self._made: dict[tuple[str, tuple[str, ...]], Query] = {}
+        self._queries: dict[tuple[str, tuple[str, ...]], Query] = {}
 
     def begin(self) -> None:
-        """Nothing: rows that are pushed during a request may be seen by a part of it."""
+        """Nothing to do: part of a request may see rows that are pushed meanwhile."""
 
     def end(self) -> None:
-        """Nothing."""
+        """Nothing to do."""
 
-    def ensure_whole(self) -> None:
-        """OnlineStoreDamagedError unless the generation is as it was published; GenerationGoneError where it is no
-        longer in use, and was removed.
+    def ensure_complete(self) -> None:
+        """Raise OnlineStoreDamagedError if the generation lacks rows that it was published with, GenerationGoneError if
+        it was removed because it is no longer in use.
         """
-        with reaching(self._place.where, *DOWN):
+        with translate_errors(self._backend.where, *CONNECTION_ERRORS):
             try:
-                _about(self.connection, self.name, self._place.where)
+                _metadata(self.connection, self.name, self._backend.where)
             except OnlineStoreDamagedError as error:
-                if self.name != _named(self.connection)[0]:
+                if self.name != _pointer(self.connection)[0]:
                     raise self._gone() from error
                 raise
 
-    def rows(self, layout: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
-        """One query for all keys; once more where a view was dropped or became another one."""
+    def rows(self, row_schema: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[ReadRow | None]:
+        """One query for all keys; retried once where a view was dropped or replaced."""
         try:
-            return self._rows(layout, features, keys)
+            return self._rows(row_schema, features, keys)
         except GenerationGoneError:
-            self._made.clear()
-            return self._rows(layout, features, keys)
+            self._queries.clear()
+            return self._rows(row_schema, features, keys)
 
-    def _rows(self, layout: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
-        made = self._query(layout, tuple(features))
-        if made is None or not keys:
+    def _rows(self, row_schema: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[ReadRow | None]:
+        query = self._query(row_schema, tuple(features))
+        if query is None or not keys:
             return [None] * len(keys)
-        width = len(layout.keys)
+        width = len(row_schema.keys)
         try:
-            answer = self._run(made.sql, [list(column) for column in zip(*keys, strict=True)] if width else [])
+            result = self._run(query.sql, [list(column) for column in zip(*keys, strict=True)] if width else [])
         except psycopg.DataError as error:
             raise OnlineStoreUnfitError(
-                f"PostgreSQL cannot hold one of the keys of {layout.view}: {' '.join(str(error).split())}"
+                f"PostgreSQL cannot hold one of the keys of {row_schema.view}: {' '.join(str(error).split())}"
             ) from error
-        if not answer and not self._run(
-            f"SELECT FROM {_literally(f'{self._schema}.{identifier(layout.view)}')} LIMIT 1", []
+        if not result and not self._run(
+            f"SELECT FROM {_escape_percent(f'{self._schema}.{identifier(row_schema.view)}')} LIMIT 1", []
         ):
-            self.ensure_whole()  # a view without any row: lost, unless it was published so
-        found = {row[:width]: made.typed(row[width:]) for row in answer}
-        return [found.get(tuple(key)) for key in keys]
+            self.ensure_complete()  # a view without rows: lost, unless it was published empty
+        rows = {row[:width]: query.typed(row[width:]) for row in result}
+        return [rows.get(tuple(key)) for key in keys]
 
-    def keys(self, layout: RowSchema, some: int | None) -> list[Key]:
-        """All, or some."""
-        if not self._columns(layout.view):
+    def keys(self, row_schema: RowSchema, limit: int | None) -> list[Key]:
+        """All keys, or random ones."""
+        if not self._columns(row_schema.view):
             return []
-        order = "" if some is None else f" ORDER BY random() LIMIT {some}"
-        return self._run(f"SELECT {tables.primary(layout)} FROM {self._schema}.{identifier(layout.view)}{order}", [])
+        order = "" if limit is None else f" ORDER BY random() LIMIT {limit}"
+        return self._run(
+            f"SELECT {tables.primary(row_schema)} FROM {self._schema}.{identifier(row_schema.view)}{order}", []
+        )
 
     def _run(self, sql: str, values: list[Any]) -> list[Any]:
-        """Binary, because a float of four bytes is not what its digits say."""
+        """The rows, in binary format: the text of a 4-byte float is not exact."""
         try:
-            with reaching(self._place.where, *DOWN):
+            with translate_errors(self._backend.where, *CONNECTION_ERRORS):
                 return self.connection.cursor(binary=True).execute(sql.encode(), values).fetchall()
         except (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName) as error:
-            self.ensure_whole()
+            self.ensure_complete()
             raise self._gone() from error
 
     def _gone(self) -> GenerationGoneError:
-        return GenerationGoneError(f"generation {self.name} was removed from {self._place.where} while it was read")
+        return GenerationGoneError(f"generation {self.name} was removed from {self._backend.where} while it was read")
 
     def _columns(self, view: str) -> dict[str, str]:
-        """None when a whole generation does not have the view; GenerationGoneError when there is no such generation."""
-        with reaching(self._place.where, *DOWN):
+        """Column -> type; empty when an intact generation lacks the view. GenerationGoneError when the generation was
+        removed.
+        """
+        with translate_errors(self._backend.where, *CONNECTION_ERRORS):
             present = _columns(self.connection, self._schema, view)
         if not present:
-            self.ensure_whole()
+            self.ensure_complete()
         return present
 
-    def _query(self, layout: RowSchema, features: tuple[str, ...]) -> Query | None:
-        """None while the generation does not have the view; a push may add it, or a feature."""
-        made = self._made.get((layout.view, features))
-        if made is None:
-            present = self._columns(layout.view)
+    def _query(self, row_schema: RowSchema, features: tuple[str, ...]) -> Query | None:
+        """None while the generation lacks the view; a push may add the view, or a feature."""
+        query = self._queries.get((row_schema.view, features))
+        if query is None:
+            present = self._columns(row_schema.view)
             if not present:
                 return None
-            made = self._select(layout, features, present)
+            query = self._select(row_schema, features, present)
             if present.keys() >= {*features}:
-                self._made[layout.view, features] = made
-        return made
+                self._queries[row_schema.view, features] = query
+        return query
 
-    def _select(self, layout: RowSchema, features: tuple[str, ...], present: dict[str, str]) -> Query:
-        keys, table = _literally(tables.primary(layout)), _literally(f"{self._schema}.{identifier(layout.view)}")
-        asked = ", ".join(f"%s::{kind.postgres}[]" for kind in layout.keys.values())
-        sql = (
-            f"SELECT {keys}, {_literally(tables.picked(features, present))} FROM {table} t JOIN (SELECT DISTINCT * FROM"
-            f" unnest({asked}) AS asked({keys})) AS asked USING ({keys})"
+    def _select(self, row_schema: RowSchema, features: tuple[str, ...], present: dict[str, str]) -> Query:
+        keys, table = (
+            _escape_percent(tables.primary(row_schema)),
+            _escape_percent(f"{self._schema}.{identifier(row_schema.view)}"),
         )
-        other = _retyped(layout, features, present)
-        return Query(sql, {at: layout.features[name].proto for at, name in enumerate(features, 1) if name in other})
+        types = ", ".join(f"%s::{mapping.postgres}[]" for mapping in row_schema.keys.values())
+        sql = (
+            f"SELECT {keys}, {_escape_percent(tables.selected(features, present))} FROM {table} t JOIN (SELECT DISTINCT"
+            " * FROM"
+            f" unnest({types}) AS requests({keys})) AS requests USING ({keys})"
+        )
+        changed = _changed_types(row_schema, features, present)
+        return Query(
+            sql, {at: row_schema.features[name].proto for at, name in enumerate(features, 1) if name in changed}
+        )
 
 
 @dataclass(frozen=True)
 class Query:
-    """SQL for a view's rows, and which of their values (the event time is the first) are stored in a type that the
-    definitions had before.
+    """SQL for a view's rows, and the fields of `Value` for columns that are stored in the type of older definitions, by
+    index in the row (0 is the event time).
     """
 
     sql: str
-    retyped: dict[int, str]
+    changed_protos: dict[int, str]
 
-    def typed(self, row: Found) -> Found:
-        """With the types of the definitions."""
-        return retyped_row(row, self.retyped) if self.retyped else row
+    def typed(self, row: ReadRow) -> ReadRow:
+        """The row in the types of the definitions."""
+        return convert_row(row, self.changed_protos) if self.changed_protos else row
 
 
 class PostgresDraft:
-    """A schema that becomes visible to others only when it is complete, and is read by nobody before the pointer names
-    it.
-    """
+    """A schema in an open transaction: invisible until it is complete, and not read until the pointer names it."""
 
     def __init__(self, connection: psycopg.Connection[Any], label: str) -> None:
         self.name, self.connection = new_name(label), connection
-        self._schema, self._like = _schema(self.name), ""
+        self._schema, self._base_name = _schema(self.name), ""
         connection.autocommit = False
         _start(connection, self.name)
 
     def copy_from(self, name: str) -> None:
-        """Its rows are copied where a view is changed."""
-        self._like = name
+        """Copied later, view by view, in `apply_changes`."""
+        self._base_name = name
 
-    def load(self, layout: RowSchema, batches: Iterable[Sequence[Stored]]) -> int:
-        """With COPY; the index comes last."""
-        table = self._table(layout)
-        _create(self.connection, table, layout)
-        rows = self._copy(table, layout, batches)
-        _index(self.connection, table, layout)
+    def load(self, row_schema: RowSchema, batches: Iterable[Sequence[StoredRow]]) -> int:
+        """Load with COPY and create the index last."""
+        table = self._table(row_schema)
+        _create(self.connection, table, row_schema)
+        rows = self._copy(table, row_schema, batches)
+        _index(self.connection, table, row_schema)
         return rows
 
-    def apply_changes(self, layout: RowSchema, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
-        """The other generation's rows are copied inside the server."""
-        table, names = self._table(layout), tables.primary(layout)
-        former = f"{_schema(self._like)}.{identifier(layout.view)}"
-        types = ", ".join(f"{identifier(name)} {kind.postgres}" for name, kind in layout.keys.items())
+    def apply_changes(self, row_schema: RowSchema, keys: Sequence[Key], batches: Iterable[Sequence[StoredRow]]) -> int:
+        """Copy the other generation's rows inside the server."""
+        table, names = self._table(row_schema), tables.primary(row_schema)
+        former = f"{_schema(self._base_name)}.{identifier(row_schema.view)}"
+        types = ", ".join(f"{identifier(name)} {mapping.postgres}" for name, mapping in row_schema.keys.items())
         self.connection.execute(f"CREATE TEMPORARY TABLE gone ({types}) ON COMMIT DROP")
-        with _fitting(layout), self.connection.cursor().copy(f"COPY gone ({names}) FROM STDIN") as copy:
+        with (
+            _translate_data_error(row_schema),
+            self.connection.cursor().copy(f"COPY gone ({names}) FROM STDIN") as copy,
+        ):
             for key in keys:
                 copy.write_row(key)
-        _create(self.connection, table, layout)
+        _create(self.connection, table, row_schema)
         columns, same = (
-            ", ".join(tables.names(layout)),
-            " AND ".join(f"gone.{identifier(name)} = former.{identifier(name)}" for name in layout.keys),
+            ", ".join(tables.names(row_schema)),
+            " AND ".join(f"gone.{identifier(name)} = former.{identifier(name)}" for name in row_schema.keys),
         )
         self.connection.execute("ANALYZE gone")
         self.connection.execute(
@@ -428,31 +446,31 @@ class PostgresDraft:
             f" WHERE {same})"
         )
         self.connection.execute("DROP TABLE gone")
-        self._copy(table, layout, batches)
-        _index(self.connection, table, layout)
+        self._copy(table, row_schema, batches)
+        _index(self.connection, table, row_schema)
         count: int = self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # type: ignore[index]
         return count
 
-    def finish(self, about: GenerationMetadata) -> None:
+    def finish(self, metadata: GenerationMetadata) -> None:
         """Commit."""
-        _describe(self.connection, self.name, about)
+        _write_metadata(self.connection, self.name, metadata)
         self.connection.commit()
 
     def publish(self) -> None:
-        """Over the connection that holds the lock."""
+        """Move the pointer over the connection that holds the lock."""
         _point_to(self.connection, self.name)
         self.connection.commit()
 
-    def _table(self, layout: RowSchema) -> str:
-        return f"{self._schema}.{identifier(layout.view)}"
+    def _table(self, row_schema: RowSchema) -> str:
+        return f"{self._schema}.{identifier(row_schema.view)}"
 
-    def _copy(self, table: str, layout: RowSchema, batches: Iterable[Sequence[Stored]]) -> int:
-        kinds, rows = [*layout.keys.values(), None, None, *layout.features.values()], 0
-        types = [kind.postgres.lower() if kind else "bigint" for kind in kinds]
+    def _copy(self, table: str, row_schema: RowSchema, batches: Iterable[Sequence[StoredRow]]) -> int:
+        mappings, rows = [*row_schema.keys.values(), None, None, *row_schema.features.values()], 0
+        types = [mapping.postgres.lower() if mapping else "bigint" for mapping in mappings]
         with (
-            _fitting(layout),
+            _translate_data_error(row_schema),
             self.connection.cursor().copy(
-                f"COPY {table} ({', '.join(tables.names(layout))}) FROM STDIN (FORMAT BINARY)"
+                f"COPY {table} ({', '.join(tables.names(row_schema))}) FROM STDIN (FORMAT BINARY)"
             ) as copy,
         ):
             copy.set_types(types)
@@ -464,24 +482,24 @@ class PostgresDraft:
 
 
 @contextmanager
-def _fitting(layout: RowSchema) -> Iterator[None]:
+def _translate_data_error(row_schema: RowSchema) -> Iterator[None]:
     try:
         yield
     except psycopg.DataError as error:
         raise OnlineStoreUnfitError(
-            f"PostgreSQL cannot hold a row of {layout.view}: {' '.join(str(error).split())}"
+            f"PostgreSQL cannot hold a row of {row_schema.view}: {' '.join(str(error).split())}"
         ) from error
 
 
-def _literally(sql: str) -> str:
-    """With per cent signs that psycopg takes for themselves."""
+def _escape_percent(sql: str) -> str:
+    """The SQL with percent signs escaped for psycopg."""
     return sql.replace("%", "%%")
 
 
-def _take_turn(connection: psycopg.Connection[Any]) -> None:
-    """Wait for the lock in many short statements, so that a server that is gone meanwhile is noticed."""
+def _acquire_lock(connection: psycopg.Connection[Any]) -> None:
+    """Poll for the lock with short statements, so that a server that went away is noticed."""
     while connection.execute("SELECT pg_try_advisory_lock(%s)", [LOCK]).fetchone() != (True,):
-        time.sleep(TURN_SECONDS)
+        time.sleep(LOCK_POLL_SECONDS)
 
 
 def _schema(name: str) -> str:
@@ -489,7 +507,7 @@ def _schema(name: str) -> str:
 
 
 def _prepare(connection: psycopg.Connection[Any]) -> None:
-    """Have the pointer's table; two who come first at once do not disturb each other."""
+    """Create or complete the pointer's table; safe when two processes do it at once."""
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK + 1])
         if connection.execute("SELECT to_regclass(%s)", [f"{HOME}.pointer"]).fetchone() == (None,):
@@ -503,11 +521,11 @@ def _prepare(connection: psycopg.Connection[Any]) -> None:
 
 
 def pending(url: str) -> list[str]:
-    """What `_prepare` would do to the database, in words; nothing is written."""
-    where = masked(url)
+    """Descriptions of what `_prepare` would change; writes nothing."""
+    where = mask_url(url)
     with (
-        reaching(where, psycopg.Error),
-        Bounded.connect(url, autocommit=True, connect_timeout=CONNECT_SECONDS) as connection,
+        translate_errors(where, psycopg.Error),
+        BoundedConnection.connect(url, autocommit=True, connect_timeout=CONNECT_SECONDS) as connection,
     ):
         columns = _columns(connection, HOME, "pointer")
     if not columns:
@@ -518,17 +536,18 @@ def pending(url: str) -> list[str]:
 def _start(connection: psycopg.Connection[Any], name: str) -> None:
     connection.execute(f"CREATE SCHEMA {_schema(name)}")
     connection.execute(
-        f"CREATE TABLE {_schema(name)}.{ABOUT} (one boolean PRIMARY KEY DEFAULT true CHECK (one), about jsonb NOT NULL)"
+        f"CREATE TABLE {_schema(name)}.{METADATA_TABLE} (one boolean PRIMARY KEY DEFAULT true CHECK (one), about jsonb"
+        " NOT NULL)"
     )
 
 
-def _create(connection: psycopg.Connection[Any], table: str, layout: RowSchema) -> None:
-    _refuse_long_names(layout)
-    connection.execute(f"CREATE TABLE {table} ({', '.join(tables.columns(layout, 'postgres'))})")
+def _create(connection: psycopg.Connection[Any], table: str, row_schema: RowSchema) -> None:
+    _ensure_short_names(row_schema)
+    connection.execute(f"CREATE TABLE {table} ({', '.join(tables.columns(row_schema, 'postgres'))})")
 
 
-def _refuse_long_names(layout: RowSchema) -> None:
-    for name in (layout.view, *layout.keys, *layout.features):
+def _ensure_short_names(row_schema: RowSchema) -> None:
+    for name in (row_schema.view, *row_schema.keys, *row_schema.features):
         if len(name.encode()) > LONGEST_NAME:
             raise OnlineStoreUnfitError(
                 f"PostgreSQL cuts names of more than {LONGEST_NAME} bytes, so {name} cannot be online there. Give it a"
@@ -536,13 +555,13 @@ def _refuse_long_names(layout: RowSchema) -> None:
             )
 
 
-def _index(connection: psycopg.Connection[Any], table: str, layout: RowSchema) -> None:
-    connection.execute(f"ALTER TABLE {table} ADD PRIMARY KEY ({tables.primary(layout)})")
+def _index(connection: psycopg.Connection[Any], table: str, row_schema: RowSchema) -> None:
+    connection.execute(f"ALTER TABLE {table} ADD PRIMARY KEY ({tables.primary(row_schema)})")
     connection.execute(f"ANALYZE {table}")
 
 
 def _columns(connection: psycopg.Connection[Any], schema: str, view: str) -> dict[str, str]:
-    """The type of each column."""
+    """Column -> type."""
     sql = (
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = to_regclass(%s) AND"
         " attnum > 0"
@@ -550,13 +569,15 @@ def _columns(connection: psycopg.Connection[Any], schema: str, view: str) -> dic
     return dict(connection.execute(sql, [f"{schema}.{identifier(view)}"]).fetchall())
 
 
-def _retyped(layout: RowSchema, features: Iterable[str], present: dict[str, str]) -> list[str]:
-    """Features whose columns are of another type than the layout says."""
-    return [name for name in features if name in present and present[name] != layout.features[name].postgres.lower()]
+def _changed_types(row_schema: RowSchema, features: Iterable[str], present: dict[str, str]) -> list[str]:
+    """Features whose columns have another type than the RowSchema."""
+    return [
+        name for name in features if name in present and present[name] != row_schema.features[name].postgres.lower()
+    ]
 
 
-def _named(connection: psycopg.Connection[Any]) -> tuple[str | None, str | None]:
-    """The current and the former generation."""
+def _pointer(connection: psycopg.Connection[Any]) -> tuple[str | None, str | None]:
+    """The current and the previous generation."""
     return connection.execute(f"SELECT current, former FROM {HOME}.pointer").fetchone() or (None, None)
 
 
@@ -568,51 +589,49 @@ def _point_to(connection: psycopg.Connection[Any], name: str) -> None:
     )
 
 
-def _about(connection: psycopg.Connection[Any], name: str, where: str) -> GenerationMetadata:
-    """What the generation was made from; OnlineStoreDamagedError unless it says so, and has rows of the views of which
-    it says so.
-    """
+def _metadata(connection: psycopg.Connection[Any], name: str, where: str) -> GenerationMetadata:
+    """The generation's metadata; OnlineStoreDamagedError when it is missing, or rows of views that it counts are."""
     schema = _schema(name)
     row = (
-        connection.execute(f"SELECT about::text FROM {schema}.{ABOUT}").fetchone()
-        if _columns(connection, schema, ABOUT)
+        connection.execute(f"SELECT about::text FROM {schema}.{METADATA_TABLE}").fetchone()
+        if _columns(connection, schema, METADATA_TABLE)
         else None
     )
-    about = parsed(row[0] if row else None, name, where)
-    if not about.pushed:  # a push may come with views being dropped
+    metadata = parse_metadata(row[0] if row else None, name, where)
+    if not metadata.pushed:  # a push may come with views being dropped
         ensure_views(
-            name, where, (view for view, count in about.rows.items() if _lacks(connection, schema, view, count))
+            name, where, (view for view, count in metadata.rows.items() if _is_lacking(connection, schema, view, count))
         )
-    return about
+    return metadata
 
 
-def _lacks(connection: psycopg.Connection[Any], schema: str, view: str, count: int) -> bool:
-    """Whether the table is missing, or has no row although it had some."""
+def _is_lacking(connection: psycopg.Connection[Any], schema: str, view: str, count: int) -> bool:
+    """Whether the view's table is missing, or empty although it had rows."""
     if not _columns(connection, schema, view):
         return True
     return count > 0 and connection.execute(f"SELECT FROM {schema}.{identifier(view)} LIMIT 1").fetchone() is None
 
 
-def _describe(connection: psycopg.Connection[Any], name: str, about: GenerationMetadata) -> None:
+def _write_metadata(connection: psycopg.Connection[Any], name: str, metadata: GenerationMetadata) -> None:
     connection.execute(
-        f"INSERT INTO {_schema(name)}.{ABOUT} (about) VALUES (%s) ON CONFLICT (one) DO UPDATE SET about ="
+        f"INSERT INTO {_schema(name)}.{METADATA_TABLE} (about) VALUES (%s) ON CONFLICT (one) DO UPDATE SET about ="
         " excluded.about",
-        [about.to_json()],
+        [metadata.to_json()],
     )
 
 
 def _clean(connection: psycopg.Connection[Any]) -> None:
-    """Drop generations that are neither current nor former, among them what loaders left; one that is still read is
-    left to the next. By whom the lock is held.
+    """Drop generations other than the current and the previous one, including what killed loaders left. The caller
+    holds the lock. A generation that is still being read is left to the next call.
     """
-    named = {f"{HOME}_{name}" for name in _named(connection) if name}
-    present = connection.execute(
+    kept = {f"{HOME}_{name}" for name in _pointer(connection) if name}
+    schemas = connection.execute(
         "SELECT nspname FROM pg_namespace JOIN pg_class ON relnamespace = pg_namespace.oid WHERE relname = %s AND"
         " starts_with(nspname, %s)",
-        [ABOUT, f"{HOME}_"],
+        [METADATA_TABLE, f"{HOME}_"],
     )
-    for (schema,) in present.fetchall():
-        if schema not in named:
+    for (schema,) in schemas.fetchall():
+        if schema not in kept:
             try:
                 with connection.transaction():
                     connection.execute(f"SET LOCAL lock_timeout = '{CLEAN_SECONDS}s'")

@@ -1,10 +1,10 @@
-"""Generations in a Redis: each view is some hundreds of hashes (buckets), in which a packed key finds a packed row; one
-hash is the pointer, and a script moves it.
+"""Generations in Redis: each view is some hundreds of hashes (buckets) of packed key -> packed row; a script moves the
+pointer, which is a hash too.
 
-A row is two big-endian integers (event time, creation time) and then its features in MessagePack, in the order that the
-view's description says, so that a script on the server can tell which of two rows is newer. Buckets are copied and
-removed one by one, so that no other client of the server waits for longer than a bucket takes. One loader at a time
-holds a lease, renewed while it works; the pointer moves only for who holds it.
+A row is two big-endian integers (event time, creation time), then its features in MessagePack, in the order of the
+view's StoredSchema, so a script on the server can tell which of two rows is newer. Buckets are copied and removed one
+by one, so other clients of the server wait no longer than one bucket takes. A loader holds a lease, renewed while it
+works; the pointer moves only for the holder of the lease.
 """
 
 from __future__ import annotations
@@ -33,49 +33,49 @@ from redis.lock import Lock
 from redis.retry import Retry
 
 from features.online.generation import (
-    Found,
     GenerationGoneError,
     GenerationMetadata,
     Key,
     OnlineStoreDamagedError,
     OnlineStoreUnfitError,
+    ReadRow,
     RowSchema,
-    Stored,
-    empty,
+    StoredRow,
+    empty_error,
     ensure_views,
     new_name,
-    parsed,
+    parse_metadata,
 )
-from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explained, Words, masked, reaching
-from features.type_mapping import retyped_row
+from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explanation, OptionNames, mask_url, translate_errors
+from features.type_mapping import convert_row
 from lake import tls
 
 POINTER = "millrace:online"
 GENERATIONS = "millrace:generations"
-"""Generation -> what it was made from; it is entered before its first row is written, so that what a killed loader left
-is found.
+"""Hash of generation -> metadata. Entries are written before a generation's first row, so that what a killed loader
+left can be found.
 """
 LOCK = "millrace:loading"
 LEASE_SECONDS = 30.0
-ROWS_OF_BUCKET, MANY = 256, 4_096
-"""A large view has many buckets, of which a million rows fill each with a few hundred."""
-PIPELINED = 2_000
-"""Commands sent at once."""
-NEVER = -(2**63)
+ROWS_PER_BUCKET, MANY_BUCKETS = 256, 4_096
+"""A view of more than one batch has MANY_BUCKETS; with a million rows, each holds a few hundred."""
+PIPELINE_SIZE = 2_000
+"""Commands per round trip."""
+NO_CREATION_TIME = -(2**63)
 HEAD = struct.Struct(">qq")
-DOWN = (redis.RedisError,)
+CONNECTION_ERRORS = (redis.RedisError,)
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 OPTIONS = f"A server behind TLS is rediss://user:password@host:port/database, and its options are {', '.join(FILES)}"
-WORDS = Words(
+OPTION_NAMES = OptionNames(
     "ssl_ca_certs",
     "ssl_certfile and ssl_keyfile",
     "Begin MILLRACE_ONLINE with redis://",
     "Begin MILLRACE_ONLINE with rediss://",
 )
-CUT = re.compile(r"reset by peer|closed by server|violation of protocol|Broken pipe")
+CONNECTION_CLOSED = re.compile(r"reset by peer|closed by server|violation of protocol|Broken pipe")
 EVICTING = "allkeys"
 DATABASE = re.compile(r"unix://.*|rediss?://[^/]*(/\d*)?")
-LEASE_RAN_OUT = "the lease ran out while the generation was loaded, and somebody else may be loading now; run again"
+LEASE_RAN_OUT = "the lease ran out while the generation was loaded, and another process may be loading now; run again"
 
 _packed, _unpacked = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
 
@@ -136,11 +136,11 @@ return unnamed
 
 @dataclass(frozen=True)
 class StoredSchema:
-    """How a view is stored in a generation: its features in the order of a row, what each is in Feast's `Value`, and
-    the number of its buckets.
+    """How a view is stored in a generation: features in the order of a row, their fields of Feast's `Value`, number of
+    buckets.
 
-    `filled` of the buckets held rows when the generation was complete; fewer of them tell that some were lost. 0 where
-    that was not kept.
+    `filled` buckets held rows when the generation was completed; fewer mean that some were lost. 0 if it was not
+    recorded.
     """
 
     features: tuple[str, ...]
@@ -159,25 +159,26 @@ class StoredSchema:
         return cls(tuple(plain["features"]), tuple(plain["protos"]), plain["buckets"], plain.get("filled", 0))
 
     @classmethod
-    def by(cls, layout: RowSchema, buckets: int) -> StoredSchema:
-        """Just as the layout has it."""
-        return cls(tuple(layout.features), tuple(kind.proto for kind in layout.features.values()), buckets)
+    def by(cls, row_schema: RowSchema, buckets: int) -> StoredSchema:
+        """The stored schema of a RowSchema."""
+        return cls(
+            tuple(row_schema.features), tuple(mapping.proto for mapping in row_schema.features.values()), buckets
+        )
 
 
 class RedisBackend:
     """One database of a Redis server."""
 
     def __init__(self, url: str) -> None:
-        self.where = masked(url)
-        # once more after a connection broke, as it does when the server was started anew; a server that is silent has
-        # had its time
+        self.where = mask_url(url)
+        # retry once after a broken connection, as after a restart of the server, but not after a timeout
         options: dict[str, Any] = {
             "socket_timeout": ANSWER_SECONDS,
             "socket_connect_timeout": CONNECT_SECONDS,
             "retry": Retry(NoBackoff(), 1, (redis.ConnectionError,)),
         }
         try:
-            if not DATABASE.fullmatch(self.where):  # which the client would take for number 0
+            if not DATABASE.fullmatch(self.where):  # which the client would read as number 0
                 raise ValueError("the database is not a number")
             self.client = redis.Redis.from_url(url, **options)
         except ValueError as error:
@@ -196,37 +197,37 @@ class RedisBackend:
 
     def current(self) -> str | None:
         """One command."""
-        with self.reaching():
+        with self.translate_errors():
             name: Any = self.client.hget(POINTER, "current")
             return name.decode() if name else None
 
-    def about(self) -> GenerationMetadata | None:
-        """From the list of generations."""
+    def metadata(self) -> GenerationMetadata | None:
+        """Metadata, read from GENERATIONS."""
         while (name := self.current()) is not None:
             try:
-                return self.ensure_whole(name)
+                return self.ensure_complete(name)
             except GenerationGoneError:
                 continue
         return None
 
     def published_at(self) -> datetime | None:
         """By the server's clock, kept beside the pointer."""
-        with self.reaching():
+        with self.translate_errors():
             seconds: Any = self.client.hget(POINTER, "published_at")
         return datetime.fromtimestamp(int(seconds), UTC) if seconds else None
 
     def session(self) -> RedisSession:
-        """One command a request asks for the pointer."""
+        """A session, which reads the pointer with one command per request."""
         return RedisSession(self)
 
     def open(self, name: str) -> RedisReader:
-        """Through the pool of connections that all threads share."""
+        """A reader over the connection pool that all threads share."""
         return RedisReader(self, name, pinned=True)
 
     @contextmanager
     def drafting(self, label: str) -> Iterator[RedisDraft]:
-        """One at a time in a database."""
-        with self.reaching(), self._leased() as lease:
+        """A draft; one at a time per database."""
+        with self.translate_errors(), self._lease() as lease:
             self.clean(lease)
             draft = RedisDraft(self, label, lease)
             try:
@@ -235,41 +236,41 @@ class RedisBackend:
                 draft.discard()
                 self.clean(lease)
 
-    def merge(self, layout: RowSchema, rows: Sequence[Stored]) -> None:
-        """In one script. It does nothing when a publication, or a push of other features, came in between; then the
-        rows are packed anew.
+    def merge(self, row_schema: RowSchema, rows: Sequence[StoredRow]) -> None:
+        """Merge in one script. After a publication or a push of other features in between it does nothing, and the rows
+        are packed again.
         """
-        with self.reaching():
+        with self.translate_errors():
             while True:
                 with suppress(GenerationGoneError):
-                    if self._merged(self.current() or self._start_empty(), layout, rows):
+                    if self._try_merge(self.current() or self._start_empty(), row_schema, rows):
                         return
 
     def drop(self, views: Sequence[str]) -> None:
-        """Remove their rows. How they are stored stays, because open readers know it."""
+        """Remove the views' rows. Their StoredSchema stays, because open readers use it."""
         name = self.current()
-        with self.reaching():
+        with self.translate_errors():
             if name is None:
                 return
-            described = self.described(name)
-            for view in described.keys() & {*views}:
-                self.client.hset(GENERATIONS, name, self._pushed(name))
-                self.client.hset(_views(name), view, replace(described[view], filled=0).to_json())
-                self.unlink(name, view, described[view])
+            schemas = self.stored_schemas(name)
+            for view in schemas.keys() & {*views}:
+                self.client.hset(GENERATIONS, name, self._pushed_metadata(name))
+                self.client.hset(_views(name), view, replace(schemas[view], filled=0).to_json())
+                self.unlink(name, view, schemas[view])
 
     def remove_all(self) -> None:
-        """The pointer first; a loader is waited for."""
-        with self.reaching(), self._leased() as lease:
+        """Remove the pointer, then all generations, after waiting for a running loader."""
+        with self.translate_errors(), self._lease() as lease:
             self.client.delete(POINTER)
             self.clean(lease)
 
-    def reaching(self) -> Any:
+    def translate_errors(self) -> Any:
         """OnlineStoreUnreachableError when the server does not answer."""
-        return reaching(self.where, *DOWN, explained=self._explained)
+        return translate_errors(self.where, *CONNECTION_ERRORS, explain=self._explain)
 
     def _ensure_options(self) -> None:
-        """Else the client raises a TypeError at the first command, or says that some file is missing and not which
-        one.
+        """Raise OnlineStoreUnfitError for unknown options and unreadable files; the client itself would fail at the
+        first command, without naming the file.
         """
         pool = self.client.connection_pool
         try:
@@ -285,131 +286,134 @@ class RedisBackend:
                     f"MILLRACE_ONLINE ({self.where}): {option} names {path}, which cannot be read. {OPTIONS}"
                 )
 
-    def _explained(self, text: str) -> Explained | None:
+    def _explain(self, text: str) -> Explanation | None:
         """What keeps a connection from being encrypted.
 
-        A client and a server that do not speak alike part without a reason, so the server is asked once more.
+        A TLS mismatch closes the connection without a reason, so the server is probed again.
         """
-        fault, known = tls.classify(text), self.client.connection_pool.connection_kwargs
-        if fault is None and (host := known.get("host")):
-            port = known.get("port", 6379)
+        fault, options = tls.classify(text), self.client.connection_pool.connection_kwargs
+        if fault is None and (host := options.get("host")):
+            port = options.get("port", 6379)
             if not self.where.startswith("rediss://"):
-                fault = tls.Fault.ENCRYPTED if CUT.search(text) and tls.speaks_tls(host, port) else None
-            elif CUT.search(text):
-                fault = tls.probe(host, port, known.get("ssl_ca_certs"))
+                fault = tls.Fault.ENCRYPTED if CONNECTION_CLOSED.search(text) and tls.speaks_tls(host, port) else None
+            elif CONNECTION_CLOSED.search(text):
+                fault = tls.probe(host, port, options.get("ssl_ca_certs"))
             elif "Timeout connecting" in text:
                 fault = tls.Fault.PLAIN if _speaks_plainly(host, port) else None
-        return WORDS.explained(fault) if fault else None
+        return OPTION_NAMES.explain(fault) if fault else None
 
-    def described(self, name: str) -> dict[str, StoredSchema]:
-        """The views of a generation."""
+    def stored_schemas(self, name: str) -> dict[str, StoredSchema]:
+        """View -> StoredSchema of a generation."""
         stored: Any = self.client.hgetall(_views(name))
         return {view.decode(): StoredSchema.of(text) for view, text in stored.items()}
 
-    def ensure_whole(self, name: str) -> GenerationMetadata:
-        """What the generation was made from.
+    def ensure_complete(self, name: str) -> GenerationMetadata:
+        """The generation's metadata.
 
-        OnlineStoreDamagedError unless it says so, has the views that it names, and as many of their buckets as it had;
-        GenerationGoneError where that is so because it is no longer in use.
+        OnlineStoreDamagedError when it is missing, or views or buckets are; GenerationGoneError when the reason is that
+        the generation is no longer in use.
         """
-        with self.reaching():
+        with self.translate_errors():
             stored: Any = self.client.hget(GENERATIONS, name)
             try:
-                about = parsed(stored, name, self.where)
-                views = self.described(name)
-                short = (
-                    view for view, described in views.items() if self._filled(name, view, described) < described.filled
-                )
-                ensure_views(name, self.where, {*(about.rows.keys() - views.keys()), *short})
+                metadata = parse_metadata(stored, name, self.where)
+                views = self.stored_schemas(name)
+                short = (view for view, schema in views.items() if self._filled(name, view, schema) < schema.filled)
+                ensure_views(name, self.where, {*(metadata.rows.keys() - views.keys()), *short})
             except OnlineStoreDamagedError as error:
                 if name != self.current():
-                    raise self.gone(name) from error
+                    raise self.gone_error(name) from error
                 raise
-        return about
+        return metadata
 
-    def gone(self, name: str) -> GenerationGoneError:
-        """The error of who reads a generation that is no longer kept."""
+    def gone_error(self, name: str) -> GenerationGoneError:
+        """The error for a reader of a removed generation."""
         return GenerationGoneError(f"generation {name} was removed from {self.where} while it was read")
 
-    def fill(self, name: str) -> None:
-        """Note how many buckets of each view hold rows."""
-        for view, described in self.described(name).items():
-            filled = replace(described, filled=self._filled(name, view, described))
+    def record_filled_buckets(self, name: str) -> None:
+        """Record how many buckets of each view hold rows."""
+        for view, schema in self.stored_schemas(name).items():
+            filled = replace(schema, filled=self._filled(name, view, schema))
             self.client.hset(_views(name), view, filled.to_json())
 
-    def _filled(self, name: str, view: str, described: StoredSchema) -> int:
-        """How many buckets of a view there are: those without a row do not exist."""
-        keys = [_bucket_name(name, view, number) for number in range(described.buckets)]
-        counts: Any = [self.client.exists(*keys[start : start + PIPELINED]) for start in range(0, len(keys), PIPELINED)]
+    def _filled(self, name: str, view: str, schema: StoredSchema) -> int:
+        """Number of a view's buckets that exist, which are those with rows."""
+        keys = [_bucket_name(name, view, number) for number in range(schema.buckets)]
+        counts: Any = [
+            self.client.exists(*keys[start : start + PIPELINE_SIZE]) for start in range(0, len(keys), PIPELINE_SIZE)
+        ]
         return sum(counts)
 
     def clean(self, lease: Lock) -> None:
-        """Remove generations that are neither current nor former, among them what killed loaders left; none once the
-        lease ran out, for then one of them may be somebody's draft.
+        """Remove generations other than the current and the previous one, including what killed loaders left; none if
+        the lease expired, because one of them may be another loader's draft.
         """
         unnamed: Any = self._unnamed_script(keys=[POINTER, GENERATIONS, LOCK], args=[_token(lease)])
         for name in unnamed:
-            self.remove(name.decode(), self.described(name.decode()))
+            self.remove(name.decode(), self.stored_schemas(name.decode()))
 
     def remove(self, name: str, views: dict[str, StoredSchema]) -> None:
         """Remove a generation that nobody reads."""
-        for view, described in views.items():
-            self.unlink(name, view, described)
+        for view, schema in views.items():
+            self.unlink(name, view, schema)
         self.client.delete(_views(name))
         self.client.hdel(GENERATIONS, name)
 
-    def unlink(self, name: str, view: str, described: StoredSchema) -> None:
+    def unlink(self, name: str, view: str, schema: StoredSchema) -> None:
         """Remove the rows of a view."""
-        keys = [_bucket_name(name, view, number) for number in range(described.buckets)]
-        for start in range(0, len(keys), PIPELINED):
-            self.client.unlink(*keys[start : start + PIPELINED])
+        keys = [_bucket_name(name, view, number) for number in range(schema.buckets)]
+        for start in range(0, len(keys), PIPELINE_SIZE):
+            self.client.unlink(*keys[start : start + PIPELINE_SIZE])
 
-    def refuse_eviction(self) -> None:
-        """A server that throws keys away when its memory is full would serve NULLs and say nothing."""
-        found: Any = self.client.info("memory")
-        if found.get("maxmemory") and str(found.get("maxmemory_policy", "")).startswith(EVICTING):
+    def ensure_no_eviction(self) -> None:
+        """Raise OnlineStoreUnfitError if the server evicts keys when its memory is full: it would silently serve
+        NULLs.
+        """
+        memory: Any = self.client.info("memory")
+        if memory.get("maxmemory") and str(memory.get("maxmemory_policy", "")).startswith(EVICTING):
             raise OnlineStoreUnfitError(
                 f"the Redis at {self.where} evicts keys when its memory is full (maxmemory-policy"
-                f" {found['maxmemory_policy']}), and would serve features as absent. Set maxmemory-policy noeviction or"
+                f" {memory['maxmemory_policy']}), and would serve features as absent. Set maxmemory-policy noeviction"
+                " or"
                 " one of volatile-*"
             )
 
     def _start_empty(self) -> str:
-        """A generation for rows that are pushed before anything was materialized; the first of two who come at once
+        """Name of a generation for rows pushed before the first materialization; of two concurrent ones, the first
         wins.
         """
-        self.refuse_eviction()
+        self.ensure_no_eviction()
         started: Any = self._start_script(
             keys=[POINTER, GENERATIONS], args=[new_name("pushed"), GenerationMetadata().to_json()]
         )
         return str(started.decode())
 
-    def _merged(self, name: str, layout: RowSchema, rows: Sequence[Stored]) -> bool:
-        """Whether the generation was still in use, and stored the view as it was looked up to."""
-        stored: Any = self.client.hget(_views(name), layout.view)
-        view = _widened(StoredSchema.of(stored) if stored else StoredSchema((), (), 1), layout)
+    def _try_merge(self, name: str, row_schema: RowSchema, rows: Sequence[StoredRow]) -> bool:
+        """Try to merge; False if the generation or the view's StoredSchema changed in the meantime."""
+        stored: Any = self.client.hget(_views(name), row_schema.view)
+        view = _widen(StoredSchema.of(stored) if stored else StoredSchema((), (), 1), row_schema)
         buckets: dict[str, int] = {}
-        given: list[Any] = [name, layout.view, stored or b"", view.to_json(), self._pushed(name)]
+        arguments: list[Any] = [name, row_schema.view, stored or b"", view.to_json(), self._pushed_metadata(name)]
         for row in rows:
-            key, packed = _pack(layout, view, row)
-            bucket = _bucket(name, layout.view, key, view.buckets)
-            given += [buckets.setdefault(bucket, len(buckets) + 4), key, packed]
+            key, packed = _pack(row_schema, view, row)
+            bucket = _bucket(name, row_schema.view, key, view.buckets)
+            arguments += [buckets.setdefault(bucket, len(buckets) + 4), key, packed]
         if not stored or (
             buckets and self.client.exists(*buckets) < len(buckets)
-        ):  # before a bucket that was lost seems to be there again
-            self.ensure_whole(name)
-        return bool(self.merge_script(keys=[POINTER, _views(name), GENERATIONS, *buckets], args=given))
+        ):  # else this merge would recreate, and so hide, a lost bucket
+            self.ensure_complete(name)
+        return bool(self.merge_script(keys=[POINTER, _views(name), GENERATIONS, *buckets], args=arguments))
 
-    def _pushed(self, name: str) -> str:
-        """What is noted of a generation that rows were merged into."""
+    def _pushed_metadata(self, name: str) -> str:
+        """The metadata of a generation after a push, as JSON."""
         stored: Any = self.client.hget(GENERATIONS, name)
         if stored is None:
-            self.ensure_whole(name)
-        return replace(parsed(stored, name, self.where), pushed=True).to_json()
+            self.ensure_complete(name)
+        return replace(parse_metadata(stored, name, self.where), pushed=True).to_json()
 
     @contextmanager
-    def _leased(self) -> Iterator[Lock]:
-        """Waits for its turn. The lease is renewed beside the work, and falls to the next when this process is gone."""
+    def _lease(self) -> Iterator[Lock]:
+        """Wait for the lease and hold it; a thread renews it, and it expires when this process dies."""
         lease, done = self.client.lock(LOCK, timeout=LEASE_SECONDS, sleep=0.2, thread_local=False), threading.Event()
         lease.acquire()
 
@@ -418,7 +422,7 @@ class RedisBackend:
                 try:
                     lease.reacquire()
                 except redis.RedisError:
-                    continue  # publishing finds out whether it is still ours
+                    continue  # publishing checks whether it is still held
 
         renewing = threading.Thread(target=renew, daemon=True)
         renewing.start()
@@ -427,12 +431,12 @@ class RedisBackend:
         finally:
             done.set()
             renewing.join()
-            with suppress(LockError):  # it had run out
+            with suppress(LockError):  # it had expired
                 lease.release()
 
 
 def _speaks_plainly(host: str, port: int) -> bool:
-    """Whether a Redis answers without encryption; in its protocol an answer begins with + or -."""
+    """Whether a Redis answers without TLS; in its protocol an answer starts with + or -."""
     with suppress(OSError), socket.create_connection((host, port), tls.SECONDS) as connection:
         connection.sendall(b"PING\r\n")
         return connection.recv(1) in (b"+", b"-")
@@ -442,174 +446,174 @@ def _speaks_plainly(host: str, port: int) -> bool:
 class RedisSession:
     """Remembers the reader of the generation in use."""
 
-    def __init__(self, place: RedisBackend) -> None:
-        self._place = place
+    def __init__(self, backend: RedisBackend) -> None:
+        self._backend = backend
         self._reader: RedisReader | None = None
 
     def reader(self) -> RedisReader:
         """OnlineStoreEmptyError when nothing is online."""
-        name = self._place.current()
+        name = self._backend.current()
         if name is None:
-            raise empty(self._place.where)
+            raise empty_error(self._backend.where)
         if self._reader is None or self._reader.name != name:
-            self._reader = RedisReader(self._place, name)
+            self._reader = RedisReader(self._backend, name)
         return self._reader
 
 
 class RedisReader:
-    """A generation and how its views are stored. `pinned`: it need not be one that the pointer names."""
+    """A generation's rows. `pinned` readers do not check that the pointer names it."""
 
-    def __init__(self, place: RedisBackend, name: str, *, pinned: bool = False) -> None:
-        self._place, self.name, self._pinned = place, name, pinned
-        with place.reaching():
-            self._views = place.described(name)
+    def __init__(self, backend: RedisBackend, name: str, *, pinned: bool = False) -> None:
+        self._backend, self.name, self._pinned = backend, name, pinned
+        with backend.translate_errors():
+            self._views = backend.stored_schemas(name)
             if not self._views:
-                place.ensure_whole(name)
+                backend.ensure_complete(name)
 
     def begin(self) -> None:
-        """Nothing: rows that are pushed during a request may be seen by a part of it."""
+        """Nothing to do: part of a request may see rows that are pushed meanwhile."""
 
     def end(self) -> None:
-        """Nothing."""
+        """Nothing to do."""
 
-    def rows(self, layout: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[Found | None]:
-        """One round trip, and another for keys without a row. The pointer is looked at last: a generation that it still
-        names was whole when its rows were read.
+    def rows(self, row_schema: RowSchema, features: Sequence[str], keys: Sequence[Key]) -> list[ReadRow | None]:
+        """One round trip, and another for keys without a row. The pointer is read last: if it still names the
+        generation, its rows were complete when they were read.
         """
-        view = self._view(layout, features)
+        view = self._view(row_schema, features)
         if view is None or not keys:
             return [None] * len(keys)
-        pipe = self._place.client.pipeline(transaction=False)
+        pipe = self._backend.client.pipeline(transaction=False)
         for key in keys:
             packed = _packed(key)
-            pipe.hget(_bucket(self.name, layout.view, packed, view.buckets), packed)
+            pipe.hget(_bucket(self.name, row_schema.view, packed, view.buckets), packed)
         pipe.hvals(POINTER)
-        with self._place.reaching():
-            *found, named = pipe.execute()
-            self._refuse_gone(named)
+        with self._backend.translate_errors():
+            *packed_rows, kept = pipe.execute()
+            self._ensure_kept(kept)
             buckets = {
-                _bucket(self.name, layout.view, _packed(key), view.buckets)
-                for key, row in zip(keys, found, strict=True)
+                _bucket(self.name, row_schema.view, _packed(key), view.buckets)
+                for key, row in zip(keys, packed_rows, strict=True)
                 if row is None
             }
-            if buckets and self._place.client.exists(*buckets) < len(buckets):
-                self._place.ensure_whole(self.name)
-        at = {name: place for place, name in enumerate(view.features)}
-        places = [at.get(name, len(at)) for name in features]
+            if buckets and self._backend.client.exists(*buckets) < len(buckets):
+                self._backend.ensure_complete(self.name)
+        position_of = {name: position for position, name in enumerate(view.features)}
+        positions = [position_of.get(name, len(position_of)) for name in features]
         changed = {
-            place: layout.features[name].proto
-            for place, name in enumerate(features, 1)
-            if name in at and view.protos[at[name]] != layout.features[name].proto
+            position: row_schema.features[name].proto
+            for position, name in enumerate(features, 1)
+            if name in position_of and view.protos[position_of[name]] != row_schema.features[name].proto
         }
-        rows = [None if row is None else _unpack(row, places) for row in found]
-        return [row and retyped_row(row, changed) for row in rows] if changed else rows
+        rows = [None if row is None else _unpack(row, positions) for row in packed_rows]
+        return [row and convert_row(row, changed) for row in rows] if changed else rows
 
-    def keys(self, layout: RowSchema, some: int | None) -> list[Key]:
-        """Of all buckets, or of some at random until there are enough."""
-        view = self._view(layout, ())
+    def keys(self, row_schema: RowSchema, limit: int | None) -> list[Key]:
+        """Keys of all buckets, or of random buckets until there are enough."""
+        view = self._view(row_schema, ())
         buckets = list(range(view.buckets if view else 0))
         random.shuffle(buckets)
-        found: list[Key] = []
-        with self._place.reaching():
+        keys: list[Key] = []
+        with self._backend.translate_errors():
             for number in buckets:
-                listed: Any = self._place.client.hkeys(_bucket_name(self.name, layout.view, number))
-                found += [tuple(_unpacked(key)) for key in listed]
-                if some is not None and len(found) >= some:
-                    found = random.sample(found, some)
+                packed_keys: Any = self._backend.client.hkeys(_bucket_name(self.name, row_schema.view, number))
+                keys += [tuple(_unpacked(key)) for key in packed_keys]
+                if limit is not None and len(keys) >= limit:
+                    keys = random.sample(keys, limit)
                     break
-            self._refuse_gone(self._place.client.hvals(POINTER))
-        return found
+            self._ensure_kept(self._backend.client.hvals(POINTER))
+        return keys
 
-    def _view(self, layout: RowSchema, features: Sequence[str]) -> StoredSchema | None:
-        """None while the generation does not have the view; a push may add it, or a feature."""
-        known = self._views.get(layout.view)
-        if known is None or not set(features) <= {*known.features}:
-            with self._place.reaching():
-                self._views = self._place.described(self.name)
-                self._refuse_gone(self._place.client.hvals(POINTER))
-                if layout.view not in self._views:
-                    self._place.ensure_whole(self.name)
-        return self._views.get(layout.view)
+    def _view(self, row_schema: RowSchema, features: Sequence[str]) -> StoredSchema | None:
+        """None while the generation lacks the view; a push may add the view, or a feature."""
+        schema = self._views.get(row_schema.view)
+        if schema is None or not set(features) <= {*schema.features}:
+            with self._backend.translate_errors():
+                self._views = self._backend.stored_schemas(self.name)
+                self._ensure_kept(self._backend.client.hvals(POINTER))
+                if row_schema.view not in self._views:
+                    self._backend.ensure_complete(self.name)
+        return self._views.get(row_schema.view)
 
-    def _refuse_gone(self, named: Any) -> None:
-        """`named` is what the pointer names after something was read."""
-        if not self._pinned and self.name.encode() not in named:
-            raise self._place.gone(self.name)
+    def _ensure_kept(self, kept: Any) -> None:
+        """Raise GenerationGoneError unless `kept`, the pointer's values after a read, include this generation."""
+        if not self._pinned and self.name.encode() not in kept:
+            raise self._backend.gone_error(self.name)
 
 
 class RedisDraft:
-    """Keys that begin with a generation's name, which no pointer names yet."""
+    """Keys under the name of a generation that the pointer does not name yet."""
 
-    def __init__(self, place: RedisBackend, label: str, lease: Lock) -> None:
-        self.name, self._place, self._lease, self._like = new_name(label), place, lease, ""
-        self._described: dict[str, StoredSchema] = {}
-        place.refuse_eviction()
-        place.client.hset(GENERATIONS, self.name, GenerationMetadata().to_json())
+    def __init__(self, backend: RedisBackend, label: str, lease: Lock) -> None:
+        self.name, self._backend, self._lease, self._base_name = new_name(label), backend, lease, ""
+        self._stored_schemas: dict[str, StoredSchema] = {}
+        backend.ensure_no_eviction()
+        backend.client.hset(GENERATIONS, self.name, GenerationMetadata().to_json())
 
     def copy_from(self, name: str) -> None:
-        """Its rows are copied where a view is changed."""
-        self._like = name
+        """Copied later, view by view, in `apply_changes`."""
+        self._base_name = name
 
-    def load(self, layout: RowSchema, batches: Iterable[Sequence[Stored]]) -> int:
-        """One batch has as many buckets as its rows fill; many have many."""
-        coming = iter(batches)
-        first: Sequence[Stored] = next(coming, [])
-        second = next(coming, None)
-        buckets = max(1, len(first) // ROWS_OF_BUCKET) if second is None else MANY
-        view, rows = self._describe(layout, StoredSchema.by(layout, buckets)), 0
-        for batch in chain([first, second or []], coming):
-            self._write(layout, view, batch)
+    def load(self, row_schema: RowSchema, batches: Iterable[Sequence[StoredRow]]) -> int:
+        """A single batch gets as many buckets as its rows need, several batches MANY_BUCKETS."""
+        remaining = iter(batches)
+        first: Sequence[StoredRow] = next(remaining, [])
+        second = next(remaining, None)
+        buckets = max(1, len(first) // ROWS_PER_BUCKET) if second is None else MANY_BUCKETS
+        view, rows = self._describe(row_schema, StoredSchema.by(row_schema, buckets)), 0
+        for batch in chain([first, second or []], remaining):
+            self._write(row_schema, view, batch)
             rows += len(batch)
         return rows
 
-    def apply_changes(self, layout: RowSchema, keys: Sequence[Key], batches: Iterable[Sequence[Stored]]) -> int:
-        """The other generation's buckets are copied inside the server."""
-        client, former = self._place.client, self._like
-        view = self._describe(layout, self._place.described(former)[layout.view])
+    def apply_changes(self, row_schema: RowSchema, keys: Sequence[Key], batches: Iterable[Sequence[StoredRow]]) -> int:
+        """Copy the other generation's buckets inside the server."""
+        client, former = self._backend.client, self._base_name
+        view = self._describe(row_schema, self._backend.stored_schemas(former)[row_schema.view])
         pipe = client.pipeline(transaction=False)
         for number in range(view.buckets):
-            pipe.copy(_bucket_name(former, layout.view, number), _bucket_name(self.name, layout.view, number))
+            pipe.copy(_bucket_name(former, row_schema.view, number), _bucket_name(self.name, row_schema.view, number))
             _flush(pipe)
         for key in keys:
             packed = _packed(key)
-            pipe.hdel(_bucket(self.name, layout.view, packed, view.buckets), packed)
+            pipe.hdel(_bucket(self.name, row_schema.view, packed, view.buckets), packed)
             _flush(pipe)
         pipe.execute()
         for batch in batches:
-            self._write(layout, view, batch)
+            self._write(row_schema, view, batch)
         for number in range(view.buckets):
-            pipe.hlen(_bucket_name(self.name, layout.view, number))
+            pipe.hlen(_bucket_name(self.name, row_schema.view, number))
         return sum(pipe.execute())
 
-    def finish(self, about: GenerationMetadata) -> None:
-        """Say what it is made from. How durable it is, the server's persistence says."""
-        self._place.fill(self.name)
-        self._place.client.hset(GENERATIONS, self.name, about.to_json())
+    def finish(self, metadata: GenerationMetadata) -> None:
+        """Write the metadata. Durability depends on the server's persistence settings."""
+        self._backend.record_filled_buckets(self.name)
+        self._backend.client.hset(GENERATIONS, self.name, metadata.to_json())
 
     def publish(self) -> None:
-        """In a script that sees to it that the lease is still ours."""
-        if not self._place.publish_script(keys=[POINTER, LOCK], args=[self.name, _token(self._lease)]):
+        """Move the pointer in a script that checks that this loader still holds the lease."""
+        if not self._backend.publish_script(keys=[POINTER, LOCK], args=[self.name, _token(self._lease)]):
             raise redis.RedisError(LEASE_RAN_OUT)
 
     def discard(self) -> None:
-        """Remove what was written, whoever else removed a part of it meanwhile; does no harm after `publish`."""
-        named: Any = self._place.client.hvals(POINTER)
-        if self.name.encode() not in named:
-            self._place.remove(self.name, self._described)
+        """Remove what was written; harmless after `publish`."""
+        kept: Any = self._backend.client.hvals(POINTER)
+        if self.name.encode() not in kept:
+            self._backend.remove(self.name, self._stored_schemas)
 
-    def _describe(self, layout: RowSchema, view: StoredSchema) -> StoredSchema:
+    def _describe(self, row_schema: RowSchema, view: StoredSchema) -> StoredSchema:
         if not self._lease.owned():
             raise redis.RedisError(LEASE_RAN_OUT)
-        self._described[layout.view] = view
-        self._place.client.hset(_views(self.name), layout.view, view.to_json())
+        self._stored_schemas[row_schema.view] = view
+        self._backend.client.hset(_views(self.name), row_schema.view, view.to_json())
         return view
 
-    def _write(self, layout: RowSchema, view: StoredSchema, batch: Sequence[Stored]) -> None:
+    def _write(self, row_schema: RowSchema, view: StoredSchema, batch: Sequence[StoredRow]) -> None:
         buckets: defaultdict[str, list[bytes]] = defaultdict(list)
-        pipe = self._place.client.pipeline(transaction=False)
+        pipe = self._backend.client.pipeline(transaction=False)
         for row in batch:
-            key, packed = _pack(layout, view, row)
-            buckets[_bucket(self.name, layout.view, key, view.buckets)] += [key, packed]
+            key, packed = _pack(row_schema, view, row)
+            buckets[_bucket(self.name, row_schema.view, key, view.buckets)] += [key, packed]
         for bucket, items in buckets.items():
             pipe.hset(bucket, items=items)
             _flush(pipe)
@@ -620,14 +624,16 @@ def _token(lease: Lock) -> Any:
     return lease.local.token
 
 
-def _widened(view: StoredSchema, layout: RowSchema) -> StoredSchema:
-    """With all features of the layout; new ones come last, so that rows which lack them can be read."""
-    added = {name: kind.proto for name, kind in layout.features.items() if name not in view.features}
+def _widen(view: StoredSchema, row_schema: RowSchema) -> StoredSchema:
+    """The schema with all features of the RowSchema; new ones come last, so that rows without them can still be
+    read.
+    """
+    added = {name: mapping.proto for name, mapping in row_schema.features.items() if name not in view.features}
     return replace(view, features=(*view.features, *added), protos=(*view.protos, *added.values()))
 
 
 def _flush(pipe: Any) -> None:
-    if len(pipe) >= PIPELINED:
+    if len(pipe) >= PIPELINE_SIZE:
         pipe.execute()
 
 
@@ -643,19 +649,19 @@ def _bucket_name(name: str, view: str, number: int) -> str:
     return f"millrace:{name}:{view}:{number}"
 
 
-def _pack(layout: RowSchema, view: StoredSchema, row: Stored) -> tuple[bytes, bytes]:
+def _pack(row_schema: RowSchema, view: StoredSchema, row: StoredRow) -> tuple[bytes, bytes]:
     """Field and value of a row."""
-    width = len(layout.keys)
+    width = len(row_schema.keys)
     event, created, values = row[width], row[width + 1], row[width + 2 :]
-    if view.features != tuple(layout.features):
-        given = dict(zip(layout.features, values, strict=True))
-        values = [given.get(name) for name in view.features]
-    return _packed(row[:width]), HEAD.pack(event, NEVER if created is None else created) + _packed(values)
+    if view.features != tuple(row_schema.features):
+        value_of = dict(zip(row_schema.features, values, strict=True))
+        values = [value_of.get(name) for name in view.features]
+    return _packed(row[:width]), HEAD.pack(event, NO_CREATION_TIME if created is None else created) + _packed(values)
 
 
-def _unpack(row: bytes, places: list[int]) -> Found:
+def _unpack(row: bytes, positions: list[int]) -> ReadRow:
     values = _unpacked(memoryview(row)[HEAD.size :])
     values += [None] * (
-        max(places, default=-1) + 1 - len(values)
-    )  # a row from before a feature was added, or a feature that was never written
-    return (HEAD.unpack_from(row)[0], *(values[at] for at in places))
+        max(positions, default=-1) + 1 - len(values)
+    )  # the row predates a feature, or the feature was never written
+    return (HEAD.unpack_from(row)[0], *(values[at] for at in positions))

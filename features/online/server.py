@@ -1,6 +1,4 @@
-"""What Redis and PostgreSQL have in common: how long they may take, how they are named without their password, and what
-it means when they do not answer.
-"""
+"""What the Redis and PostgreSQL backends share: timeouts, URLs without credentials, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -14,24 +12,24 @@ from lake import tls
 
 CONNECT_SECONDS = 2
 ANSWER_SECONDS = 5
-"""A read that takes longer has failed: a model that waits for its features is better told so."""
+"""Reads that take longer fail, because a waiting model is better served by an error."""
 
 
 URL = re.compile(r"(?P<scheme>[a-z]+://)(?:[^/?#@\[\]]*@)?(?P<where>[^?#@]*)(?:\?[^@]*)?")
 
 
-def masked(url: str) -> str:
-    """The URL without user, password and options; OnlineStoreUnfitError, which shows nothing of it, where it cannot be
-    told what is the password.
+def mask_url(url: str) -> str:
+    """The URL without user, password and options; OnlineStoreUnfitError, which shows no part of it, where it cannot be
+    parsed.
     """
     parts = URL.fullmatch(url)
     if not parts:
-        raise unreadable()
+        raise invalid_url()
     return parts["scheme"] + parts["where"]
 
 
-def unreadable() -> OnlineStoreUnfitError:
-    """The error of a URL that is none; what is wrong is not shown, because it may be a part of the password."""
+def invalid_url() -> OnlineStoreUnfitError:
+    """The error for a URL that cannot be parsed. It shows no part of the URL, which may contain a password."""
     return OnlineStoreUnfitError(
         "MILLRACE_ONLINE is not a URL that can be taken apart. Use scheme://user:password@host:port/database, and in"
         " the user and the password %40 for @, %2F for /, %3A for :, %3F for ?, %23 for #, %5B and %5D for brackets,"
@@ -39,8 +37,8 @@ def unreadable() -> OnlineStoreUnfitError:
     )
 
 
-LOOK = "See that it runs, and that MILLRACE_ONLINE names the right one"
-RENEW = "Renew the certificate at the server, and see that the clocks are right"
+CHECK_SERVER = "See that it runs, and that MILLRACE_ONLINE names the right one"
+RENEW_CERTIFICATE = "Renew the certificate at the server, and see that the clocks are right"
 REMEDIES = {
     tls.Fault.UNTRUSTED: (
         "See that {authority} in MILLRACE_ONLINE names a file with the certificate of that authority, in PEM"
@@ -62,38 +60,40 @@ REMEDIES = {
 
 
 @dataclass(frozen=True)
-class Words:
-    """What the options for authorities and for a client's certificate are called; how to turn encryption off and on."""
+class OptionNames:
+    """A client's names of the options for authorities and client certificates, and how to turn encryption off and
+    on.
+    """
 
     authority: str
     client: str
     off: str
     on: str
 
-    def explained(self, fault: tls.Fault) -> Explained:
-        """The fault, and what to do about it."""
-        return fault.format(server="the server"), REMEDIES.get(fault, RENEW).format(**vars(self))
+    def explain(self, fault: tls.Fault) -> Explanation:
+        """The fault and its remedy."""
+        return fault.format(server="the server"), REMEDIES.get(fault, RENEW_CERTIFICATE).format(**vars(self))
 
 
-Explained = tuple[str, str]
-"""What is wrong, and what to do."""
+Explanation = tuple[str, str]
+"""The problem and its remedy."""
 
 
-def _unexplained(_text: str) -> Explained | None:
+def _no_explanation(_text: str) -> Explanation | None:
     return None
 
 
 @contextmanager
-def reaching(
-    where: str, *errors: type[Exception], explained: Callable[[str], Explained | None] = _unexplained
+def translate_errors(
+    where: str, *errors: type[Exception], explain: Callable[[str], Explanation | None] = _no_explanation
 ) -> Iterator[None]:
-    """Say what to do when these errors of a client are raised."""
+    """Raise these errors of a client as OnlineStoreUnreachableError with a remedy."""
     try:
         yield
     except errors as error:
         text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        told, remedy = explained(text) or (text, LOOK)
+        problem, remedy = explain(text) or (text, CHECK_SERVER)
         raise OnlineStoreUnreachableError(
-            f"the online store at {where} cannot be used: {told}. Nothing was served, and what is online stays as it"
+            f"the online store at {where} cannot be used: {problem}. Nothing was served, and what is online stays as it"
             f" was. {remedy}"
         ) from error

@@ -1,8 +1,8 @@
-"""The online store: Feast's interface to the generation in use, in sqlite, Redis or PostgreSQL (`MILLRACE_ONLINE`).
+"""Feast's online store over the generation in use, in sqlite, Redis or PostgreSQL (`MILLRACE_ONLINE`).
 
-A row is packed: found by its keys, with features in native types, so a read is one lookup per view and a load takes
-microseconds a row. Bulk loads go through `features.online.materialize`; what Feast itself writes (`store.materialize`,
-`write_to_online_store`, `push`) is merged into the generation in use, and is replaced when the next one is published.
+Rows are packed by key with features in native types, so a read is one lookup per view and a load takes microseconds a
+row. Bulk loads go through `features.online.materialize`; what Feast itself writes (`write_to_online_store`, `push`) is
+merged into the generation in use until the next one replaces it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from features import type_mapping
 from features.online import backends, generation
 from features.online.generation import (
-    Found,
     GenerationGoneError,
     Key,
     OnlineStoreDamagedError,
     Reader,
+    ReadRow,
     RowSchema,
     Session,
 )
@@ -43,12 +43,12 @@ T = TypeVar("T")
 
 
 class PackedOnlineStoreConfig(FeastConfigBaseModel):
-    """No options: the place follows `MILLRACE_ONLINE` and `MILLRACE_HOME`."""
+    """No options: `MILLRACE_ONLINE` and `MILLRACE_HOME` select the backend."""
 
     type: Literal["features.online.store.PackedOnlineStore"] = "features.online.store.PackedOnlineStore"
 
 
-def layout_of(view: FeatureView) -> RowSchema:
+def row_schema_of(view: FeatureView) -> RowSchema:
     """How a view's rows are stored."""
     keys = {
         column.name: type_mapping.of(column.dtype, f"key {column.name} of {view.name}")
@@ -62,36 +62,34 @@ def layout_of(view: FeatureView) -> RowSchema:
 
 
 class Query:
-    """Reads `features` of one view of a generation, in the order asked."""
+    """Reads `features` of one view of a generation, in the requested order."""
 
-    def __init__(self, reader: Reader, view: FeatureView, asked: tuple[str, ...]) -> None:
-        self._reader, self._layout = reader, layout_of(view)
-        self.features = tuple(name for name in asked if name in self._layout.features)
-        self._protos = [self._layout.features[name].proto for name in self.features]
-        self._key_protos = [kind.proto for kind in self._layout.keys.values()]
+    def __init__(self, reader: Reader, view: FeatureView, requested: tuple[str, ...]) -> None:
+        self._reader, self._row_schema = reader, row_schema_of(view)
+        self.features = tuple(name for name in requested if name in self._row_schema.features)
+        self._protos = [self._row_schema.features[name].proto for name in self.features]
+        self._key_protos = [mapping.proto for mapping in self._row_schema.keys.values()]
         self._ttl = view.ttl // timedelta(microseconds=1) if view.ttl else None
 
-    def rows(self, keys: Sequence[Key]) -> list[Found | None]:
-        """For each key (its values in the order of the layout) the event time, in microseconds since 1970, and the
-        `features`, as the protobuf would give them.
-
-        None where there is no row, or one that has outlived its view's ttl.
+    def rows(self, keys: Sequence[Key]) -> list[ReadRow | None]:
+        """For each key (values in the order of the RowSchema) the event time, in microseconds since 1970, and the
+        `features` as the protobuf would return them; None where there is no row within the view's ttl.
         """
-        found = self._reader.rows(
-            self._layout, self.features, [tuple(map(type_mapping.key, key, self._key_protos)) for key in keys]
+        rows = self._reader.rows(
+            self._row_schema, self.features, [tuple(map(type_mapping.key, key, self._key_protos)) for key in keys]
         )
         if self._ttl is None:
-            return found
+            return rows
         oldest = microseconds(generation.now()) - self._ttl
-        return [row if row and row[0] >= oldest else None for row in found]
+        return [row if row and row[0] >= oldest else None for row in rows]
 
     def read(self, entity_keys: list[EntityKey]) -> list[Row]:
-        """`rows` as Feast takes them."""
-        given = [dict(zip(key.join_keys, map(_python, key.entity_values), strict=True)) for key in entity_keys]
-        rows = self.rows([tuple(values[name] for name in self._layout.keys) for values in given])
+        """`rows` as Feast expects them."""
+        entities = [dict(zip(key.join_keys, map(_python, key.entity_values), strict=True)) for key in entity_keys]
+        rows = self.rows([tuple(values[name] for name in self._row_schema.keys) for values in entities])
         return [ABSENT if row is None else (EPOCH + timedelta(microseconds=row[0]), self._values(row)) for row in rows]
 
-    def _values(self, row: Found) -> dict[str, Value]:
+    def _values(self, row: ReadRow) -> dict[str, Value]:
         return {
             name: _proto(proto, value) for name, proto, value in zip(self.features, self._protos, row[1:], strict=True)
         }
@@ -101,7 +99,7 @@ class PackedOnlineStore(OnlineStore):
     """Feast's interface to the generation in use."""
 
     def __init__(self) -> None:
-        self._local = _Thread()
+        self._local = _ThreadState()
         self._plans = Plans()
 
     def online_read(
@@ -112,10 +110,10 @@ class PackedOnlineStore(OnlineStore):
         requested_features: list[str] | None = None,
     ) -> list[Row]:
         """One row per key: event time and features, or (None, None)."""
-        wanted = tuple(
+        requested = tuple(
             requested_features if requested_features is not None else [feature.name for feature in table.features]
         )
-        return self._again(lambda: self._query(table, wanted).read(entity_keys))
+        return self._retry_once(lambda: self._query(table, requested).read(entity_keys))
 
     def online_write_batch(
         self,
@@ -124,12 +122,12 @@ class PackedOnlineStore(OnlineStore):
         data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Merge rows into the generation in use, all or none of them. No rows are no push: they do not take an empty
-        store online.
+        """Merge rows into the generation in use, all or none. An empty batch is no push: it does not create a
+        generation.
         """
-        layout = layout_of(table)
+        row_schema = row_schema_of(table)
         if data:
-            backends.configured().merge(layout, [_stored(layout, *row) for row in data])
+            backends.configured().merge(row_schema, [_stored(row_schema, *row) for row in data])
         if progress:
             progress(len(data))
 
@@ -143,20 +141,20 @@ class PackedOnlineStore(OnlineStore):
         full_feature_names: bool = False,
         include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:
-        """What Feast's own gives, by a shorter way where there is one (`features.serving.request_plan`). The request's
-        time is now unless the caller gives `request_time`.
+        """The same response as Feast's own method, by a request plan where there is one
+        (`features.serving.request_plan`).
 
-        KeyTypeError where a key is not given in its own type, which Feast would convert.
+        `request_time` defaults to now. KeyTypeError for a key of the wrong type, which Feast would convert.
         """
 
         def answer() -> OnlineResponse:
-            with self._one_generation():
+            with self._pinned_generation():
                 if not include_feature_view_version_metadata:
-                    found = self._plans.answer(
+                    response = self._plans.answer(
                         features, entity_rows, registry, project, full_feature_names, self._query
                     )
-                    if found is not None:
-                        return found
+                    if response is not None:
+                        return response
                 ensure_keys(features, entity_rows, registry, project, full_feature_names)
                 rows = _with_request_time(entity_rows)
                 return OnlineStore.get_online_features(
@@ -170,22 +168,22 @@ class PackedOnlineStore(OnlineStore):
                     include_feature_view_version_metadata,
                 )
 
-        return self._again(answer)
+        return self._retry_once(answer)
 
-    async def get_online_features_async(self, *arguments: Any, **named: Any) -> OnlineResponse:
-        """`get_online_features`, in a thread: all of the request in one, so that it reads one generation.
+    async def get_online_features_async(self, *arguments: Any, **keywords: Any) -> OnlineResponse:
+        """`get_online_features` in a thread; the whole request in one, so that it reads one generation.
 
-        `async_supported` stays false on purpose: a feature server then uses its own, larger pool of threads.
+        `async_supported` stays false on purpose: a feature server then uses its own, larger thread pool.
         """
-        return await asyncio.to_thread(self.get_online_features, *arguments, **named)
+        return await asyncio.to_thread(self.get_online_features, *arguments, **keywords)
 
-    async def online_read_async(self, *arguments: Any, **named: Any) -> list[Row]:
+    async def online_read_async(self, *arguments: Any, **keywords: Any) -> list[Row]:
         """`online_read`, in a thread."""
-        return await asyncio.to_thread(self.online_read, *arguments, **named)
+        return await asyncio.to_thread(self.online_read, *arguments, **keywords)
 
-    async def online_write_batch_async(self, *arguments: Any, **named: Any) -> None:
+    async def online_write_batch_async(self, *arguments: Any, **keywords: Any) -> None:
         """`online_write_batch`, in a thread."""
-        await asyncio.to_thread(self.online_write_batch, *arguments, **named)
+        await asyncio.to_thread(self.online_write_batch, *arguments, **keywords)
 
     def update(
         self,
@@ -205,10 +203,8 @@ class PackedOnlineStore(OnlineStore):
         backends.configured().remove_all()
 
     @contextmanager
-    def _one_generation(self) -> Iterator[None]:
-        """What this thread reads in the block, of whichever view, is of the generation and the moment of its first
-        read.
-        """
+    def _pinned_generation(self) -> Iterator[None]:
+        """All reads of this thread in the block see the generation and snapshot of its first read."""
         local = self._local
         if local.pinning:
             yield
@@ -221,8 +217,8 @@ class PackedOnlineStore(OnlineStore):
             if pinned:
                 pinned.end()
 
-    def _again(self, read: Callable[[], T]) -> T:
-        """What `read` gives; once more when the generation that it read was replaced twice meanwhile."""
+    def _retry_once(self, read: Callable[[], T]) -> T:
+        """The result of `read`, retried once if its generation was replaced twice meanwhile."""
         try:
             return read()
         except GenerationGoneError:
@@ -232,15 +228,15 @@ class PackedOnlineStore(OnlineStore):
 
     def _query(self, view: FeatureView, features: tuple[str, ...]) -> Query:
         reader, local = self._reader(), self._local
-        if local.of is not reader:
-            local.of, local.queries = reader, {}
+        if local.queries_of is not reader:
+            local.queries_of, local.queries = reader, {}
         key = (view.name, features, view.ttl, view.last_updated_timestamp)
         if key not in local.queries:
             local.queries[key] = Query(reader, view, features)
         return local.queries[key]
 
     def _reader(self) -> Reader:
-        """The reader of this request, which is the newest one where none has begun."""
+        """This request's pinned reader, or the newest one outside of a request."""
         local = self._local
         if local.pinned:
             return local.pinned
@@ -252,15 +248,18 @@ class PackedOnlineStore(OnlineStore):
 
     def _newest_reader(self) -> Reader:
         """This thread's reader of the generation in use, or previewed."""
-        place, preview, local = backends.configured(), generation.previewed.get(), self._local
-        sign = (id(place), os.getpid(), preview)
-        if local.sign != sign:
-            local.sign, local.session = sign, OneReader(place.open(preview.name)) if preview else place.session()
+        backend, preview, local = backends.configured(), generation.previewed.get(), self._local
+        session_key = (id(backend), os.getpid(), preview)
+        if local.session_key != session_key:
+            local.session_key, local.session = (
+                session_key,
+                PreviewSession(backend.open(preview.name)) if preview else backend.session(),
+            )
         return local.session.reader()
 
 
-class OneReader:
-    """A session of a generation that is previewed."""
+class PreviewSession:
+    """A session for a previewed generation."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -270,14 +269,14 @@ class OneReader:
         return self._reader
 
 
-class _Thread(threading.local):
-    """What a thread reads with: its session and what that is of, queries of its newest reader, and the reader to which
-    a request that is being answered keeps.
+class _ThreadState(threading.local):
+    """A thread's state: its session and the key it belongs to, the queries of its newest reader, and the reader that
+    the current request is pinned to.
     """
 
     session: Session
-    sign: Any = None
-    of: Reader | None = None
+    session_key: Any = None
+    queries_of: Reader | None = None
     queries: dict[Any, Query]
     pinning = False
     pinned: Reader | None = None
@@ -293,12 +292,12 @@ def _python(value: Value) -> Any:
 
 
 def _stored(
-    layout: RowSchema, key: EntityKey, values: dict[str, Value], event: datetime, created: datetime | None
+    row_schema: RowSchema, key: EntityKey, values: dict[str, Value], event: datetime, created: datetime | None
 ) -> list[Any]:
     keys = dict(zip(key.join_keys, map(_python, key.entity_values), strict=True))
-    features = [_python(values[name]) if name in values else None for name in layout.features]
+    features = [_python(values[name]) if name in values else None for name in row_schema.features]
     return [
-        *(type_mapping.key(keys[name], kind.proto) for name, kind in layout.keys.items()),
+        *(type_mapping.key(keys[name], mapping.proto) for name, mapping in row_schema.keys.items()),
         microseconds(event),
         None if created is None else microseconds(created),
         *features,
@@ -306,7 +305,7 @@ def _stored(
 
 
 def _with_request_time(rows: Any) -> Any:
-    """Entity rows in which `request_time` is now where it was absent; views that do not use it do not see it."""
+    """Entity rows with `request_time` set to now where it is absent; views that do not use it do not see it."""
     if isinstance(rows, list):
         return rows if rows and REQUEST_TIME in rows[0] else [{**row, REQUEST_TIME: datetime.now(UTC)} for row in rows]
     if REQUEST_TIME in rows:

@@ -1,6 +1,5 @@
-"""The Feast registry: opened, compared with the definitions of this checkout, and brought up to them by `apply()`.
-
-Where it lies is in `features.registry.store`.
+"""The Feast registry: open it, compare it with this project's definitions, and apply them. Storage is in
+`features.registry.store`.
 """
 
 from __future__ import annotations
@@ -48,25 +47,23 @@ __all__ = [
 
 REPO = Path(__file__).parent.parent / "feast_repo"
 FINGERPRINT = "definitions"
-"""Tag of the project that holds the fingerprint of the definitions that were applied last."""
+"""Tag of the Feast project with the fingerprint of the definitions applied last."""
 
 FORMER_MODULES = {"features.on_demand": "features.recency"}
-"""Modules that the text of on-demand functions imports, as they were called when manifests first kept digests of it."""
+"""Modules imported by on-demand functions -> their names when manifests first recorded digests."""
 
-_KINDS = (Entity, DataSource, FeatureView, OnDemandFeatureView, FeatureService)
+_FEAST_TYPES = (Entity, DataSource, FeatureView, OnDemandFeatureView, FeatureService)
 ATTEMPTS = 10
-TURN_SECONDS = 0.3
+RETRY_SECONDS = 0.3
 _VOLATILE = frozenset({"meta", "createdTimestamp", "lastUpdatedTimestamp", "body", "entityColumns"})
-"""What differs between processes, or is filled in by Feast while it applies (key columns repeat what the entities
-say).
-"""
+"""Fields that differ between processes or that Feast fills in while it applies (key columns repeat the entities)."""
 
 
 def open_store(release: int | Release | None = None, *, allow_beyond_horizon: bool | None = None) -> FeatureStore:
-    """The feature store of this checkout, from any working directory; training sets read `release`, or the newest one.
-    A `Release` need not be in the lake any more.
+    """The feature store, from any working directory; training sets read `release`, by default the newest one. A
+    `Release` need not exist in the lake any more.
 
-    `allow_beyond_horizon` lets labels lie after the release's horizon; without it `MILLRACE_BEYOND_HORIZON` counts.
+    `allow_beyond_horizon` allows labels after the release's horizon; the default is `MILLRACE_BEYOND_HORIZON`.
     """
     store = FeatureStore(str(REPO))
     if allow_beyond_horizon is not None:
@@ -82,24 +79,26 @@ def online_views(store: FeatureStore) -> list[FeatureView]:
 
 
 def definitions() -> list[Any]:
-    """Every Feast object that `feast_repo/definitions.py` declares, sources included; the project is not among them."""
+    """Every Feast object that `feast_repo/definitions.py` declares, with sources and without the project."""
     return _with_sources(vars(_repo()).values())
 
 
 def project(name: str, declared: Iterable[Any]) -> Project:
-    """The Feast project of what is declared; its tag says which definitions `feast apply` or `apply()` applied last."""
+    """The Feast project of the declared objects; its tag has their fingerprint."""
     tags = {FINGERPRINT: fingerprint(_with_sources(declared))}
     return Project(name=name, description="Features of the Millrace lake", tags=tags)
 
 
 def fingerprint(objects: Iterable[Any] | None = None) -> str:
-    """A digest of these definitions, or of all, that is the same in every process and on every machine."""
+    """A digest of these definitions (default: all), the same in every process and on every machine."""
     return _digest(definitions() if objects is None else objects)
 
 
 def definition_digest(definition: Any) -> str:
-    """A digest of what is defined, which a manifest keeps for years: it stays the same when a module that a function
-    imports is moved: ours by FORMER_MODULES, a project's own by the FORMER_TEXTS of its `services.py`.
+    """A digest of a definition for manifests, which keep it for years.
+
+    It survives the move of a module that an on-demand function imports: FORMER_MODULES maps the engine's, and
+    FORMER_TEXTS in a project's `services.py` its own.
     """
     own = project_module("services")
     former: Mapping[str, str] = getattr(own, "FORMER_TEXTS", {})
@@ -108,32 +107,33 @@ def definition_digest(definition: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As it stands in JSON."""
+    """The text as JSON escapes it."""
     return json.dumps(text)[1:-1]
 
 
-def _digest(objects: Iterable[Any], replaced: Mapping[str, str] = {}) -> str:
+def _digest(objects: Iterable[Any], replacements: Mapping[str, str] = {}) -> str:
     text = "\n".join(
         sorted(
-            json.dumps([type(one).__name__, _stable(MessageToDict(one.to_proto()))], sort_keys=True) for one in objects
+            json.dumps([type(definition).__name__, _stable(MessageToDict(definition.to_proto()))], sort_keys=True)
+            for definition in objects
         )
     )
-    for present, former in replaced.items():
+    for present, former in replacements.items():
         text = text.replace(present, former)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def apply() -> bool:
-    """Bring the registry up to the definitions; True if it had to be written.
+    """Apply the definitions to the registry; True if it was written.
 
-    What is no longer defined is removed, and a torn registry replaced. Any number of processes on any machines may do
-    it at once: the definitions of one of them are there in the end, whole.
+    Removes what is no longer defined and replaces a torn registry. Safe for concurrent processes on any machines: the
+    complete definitions of one of them win.
     """
     for _ in range(ATTEMPTS):
         try:
             return _apply()
-        except RegistryConflictError:  # of another process, which in most cases has applied the same
-            time.sleep(random.uniform(0, TURN_SECONDS))
+        except RegistryConflictError:  # another process wrote, in most cases the same
+            time.sleep(random.uniform(0, RETRY_SECONDS))
     return _apply()
 
 
@@ -162,16 +162,16 @@ def _repo() -> ModuleType:
 
 
 def _with_sources(declared: Iterable[Any]) -> list[Any]:
-    found = [definition for definition in declared if isinstance(definition, _KINDS)]
-    sources = [view.batch_source for view in found if isinstance(view, FeatureView)]
+    feast_objects = [definition for definition in declared if isinstance(definition, _FEAST_TYPES)]
+    sources = [view.batch_source for view in feast_objects if isinstance(view, FeatureView)]
     requests = {
         source.name: source
-        for view in found
+        for view in feast_objects
         if isinstance(view, OnDemandFeatureView)
         for source in view.source_request_sources.values()
     }
-    known = {id(definition) for definition in found}
-    return [*(source for source in [*sources, *requests.values()] if id(source) not in known), *found]
+    known_ids = {id(definition) for definition in feast_objects}
+    return [*(source for source in [*sources, *requests.values()] if id(source) not in known_ids), *feast_objects]
 
 
 def _applied(store: FeatureStore) -> str | None:
@@ -180,19 +180,19 @@ def _applied(store: FeatureStore) -> str | None:
 
 
 def _obsolete(store: FeatureStore, objects: list[Any]) -> list[Any]:
-    wanted = {(type(one), one.name) for one in objects}
+    declared = {(type(definition), definition.name) for definition in objects}
     registry, project = store.registry, store.project
     present = [
         *registry.list_feature_services(project),
         *registry.list_on_demand_feature_views(project),
         *registry.list_feature_views(project),
         *registry.list_data_sources(project),
-        *(one for one in registry.list_entities(project) if not one.name.startswith("__")),
+        *(entity for entity in registry.list_entities(project) if not entity.name.startswith("__")),
     ]
-    return [one for one in present if (type(one), one.name) not in wanted]
+    return [definition for definition in present if (type(definition), definition.name) not in declared]
 
 
 def _stable(plain: Any) -> Any:
     if isinstance(plain, dict):
         return {key: _stable(value) for key, value in plain.items() if key not in _VOLATILE}
-    return [_stable(one) for one in plain] if isinstance(plain, list) else plain
+    return [_stable(item) for item in plain] if isinstance(plain, list) else plain

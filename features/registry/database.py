@@ -1,7 +1,8 @@
-"""The registry in PostgreSQL: one row that holds it whole, and that only a writer who has read it as it is can replace.
+"""The registry in PostgreSQL: one row with the whole registry, replaced by compare-and-swap. The meaning of its bytes
+does not belong here.
 
-What the bytes mean does not belong here. Whoever may write this row can run code in every process that reads it: Feast
-keeps the functions of on-demand views as pickled code.
+Anyone who may write this row can run code in every process that reads it: Feast stores the functions of on-demand views
+as pickled code.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
-from features.online.postgres import Bounded
+from features.online.postgres import BoundedConnection
 from features.online.server import CONNECT_SECONDS, URL
 
 SCHEMA = "feast"
 TABLE = f"{SCHEMA}.registry"
 FORMAT = 1
-"""Of the table. A row with a higher one was written by a newer Millrace, and is neither read nor replaced."""
+"""The table's format. A row with a higher one was written by a newer Millrace, and is neither read nor replaced."""
 LOCK = 6_566_000_003
 OPTIONS: dict[str, Any] = {
     "autocommit": True,
@@ -32,7 +33,7 @@ DENIED = (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction)
 
 
 class RegistrySettingError(ValueError):
-    """`MILLRACE_REGISTRY` is no URL of a PostgreSQL database; the message shows nothing of it."""
+    """`MILLRACE_REGISTRY` is not the URL of a PostgreSQL database; the message shows no part of it."""
 
 
 class RegistryUnreachableError(ConnectionError):
@@ -48,10 +49,10 @@ class RegistryNewerError(ValueError):
 
 
 class RegistryDatabase:
-    """One database. Each call is a connection of its own, and takes a few seconds at most."""
+    """One database. Each call opens a connection and takes a few seconds at most."""
 
     def __init__(self, url: str) -> None:
-        self._url, self.where = url, masked(url)
+        self._url, self.where = url, mask_url(url)
 
     def read(self) -> bytes | None:
         """The registry, or None where there is none."""
@@ -62,23 +63,23 @@ class RegistryDatabase:
                 return None
         if row is None:
             return None
-        self._refuse_newer(row[0])
+        self._ensure_readable(row[0])
         return bytes(row[1])
 
     def replace(self, content: bytes, version: str, base: str) -> bool:
-        """Put `content` in the place of version `base`; an empty one stands for no registry.
+        """Replace version `base` by `content`; an empty `base` means that there is no registry yet.
 
-        False, and nothing is written, if another version is there by now.
+        Returns False and writes nothing if the registry has another version by now.
         """
         with self._connected("be written") as connection:
             try:
-                return self._replaced(connection, content, version, base)
+                return self._try_replace(connection, content, version, base)
             except NO_TABLE:
                 _create(connection)
-                return self._replaced(connection, content, version, base)
+                return self._try_replace(connection, content, version, base)
 
     def remove(self, content: bytes | None = None) -> None:
-        """Remove the registry, or only if it still is this one."""
+        """Remove the registry; with `content`, only if it is still the same."""
         with self._connected("be removed") as connection:
             try:
                 connection.execute(f"DELETE FROM {TABLE} WHERE %s::bytea IS NULL OR content = %s", [content, content])
@@ -86,23 +87,23 @@ class RegistryDatabase:
                 return
 
     def is_prepared(self) -> bool:
-        """Whether there is a table; RegistryNewerError for a newer one's."""
+        """Whether the table exists; RegistryNewerError if a newer version wrote it."""
         with self._connected("be read") as connection:
             try:
                 row = connection.execute(f"SELECT max(format) FROM {TABLE}").fetchone()
             except NO_TABLE:
                 return False
-        self._refuse_newer(row[0] if row else None)
+        self._ensure_readable(row[0] if row else None)
         return True
 
     def prepare(self) -> None:
-        """Have the table; two who come first at once do not disturb each other."""
+        """Create the table; safe when two processes do it at once."""
         with self._connected("be prepared") as connection:
             _create(connection)
 
-    def _replaced(self, connection: psycopg.Connection[Any], content: bytes, version: str, base: str) -> bool:
+    def _try_replace(self, connection: psycopg.Connection[Any], content: bytes, version: str, base: str) -> bool:
         with connection.transaction():
-            self._refuse_newer(_format(connection))
+            self._ensure_readable(_format(connection))
             if base:
                 change = "content = %s, version = %s, written_at = clock_timestamp()"
                 sql = f"UPDATE {TABLE} SET {change} WHERE version = %s"
@@ -110,17 +111,17 @@ class RegistryDatabase:
             sql = f"INSERT INTO {TABLE} (content, version, format) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
             return connection.execute(sql, [content, version, FORMAT]).rowcount == 1
 
-    def _refuse_newer(self, found: int | None) -> None:
-        if found is not None and found > FORMAT:
+    def _ensure_readable(self, version: int | None) -> None:
+        if version is not None and version > FORMAT:
             raise RegistryNewerError(
-                f"the feature registry at {self.where} has format {found}, and this Millrace reads up to {FORMAT}."
+                f"the feature registry at {self.where} has format {version}, and this Millrace reads up to {FORMAT}."
                 " Update Millrace, or point MILLRACE_REGISTRY at another database. Nothing was written"
             )
 
     @contextmanager
     def _connected(self, purpose: str) -> Iterator[psycopg.Connection[Any]]:
         try:
-            with Bounded.connect(self._url, **OPTIONS) as connection:
+            with BoundedConnection.connect(self._url, **OPTIONS) as connection:
                 yield connection
         except DENIED as error:
             raise RegistryDeniedError(
@@ -153,19 +154,19 @@ def _format(connection: psycopg.Connection[Any]) -> int | None:
     return row[0] if row else None
 
 
-def masked(url: str) -> str:
-    """The URL without user, password and options; RegistrySettingError where it is none."""
+def mask_url(url: str) -> str:
+    """The URL without user, password and options; RegistrySettingError where it is invalid."""
     parts = URL.fullmatch(url)
     if parts is None or parts["scheme"] not in ("postgresql://", "postgres://"):
-        raise _unreadable()
+        raise _invalid_url()
     try:
         conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        raise _unreadable() from None
+        raise _invalid_url() from None
     return parts["scheme"] + parts["where"]
 
 
-def _unreadable() -> RegistrySettingError:
+def _invalid_url() -> RegistrySettingError:
     return RegistrySettingError(
         "MILLRACE_REGISTRY is not a URL of a PostgreSQL database. Use postgresql://user@host:port/database, with the"
         " password in PGPASSFILE or PGPASSWORD, or in the URL with %40 for @, %2F for /, %3A for :, %3F for ?,"

@@ -1,6 +1,6 @@
-"""What older versions left of Feast's registry and of what is online: what is to be done about it, and doing it.
+"""Migration of Feast's registry and of the online store from older versions: list pending steps, and run them.
 
-Each step may be taken by two processes at once, and be killed at any point: what is left is found again.
+Steps are safe for concurrent processes and can be killed at any point: the rest is found again.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ Say = Callable[[str], None]
 
 
 def pending_registry(file: Path | None = None) -> list[str]:
-    """What is to be done to the registry, in words; RegistryNewerError for one of a newer version.
+    """Descriptions of the registry's pending steps; RegistryNewerError for one of a newer version.
 
-    `file` is the registry to copy into a database that has none; else that of this home.
+    `file` is the registry to copy into a database that has none; by default this home's.
     """
-    named, source = registry_store.database(), _source(file)
-    if named is None:
+    database, source = registry_store.database(), _source(file)
+    if database is None:
         return _pending_definitions() if registry_store.path().exists() else []
-    pending = [] if named.is_prepared() else ["make the table feast.registry"]
-    content = named.read() if not pending else None
+    pending = [] if database.is_prepared() else ["make the table feast.registry"]
+    content = database.read() if not pending else None
     if content is None:
         return [*pending, *([f"copy {source}"] if source else []), "apply the definitions"]
     return _pending_definitions()
 
 
 def migrate_registry(say: Say, file: Path | None = None) -> None:
-    """Make the table, copy the registry of a file where there is none yet, and apply the definitions."""
-    named, source = registry_store.database(), _source(file)
-    if named is not None:
-        if not named.is_prepared():
-            named.prepare()
+    """Create the table, copy a registry file into an empty database, and apply the definitions."""
+    database, source = registry_store.database(), _source(file)
+    if database is not None:
+        if not database.is_prepared():
+            database.prepare()
             say("the table feast.registry is made")
-        if source and named.read() is None and registry_store.copy_file(named, source):
+        if source and database.read() is None and registry_store.copy_file(database, source):
             say(f"{source} is copied; the file stays as it is, and is not used any more")
     if registry.apply():
         say("the definitions of this version are applied")
 
 
 def where_registry() -> str:
-    """Its path or URL."""
+    """The registry's path or URL."""
     return registry.where()
 
 
 def pending_online() -> list[str]:
-    """What is to be done to the online store's own tables."""
+    """Descriptions of the online store's pending steps."""
     if not settings.online().startswith("postgres"):
-        return []  # files of sqlite and keys of Redis are made by each load
+        return []  # each load creates sqlite files and Redis keys
     from features.online import postgres
 
     return postgres.pending(settings.online())
@@ -66,7 +66,7 @@ def migrate_online(say: Say) -> None:
 
 
 def where_online() -> str:
-    """Its URL without user and password, or the kind of files."""
+    """The online store's URL without user and password, or the kind of files."""
     return str(getattr(backends.configured(), "where", "sqlite files"))
 
 

@@ -1,4 +1,4 @@
-"""What our two stores can carry out: the definitions that the registry refuses to hold."""
+"""Checks of definitions before they are applied: only what both stores support may enter the registry."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lake import settings, storage
 
 
 class DefinitionError(ValueError):
-    """A definition that our stores cannot carry out; the message says which one, and what to use. Nothing was
-    applied.
-    """
+    """A definition that the stores do not support; the message says which one, and what to use. Nothing was applied."""
 
 
 def ensure_servable(registry_proto: RegistryProto) -> None:
-    """Raise DefinitionError where a view cannot be both trained on and served, or a service not be logged."""
+    """Raise DefinitionError for a view that cannot be both trained on and served, or a service that cannot be
+    logged.
+    """
     for view in (*registry_proto.feature_views, *registry_proto.stream_feature_views):
         source = DataSource.from_proto(view.spec.batch_source) if view.spec.HasField("batch_source") else None
         ensure_gold(view.spec.name, source)
@@ -29,10 +29,10 @@ def ensure_servable(registry_proto: RegistryProto) -> None:
 
 
 def _ensure_loggable(service: str, logging: LoggingConfigProto) -> None:
-    kind, file = logging.WhichOneof("destination"), logging.file_destination
+    destination, file = logging.WhichOneof("destination"), logging.file_destination
     problem = ""
-    if kind != "file_destination":
-        problem = f"a {kind}"
+    if destination != "file_destination":
+        problem = f"a {destination}"
     elif storage.is_remote(file.path) or not Path(file.path).is_absolute():
         problem = f"{file.path!r}, which is not an absolute path of this machine"
     elif file.partition_by:

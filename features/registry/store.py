@@ -1,7 +1,7 @@
-"""Where the Feast registry lies (a file in the home, or a row in PostgreSQL), and the rules of its content.
+"""Storage of the Feast registry, a file in the home or a row in PostgreSQL, and the rules for its content.
 
-Feast reads and writes it as a whole through one of the two stores here; `MILLRACE_REGISTRY` says which. What is
-defined, and when it is applied, is in `features.registry`.
+Feast reads and writes it as a whole through one of the two stores here; `MILLRACE_REGISTRY` selects one. Definitions
+and their application are in `features.registry`.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from lake import settings
 from lake.files import locked, write_whole
 
 SCHEMA_VERSION = "1"
-"""Of the registry's content, by Feast 0.67."""
+"""Version of the registry's content in Feast 0.67."""
 REFUSED = "+"
-"""Stands in the version of a changed copy, between the version that was read and a mark of its own."""
+"""Separator in the version of a changed copy, between the version that was read and a unique mark."""
 OUTAGE_SECONDS = 0.2
-"""A refresh that takes longer is finished in the background, where what was read before may be answered from."""
-AGAIN = "To make it again from the definitions: millrace serve"
-CONTINUED = " The last definitions that were read are served"
+"""A refresh that takes longer continues in the background, where the registry read before may be used."""
+REMAKE = "To make it again from the definitions: millrace serve"
+LAST_READ_SERVED = " The definitions read last are served"
 
 _VIEWS = ("feature_views", "stream_feature_views", "on_demand_feature_views", "label_views")
-"""Fields of the registry whose entries have a lifecycle state."""
+"""Registry fields whose entries have a lifecycle state."""
 _SET_BY_FEAST = {FeatureViewState.MATERIALIZING.to_proto(), FeatureViewState.AVAILABLE_ONLINE.to_proto()}
-"""States that Feast sets by itself while it materializes."""
+"""States that Feast itself sets during materialization."""
 _creating: ContextVar[bool] = ContextVar("creating", default=False)
 log = logging.getLogger("millrace.features")
 
@@ -50,15 +50,15 @@ class RegistryMissingError(LookupError):
 
 
 class RegistryDamagedError(ValueError):
-    """The registry is torn, or something else."""
+    """The registry's content cannot be parsed."""
 
 
 class RegistryConflictError(RuntimeError):
-    """Another process wrote the registry after this one had read it. Nothing was written, and it was read again."""
+    """Another process wrote the registry after this one read it. Nothing was written, and it was read again."""
 
 
 class LifecycleStateError(ValueError):
-    """Somebody set a lifecycle state by hand; Millrace keeps none."""
+    """A lifecycle state was set by hand; Millrace keeps none."""
 
 
 def path() -> Path:
@@ -74,23 +74,22 @@ def database() -> RegistryDatabase | None:
 
 def where() -> str:
     """The path of the registry, or its URL without user and password."""
-    named = database()
-    return named.where if named else str(path())
+    configured = database()
+    return configured.where if configured else str(path())
 
 
 class WholeRegistryStore(RegistryStore):
-    """A registry that is written whole or not at all, and never invented by a reader.
+    """A registry that is written atomically, and never created by a reader.
 
-    It holds no lifecycle state. Feast marks a view MATERIALIZING while it loads, refuses every read of it meanwhile,
-    and a loader that is killed leaves the mark for good. Here what is served is a whole generation, which no loader
-    touches, so there is nothing to mark: readers and writers of this registry see STATE_UNSPECIFIED, which Feast
-    serves.
+    It holds no lifecycle state. Feast marks a view MATERIALIZING while it loads and refuses to read it meanwhile; a
+    killed loader leaves the mark for good. Here no loader touches the generation that is served, so there is nothing to
+    mark: readers and writers of this registry see STATE_UNSPECIFIED, which Feast serves.
     """
 
     where: str
 
     def get_registry_proto(self) -> RegistryProto:
-        """The registry; Feast's own stores would write an empty one where there is none."""
+        """The registry; RegistryMissingError where there is none, and Feast's own stores would create an empty one."""
         content = self._read()
         if content is None:
             if _creating.get():
@@ -102,11 +101,11 @@ class WholeRegistryStore(RegistryStore):
         return registry_proto
 
     def update_registry_proto(self, registry_proto: RegistryProto) -> None:
-        """Write it. DefinitionError, RegistryConflictError and LifecycleStateError leave what is there as it is."""
+        """Write the registry. DefinitionError, RegistryConflictError and LifecycleStateError leave it unchanged."""
         base, version = _base(registry_proto.version_id), hashlib.sha256(os.urandom(16)).hexdigest()[:16]
         # Feast keeps the objects that it made, refused ones too, for as long as this id is the same.
         registry_proto.version_id = f"{base}{REFUSED}{version}"
-        states = _clear_states(registry_proto)  # also in the caller's own copy, which it goes on reading from
+        states = _clear_states(registry_proto)  # also in the caller's own copy, which it keeps reading from
         if by_hand := {view: state for view, state in states.items() if state not in _SET_BY_FEAST}:
             view, state = next(iter(by_hand.items()))
             raise LifecycleStateError(
@@ -122,7 +121,7 @@ class WholeRegistryStore(RegistryStore):
             ensure_servable(written)
             self._write(written.SerializeToString(), version, base)
         except (DefinitionError, RegistryConflictError):
-            registry_proto.CopyFrom(self.get_registry_proto())  # else the caller's copy would refuse later changes too
+            registry_proto.CopyFrom(self.get_registry_proto())  # else the caller's copy would fail later changes too
             raise
         registry_proto.CopyFrom(written)
 
@@ -134,7 +133,9 @@ class WholeRegistryStore(RegistryStore):
 
 
 class FileStore(WholeRegistryStore, FileRegistryStore):
-    """The file at `path()`. Feast looks at its time with each read: definitions count as soon as they are applied."""
+    """The file at `path()`. Feast checks its time with each read, so definitions take effect as soon as they are
+    applied.
+    """
 
     def __init__(self) -> None:
         self._filepath = path()
@@ -151,7 +152,7 @@ class FileStore(WholeRegistryStore, FileRegistryStore):
 
 
 class DatabaseStore(WholeRegistryStore):
-    """The row in PostgreSQL. A writer that read another version than the present one is refused."""
+    """The row in PostgreSQL, which only a writer that read its current version may replace."""
 
     set_project_metadata: Any = FileRegistryStore.set_project_metadata
     get_project_metadata: Any = FileRegistryStore.get_project_metadata
@@ -163,7 +164,7 @@ class DatabaseStore(WholeRegistryStore):
         self._reading: threading.Thread | None = None
         self.answers_through_outages = False
         self.outage: str | None = None
-        """What is wrong since when, while what was read before is answered from."""
+        """The problem and its start, while definitions read earlier are served."""
 
     def teardown(self) -> None:
         """Remove the row."""
@@ -184,9 +185,9 @@ class DatabaseStore(WholeRegistryStore):
         self._known = content
 
     def _newest_known(self) -> bytes | None:
-        """What is there now, or, while the server is silent, what was there last.
+        """The current content, or the last known one while the server does not answer.
 
-        Feast holds a lock while it asks, for which every request waits: so the server is asked in a thread.
+        Feast holds a lock while it reads, which every request waits for, so a thread reads from the server.
         """
         with self._lock:
             if self._reading is None or not self._reading.is_alive():
@@ -199,11 +200,11 @@ class DatabaseStore(WholeRegistryStore):
         try:
             content = self._database.read()
             if content is None:
-                raise RegistryMissingError(f"there is no feature registry at {self.where} any more. {AGAIN}")
+                raise RegistryMissingError(f"there is no feature registry at {self.where} any more. {REMAKE}")
             parsed(content, self.where)
         except Exception as error:
             if self.outage is None:
-                self.outage = f"{error}.{CONTINUED} since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+                self.outage = f"{error}.{LAST_READ_SERVED} since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
                 log.warning("%s", self.outage)
             return
         if self.outage is not None:
@@ -212,26 +213,26 @@ class DatabaseStore(WholeRegistryStore):
 
 
 class ConfiguredRegistryStore(RegistryStore):
-    """What `feature_store.yaml` names: makes the store that `MILLRACE_REGISTRY` says."""
+    """The class named in `feature_store.yaml`: creates the store that `MILLRACE_REGISTRY` selects."""
 
     def __new__(cls, *_: Any) -> Any:
         """A FileStore or a DatabaseStore."""
-        named = database()
-        return DatabaseStore(named) if named else FileStore()
+        configured = database()
+        return DatabaseStore(configured) if configured else FileStore()
 
 
 def parsed(content: bytes, where: str) -> RegistryProto:
-    """The registry that these bytes are; RegistryDamagedError for torn ones, RegistryNewerError for a later schema."""
+    """The registry in these bytes; RegistryDamagedError for torn ones, RegistryNewerError for a newer schema."""
     registry_proto = RegistryProto()
     try:
         registry_proto.ParseFromString(content)
     except DecodeError:
         content = b""
     if not content:
-        raise RegistryDamagedError(f"the feature registry at {where} is torn. {AGAIN}")
-    if (found := registry_proto.registry_schema_version) not in ("", SCHEMA_VERSION):
+        raise RegistryDamagedError(f"the feature registry at {where} is torn. {REMAKE}")
+    if (version := registry_proto.registry_schema_version) not in ("", SCHEMA_VERSION):
         raise RegistryNewerError(
-            f"the feature registry at {where} has Feast's schema version {found!r}, and this Millrace reads"
+            f"the feature registry at {where} has Feast's schema version {version!r}, and this Millrace reads"
             f" {SCHEMA_VERSION!r}. Update Millrace. Nothing was written"
         )
     return registry_proto
@@ -239,22 +240,24 @@ def parsed(content: bytes, where: str) -> RegistryProto:
 
 @contextmanager
 def creating() -> Iterator[None]:
-    """Apply definitions inside: a missing registry reads as an empty one, a torn one is removed.
+    """Inside, a missing registry reads as an empty one, and a torn one is removed; for applying definitions.
 
-    Of a registry in a file, nobody else on this machine is inside.
+    For a registry in a file, a lock admits one process of this machine at a time.
     """
-    named, file = database(), path()
-    with nullcontext() if named else locked(file.parent / ".registry.lock"):
-        if named and file.exists() and named.read() is None:  # saved data sets, which no definition brings back
+    configured, file = database(), path()
+    with nullcontext() if configured else locked(file.parent / ".registry.lock"):
+        if (
+            configured and file.exists() and configured.read() is None
+        ):  # for saved datasets, which no definition recreates
             with suppress(RegistryDamagedError):
-                copy_file(named, file)
-        content = named.read() if named else _file_content(file)
+                copy_file(configured, file)
+        content = configured.read() if configured else _file_content(file)
         if content is not None:
             try:
                 parsed(content, where())
             except RegistryDamagedError:
-                if named:
-                    named.remove(content)
+                if configured:
+                    configured.remove(content)
                 else:
                     file.unlink(missing_ok=True)
         token = _creating.set(True)
@@ -269,34 +272,34 @@ def _file_content(file: Path) -> bytes | None:
 
 
 def copy_file(database: RegistryDatabase, file: Path) -> bool:
-    """Put the registry of a file into a database that has none; False, and nothing is written, if it has one."""
+    """Copy a registry file into a database that has none; False, without writing, if it has one."""
     content = file.read_bytes()
     version = parsed(content, str(file)).version_id
     return database.replace(content, version, "")
 
 
 def keep_answering(store: FeatureStore) -> None:
-    """From now on this store goes by what it read last while the registry's server is away. Writes still fail."""
+    """Let this store serve the definitions it read last while the registry's server is away. Writes still fail."""
     inner = store.registry._registry_store
     if isinstance(inner, DatabaseStore):
         inner.answers_through_outages = True
 
 
 def outage(store: FeatureStore) -> str | None:
-    """What is wrong with the registry while the store answers from what it read before."""
+    """The registry's problem while the store serves definitions read earlier, or None."""
     return getattr(store.registry._registry_store, "outage", None)
 
 
 def _base(version: str) -> str:
-    """The version that was read, from which a copy with changes was made."""
+    """The version that a changed copy was made from."""
     return version.partition(REFUSED)[0]
 
 
 def _clear_states(registry_proto: RegistryProto) -> dict[str, int]:
-    """Forget the lifecycle states; returns those that there were, by view."""
-    found = {}
+    """Clear the lifecycle states; returns the former ones by view."""
+    states = {}
     for view in (view for views in _VIEWS for view in getattr(registry_proto, views)):
         if state := getattr(view.meta, "state", 0):
-            found[view.spec.name] = state
+            states[view.spec.name] = state
             view.meta.ClearField("state")
-    return found
+    return states

@@ -1,5 +1,5 @@
-"""The feature server: Feast's own, over HTTP on this machine, behind a gateway that decides what may be asked of it.
+"""The feature server: Feast's own HTTP server behind a gateway that admits requests.
 
-For callers that are not Python, or that should not open the files themselves. It reads the generation in use at each
-request, like every reader, so a materialization needs no restart. How features are stored does not belong here.
+For callers without Python or without access to the online store. It reads the generation in use at each request, so a
+materialization needs no restart. Storage of features does not belong here.
 """

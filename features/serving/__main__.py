@@ -15,7 +15,7 @@ from lake.files import machine
 
 
 def main() -> int:
-    """Serve; the exit status. Metrics are in files that the workers share, and begin at zero with each start."""
+    """Run the server and return its exit status. Workers share metrics in files, which start at zero."""
     setproctitle("millrace features")
     try:
         secret_files.load()
@@ -25,14 +25,12 @@ def main() -> int:
     except (secret_files.SecretError, settings.SettingError, WritesDisabledError) as error:
         print(error, file=sys.stderr)
         return 2
-    folder = (
-        settings.home() / "run" / "metrics" / f"{machine()}-{port}"
-    )  # of this server, not of another one that shares the home
+    folder = settings.home() / "run" / "metrics" / f"{machine()}-{port}"  # of this server: others may share the home
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR"):  # one is prometheus-client's, one Feast's
         os.environ[name] = str(folder)
-    from features.serving import workers  # which looks at these variables when it is imported
+    from features.serving import workers  # which reads these variables on import
 
     def make() -> object:
         from features.serving.app import app
@@ -44,7 +42,7 @@ def main() -> int:
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("contracts", "lake", "features"):
             raise  # a defect
-        print(error, file=sys.stderr)  # ours say all: the registry's server that refuses the password, say
+        print(error, file=sys.stderr)  # our own messages are complete, such as a wrong password of the registry
         return 1
 
 

@@ -1,4 +1,4 @@
-"""The application: Feast's feature server with the routes that we serve, behind the gateway."""
+"""The application: Feast's feature server, reduced to the routes of the gateway."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from features.serving.options import Options, read
 from features.serving.status import status_of_write
 
 REGISTRY_SECONDS = 10
-"""So often it looks for other definitions."""
+"""Seconds between checks for new definitions."""
 log = logging.getLogger("millrace.features")
 
 
 def _apply() -> None:
-    """Bring the registry up to the definitions; a server that may only read it serves what others applied."""
+    """Apply the definitions to the registry; with a read-only role, serve those that others applied."""
     try:
         registry.apply()
     except RegistryDeniedError as error:
@@ -30,9 +30,9 @@ def _apply() -> None:
 
 
 def app(options: Options | None = None) -> Gateway:
-    """The application. First the registry is brought up to the definitions, and the token of writes is made.
+    """The application, after applying the definitions and creating the write token.
 
-    While the server of a registry in PostgreSQL is away, the definitions that were read last are served.
+    While a registry in PostgreSQL is unreachable, the definitions read last are served.
     """
     from fastapi import Request
     from fastapi.exceptions import RequestValidationError
@@ -45,8 +45,8 @@ def app(options: Options | None = None) -> Gateway:
     _apply()
     store = registry.open_store()
     registry_store.keep_answering(store)
-    feasts = get_app(store, registry_ttl_sec=REGISTRY_SECONDS)
-    feasts.router.routes[:] = [route for route in feasts.router.routes if getattr(route, "path", None) in ROUTES]
+    feast_app = get_app(store, registry_ttl_sec=REGISTRY_SECONDS)
+    feast_app.router.routes[:] = [route for route in feast_app.router.routes if getattr(route, "path", None) in ROUTES]
 
     async def refuse(_request: Request, error: Exception) -> Response:
         status = status_of_write(error)
@@ -55,14 +55,14 @@ def app(options: Options | None = None) -> Gateway:
         return Response(content_of(error, status), status, media_type="application/json")
 
     async def refuse_fields(_request: Request, error: Any) -> Response:
-        told: list[dict[str, Any]] = list(error.errors())
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in told[:5])
+        problems: list[dict[str, Any]] = list(error.errors())
+        listed = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems[:5])
         return Response(
-            content_of(FieldError(f"The request is not as expected: {wrong}."), UNPROCESSABLE),
+            content_of(FieldError(f"The request is not as expected: {listed}."), UNPROCESSABLE),
             UNPROCESSABLE,
             media_type="application/json",
         )
 
-    feasts.exception_handlers[Exception] = refuse
-    feasts.add_exception_handler(RequestValidationError, refuse_fields)
-    return Gateway(feasts, OnlineFeatures(store), chosen)
+    feast_app.exception_handlers[Exception] = refuse
+    feast_app.add_exception_handler(RequestValidationError, refuse_fields)
+    return Gateway(feast_app, OnlineFeatures(store), chosen)

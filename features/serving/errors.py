@@ -1,4 +1,4 @@
-"""Requests that are refused, with the status that each has, and how an error is written."""
+"""Errors of refused requests with their HTTP status, and the JSON body of an error."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ INTERNAL = 500
 
 
 class RequestError(Exception):
-    """A request that is refused; the message says why, and what to send instead."""
+    """A refused request; the message says why, and what to send instead."""
 
     status: ClassVar[int] = UNPROCESSABLE
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class MalformedRequestError(RequestError):
-    """It is not HTTP with a JSON body, as this server reads it."""
+    """The request is not valid HTTP with a JSON body."""
 
     status = 400
 
 
 class UnauthorizedError(RequestError):
-    """It does not carry the token."""
+    """The request does not carry the token."""
 
     status = 401
     headers = ((b"www-authenticate", b'Bearer realm="millrace"'),)
 
 
 class WritesDisabledError(RequestError):
-    """It would write, and the server is read-only."""
+    """The request would write, and the server is read-only."""
 
     status = 403
 
 
 class RouteNotFoundError(RequestError):
-    """Nothing is served there."""
+    """The path has no route."""
 
     status = 404
 
@@ -48,7 +48,7 @@ class NameNotFoundError(RequestError):
 
 
 class MethodNotAllowedError(RequestError):
-    """The route has other methods."""
+    """The route does not take this method."""
 
     status = 405
 
@@ -58,19 +58,19 @@ class MethodNotAllowedError(RequestError):
 
 
 class TooLargeError(RequestError):
-    """It has more bytes, entities or features than are answered at once."""
+    """The request has too many bytes, entities or features."""
 
     status = 413
 
 
 class ContentTypeError(RequestError):
-    """Its body is not declared as JSON."""
+    """The body is not declared as JSON."""
 
     status = 415
 
 
 class HostNotAllowedError(RequestError):
-    """It was sent to a name that is not this server's: a web page may have made the browser do so."""
+    """The Host header is not a name of this server: a web page may have made a browser send the request."""
 
     status = 421
 
@@ -86,7 +86,7 @@ class EntityError(RequestError):
 def content_of(error: Exception, status: int) -> bytes:
     """The JSON body: status code, detail, and the error's type, as Feast's servers write errors.
 
-    What went wrong inside (500) is for the log.
+    Details of internal errors (500) go to the log only.
     """
     detail: Any = str(error)
     if status == INTERNAL:

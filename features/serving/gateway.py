@@ -1,6 +1,7 @@
-"""What stands before Feast's application: who may ask what, of which size; and the routes that are ours.
+"""The gateway before Feast's application: admits requests, limits their size, answers Millrace's own routes, and
+counts.
 
-Only the routes of `ROUTES` exist, whatever Feast mounts besides them. Each request is counted.
+Only the routes in `ROUTES` exist, whatever else Feast mounts.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 ONLINE, READY, METRICS, HEALTH = "/get-online-features", "/ready", "/metrics", "/health"
-LOOK, WRITE = ("GET", "HEAD"), ("POST",)
+READ, WRITE = ("GET", "HEAD"), ("POST",)
 WRITES = ("/push", "/write-to-online-store", "/materialize", "/materialize-incremental")
-ROUTES = {ONLINE: ("POST",), HEALTH: LOOK, READY: LOOK, METRICS: LOOK, **dict.fromkeys(WRITES, WRITE)}
+ROUTES = {ONLINE: ("POST",), HEALTH: READ, READY: READ, METRICS: READ, **dict.fromkeys(WRITES, WRITE)}
 OTHER = "other"
-"""The label of routes that do not exist."""
+"""Metrics label of unknown routes."""
 JSON = b"application/json"
 INLINE_BYTES = 1 << 14
 """Requests up to this size, of some hundred entities, run inline: a thread hand-off costs more."""
@@ -54,12 +55,12 @@ log = logging.getLogger("millrace.features")
 
 
 class ClientClosedError(Exception):
-    """The client went away before its request had arrived."""
+    """The client disconnected before its request arrived."""
 
 
 @dataclass(slots=True)
 class Response:
-    """An answer, and how it is counted. Without a status it was sent already."""
+    """A response and its metrics label."""
 
     status: int
     content: bytes = b""
@@ -69,14 +70,14 @@ class Response:
 
 
 class Gateway:
-    """The whole server as an ASGI application."""
+    """The server as an ASGI application."""
 
     def __init__(self, app: Application, online: OnlineFeatures, options: Options) -> None:
         self._app, self.online, self._options = app, online, options
         self._probe = Probe()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer a request and count it, or hand on what begins and ends the application."""
+        """Answer and count an HTTP request; pass lifespan events on to Feast's application."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
@@ -87,7 +88,7 @@ class Gateway:
         route = scope["path"] if scope["path"] in ROUTES else OTHER
         service, status = "", metrics.CLIENT_CLOSED
         try:
-            sent = Watched(send)
+            sent = StatusRecorder(send)
             response = await self._response(scope, receive, sent)
             service = response.service
             if sent.status is None:
@@ -98,7 +99,7 @@ class Gateway:
         finally:
             metrics.observe(route, service, status, time.perf_counter() - started)
 
-    async def _response(self, scope: Message, receive: Receive, send: Watched) -> Response:
+    async def _response(self, scope: Message, receive: Receive, send: StatusRecorder) -> Response:
         try:
             headers = dict(scope["headers"])
             self._ensure_admitted(scope, headers)
@@ -110,19 +111,19 @@ class Gateway:
             if path == READY:
                 return _readiness(await self._probe.look(), registry_store.outage(self.online.store))
             if path == METRICS:
-                found = await self._probe.look()
-                served = found if isinstance(found, Served) else None
+                probed = await self._probe.look()
+                served = probed if isinstance(probed, Served) else None
                 outage = registry_store.outage(self.online.store)
                 content = await run_in_threadpool(metrics.exposition, served, self._options.workers, outage is None)
                 return Response(200, content, metrics.CONTENT_TYPE)
-            return await self._feasts(scope, await _body(headers, receive), receive, send)
+            return await self._forward_to_feast(scope, await _body(headers, receive), receive, send)
         except ClientClosedError:
             raise
         except Exception as error:
             return _error(error)
 
     def _ensure_admitted(self, scope: Message, headers: dict[bytes, bytes]) -> None:
-        """Raise the RequestError of a request that no route takes, or that may not use its route."""
+        """Raise a RequestError unless a route takes this request and its sender may use it."""
         _ensure_host(scope["headers"], headers.get(b"host"), self._options.hosts)
         path, method = scope["path"], scope["method"]
         methods = ROUTES.get(path)
@@ -139,20 +140,22 @@ class Gateway:
         if methods == WRITE and headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != JSON:
             raise ContentTypeError("The body must be declared as JSON. Send `Content-Type: application/json`.")
 
-    async def _answer(self, scope: Message, headers: dict[bytes, bytes], receive: Receive, send: Watched) -> Response:
+    async def _answer(
+        self, scope: Message, headers: dict[bytes, bytes], receive: Receive, send: StatusRecorder
+    ) -> Response:
         body = await _body(headers, receive)
         service = ""
         try:
             request, resolved = self.online.resolve(body)
             service = resolved.service
-            if self.online.is_feasts():
+            if self.online.is_left_to_feast():
                 resolved.checked(request.entities)
-                response = await self._feasts(scope, body, receive, send)
+                response = await self._forward_to_feast(scope, body, receive, send)
                 response.service = service
                 return response
             if len(body) <= INLINE_BYTES and settings.online() == "sqlite":
                 content = self.online.answer(request, resolved)
-            else:  # others must not wait for a long request, or for a server
+            else:  # other requests must not wait for a long one or for a database
                 content = await run_in_threadpool(self.online.answer, request, resolved)
             metrics.observe_entities(service, min(len(next(iter(request.entities.values()))), MOST_ENTITIES))
             return Response(200, content, service=service)
@@ -161,30 +164,30 @@ class Gateway:
             response.service = service
             return response
 
-    async def _feasts(self, scope: Message, body: bytes, receive: Receive, send: Watched) -> Response:
-        """Have Feast's application answer a request whose body was received."""
+    async def _forward_to_feast(self, scope: Message, body: bytes, receive: Receive, send: StatusRecorder) -> Response:
+        """Let Feast's application answer a request whose body was already received."""
         messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
-        async def again() -> Message:
+        async def replay() -> Message:
             return next(messages, None) or await receive()
 
         try:
-            await self._app(scope, again, send)
+            await self._app(scope, replay, send)
         except Exception:
-            if send.status is None:  # else Starlette raises what was answered once more, for servers that log it
+            if send.status is None:  # else the error was answered, and Starlette raises it again for logging
                 raise
         return Response(send.status or INTERNAL)
 
 
-class Watched:
-    """Sends, and knows the status that was sent."""
+class StatusRecorder:
+    """Sends messages and records the status."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
-        """Hand the message on."""
+        """Send the message."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
         await self._send(message)
@@ -201,7 +204,7 @@ async def _send(response: Response, headers_only: bool, send: Send) -> None:
 
 
 async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
-    """The body; TooLargeError before more than `LARGEST_BODY` is kept, whether or not its length was announced."""
+    """The body; TooLargeError before more than `LARGEST_BODY` is buffered, with or without a Content-Length."""
     announced = headers.get(b"content-length", b"0")
     if not announced.isdigit():
         raise MalformedRequestError("Content-Length must be a number of bytes.")
@@ -227,9 +230,9 @@ def _too_large() -> TooLargeError:
 
 
 def _ensure_host(headers: Headers, host: bytes | None, allowed: frozenset[str]) -> None:
-    """A name that leads here by DNS rebinding is not ours.
+    """Raise unless the Host header is an allowed name.
 
-    A page of that name must not read features through a visitor's browser.
+    This stops DNS rebinding, by which a web page could read features through a visitor's browser.
     """
     if host is None or sum(name == b"host" for name, _ in headers) > 1:
         raise MalformedRequestError("A request must have one Host header.")
@@ -244,12 +247,12 @@ def _host_name(header: bytes) -> str | None:
     return host_name(header.decode("latin-1"))
 
 
-def _readiness(found: Served | Exception, outage: str | None) -> Response:
-    """Ready also while the registry is away: the definitions that were read last are served, and the answer says so."""
-    if isinstance(found, Exception):
-        return _error(found)
-    horizon = found.horizon.date().isoformat() if found.horizon else None
-    content = {"status": "ready", "generation": found.generation, "release": found.release, "horizon": horizon}
+def _readiness(probed: Served | Exception, outage: str | None) -> Response:
+    """Ready also while the registry is unreachable: the definitions read last are served, and the response says so."""
+    if isinstance(probed, Exception):
+        return _error(probed)
+    horizon = probed.horizon.date().isoformat() if probed.horizon else None
+    content = {"status": "ready", "generation": probed.generation, "release": probed.release, "horizon": horizon}
     return Response(200, json.dumps(content | ({"registry": outage} if outage else {})).encode())
 
 

@@ -1,6 +1,6 @@
-"""Counts and times of the feature server for Prometheus, summed over its workers, and the age of what it serves.
+"""Prometheus metrics of the feature server: counts and times over all workers, and the age of its features.
 
-No label has a text of the client's: routes and services are known names, or one that stands for all others.
+No label has text from a client: routes and services are known names, or one that stands for all others.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import feast.metrics  # noqa: F401 (it tells prometheus-client where to keep values, which has to come first)
+import feast.metrics  # noqa: F401 (it configures prometheus-client, so it must come first)
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -23,7 +23,7 @@ from features.serving.served import Served
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 PREFIX = "millrace_"
 CLIENT_CLOSED = "closed"
-"""In place of a status: the client went away before it had an answer."""
+"""In place of a status: the client disconnected before it had a response."""
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 REQUESTS = Counter(
@@ -63,41 +63,43 @@ def _entities(service: str) -> Any:
 
 
 def exposition(served: Served | None, workers: int, registry_answers: bool = True) -> bytes:
-    """All metrics in Prometheus' text format; those of what is served are absent, but for `up`, while it is unknown."""
+    """All metrics in Prometheus' text format. While `served` is None, only `workers`, `registry_answers` and `ready`
+    describe the server.
+    """
     registry = CollectorRegistry()
-    registry.register(_Ours())
-    registry.register(_Now(served, workers, registry_answers))
+    registry.register(_WorkerMetrics())
+    registry.register(_ServedMetrics(served, workers, registry_answers))
     return generate_latest(registry)
 
 
-class _Ours(Collector):
-    """What the workers counted; Feast's own metrics, which nobody switched on, are left out."""
+class _WorkerMetrics(Collector):
+    """Metrics of the workers, without Feast's own, which are disabled."""
 
     def collect(self) -> Iterator[Metric]:
-        """Sums over the files of all workers, of those that ended as well."""
-        # A worker creates its file empty and then gives it a size. Reading it in between would fail the whole answer.
+        """Sums over the files of all workers, including those that ended."""
+        # A worker creates its file empty and then gives it a size. Reading it in between would fail the whole response.
         folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
         files = [str(path) for path in folder.glob("*.db") if path.stat().st_size]
         merge: Any = MultiProcessCollector.merge
-        found = merge(files)
-        return (metric for metric in found if metric.name.startswith(PREFIX))
+        metrics = merge(files)
+        return (metric for metric in metrics if metric.name.startswith(PREFIX))
 
 
-class _Now(Collector):
+class _ServedMetrics(Collector):
     def __init__(self, served: Served | None, workers: int, registry_answers: bool) -> None:
         self._served, self._workers, self._registry_answers = served, workers, registry_answers
 
     def collect(self) -> Iterable[Metric]:
         """Gauges as of this moment."""
         served, now = self._served, generation.now()
-        yield _gauge("workers", "Worker processes that were asked for", self._workers)
-        told = "0 while the registry is away, and what was read of it last is served"
-        yield _gauge("registry_answers", told, self._registry_answers)
+        yield _gauge("workers", "Configured worker processes", self._workers)
+        doc = "0 while the registry is away, and what was read of it last is served"
+        yield _gauge("registry_answers", doc, self._registry_answers)
         yield _gauge("ready", "1 while features are online and the online store answers", served is not None)
         if served is None:
             return
-        named = {"generation": served.generation}
-        yield InfoMetricFamily("millrace_features_generation", "The generation in use", named)
+        labels = {"generation": served.generation}
+        yield InfoMetricFamily("millrace_features_generation", "The generation in use", labels)
         yield _gauge("pushed", "1 if rows were pushed into the generation in use", served.pushed)
         if served.release is not None:
             yield _gauge("release", "Number of the release in use", served.release)

@@ -1,4 +1,4 @@
-"""POST /get-online-features: what Feast's route would answer, without a protobuf and a model for each value."""
+"""POST /get-online-features: the response of Feast's route, without a protobuf and a model per value."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class OnlineFeatures:
         self.store = store
         self._resolver = Resolver(store)
 
-    def is_feasts(self) -> bool:
-        """True while Feast's route has to answer, because Feast counts requests, logs them, or asks who may read."""
+    def is_left_to_feast(self) -> bool:
+        """Whether Feast's route must answer, because Feast counts or logs requests or checks permissions."""
         counted = metrics._config
         return counted.request or counted.online_features or counted.audit_logging or get_security_manager() is not None
 
     def resolve(self, body: bytes) -> tuple[FeatureRequest, ResolvedRequest]:
-        """The request that a body holds, and what it reads; RequestError for what is wrong with either."""
+        """The parsed request and what it reads; RequestError if either is invalid."""
         request = parse(body)
         return request, self._resolver.resolve(request)
 
     def answer(self, request: FeatureRequest, resolved: ResolvedRequest) -> bytes:
-        """The JSON of Feast's feature server.
+        """The JSON response of Feast's feature server.
 
-        RequestError for entities that are wrong, OnlineStoreError for a store that is away.
+        RequestError for invalid entities, OnlineStoreError for an unreachable store.
         """
         fits = resolved.fits(request.entities)
         entities = request.entities if fits else resolved.checked(request.entities)

@@ -1,6 +1,4 @@
-"""What the feature server is started with: `MILLRACE_FEATURES_HOSTS`, `_WORKERS`, `_WRITES`, `_TOKEN_FILE`, and fixed
-bounds.
-"""
+"""Options of the feature server: `MILLRACE_FEATURES_HOSTS`, `_WORKERS`, `_WRITES`, `_TOKEN_FILE`, and fixed limits."""
 
 from __future__ import annotations
 
@@ -17,28 +15,28 @@ LOOPBACK = "127.0.0.1"
 LOOPBACK_NAMES = frozenset({"localhost", LOOPBACK, "[::1]"})
 
 PLAIN_TOKEN = token.SETTING.removesuffix("_FILE")
-"""Refused: the token would be in the environment, and in each dump of it."""
+"""Refused, because the token would be in the environment and in every dump of it."""
 
 LARGEST_BODY = 1 << 20
 """Bytes of a request's body."""
 MOST_ENTITIES = 10_000
 MOST_FEATURES = 1_000
-"""Of one request: features that it names one by one."""
+"""Features that one request may list."""
 LARGEST_HEAD = 1 << 16
 """Bytes of a request line with its headers."""
 LARGEST_FRAMING = 1 << 20
 """Bytes of a chunked body beside its content: chunk sizes, extensions and trailers."""
 REQUEST_SECONDS = 10.0
-"""A request has arrived as a whole by then, or its connection is closed."""
+"""A request must have arrived completely by then, or its connection is closed."""
 MOST_CONNECTIONS = 512
-"""Of one worker; others are answered 503."""
+"""Per worker; further ones get 503."""
 DRAIN_SECONDS = 5
-"""Requests in flight may take so long to finish when the server ends."""
+"""Time for requests in flight to finish when the server stops."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Names that a Host header may have, in lower case and without a port; number of workers; are writes allowed?"""
+    """Allowed names in Host headers (lower case, without port), number of workers, and whether writes are allowed."""
 
     hosts: frozenset[str] = LOOPBACK_NAMES
     workers: int = 1
@@ -46,15 +44,15 @@ class Options:
 
 
 def read(environment: Mapping[str, str] | None = None) -> Options:
-    """The options that the environment names; SettingError says which of them is wrong."""
-    known = os.environ if environment is None else environment
-    if known.get(PLAIN_TOKEN):
+    """The options in the environment; SettingError names an invalid one."""
+    variables = os.environ if environment is None else environment
+    if variables.get(PLAIN_TOKEN):
         raise SettingError(
             f"{PLAIN_TOKEN} is not read. Write the token into a file, and name the file in {token.SETTING}"
         )
 
     def value(name: str, default: Any) -> Any:
-        text = known.get(f"MILLRACE_FEATURES_{name}")
+        text = variables.get(f"MILLRACE_FEATURES_{name}")
         return settings.parse(f"MILLRACE_FEATURES_{name}", text) if text else default
 
     workers = value("WORKERS", 1)

@@ -1,4 +1,4 @@
-"""HTTP as uvicorn speaks it, with bounds that an application cannot set: a request's head, framing and arrival."""
+"""uvicorn's HTTP protocol with limits that an application cannot set: on a request's head, framing and arrival."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from features.serving.errors import MalformedRequestError, RequestError, TooLarg
 from features.serving.options import LARGEST_FRAMING, LARGEST_HEAD, REQUEST_SECONDS
 
 PIECE = 1 << 12
-"""Bytes parsed at once. The parser does not say where in them a request began, so a pipelined head may have more."""
+"""Bytes parsed at a time. The parser does not say where in them a request began, so a pipelined head may be longer."""
 DISCARDED: Any = deque(maxlen=0)
-"""Where uvicorn puts trailers, which it would append to the headers that the application reads."""
+"""Receives trailers, which uvicorn would append to the headers of the application."""
 
 
 class HeadTooLargeError(TooLargeError):
@@ -34,22 +34,22 @@ class SlowRequestError(RequestError):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. A timer runs only while a part of a request is missing: usual requests pay nothing for it."""
+    """One connection. A timer runs only while part of a request is missing, so usual requests cost nothing extra."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The first request is awaited."""
+        """Start to wait for the first request."""
         self._partial, self._in_head, self._room = True, True, LARGEST_HEAD
         self._timer: asyncio.TimerHandle | None = None
         super().connection_made(transport)
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is awaited any more."""
+        """Stop waiting."""
         self._disarm()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Some of a request, or several."""
+        """Parse part of a request, or several requests."""
         start = 0
         while start < len(data):
             end = start + (min(self._room, PIECE) if self._in_head else PIECE)
@@ -66,33 +66,33 @@ class BoundedProtocol(HttpToolsProtocol):
             self._arm()
 
     def send_400_response(self, msg: str) -> None:
-        """What cannot be parsed, refused as the application refuses."""
+        """Refuse what cannot be parsed, in the format of the application."""
         self._refuse(MalformedRequestError(f"{msg} Expected: HTTP/1.1."))
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """A request starts."""
         self._partial = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Its head is there."""
+        """The head is complete."""
         super().on_headers_complete()  # raises for a malformed URL, which is a head that is not complete
         self._in_head, self._room = False, LARGEST_FRAMING
         self.headers = DISCARDED
 
     def on_body(self, body: bytes) -> None:
-        """Content, which the application bounds, is no framing."""
+        """Do not count content as framing: the application limits it."""
         self._room += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """All of it is there."""
+        """The request is complete."""
         self._partial, self._in_head, self._room = False, True, LARGEST_HEAD
         self._disarm()
         super().on_message_complete()
 
     def _is_idle(self) -> bool:
-        """Between two requests, where empty lines end uvicorn's own waiting."""
+        """Whether no response is pending; there, empty lines end uvicorn's own timeout."""
         cycle: Any = self.cycle  # None before the first one
         return cycle is None or cycle.response_complete
 
@@ -122,7 +122,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return FramingTooLargeError(f"{most} Send fewer chunks, or declare the body's Content-Length.")
 
     def _refuse(self, error: RequestError) -> None:
-        """Answer, unless no request began, an earlier one is not answered, or an answer has begun; and close."""
+        """Close the connection, with an error response if a request is waiting for one and no response has started."""
         cycle: Any = self.cycle
         began = self._partial and self.scope is not None and self._is_idle()
         awaited = began if self._in_head else not self.pipeline and not cycle.response_started

@@ -1,9 +1,9 @@
-"""How an online request is answered: resolved once by Feast, then carried out on plain values for as long as Feast
-itself keeps what it resolved.
+"""Request plans: an online request is resolved once by Feast, then executed on plain values while Feast's cache is
+valid.
 
-What a plan does not cover is None here, and goes Feast's own way: views without an entity or under other keys,
-on-demand views that are not functions of Python lists or would see a name twice, entities that are not given by their
-keys' names and types, and Feast's metrics.
+Functions return None for what a plan does not cover, which is left to Feast: views without an entity or with mapped
+keys, on-demand views that are not functions of Python lists or would see a name twice, entities with other names or
+types than their keys, and Feast's metrics.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from feast.utils import _get_cached_request_context, _parse_feature_ref
 from feast.value_type import ValueType
 
 from features import type_mapping
-from features.online.generation import Found, Key
-from features.serving.response import MOMENT, Answer, Columns, Events, columns, python
+from features.online.generation import Key, ReadRow
+from features.serving.response import TIMESTAMP, Answer, Columns, Events, columns, python
 from features.views import REQUEST_TIME
 
-MOST_PLANS = 1024
-"""Kept at a time: callers who ask for other features each time fill no memory."""
+MAX_PLANS = 1024
+"""Plans kept at a time, so that callers with ever new features do not fill the memory."""
 LONG, TEXT, DOUBLE = "int64_val", "string_val", "double_val"
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
-SCALARS = frozenset(kind.proto for kind in type_mapping.KINDS.values())
-Given = dict[str, list[Any]]
+SCALARS = frozenset(mapping.proto for mapping in type_mapping.TYPE_MAPPINGS.values())
+EntityColumns = dict[str, list[Any]]
 
 
 class Rows(Protocol):
     """Features of one view in a store."""
 
-    def rows(self, keys: Sequence[Key]) -> list[Found | None]:
-        """For each key, whose values are in the order of the view's key columns, the event time in microseconds since
-        1970 and the features; or None.
+    def rows(self, keys: Sequence[Key]) -> list[ReadRow | None]:
+        """For each key, with values in the order of the view's key columns, the event time (microseconds since 1970)
+        and the features; None without a row.
         """
 
 
@@ -47,7 +47,7 @@ Read = Callable[[FeatureView, tuple[str, ...]], Rows]
 
 @dataclass(frozen=True)
 class Source:
-    """What is read of one view: by which keys, which features, and their names in the answer and fields of `Value`."""
+    """What is read from one view: keys, features, and the features' names in the response and fields of `Value`."""
 
     view: FeatureView
     keys: tuple[str, ...]
@@ -55,99 +55,108 @@ class Source:
     names: tuple[str, ...]
     fields: tuple[str, ...]
 
-    def columns(self, given: Mapping[str, tuple[str, Sequence[Any]]], read: Read) -> Columns:
+    def columns(self, entities: Mapping[str, tuple[str, Sequence[Any]]], read: Read) -> Columns:
         """A row for each entity."""
-        keys = list(zip(*[given[name][1] for name in self.keys], strict=True))
+        keys = list(zip(*[entities[name][1] for name in self.keys], strict=True))
         blank = (None,) * (1 + len(self.features))
-        events, *values = zip(*(row or blank for row in _each(read(self.view, self.features), keys)), strict=True)
+        events, *values = zip(*(row or blank for row in _read_rows(read(self.view, self.features), keys)), strict=True)
         return Columns(self.names, self.fields, values, events)
 
 
 @dataclass(frozen=True)
-class Computed:
-    """What an on-demand view computes: `wanted` names, with the types that were promised.
+class Computation:
+    """An on-demand view to compute: its `outputs` with their declared types.
 
-    Its function sees keys, the request, and the sources at `places`, with what it declares by both its names. It does
-    not see `hidden` names, those of other views.
+    Its function sees keys, request data, and the sources at `source_indexes`, with declared inputs under both of their
+    names. It does not see `hidden` names, which belong to other views.
     """
 
     view: OnDemandFeatureView
-    wanted: dict[str, ValueType]
-    places: tuple[int, ...]
+    outputs: dict[str, ValueType]
+    source_indexes: tuple[int, ...]
     hidden: frozenset[str]
     both_names: tuple[tuple[str, str], ...]
 
-    def columns(self, given: Sequence[Columns], sources: Sequence[Columns], events: Events) -> Columns | None:
-        """The wanted ones that its function returned; None if one has other rows, or values of several types."""
-        parts = [*given, *(sources[place] for place in self.places)]
+    def columns(self, entity_columns: Sequence[Columns], sources: Sequence[Columns], events: Events) -> Columns | None:
+        """The outputs that the function returned; None if one has another length or values of several types."""
+        parts = [*entity_columns, *(sources[index] for index in self.source_indexes)]
         seen = {name: python(field, values) for part in parts for name, field, values in part}
         seen |= {other: seen[name] for name, other in self.both_names if name in seen}
-        told = self.view.feature_transformation.transform(seen)
-        found = {name: _returned(told[name], self.wanted[name]) for name in told if name in self.wanted}
-        whole = [(name, *one) for name, one in found.items() if one and len(one[1]) == len(events)]
-        return columns(whole, events) if len(whole) == len(found) else None
+        results = self.view.feature_transformation.transform(seen)
+        returned = {name: _returned(results[name], self.outputs[name]) for name in results if name in self.outputs}
+        complete = [(name, *column) for name, column in returned.items() if column and len(column[1]) == len(events)]
+        return columns(complete, events) if len(complete) == len(returned) else None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A resolved request, for whichever entities.
+    """A resolved request, for any entities.
 
-    The `keys` that the caller gives are in the answer. What is for the `request` is not, nor are `unwanted` features,
-    which were read for on-demand views. `needed` are the keys by which views are read, with their fields of `Value`.
+    The response contains the caller's `keys`, but not the `request` data or the `inputs_only` features, which only
+    on-demand views read. `needed` are the keys by which views are read, with their fields of `Value`.
     """
 
     sources: tuple[Source, ...]
-    computed: tuple[Computed, ...]
+    computations: tuple[Computation, ...]
     keys: dict[str, ValueType]
     needed: dict[str, str]
     request: frozenset[str]
     refused: frozenset[str]
-    unwanted: frozenset[str]
+    inputs_only: frozenset[str]
     types: dict[str, ValueType]
 
-    def answer(self, given: Given, read: Read) -> Answer | None:
-        """What Feast would answer, or None where only Feast can, or can say what is wrong."""
-        known = self._known(given)
-        if known is None:
+    def answer(self, entities: EntityColumns, read: Read) -> Answer | None:
+        """Feast's response; None where only Feast can answer or report the error."""
+        columns_of = self._entity_columns(entities)
+        if columns_of is None:
             return None
-        found = [source.columns(known, read) for source in self.sources]
-        events = (0,) * len(next(iter(known.values()))[1])
+        read_columns = [source.columns(columns_of, read) for source in self.sources]
+        events = (0,) * len(next(iter(columns_of.values()))[1])
         keys, request = (
-            columns([(name, *one) for name, one in known.items() if name in kind], events)
-            for kind in (self.keys, self.request)
+            columns([(name, *column) for name, column in columns_of.items() if name in names], events)
+            for names in (self.keys, self.request)
         )
-        computed = [one.columns((keys, request), found, events) for one in self.computed]
-        told = [part for part in computed if part]
-        if len(told) < len(computed):
+        results = [computation.columns((keys, request), read_columns, events) for computation in self.computations]
+        complete = [part for part in results if part]
+        if len(complete) < len(results):
             return None
         return Answer(
             [
                 keys,
-                *(part if self.unwanted.isdisjoint(part.names) else part.without(self.unwanted) for part in found),
-                *told,
+                *(
+                    part if self.inputs_only.isdisjoint(part.names) else part.without(self.inputs_only)
+                    for part in read_columns
+                ),
+                *complete,
             ],
             self.types,
         )
 
-    def _known(self, given: Given) -> dict[str, tuple[str, Sequence[Any]]] | None:
-        """The field and the values of each column that was given; all of them are looked at, as Feast does."""
-        count = len(next(iter(given.values()), []))
-        if REQUEST_TIME in self.request and REQUEST_TIME not in given:
-            given = {**given, REQUEST_TIME: [datetime.now(UTC)] * count}
-        if not count or not self.request <= given.keys() or not self.refused.isdisjoint(given):
+    def _entity_columns(self, entities: EntityColumns) -> dict[str, tuple[str, Sequence[Any]]] | None:
+        """Column -> field of `Value` and values, for all of the caller's columns; Feast checks all of them too."""
+        count = len(next(iter(entities.values()), []))
+        if REQUEST_TIME in self.request and REQUEST_TIME not in entities:
+            entities = {**entities, REQUEST_TIME: [datetime.now(UTC)] * count}
+        if not count or not self.request <= entities.keys() or not self.refused.isdisjoint(entities):
             return None
-        known = {}
-        for name, values in given.items():
+        columns_of = {}
+        for name, values in entities.items():
             if len(values) != count:
                 return None
-            column = _plain(values, self.keys.get(name, ValueType.UNKNOWN)) or self._as_feast(name, values)
+            column = _plain_column(values, self.keys.get(name, ValueType.UNKNOWN)) or self._converted_by_feast(
+                name, values
+            )
             if column is None:
                 return None
-            known[name] = column
-        return known if all(name in known and known[name][0] == field for name, field in self.needed.items()) else None
+            columns_of[name] = column
+        return (
+            columns_of
+            if all(name in columns_of and columns_of[name][0] == field for name, field in self.needed.items())
+            else None
+        )
 
-    def _as_feast(self, name: str, values: list[Any]) -> tuple[str, Sequence[Any]] | None:
-        """What Feast makes of other values than the usual ones; KeyTypeError for a key that is not of its own type."""
+    def _converted_by_feast(self, name: str, values: list[Any]) -> tuple[str, Sequence[Any]] | None:
+        """Unusual values as Feast converts them; KeyTypeError for a key of the wrong type."""
         if name in self.keys:
             view = next((source.view.name for source in self.sources if name in source.keys), "none")
             type_mapping.ensure_key(values, self.keys[name], name, view)
@@ -156,9 +165,7 @@ class Plan:
 
 
 class Plans:
-    """The plans of a store, each kept for as long as Feast would keep what it resolved: until the registry is read
-    anew.
-    """
+    """The plans of a store, cached like Feast's own resolution until the registry is read again."""
 
     def __init__(self) -> None:
         self._kept: tuple[Any, dict[Any, Plan | None]] = (None, {})
@@ -166,11 +173,11 @@ class Plans:
     def answer(
         self, features: Any, rows: Any, registry: Any, project: str, full_names: bool, read: Read
     ) -> Answer | None:
-        """The answer to `get_online_features`, or None where it is left to Feast."""
+        """The response to `get_online_features`, or None where it is left to Feast."""
         if metrics._config.online_features or getattr(features, "precompute_online", False):
             return None
-        plan, given = self._plan(features, registry, project, full_names), _by_column(rows)
-        return None if plan is None or given is None else plan.answer(given, read)
+        plan, entities = self._plan(features, registry, project, full_names), _by_column(rows)
+        return None if plan is None or entities is None else plan.answer(entities, read)
 
     def _plan(self, features: Any, registry: Any, project: str, full_names: bool) -> Plan | None:
         key = (features.name if isinstance(features, FeatureService) else tuple(features), project, full_names)
@@ -183,9 +190,9 @@ class Plans:
             self._kept = (made_at, plans)
         if key not in plans:
             plan = resolve(features, registry, project, full_names)
-            if registry.cached_registry_proto_created != made_at:  # another thread has read it anew meanwhile
+            if registry.cached_registry_proto_created != made_at:  # another thread read the registry again meanwhile
                 return plan
-            if len(plans) >= MOST_PLANS:
+            if len(plans) >= MAX_PLANS:
                 plans.clear()
             plans[key] = plan
             return plan
@@ -193,36 +200,41 @@ class Plans:
 
 
 def resolve(features: Any, registry: Any, project: str, full_names: bool) -> Plan | None:
-    """The plan of a request, or None where it does not get one; errors are Feast's."""
-    refs, on_demand, join_key_of, key_types, join_keys, grouped, wanted, request, entityless = (
+    """The plan of a request, or None where it is left to Feast; errors are Feast's."""
+    refs, on_demand, join_key_of, key_types, join_keys, grouped, requested, request, entityless = (
         _get_cached_request_context(registry, project, features, full_names)
     )
     if entityless or not all(_is_plain(view, names) for view, names in grouped) or not all(map(_is_python, on_demand)):
         return None
     sources = tuple(_source(view, tuple(names), full_names) for view, names in grouped)
-    computed = tuple(_computed(view, sources, on_demand, refs, full_names) for view in on_demand)
-    named = [name for source in sources for name in source.names] + [name for one in computed for name in one.wanted]
-    needed = {key.name: type_mapping.KINDS[key.dtype].proto for view, _ in grouped for key in view.entity_columns}
-    given = {name for name in join_keys | request if isinstance(name, str)}  # Feast has an Entity among them
-    visible = [given.union(*(sources[place].names for place in one.places)) for one in computed]
-    if not all(one.hidden.isdisjoint(names) for one, names in zip(computed, visible, strict=True)):
+    computations = tuple(_computed(view, sources, on_demand, refs, full_names) for view in on_demand)
+    all_names = [name for source in sources for name in source.names] + [
+        name for computation in computations for name in computation.outputs
+    ]
+    needed = {
+        key.name: type_mapping.TYPE_MAPPINGS[key.dtype].proto for view, _ in grouped for key in view.entity_columns
+    }
+    inputs = {name for name in join_keys | request if isinstance(name, str)}  # Feast has an Entity among them
+    visible = [
+        inputs.union(*(sources[index].names for index in computation.source_indexes)) for computation in computations
+    ]
+    if not all(computation.hidden.isdisjoint(names) for computation, names in zip(computations, visible, strict=True)):
         return None
     return Plan(
         sources=sources,
-        computed=computed,
-        keys={name: key_types.get(name, ValueType.UNKNOWN) for name in given - request},
+        computations=computations,
+        keys={name: key_types.get(name, ValueType.UNKNOWN) for name in inputs - request},
         needed=needed,
         request=frozenset(request),
         refused=frozenset(join_key_of.keys() - join_keys),
-        unwanted=frozenset(named) - wanted,
+        inputs_only=frozenset(all_names) - requested,
         types=OnlineStore._build_feature_types(grouped),
     )
 
 
 def ensure_keys(features: Any, rows: Any, registry: Any, project: str, full_names: bool) -> None:
-    """KeyTypeError where a request that is left to Feast has a key that is not of its own type.
-
-    What else is wrong with a request, Feast says.
+    """Raise KeyTypeError where a request that is left to Feast has a key of the wrong type; Feast reports all other
+    errors.
     """
     try:
         context = _get_cached_request_context(registry, project, features, full_names)
@@ -241,7 +253,7 @@ def ensure_keys(features: Any, rows: Any, registry: Any, project: str, full_name
 
 
 def _columns_of(rows: Any) -> Iterator[tuple[str, Iterable[Any]]]:
-    """The columns of entities in any of the forms that Feast takes, as far as they have one."""
+    """The columns of entities in any form that Feast accepts."""
     if isinstance(rows, Mapping):
         for name, values in rows.items():
             yield name, values if isinstance(values, Sequence) else getattr(values, "val", [])
@@ -251,22 +263,22 @@ def _columns_of(rows: Any) -> Iterator[tuple[str, Iterable[Any]]]:
 
 
 def _is_plain(view: Any, features: Sequence[str]) -> bool:
-    """A view that is read by its own keys, and has these features."""
+    """Whether a view is read by its own keys and has these features."""
     if not isinstance(view, FeatureView) or view.projection.join_key_map or view.projection.version_tag is not None:
         return False
     dtypes = {field.name: field.dtype for field in view.features}
     return dtypes.keys() >= set(features) and all(
-        dtype in type_mapping.KINDS for dtype in [*dtypes.values(), *(key.dtype for key in view.entity_columns)]
+        dtype in type_mapping.TYPE_MAPPINGS for dtype in [*dtypes.values(), *(key.dtype for key in view.entity_columns)]
     )
 
 
 def _is_python(view: OnDemandFeatureView) -> bool:
-    """A view that is computed at each request, from lists."""
+    """Whether a view is computed from lists at each request."""
     return view.mode == "python" and not view.singleton and not view.aggregations
 
 
 def _source(view: FeatureView, features: tuple[str, ...], full_names: bool) -> Source:
-    fields = {field.name: type_mapping.KINDS[field.dtype].proto for field in view.features}
+    fields = {field.name: type_mapping.TYPE_MAPPINGS[field.dtype].proto for field in view.features}
     prefix = f"{view.projection.name_to_use()}__" if full_names else ""
     return Source(
         view,
@@ -283,45 +295,48 @@ def _computed(
     on_demand: Sequence[OnDemandFeatureView],
     refs: Sequence[str],
     full_names: bool,
-) -> Computed:
-    """By Feast's rules: the function does not see features of views that it does not declare."""
+) -> Computation:
+    """The computation of a view by Feast's rules: it does not see features of views that it does not declare."""
     parsed = [(name, feature) for name, _, feature in map(_parse_feature_ref, refs)]
-    computed, declared = {_called(one) for one in on_demand}, list(view.source_feature_view_projections.values())
-    others = [(name, feature) for name, feature in parsed if name not in computed]
+    on_demand_names, declared = (
+        {_projected_name(other) for other in on_demand},
+        list(view.source_feature_view_projections.values()),
+    )
+    others = [(name, feature) for name, feature in parsed if name not in on_demand_names]
     others += [
         (source.name, field.name)
-        for one in on_demand
-        for source in one.source_feature_view_projections.values()
+        for other in on_demand
+        for source in other.source_feature_view_projections.values()
         for field in source.features
     ]
     hidden = frozenset(
         hidden
         for name, feature in others
-        if name not in {one.name for one in declared}
+        if name not in {source.name for source in declared}
         for hidden in (feature, f"{name}__{feature}")
     )
     both = [(f"{source.name}__{field.name}", field.name) for source in declared for field in source.features]
     prefix = f"{view.projection.name_to_use()}__" if full_names else ""
     types = {field.name: field.dtype.to_value_type() for field in view.schema}
-    return Computed(
+    return Computation(
         view=view,
-        wanted={
+        outputs={
             prefix + feature: types.get(prefix + feature, ValueType.UNKNOWN)
             for name, feature in parsed
-            if name == _called(view)
+            if name == _projected_name(view)
         },
-        places=tuple(place for place, source in enumerate(sources) if not hidden.issuperset(source.names)),
+        source_indexes=tuple(index for index, source in enumerate(sources) if not hidden.issuperset(source.names)),
         hidden=hidden,
         both_names=tuple(both if full_names else [(name, full) for full, name in both]),
     )
 
 
-def _called(view: OnDemandFeatureView) -> str:
+def _projected_name(view: OnDemandFeatureView) -> str:
     return str((view.projection.name_alias if view.projection else None) or view.name)
 
 
-def _by_column(rows: Any) -> Given | None:
-    """The entities by column, in lists of our own; None where that is for Feast to do or to refuse."""
+def _by_column(rows: Any) -> EntityColumns | None:
+    """The entities by column, in new lists; None where Feast must convert or refuse them."""
     if not isinstance(rows, list):
         return (
             {name: list(values) for name, values in rows.items()}
@@ -333,53 +348,57 @@ def _by_column(rows: Any) -> Given | None:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _each(found: Rows, keys: list[Key]) -> list[Found | None]:
-    """The row of each key; a key that is asked twice is read once."""
+def _read_rows(rows_of: Rows, keys: list[Key]) -> list[ReadRow | None]:
+    """The row of each key; duplicate keys are read once."""
     distinct = dict.fromkeys(keys)
     if len(distinct) == len(keys):
-        return found.rows(keys)
-    rows = dict(zip(distinct, found.rows(list(distinct)), strict=True))
+        return rows_of.rows(keys)
+    rows = dict(zip(distinct, rows_of.rows(list(distinct)), strict=True))
     return [rows[key] for key in keys]
 
 
-def _plain(values: list[Any], wanted: ValueType) -> tuple[str, Sequence[Any]] | None:
-    """The field of `Value` and the values that Feast makes of what callers usually give; None for anything else."""
+def _plain_column(values: list[Any], value_type: ValueType) -> tuple[str, Sequence[Any]] | None:
+    """The field of `Value` and the values, as Feast converts them, of a column of a usual type; None for anything
+    else.
+    """
     types = set(map(type, values))
     if (
         types == {int}
-        and wanted in (ValueType.INT64, ValueType.UNKNOWN)
+        and value_type in (ValueType.INT64, ValueType.UNKNOWN)
         and min(values) >= LOWEST
         and max(values) <= HIGHEST
     ):
         return LONG, values
-    if types == {str} and wanted in (ValueType.STRING, ValueType.UNKNOWN) and all(map(str.isascii, values)):
+    if types == {str} and value_type in (ValueType.STRING, ValueType.UNKNOWN) and all(map(str.isascii, values)):
         return TEXT, values
-    if types == {datetime} and wanted in (ValueType.UNIX_TIMESTAMP, ValueType.UNKNOWN):
-        return MOMENT, [_seconds(values[0])] * len(values) if values.count(values[0]) == len(values) else list(
+    if types == {datetime} and value_type in (ValueType.UNIX_TIMESTAMP, ValueType.UNKNOWN):
+        return TIMESTAMP, [_seconds(values[0])] * len(values) if values.count(values[0]) == len(values) else list(
             map(_seconds, values)
         )
     return None
 
 
-def _returned(values: Any, wanted: ValueType) -> tuple[str, Sequence[Any]] | None:
-    """The same of what an on-demand view returned, in which values may be missing. Feast takes NaN for missing."""
+def _returned(values: Any, value_type: ValueType) -> tuple[str, Sequence[Any]] | None:
+    """The same for a column that an on-demand view returned, which may have missing values; Feast reads NaN as
+    missing.
+    """
     if (
         type(values) is list
-        and wanted in (ValueType.DOUBLE, ValueType.UNKNOWN)
+        and value_type in (ValueType.DOUBLE, ValueType.UNKNOWN)
         and {float, NoneType}.issuperset(map(type, values))
     ):
         return DOUBLE, [value if value == value else None for value in values]
-    return _converted(values if isinstance(values, list) else [values], wanted)
+    return _converted(values if isinstance(values, list) else [values], value_type)
 
 
-def _converted(values: list[Any], wanted: ValueType) -> tuple[str, list[Any]] | None:
-    """By Feast itself; None unless all that is not missing is of one scalar type."""
-    protos = python_values_to_proto_values(values, wanted)
+def _converted(values: list[Any], value_type: ValueType) -> tuple[str, list[Any]] | None:
+    """The same, converted by Feast; None unless all present values have one scalar type."""
+    protos = python_values_to_proto_values(values, value_type)
     fields = [proto.WhichOneof("val") for proto in protos]
-    known = set(fields) - {None}
-    if len(known) > 1 or not known <= SCALARS:
+    used_fields = set(fields) - {None}
+    if len(used_fields) > 1 or not used_fields <= SCALARS:
         return None
-    return "".join(known) or DOUBLE, [
+    return "".join(used_fields) or DOUBLE, [
         getattr(proto, field) if field else None for proto, field in zip(protos, fields, strict=True)
     ]
 

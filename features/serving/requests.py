@@ -1,6 +1,6 @@
-"""A request for online features: read from JSON, resolved by the registry, checked against its views' keys.
+"""Requests for online features: parsed from JSON, resolved with the registry, checked against the views' keys.
 
-Every mistake that a client can make is found here, with what to send instead, before the store is read.
+Client errors are found here, before the store is read; messages say what to send instead.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from features.views import REQUEST_TIME
 
 EXAMPLE = '"some_view:some_feature"'
 FIELDS = ("entities", "features", "feature_service", "full_feature_names", "include_feature_view_version_metadata")
-MOST_RESOLVED = 512
-"""Requests for different features that are kept resolved: one who invents new ones fills no memory."""
+MAX_RESOLVED = 512
+"""Resolved requests kept at a time, so that a client with ever new features does not fill the memory."""
 INTEGERS = {ValueType.INT64: 63, ValueType.INT32: 31}
 EXPECTED = {
     ValueType.INT64: "whole numbers from -2^63 to 2^63 - 1",
@@ -37,7 +37,7 @@ EXPECTED = {
     ValueType.UNIX_TIMESTAMP: 'ISO 8601 texts such as "2017-02-01T06:00:00+00:00", or whole seconds since 1970',
 }
 PLAIN = {ValueType.INT64: int, ValueType.STRING: str}
-"""Types of which a column is checked in one pass; what else is wrong with such values, the store finds."""
+"""Key types whose columns are checked in one pass; the store finds values out of range."""
 
 
 @dataclass(slots=True)
@@ -52,31 +52,33 @@ class FeatureRequest:
 
 
 def parse(body: bytes) -> FeatureRequest:
-    """The request that a body holds; MalformedRequestError, FieldError or TooLargeError say what is wrong with it."""
+    """The request in a body; MalformedRequestError, FieldError or TooLargeError for an invalid one."""
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        expected = f"Expected an object with {_listed(FIELDS[:3])}."
+        expected = f"Expected an object with {_joined_names(FIELDS[:3])}."
         raise MalformedRequestError(f"The body is not JSON: {reason}. {expected}") from None
     if not isinstance(fields, dict):
-        raise FieldError(f"The body must be a JSON object. Got: {_kind(fields)}. Fields are {_listed(FIELDS)}.")
+        raise FieldError(
+            f"The body must be a JSON object. Got: {_describe(fields)}. Fields are {_joined_names(FIELDS)}."
+        )
     if not fields.keys() <= _KNOWN:
         unknown = min(fields.keys() - _KNOWN)
-        known = f"{_similar(unknown, FIELDS)} Fields are {_listed(FIELDS)}."
-        raise FieldError(f"The body has a field {_quoted(unknown)}, which is unknown.{known}")
+        hint = f"{_similar(unknown, FIELDS)} Fields are {_joined_names(FIELDS)}."
+        raise FieldError(f"The body has a field {_quote(unknown)}, which is unknown.{hint}")
     service, features = fields.get("feature_service"), fields.get("features")
     full_names, versions = (
         fields.get("full_feature_names", False),
         fields.get("include_feature_view_version_metadata", False),
     )
     if service is not None and type(service) is not str:
-        raise FieldError(f"feature_service must be the name of a feature service. Got: {_kind(service)}.")
+        raise FieldError(f"feature_service must be the name of a feature service. Got: {_describe(service)}.")
     if features is not None and (type(features) is not list or not all(type(name) is str for name in features)):
-        raise FieldError(f"features must be a list of texts such as {EXAMPLE}. Got: {_kind(features)}.")
+        raise FieldError(f"features must be a list of texts such as {EXAMPLE}. Got: {_describe(features)}.")
     for name, value in (("full_feature_names", full_names), ("include_feature_view_version_metadata", versions)):
         if value is not True and value is not False:
-            raise FieldError(f"{name} must be true or false. Got: {_kind(value)}.")
+            raise FieldError(f"{name} must be true or false. Got: {_describe(value)}.")
     if not service and not features:
         raise FieldError(f"The body must name what to read: a feature_service, or features such as [{EXAMPLE}].")
     if features and len(features) > MOST_FEATURES:
@@ -84,14 +86,14 @@ def parse(body: bytes) -> FeatureRequest:
         raise TooLargeError(f"{most} Use a feature service, or several requests.")
     entities = fields.get("entities")
     if type(entities) is not dict:
-        got = _kind(entities) if "entities" in fields else "nothing"
+        got = _describe(entities) if "entities" in fields else "nothing"
         raise FieldError(f'entities must be an object of columns, such as {{"customer_id": [1, 2]}}. Got: {got}.')
     return FeatureRequest(entities, service or None, () if service else tuple(features or ()), full_names, versions)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of entities: its name and type, and what needs it, in words."""
+    """A column of entities: its name, its type, and a phrase that says what reads it."""
 
     name: str
     type: ValueType
@@ -99,7 +101,7 @@ class Column:
 
 
 class ResolvedRequest:
-    """What a request reads, for whichever entities."""
+    """What a request reads, for any entities."""
 
     def __init__(self, features: FeatureService | list[str], keys: Sequence[Column], inputs: Sequence[Column]) -> None:
         self.features = features
@@ -111,7 +113,9 @@ class ResolvedRequest:
         self._timed = REQUEST_TIME in self._columns
 
     def fits(self, entities: Mapping[str, Any]) -> bool:
-        """True if the entities are certainly right but for the range of values; the usual case, in a microsecond."""
+        """True if the entities are certainly valid except for the range of values: the usual case, checked in a
+        microsecond.
+        """
         lengths = set()
         for name, type_ in self._plain:
             values = entities.get(name)
@@ -126,23 +130,23 @@ class ResolvedRequest:
         return self._is_plain and len(lengths) == 1 and max(lengths) <= MOST_ENTITIES
 
     def checked(self, entities: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """The same entities if they are right; EntityError or TooLargeError say which column is wrong, and how."""
+        """The entities if they are valid; EntityError or TooLargeError says which column is not, and why."""
         for column in self._required:
             if column.name not in entities:
-                got = _listed(sorted(entities)) or "none"
+                got = _joined_names(sorted(entities)) or "none"
                 similar = _similar(column.name, entities, "Is that")
                 remedy = f"Add a list of {EXPECTED.get(column.type, 'values')}, one for each entity."
-                missing = f"{_quoted(column.name)}, {column.reader}"
+                missing = f"{_quote(column.name)}, {column.reader}"
                 raise EntityError(f"entities lack {missing}. Got: {got}.{similar} {remedy}")
         for name, values in entities.items():
             if type(values) is not list:
                 expected = "must be a list, with a value for each entity"
-                raise EntityError(f"entities: {_quoted(name)} {expected}. Got: {_kind(values)}.")
+                raise EntityError(f"entities: {_quote(name)} {expected}. Got: {_describe(values)}.")
         lengths = {name: len(values) for name, values in entities.items()}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{_shortened(name)} {length}" for name, length in list(lengths.items())[:10])
+            lengths_text = ", ".join(f"{_shorten(name)} {length}" for name, length in list(lengths.items())[:10])
             expected = "Expected a value for each entity in each column."
-            raise EntityError(f"entities have columns of several lengths: {told}. {expected}")
+            raise EntityError(f"entities have columns of several lengths: {lengths_text}. {expected}")
         count = max(lengths.values(), default=0)
         if not count:
             raise EntityError('entities are empty. Expected at least one entity, as in {"customer_id": [1]}.')
@@ -157,19 +161,19 @@ class ResolvedRequest:
 
 
 class Resolver:
-    """Resolves requests by Feast's own rules, and keeps what it resolved until the registry is read again."""
+    """Resolves requests by Feast's rules and caches them until the registry is read again."""
 
     def __init__(self, store: FeatureStore) -> None:
         self._store = store
         self._kept: tuple[Any, dict[Any, ResolvedRequest]] = (None, {})
 
     def resolve(self, request: FeatureRequest) -> ResolvedRequest:
-        """What the request reads; NameNotFoundError or FieldError for names that mean nothing, with similar ones."""
+        """What the request reads; NameNotFoundError or FieldError for unknown names, with similar ones."""
         read_at = getattr(self._store.registry, "cached_registry_proto_created", None)
         kept_at, resolved = self._kept
-        if read_at is None or kept_at != read_at or len(resolved) >= MOST_RESOLVED:
+        if read_at is None or kept_at != read_at or len(resolved) >= MAX_RESOLVED:
             if kept_at == read_at:
-                utils._feature_resolution_cache.clear()  # Feast's own, which has no bound either
+                utils._feature_resolution_cache.clear()  # Feast's own, which has no limit either
             resolved = {}
             self._kept = (read_at, resolved)
         key = (request.service or request.features, request.full_names)
@@ -184,7 +188,7 @@ class Resolver:
             context = utils._get_cached_request_context(store.registry, store.project, features, request.full_names)
         except Exception as error:
             self._ensure_known(request.features, request.full_names)
-            if isinstance(error, ValueError):  # of a view that was disabled, which may be one of a service's
+            if isinstance(error, ValueError):  # for a disabled view, which a service may contain
                 raise FieldError(f"{error}") from error
             raise
         on_demand, grouped, inputs = context[1], context[5], context[7]
@@ -203,12 +207,12 @@ class Resolver:
             return self._store.get_feature_service(name, allow_cache=True)
         except FeatureServiceNotFoundException:
             services = self._store.registry.list_feature_services(self._store.project, allow_cache=True)
-            known = sorted(service.name for service in services)
-            remedy = f"{_similar(name, known)} Services are {_listed(known) or 'none'}."
-            raise NameNotFoundError(f"There is no feature service {_quoted(name)}.{remedy}") from None
+            names = sorted(service.name for service in services)
+            remedy = f"{_similar(name, names)} Services are {_joined_names(names) or 'none'}."
+            raise NameNotFoundError(f"There is no feature service {_quote(name)}.{remedy}") from None
 
     def _ensure_known(self, features: Iterable[str], full_names: bool) -> None:
-        """Raise if a feature is misspelled, unknown or twice among them."""
+        """Raise for misspelled, unknown or duplicate features."""
         store = self._store
         views: dict[str, list[str]] = {}
         for view in store.registry.list_all_feature_views(store.project, allow_cache=True):
@@ -218,16 +222,16 @@ class Resolver:
             view_ref, colon, feature = ref.partition(":")
             name = view_ref.partition("@")[0]
             if not colon or not name or not feature:
-                raise FieldError(f'features: {_quoted(ref)} is not of the form "view:feature", such as {EXAMPLE}.')
+                raise FieldError(f'features: {_quote(ref)} is not of the form "view:feature", such as {EXAMPLE}.')
             if name not in views:
-                remedy = f"{_similar(name, views)} Views are {_listed(sorted(views))}."
-                raise NameNotFoundError(f"There is no feature view {_quoted(name)}.{remedy}")
+                remedy = f"{_similar(name, views)} Views are {_joined_names(sorted(views))}."
+                raise NameNotFoundError(f"There is no feature view {_quote(name)}.{remedy}")
             if "@" in view_ref:
-                remedy = f"Write {_quoted(f'{name}:{feature}')}."
-                raise FieldError(f"features: {_quoted(ref)} names a version, and versions are not served. {remedy}")
+                remedy = f"Write {_quote(f'{name}:{feature}')}."
+                raise FieldError(f"features: {_quote(ref)} names a version, and versions are not served. {remedy}")
             if feature not in views[name]:
-                remedy = f"{_similar(feature, views[name])} It has {_listed(views[name])}."
-                raise NameNotFoundError(f"The feature view {name} has no feature {_quoted(feature)}.{remedy}")
+                remedy = f"{_similar(feature, views[name])} It has {_joined_names(views[name])}."
+                raise NameNotFoundError(f"The feature view {name} has no feature {_quote(feature)}.{remedy}")
             result = ref if full_names else feature
             if result in taken:
                 remedy = "Name it once." if taken[result] == ref else "Send full_feature_names: true."
@@ -241,12 +245,12 @@ _KNOWN = frozenset(FIELDS)
 
 def _inputs(on_demand: Iterable[Any], needed: Iterable[str]) -> Iterable[Column]:
     """Columns that on-demand views take from the request."""
-    wanted = set(needed)
+    remaining = set(needed)
     for view in on_demand:
         for source in view.source_request_sources.values():
             for field in source.schema:
-                if field.name in wanted:
-                    wanted.discard(field.name)
+                if field.name in remaining:
+                    remaining.discard(field.name)
                     yield Column(
                         field.name,
                         field.dtype.to_value_type(),
@@ -255,23 +259,23 @@ def _inputs(on_demand: Iterable[Any], needed: Iterable[str]) -> Iterable[Column]
 
 
 def _type_of(value: Any) -> ValueType:
-    """Of a column that no view reads: the type of its first value, which all of them have."""
+    """The type of a column that no view reads: that of its first value, which the others must share."""
     return {str: ValueType.STRING, bool: ValueType.BOOL, float: ValueType.DOUBLE}.get(type(value), ValueType.INT64)
 
 
 def _ensure_typed(column: Column, values: list[Any]) -> None:
     for position, value in enumerate(values):
-        if not _is(value, column.type):
-            got = str(value) if type(value) is int and column.type in INTEGERS else _kind(value)
+        if not _has_type(value, column.type):
+            got = str(value) if type(value) is int and column.type in INTEGERS else _describe(value)
             raise EntityError(
-                f"entities: {_quoted(column.name)}, {column.reader}, must have "
+                f"entities: {_quote(column.name)}, {column.reader}, must have "
                 f"{EXPECTED.get(column.type, column.type.name)}. "
-                f"Got at position {position}: {_shortened(got)}."
+                f"Got at position {position}: {_shorten(got)}."
             )
 
 
-def _is(value: Any, type_: ValueType) -> bool:
-    """A value of JSON is of this type of Feast's, without any conversion. True, "1" and 1.0 are not 1."""
+def _has_type(value: Any, type_: ValueType) -> bool:
+    """Whether a JSON value has this Feast type without any conversion: True, "1" and 1.0 are not 1."""
     if type_ in INTEGERS:
         return type(value) is int and -(1 << INTEGERS[type_]) <= value < 1 << INTEGERS[type_]
     if type_ in (ValueType.STRING, ValueType.BYTES):
@@ -280,11 +284,11 @@ def _is(value: Any, type_: ValueType) -> bool:
         return type(value) is bool
     if type_ in (ValueType.DOUBLE, ValueType.FLOAT):
         return type(value) in (int, float) and abs(value) < 1e308
-    return type_ is not ValueType.UNIX_TIMESTAMP or _is_moment(value)
+    return type_ is not ValueType.UNIX_TIMESTAMP or _is_timestamp(value)
 
 
 def _is_unicode(text: str) -> bool:
-    """False for half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    """False for half of a surrogate pair, which JSON can write and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -292,8 +296,8 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _is_moment(value: Any) -> bool:
-    """An instant of the years 2 to 9998, so that no time zone leads beyond what a datetime holds."""
+def _is_timestamp(value: Any) -> bool:
+    """Whether the value is an instant in the years 2 to 9998, which fits a datetime in any time zone."""
     try:
         if type(value) is str:
             return 1 < datetime.fromisoformat(value).year < 9999
@@ -302,32 +306,32 @@ def _is_moment(value: Any) -> bool:
         return False
 
 
-def _kind(value: Any) -> str:
-    """A value of JSON in a few words."""
+def _describe(value: Any) -> str:
+    """A short description of a JSON value."""
     if value is None:
         return "null"
     if type(value) is list:
         return f"a list of {len(value)}"
     if type(value) is dict:
         return f"an object of {len(value)}"
-    return _shortened(json.dumps(value))
+    return _shorten(json.dumps(value))
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _quoted(text: str) -> str:
-    """A text of the client's in an error: as JSON, so that control characters do no harm, and shortened."""
-    return _shortened(json.dumps(text))
+def _quote(text: str) -> str:
+    """A client's text for an error message: as JSON, which escapes control characters, and shortened."""
+    return _shorten(json.dumps(text))
 
 
-def _listed(names: Iterable[str]) -> str:
-    some = [_shortened(name) for name in names]
+def _joined_names(names: Iterable[str]) -> str:
+    some = [_shorten(name) for name in names]
     return ", ".join(some[:30]) + (f" and {len(some) - 30} more" if len(some) > 30 else "")
 
 
-def _similar(name: str, known: Iterable[str], question: str = "Did you mean") -> str:
-    """A question that names what was perhaps meant, or nothing."""
-    close = get_close_matches(name[:100], [text[:100] for text in known][:1000], n=1)
-    return f" {question} {_quoted(close[0])}?" if close else ""
+def _similar(name: str, candidates: Iterable[str], question: str = "Did you mean") -> str:
+    """A question with the most similar name, or an empty string."""
+    close = get_close_matches(name[:100], [text[:100] for text in candidates][:1000], n=1)
+    return f" {question} {_quote(close[0])}?" if close else ""

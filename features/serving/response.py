@@ -1,6 +1,4 @@
-"""An online answer that is held as plain values, column by column. Protobuf is made of it only for who asks for
-protobuf.
-"""
+"""Online responses as plain values, column by column; converted to protobuf only on request."""
 
 from __future__ import annotations
 
@@ -20,18 +18,18 @@ from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped,unused-ignore]
 from pydantic_core import to_json
 
-MOMENT, BYTES = "unix_timestamp_val", "bytes_val"
-A_SECOND = 1_000_000
+TIMESTAMP, BYTES = "unix_timestamp_val", "bytes_val"
+MICROSECONDS_A_SECOND = 1_000_000
 Events = Sequence[int | None]
-"""The event time of each entity's row in microseconds since 1970, or None where there is no row. What was given with
-the request, or computed of it, is as of 1970, because Feast says so.
+"""The event time of each entity's row in microseconds since 1970, or None where there is no row. Request data and
+values computed from it have event time 0, as in Feast.
 """
 
 
 @dataclass(slots=True)
 class Columns:
-    """Columns of the same rows: names, fields of Feast's `Value`, and values as that field has them, so that moments
-    are whole seconds since 1970.
+    """Columns of the same rows: names, fields of Feast's `Value`, and values as that field stores them: timestamps are
+    whole seconds since 1970.
     """
 
     names: Sequence[str]
@@ -43,42 +41,44 @@ class Columns:
         return zip(self.names, self.fields, self.values, strict=True)
 
     def without(self, unwanted: Container[str]) -> Columns:
-        """The others of them."""
+        """The other columns."""
         kept = [column for column in self if column[0] not in unwanted]
         return columns(kept, self.events)
 
 
-def columns(told: Iterable[tuple[str, str, Sequence[Any]]], events: Events) -> Columns:
+def columns(selected: Iterable[tuple[str, str, Sequence[Any]]], events: Events) -> Columns:
     """Columns of names, fields and values."""
-    names, fields, values = zip(*told, strict=True) if told else ((), (), ())
+    names, fields, values = zip(*selected, strict=True) if selected else ((), (), ())
     return Columns(names, fields, values, events)
 
 
 def python(field: str, values: Sequence[Any]) -> list[Any]:
-    """A column's values as Python has them, in a new list."""
-    return list(map(_moment, values)) if field == MOMENT else list(values)
+    """A column's values as Python objects, in a new list."""
+    return list(map(_datetime_of, values)) if field == TIMESTAMP else list(values)
 
 
 @dataclass(eq=False)
 class Answer(OnlineResponse):
-    """Feast's response, whose methods give what they give of the protobuf."""
+    """A response with the methods of Feast's OnlineResponse and equal results."""
 
     parts: list[Columns]
     _feature_types: dict[str, ValueType]
 
     def to_dict(self, include_event_timestamps: bool = False) -> dict[str, Any]:
-        """Each column's values as Python has them, and with them, if wanted, the seconds of their event times."""
+        """Each column's values as Python objects; with `include_event_timestamps` also their event times in seconds."""
         if not include_event_timestamps:
             return {name: python(field, values) for part in self.parts for name, field, values in part}
-        told: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         for part in self.parts:
             for name, field, values in part:
-                told[name] = python(field, values)
-                told[name + TIMESTAMP_POSTFIX] = [0 if at is None else at // A_SECOND for at in part.events]
-        return told
+                result[name] = python(field, values)
+                result[name + TIMESTAMP_POSTFIX] = [
+                    0 if at is None else at // MICROSECONDS_A_SECOND for at in part.events
+                ]
+        return result
 
     def to_json(self) -> bytes:
-        """What Feast's feature server answers."""
+        """The JSON of Feast's feature server."""
         names = to_json([name for part in self.parts for name in part.names])
         tails = {key: _tail(events) for key, events in {id(part.events): part.events for part in self.parts}.items()}
         vectors = [
@@ -90,7 +90,7 @@ class Answer(OnlineResponse):
 
     @cached_property
     def proto(self) -> GetOnlineFeaturesResponse:
-        """The same as protobuf."""
+        """The response as protobuf."""
         response = GetOnlineFeaturesResponse()
         for part in self.parts:
             response.metadata.feature_names.val.extend(part.names)
@@ -103,15 +103,15 @@ class Answer(OnlineResponse):
 
 
 @lru_cache(1 << 14)
-def _moment(second: int | None) -> datetime | None:
-    """Feast has a number of its own for none. Kept, because a request's own moment comes once for each entity, and
-    others are wanted twice.
+def _datetime_of(second: int | None) -> datetime | None:
+    """The datetime of whole seconds; None also for Feast's NULL marker. Cached, because a request's time repeats for
+    each entity.
     """
     return None if second is None or second == NULL_TIMESTAMP_INT_VALUE else datetime.fromtimestamp(second, UTC)
 
 
 def _timestamp(at: int | None) -> Timestamp:
-    seconds, micros = divmod(at or 0, A_SECOND)
+    seconds, micros = divmod(at or 0, MICROSECONDS_A_SECOND)
     return Timestamp(seconds=seconds, nanos=micros * 1000)
 
 
@@ -127,7 +127,7 @@ def _encoded(field: str, values: Sequence[Any]) -> bytes:
 
 
 def _tail(events: Events) -> bytes:
-    """The end of a vector."""
+    """The end of a result vector: statuses and event timestamps."""
     return _tail_of_one(events[0]) if len(events) == 1 else _tail_of(events)
 
 

@@ -1,4 +1,4 @@
-"""What is served at this moment: the readiness of the feature server, and the age of its features."""
+"""The generation that is served now, for the readiness probe and the metrics of the feature server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("millrace.features")
 
 @dataclass(frozen=True)
 class Served:
-    """The generation in use, and what it was made from; one of pushed rows alone has no release or horizon."""
+    """The generation in use and its origin; one with pushed rows only has no release or horizon."""
 
     generation: str
     release: int | None
@@ -29,18 +29,18 @@ class Served:
 
 
 def look() -> Served:
-    """What is served; OnlineStoreError while nothing is, or the store does not answer."""
-    place = backends.configured()
-    in_use = generation.in_use(place)
+    """The generation in use; OnlineStoreError when there is none or the store does not answer."""
+    backend = backends.configured()
+    in_use = generation.in_use(backend)
     if in_use is None:
-        raise generation.empty(place.where)
-    about = in_use.about
-    horizon = datetime.fromisoformat(about.horizon).replace(tzinfo=UTC) if about.horizon else None
-    return Served(in_use.name, about.release, horizon, place.published_at(), about.pushed)
+        raise generation.empty_error(backend.where)
+    metadata = in_use.metadata
+    horizon = datetime.fromisoformat(metadata.horizon).replace(tzinfo=UTC) if metadata.horizon else None
+    return Served(in_use.name, metadata.release, horizon, backend.published_at(), metadata.pushed)
 
 
 class Probe:
-    """Looks at most once a second, and never twice at the same time, however many probes come."""
+    """Looks at most once a second and never concurrently, however many probes arrive."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
@@ -48,7 +48,7 @@ class Probe:
         self._until = 0.0
 
     async def look(self) -> Served | OnlineStoreError:
-        """What is served, or why nothing is."""
+        """The generation in use, or the error that says why there is none."""
         async with self._lock:
             if self._known is None or time.monotonic() >= self._until:
                 self._known = await run_in_threadpool(_outcome)

@@ -1,4 +1,4 @@
-"""Which HTTP status an error has: the one place where errors of the store, of Feast and of requests become answers."""
+"""The HTTP status of every error of the store, of Feast and of requests."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from features.online.generation import OnlineStoreError
 from features.registry.database import RegistryDeniedError, RegistryUnreachableError
 from features.registry.store import RegistryConflictError
 from features.serving.errors import INTERNAL, UNPROCESSABLE, RequestError
-from features.type_mapping import KindError
+from features.type_mapping import UnsupportedTypeError
 
 UNAVAILABLE = 503
 
 
 def status_of(error: Exception) -> int:
-    """The status of an answer that reports this error; 500 for what no client can cause."""
+    """The status for this error; 500 for errors that no client can cause."""
     if isinstance(error, RequestError):
         return error.status
     if isinstance(error, OnlineStoreError | RegistryUnreachableError | RegistryDeniedError | RegistryConflictError):
         return UNAVAILABLE
-    if isinstance(error, KindError):
+    if isinstance(error, UnsupportedTypeError):
         return UNPROCESSABLE
     if isinstance(error, FeastError):
         return int(error.http_status_code())
@@ -27,7 +27,7 @@ def status_of(error: Exception) -> int:
 
 
 def status_of_write(error: Exception) -> int:
-    """The same on the routes that write, where Feast and pandas raise plain errors for what the body says."""
+    """The status on routes that write, where Feast and pandas raise plain Python errors for an invalid body."""
     status = status_of(error)
     caused = (FeastError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError, ArithmeticError)
     return UNPROCESSABLE if status == INTERNAL and isinstance(error, caused) else status

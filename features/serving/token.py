@@ -1,5 +1,5 @@
-"""The bearer token of writes over HTTP, in a file: generated once in the home, or the one that
-`MILLRACE_FEATURES_TOKEN_FILE` names.
+"""The bearer token for writes over HTTP, in a file: generated in the home, or named by
+`MILLRACE_FEATURES_TOKEN_FILE`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ SHORTEST = 16
 
 def path() -> Path:
     """The file that `MILLRACE_FEATURES_TOKEN_FILE` names, else `$MILLRACE_HOME/feast/write_token`."""
-    named = os.environ.get(SETTING)
-    return Path(named) if named else settings.home() / "feast" / "write_token"
+    setting = os.environ.get(SETTING)
+    return Path(setting) if setting else settings.home() / "feast" / "write_token"
 
 
 def _described() -> str:
-    """For messages, which show no path of this machine."""
+    """The file's name for messages, without a path of this machine."""
     return f"the file that {SETTING} names" if os.environ.get(SETTING) else "feast/write_token of MILLRACE_HOME"
 
 
 def create() -> Path:
-    """Make the token where there is none; the file's path. Who comes second keeps the first one's. A file that a
-    setting names is its owner's to make.
+    """Create the token if there is none, and return its path; of two concurrent calls, the first wins. A file that the
+    setting names is never created.
     """
     if os.environ.get(SETTING):
         return path()
@@ -46,9 +46,9 @@ def create() -> Path:
 
 
 def ensure_valid(authorization: bytes | None) -> None:
-    """Return if an Authorization header has the token; UnauthorizedError if not.
+    """Raise UnauthorizedError unless an Authorization header has the token.
 
-    The file is read each time, so a new token counts at once.
+    The file is read each time, so a new token takes effect at once.
     """
     scheme, _, sent = (authorization or b"").partition(b" ")
     if scheme.lower() != b"bearer" or not hmac.compare_digest(sent.strip(), _read()):
@@ -58,22 +58,22 @@ def ensure_valid(authorization: bytes | None) -> None:
 
 
 def ensure_usable() -> None:
-    """WritesDisabledError where no header could have the token, because the file has none that is taken."""
+    """Raise WritesDisabledError unless the file holds a usable token."""
     _read()
 
 
 def _read() -> bytes:
-    named = os.environ.get(SETTING)
+    setting = os.environ.get(SETTING)
     try:
         with path().open("rb") as file:
             exposed, kept = secret_files.is_exposed(file.fileno(), 0o077), file.read(secret_files.LARGEST).strip()
     except OSError:
-        remedy = "Write one into it." if named else "Restart the server: it makes one."
+        remedy = "Write one into it." if setting else "Restart the server: it makes one."
         raise WritesDisabledError(f"There is no token in {_described()}. {remedy}") from None
     if exposed or len(kept) < SHORTEST:
         remedy = (
             f"Give it mode 0600 and {SHORTEST} characters or more."
-            if named
+            if setting
             else "Delete it and restart the server: it makes one."
         )
         raise WritesDisabledError(

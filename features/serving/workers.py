@@ -1,4 +1,4 @@
-"""Processes that answer from one listening socket: the server itself, or workers forked from it."""
+"""The processes that serve one listening socket: the server itself, or workers forked from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lake import settings
 
 BACKLOG = 2048
 HEALTHY_SECONDS = 5.0
-"""A worker that lived this long is replaced at once; one that ended earlier after a pause."""
+"""A worker that lived this long is replaced at once; an earlier exit is followed by a pause."""
 MOST_FAILURES = 5
 STOP_SECONDS = DRAIN_SECONDS + 1.5
 KEEP_ALIVE_SECONDS = 15
@@ -29,11 +29,11 @@ PAUSE_SECONDS = 1.0
 
 
 def run(make: Callable[[], Any], port: int, workers: int = 1) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. Requests in flight have `DRAIN_SECONDS` to be answered."""
+    """Serve until SIGTERM or SIGINT and return the exit status. Requests in flight have `DRAIN_SECONDS` to finish."""
     listener = _listen(port)
     app = make()
     gc.collect()
-    gc.freeze()  # what was imported stays: it need not be looked through again, and forked workers share its memory
+    gc.freeze()  # imports stay: the collector can skip them, and forked workers share their memory
     if workers == 1:
         _serve(app, listener)
         return 0
@@ -50,7 +50,7 @@ def _listen(port: int) -> socket.socket:
 
 
 def _serve(app: Any, listener: socket.socket, parent: int | None = None) -> None:
-    """Answer requests until a signal, or until the end of the process whose pipe `parent` is."""
+    """Answer requests until a signal, or until the parent process, at the other end of the pipe `parent`, exits."""
     import uvicorn
 
     from features.serving.protocol import BoundedProtocol
@@ -79,10 +79,9 @@ def _serve(app: Any, listener: socket.socket, parent: int | None = None) -> None
 
 
 def _server(config: Any, listener: socket.socket) -> Any:
-    """uvicorn's server, but for how connections are accepted: one at a time, so that a worker that is idle gets the
-    next one.
+    """uvicorn's server, except that it accepts one connection at a time, so that an idle worker gets the next one.
 
-    Event loops accept all that wait at once: of 32 connections that came together, one of two workers got 32.
+    Event loops accept all waiting connections at once: of 32 that arrived together, one of two workers got all 32.
     """
     import uvicorn
 
@@ -107,7 +106,7 @@ def _server(config: Any, listener: socket.socket) -> Any:
                 ConnectionAbortedError,
             ):  # another worker was faster, or the client left
                 return
-            except OSError as error:  # no file descriptor is left: let some be closed
+            except OSError as error:  # out of file descriptors: wait until some are closed
                 print(
                     f"The feature server cannot accept connections for a second: {error}", file=sys.stderr, flush=True
                 )
@@ -125,8 +124,8 @@ def _server(config: Any, listener: socket.socket) -> Any:
                 self._loop.add_reader(listener, self._accept)
 
         def _protocol(self) -> Any:
-            made: Any = self.config.http_protocol_class
-            return made(
+            protocol: Any = self.config.http_protocol_class
+            return protocol(
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=self._loop
             )
 
@@ -139,11 +138,11 @@ class Supervisor:
     def __init__(self, app: Any, listener: socket.socket, workers: int) -> None:
         self._app, self._listener, self._number = app, listener, workers
         self._started: dict[int, float] = {}
-        self._alive, self._held = os.pipe()  # a worker reads its end once this process ended, however it ended
+        self._alive, self._parent_end = os.pipe()  # a worker sees EOF when this process exits, for whatever reason
         self._failures = 0
 
     def run(self) -> int:
-        """Until a signal; 1 if workers end as soon as they are started."""
+        """Run until a signal; returns 1 if workers exit as soon as they start."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, _stop)
         try:
@@ -174,10 +173,10 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
 
     def _become_worker(self, blocked: set[signal.Signals]) -> None:
-        """Never returns."""
+        """Serve in the forked child; never returns."""
         status = 1
         try:
-            os.close(self._held)
+            os.close(self._parent_end)
             for signum in blocked:
                 signal.signal(signum, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
@@ -211,7 +210,7 @@ class Supervisor:
         self._start()
 
     def _forget_metrics(self, pid: int) -> None:
-        """Gauges of a worker that ended; its counts stay in the sums."""
+        """Drop the gauges of a worker that ended; its counters stay in the sums."""
         prometheus: Any = multiprocess
         prometheus.mark_process_dead(pid)
 

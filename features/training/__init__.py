@@ -1,19 +1,19 @@
-"""Training sets that can be made again: `create`, `read`, `rebuild`, and `check_leaks`, which says what could not be
-known at label time.
+"""Reproducible training sets: `create`, `read`, `rebuild`, and `check_leaks`, which counts values that were not known
+at label time.
 """
 
 from features.offline.labels import BeyondHorizonError
 from features.training.availability import VersionGoneError
 from features.training.label_input import from_request
-from features.training.leaks import Leaks, check_labels, check_leaks
+from features.training.leaks import LeakReport, check_labels, check_leaks
 from features.training.services import ServiceError
-from features.training.sets import DefinitionsChangedError, Rebuilt, TrainingSetError, create, read, rebuild
+from features.training.sets import DefinitionsChangedError, RebuildResult, TrainingSetError, create, read, rebuild
 
 __all__ = [
     "BeyondHorizonError",
     "DefinitionsChangedError",
-    "Leaks",
-    "Rebuilt",
+    "LeakReport",
+    "RebuildResult",
     "ServiceError",
     "TrainingSetError",
     "VersionGoneError",

@@ -1,4 +1,4 @@
-"""Whether the versions that a training set was made from can still be read, and if not, why."""
+"""Whether the table versions that a training set was made from can still be read, and if not, why."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from lake import settings, storage
 
 
 class VersionGoneError(LookupError):
-    """A table version that is needed is gone; the message says which, and what happened to it."""
+    """A required table version is gone; the message says which one and why."""
 
 
-def ensure_there(versions: Iterable[tuple[str, str, int]], who: str) -> None:
-    """Raise VersionGoneError unless each table (name, Delta id, version) can be read whole."""
+def ensure_available(versions: Iterable[tuple[str, str, int]], reader: str) -> None:
+    """Raise VersionGoneError unless all files of each (table name, Delta id, version) exist."""
     files = cache(_files)
     for table, identity, version in versions:
-        if why := _lacking(table, identity, version, files(table)):
+        if why := _problem(table, identity, version, files(table)):
             raise VersionGoneError(
-                f"{who} needs version {version} of {table}, which is gone: {why}. It cannot be made again; read the"
-                " data that it holds, or make another from a release of today"
+                f"{reader} needs version {version} of {table}, which is gone: {why}. It cannot be rebuilt; read the"
+                " data that it holds, or create another one from a current release"
             )
 
 
-def _lacking(table: str, identity: str, version: int, present: frozenset[str]) -> str:
+def _problem(table: str, identity: str, version: int, present: frozenset[str]) -> str:
     path = settings.table_path(table)
     try:
         newest = DeltaTable(str(path))
         if identity and str(newest.metadata().id) != identity:
-            return "the table was removed and built anew since"
+            return "the table was removed and rebuilt since"
         if version > newest.version():
-            return f"the table's newest version is {newest.version()}, so its log was set back"
-        named = DeltaTable(str(path), version=version).get_add_actions(flatten=True)
+            return f"the table's newest version is {newest.version()}, so its log was rolled back"
+        actions = DeltaTable(str(path), version=version).get_add_actions(flatten=True)
     except TableNotFoundError:
         return f"there is no table at {path}"
     except DeltaError as error:
-        return f"its log cannot be read back so far ({str(error).splitlines()[0].rstrip('.')})"
-    wanted = {str(one) for one in named.column("path").to_pylist()}
-    gone = wanted - present
+        return f"its log cannot be read back that far ({str(error).splitlines()[0].rstrip('.')})"
+    expected = {str(name) for name in actions.column("path").to_pylist()}
+    gone = expected - present
     if not gone:
         return ""
-    return f"{len(gone)} of its {len(wanted)} data files were deleted, {_by_whom(newest)}"
+    return f"{len(gone)} of its {len(expected)} data files were deleted, {_likely_cause(newest)}"
 
 
-def _by_whom(table: DeltaTable) -> str:
-    """The last vacuum of the log, if there was one."""
-    vacuums = [one for one in table.history() if "VACUUM" in (one.get("operation") or "").upper()]
+def _likely_cause(table: DeltaTable) -> str:
+    """The likely cause: the last vacuum in the log, if there was one."""
+    vacuums = [commit for commit in table.history() if "VACUUM" in (commit.get("operation") or "").upper()]
     return (
-        f"probably by the vacuum that made version {vacuums[0]['version']} of the table and was told to let it go"
+        f"probably by the vacuum that made version {vacuums[0]['version']} of the table and was told to delete it"
         if vacuums
-        else "and not by a vacuum that the log knows of"
+        else "though the log has no vacuum"
     )
 
 

@@ -1,5 +1,5 @@
-"""Which code makes a training set: the package's version, the Git commit where there is one, and pyarrow, which writes
-the file.
+"""The code that makes a training set: package version, Git commit if there is one, and the version of pyarrow, which
+writes the file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from lake.manifest import Code
 from lake.settings import CHECKOUT
 
 
-def present() -> Code:
+def current() -> Code:
     """The code of this checkout."""
     return Code(_version(), _commit(), pa.__version__)
 
@@ -23,9 +23,9 @@ def _version() -> str:
 
 
 def _commit() -> str | None:
-    """None without Git, or where the checkout is no repository of its own."""
-    told = _git("rev-parse", "--show-prefix", "HEAD")
-    prefix, *rest = told.split("\n") if told else ("",)
+    """The commit, with `+` for local changes; None without Git, or where the checkout is part of another repository."""
+    output = _git("rev-parse", "--show-prefix", "HEAD")
+    prefix, *rest = output.split("\n") if output else ("",)
     if prefix or not rest:
         return None
     return rest[0] + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")

@@ -1,5 +1,5 @@
-"""Columns as a training set keeps them: types that Delta and parquet both hold, and a digest that depends on type,
-order and values, and on nothing else.
+"""Columns of a training set: types that both Delta and parquet can hold, and digests of type, order and values
+alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow.types as types
 from features.offline.labels import LabelError
 from features.type_mapping import INSTANT
 
-_KEPT: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType | None], ...] = (
+_STORED_TYPES: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType | None], ...] = (
     (types.is_null, pa.string()),
     (lambda type_: types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_), pa.string()),
     (
@@ -40,16 +40,19 @@ _KEPT: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType | None], ...] = (
     (types.is_date, pa.date32()),
     (types.is_timestamp, INSTANT),
 )
-"""What a type becomes; None: what it is. An instant without a time zone is UTC, as everywhere."""
+"""The type that is stored for each type; None for the same one. Timestamps without a time zone are UTC, as
+everywhere.
+"""
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """The table in types that can be kept; LabelError where a column has none, or would lose something."""
+    """The table in types that can be stored; LabelError where a column has no such type, or its values would change."""
     names = [name.lower() for name in table.column_names]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
         raise LabelError(
-            f"labels have more than one column {', '.join(doubled)}, and Delta tells no small letters from large ones."
+            f"labels have more than one column {', '.join(duplicates)}, and Delta's column names are not"
+            " case-sensitive."
             " Rename or drop one"
         )
     return pa.table({name: _plain(name, table[name]) for name in table.column_names})
@@ -58,44 +61,43 @@ def plain(table: pa.Table) -> pa.Table:
 def _plain(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    wanted = [kept or column.type for suits, kept in _KEPT if suits(column.type)]
-    if not wanted:
+    stored_types = [stored or column.type for suits, stored in _STORED_TYPES if suits(column.type)]
+    if not stored_types:
         raise LabelError(
             f"{name} is {column.type} in the labels. A training set keeps numbers, text, bytes, booleans, dates and"
             " instants: convert the column, or drop it"
         )
     try:
-        return column.cast(wanted[0])
+        return column.cast(stored_types[0])
     except pa.ArrowInvalid as error:
         raise LabelError(
-            f"{name} has a value that does not fit {wanted[0]}: {error}. A training set keeps {wanted[0]} there: round"
+            f"{name} has a value that does not fit {stored_types[0]}: {error}. A training set keeps {stored_types[0]}"
+            " there: round"
             " or drop it"
         ) from error
 
 
 def digest(column: pa.ChunkedArray) -> str:
-    """SHA-256 of a column's type, of which rows have a value, and of the values, however they are cut into chunks;
-    every NaN is the same.
-    """
-    found = hashlib.sha256(f"{column.type};{len(column)};".encode())
-    found.update(np.packbits(column.is_valid().to_numpy()).tobytes())
+    """SHA-256 of a column's type, validity and values, independent of its chunks; all NaNs are equal."""
+    sha256 = hashlib.sha256(f"{column.type};{len(column)};".encode())
+    sha256.update(np.packbits(column.is_valid().to_numpy()).tobytes())
     for part in _parts(column.drop_null()):
-        found.update(part)
-    return found.hexdigest()
+        sha256.update(part)
+    return sha256.hexdigest()
 
 
 def digests(table: pa.Table) -> dict[str, str]:
-    """Column -> digest, in the order of the columns."""
+    """Column -> digest, in column order."""
     return {name: digest(table[name]) for name in table.column_names}
 
 
-def of_all(found: Mapping[str, str]) -> str:
-    """The digest of a table with these columns."""
-    return hashlib.sha256(json.dumps([*found.items()]).encode()).hexdigest()
+def table_digest(column_digests: Mapping[str, str]) -> str:
+    """The digest of a table with these column digests."""
+    return hashlib.sha256(json.dumps([*column_digests.items()]).encode()).hexdigest()
 
 
 def _parts(values: pa.ChunkedArray) -> Iterator[bytes]:
-    """The bytes of values without NULLs; of text and bytes first all lengths."""
+    """The bytes of values without NULLs; for text and bytes, all lengths come first."""
     if types.is_boolean(values.type):
         values = values.cast(pa.uint8())
     if types.is_string(values.type) or types.is_binary(values.type):
@@ -109,8 +111,8 @@ def _chunk(chunk: pa.Array) -> bytes:
     first, end = chunk.offset, chunk.offset + len(chunk)
     if types.is_string(chunk.type) or types.is_binary(chunk.type):
         _, offsets, content = chunk.buffers()
-        places = np.frombuffer(offsets, np.int32)
-        return bytes(content)[places[first] : places[end]] if content else b""
+        positions = np.frombuffer(offsets, np.int32)
+        return bytes(content)[positions[first] : positions[end]] if content else b""
     if types.is_floating(chunk.type):
         numbers = chunk.to_numpy()
         return bytes(np.where(np.isnan(numbers), numbers.dtype.type("nan"), numbers).tobytes())
@@ -119,7 +121,7 @@ def _chunk(chunk: pa.Array) -> bytes:
 
 
 def parquet(table: pa.Table) -> bytes:
-    """A parquet file that is the same for the same rows and the same pyarrow."""
+    """A parquet file, byte-identical for the same rows and version of pyarrow."""
     sink = pa.BufferOutputStream()
     pq.write_table(table.combine_chunks(), sink, compression="zstd", compression_level=3, store_schema=False)
     return bytes(sink.getvalue())

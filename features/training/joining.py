@@ -1,6 +1,4 @@
-"""Features of labels, out of one release, or for each label out of the release that was the newest when it was asked
-for.
-"""
+"""Features of labels, from one release, or for each label from the release in force at its instant."""
 
 from __future__ import annotations
 
@@ -16,117 +14,125 @@ from features import queries, registry
 from features.lake_reader import LakeReader
 from features.offline.labels import EVENT_TIMESTAMP, BeyondHorizonWarning
 from features.training.services import Service
-from lake import release
 from lake.release import Release
+from lake.release import numbers as release_numbers
+from lake.release import read as read_release
 
 Say = Callable[[str], None]
 
 
 class KnowledgeError(LookupError):
-    """What was known at a label's instant cannot be told any more."""
+    """What was known at a label's instant can no longer be determined."""
 
 
-def at_release(labels: pa.Table, service: Service, one: Release, names: Sequence[str] = ()) -> pa.Table:
-    """The features of each label, in the order of the labels; `names` asks for these alone.
+def join_at_release(labels: pa.Table, service: Service, release: Release, names: Sequence[str] = ()) -> pa.Table:
+    """The features of each label, in the order of the labels; `names` limits them.
 
-    Labels after the release's horizon get its newest features: whether they may is for callers to say, who know whether
-    the release was chosen by the user or was in force at the label's instant, which is as a rule after its horizon.
+    Labels after the release's horizon get its newest features. Callers decide whether that is allowed: they know
+    whether the user chose the release or it was in force at the label's instant, which is usually after its horizon.
     """
-    store = registry.open_store(one, allow_beyond_horizon=True)
-    wanted = [service.columns[name].ref for name in names] if names else store.get_feature_service(service.name)
+    store = registry.open_store(release, allow_beyond_horizon=True)
+    requested = [service.columns[name].ref for name in names] if names else store.get_feature_service(service.name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BeyondHorizonWarning)
-        found = store.get_historical_features(labels.to_pandas(types_mapper=pd.ArrowDtype), wanted).to_arrow()
+        features = store.get_historical_features(labels.to_pandas(types_mapper=pd.ArrowDtype), requested).to_arrow()
     return pa.table(
-        {name: found[name].cast(column.type) for name, column in service.columns.items() if not names or name in names}
+        {
+            name: features[name].cast(column.type)
+            for name, column in service.columns.items()
+            if not names or name in names
+        }
     )
 
 
-def by_knowledge(
+def join_by_knowledge(
     labels: pa.Table, service: Service, releases: Sequence[Release], say: Say = lambda _: None
 ) -> pa.Table:
-    """The features of each label from the release in force at its instant, those that it had; NULL before the first.
-    Releases that hold the same are read once.
+    """The features of each label from the release in force at its instant; NULL for features that it lacked, and before
+    the first release. Releases with the same tables are read once.
     """
-    parts, rows = [], []
-    groups = [*grouped(labels, service, releases)]
-    for number, (one, places) in enumerate(groups, 1):
-        if one:
-            say(f"joining {len(places):,} labels with release {one.number} ({number} of {len(groups)})")
-        parts.append(_known(labels.take(places), service, one))
-        rows.append(places)
-    return pa.concat_tables(parts).take(np.argsort(np.concatenate(rows), kind="stable"))
+    parts, taken_rows = [], []
+    groups = [*group_by_release(labels, service, releases)]
+    for number, (release, row_numbers) in enumerate(groups, 1):
+        if release:
+            say(f"joining {len(row_numbers):,} labels with release {release.number} ({number} of {len(groups)})")
+        parts.append(_join_known(labels.take(row_numbers), service, release))
+        taken_rows.append(row_numbers)
+    return pa.concat_tables(parts).take(np.argsort(np.concatenate(taken_rows), kind="stable"))
 
 
-def grouped(
+def group_by_release(
     labels: pa.Table, service: Service, releases: Sequence[Release]
 ) -> Iterator[tuple[Release | None, np.ndarray]]:
-    """The labels' row numbers by the release in force; None for those before the first."""
-    which = in_force(labels, releases)
+    """The labels' row numbers by release in force; None for labels before the first release."""
+    index_of = release_indexes(labels, releases)
     same: dict[str, list[int]] = {}
-    for place in np.unique(which[which >= 0]):
-        kept = service.of(releases[place])
-        same.setdefault(f"{kept.tables} {kept.ids}", []).append(place)
-    if (which < 0).any():
-        yield None, np.flatnonzero(which < 0)
-    for places in same.values():
-        yield releases[places[0]], np.flatnonzero(np.isin(which, places))
+    for index in np.unique(index_of[index_of >= 0]):
+        restricted = service.of(releases[index])
+        same.setdefault(f"{restricted.tables} {restricted.ids}", []).append(index)
+    if (index_of < 0).any():
+        yield None, np.flatnonzero(index_of < 0)
+    for indexes in same.values():
+        yield releases[indexes[0]], np.flatnonzero(np.isin(index_of, indexes))
 
 
-def in_force(labels: pa.Table, releases: Sequence[Release]) -> np.ndarray:
-    """For each label the place in `releases` (oldest first) of the newest one that was created at or before its
-    instant; -1 where there was none.
+def release_indexes(labels: pa.Table, releases: Sequence[Release]) -> np.ndarray:
+    """For each label the index in `releases` (oldest first) of the newest release created at or before its instant; -1
+    for none.
     """
     instants = labels[EVENT_TIMESTAMP].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
-    found = np.full(len(instants), -1)
-    for place, one in enumerate(releases):
-        found[instants >= _created(one)] = place
-    return found
+    indexes = np.full(len(instants), -1)
+    for index, release in enumerate(releases):
+        indexes[instants >= _created_microseconds(release)] = index
+    return indexes
 
 
-def _created(one: Release) -> int:
-    return queries.microseconds(datetime.fromisoformat(one.created_at))
+def _created_microseconds(release: Release) -> int:
+    return queries.microseconds(datetime.fromisoformat(release.created_at))
 
 
-def told(labels: pa.Table, upto: int, used: Sequence[Release] = ()) -> list[Release]:
-    """All releases up to that number, `used` ones also when their file is gone; KnowledgeError when a label fell into
-    the time of others that were removed.
+def known_releases(labels: pa.Table, upto: int, used: Sequence[Release] = ()) -> list[Release]:
+    """All releases up to that number, oldest first, `used` ones even when their file is gone; KnowledgeError when a
+    removed release was in force at a label's instant.
     """
-    there = [release.read(number) for number in release.numbers() if number <= upto]
-    known = sorted({one.number: one for one in (*used, *there)}.values(), key=lambda one: one.number)
-    which = in_force(labels, known)
-    lost = [place - 1 for place, one in enumerate(known) if one.number - _number(known, place - 1) > 1]
+    present = [read_release(number) for number in release_numbers() if number <= upto]
+    releases = sorted(
+        {release.number: release for release in (*used, *present)}.values(), key=lambda release: release.number
+    )
+    which = release_indexes(labels, releases)
+    lost = [index - 1 for index, release in enumerate(releases) if release.number - _number(releases, index - 1) > 1]
     hidden = np.isin(which, lost)
     if hidden.any():
-        after = known[int(which[hidden][0]) + 1]
+        after = releases[int(which[hidden][0]) + 1]
         raise KnowledgeError(
             f"{int(hidden.sum()):,} labels lie before release {after.number} ({after.created_at}), and releases before"
-            " it were removed: what was known then cannot be told. Drop these labels, or do without knowledge time and"
-            " leak check"
+            " it were removed: what was known then cannot be determined. Drop these labels, or do without knowledge"
+            " time"
+            " and leak check"
         )
-    return known
+    return releases
 
 
-def _number(known: list[Release], place: int) -> int:
-    return known[place].number if place >= 0 else 0
+def _number(releases: list[Release], index: int) -> int:
+    return releases[index].number if index >= 0 else 0
 
 
-def needed(labels: pa.Table, service: Service, known: Sequence[Release]) -> tuple[Release, ...]:
-    """The releases in force at any label, cut down to what the service reads."""
-    return tuple(service.of(known[place]) for place in np.unique(in_force(labels, known)) if place >= 0)
+def releases_needed(labels: pa.Table, service: Service, releases: Sequence[Release]) -> tuple[Release, ...]:
+    """The releases in force at any label, limited to the tables that the service reads."""
+    return tuple(service.of(releases[index]) for index in np.unique(release_indexes(labels, releases)) if index >= 0)
 
 
-def _known(labels: pa.Table, service: Service, one: Release | None) -> pa.Table:
-    had = held_by(LakeReader(one), service) if one else []
-    nothing = {name: pa.nulls(labels.num_rows, column.type) for name, column in service.columns.items()}
-    found = at_release(labels, service, one, had) if one and had else pa.table({})
-    return pa.table({**nothing, **{name: found[name] for name in found.column_names}})
+def _join_known(labels: pa.Table, service: Service, release: Release | None) -> pa.Table:
+    available = available_features(LakeReader(release), service) if release else []
+    nulls = {name: pa.nulls(labels.num_rows, column.type) for name, column in service.columns.items()}
+    features = join_at_release(labels, service, release, available) if release and available else pa.table({})
+    return pa.table({**nulls, **{name: features[name] for name in features.column_names}})
 
 
-def held_by(reader: LakeReader, service: Service) -> list[str]:
-    """The features that a release had: one that was made later was not known."""
+def available_features(reader: LakeReader, service: Service) -> list[str]:
+    """The features whose tables and columns a release has; features that were added later were not known."""
     return [
         name
         for name, feature in service.columns.items()
-        if all(table in reader.release.tables and column in reader.columns(table) for table, column in feature.places)
+        if all(table in reader.release.tables and column in reader.columns(table) for table, column in feature.sources)
     ]

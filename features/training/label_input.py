@@ -1,5 +1,5 @@
-"""Labels as a user gives them (a frame, an Arrow table, a file, SQL), made into one Arrow table with an instant in
-every row.
+"""Labels from a user (a frame, an Arrow table, a file or SQL), converted to one Arrow table with an instant in every
+row.
 """
 
 from __future__ import annotations
@@ -20,53 +20,53 @@ from features.training.services import Service
 from lake import settings
 from lake.release import Release
 
-Given = Any
-"""A pandas DataFrame, an Arrow table, a path, or text, which is SQL over the release's tables, unless it ends like a
-file's name.
+LabelInput = Any
+"""A pandas DataFrame, an Arrow table, a path, or a string: a file name if it ends in one of FILES, else SQL over the
+release's tables.
 """
 FILES = (".parquet", ".csv")
 
 
-def table(given: Given, release: Release, service: Service) -> pa.Table:
-    """The labels, typed; where an on-demand view asks for a request time and they have none, it is the label's own
-    instant. SQL sees the tables of `release`.
+def table(label_input: LabelInput, release: Release, service: Service) -> pa.Table:
+    """The labels, typed. A request time that an on-demand view needs defaults to the label's own instant. SQL reads the
+    tables of `release`.
     """
-    found = _raw(given, release)
-    if not found.num_rows:
+    rows = _raw(label_input, release)
+    if not rows.num_rows:
         raise LabelError(
             "there are no labels: the label set is empty. Give at least one row with the join keys and event_timestamp"
         )
-    found = labels.check(found, service.join_keys, _origin(given)).table
-    _refuse_without_instant(found[EVENT_TIMESTAMP])
+    rows = labels.check(rows, service.join_keys, _origin(label_input)).table
+    _ensure_instants(rows[EVENT_TIMESTAMP])
     for name in service.request:
-        if name not in found.column_names:
-            found = found.append_column(name, found[EVENT_TIMESTAMP])
-        elif pa.types.is_date(found[name].type):
-            found = found.set_column(found.column_names.index(name), name, found[name].cast(pa.timestamp("us")))
-    clash = sorted({*service.columns} & {*found.column_names})
+        if name not in rows.column_names:
+            rows = rows.append_column(name, rows[EVENT_TIMESTAMP])
+        elif pa.types.is_date(rows[name].type):
+            rows = rows.set_column(rows.column_names.index(name), name, rows[name].cast(pa.timestamp("us")))
+    clash = sorted({*service.columns} & {*rows.column_names})
     if clash:
         raise LabelError(
             f"labels already have {', '.join(clash)}, which is also the name of a feature of {service.name}. Rename the"
             " column"
         )
-    return columns.plain(found)
+    return columns.plain(rows)
 
 
 def from_request(text: str) -> Path | str:
-    """Labels as they came over a network: SQL as it is, and a path only if it leads to a file below
-    `settings.labels()`, symbolic links followed.
+    """Labels from a network request: SQL as it is, or the path of a file below `settings.labels()`, symbolic links
+    followed.
 
-    LabelError for any other path, whether or not there is a file. A relative path starts at that folder.
+    LabelError for any other path, whether or not it exists. A relative path starts at that folder.
     """
     if not _names_file(text):
         return text
     folder = settings.labels()
     try:
         path = (folder / text.strip()).resolve()
-        known = path.is_relative_to(folder) and path.is_file()
+        is_allowed = path.is_relative_to(folder) and path.is_file()
     except (OSError, ValueError, RuntimeError):  # a name that is too long, a zero byte, a loop of links
-        known = False
-    if not known:
+        is_allowed = False
+    if not is_allowed:
         raise LabelError(
             f"labels are {text.strip()!r}, and there is no such file in the folder of labels, {folder}. Over REST and"
             " in Airflow's UI, labels are one SELECT, or a file below that folder (MILLRACE_LABELS moves it). Put the"
@@ -76,34 +76,35 @@ def from_request(text: str) -> Path | str:
 
 
 def _names_file(text: str) -> bool:
-    """Whether text is the name of a file with labels, and no SQL; the same for everybody, because a path may be
+    """Whether the string names a file rather than being SQL. Every caller must agree on this, because a path may be
     forbidden.
     """
     return text.strip().lower().endswith(FILES)
 
 
-def _origin(given: Given) -> Origin:
-    if isinstance(given, str) and not _names_file(given):
+def _origin(label_input: LabelInput) -> Origin:
+    if isinstance(label_input, str) and not _names_file(label_input):
         return labels.SQL
-    if isinstance(given, Path | str):
-        name = Path(str(given).strip()).name
+    if isinstance(label_input, Path | str):
+        name = Path(str(label_input).strip()).name
         return labels.parquet_file(name) if name.lower().endswith(".parquet") else labels.csv_file(name)
     return labels.FRAME
 
 
-def _raw(given: Given, release: Release) -> pa.Table:
-    if isinstance(given, pa.Table):
-        return given
-    if isinstance(given, pd.DataFrame):
-        return labels.from_frame(given)
-    if not isinstance(given, Path | str):
+def _raw(label_input: LabelInput, release: Release) -> pa.Table:
+    if isinstance(label_input, pa.Table):
+        return label_input
+    if isinstance(label_input, pd.DataFrame):
+        return labels.from_frame(label_input)
+    if not isinstance(label_input, Path | str):
         raise LabelError(
-            f"labels are {type(given).__name__}. Give a pandas DataFrame, an Arrow table, the path of a .parquet or"
+            f"labels are {type(label_input).__name__}. Give a pandas DataFrame, an Arrow table, the path of a .parquet"
+            " or"
             " .csv file, or SQL"
         )
-    if isinstance(given, Path) or _names_file(given):
-        return _file(Path(str(given).strip()).expanduser())
-    return sandbox.select(given, release)
+    if isinstance(label_input, Path) or _names_file(label_input):
+        return _file(Path(str(label_input).strip()).expanduser())
+    return sandbox.select(label_input, release)
 
 
 def _file(path: Path) -> pa.Table:
@@ -123,11 +124,11 @@ def _file(path: Path) -> pa.Table:
 
 
 def _csv(path: Path) -> pa.Table:
-    """The rows; LabelError where a cell goes over several lines, as one does whose quote is not closed: it would hold
-    the labels of these lines.
+    """The rows; LabelError where a cell spans lines: after an unclosed quote it would swallow the labels on those
+    lines.
     """
-    found = pa.csv.read_csv(path)
-    for name, column in zip(found.column_names, found.columns, strict=True):  # two may have one name
+    table = pa.csv.read_csv(path)
+    for name, column in zip(table.column_names, table.columns, strict=True):  # two may have one name
         if pa.types.is_string(column.type) and len(
             broken := pc.indices_nonzero(pc.match_substring_regex(column, r"[\r\n]"))
         ):
@@ -136,13 +137,14 @@ def _csv(path: Path) -> pa.Table:
                 " Close it, or double it where it belongs to the cell. Labels whose text has line breaks come as"
                 " .parquet"
             )
-    return found
+    return table
 
 
-def _refuse_without_instant(instants: pa.ChunkedArray) -> None:
+def _ensure_instants(instants: pa.ChunkedArray) -> None:
     missing = pc.indices_nonzero(instants.is_null())
     if len(missing):
         raise LabelError(
             f"{len(missing):,} of {len(instants):,} labels have no {EVENT_TIMESTAMP} (the first is row"
-            f" {missing[0].as_py() + 1}). Nothing can be said to be known at no instant: fill it in, or drop these rows"
+            f" {missing[0].as_py() + 1}). Without an instant, nothing says what was known: fill it in, or drop these"
+            " rows"
         )

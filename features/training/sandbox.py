@@ -1,9 +1,8 @@
-"""SQL of a user, run where it reaches the tables of one release and nothing else: no file, no bucket, no network, no
-setting.
+"""A sandbox for users' SQL: it reads the tables of one release, and no file, bucket, network or setting.
 
-The text may come over Airflow's REST API, from somebody who may trigger a DAG and may not read the machine's files. It
-runs in a DuckDB of its own, to which the tables are handed as Arrow data sets. So DuckDB itself opens no file, and all
-of its ways to one are shut, wherever the lake lies.
+The SQL may come over Airflow's REST API, from somebody who may trigger a DAG but not read the machine's files. It runs
+in a separate DuckDB, which gets the tables as Arrow datasets: DuckDB itself opens no file, and external access is
+disabled, wherever the lake is.
 """
 
 from __future__ import annotations
@@ -22,28 +21,27 @@ from features.offline.labels import LabelError
 from lake.release import Release
 
 SECONDS = 3600.0
-"""A query that takes longer is ended."""
-SHARE_OF_MEMORY = 4
-"""The rows of a query may take one part in so many of the machine's memory: they are joined and written from memory."""
+"""A query that takes longer is interrupted."""
+MEMORY_DIVISOR = 4
+"""The rows of a query may take this fraction (1/n) of the machine's memory, where they are joined and written."""
 BATCH = 100_000
-_SHUT = (
+_LOCKDOWN = (
     "SET TimeZone = 'UTC'",
     "SET preserve_insertion_order = false",
     "SET enable_progress_bar = false",
     "SET python_enable_replacements = false",
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",
-    "SET temp_directory = ''",  # a query that outgrows memory fails, and does not fill the disk
+    "SET temp_directory = ''",  # a query that outgrows memory fails instead of filling the disk
     "SET enable_external_access = false",
     "SET lock_configuration = true",
 )
 
 
 def select(sql: str, release: Release) -> pa.Table:
-    """The rows of one SELECT over the release's tables, which have their own names in it, such as
-    `gold.customer_product`.
+    """The rows of one SELECT over the release's tables, by their own names, such as `gold.customer_product`.
 
-    LabelError when it is no such SELECT, reaches for anything else, takes longer than SECONDS, or has too many rows.
+    LabelError when it is anything else, reads anything else, takes longer than SECONDS, or returns too many rows.
     """
     reader = ArrowReader(release)
     try:
@@ -52,10 +50,10 @@ def select(sql: str, release: Release) -> pa.Table:
             raise LabelError(
                 "labels as SQL must be one SELECT over the tables of the release, such as gold.customer_product"
             )
-        reader.offer(sql)
-        for statement in _SHUT:
+        reader.create_views(sql)
+        for statement in _LOCKDOWN:
             reader.connection.execute(statement)
-        with _limited(reader.connection):
+        with _time_limit(reader.connection):
             return _rows(reader.connection.sql(sql))
     except duckdb.InterruptException:
         raise LabelError(
@@ -63,39 +61,37 @@ def select(sql: str, release: Release) -> pa.Table:
             " and name the file"
         ) from None
     except duckdb.Error as error:
-        known = ", ".join(release.tables)
+        tables = ", ".join(release.tables)
         raise LabelError(
             f"the labels' SQL cannot be run: {str(error).splitlines()[0].rstrip('.!')}. It may read the tables of"
-            f" release {release.number}: {known}, and no file"
+            f" release {release.number}: {tables}, and no file"
         ) from error
     finally:
         reader.connection.close()
 
 
 class ArrowReader(LakeReader):
-    """A DuckDB of its own that knows the tables of a release as Arrow data sets, and no file system but the
-    machine's.
-    """
+    """A reader with its own DuckDB, which gets the tables of a release as Arrow datasets."""
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        """A DuckDB in memory. Its settings come before the query, all at once."""
+        """A DuckDB in memory, locked down right before the query."""
         return duckdb.connect()
 
     def attach(self, qualified: str, delta: DeltaTable) -> None:
-        """Register the table; its rows are read by pyarrow."""
+        """Register the table as a dataset that pyarrow reads."""
         self.connection.register(qualified, arrow_dataset(delta))
 
 
 def _rows(query: duckdb.DuckDBPyRelation) -> pa.Table:
-    most = psutil.virtual_memory().total // SHARE_OF_MEMORY
+    limit = psutil.virtual_memory().total // MEMORY_DIVISOR
     batches, size = [], 0
     with query.to_arrow_reader(BATCH) as reader:
         for batch in reader:
             batches.append(batch)
             size += batch.nbytes
-            if size > most:
+            if size > limit:
                 raise LabelError(
-                    f"the labels' SQL gives more than {most >> 20:,} MiB of rows. A training set is made in memory:"
+                    f"the labels' SQL gives more than {limit >> 20:,} MiB of rows. A training set is made in memory:"
                     " select fewer labels or columns, or write a larger set piece by piece with"
                     " store.get_historical_features(sql, service).to_parquet(path)"
                 )
@@ -103,8 +99,8 @@ def _rows(query: duckdb.DuckDBPyRelation) -> pa.Table:
 
 
 @contextmanager
-def _limited(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """End what still runs after SECONDS."""
+def _time_limit(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Interrupt the query if it still runs after SECONDS."""
     timer = threading.Timer(SECONDS, connection.interrupt)
     timer.daemon = True
     timer.start()

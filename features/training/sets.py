@@ -1,7 +1,8 @@
-"""Training sets: made from labels and a feature service, kept as a Delta table with a manifest, made again from the
+"""Training sets: made from labels and a feature service, stored as a Delta table with a manifest, and rebuilt from the
 manifest to the same bytes.
 
-The manifest comes last, so what a kill left behind is no training set, and the next one of that name takes its place.
+The manifest is written last: files that a killed run left behind are no training set, and the next one of that name
+replaces them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from features.lake_reader import pinned
 from features.offline.labels import EVENT_TIMESTAMP, Horizon
 from features.training import availability, code, columns, joining, label_input, services
 from features.training.joining import Say
-from features.training.label_input import Given
+from features.training.label_input import LabelInput
 from features.training.services import Service
 from lake import manifest, settings, storage
 from lake.bucket import LockedError
@@ -39,19 +40,19 @@ FILE = "data.zst.parquet"
 
 
 class TrainingSetError(RuntimeError):
-    """A training set cannot be made, or is not what its manifest says; the message says what to do."""
+    """A training set cannot be made, or does not match its manifest; the message says what to do."""
 
 
 class DefinitionsChangedError(TrainingSetError):
-    """The features are no longer defined as they were."""
+    """The feature definitions changed since the training set was made."""
 
 
 @dataclass(frozen=True)
-class Rebuilt:
-    """A training set that was made again with the same values. `same_file` is whether the parquet file is the same byte
-    for byte, None where another pyarrow wrote it.
+class RebuildResult:
+    """A rebuilt training set, whose values are the same.
 
-    `intact` is whether the table held these values already; `restored` that it did not, and was put back.
+    `same_file`: whether the parquet file is identical byte for byte; None where another version of pyarrow wrote it.
+    `intact`: the stored table already had these values; `restored`: it did not, and was replaced.
     """
 
     manifest: Manifest
@@ -62,7 +63,7 @@ class Rebuilt:
 
 
 def create(
-    labels: Given,
+    labels: LabelInput,
     service: str,
     name: str,
     *,
@@ -72,30 +73,45 @@ def create(
     allow_beyond_horizon: bool = False,
     say: Say = lambda _: None,
 ) -> Manifest:
-    """Join the labels (a frame, an Arrow table, the path of a file, or SQL) with the features of a service, and keep
-    table and manifest under a name.
+    """Join labels (a frame, an Arrow table, the path of a file, or SQL) with the features of a service, and store table
+    and manifest under a name.
 
-    `release` is the newest unless given. With `knowledge_time` each label sees the release that was the newest at its
-    instant, up to that one. `seed` is only noted down.
+    `release` defaults to the newest. With `knowledge_time`, each label reads the release in force at its instant, up to
+    that one. `seed` is only recorded.
 
     BeyondHorizonError when labels lie after the horizon of `release`, unless that is allowed; then the manifest's
     `beyond_horizon` counts them.
     """
-    with _locked(f"training.{manifest.validate_name(name)}"):
+    with _lock(f"training.{manifest.validate_name(name)}"):
         if name in manifest.names():
             raise TrainingSetError(
                 f"there is a training set {name} already, and it is never altered. Choose another name, or see it:"
                 f" millrace training-set show {name}"
             )
-        wanted, asked = services.named(service), pinned(release)
-        rows = label_input.table(labels, asked, wanted)
+        feature_service, pinned_release = services.load(service), pinned(release)
+        rows = label_input.table(labels, pinned_release, feature_service)
         say(
-            f"{rows.num_rows:,} labels; reading {len(wanted.columns)} features of {service} from release {asked.number}"
+            f"{rows.num_rows:,} labels; reading {len(feature_service.columns)} features of {service} from release"
+            f" {pinned_release.number}"
         )
-        beyond = _beyond(rows, Horizon.of(asked), allow_beyond_horizon, say)
-        used = joining.needed(rows, wanted, joining.told(rows, asked.number)) if knowledge_time else (wanted.of(asked),)
-        data = _joined(rows, wanted, used, knowledge_time, say)
-        return _keep(name, rows, data, wanted, asked, used, knowledge_time=knowledge_time, seed=seed, beyond=beyond)
+        beyond = _beyond(rows, Horizon.of(pinned_release), allow_beyond_horizon, say)
+        used = (
+            joining.releases_needed(rows, feature_service, joining.known_releases(rows, pinned_release.number))
+            if knowledge_time
+            else (feature_service.of(pinned_release),)
+        )
+        data = _join(rows, feature_service, used, knowledge_time, say)
+        return _keep(
+            name,
+            rows,
+            data,
+            feature_service,
+            pinned_release,
+            used,
+            knowledge_time=knowledge_time,
+            seed=seed,
+            beyond=beyond,
+        )
 
 
 def _beyond(rows: pa.Table, horizon: Horizon, allowed: bool, say: Say) -> int:
@@ -109,10 +125,10 @@ def _beyond(rows: pa.Table, horizon: Horizon, allowed: bool, say: Say) -> int:
 
 
 def read(name: str) -> pa.Table:
-    """The rows of a training set; TrainingSetError unless they are those that its manifest knows."""
-    made = manifest.read(name)
+    """The rows of a training set; TrainingSetError unless they match its manifest."""
+    record = manifest.read(name)
     data = _stored(name)
-    if data is None or not _holds(made, data):
+    if data is None or not _matches_manifest(record, data):
         raise TrainingSetError(
             f"the table of training set {name} at {manifest.table_path(name)} was lost or altered since. Put it back:"
             f" millrace training-set rebuild {name}"
@@ -120,66 +136,66 @@ def read(name: str) -> pa.Table:
     return data
 
 
-def rebuild(name: str, *, write: bool = True, say: Say = lambda _: None) -> Rebuilt:
-    """Make a training set again from its manifest and its labels. If the table was lost or altered it is put back,
-    unless `write` is False.
+def rebuild(name: str, *, write: bool = True, say: Say = lambda _: None) -> RebuildResult:
+    """Rebuild a training set from its manifest and labels. A lost or altered table is restored, unless `write` is
+    False.
     """
-    with _locked(f"training.{manifest.validate_name(name)}"):
-        made = manifest.read(name)
-        wanted = defined_as(made)
-        availability.ensure_there(made.versions, f"training set {name}")
-        data = _joined(_labels(made), wanted, made.releases, made.knowledge_time, say)
-        _refuse_other_values(made, columns.digests(data))
+    with _lock(f"training.{manifest.validate_name(name)}"):
+        record = manifest.read(name)
+        service = defined_as(record)
+        availability.ensure_available(record.versions, f"training set {name}")
+        data = _join(_labels(record), service, record.releases, record.knowledge_time, say)
+        _ensure_same_values(record, columns.digests(data))
         file = columns.parquet(data)
-        same = hashlib.sha256(file).hexdigest() == made.data.file if pa.__version__ == made.code.pyarrow else None
-        held = _stored(name)
-        intact = held is not None and _holds(made, held)
+        same = hashlib.sha256(file).hexdigest() == record.data.file if pa.__version__ == record.code.pyarrow else None
+        stored = _stored(name)
+        intact = stored is not None and _matches_manifest(record, stored)
         restored = write and not intact
         if restored:
             _put(name, file, data)
-        return Rebuilt(made, data, same, intact, restored)
+        return RebuildResult(record, data, same, intact, restored)
 
 
-def defined_as(made: Manifest) -> Service:
-    """The manifest's service; DefinitionsChangedError when it, or a view of it, is defined in another way now."""
+def defined_as(record: Manifest) -> Service:
+    """The manifest's service; DefinitionsChangedError when it or one of its views was redefined."""
     try:
-        found = services.named(made.service)
+        service = services.load(record.service)
     except services.ServiceError as error:
         raise DefinitionsChangedError(
-            f"training set {made.name} was made of a feature service that is gone: {error}. {_go_back(made)}"
+            f"training set {record.name} was made of a feature service that is gone: {error}. {_rebuild_hint(record)}"
         ) from None
-    if differing := services.differing(made.definitions, found.definitions):
+    if differing := services.differing(record.definitions, service.definitions):
         raise DefinitionsChangedError(
-            f"training set {made.name} was made of features that are defined in another way now:"
-            f" {', '.join(differing)}. {_go_back(made)}"
+            f"training set {record.name} was made of features that are defined in another way now:"
+            f" {', '.join(differing)}. {_rebuild_hint(record)}"
         )
-    return found
+    return service
 
 
-def _go_back(made: Manifest) -> str:
-    commit = (made.code.commit or "").removesuffix("+")
-    there = (
+def _rebuild_hint(record: Manifest) -> str:
+    commit = (record.code.commit or "").removesuffix("+")
+    remedy = (
         f"check out the commit that made it (git worktree add ../then {commit})"
         if commit
-        else f"take the code that made it (version {made.code.version})"
+        else f"take the code that made it (version {record.code.version})"
     )
-    return f"To rebuild it, {there} and rebuild there; for the features as they are now, create another training set"
+    return f"To rebuild it, {remedy} and rebuild there; for the features as they are now, create another training set"
 
 
-def _joined(
+def _join(
     labels: pa.Table, service: Service, releases: tuple[Release, ...], knowledge_time: bool, say: Say
 ) -> pa.Table:
-    found = (
-        joining.by_knowledge(labels, service, releases, say)
+    features = (
+        joining.join_by_knowledge(labels, service, releases, say)
         if knowledge_time
-        else joining.at_release(labels, service, releases[0])
+        else joining.join_at_release(labels, service, releases[0])
     )
-    if found.num_rows != labels.num_rows:
+    if features.num_rows != labels.num_rows:
         raise TrainingSetError(
-            f"{labels.num_rows:,} labels gave {found.num_rows:,} rows. This is a defect in features/training: please"
+            f"{labels.num_rows:,} labels gave {features.num_rows:,} rows. This is a defect in features/training: please"
             " report it"
         )
-    return pa.table({name: side[name] for side in (labels, found) for name in side.column_names})
+    return pa.table({name: side[name] for side in (labels, features) for name in side.column_names})
 
 
 def _keep(
@@ -187,47 +203,47 @@ def _keep(
     labels: pa.Table,
     data: pa.Table,
     service: Service,
-    asked: Release,
+    release: Release,
     used: tuple[Release, ...],
     *,
     knowledge_time: bool,
     seed: int | None,
     beyond: int = 0,
 ) -> Manifest:
-    """Labels, then the table, then the manifest, once all versions are seen to be there still: from then on a vacuum
-    spares them.
+    """Write labels, then the table, then the manifest, after checking that all versions still exist: a vacuum keeps
+    them from then on.
     """
     digests, file = columns.digests(data), columns.parquet(data)
-    made = Manifest(
+    record = Manifest(
         name=name,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         service=service.name,
-        release=asked.number,
+        release=release.number,
         knowledge_time=knowledge_time,
         seed=seed,
         rows=data.num_rows,
         labels={column: digests[column] for column in labels.column_names},
         features=tuple(
-            Feature(column, one.ref, data[column].null_count, digests[column])
-            for column, one in service.columns.items()
+            Feature(column, feature.ref, data[column].null_count, digests[column])
+            for column, feature in service.columns.items()
         ),
         releases=used,
         definitions=service.definitions,
-        code=code.present(),
-        data=Data(columns.of_all(digests), hashlib.sha256(file).hexdigest()),
-        horizon=asked.horizon,
+        code=code.current(),
+        data=Data(columns.table_digest(digests), hashlib.sha256(file).hexdigest()),
+        horizon=release.horizon,
         beyond_horizon=beyond,
     )
     storage.write_whole(manifest.labels_path(name), columns.parquet(labels))
     _put(name, file, data)
-    with _locked("release"):
-        availability.ensure_there(made.versions, f"training set {name}")
-        manifest.write(made)
-    return made
+    with _lock("release"):
+        availability.ensure_available(record.versions, f"training set {name}")
+        manifest.write(record)
+    return record
 
 
 def _put(name: str, file: bytes, data: pa.Table) -> None:
-    """The table, in one data file and two commits; what lay there goes."""
+    """Write the table in one data file and two commits, replacing what is there."""
     path = manifest.table_path(name)
     storage.remove_tree(path)
     storage.make_folder(path)
@@ -248,48 +264,49 @@ def _put(name: str, file: bytes, data: pa.Table) -> None:
 
 
 def _stored(name: str) -> pa.Table | None:
-    """The table's rows, in order; None when it cannot be read."""
+    """The table's rows in order; None when it cannot be read."""
     try:
-        found: pa.Table = DeltaTable(str(manifest.table_path(name))).to_pyarrow_table()
+        table: pa.Table = DeltaTable(str(manifest.table_path(name))).to_pyarrow_table()
     except (DeltaError, OSError, pa.ArrowException):
         return None
-    return columns.plain(found)
+    return columns.plain(table)
 
 
-def _holds(made: Manifest, data: pa.Table) -> bool:
-    return columns.of_all(columns.digests(data)) == made.data.digest
+def _matches_manifest(record: Manifest, data: pa.Table) -> bool:
+    return columns.table_digest(columns.digests(data)) == record.data.digest
 
 
-def _labels(made: Manifest) -> pa.Table:
-    path = manifest.labels_path(made.name)
+def _labels(record: Manifest) -> pa.Table:
+    path = manifest.labels_path(record.name)
     content = storage.read(path)
     labels = columns.plain(pq.read_table(io.BytesIO(content))) if content else None
-    if labels is None or columns.digests(labels) != made.labels:
+    if labels is None or columns.digests(labels) != record.labels:
         raise TrainingSetError(
-            f"the labels of training set {made.name} at {path} were lost or altered. Restore the file from a copy; it"
-            " cannot be made again without them"
+            f"the labels of training set {record.name} at {path} were lost or altered. Restore the file from a copy; it"
+            " cannot be rebuilt without them"
         )
     return labels
 
 
-def _refuse_other_values(made: Manifest, found: dict[str, str]) -> None:
-    known = {**made.labels, **{one.name: one.digest for one in made.features}}
-    odd = [name for name in known if found.get(name) != known[name]]
+def _ensure_same_values(record: Manifest, digests: dict[str, str]) -> None:
+    expected = {**record.labels, **{feature.name: feature.digest for feature in record.features}}
+    odd = [name for name in expected if digests.get(name) != expected[name]]
     if odd:
-        now = code.present()
+        now = code.current()
         raise TrainingSetError(
-            f"training set {made.name} cannot be made again: {', '.join(odd)} came out different, from the same labels,"
-            f" versions and definitions. It was made by {_told(asdict(made.code))}, and this is {_told(asdict(now))}."
-            f" {_go_back(made)}"
+            f"training set {record.name} cannot be rebuilt: {', '.join(odd)} came out different, from the same labels,"
+            f" versions and definitions. It was made by {_list_facts(asdict(record.code))}, and this is"
+            f" {_list_facts(asdict(now))}."
+            f" {_rebuild_hint(record)}"
         )
 
 
-def _told(facts: dict[str, str | None]) -> str:
+def _list_facts(facts: dict[str, str | None]) -> str:
     return ", ".join(f"{name} {value or 'unknown'}" for name, value in facts.items())
 
 
 @contextmanager
-def _locked(name: str) -> Iterator[None]:
+def _lock(name: str) -> Iterator[None]:
     path: Path = settings.lake() / "_locks" / f"{name}.lock"
     try:
         with storage.locked(path, LOCK_SECONDS):

@@ -102,7 +102,7 @@ def view_by_view() -> None:
     from features.online import sqlite
 
     def opened(self: Any) -> None:
-        current = sqlite._named()
+        current = sqlite._pointer_files()
         if current and not getattr(self, "_own", False):
             self.path.unlink(missing_ok=True)
             self.path = sqlite.folder() / current[0]

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pytest
 
 from features.training import sets
-from features.training.services import Column, Service
+from features.training.services import FeatureColumn, Service
 from lake import manifest, settings
 from lake.release import Release
 
 ROWS = pa.table({"customer_id": [1, 2], "spend": [1.5, None]})
 SERVICE = Service(
-    "tiny", {"spend": Column("activity:spend", pa.float64(), ())}, (), (), frozenset(), {"service tiny": "abc"}
+    "tiny", {"spend": FeatureColumn("activity:spend", pa.float64(), ())}, (), (), frozenset(), {"service tiny": "abc"}
 )
 SCRIPT = """
 import json, os, signal, sys

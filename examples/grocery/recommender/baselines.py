@@ -61,7 +61,7 @@ def _pairs(reader: LakeReader, week: date) -> pd.DataFrame:
             coalesce(decayed, 0) AS decayed, coalesce(buyers, 0) AS buyers
         FROM offered LEFT JOIN seen USING (customer_id, product_id) LEFT JOIN sold USING (product_id)
     """
-    reader.offer(sql)
+    reader.create_views(sql)
     scores = ", ".join(f"{score} AS {name}_score" for name, score in SCORES.items())
     found: pd.DataFrame = reader.connection.sql(f"SELECT *, {scores} FROM ({sql})").to_arrow_table().to_pandas()
     return found

@@ -113,6 +113,6 @@ def judge(ranked: pd.DataFrame, release: int, seed: int = model.SEED) -> dict[st
 def bought_in(reader: LakeReader, weeks: list[date]) -> pd.DataFrame:
     """What was bought in these weeks: `since`, `customer_id`, `product_id`."""
     sql = candidates.bought_sql(weeks)
-    reader.offer(sql)
+    reader.create_views(sql)
     found: pd.DataFrame = reader.connection.sql(sql).to_arrow_table().to_pandas()
     return found

@@ -66,6 +66,6 @@ def scores(model: Model, release: Release, top: int = TOP) -> tuple[pa.Table, in
 
 def _considered(release: Release, day: date) -> pd.DataFrame:
     reader, sql = LakeReader(release), candidates.considered_sql(day)
-    reader.offer(sql)
+    reader.create_views(sql)
     pairs: pd.DataFrame = reader.connection.sql(sql).to_arrow_table().to_pandas()
     return pairs

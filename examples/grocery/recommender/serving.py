@@ -35,12 +35,12 @@ def recommend(model: Model, customer: int, number: int = TOP) -> list[Recommenda
     """The products that the customer most likely buys in the seven days from the horizon on; none for a customer who
     bought nothing in the 90 days before.
     """
-    about = backends.about()
+    about = backends.metadata()
     if about is None or about.release is None or about.horizon is None:
         raise generation.OnlineStoreEmptyError("no release is online. Run the DAG `millrace` (or `make demo`) first")
     reader, horizon = LakeReader(release.read(about.release)), date.fromisoformat(about.horizon)
     sql = candidates.considered_sql(horizon, customer)
-    reader.offer(sql)
+    reader.create_views(sql)
     products = [row[1] for row in reader.connection.execute(sql).fetchall()]
     if not products:
         return []

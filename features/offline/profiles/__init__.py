@@ -1,6 +1,4 @@
-"""Profiles: what the columns of a table look like in numbers, counted by DuckDB or in data frames, with the same
-result.
-"""
+"""Profiles: statistics of a table's columns, counted by DuckDB or data frames with the same result."""
 
 from features.lake_reader import LakeReader
 from features.offline.profiles import by_duckdb, by_frames

@@ -1,6 +1,6 @@
-"""Profiles counted in data frames of cuDF or pandas: how often each value occurs, and everything else from that.
+"""Profiles counted in data frames of cuDF or pandas, from how often each value occurs.
 
-The frame groups and sorts; what is left is one row per value, in order, from which NumPy takes the figures.
+The frame groups and sorts; NumPy computes the figures from the result, one row per distinct value in order.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from features.offline.profiles.model import (
     FREQUENT,
     LARGE,
     PERCENTS,
+    ColumnKind,
     ColumnProfile,
     Profile,
-    Sort,
     day,
     instant,
+    kind_of,
     moments,
     scale_of,
-    sort_of,
 )
 from lake.sql import identifier
 
@@ -40,9 +40,7 @@ LIMB = 16
 
 
 def profile(library: str, connection: duckdb.DuckDBPyConnection, table: str) -> Profile:
-    """The profile of a table or view of the connection, which hands over one column at a time; `table` is a quoted
-    name.
-    """
+    """The profile of a table or view of the connection, one column at a time; `table` is a quoted name."""
     modules = frames.library(library)
     schema = connection.sql(f"FROM {table} LIMIT 0").to_arrow_table().schema
     rows = connection.sql(f"SELECT count(*) FROM {table}").fetchall()[0][0]
@@ -57,12 +55,12 @@ def profile(library: str, connection: duckdb.DuckDBPyConnection, table: str) -> 
 
 def column(modules: Any, name: str, cells: pa.ChunkedArray) -> ColumnProfile:
     """The profile of a column, by the module `pandas` or `cudf`."""
-    sort, present = sort_of(cells.type), cells.drop_null()
+    kind, present = kind_of(cells.type), cells.drop_null()
     nulls = len(cells) - len(present)
-    if sort == Sort.OTHER:
+    if kind == ColumnKind.OTHER:
         return ColumnProfile(name, str(cells.type), nulls)
-    numbers = _numbers(present) if sort == Sort.DOUBLE else present
-    counted = Counted(cells.type, frames.counted(modules, _parts(sort, numbers)))
+    numbers = _numbers(present) if kind == ColumnKind.DOUBLE else present
+    counted = Counted(cells.type, frames.counted(modules, _parts(kind, numbers)))
     mean, deviation = counted.moments
     return ColumnProfile(
         name,
@@ -75,11 +73,11 @@ def column(modules: Any, name: str, cells: pa.ChunkedArray) -> ColumnProfile:
         mean=mean,
         deviation=deviation,
         quantiles=tuple(counted.ranked(max(1, -(-counted.cells * percent // 100))) for percent in PERCENTS)
-        if sort.has_quantiles and counted.cells
+        if kind.has_quantiles and counted.cells
         else (),
         frequent=tuple(
-            (counted.value(place), int(counted.sizes[place]))
-            for place in np.argsort(-counted.sizes, kind="stable")[:FREQUENT]
+            (counted.value(index), int(counted.sizes[index]))
+            for index in np.argsort(-counted.sizes, kind="stable")[:FREQUENT]
         ),
     )
 
@@ -112,23 +110,23 @@ class Counted:
         return int(self.running[-1]) if len(self.running) else 0
 
     def ranked(self, rank: int) -> Any:
-        """The value of the cell of that rank, from 1 on; None where there is no cell."""
+        """The value of the cell with that rank, counted from 1; None where there is no cell."""
         return self.value(int(np.searchsorted(self.running, rank))) if self.cells else None
 
-    def value(self, place: int) -> Any:
-        """The value at that place among the distinct ones."""
-        first, *rest = (self.groups[part][int(place)].as_py() for part in self.parts)
+    def value(self, index: int) -> Any:
+        """The distinct value at that index."""
+        first, *rest = (self.groups[part][int(index)].as_py() for part in self.parts)
         for part in rest:
             first = (first << 32) + part
-        return _TOLD.get(sort_of(self.type), lambda given, _type: given)(first, self.type)
+        return _AS_PYTHON.get(kind_of(self.type), lambda value, _type: value)(first, self.type)
 
     @property
     def moments(self) -> tuple[float | None, float | None]:
         """Mean and deviation."""
-        sort = sort_of(self.type)
-        if sort == Sort.EXACT:
+        kind = kind_of(self.type)
+        if kind == ColumnKind.EXACT:
             return moments(self.cells, *self._exact_sums(), scale_of(self.type))
-        return self._double_moments() if sort == Sort.DOUBLE else (None, None)
+        return self._double_moments() if kind == ColumnKind.DOUBLE else (None, None)
 
     def _exact_sums(self) -> tuple[int, int]:
         """Sum and sum of squares, in units of the last digit, from sums over the parts of the numbers that fit 64
@@ -159,18 +157,18 @@ def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.add(doubles.filter(pc.invert(pc.is_nan(doubles))), 0.0)
 
 
-def _parts(sort: Sort, cells: pa.ChunkedArray) -> pa.Table:
-    """One column of what a frame can order, or three for a decimal of more than 64 bits: the higher ones, and twice
-    32.
+def _parts(kind: ColumnKind, cells: pa.ChunkedArray) -> pa.Table:
+    """The values in one column that a frame can sort, or for decimals of more than 64 bits in three: the high bits,
+    then twice 32.
     """
     if pa.types.is_decimal(cells.type):
         return _words(cells)
-    if sort == Sort.INSTANT:
+    if kind == ColumnKind.INSTANT:
         cells = cells.cast(frames.INSTANT if cells.type.tz else pa.timestamp("us"))
-    if sort == Sort.DAY:
+    if kind == ColumnKind.DAY:
         cells = cells.cast(pa.date32()).cast(pa.int32())
-    plain = {Sort.DOUBLE: pa.float64(), Sort.TEXT: pa.string(), Sort.TRUTH: pa.bool_()}
-    return pa.table({"v": cells.cast(plain.get(sort, pa.int64()))})
+    plain = {ColumnKind.DOUBLE: pa.float64(), ColumnKind.TEXT: pa.string(), ColumnKind.TRUTH: pa.bool_()}
+    return pa.table({"v": cells.cast(plain.get(kind, pa.int64()))})
 
 
 def _words(cells: pa.ChunkedArray) -> pa.Table:
@@ -184,17 +182,17 @@ def _words(cells: pa.ChunkedArray) -> pa.Table:
 
 
 def _limbs(numbers: np.ndarray, *, whole: bool) -> list[np.ndarray]:
-    """The numbers in parts of 16 bits, the lowest first: two of 32 unsigned bits, or four of 64 bits (`whole`), the
-    highest of which has the sign.
+    """The numbers in limbs of 16 bits, lowest first: two for 32 unsigned bits, or four for 64 bits (`whole`), the
+    highest with the sign.
     """
     *lower, highest = [numbers >> (LIMB * i) for i in range(4 if whole else 2)]
     return [*(part & 0xFFFF for part in lower), highest]
 
 
-_TOLD: dict[Sort, Callable[[Any, pa.DataType], Any]] = {
-    Sort.EXACT: lambda whole, type_: _decimal(whole, type_.scale) if pa.types.is_decimal(type_) else whole,
-    Sort.INSTANT: lambda microseconds, _: instant(microseconds),
-    Sort.DAY: lambda days, _: day(days),
+_AS_PYTHON: dict[ColumnKind, Callable[[Any, pa.DataType], Any]] = {
+    ColumnKind.EXACT: lambda whole, type_: _decimal(whole, type_.scale) if pa.types.is_decimal(type_) else whole,
+    ColumnKind.INSTANT: lambda microseconds, _: instant(microseconds),
+    ColumnKind.DAY: lambda days, _: day(days),
 }
 
 

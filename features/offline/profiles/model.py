@@ -1,4 +1,4 @@
-"""What a profile says, and the definitions that both implementations follow.
+"""The figures of a profile, and their definitions, which both implementations follow.
 
 Integers and decimals are exact: their mean and deviation come from exact sums, rounded once. Doubles differ in the last
 digits from one implementation to the other, as their sums depend on the order.
@@ -18,16 +18,18 @@ import pyarrow as pa
 
 PERCENTS = (1, 5, 25, 50, 75, 95, 99)
 FREQUENT = 5
-"""How many of the most frequent values are told."""
+"""Number of most frequent values in a profile."""
 LARGE = 1e150
-"""Doubles from here on, infinity included, have no square, and a column with one has neither mean nor deviation."""
+"""The square of doubles from here on, infinity included, overflows: a column with one has neither mean nor
+deviation.
+"""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Value = int | float | bool | str | Decimal | date | datetime
 
 
-class Sort(StrEnum):
-    """What can be said of a column."""
+class ColumnKind(StrEnum):
+    """The kind of a column, which decides its figures."""
 
     EXACT = "integers and decimals: everything"
     DOUBLE = "doubles: everything, not a number apart"
@@ -39,14 +41,14 @@ class Sort(StrEnum):
 
     @property
     def has_quantiles(self) -> bool:
-        """Whether the middle of such values means something."""
-        return self in (Sort.EXACT, Sort.DOUBLE, Sort.INSTANT, Sort.DAY)
+        """Whether quantiles of such values mean something."""
+        return self in (ColumnKind.EXACT, ColumnKind.DOUBLE, ColumnKind.INSTANT, ColumnKind.DAY)
 
 
 @dataclass(frozen=True)
 class ColumnProfile:
-    """One column. Figures other than `nulls` and `nans` are of the cells that are neither, and None where there is no
-    such cell or the sort has no such figure.
+    """One column. Figures other than `nulls` and `nans` leave out those cells, and are None where no cell is left or
+    the kind has no such figure.
 
     The quantile of p percent is the smallest value that at least p percent of the cells do not exceed, so it is always
     one of them.
@@ -91,17 +93,17 @@ class Profile:
         return {"rows": self.rows, "columns": [column.to_dict() for column in self.columns]}
 
 
-def sort_of(type_: pa.DataType) -> Sort:
-    """What can be said of a column of this type."""
-    known = {
-        Sort.EXACT: (pa.types.is_integer, pa.types.is_decimal),
-        Sort.DOUBLE: (pa.types.is_floating,),
-        Sort.INSTANT: (pa.types.is_timestamp,),
-        Sort.DAY: (pa.types.is_date,),
-        Sort.TEXT: (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary),
-        Sort.TRUTH: (pa.types.is_boolean,),
+def kind_of(type_: pa.DataType) -> ColumnKind:
+    """The kind of columns of this type."""
+    tests_of = {
+        ColumnKind.EXACT: (pa.types.is_integer, pa.types.is_decimal),
+        ColumnKind.DOUBLE: (pa.types.is_floating,),
+        ColumnKind.INSTANT: (pa.types.is_timestamp,),
+        ColumnKind.DAY: (pa.types.is_date,),
+        ColumnKind.TEXT: (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary),
+        ColumnKind.TRUTH: (pa.types.is_boolean,),
     }
-    return next((sort for sort, tests in known.items() if any(test(type_) for test in tests)), Sort.OTHER)
+    return next((kind for kind, tests in tests_of.items() if any(test(type_) for test in tests)), ColumnKind.OTHER)
 
 
 def scale_of(type_: pa.DataType) -> int:

@@ -88,7 +88,7 @@ def test_what_is_lost_is_an_error_and_the_next_materialization_replaces_it(
     damage(there, backends.current() or "", what)
 
     with pytest.raises(OnlineStoreDamagedError, match=r"the generation release-1-\S+ in .*: millrace serve$") as error:
-        backends.about()
+        backends.metadata()
     assert "opensesame" not in str(error.value)
     ready = client.get("/ready")
     assert (ready.status_code, ready.json()["error_type"]) == (503, "OnlineStoreDamagedError")
@@ -124,7 +124,7 @@ def test_a_bucket_of_many_that_is_lost_is_noticed(in_redis: RedisBackend) -> Non
     with pytest.raises(OnlineStoreDamagedError, match="is torn: it lacks one"):
         reader.rows(ONE, ("value",), keys)
     with pytest.raises(OnlineStoreDamagedError, match="is torn: it lacks one"):
-        in_redis.about()
+        in_redis.metadata()
     with pytest.raises(OnlineStoreDamagedError):  # nor do pushed rows take the place of those that were lost
         in_redis.merge(ONE, [(key, 2, None, key) for key in range(2_000)])
     assert all(in_redis.open(name).rows(ONE, ("value",), keys))
@@ -139,7 +139,7 @@ def test_a_view_without_rows_or_one_that_was_dropped_is_no_damage(there: OnlineB
     there.drop(["one"])
     assert reader.rows(ONE, ("value",), [(1,)]) == [None]
     assert there.session().reader().rows(ONE, ("value",), [(1,)]) == [None]
-    assert there.about() is not None
+    assert there.metadata() is not None
     there.merge(ONE, [(2, 5, None, 10)])
     assert values(there, ONE, [(1,), (2,)]) == [None, (5, 10)]
 

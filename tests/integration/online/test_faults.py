@@ -22,10 +22,10 @@ from feast.types import String
 from features import registry
 from features.online import backends, generation, materialize, redis
 from features.online.generation import OnlineBackend, OnlineStoreUnfitError, OnlineStoreUnreachableError
-from features.online.postgres import LIMITS, Bounded, PostgresBackend, Working
+from features.online.postgres import LIMITS, BoundedConnection, LoaderConnection, PostgresBackend
 from features.online.redis import RedisBackend
 from features.online.store import PackedOnlineStore
-from features.type_mapping import KINDS
+from features.type_mapping import TYPE_MAPPINGS
 from lake import release, settings
 from tests.integration.online.test_places import ONE, published, traces, values
 from tests.patience import ends
@@ -145,7 +145,7 @@ def test_a_loader_that_is_killed_leaves_the_former_generation_and_nothing_else(
     shop.write("customer_profile", [])
     shop.release(*VIEWS)
     backends.configured().merge(
-        materialize.layout_of(served.get_feature_view("customer_activity")), []
+        materialize.row_schema_of(served.get_feature_view("customer_activity")), []
     )  # so that all views are loaded anew
     ended = subprocess.run(
         [sys.executable, "-c", KILLED, step],
@@ -175,7 +175,7 @@ def test_a_lease_that_ran_out_does_not_publish(in_redis: RedisBackend) -> None:
         draft.load(ONE, [[(1, 6, None, 11)]])
         draft.finish(generation.GenerationMetadata())
         in_redis.client.set(redis.LOCK, "somebody else", ex=2)
-        with pytest.raises(OnlineStoreUnreachableError, match="lease ran out"), in_redis.reaching():
+        with pytest.raises(OnlineStoreUnreachableError, match="lease ran out"), in_redis.translate_errors():
             draft.publish()
     in_redis.client.delete(redis.LOCK)
     assert in_redis.current() == first
@@ -196,8 +196,8 @@ def test_a_connection_that_was_waited_for_too_long_is_not_asked_again(
     in_postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer that comes late would be taken for that of the next question."""
-    monkeypatch.setattr(Bounded, "seconds", 0.1)
-    connection = in_postgres.connect(Bounded)
+    monkeypatch.setattr(BoundedConnection, "seconds", 0.1)
+    connection = in_postgres.connect(BoundedConnection)
     with pytest.raises(psycopg.OperationalError, match=r"no answer within 0.1 s"):
         connection.execute("SELECT pg_sleep(0.3)")
     assert connection.closed
@@ -255,7 +255,7 @@ def test_names_that_postgresql_would_cut_are_refused(in_postgres: PostgresBacken
     assert values(in_postgres, longest, [(1,)]) == [(5, 10)]
 
 
-TEXTS = generation.RowSchema("texts", ONE.keys, {"text": KINDS[String]})
+TEXTS = generation.RowSchema("texts", ONE.keys, {"text": TYPE_MAPPINGS[String]})
 
 
 def test_text_that_postgresql_cannot_hold_is_refused_with_the_view(in_postgres: PostgresBackend) -> None:
@@ -390,7 +390,7 @@ def test_databases_of_a_redis_behind_a_socket_are_kept_apart(lake: Lake, monkeyp
 @pytest.fixture
 def hasty(there: OnlineBackend, monkeypatch: pytest.MonkeyPatch) -> OnlineBackend:
     """The place, with less patience."""
-    monkeypatch.setattr(Working, "seconds", 2.0)
+    monkeypatch.setattr(LoaderConnection, "seconds", 2.0)
     monkeypatch.setattr(redis, "LEASE_SECONDS", 4.0)
     if isinstance(there, RedisBackend):
         monkeypatch.setitem(there.client.connection_pool.connection_kwargs, "socket_timeout", 2.0)
@@ -446,7 +446,7 @@ def test_a_redis_that_forgot_everything_says_that_nothing_is_online(in_redis: Re
         with pytest.raises(generation.OnlineStoreEmptyError):
             in_redis.session().reader()
         draft.finish(generation.GenerationMetadata())
-        with pytest.raises(OnlineStoreUnreachableError, match="lease ran out"), in_redis.reaching():
+        with pytest.raises(OnlineStoreUnreachableError, match="lease ran out"), in_redis.translate_errors():
             draft.publish()
     assert in_redis.current() is None
     assert not traces(in_redis, draft.name)
@@ -485,8 +485,8 @@ def test_what_postgresql_cannot_hold_is_refused_in_pushes_and_questions_too(in_p
     with pytest.raises(OnlineStoreUnfitError, match="row of texts"):
         in_postgres.merge(TEXTS, [(1, 5, None, "a\0b")])
     with pytest.raises(OnlineStoreUnfitError, match="more than 63 bytes"):
-        in_postgres.merge(generation.RowSchema("texts", ONE.keys, {"f" * 64: KINDS[String]}), [])
-    named = generation.RowSchema("named", {"name": KINDS[String]}, ONE.features)
+        in_postgres.merge(generation.RowSchema("texts", ONE.keys, {"f" * 64: TYPE_MAPPINGS[String]}), [])
+    named = generation.RowSchema("named", {"name": TYPE_MAPPINGS[String]}, ONE.features)
     published(in_postgres, named, [])
     with pytest.raises(OnlineStoreUnfitError, match="keys of named"):
         values(in_postgres, named, [("a\0b",)])

@@ -25,11 +25,11 @@ from features.online.generation import (
     OnlineStoreUnfitError,
     RowSchema,
 )
-from features.online.postgres import HOME, Bounded, PostgresBackend
+from features.online.postgres import HOME, BoundedConnection, PostgresBackend
 from features.online.redis import RedisBackend
 from features.online.sqlite import SqliteBackend
-from features.online.store import PackedOnlineStore, Query, layout_of
-from features.type_mapping import KINDS, KindError
+from features.online.store import PackedOnlineStore, Query, row_schema_of
+from features.type_mapping import TYPE_MAPPINGS, UnsupportedTypeError
 from lake.settings import online
 from tests.unit.features.online.test_delta_changes import THINGS
 
@@ -45,10 +45,10 @@ DTYPES = {
 }
 LAYOUT = RowSchema(
     "a view of 'every' \"kind\"",
-    {"id": KINDS[Int64], "name": KINDS[String]},
-    {name: KINDS[dtype] for name, dtype in DTYPES.items()},
+    {"id": TYPE_MAPPINGS[Int64], "name": TYPE_MAPPINGS[String]},
+    {name: TYPE_MAPPINGS[dtype] for name, dtype in DTYPES.items()},
 )
-ONE = RowSchema("one", {"id": KINDS[Int64]}, {"value": KINDS[Int64]})
+ONE = RowSchema("one", {"id": TYPE_MAPPINGS[Int64]}, {"value": TYPE_MAPPINGS[Int64]})
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 INSTANTS = st.one_of(
     st.integers(-(2**61), 2**61),
@@ -72,11 +72,11 @@ ROWS = st.dictionaries(
 EXAMPLES = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def published(place: OnlineBackend, layout: RowSchema, rows: list[Any], **about: Any) -> str:
+def published(place: OnlineBackend, row_schema: RowSchema, rows: list[Any], **about: Any) -> str:
     """A generation with these rows, in batches of five, in use."""
     with place.drafting("test") as draft:
-        draft.load(layout, [rows[at : at + 5] for at in range(0, len(rows), 5)])
-        draft.finish(GenerationMetadata(rows={layout.view: len(rows)}, **about))
+        draft.load(row_schema, [rows[at : at + 5] for at in range(0, len(rows), 5)])
+        draft.finish(GenerationMetadata(rows={row_schema.view: len(rows)}, **about))
         draft.publish()
     return draft.name
 
@@ -94,8 +94,8 @@ def traces(place: OnlineBackend, name: str) -> list[Any]:
         return connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE %s", [f"%{name}%"]).fetchall()
 
 
-def values(place: OnlineBackend, layout: RowSchema, keys: list[Any]) -> list[Any]:
-    return place.session().reader().rows(layout, tuple(layout.features), keys)
+def values(place: OnlineBackend, row_schema: RowSchema, keys: list[Any]) -> list[Any]:
+    return place.session().reader().rows(row_schema, tuple(row_schema.features), keys)
 
 
 def alike(found: Any) -> Any:
@@ -184,7 +184,9 @@ def test_a_large_view_is_found_again(place: OnlineBackend) -> None:
 
 def test_a_feature_that_came_later_is_null_in_rows_from_before(place: OnlineBackend) -> None:
     published(place, ONE, [(1, 5, None, 10)])
-    wider = RowSchema("one", ONE.keys, {"first": KINDS[String], **ONE.features, "third": KINDS[Float64]})
+    wider = RowSchema(
+        "one", ONE.keys, {"first": TYPE_MAPPINGS[String], **ONE.features, "third": TYPE_MAPPINGS[Float64]}
+    )
     reader = place.session().reader()
     assert reader.rows(wider, ("third", "value", "first"), [(1,)]) == [(5, None, 10, None)]
     place.merge(wider, [(2, 6, None, "a", 20, 0.5)])
@@ -194,8 +196,12 @@ def test_a_feature_that_came_later_is_null_in_rows_from_before(place: OnlineBack
 
 
 def test_names_that_sql_uses_too_are_only_names(place: OnlineBackend) -> None:
-    names = ("place", "k0", "asked", "a FROM b", "t", "SELECT %s {}")
-    odd = RowSchema("asked", {"id": KINDS[Int64], "key id": KINDS[Int64]}, dict.fromkeys(names, KINDS[String]))
+    names = ("position", "k0", "requests", "a FROM b", "t", "SELECT %s {}")
+    odd = RowSchema(
+        "requests",
+        {"id": TYPE_MAPPINGS[Int64], "key id": TYPE_MAPPINGS[Int64]},
+        dict.fromkeys(names, TYPE_MAPPINGS[String]),
+    )
     published(place, odd, [(key, key, key, None, *(f"{name} of {key}" for name in names)) for key in (1, 2, 3)])
     assert values(place, odd, [(3, 3), (9, 9), (1, 1)]) == [
         (3, *(f"{name} of 3" for name in names)),
@@ -209,7 +215,7 @@ def test_what_was_pushed_is_said(place: OnlineBackend) -> None:
     published(place, ONE, [], release=3)
     place.merge(ONE, [])
     place.merge(ONE, [(1, 5, None, 10)])
-    about = place.about()
+    about = place.metadata()
     assert about is not None
     assert (about.release, about.pushed) == (3, True)
 
@@ -232,7 +238,7 @@ def test_it_is_known_when_the_pointer_moved(place: OnlineBackend) -> None:
 
 def test_a_pointer_of_before_that_was_kept_is_taken_on(in_postgres: PostgresBackend) -> None:
     name = published(in_postgres, ONE, [(1, 5, None, 10)])
-    with in_postgres.connected(Bounded) as connection:
+    with in_postgres.connected(BoundedConnection) as connection:
         connection.execute(f"ALTER TABLE {HOME}.pointer DROP COLUMN published_at")
     later = PostgresBackend(online())
     assert (later.current(), later.published_at()) == (name, None)
@@ -276,7 +282,7 @@ def test_a_reader_whose_generation_is_gone_looks_again(place: OnlineBackend) -> 
     for value in (20, 30):
         published(place, ONE, [(1, 5, None, value)])
     readers = iter([stale])
-    found = store._again(lambda: (next(readers, None) or store._newest_reader()).rows(ONE, ("value",), [(1,)]))
+    found = store._retry_once(lambda: (next(readers, None) or store._newest_reader()).rows(ONE, ("value",), [(1,)]))
     assert found == [(5, 10 if isinstance(place, SqliteBackend) else 30)]
 
 
@@ -314,7 +320,7 @@ def test_readers_see_a_generation_whole_while_others_come(place: OnlineBackend) 
             try:
                 answers.append(
                     {
-                        *store._again(
+                        *store._retry_once(
                             lambda: store._newest_reader().rows(ONE, ("value",), [(key,) for key in range(0, 200, 20)])
                         )
                     }
@@ -339,9 +345,9 @@ def test_readers_see_a_generation_whole_while_others_come(place: OnlineBackend) 
 @pytest.mark.parametrize("key", [True, 1.0, 1.5, "1", b"1", 2**63, -(2**63) - 1])
 def test_a_key_of_another_type_is_an_error_and_no_absent_value(place: OnlineBackend, key: Any) -> None:
     """One database takes them for 1, and another one does not find them."""
-    published(place, layout_of(THINGS), [(1, 5, None, 10)])
+    published(place, row_schema_of(THINGS), [(1, 5, None, 10)])
     query = Query(place.session().reader(), THINGS, ("value",))
-    with pytest.raises(KindError, match="is no int64_val"):
+    with pytest.raises(UnsupportedTypeError, match="is no int64_val"):
         query.rows([(key,), (1,)])
     assert query.rows([(numpy.int64(1),), (numpy.int32(1),), (None,), (1,), (2,)]) == [
         (5, 10),
@@ -366,8 +372,8 @@ UNFIT = [(Float64, Int64, 3.5), (Int64, String, 3), (String, Int64, "3"), (Strin
 def test_a_value_whose_type_was_changed_is_served_in_the_new_one(
     place: OnlineBackend, was: Any, now: Any, value: Any, served: Any
 ) -> None:
-    published(place, RowSchema("one", ONE.keys, {"value": KINDS[was]}), [(1, 5, None, value)])
-    [row] = values(place, RowSchema("one", ONE.keys, {"value": KINDS[now]}), [(1,)])
+    published(place, RowSchema("one", ONE.keys, {"value": TYPE_MAPPINGS[was]}), [(1, 5, None, value)])
+    [row] = values(place, RowSchema("one", ONE.keys, {"value": TYPE_MAPPINGS[now]}), [(1,)])
     assert alike(row) == alike((5, served))
 
 
@@ -375,14 +381,14 @@ def test_a_value_whose_type_was_changed_is_served_in_the_new_one(
 def test_a_value_that_does_not_fit_its_new_type_is_an_error(
     place: OnlineBackend, was: Any, now: Any, value: Any
 ) -> None:
-    published(place, RowSchema("one", ONE.keys, {"value": KINDS[was]}), [(1, 5, None, value)])
-    with pytest.raises(KindError, match="materialize it anew"):
-        values(place, RowSchema("one", ONE.keys, {"value": KINDS[now]}), [(1,)])
+    published(place, RowSchema("one", ONE.keys, {"value": TYPE_MAPPINGS[was]}), [(1, 5, None, value)])
+    with pytest.raises(UnsupportedTypeError, match="materialize it again"):
+        values(place, RowSchema("one", ONE.keys, {"value": TYPE_MAPPINGS[now]}), [(1,)])
 
 
 def test_a_pushed_value_is_not_rounded_to_the_type_that_its_column_has(place: OnlineBackend) -> None:
     published(place, ONE, [])
-    real = RowSchema("one", ONE.keys, {"value": KINDS[Float64]})
+    real = RowSchema("one", ONE.keys, {"value": TYPE_MAPPINGS[Float64]})
     if isinstance(place, PostgresBackend):
         with pytest.raises(OnlineStoreUnfitError, match="value of one is online in another type"):
             place.merge(real, [(1, 5, None, 3.5)])

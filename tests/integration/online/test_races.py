@@ -26,8 +26,8 @@ from features.online.generation import (
 from features.online.postgres import PostgresBackend
 from features.online.redis import RedisBackend
 from features.online.sqlite import SqliteBackend
-from features.online.store import PackedOnlineStore, layout_of
-from features.type_mapping import KINDS
+from features.online.store import PackedOnlineStore, row_schema_of
+from features.type_mapping import TYPE_MAPPINGS
 from lake import settings
 from tests.integration.online.test_places import ONE, published, traces, values
 from tests.unit.features.online.test_delta_changes import THINGS, Things
@@ -55,7 +55,7 @@ def test_a_feature_asked_for_late_is_not_absent_because_the_generation_is_gone(t
     assert reader.rows(ONE, ("value",), [(1,)]) == [(5, 10)]
     for value in (20, 30):
         published(there, ONE, [(1, 5, None, value)])
-    wider = RowSchema("one", ONE.keys, {**ONE.features, "more": KINDS[String]})
+    wider = RowSchema("one", ONE.keys, {**ONE.features, "more": TYPE_MAPPINGS[String]})
     with pytest.raises(GenerationGoneError):
         reader.rows(wider, ("value", "more"), [(1,)])
 
@@ -76,7 +76,7 @@ def test_a_loader_that_lost_its_lease_removes_what_it_wrote_and_nothing_else(in_
     quick: Any = None
     with in_redis.drafting("slow") as slow:
         slow.load(ONE, batches())
-        with pytest.raises(OnlineStoreUnreachableError, match="lease ran out"), in_redis.reaching():
+        with pytest.raises(OnlineStoreUnreachableError, match="lease ran out"), in_redis.translate_errors():
             slow.load(RowSchema("other", ONE.keys, ONE.features), [])
     quick.finish(GenerationMetadata())
     quick.publish()
@@ -117,13 +117,13 @@ def test_what_is_pushed_while_the_next_generation_is_made_goes_with_it(
 
     def pushing(*given: Any) -> Any:
         monkeypatch.setattr(delta_changes, "between", between)
-        place.merge(layout_of(THINGS), [(4, 2**60, None, 99)])
+        place.merge(row_schema_of(THINGS), [(4, 2**60, None, 99)])
         return between(*given)
 
     copy_from: Any = None
 
     def copying(draft: Any, name: str) -> None:
-        place.merge(layout_of(THINGS), [(4, 2**60, None, 99)])
+        place.merge(row_schema_of(THINGS), [(4, 2**60, None, 99)])
         copy_from(draft, name)
 
     if isinstance(place, SqliteBackend):
@@ -135,8 +135,11 @@ def test_what_is_pushed_while_the_next_generation_is_made_goes_with_it(
         monkeypatch.setattr(delta_changes, "between", pushing)
     [report] = materialize.load(things.pinned(), [THINGS], "as defined")
     assert report.rows == 12
-    assert values(place, layout_of(THINGS), [(3,), (4,)]) == [(1_483_228_800_000_000, 7), (1_483_228_800_000_000, 0)]
-    about = place.about()
+    assert values(place, row_schema_of(THINGS), [(3,), (4,)]) == [
+        (1_483_228_800_000_000, 7),
+        (1_483_228_800_000_000, 0),
+    ]
+    about = place.metadata()
     assert about is not None
     assert not about.pushed
 
@@ -144,7 +147,7 @@ def test_what_is_pushed_while_the_next_generation_is_made_goes_with_it(
 def test_pushes_of_two_definitions_at_once_do_not_mix_their_features(place: OnlineBackend) -> None:
     published(place, ONE, [])
     layouts = {
-        name: RowSchema("one", ONE.keys, {**ONE.features, name: KINDS[Int64]})
+        name: RowSchema("one", ONE.keys, {**ONE.features, name: TYPE_MAPPINGS[Int64]})
         for name in (f"f{number}" for number in range(12))
     }
     together = threading.Barrier(len(layouts))
@@ -164,7 +167,7 @@ def test_a_view_that_was_dropped_is_loaded_again_by_the_same_release(place: Onli
     materialize.load(things.pinned(), [THINGS], "as defined")
     place.drop(["things"])
     assert {one.status for one in materialize.load(things.pinned(), [THINGS], "as defined")} == {"published"}
-    assert values(place, layout_of(THINGS), [(3,)]) == [(1_483_228_800_000_000, 0)]
+    assert values(place, row_schema_of(THINGS), [(3,)]) == [(1_483_228_800_000_000, 0)]
 
 
 def test_a_view_that_was_dropped_is_absent_for_who_read_it_before(place: OnlineBackend) -> None:
@@ -172,7 +175,7 @@ def test_a_view_that_was_dropped_is_absent_for_who_read_it_before(place: OnlineB
     store = PackedOnlineStore()
 
     def read() -> Any:
-        return store._again(lambda: store._newest_reader().rows(ONE, ("value",), [(1,)]))
+        return store._retry_once(lambda: store._newest_reader().rows(ONE, ("value",), [(1,)]))
 
     assert read() == [(5, 10)]
     place.drop(["one"])
@@ -219,7 +222,7 @@ def test_changed_keys_with_null_among_them_remove_no_others(place: OnlineBackend
     assert values(place, ONE, [(1,), (2,)]) == [(5, 10), (6, 21)]
 
 
-ODD = RowSchema("100% of it", {"a % key": KINDS[String]}, {"share_%s": KINDS[Float64]})
+ODD = RowSchema("100% of it", {"a % key": TYPE_MAPPINGS[String]}, {"share_%s": TYPE_MAPPINGS[Float64]})
 
 
 def test_names_with_a_per_cent_sign_are_names(place: OnlineBackend) -> None:

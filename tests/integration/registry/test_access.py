@@ -17,7 +17,7 @@ from features import registry
 from features.online import materialize
 from features.registry import RegistryMissingError
 from features.registry import store as registry_store
-from features.registry.database import RegistryDeniedError, RegistrySettingError, RegistryUnreachableError, masked
+from features.registry.database import RegistryDeniedError, RegistrySettingError, RegistryUnreachableError, mask_url
 from features.serving import app as application
 from features.serving import served
 from features.serving.app import app
@@ -128,7 +128,7 @@ def test_a_server_answers_while_the_registry_is_away(
                 slowest = max(slowest, time.monotonic() - before)
             assert slowest < 1.5
             assert "cannot be read" in told
-            assert "The last definitions that were read are served since" in told
+            assert "The definitions read last are served since" in told
             assert "opensesame" not in told
             assert client.get("/ready").status_code == 200
             assert "millrace_features_registry_answers 0.0" in client.get("/metrics").text
@@ -209,5 +209,5 @@ def test_nothing_shows_the_password(sql: Postgres) -> None:
     ]
     assert "opensesame" not in "".join(shown)
     assert (
-        masked("postgresql://me:opensesame@host:1/db?sslmode=require&password=opensesame") == "postgresql://host:1/db"
+        mask_url("postgresql://me:opensesame@host:1/db?sslmode=require&password=opensesame") == "postgresql://host:1/db"
     )

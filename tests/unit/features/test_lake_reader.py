@@ -21,7 +21,7 @@ def test_readers_of_two_releases(shop: Lake) -> None:
 
 def test_what_users_ask_is_asked_elsewhere(shop: Lake) -> None:
     shared, own = LakeReader(release.read(), shared=True), LakeReader(release.read())
-    own.offer("FROM gold.customer_activity")
+    own.create_views("FROM gold.customer_activity")
     own.connection.execute(
         "SET enable_external_access = false; SET TimeZone = 'Asia/Kolkata'; SET threads = 1; CREATE TABLE labels (n"
         " INT)"

@@ -184,7 +184,7 @@ def test_a_profile_in_a_pipe(published: str, capsys: Out) -> None:
 def test_data_frames_count_the_same_profile(published: str, capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
     profiles = []
     for library in ("duckdb", "pandas"):  # which stands in for cuDF
-        monkeypatch.setattr("features.offline.frames.chosen", lambda *_, name=library: name)
+        monkeypatch.setattr("features.offline.frames.choose", lambda *_, name=library: name)
         assert cli.main(["profile", published, "--version", "0", "--json"]) == 0
         profiles.append(json.loads(capsys.readouterr().out))
     assert [profile.pop("by") for profile in profiles] == ["duckdb", "pandas"]
@@ -199,7 +199,7 @@ def test_a_profile_of_what_is_not_there(sentence: Callable, published: str, monk
     )
     monkeypatch.setattr("features.offline.frames.find_spec", lambda _name: None)
     assert sentence("profile", published, "--by", "cudf").startswith(
-        "FramesError: cudf was asked for, and it is not installed. Run `make gpu`"
+        "FramesError: cudf was requested, and it is not installed. Run `make gpu`"
     )
 
 

@@ -242,33 +242,33 @@ class TestChoice:
     )
     def test_auto_is_cudf_where_it_can_run(self, machine: Any, cudf: bool, gpus: int, who: str) -> None:
         machine(cudf=cudf, gpus=gpus)
-        assert frames.chosen() == frames.chosen("auto") == who
+        assert frames.choose() == frames.choose("auto") == who
         assert frames.available() == (("pandas", "cudf") if who == "cudf" else ("pandas",))
 
     def test_what_is_asked_for_wins_over_the_environment(self, machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         machine(cudf=True, gpus=1)
         monkeypatch.setenv("MILLRACE_JOIN", "cudf")
-        assert (frames.chosen(), frames.chosen("duckdb")) == ("cudf", "duckdb")
+        assert (frames.choose(), frames.choose("duckdb")) == ("cudf", "duckdb")
 
     def test_cudf_that_is_not_installed(self, machine: Any) -> None:
         machine(cudf=False, gpus=1)
         with pytest.raises(
             FramesError,
-            match=r"cudf was asked for, and it is not installed\. Run `make gpu` .*; or set MILLRACE_JOIN=duckdb",
+            match=r"cudf was requested, and it is not installed\. Run `make gpu` .*; or set MILLRACE_JOIN=duckdb",
         ):
-            frames.chosen("cudf")
+            frames.choose("cudf")
 
     def test_cudf_without_a_gpu(self, machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         machine(cudf=True, gpus=0)
         monkeypatch.setenv("MILLRACE_JOIN", "cudf")
         with pytest.raises(FramesError, match=r"the driver shows no GPU\. See what `nvidia-smi` says"):
-            frames.chosen()
+            frames.choose()
 
     def test_spark_joins_and_does_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MILLRACE_JOIN", "spark")
-        assert frames.chosen() == "spark"
+        assert frames.choose() == "spark"
         with pytest.raises(FramesError, match=r"MILLRACE_JOIN is 'spark'\. Set it to one of auto, duckdb, cudf$"):
-            frames.chosen(None, places.COUNTS)
+            frames.choose(None, places.COUNTS)
 
     @pytest.mark.parametrize("name", ["polars", "pandas"])
     def test_an_unknown_join(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -276,7 +276,7 @@ class TestChoice:
         with pytest.raises(
             places.SettingError, match=rf"MILLRACE_JOIN is '{name}'\. Set it to one of auto, duckdb, cudf, spark, or"
         ):
-            frames.chosen()
+            frames.choose()
 
 
 class Driver:

@@ -133,6 +133,6 @@ def test_pushed(store: FeatureStore, wrong: Any) -> None:
         store.write_to_online_store("customer_profile", pd.DataFrame(rows))
     assert store.get_online_features(["customer_profile:age"], [{"customer_id": 1}]).to_dict()["age"] == ["25-34"]
     assert backends.current() == before
-    about = sqlite.SqliteBackend().about()
+    about = sqlite.SqliteBackend().metadata()
     assert about is not None
     assert not about.pushed

@@ -400,7 +400,7 @@ def test_more_text_than_arrow_can_take_rows_from(lake: Lake, join: Join, monkeyp
     lake.write("rates", rates(("a", "2017-01-01", 1.0, 0.1), ("b", "2017-01-02", 2.0, 0.2)), RATES)
     lake.release("rates")
     given = asked(["b", None, "a", "b", "a"], ["2017-01-03", "2017-01-03", "2017-01-01", "2017-01-01", "2017-01-02"])
-    monkeypatch.setattr(as_of, "TAKEN_AT_ONCE", 0)
+    monkeypatch.setattr(as_of, "MAX_TAKE_BYTES", 0)
     assert join([rates_view()], ["rates:rate", "rates:share"], given).rate.fillna(-1).to_list() == [
         2.0,
         -1,
@@ -412,7 +412,7 @@ def test_more_text_than_arrow_can_take_rows_from(lake: Lake, join: Join, monkeyp
 
 def test_a_label_that_gets_two_rows_is_a_defect_that_is_told() -> None:
     with pytest.raises(RuntimeError, match=r"rates: 2 labels gave 2 rows, or some gave several\. .* please report it"):
-        as_of._places(pa.chunked_array([[7, 7]]), pa.chunked_array([[7, 8]]), "rates")
+        as_of._positions(pa.chunked_array([[7, 7]]), pa.chunked_array([[7, 8]]), "rates")
 
 
 @pytest.mark.parametrize("when", ["1970-01-01", "1969-12-31", "2017-01-02"])
@@ -566,7 +566,7 @@ def test_the_repository_says_who_opens_the_session(shop: Lake, monkeypatch: pyte
 def test_cudf_that_cannot_run_is_told_before_anything_is_joined(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "find_spec", lambda _name: None)
     config = SimpleNamespace(offline_store=ReleaseOfflineStoreConfig(join="cudf"))
-    with pytest.raises(frames.FramesError, match="cudf was asked for"):
+    with pytest.raises(frames.FramesError, match="cudf was requested"):
         ReleaseOfflineStore.get_historical_features(
             config, [ACTIVITY], ["customer_activity:spend_7d"], labels([1], ["2017-01-03"]), NO_VIEWS, "test"
         )

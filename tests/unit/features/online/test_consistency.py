@@ -39,7 +39,9 @@ def rows_come_from_the_release_before(patch: pytest.MonkeyPatch) -> None:
 
 def money_is_cast_to_a_float(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(
-        type_mapping.KINDS, Float64, replace(type_mapping.KINDS[Float64], online="CAST(CAST({} AS FLOAT) AS DOUBLE)")
+        type_mapping.TYPE_MAPPINGS,
+        Float64,
+        replace(type_mapping.TYPE_MAPPINGS[Float64], online="CAST(CAST({} AS FLOAT) AS DOUBLE)"),
     )
 
 
@@ -195,6 +197,6 @@ def test_nobody_else_reads_what_is_not_yet_served(shop: Lake, monkeypatch: pytes
 
 
 def test_nan_is_the_same_as_nan_and_a_count_is_no_float() -> None:
-    assert consistency._wrong(float("nan"), float("nan")) == ""
-    assert consistency._wrong(3, 3.0) == consistency._wrong("3", 3) == "mismatched"
-    assert consistency._wrong(None, None) == ""
+    assert consistency._difference(float("nan"), float("nan")) == ""
+    assert consistency._difference(3, 3.0) == consistency._difference("3", 3) == "mismatched"
+    assert consistency._difference(None, None) == ""

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from features import registry
 from features.online import backends, materialize
-from features.online.store import layout_of
+from features.online.store import row_schema_of
 from features.source import GoldTable
 from lake import release
 from lake import settings as places
@@ -123,9 +123,11 @@ class Things:
 
 def served() -> dict[int, int]:
     reader = backends.configured().session().reader()
-    keys = reader.keys(layout_of(THINGS), None)
+    keys = reader.keys(row_schema_of(THINGS), None)
     return {
-        key: row[1] for (key,), row in zip(keys, reader.rows(layout_of(THINGS), ("value",), keys), strict=True) if row
+        key: row[1]
+        for (key,), row in zip(keys, reader.rows(row_schema_of(THINGS), ("value",), keys), strict=True)
+        if row
     }
 
 

@@ -454,7 +454,7 @@ def test_a_torn_generation_is_an_error_and_the_next_materialization_replaces_it(
             online(store, "customer_activity:spend_7d", customer_id=1)
         assert str(sqlite.folder()) not in str(told.value)
     with pytest.raises(OnlineStoreDamagedError):
-        backends.about()
+        backends.metadata()
     with pytest.raises(OnlineStoreDamagedError):
         push(store, 1, at("2017-01-08"), 1.5)
     assert {one.status for one in materialize.materialize(release.read()).views} == {"published"}
@@ -522,7 +522,11 @@ def test_a_pointer_that_names_no_generation_is_an_error_and_is_replaced(shop: La
     assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05
     sqlite.pointer().unlink()
     sqlite.pointer().write_bytes(content)
-    for read in (backends.about, backends.current, lambda: online(store, "customer_activity:spend_7d", customer_id=1)):
+    for read in (
+        backends.metadata,
+        backends.current,
+        lambda: online(store, "customer_activity:spend_7d", customer_id=1),
+    ):
         with pytest.raises(
             OnlineStoreDamagedError, match=r"^the pointer current\.json in .* is .*: millrace serve$"
         ) as told:

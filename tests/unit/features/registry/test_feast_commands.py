@@ -77,7 +77,7 @@ def test_plan_apply_and_materialize(shop: Lake) -> None:
         == ("Features of the Millrace lake", {"definitions": registry.fingerprint()})
     )
     assert not registry.apply()
-    served = backends.about()
+    served = backends.metadata()
     assert served is not None
     assert (served.release, served.horizon, served.pushed) == (1, "2017-02-01", False)
     assert (spend(2), consistency.online(sample=None).wrong) == (7.77, 0)

@@ -103,7 +103,7 @@ def test_names_and_their_order_count_for_a_table() -> None:
         pa.table({"a": b, "b": a}),
         pa.table({"x": a, "b": b}),
     ]
-    assert len({columns.of_all(columns.digests(one)) for one in tables}) == 4
+    assert len({columns.table_digest(columns.digests(one)) for one in tables}) == 4
 
 
 @pytest.mark.parametrize(

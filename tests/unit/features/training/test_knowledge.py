@@ -186,7 +186,7 @@ def test_a_set_by_knowledge_time_stays_when_releases_between_held_no_label(lake:
 
 def test_a_join_that_knows_the_future_is_found(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(lake, CORRECTED[-1:])
-    honest = joining.at_release
+    honest = joining.join_at_release
 
     def leaking(given: pa.Table, *arguments: Any) -> pa.Table:
         later = pa.array(
@@ -196,7 +196,7 @@ def test_a_join_that_knows_the_future_is_found(lake: Lake, monkeypatch: pytest.M
 
     asked = [(1, day(0)), (1, day(-1)), (1, day(4)), (2, day(-2)), (3, day(1))]
     assert {one.future for one in training.check_labels(labels(asked), SERVICE).features} == {0}
-    monkeypatch.setattr(joining, "at_release", leaking)
+    monkeypatch.setattr(joining, "join_at_release", leaking)
     found = training.check_labels(labels(asked), SERVICE)
     assert {one.feature: one.future for one in found.features if one.feature in ("spend_7d", "age")} == {
         "spend_7d": 2,

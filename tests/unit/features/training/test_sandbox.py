@@ -188,7 +188,7 @@ def test_what_does_not_end_is_ended(one_table: release.Release, monkeypatch: pyt
 def test_rows_without_end_are_refused_before_memory_is(
     one_table: release.Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "SHARE_OF_MEMORY", 2**14)
+    monkeypatch.setattr(sandbox, "MEMORY_DIVISOR", 2**14)
     with pytest.raises(
         LabelError, match=r"^the labels' SQL gives more than [\d,]+ MiB of rows\. .*: select fewer labels"
     ):
