@@ -1,3 +1,1 @@
-"""Where bytes lie: paths, object stores, locks, Delta tables and commits, releases, manifests. It knows contracts, and
-no engine.
-"""
+"""Storage: paths, object stores, locks, Delta tables and commits, releases, manifests. It depends on contracts only."""

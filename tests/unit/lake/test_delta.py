@@ -84,7 +84,7 @@ def test_optimizing_is_a_commit_that_is_not_ours() -> None:
 # --- states
 
 
-def test_the_last_state_is_unknown_after_a_foreign_commit() -> None:
+def test_the_last_commit_is_unknown_after_a_foreign_one() -> None:
     publish(visit(1), state=CommitMetadata("ours"))
     foreign()
     assert delta.last_commit(table()) is None
@@ -119,9 +119,20 @@ STATES = st.builds(
 
 @hypothesis(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(STATES)
-def test_a_state_comes_back_from_its_json(state: CommitMetadata) -> None:
+def test_commit_metadata_round_trips_through_json(state: CommitMetadata) -> None:
     assert CommitMetadata.from_json(state.to_json()) == state
     assert json.loads(state.to_json())["format"] == settings.LAKE_FORMAT
+
+
+def test_commits_of_earlier_releases_stay_readable() -> None:
+    """The key of `changed_days` in the log is `touched`, as it was before the attribute was renamed."""
+    text = (
+        '{"run_id": "a", "inputs": {"bronze.visits": 1}, "touched": [["2017-03-01", "2017-03-03"]], "horizon": null,'
+        ' "code": "c", "account": {}, "ids": {}, "format": 1}'
+    )
+    state = CommitMetadata("a", {"bronze.visits": 1}, (of("2017-03-01", "2017-03-03"),), code="c")
+    assert CommitMetadata.from_json(text) == state
+    assert json.loads(state.to_json()) == {**json.loads(text), "format": settings.LAKE_FORMAT}
 
 
 # --- extent
