@@ -196,7 +196,7 @@ def _table_out(
 ) -> OutputDataset:
     return OutputDataset(
         *naming.of_table(table.qualified),
-        facets=facets.of_table(table, version),
+        facets={**facets.of_table(table, version), **facets.column_lineage(table)},
         outputFacets=dict(output_facets or {}),
     )
 
@@ -290,7 +290,8 @@ def view_failed(
 
 
 def _online(step: Step, served: Served | None = None) -> OutputDataset:
-    name, dataset_facets = naming.of_online(_view(step)), facets.of_view(step.table)
+    name = naming.of_online(_view(step))
+    dataset_facets = {**facets.of_view(step.table), **facets.column_lineage_of_view(step.table)}
     if served is None:
         return OutputDataset(*name, facets=dataset_facets)
     dataset_facets["version"] = facets.dataset_version(served.generation)

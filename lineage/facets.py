@@ -14,6 +14,7 @@ from urllib.parse import quote
 import attr
 from openlineage.client.facet_v2 import (
     base_subset_dataset,
+    column_lineage_dataset,
     data_quality_assertions_dataset,
     data_quality_metrics_dataset,
     data_quality_metrics_input_dataset,
@@ -45,6 +46,7 @@ from contracts.interval import Interval, midnight
 from contracts.model import Column, Pii, Severity, Table
 from contracts.report import CheckResult, RowAccount, TableReport
 from lineage import naming
+from lineage.columns import LANDING, Source, Use, sources_of
 from lineage.naming import Name
 
 PRODUCER = "urn:millrace:lineage:1"
@@ -164,6 +166,46 @@ def schema(columns: Iterable[Column]) -> schema_dataset.SchemaDatasetFacet:
         for position, column in enumerate(columns, 1)
     ]
     return _facet(schema_dataset.SchemaDatasetFacet, fields=fields)
+
+
+def column_lineage(table: Table) -> dict[str, Any]:
+    """The sources of each column of a published table that contracts name; no facet where they name none."""
+    return _column_lineage({name: _fields(origins) for name, origins in sources_of(table).items()})
+
+
+def column_lineage_of_view(table: Table) -> dict[str, Any]:
+    """A view serves the gold table's newest row of each key, column by column."""
+    return _column_lineage(
+        {name: _fields([Source(table.qualified, name, Use.IDENTITY)]) for name in table.column_names}
+    )
+
+
+def _column_lineage(fields: dict[str, column_lineage_dataset.Fields]) -> dict[str, Any]:
+    if not fields:
+        return {}
+    return {"columnLineage": _facet(column_lineage_dataset.ColumnLineageDatasetFacet, fields=fields, dataset=[])}
+
+
+def _fields(origins: Iterable[Source]) -> column_lineage_dataset.Fields:
+    """One input field per source column, with each way in which it is used."""
+    uses: dict[tuple[str, str], list[Use]] = {}
+    for origin in origins:
+        uses.setdefault((origin.table, origin.column), []).append(origin.use)
+    return column_lineage_dataset.Fields(
+        [
+            column_lineage_dataset.InputField(*_dataset(table), column, [_transformation(use) for use in used])
+            for (table, column), used in uses.items()
+        ]
+    )
+
+
+def _transformation(use: Use) -> column_lineage_dataset.Transformation:
+    return column_lineage_dataset.Transformation("DIRECT" if use.is_direct else "INDIRECT", subtype=use.value)
+
+
+def _dataset(table: str) -> Name:
+    layer, _, name = table.partition(".")
+    return naming.of_landing(name) if layer == LANDING else naming.of_table(table)
 
 
 def source(dataset: Name) -> datasource_dataset.DatasourceDatasetFacet:

@@ -14,7 +14,16 @@ product_popularity = feature_table(
     key=(PRODUCT_ID,),
     events=transactions,
     joined=(MappedInTime(promotions, by=("week",)),),
-    prepared=(Column("promoted_quantity", LONG, "Units bought on promotion", required=True, minimum=0),),
+    prepared=(
+        Column(
+            "promoted_quantity",
+            LONG,
+            "Units bought on promotion",
+            required=True,
+            minimum=0,
+            source="quantity",
+        ),
+    ),
     aggregations=(
         Sum("units", "quantity", windows=days(7, 28), unit="items"),
         Distinct("buyers", "customer_id", windows=days(7, 28), doc="Distinct customers", unit="customers"),
