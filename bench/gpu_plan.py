@@ -54,7 +54,7 @@ CELLS: dict[Any, Any] = {
 
 
 @dataclass
-class Verdict:
+class PlanCoverage:
     """What RAPIDS says about one plan."""
 
     name: str
@@ -178,8 +178,8 @@ def _cell(column: Column) -> Any:
     return Decimal("1.00") if isinstance(column.type, DecimalType) else CELLS[column.type]
 
 
-def transforms(spark: Any) -> Iterator[Verdict]:
-    """The verdict on every silver and gold transform, with what staging adds to it."""
+def transforms(spark: Any) -> Iterator[PlanCoverage]:
+    """The GPU coverage of every silver and gold transform, with what staging adds to it."""
     from etl import stage
     from etl.gold import aggregate
 
@@ -203,13 +203,13 @@ def transforms(spark: Any) -> Iterator[Verdict]:
                 name: aggregate.features(table, [midnights], inputs, prepare) for name, midnights in MIDNIGHTS.items()
             }
         for part, frame in plans.items():
-            verdict = Verdict(f"{table.qualified}{f', {part}' if part else ''}")
-            verdict.add(explain(frame._jdf, "ALL"))
-            yield verdict
+            coverage = PlanCoverage(f"{table.qualified}{f', {part}' if part else ''}")
+            coverage.add(explain(frame._jdf, "ALL"))
+            yield coverage
 
 
-def commits(spark: Any, log: Path) -> Iterator[Verdict]:
-    """The verdict on every kind of commit, from Spark's log while it runs, without Delta's small queries of its log."""
+def commits(spark: Any, log: Path) -> Iterator[PlanCoverage]:
+    """The GPU coverage of every kind of commit, from Spark's log while it runs, without Delta's queries of its log."""
     from etl import engine
     from etl.commits.delta_spark import DeltaSpark
     from lake import delta
@@ -235,18 +235,20 @@ def commits(spark: Any, log: Path) -> Iterator[Verdict]:
             )
 
 
-def _watched(log: Path, name: str, act: Any) -> Verdict:
+def _watched(log: Path, name: str, act: Any) -> PlanCoverage:
     before = log.stat().st_size
     act()
     with log.open("rb") as file:
         file.seek(before)
         text = file.read().decode(errors="replace")
-    verdict = Verdict(name)
-    verdict.add("\n".join(block for block in BLOCK.split(text) if re.search(r"^\s*[*!]Command <", block, re.MULTILINE)))
-    return verdict
+    coverage = PlanCoverage(name)
+    coverage.add(
+        "\n".join(block for block in BLOCK.split(text) if re.search(r"^\s*[*!]Command <", block, re.MULTILINE))
+    )
+    return coverage
 
 
-def page(verdicts: list[Verdict]) -> str:
+def page(coverages: list[PlanCoverage]) -> str:
     """docs/gpu-plan.md: a table of shares, then the reasons."""
     from etl.spark import gpu
 
@@ -263,14 +265,14 @@ def page(verdicts: list[Verdict]) -> str:
         "|---|---|---|---|",
     ]
     lines += [
-        f"| {verdict.name} | {verdict.operators} | {verdict.on_gpu} |"
-        f" {verdict.on_gpu / max(verdict.operators, 1):.0%} |"
-        for verdict in verdicts
+        f"| {coverage.name} | {coverage.operators} | {coverage.on_gpu} |"
+        f" {coverage.on_gpu / max(coverage.operators, 1):.0%} |"
+        for coverage in coverages
     ]
     reasons: dict[str, list[str]] = {}
-    for verdict in verdicts:
-        for reason in verdict.reasons:
-            reasons.setdefault(reason, []).append(verdict.name)
+    for coverage in coverages:
+        for reason in coverage.reasons:
+            reasons.setdefault(reason, []).append(coverage.name)
     lines += ["", "Why the others stay on the CPU:" if reasons else "Nothing stays on the CPU.", ""]
     lines += [f"- {reason} ({', '.join(names)})" for reason, names in reasons.items()]
     return "\n".join(lines) + "\n"

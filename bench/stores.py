@@ -309,7 +309,7 @@ STORES: dict[str, Callable[[Case, Path], Any]] = {
 }
 
 
-def verdict(case: Case, result: Any) -> str:
+def difference(case: Case, result: Any) -> str:
     """Empty if the result equals the brute-force search, else the first difference."""
     if len(result) != len(case.labels):
         return f"{len(result)} rows out for {len(case.labels)} in"
@@ -329,10 +329,10 @@ def verdict(case: Case, result: Any) -> str:
 
 
 def run_case(store: str, case: Case) -> str:
-    """The verdict on a store for a case: empty, a difference, or how it failed."""
+    """What a store gets wrong in a case: empty, the first difference, or how it failed."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return verdict(case, STORES[store](case, Path(folder)))
+            return difference(case, STORES[store](case, Path(folder)))
         except Exception as error:  # a store may raise anything, and that is its result
             first_line = next((line for line in str(error).splitlines() if line.strip()), "")
             message = first_line.replace(folder, "...").replace("|", "/")
@@ -340,21 +340,21 @@ def run_case(store: str, case: Case) -> str:
 
 
 def run_all(store: str) -> list[str]:
-    """The verdicts on a store for all cases, from a child process."""
+    """`run_case` for all cases, in a child process."""
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "bench.stores", "--store", store],
         capture_output=True,
         text=True,
         check=True,
     )
-    verdicts: list[str] = json.loads(result.stdout.splitlines()[-1])
-    return verdicts
+    results: list[str] = json.loads(result.stdout.splitlines()[-1])
+    return results
 
 
 def report() -> str:
     """The comparison as Markdown."""
     all_cases = cases()
-    verdicts = {store: run_all(store) for store in STORES}
+    by_store = {store: run_all(store) for store in STORES}
     lines = [
         "# Offline stores, compared",
         "",
@@ -370,7 +370,7 @@ def report() -> str:
         ),
         "",
     ]
-    for store, results in verdicts.items():
+    for store, results in by_store.items():
         wrong = [(case.name, result) for case, result in zip(all_cases, results, strict=True) if result]
         lines += [f"## {store}", "", f"{len(all_cases) - len(wrong)} of {len(all_cases)} cases right.", ""]
         if len(wrong) == len(all_cases) and len({result for _, result in wrong}) == 1:
@@ -387,7 +387,7 @@ def report() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", choices=STORES, help="run one store and print its verdicts as JSON")
+    parser.add_argument("--store", choices=STORES, help="run one store and print its results as JSON")
     parser.add_argument(
         "--write", type=Path, metavar="FOLDER", help="where to write offline_stores.md; without it, it is printed"
     )

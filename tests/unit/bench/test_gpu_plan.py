@@ -1,6 +1,6 @@
 """What RAPIDS says of a plan is counted as it is meant."""
 
-from bench.gpu_plan import Verdict, page
+from bench.gpu_plan import PlanCoverage, page
 
 TOLD = """
 *Exec <ProjectExec> will run on GPU
@@ -14,14 +14,18 @@ TOLD = """
 
 
 def test_operators_that_run_or_stay_are_counted_and_those_that_vanish_are_not() -> None:
-    verdict = Verdict("silver.visits")
-    verdict.add(TOLD)
-    assert (verdict.operators, verdict.on_gpu) == (3, 2)
-    assert verdict.reasons == ["ScalaUDF: neither f provides a GPU implementation"]
+    coverage = PlanCoverage("silver.visits")
+    coverage.add(TOLD)
+    assert (coverage.operators, coverage.on_gpu) == (3, 2)
+    assert coverage.reasons == ["ScalaUDF: neither f provides a GPU implementation"]
 
 
 def test_the_page_names_each_reason_once_with_all_it_concerns() -> None:
-    found = [Verdict("one", 3, 2, ["ScalaUDF: no"]), Verdict("other", 1, 0, ["ScalaUDF: no"]), Verdict("third", 2, 2)]
+    found = [
+        PlanCoverage("one", 3, 2, ["ScalaUDF: no"]),
+        PlanCoverage("other", 1, 0, ["ScalaUDF: no"]),
+        PlanCoverage("third", 2, 2),
+    ]
     told = page(found)
     assert "| one | 3 | 2 | 67% |" in told
     assert "- ScalaUDF: no (one, other)" in told

@@ -27,7 +27,7 @@ def frame(*rows: tuple[int, Any, Any]) -> pd.DataFrame:
     ],
 )
 def test_what_is_said(result: pd.DataFrame, said: str) -> None:
-    assert stores.verdict(CASE, result) == said
+    assert stores.difference(CASE, result) == said
 
 
 def test_a_store_that_fails_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
