@@ -135,8 +135,7 @@ def _newest_candidates(created: bool) -> str:
     newest = "(__at, __created)" if created else "__at"
     return (
         f"{later} UNION ALL SELECT __key, max(__at), arg_max_null(__along, {newest}) FROM candidates WHERE __at <="
-        " __first"
-        " GROUP BY __key"
+        " __first GROUP BY __key"
     )
 
 

@@ -35,9 +35,8 @@ def opener(name: str | None) -> Callable[[], SparkSession]:
     if not name:
         raise SparkJoinError(
             "spark was selected to join, but nothing says what opens its session. Set `session: etl.engine.session`"
-            " under"
-            " offline_store in feature_store.yaml, or name a function of your own there that returns a Spark Connect"
-            " session"
+            " under offline_store in feature_store.yaml, or name a function of your own there that returns a Spark"
+            " Connect session"
         )
     module, _, function = name.rpartition(".")
     try:

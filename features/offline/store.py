@@ -125,9 +125,8 @@ class ReleaseRetrievalJob(RetrievalJob):
         """The result in order, `rows` at a time, with on-demand features; at least one piece, empty when there are no
         rows.
         """
-        metadata = (
-            self.metadata if self._on_demand else None
-        )  # before the labels' query is open: another query on its connection would end it
+        # before the labels' query is open: another query on its connection would end it
+        metadata = self.metadata if self._on_demand else None
         for piece in self._pieces(rows):
             yield ReleaseRetrievalJob(
                 _single_piece(piece), self._release, lambda: metadata, self._on_demand, self._full_names
@@ -327,9 +326,8 @@ class DeclaredInputsView:
 
 def _labels(release: Release, entity_df: Any, join_keys: dict[str, JoinKey]) -> LabelSource:
     if isinstance(entity_df, str):
-        reader = LakeReader(
-            release
-        )  # a separate connection: the query stays open while pieces are joined on the other one
+        # a separate connection: the query stays open while pieces are joined on the other one
+        reader = LakeReader(release)
         reader.create_views(entity_df)
         return QueriedLabels(reader.connection.sql(entity_df), join_keys)
     if not isinstance(entity_df, pd.DataFrame):

@@ -183,9 +183,8 @@ def load(
         return unchanged
     while True:
         with backend.drafting(f"release-{release.number}") as draft:
-            if not fresh and (
-                unchanged := _unchanged(backend, requested, views)
-            ):  # another process served it while this one waited
+            # another process may have served it while this one waited
+            if not fresh and (unchanged := _unchanged(backend, requested, views)):
                 return unchanged
             base, reader = None if fresh else _base(backend, requested, views), LakeReader(release)
             try:

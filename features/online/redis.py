@@ -374,8 +374,7 @@ class RedisBackend:
             raise OnlineStoreUnfitError(
                 f"the Redis at {self.where} evicts keys when its memory is full (maxmemory-policy"
                 f" {memory['maxmemory_policy']}), and would serve features as absent. Set maxmemory-policy noeviction"
-                " or"
-                " one of volatile-*"
+                " or one of volatile-*"
             )
 
     def _start_empty(self) -> str:
@@ -398,9 +397,8 @@ class RedisBackend:
             key, packed = _pack(row_schema, view, row)
             bucket = _bucket(name, row_schema.view, key, view.buckets)
             arguments += [buckets.setdefault(bucket, len(buckets) + 4), key, packed]
-        if not stored or (
-            buckets and self.client.exists(*buckets) < len(buckets)
-        ):  # else this merge would recreate, and so hide, a lost bucket
+        # else this merge would recreate, and so hide, a lost bucket
+        if not stored or (buckets and self.client.exists(*buckets) < len(buckets)):
             self.ensure_complete(name)
         return bool(self.merge_script(keys=[POINTER, _views(name), GENERATIONS, *buckets], args=arguments))
 
@@ -661,7 +659,6 @@ def _pack(row_schema: RowSchema, view: StoredSchema, row: StoredRow) -> tuple[by
 
 def _unpack(row: bytes, positions: list[int]) -> ReadRow:
     values = _unpacked(memoryview(row)[HEAD.size :])
-    values += [None] * (
-        max(positions, default=-1) + 1 - len(values)
-    )  # the row predates a feature, or the feature was never written
+    # the row may predate a feature, or the feature was never written
+    values += [None] * (max(positions, default=-1) + 1 - len(values))
     return (HEAD.unpack_from(row)[0], *(values[at] for at in positions))

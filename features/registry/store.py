@@ -246,9 +246,8 @@ def creating() -> Iterator[None]:
     """
     configured, file = database(), path()
     with nullcontext() if configured else locked(file.parent / ".registry.lock"):
-        if (
-            configured and file.exists() and configured.read() is None
-        ):  # for saved datasets, which no definition recreates
+        # for saved datasets, which no definition recreates
+        if configured and file.exists() and configured.read() is None:
             with suppress(RegistryDamagedError):
                 copy_file(configured, file)
         content = configured.read() if configured else _file_content(file)

@@ -100,12 +100,8 @@ def _server(config: Any, listener: socket.socket) -> Any:
         def _accept(self) -> None:
             try:
                 connection, _ = listener.accept()
-            except (
-                BlockingIOError,
-                InterruptedError,
-                ConnectionAbortedError,
-            ):  # another worker was faster, or the client left
-                return
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return  # another worker was faster, or the client left
             except OSError as error:  # out of file descriptors: wait until some are closed
                 print(
                     f"The feature server cannot accept connections for a second: {error}", file=sys.stderr, flush=True

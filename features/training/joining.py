@@ -107,8 +107,7 @@ def known_releases(labels: pa.Table, upto: int, used: Sequence[Release] = ()) ->
         raise KnowledgeError(
             f"{int(hidden.sum()):,} labels lie before release {after.number} ({after.created_at}), and releases before"
             " it were removed: what was known then cannot be determined. Drop these labels, or do without knowledge"
-            " time"
-            " and leak check"
+            " time and leak check"
         )
     return releases
 

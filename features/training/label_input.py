@@ -99,8 +99,7 @@ def _raw(label_input: LabelInput, release: Release) -> pa.Table:
     if not isinstance(label_input, Path | str):
         raise LabelError(
             f"labels are {type(label_input).__name__}. Give a pandas DataFrame, an Arrow table, the path of a .parquet"
-            " or"
-            " .csv file, or SQL"
+            " or .csv file, or SQL"
         )
     if isinstance(label_input, Path) or _names_file(label_input):
         return _file(Path(str(label_input).strip()).expanduser())

@@ -296,8 +296,7 @@ def _ensure_same_values(record: Manifest, digests: dict[str, str]) -> None:
         raise TrainingSetError(
             f"training set {record.name} cannot be rebuilt: {', '.join(odd)} came out different, from the same labels,"
             f" versions and definitions. It was made by {_list_facts(asdict(record.code))}, and this is"
-            f" {_list_facts(asdict(now))}."
-            f" {_rebuild_hint(record)}"
+            f" {_list_facts(asdict(now))}. {_rebuild_hint(record)}"
         )
 
 
