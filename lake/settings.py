@@ -8,7 +8,7 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from lake import secret_files, storage
 
@@ -16,7 +16,8 @@ T = TypeVar("T")
 CHECKOUT = Path(__file__).resolve().parent.parent
 ENGINE, ONLINE = "sail", "sqlite"
 SPARK_MASTER, SPARK_PROFILE = "local[*]", "cpu"
-COUNTS = ("auto", "duckdb", "cudf")
+Counter = Literal["auto", "duckdb", "cudf"]
+COUNTS: tuple[str, ...] = get_args(Counter)
 JOINS = (*COUNTS, "spark")
 REFUSE, ALLOW = "refuse", "allow"
 SIMPLE, FAB = "simple", "fab"

@@ -133,7 +133,7 @@ class Paths(Section):
     project: Path | None = _setting(
         None,
         "The [project](projects.md) whose tables and features are used",
-        unset="the nearest folder above the working directory with a `millrace.toml`, else `examples/grocery`",
+        unset="the nearest folder above the working directory with a `millrace.toml`, else the sample",
     )
     lake: str | None = _setting(
         None,

@@ -7,14 +7,13 @@ It composes the same steps as the DAG. Training sets are in `millrace.training_c
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from rich.console import Console
+import typer
 
 from contracts import catalog, project
 from contracts.project import ProjectError
@@ -22,39 +21,37 @@ from contracts.report import TableReport
 from lake import manifest, release, secret_files, settings
 from lake.release import Release
 from millrace import (
-    arguments,
     components_cli,
     errors,
     maintenance,
     pipeline,
     project_cli,
+    run_ids,
     settings_cli,
     show,
     training_cli,
 )
 
-ALONE = ("init", "check", "new", "start", "health", "settings")
+WITHOUT_PROJECT = ("init", "check", "new", "start", "health", "settings")
 """Commands that do not need those of the project, which may be what is wrong."""
-KEPT_DAYS, SAMPLE = "7", 500
+KEPT_DAYS, SAMPLE = 7, 500
 HELP = """Carry an e-commerce lake from landed files to served features.
 
 State lies in .millrace (MILLRACE_HOME), tables in its lake (MILLRACE_LAKE), landed files in its landing
-(MILLRACE_LANDING).
+(MILLRACE_LANDING). `millrace settings` lists all settings.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 when it did what it says, 1 with a message when it could not, 2 for a wrong command line."""
-    given = sys.argv[1:] if arguments is None else arguments
+    """Run one command; 0 when it is done, 1 with a message when it failed. SystemExit(2) for a wrong command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        options = _parser(own=not given or given[0] not in ALONE).parse_args(arguments)
-    except ProjectError as error:
-        show.complain(f"{type(error).__name__}: {error}")
-        return 1
-    console = show.console()
-    try:
+        app = build_app(own=not arguments or arguments[0] not in WITHOUT_PROJECT)
         secret_files.load()
-        options.command(options, console)
+        app(arguments, prog_name="millrace" if Path(sys.argv[0]).name == "millrace" else "python -m millrace")
+    except SystemExit as ending:
+        if ending.code:
+            raise
     except Exception as error:
         explanation = None if errors.is_ours(error) else errors.explain(error)
         if explanation is None and not isinstance(error, RuntimeError | ValueError | LookupError | OSError):
@@ -64,110 +61,28 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser(own: bool = True) -> argparse.ArgumentParser:
-    prog = "millrace" if Path(sys.argv[0]).name == "millrace" else "python -m millrace"
-    parser = argparse.ArgumentParser(prog=prog, description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="command")
-    _add(commands, "sample", _sample, "land the sample (The Complete Journey) in the landing zone")
-    run = _add(commands, "run", _run, "carry the days [start, end) through every layer, in this process")
-    run.add_argument("--start", required=True, help="first day, such as 2017-01-01")
-    run.add_argument("--end", required=True, help="day after the last one, such as 2018-01-02")
-    serve = _add(
-        commands, "serve", _serve, "load a release into the online store: the newest one, or an older one to go back"
-    )
-    serve.add_argument("--release", type=int, help="number of the release (default: the newest)")
-    serve.add_argument(
-        "--fresh",
-        action="store_true",
-        help="load every row again, to repair rows that were changed in the online store",
-    )
-    compare = _add(
-        commands,
-        "compare",
-        _compare,
-        "compare what is served with what a training set would hold, value by value; 1 when any differs",
-    )
-    compare.add_argument(
-        "--sample", type=arguments.count(), default=SAMPLE, help=f"entities of each view and side (default: {SAMPLE})"
-    )
-    compare.add_argument("--all", action="store_true", help="all entities; minutes for a million")
-    compare.add_argument("--json", action="store_true", help="print all figures as JSON")
-    migrate = _add(
-        commands,
-        "migrate",
-        _migrate,
-        "bring state that an older version left to this version: lake, registry, online store, Airflow's metadata",
-    )
-    migrate.add_argument(
-        "--check", action="store_true", help="say what is pending, and change nothing; 1 if anything is"
-    )
-    migrate.add_argument(
-        "--from-file", type=Path, metavar="FILE", help="a registry.db to copy into PostgreSQL (default: this home's)"
-    )
-    _add(commands, "tables", _tables, "list the published tables: version, rows, size")
-    profile = _add(
-        commands,
-        "profile",
-        _profile,
-        "say what the columns of a published table hold: NULLs, distinct and frequent values, range, quantiles",
-    )
-    profile.add_argument("table", help="layer and name, such as silver.transactions or quarantine.transactions")
-    profile.add_argument("--version", type=int, help="Delta version of the table (default: the newest)")
-    profile.add_argument(
-        "--by",
-        choices=settings.COUNTS,
-        help=(
-            "who counts; the result is the same (default: MILLRACE_JOIN, or else cudf where there is a GPU and duckdb"
-            " elsewhere)"
-        ),
-    )
-    profile.add_argument("--json", action="store_true", help="print all figures as JSON")
-    optimize = _add(commands, "optimize", _optimize, "write small files of a table, or of all tables, together")
-    optimize.add_argument("table", nargs="?", help="such as silver.transactions (default: all)")
-    vacuum = _add(
-        commands,
-        "vacuum",
-        _vacuum,
-        "say which files no release, training set or recent version needs; with --delete, delete them",
-    )
-    vacuum.add_argument("table", nargs="?", help="such as silver.transactions (default: all)")
-    vacuum.add_argument(
-        "--days",
-        type=_days,
-        default=KEPT_DAYS,
-        help=f"spare what was replaced in the last so many days (default: {KEPT_DAYS})",
-    )
-    vacuum.add_argument("--delete", action="store_true", help="delete; without it nothing is changed")
-    vacuum.add_argument(
-        "--forget-releases-before",
-        type=int,
-        metavar="N",
-        help="let go of older releases, too; --delete removes them. Training sets stay",
-    )
-    vacuum.add_argument(
-        "--forget-training-set",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="let go of what only this training set needs: it cannot be rebuilt afterwards",
-    )
-    training_cli.add(
-        _add(commands, "training-set", None, "make training sets that can be made again, and check them for leaks"),
-        _add,
-    )
-    components_cli.add(commands, _add)
-    project_cli.add(commands, _add)
-    settings_cli.add(commands, _add)
+def build_app(own: bool = True) -> typer.Typer:
+    """The commands of the engine and, if `own`, those of the project. ProjectError if its `commands.py` cannot be used.
+
+    Help and errors are plain text, and an exception of a command reaches `main`.
+    """
+    app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    for command in (sample, run, serve, compare, migrate, tables, profile, optimize, vacuum):
+        app.command()(command)
+    app.add_typer(training_cli.app, name="training-set")
+    components_cli.add(app)
+    project_cli.add(app)
+    settings_cli.add(app)
     if own:
-        _add_commands_of_project(commands)
-    return parser
+        _add_commands_of_project(app)
+    return app
 
 
-def _add_commands_of_project(commands: Any) -> None:
+def _add_commands_of_project(app: typer.Typer) -> None:
     try:
-        found = project.module("commands")
-        if found is not None:
-            found.add(commands, _add)
+        commands = project.module("commands")
+        if commands is not None:
+            commands.add(app)
     except ProjectError:
         raise
     except Exception as error:  # a file of the user's: whatever it raises
@@ -177,41 +92,38 @@ def _add_commands_of_project(commands: Any) -> None:
         ) from error
 
 
-def _add(commands: Any, name: str, command: Any, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:])
-    parser.set_defaults(command=command)
-    return parser
-
-
-def _days(text: str) -> timedelta:
-    """A statement that a killed client left may still be at work for minutes, and a reader for hours: a day at
-    least.
-    """
-    return timedelta(days=arguments.count("a number of days")(text))
-
-
-def _sample(_options: argparse.Namespace, console: Console) -> None:
-    sample = project.required("landing", "land a sample")
-    if sample.is_landed():
+def sample() -> None:
+    """Land the project's sample in the landing zone."""
+    console = show.console()
+    landing = project.required("landing", "land a sample")
+    if landing.is_landed():
         console.print(f"The sample has landed already at {settings.landing()}", markup=False)
         return
-    sample.land(lambda name: console.print(f"Landing {name}", markup=False))
+    landing.land(lambda name: console.print(f"Landing {name}", markup=False))
     console.print(f"Landed at {settings.landing()}", markup=False)
 
 
-def _run(options: argparse.Namespace, console: Console) -> None:
+def run(
+    start: Annotated[str, typer.Option(help="First day, such as 2017-01-01.")],
+    end: Annotated[str, typer.Option(help="Day after the last one, such as 2018-01-02.")],
+) -> None:
+    """Run the days [start, end) through every layer.
+
+    In this process, without Airflow.
+    """
+    console = show.console()
     reports: list[TableReport] = []
 
-    def say(said: TableReport | Release) -> None:
-        console.print(_line(said), markup=False)
-        if isinstance(said, TableReport):
-            reports.append(said)
+    def progress(result: TableReport | Release) -> None:
+        console.print(_line(result), markup=False)
+        if isinstance(result, TableReport):
+            reports.append(result)
 
     settings_cli.warn_of_unknown(show.complain)
     settings_cli.ensure_valid(of_a_run=True)
     pipeline.ensure_project(services=False)
     try:
-        pipeline.run_all(options.start, options.end, arguments.run_id(), say)
+        pipeline.run_all(start, end, run_ids.new(), progress)
     finally:  # a run that fails has published these tables all the same
         if reports:
             order = [table.qualified for table in catalog.tables()]
@@ -222,78 +134,148 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         show.complain(f"Warning: {error}")
 
 
-def _line(said: TableReport | Release) -> str:
-    if isinstance(said, Release):
-        return f"release {said.number}: features are known up to {said.horizon}"
-    return show.line(said)
+def _line(result: TableReport | Release) -> str:
+    if isinstance(result, Release):
+        return f"release {result.number}: features are known up to {result.horizon}"
+    return show.line(result)
 
 
-def _serve(options: argparse.Namespace, console: Console) -> None:
-    console.print(show.views(pipeline.serve(options.release, fresh=options.fresh)))
+def serve(
+    release: Annotated[int | None, typer.Option(help="Number of the release. [default: the newest]")] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Load every row again, to repair rows that were changed in the online store."),
+    ] = False,
+) -> None:
+    """Load a release into the online store.
+
+    The newest one, or with --release an older one, to go back.
+    """
+    show.console().print(show.views(pipeline.serve(release, fresh=fresh)))
 
 
-def _compare(options: argparse.Namespace, console: Console) -> None:
-    told = pipeline.consistency(None if options.all else options.sample)
-    if options.json:
-        print(json.dumps(told.to_dict(), indent=1, ensure_ascii=False))
+def compare(
+    sample: Annotated[int, typer.Option(min=1, help="Entities of each view and side.")] = SAMPLE,
+    everything: Annotated[bool, typer.Option("--all", help="All entities; minutes for a million.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+) -> None:
+    """Compare served features with training values.
+
+    Value by value; exit status 1 if any differs.
+    """
+    consistency = pipeline.consistency(None if everything else sample)
+    if as_json:
+        print(json.dumps(consistency.to_dict(), indent=1, ensure_ascii=False))
     else:
-        console.print(show.consistency(told))
-        console.print(f"{told.compared:,} values compared, {told.wrong:,} differ")
-    told.ensure_match()
+        console = show.console()
+        console.print(show.consistency(consistency))
+        console.print(f"{consistency.compared:,} values compared, {consistency.wrong:,} differ")
+    consistency.ensure_match()
 
 
-def _migrate(options: argparse.Namespace, console: Console) -> None:
+def migrate(
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what is pending, and change nothing; 1 if anything is.")
+    ] = False,
+    from_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A registry.db to copy into PostgreSQL. [default: this home's]"),
+    ] = None,
+) -> None:
+    """Upgrade the state of an older version to this one.
+
+    Lake, registry, online store, and Airflow's metadata.
+    """
     from millrace import migrate
 
-    step = migrate.check if options.check else migrate.migrate
-    step(lambda line: console.print(line, markup=False, soft_wrap=True), options.from_file)
+    console = show.console()
+    step = migrate.check if check else migrate.migrate
+    step(lambda line: console.print(line, markup=False, soft_wrap=True), from_file)
 
 
-def _tables(_options: argparse.Namespace, console: Console) -> None:
+def tables() -> None:
+    """List the published tables: version, rows, size."""
     sizes = [(table.qualified, *pipeline.published_size(table)) for table in catalog.all_tables()]
-    console.print(show.sizes([one for one in sizes if one[1] is not None]))
+    show.console().print(show.sizes([row for row in sizes if row[1] is not None]))
 
 
-def _profile(options: argparse.Namespace, console: Console) -> None:
-    told = pipeline.profile(options.table, options.version, options.by)
-    if options.json:
-        print(json.dumps(told.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+def profile(
+    table: Annotated[
+        str, typer.Argument(help="Layer and name, such as silver.transactions or quarantine.transactions.")
+    ],
+    version: Annotated[int | None, typer.Option(help="Delta version of the table. [default: the newest]")] = None,
+    by: Annotated[
+        settings.Counter | None,
+        typer.Option(
+            help="What counts; the result is the same. [default: MILLRACE_JOIN, or else cudf where there is a GPU and"
+            " duckdb elsewhere]"
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+) -> None:
+    """Profile the columns of a published table.
+
+    NULLs, distinct and frequent values, range, quantiles.
+    """
+    result = pipeline.profile(table, version, by)
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
         return
+    console = show.console()
     console.print(
-        f"{told.table}, version {told.version}: {told.profile.rows:,} rows, counted by {told.by}\n", markup=False
+        f"{result.table}, version {result.version}: {result.profile.rows:,} rows, counted by {result.by}\n",
+        markup=False,
     )
-    for grid in show.profile(told.profile):
+    for grid in show.profile(result.profile):
         console.print(grid)
 
 
-def _optimize(options: argparse.Namespace, console: Console) -> None:
-    done = [maintenance.optimize(name) for name in maintenance.published_tables(options.table)]
-    console.print(show.tidied("Tables written together", "fewer", done))
+def optimize(
+    table: Annotated[str | None, typer.Argument(help="A table, such as silver.transactions. [default: all]")] = None,
+) -> None:
+    """Compact small files of a table, or of all tables."""
+    done = [maintenance.optimize(name) for name in maintenance.published_tables(table)]
+    show.console().print(show.tidied("Tables written together", "fewer", done))
 
 
-def _vacuum(options: argparse.Namespace, console: Console) -> None:
-    since, forgotten = (
-        options.forget_releases_before or 0,
-        [manifest.read(name).name for name in options.forget_training_set],
-    )
-    tables = maintenance.published_tables(options.table)
-    if since and release.read(since) and options.delete:
+def vacuum(
+    table: Annotated[str | None, typer.Argument(help="A table, such as silver.transactions. [default: all]")] = None,
+    days: Annotated[int, typer.Option(min=1, help="Spare what was replaced in the last so many days.")] = KEPT_DAYS,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it nothing is changed.")] = False,
+    forget_releases_before: Annotated[
+        int, typer.Option(metavar="N", help="Let go of older releases, too; --delete removes them. Training sets stay.")
+    ] = 0,
+    forget_training_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Let go of what only this training set needs: it cannot be rebuilt afterwards. May be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """List unneeded files; with --delete, delete them.
+
+    Those that no release, training set or recent version needs.
+    """
+    console, since = show.console(), forget_releases_before
+    forgotten = [manifest.read(name).name for name in forget_training_set or []]
+    names = maintenance.published_tables(table)
+    if since and release.read(since) and delete:
         removed = maintenance.forget_releases(since)
         console.print(f"Releases removed: {', '.join(map(str, removed)) or 'none'}", markup=False)
-    done = [
-        maintenance.vacuum(name, options.days, delete=options.delete, since=since, forgotten=forgotten)
-        for name in tables
-    ]
-    gone = sum(one.gone for one in done)
-    console.print(
-        show.tidied(
-            "Files that no release, training set or recent version needs",
-            "deleted" if options.delete else "unneeded",
-            done,
-        )
-    )
-    said = "deleted" if options.delete else "would be deleted. Nothing was changed: give --delete to do it"
-    console.print(f"{gone:,} file{'' if gone == 1 else 's'} {said}", markup=False)
+    done = [maintenance.vacuum(name, _age(days), delete=delete, since=since, forgotten=forgotten) for name in names]
+    gone = sum(report.gone for report in done)
+    title, column = "Files that no release, training set or recent version needs", "deleted" if delete else "unneeded"
+    console.print(show.tidied(title, column, done))
+    outcome = "deleted" if delete else "would be deleted. Nothing was changed: give --delete to do it"
+    console.print(f"{gone:,} file{'' if gone == 1 else 's'} {outcome}", markup=False)
+
+
+def _age(days: int) -> timedelta:
+    """A statement that a killed client left may still be at work for minutes, and a reader for hours: a day at
+    least.
+    """
+    return timedelta(days=days)
 
 
 if __name__ == "__main__":

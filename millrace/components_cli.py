@@ -4,67 +4,70 @@
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import runpy
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from rich.console import Console
+import typer
 
 from lake import settings
-from millrace import foreground, metadata
+from millrace import foreground, metadata, show
 
 SHORTEST_PASSWORD = 8
 
 
-def add(commands: Any, add_command: Callable[..., argparse.ArgumentParser]) -> None:
+users = typer.Typer(help="Manage logins with roles (MILLRACE_AUTH=fab).", rich_markup_mode=None)
+
+
+def add(app: typer.Typer) -> None:
     """Add the commands."""
-    start = add_command(
-        commands,
-        "start",
-        _start,
-        "be one component of the services in the foreground, until SIGTERM; see docs/components.md",
-    )
-    start.add_argument("component", choices=foreground.NAMES)
-    health = add_command(
-        commands,
-        "health",
-        _health,
-        "ask a component on this machine whether it is ready; 1 with the reason when it is not",
-    )
-    health.add_argument("component", choices=foreground.NAMES)
-    health.add_argument("--live", action="store_true", help="ask whether it is alive, ready or not")
-    users = add_command(commands, "users", None, "logins with roles, where MILLRACE_AUTH is fab").add_subparsers(
-        required=True, metavar="command"
-    )
-    user = add_command(users, "add", _add_user, "add a login, or give the one of that name another role and password")
-    user.add_argument("name")
-    user.add_argument("--role", required=True, choices=metadata.ROLES)
-    user.add_argument(
-        "--password-file",
-        type=Path,
-        help="a file that holds the password (default: ask for it, or read it from standard input)",
-    )
+    app.command()(start)
+    app.command()(health)
+    app.add_typer(users, name="users")
 
 
-def _start(options: argparse.Namespace, _console: Console) -> None:
-    foreground.start(options.component)
+def start(component: foreground.Name) -> None:
+    """Run one component in the foreground.
+
+    It runs until SIGTERM. See docs/components.md.
+    """
+    foreground.start(component)
 
 
-def _health(options: argparse.Namespace, _console: Console) -> None:
+def health(
+    component: foreground.Name,
+    live: Annotated[bool, typer.Option("--live", help="Ask whether it is alive, ready or not.")] = False,
+) -> None:
+    """Ask a component of this machine whether it is ready.
+
+    Exit status 1, with the reason, if it is not.
+    """
     ask = runpy.run_path(str(settings.CHECKOUT / "scripts" / "health.py"))["main"]
-    sys.exit(ask([options.component, *["--live"] * options.live]))
+    sys.exit(ask([component, *["--live"] * live]))
 
 
-def _add_user(options: argparse.Namespace, console: Console) -> None:
-    password = _password(options.password_file)
+@users.callback()
+def _users() -> None:
+    """Without it, Typer would make a single command of this group."""
+
+
+@users.command("add")
+def _add_user(
+    name: str,
+    role: Annotated[metadata.Role, typer.Option()],
+    password_file: Annotated[
+        Path | None,
+        typer.Option(help="A file that holds the password. [default: ask for it, or read it from standard input]"),
+    ] = None,
+) -> None:
+    """Add a login, or give the one of that name another role and password."""
+    password = _password(password_file)
     if len(password) < SHORTEST_PASSWORD:
         raise ValueError(f"the password has {len(password)} characters, and at least {SHORTEST_PASSWORD} are needed")
-    metadata.add_user(options.name, options.role, password)
-    console.print(f"{options.name} may sign in, with the role {options.role}", markup=False)
+    metadata.add_user(name, role, password)
+    show.console().print(f"{name} may sign in, with the role {role}", markup=False)
 
 
 def _password(file: Path | None) -> str:

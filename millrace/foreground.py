@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import NoReturn
+from typing import Literal, NoReturn, get_args
 
 from setproctitle import setproctitle
 
@@ -31,7 +31,8 @@ from lake.settings import SettingError
 from millrace import components, environment, health, memory
 from millrace.components import Component
 
-NAMES = (*components.COMMANDS, "features", "engine")
+Name = Literal["api-server", "scheduler", "dag-processor", "triggerer", "features", "engine"]
+NAMES: tuple[Name, ...] = get_args(Name)
 PR_SET_PDEATHSIG = 1
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 POLL_SECONDS = 0.5

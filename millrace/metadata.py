@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Literal
 
 from lake import settings
 from lake.settings import SettingError
@@ -20,7 +21,7 @@ from millrace.health import told
 
 LOCK = 0x6D696C6C72616365
 """Of PostgreSQL's advisory locks: who holds it migrates."""
-ROLES = ("Viewer", "User", "Op", "Admin")
+Role = Literal["Viewer", "User", "Op", "Admin"]
 """FAB's roles that a login may have: look; trigger and clear runs; connections, variables and pools as well;
 everything.
 """

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated
 
-from rich.console import Console
+import typer
 
 from lake.settings import SettingError
 from millrace import show
 
 
-def add(commands: Any, adding: Callable[..., argparse.ArgumentParser]) -> None:
+def add(app: typer.Typer) -> None:
     """Add the command."""
-    parser = adding(commands, "settings", _settings, "print every setting: its value, its default, where it came from")
-    parser.add_argument("--json", action="store_true", help="print them as JSON")
+    app.command("settings")(_settings)
 
 
 def warn_of_unknown(warn: Callable[[str], None]) -> None:
@@ -36,7 +34,8 @@ def ensure_valid(*, of_a_run: bool = False) -> None:
         raise SettingError("; ".join(found))
 
 
-def _settings(options: argparse.Namespace, console: Console) -> None:
+def _settings(as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False) -> None:
+    """Print every setting, its value and where it came from."""
     from lake import variables
 
     rows = [
@@ -51,8 +50,8 @@ def _settings(options: argparse.Namespace, console: Console) -> None:
         for variable in variables.all_variables().values()
         if not variable.is_internal
     ]
-    if options.json:
+    if as_json:
         print(json.dumps(rows, indent=1))
         return
     for grid in show.settings(rows):
-        console.print(grid)
+        show.console().print(grid)

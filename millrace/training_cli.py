@@ -4,120 +4,134 @@ that join.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 
 from lake import manifest
 from millrace import show
 
+Name = Annotated[str, typer.Argument(help="Of the training set.")]
+Json = Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")]
+app = typer.Typer(help="Create, rebuild and check training sets.", rich_markup_mode=None)
 
-def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.ArgumentParser]) -> None:
-    """The commands below `training-set`."""
-    commands = parser.add_subparsers(required=True, metavar="command")
-    create = adding(
-        commands,
-        "create",
-        _create,
-        "join labels with the features of a service; keep the rows, and all that it takes to make them again",
-    )
-    create.add_argument("--name", required=True, help="such as churn_2017: small letters, digits and _")
-    create.add_argument(
-        "--labels",
-        required=True,
-        help=(
-            "a .parquet or .csv file, or one SELECT over the release's tables; with event_timestamp and the service's"
-            " keys, such as customer_id and product_id"
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Option(help="Such as churn_2017: small letters, digits and _.")],
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="A .parquet or .csv file, or one SELECT over the release's tables; with event_timestamp and the"
+            " service's keys, such as customer_id and product_id."
         ),
-    )
-    create.add_argument("--service", required=True, help="feature service, such as recommendation_v1")
-    create.add_argument(
-        "--release", type=int, help="number of the release to read (default: MILLRACE_RELEASE, or the newest)"
-    )
-    create.add_argument(
-        "--knowledge-time",
-        action="store_true",
-        help="each label sees the release that was the newest at its instant, and no later one",
-    )
-    create.add_argument("--seed", type=int, help="noted down in the manifest, for whoever trains or samples with it")
-    create.add_argument(
-        "--allow-beyond-horizon",
-        action="store_true",
-        help="take labels after the release's horizon too, with the features of the horizon, and count them",
-    )
-    adding(commands, "list", _list, "list the training sets")
-    for name, command, text in (
-        ("show", _show, "say what a training set was made from"),
-        ("rebuild", _rebuild, "make a training set again, compare, and put its table back if that was lost or altered"),
-        ("leaks", _leaks, "say for every feature how many values were unknowable at label time"),
-    ):
-        one = adding(commands, name, command, text)
-        one.add_argument("name", help="of the training set")
-        if name == "rebuild":
-            one.add_argument("--check", action="store_true", help="compare only; write nothing")
-        else:
-            one.add_argument("--json", action="store_true", help="print all of it as JSON")
+    ],
+    service: Annotated[str, typer.Option(help="Feature service, such as recommendation_v1.")],
+    release: Annotated[
+        int | None, typer.Option(help="Number of the release to read. [default: MILLRACE_RELEASE, or the newest]")
+    ] = None,
+    knowledge_time: Annotated[
+        bool,
+        typer.Option(
+            "--knowledge-time", help="Each label sees the release that was the newest at its instant, and no later one."
+        ),
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Kept in the manifest, for whoever trains or samples with it.")
+    ] = None,
+    allow_beyond_horizon: Annotated[
+        bool,
+        typer.Option(
+            "--allow-beyond-horizon",
+            help="Accept labels after the release's horizon, with the features of the horizon, and count them.",
+        ),
+    ] = False,
+) -> None:
+    """Join labels with the features of a service.
 
-
-def _create(options: argparse.Namespace, console: Console) -> None:
+    Keeps the rows, and all that it takes to rebuild them.
+    """
     from features import training
 
-    asked = {
-        "release": options.release,
-        "knowledge_time": options.knowledge_time,
-        "seed": options.seed,
-        "allow_beyond_horizon": options.allow_beyond_horizon,
-    }
-    made = training.create(options.labels, options.service, options.name, **asked, say=_saying(console))
-    console.print(show.features_of(made))
-    console.print(f"Training set {made.name}: {made.rows:,} rows at {manifest.table_path(made.name)}", markup=False)
+    console = show.console()
+    created = training.create(
+        labels,
+        service,
+        name,
+        release=release,
+        knowledge_time=knowledge_time,
+        seed=seed,
+        allow_beyond_horizon=allow_beyond_horizon,
+        say=_progress(console),
+    )
+    console.print(show.features_of(created))
+    console.print(
+        f"Training set {created.name}: {created.rows:,} rows at {manifest.table_path(created.name)}", markup=False
+    )
 
 
-def _list(_options: argparse.Namespace, console: Console) -> None:
-    console.print(show.training_sets([manifest.read(name) for name in manifest.names()]))
+@app.command("list")
+def list_sets() -> None:
+    """List the training sets."""
+    show.console().print(show.training_sets([manifest.read(name) for name in manifest.names()]))
 
 
-def _show(options: argparse.Namespace, console: Console) -> None:
-    made = manifest.read(options.name)
-    if options.json:
-        print(json.dumps(asdict(made), indent=1))
+@app.command("show")
+def show_set(name: Name, as_json: Json = False) -> None:
+    """Say what a training set was made from."""
+    content = manifest.read(name)
+    if as_json:
+        print(json.dumps(asdict(content), indent=1))
         return
-    console.print(show.origin(made))
-    console.print(show.features_of(made))
+    console = show.console()
+    console.print(show.origin(content))
+    console.print(show.features_of(content))
 
 
-def _rebuild(options: argparse.Namespace, console: Console) -> None:
+@app.command()
+def rebuild(
+    name: Name,
+    check: Annotated[bool, typer.Option("--check", help="Compare only; write nothing.")] = False,
+) -> None:
+    """Rebuild a training set, and compare.
+
+    Restores its table if that was lost or altered.
+    """
     from features import training
 
-    done = training.rebuild(options.name, write=not options.check, say=_saying(console))
+    console = show.console()
+    result = training.rebuild(name, write=not check, say=_progress(console))
     file = {
         True: ", and the same file byte for byte",
         False: "; its file differs",
-        None: f"; its file was written by pyarrow {done.manifest.code.pyarrow}",
+        None: f"; its file was written by pyarrow {result.manifest.code.pyarrow}",
     }
     console.print(
-        f"{done.manifest.rows:,} rows, the same values as when it was made{file[done.same_file]}", markup=False
+        f"{result.manifest.rows:,} rows, the same values as when it was made{file[result.same_file]}", markup=False
     )
-    if not done.intact:
-        state = "put back" if done.restored else "lost or altered: rebuild it without --check to put it back"
-        console.print(f"The table at {manifest.table_path(options.name)} was {state}", markup=False)
+    if not result.intact:
+        state = "put back" if result.restored else "lost or altered: rebuild it without --check to put it back"
+        console.print(f"The table at {manifest.table_path(name)} was {state}", markup=False)
 
 
-def _leaks(options: argparse.Namespace, console: Console) -> None:
+@app.command()
+def leaks(name: Name, as_json: Json = False) -> None:
+    """Count values that were unknowable at label time."""
     from features import training
 
-    found = training.check_leaks(options.name, say=_saying(console) if not options.json else lambda _: None)
-    if options.json:
-        print(json.dumps(found.to_dict(), indent=1))
+    console = show.console()
+    report = training.check_leaks(name, say=(lambda _: None) if as_json else _progress(console))
+    if as_json:
+        print(json.dumps(report.to_dict(), indent=1))
         return
-    console.print(show.leaks(found))
-    for said in found.sentences:
-        console.print(f"{said}.", markup=False)
+    console.print(show.leaks(report))
+    for sentence in report.sentences:
+        console.print(f"{sentence}.", markup=False)
 
 
-def _saying(console: Console) -> Callable[[str], Any]:
-    return lambda said: console.print(said, markup=False)
+def _progress(console: Console) -> Callable[[str], Any]:
+    return lambda message: console.print(message, markup=False)

@@ -223,7 +223,7 @@ def run_command(home: Home, command: tuple[str, ...], options: RunOptions, log: 
     from millrace import cli
     from tests.chaos import sabotage
 
-    cli._days = _any_age
+    cli._age = _any_age
     if not options.pages:
         docs.render = docs.index
     sabotage.apply(options.sabotage)
@@ -246,8 +246,8 @@ def run_command(home: Home, command: tuple[str, ...], options: RunOptions, log: 
         os._exit(code)
 
 
-def _any_age(text: str) -> timedelta:
+def _any_age(days: int) -> timedelta:
     """`--days` with a default of zero: all files of an episode are seconds old, and a vacuum would spare them."""
-    from millrace import arguments, cli
+    from millrace import cli
 
-    return timedelta(0) if text == cli.KEPT_DAYS else timedelta(days=arguments.count("a number of days")(text))
+    return timedelta(0 if days == cli.KEPT_DAYS else days)

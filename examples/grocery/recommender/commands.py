@@ -4,128 +4,134 @@ model to its tables and back.
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable
 from dataclasses import asdict
+from typing import Annotated
 
-from rich.console import Console
+import typer
 
-from millrace import arguments
+from millrace import run_ids, show
 
-
-def add(parser: argparse.ArgumentParser, adding: Callable[..., argparse.ArgumentParser]) -> None:
-    """The commands below `recommender`."""
-    commands = parser.add_subparsers(required=True, metavar="command")
-    train = adding(
-        commands,
-        "train",
-        _train,
-        "learn from the weeks before those held back, judge on those, and send the run to MLflow",
-    )
-    train.add_argument("--release", type=int, help="number of the release (default: MILLRACE_RELEASE, or the newest)")
-    train.add_argument(
-        "--weeks", type=arguments.count(most=52), default=5, help="weeks that each model learns from (default: 5)"
-    )
-    train.add_argument(
-        "--held-back",
-        type=arguments.count(most=52),
-        default=4,
-        help="weeks held back, each judged by a model of the weeks before it (default: 4)",
-    )
-    train.add_argument("--seed", type=int, default=7, help="of the model (default: 7)")
-    train.add_argument("--no-tracking", action="store_true", help="keep the model and tell MLflow nothing")
-    shown = adding(commands, "show", _show, "say what a model was made from and how good it is")
-    shown.add_argument("name", nargs="?", help="of the model (default: the newest)")
-    shown.add_argument("--json", action="store_true", help="print all of it as JSON")
-    customer = adding(commands, "ask", _ask, "what will this customer buy in the next seven days?")
-    customer.add_argument("customer", type=int, help="customer_id, such as 1")
-    customer.add_argument("--model", help="name of the model (default: the newest)")
-    customer.add_argument("--top", type=arguments.count(most=52), default=10, help="how many products (default: 10)")
-    batch = adding(
-        commands,
-        "score",
-        _score,
-        "publish the best products of every active customer as a Delta table; what is there already stays",
-    )
-    batch.add_argument("--model", help="name of the model (default: the newest)")
-    batch.add_argument("--release", type=int, help="number of the release (default: MILLRACE_RELEASE, or the newest)")
-    track = adding(commands, "track", _track, "send a kept model to MLflow, once")
-    track.add_argument("name", nargs="?", help="of the model (default: the newest)")
-    lineage = adding(
-        commands, "lineage", _lineage, "from models to training sets, release and Delta versions, or back to the models"
-    )
-    lineage.add_argument("--model", help="what this model was made from")
-    lineage.add_argument("--training-set", help="the models made from this training set, or judged on it")
-    lineage.add_argument("--release", type=int, help="the models made from this release")
-    lineage.add_argument("--table", help="the models made from this table, such as gold.customer_product")
-    lineage.add_argument("--json", action="store_true", help="print it as JSON")
+Model = Annotated[str | None, typer.Option(help="Name of the model. [default: the newest]")]
+ModelName = Annotated[str | None, typer.Argument(help="Of the model. [default: the newest]")]
+Release = Annotated[int | None, typer.Option(help="Number of the release. [default: MILLRACE_RELEASE, or the newest]")]
+app = typer.Typer(help="Train a model, judge it, and recommend.", rich_markup_mode=None)
 
 
-def _train(options: argparse.Namespace, console: Console) -> None:
-    from grocery.recommender import job, show, steps, tracking
+@app.command()
+def train(
+    release: Release = None,
+    weeks: Annotated[int, typer.Option(min=1, max=52, help="Weeks that each model learns from.")] = 5,
+    held_back: Annotated[
+        int, typer.Option(min=1, max=52, help="Weeks held back, each judged by a model of the weeks before it.")
+    ] = 4,
+    seed: Annotated[int, typer.Option(help="Of the model.")] = 7,
+    no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Keep the model and tell MLflow nothing.")] = False,
+) -> None:
+    """Train a model and judge it.
 
-    fitted = job.train(
-        options.release, options.weeks, options.held_back, options.seed, lambda said: console.print(said, markup=False)
-    )
+    It learns from the weeks before those held back, and is judged on those. The run goes to MLflow.
+    """
+    from grocery.recommender import job, steps, tracking
+    from grocery.recommender import show as tables
+
+    console = show.console()
+    fitted = job.train(release, weeks, held_back, seed, lambda message: console.print(message, markup=False))
     steps.record_model(fitted.about)
-    console.print(show.model(fitted.about))
-    if not options.no_tracking:
+    console.print(tables.model(fitted.about))
+    if not no_tracking:
         console.print(f"MLflow run {tracking.track(fitted)} of experiment {tracking.EXPERIMENT}", markup=False)
 
 
-def _show(options: argparse.Namespace, console: Console) -> None:
-    from grocery.recommender import model, show
+@app.command("show")
+def show_model(
+    name: ModelName = None, as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False
+) -> None:
+    """Say what a model was made from and how good it is."""
+    from grocery.recommender import model
+    from grocery.recommender import show as tables
 
-    about = model.about(options.name)
-    if options.json:
+    about = model.about(name)
+    if as_json:
         print(json.dumps(about, indent=1))
         return
-    console.print(show.model(about))
+    show.console().print(tables.model(about))
 
 
-def _ask(options: argparse.Namespace, console: Console) -> None:
-    from grocery.recommender import model, show
+@app.command()
+def ask(
+    customer: Annotated[int, typer.Argument(help="customer_id, such as 1.")],
+    model: Model = None,
+    top: Annotated[int, typer.Option(min=1, max=52, help="How many products.")] = 10,
+) -> None:
+    """Say what this customer will buy in the next seven days."""
+    from grocery.recommender import model as models
+    from grocery.recommender import show as tables
     from grocery.recommender.serving import recommend
 
-    found = recommend(model.load(options.model), options.customer, options.top)
-    if not found:
+    console = show.console()
+    products = recommend(models.load(model), customer, top)
+    if not products:
         console.print(
-            f"Customer {options.customer} bought nothing in the 90 days before the horizon: there is nothing to go by"
+            f"Customer {customer} bought nothing in the 90 days before the horizon: there is nothing to go by"
         )
         return
-    console.print(show.recommendations(options.customer, found))
+    console.print(tables.recommendations(customer, products))
 
 
-def _score(options: argparse.Namespace, console: Console) -> None:
+@app.command()
+def score(model: Model = None, release: Release = None) -> None:
+    """Publish the best products of all active customers.
+
+    As a Delta table; existing scores stay.
+    """
     from grocery.recommender import steps
 
-    console.print(str(steps.score(options.model, options.release, arguments.run_id())), markup=False)
+    show.console().print(str(steps.score(model, release, run_ids.new())), markup=False)
 
 
-def _track(options: argparse.Namespace, console: Console) -> None:
+@app.command()
+def track(name: ModelName = None) -> None:
+    """Send a kept model to MLflow, once."""
     from grocery.recommender import model, tracking
 
-    fitted = model.load(options.name)
-    console.print(
+    fitted = model.load(name)
+    show.console().print(
         f"model {fitted.about['name']}: MLflow run {tracking.track(fitted)} of experiment {tracking.EXPERIMENT}",
         markup=False,
     )
 
 
-def _lineage(options: argparse.Namespace, console: Console) -> None:
-    from grocery.recommender import show, tracking
+@app.command()
+def lineage(
+    model: Annotated[str | None, typer.Option(help="What this model was made from.")] = None,
+    training_set: Annotated[
+        str | None, typer.Option(help="The models made from this training set, or judged on it.")
+    ] = None,
+    release: Annotated[int | None, typer.Option(help="The models made from this release.")] = None,
+    table: Annotated[
+        str | None, typer.Option(help="The models made from this table, such as gold.customer_product.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Trace models to their inputs, or inputs to models.
 
-    found = tracking.links(options.model, options.training_set, options.release, options.table)
-    if options.json:
-        print(json.dumps([asdict(link) for link in found], indent=1))
+    Inputs are training sets, releases and Delta versions.
+    """
+    from grocery.recommender import show as tables
+    from grocery.recommender import tracking
+
+    console = show.console()
+    links = tracking.links(model, training_set, release, table)
+    if as_json:
+        print(json.dumps([asdict(link) for link in links], indent=1))
         return
-    if not found:
+    if not links:
         console.print(
             "No kept model was made from that"
-            if any((options.training_set, options.release, options.table))
+            if any((training_set, release, table))
             else "No model is kept. Train one: millrace recommender train"
         )
         return
-    for link in found:
-        console.print(show.model_origin(link))
+    for link in links:
+        console.print(tables.model_origin(link))

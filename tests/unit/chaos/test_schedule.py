@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import typer
 
 from millrace import cli
 from tests.chaos import schedule
@@ -29,7 +30,17 @@ def test_all_kinds_of_operations_occur(steps: list[Step]) -> None:
 def test_every_command_is_understood(steps: list[Step]) -> None:
     for step in steps:
         for command in step.commands:
-            cli._parser().parse_args([*command, *(["1"] if step.release_index is not None else [])])
+            parse([*command, *(["1"] if step.release_index is not None else [])])
+
+
+def parse(arguments: list[str]) -> None:
+    """Parse a command line as `cli.main` does, and run nothing."""
+    command, context = typer.main.get_command(cli.build_app()), None
+    while True:
+        context = command.make_context("millrace", arguments, parent=context)
+        if not hasattr(command, "resolve_command"):
+            return
+        _, command, arguments = command.resolve_command(context, [*context._protected_args, *context.args])
 
 
 def test_a_correction_replaces_the_row_that_features_count() -> None:

@@ -49,16 +49,14 @@ def test_a_wrong_command_line_is_2_with_the_usage(arguments: list[str], capsys: 
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: python -m millrace")
+    assert capsys.readouterr().err.startswith("Usage: python -m millrace")
 
 
 def test_help_lists_every_command(capsys: Out) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["--help"])
+    assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert caught.value.code == 0
     assert all(
-        f"\n    {name}" in out
+        f"\n  {name} " in out
         for name in ("sample", "run", "serve", "compare", "tables", "profile", "optimize", "vacuum", "training-set")
     )
 
@@ -85,7 +83,7 @@ def test_the_command_millrace_is_this_command_line(tmp_path: Path, home: Path) -
     wrong = subprocess.run(
         [tmp_path / "venv" / "millrace", "fly"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
-    assert (wrong.returncode, wrong.stderr.split()[:2]) == (2, ["usage:", "millrace"])
+    assert (wrong.returncode, wrong.stderr.split()[:2]) == (2, ["Usage:", "millrace"])
 
 
 @pytest.fixture
