@@ -53,6 +53,10 @@ class OnlineStoreUnfitError(OnlineStoreError, ValueError):
     """`MILLRACE_ONLINE` names something that cannot hold features, or a server whose settings would lose some."""
 
 
+class OnlineStoreOwnedError(OnlineStoreError):
+    """The online store serves another project's features."""
+
+
 class GenerationGoneError(OnlineStoreError, LookupError):
     """A generation was replaced twice while it was read: read the pointer again."""
 
@@ -61,6 +65,7 @@ class GenerationGoneError(OnlineStoreError, LookupError):
 class GenerationMetadata:
     """What a generation was made from; None and empty for one that holds only pushed rows.
 
+    `project` is the project that materialized it, None where an older version did.
     `ids` are the tables' Delta ids, which distinguish them from tables of the same name in another lake, or rebuilt
     ones. `pushed`: rows were merged into it since.
     """
@@ -72,10 +77,15 @@ class GenerationMetadata:
     ids: dict[str, str] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     pushed: bool = False
+    project: str | None = None
 
     def to_json(self) -> str:
         """As it is stored."""
         return json.dumps(vars(self))
+
+
+METADATA_FIELDS = frozenset(GenerationMetadata.__dataclass_fields__)
+"""A later version may have written more."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +203,23 @@ def in_use(backend: OnlineBackend) -> InUse | None:
     return None if name is None or metadata is None else InUse(name, metadata)
 
 
+def ensure_own(backend: OnlineBackend, project: str) -> None:
+    """Raise OnlineStoreOwnedError if another project serves from this backend: two would replace each other's
+    features.
+    """
+    try:
+        served = in_use(backend)
+    except OnlineStoreDamagedError:  # it is about to be replaced
+        return
+    owner = served.metadata.project if served else None
+    if owner not in (None, project):
+        raise OnlineStoreOwnedError(
+            f"{backend.where} serves the features of the project {owner}, and this is {project}. Nothing was changed."
+            " Set MILLRACE_ONLINE to a database of this project's own, such as another number in redis://host:6379/1 or"
+            " another database in PostgreSQL"
+        )
+
+
 def empty_error(where: str) -> OnlineStoreEmptyError:
     """The error for a reader when nothing is online."""
     return OnlineStoreEmptyError(
@@ -217,9 +244,10 @@ def parse_metadata(text: str | bytes | None, name: str, where: str) -> Generatio
             f"the generation {name} in {where} is missing or torn: it does not say what it was made from"
         )
     try:
-        metadata = GenerationMetadata(**json.loads(text))
+        known = {name: value for name, value in json.loads(text).items() if name in METADATA_FIELDS}
+        metadata = GenerationMetadata(**known)
         return replace(metadata, rows={**metadata.rows})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise damaged_error(
             f"the generation {name} in {where} is torn: what it says of itself cannot be read"
         ) from error

@@ -13,6 +13,7 @@ from typing import Any
 
 from feast import FeatureView
 
+from contracts import project
 from contracts.interval import midnight
 from contracts.report import PUBLISHED, UNCHANGED
 from features import queries, registry
@@ -59,11 +60,6 @@ class ViewReport:
     generation: str
     loaded: int = 0
 
-    @property
-    def entities_per_second(self) -> float:
-        """Throughput of this view's load."""
-        return self.loaded / self.seconds if self.seconds else 0.0
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
         return asdict(self)
@@ -99,6 +95,7 @@ def materialize(
     Rows that were known at the horizon's midnight count; later rows, which record how windows empty, wait for a later
     release.
     """
+    generation.ensure_own(backends.configured(), project.current().name)
     registry.apply()
     views = registry.online_views(registry.open_store())
     ensure_tables(release, (as_of.gold(view.batch_source).table for view in views))
@@ -177,8 +174,16 @@ def load(
     """
     backend, requested = (
         backends.configured(),
-        GenerationMetadata(release.number, release.horizon, definitions, release.tables, release.ids),
+        GenerationMetadata(
+            release.number,
+            release.horizon,
+            definitions,
+            release.tables,
+            release.ids,
+            project=project.current().name,
+        ),
     )
+    generation.ensure_own(backend, project.current().name)
     if not fresh and (unchanged := _unchanged(backend, requested, views)):
         return unchanged
     while True:

@@ -19,6 +19,7 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFea
 from feast.data_source import DataSource
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped,unused-ignore]
 
+from contracts.project import current as current_project
 from contracts.project import module as project_module
 from features.registry.servable import DefinitionError, ensure_gold, ensure_servable
 from features.registry.store import (
@@ -26,6 +27,7 @@ from features.registry.store import (
     RegistryConflictError,
     RegistryDamagedError,
     RegistryMissingError,
+    RegistryOwnedError,
     creating,
     path,
     where,
@@ -39,6 +41,7 @@ __all__ = [
     "RegistryConflictError",
     "RegistryDamagedError",
     "RegistryMissingError",
+    "RegistryOwnedError",
     "ensure_gold",
     "ensure_servable",
     "path",
@@ -48,6 +51,9 @@ __all__ = [
 REPO = Path(__file__).parent.parent / "feast_repo"
 FINGERPRINT = "definitions"
 """Tag of the Feast project with the fingerprint of the definitions applied last."""
+
+OWNER = "project"
+"""Tag of the Feast project with the name of the Millrace project that applied them."""
 
 FORMER_MODULES = {"features.on_demand": "features.recency"}
 """Modules imported by on-demand functions -> their names when manifests first recorded digests."""
@@ -84,8 +90,8 @@ def definitions() -> list[Any]:
 
 
 def project(name: str, declared: Iterable[Any]) -> Project:
-    """The Feast project of the declared objects; its tag has their fingerprint."""
-    tags = {FINGERPRINT: fingerprint(_with_sources(declared))}
+    """The Feast project of the declared objects; its tags have their fingerprint and the Millrace project."""
+    tags = {FINGERPRINT: fingerprint(_with_sources(declared)), OWNER: current_project().name}
     return Project(name=name, description="Features of the Millrace lake", tags=tags)
 
 
@@ -141,7 +147,9 @@ def _apply() -> bool:
     with creating():
         store = open_store()
         current = fingerprint()
-        if _applied(store) == current:
+        tags = _tags(store)
+        _ensure_own(tags)
+        if tags.get(FINGERPRINT) == current and OWNER in tags:
             return False
         objects = definitions()
         with warnings.catch_warnings():
@@ -175,8 +183,23 @@ def _with_sources(declared: Iterable[Any]) -> list[Any]:
 
 
 def _applied(store: FeatureStore) -> str | None:
+    return _tags(store).get(FINGERPRINT)
+
+
+def _tags(store: FeatureStore) -> Mapping[str, str]:
+    """The tags of the Feast project; empty for a registry without it."""
     tags = [project.tags for project in store.registry.list_projects() if project.name == store.project]
-    return tags[0].get(FINGERPRINT) if tags else None
+    return tags[0] if tags else {}
+
+
+def _ensure_own(tags: Mapping[str, str]) -> None:
+    """Raise RegistryOwnedError if another project applied its definitions here: two would remove each other's."""
+    owner, name = tags.get(OWNER), current_project().name
+    if owner not in (None, name):
+        raise RegistryOwnedError(
+            f"the feature registry at {where()} belongs to the project {owner}, and this is {name}. Nothing was"
+            " changed. Set MILLRACE_REGISTRY to a database of this project's own"
+        )
 
 
 def _obsolete(store: FeatureStore, objects: list[Any]) -> list[Any]:

@@ -53,6 +53,10 @@ class RegistryDamagedError(ValueError):
     """The registry's content cannot be parsed."""
 
 
+class RegistryOwnedError(RuntimeError):
+    """The registry holds the definitions of another project."""
+
+
 class RegistryConflictError(RuntimeError):
     """Another process wrote the registry after this one read it. Nothing was written, and it was read again."""
 

@@ -17,11 +17,12 @@ from feast.types import Bool, Bytes, Float32, Float64, Int32, Int64, String, Uni
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features.online import backends, sqlite
+from features.online import backends, generation, sqlite
 from features.online.generation import (
     GenerationGoneError,
     GenerationMetadata,
     OnlineBackend,
+    OnlineStoreOwnedError,
     OnlineStoreUnfitError,
     RowSchema,
 )
@@ -92,6 +93,22 @@ def traces(place: OnlineBackend, name: str) -> list[Any]:
         ]  # type: ignore[union-attr]
     with psycopg.connect(online()) as connection:
         return connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE %s", [f"%{name}%"]).fetchall()
+
+
+def test_a_backend_that_serves_another_project_is_refused(place: OnlineBackend) -> None:
+    """In every backend, a generation says which project materialized it; one of an older version says nothing."""
+    generation.ensure_own(place, "arcade")
+    for owner, refused in ((None, ()), ("arcade", ("bakery",)), ("bakery", ("arcade",))):
+        with place.drafting("test") as draft:
+            draft.finish(GenerationMetadata(project=owner))
+            draft.publish()
+        assert (place.metadata() or GenerationMetadata()).project == owner
+        for project in ("arcade", "bakery"):
+            if project in refused:
+                with pytest.raises(OnlineStoreOwnedError, match=rf"project {owner}, and this is {project}"):
+                    generation.ensure_own(place, project)
+            else:
+                generation.ensure_own(place, project)
 
 
 def values(place: OnlineBackend, row_schema: RowSchema, keys: list[Any]) -> list[Any]:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -21,7 +22,8 @@ from features import registry
 from features.feast_repo import definitions
 from features.online import backends, generation, materialize, sqlite
 from features.online import store as online_store
-from features.online.generation import OnlineStoreDamagedError, OnlineStoreEmptyError
+from features.online.generation import OnlineStoreDamagedError, OnlineStoreEmptyError, OnlineStoreOwnedError
+from features.registry import RegistryOwnedError
 from features.type_mapping import KeyTypeError
 from lake import release
 from tests.unit.features.conftest import VIEWS, Lake, activity, at, popularity
@@ -88,6 +90,19 @@ def test_the_same_release_is_no_work_until_the_store_is_deleted(shop: Lake) -> N
     backends.configured().remove_all()
     assert materialize.online_release() is None
     assert {one.status for one in materialize.materialize(release.read()).views} == {"published"}
+
+
+def test_another_projects_features_and_definitions_are_left_alone(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    materialize.materialize(release.read())
+    before, definitions = backends.metadata(), registry.path().read_bytes()
+    other = SimpleNamespace(name="bakery")
+    monkeypatch.setattr(materialize.project, "current", lambda: other)
+    monkeypatch.setattr(registry, "current_project", lambda: other)
+    with pytest.raises(OnlineStoreOwnedError, match=r"and this is bakery\. Nothing was changed\. Set MILLRACE_ONLINE"):
+        materialize.materialize(release.read(), fresh=True)
+    with pytest.raises(RegistryOwnedError, match=r"and this is bakery\. Nothing was changed\. Set MILLRACE_REGISTRY"):
+        registry.apply()
+    assert (backends.metadata(), registry.path().read_bytes()) == (before, definitions)
 
 
 def test_the_report_counts_entities(shop: Lake) -> None:
