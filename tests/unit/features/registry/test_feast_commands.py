@@ -16,6 +16,7 @@ from feast import BatchFeatureView, Entity, FeatureStore, FeatureView, Field, Fi
 from feast.types import Int64
 from feast.value_type import ValueType
 
+from contracts.project import current
 from features import lake_reader, registry
 from features.online import backends, consistency, materialize
 from features.online.materialize import NothingToServeError
@@ -74,7 +75,7 @@ def test_plan_apply_and_materialize(shop: Lake) -> None:
     assert (
         (applied.description, applied.tags)
         == (project.description, project.tags)
-        == ("Features of the Millrace lake", {"definitions": registry.fingerprint()})
+        == ("Features of the Millrace lake", {"definitions": registry.fingerprint(), "project": current().name})
     )
     assert not registry.apply()
     served = backends.metadata()
