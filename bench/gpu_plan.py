@@ -180,24 +180,26 @@ def _cell(column: Column) -> Any:
 
 def transforms(spark: Any) -> Iterator[PlanCoverage]:
     """The GPU coverage of every silver and gold transform, with what staging adds to it."""
-    from etl import stage
+    from etl.deduplicate import deduplicate
     from etl.gold import aggregate
+    from etl.stage import clean
+    from etl.transforms import has_transform, transform
 
     explain = spark._jvm.com.nvidia.spark.rapids.ExplainPlan.explainPotentialGpuPlan
     for table in (*catalog.tables(Layer.SILVER), *catalog.tables(Layer.GOLD)):
         frames = [spark.read.format("delta").load(str(settings.table_path(name))) for name in table.inputs]
         if table.layer == Layer.SILVER:
-            cleaned = stage.clean(table, *frames)
+            cleaned = clean(table, *frames)
             plans = {
                 "": cleaned.select(*table.column_names),
-                "duplicates": stage._without_duplicates(table, cleaned).select(*table.column_names),
+                "duplicates": deduplicate(table, cleaned).select(*table.column_names),
             }
         elif table.load == Load.SNAPSHOT:
-            plans = {"": stage.transform(table).features(*frames).select(*table.column_names)}
+            plans = {"": transform(table).features(*frames).select(*table.column_names)}
         else:
             inputs, prepare = (
                 dict(zip(table.inputs, frames, strict=True)),
-                stage.transform(table).events if stage.has_transform(table) else None,
+                transform(table).events if has_transform(table) else None,
             )
             plans = {
                 name: aggregate.features(table, [midnights], inputs, prepare) for name, midnights in MIDNIGHTS.items()

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from contracts.model import Layer
-from etl.stage import Plan, Staged
+from etl.planning import Plan
+from etl.staged import Staged
 from lake import delta, settings, storage
 from lake.publishing import locked
 

@@ -28,7 +28,7 @@ class MaintenanceReport:
 
 def published_tables(name: str | None = None) -> list[str]:
     """That table, or all; the published ones. StageError when there is none."""
-    from etl.stage import StageError
+    from etl.transforms import StageError
     from lake import delta
 
     wanted = [catalog.table(name)] if name else catalog.all_tables()

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from contracts.check import Problem
-    from etl.stage import Plan, Staged
+    from etl.planning import Plan
+    from etl.staged import Staged
     from expectations.audit import Audit
     from expectations.brute_force import Verification
     from features.offline.profiles import Profile
@@ -156,7 +157,8 @@ def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None 
     """Carry the interval into one table: plan, stage, audit, publish, each recorded as lineage. Nothing to do is a
     result, not an error.
     """
-    from etl.stage import plan, stage
+    from etl.planning import plan
+    from etl.stage import stage
 
     table = catalog.table(name)
     with translate_errors(name):
@@ -204,7 +206,8 @@ def add_part(
     `rows` computes them, and says how many it was to compute; it is not called where they are there. `artifacts` are
     read besides tables, for lineage.
     """
-    from etl.stage import plan_part, stage_rows
+    from etl.planning import plan_part
+    from etl.stage import stage_rows
 
     horizon = date.fromisoformat(release.horizon)
     inputs = {name: release.tables[name] for name in table.inputs}
@@ -333,7 +336,7 @@ def _audit(staged: Staged, run_id: str) -> Audit:
 
 def _published(name: str):  # type: ignore[no-untyped-def]
     from etl import table_reader
-    from etl.stage import StageError
+    from etl.transforms import StageError
     from lake import delta
 
     version = delta.version_of(name)
@@ -427,7 +430,8 @@ def make_release(interval: Interval, run_id: str, parent: Parent | None = None) 
 
 
 def _planned(table: Table, interval: Interval) -> Plan:
-    from etl.stage import StageError, plan
+    from etl.planning import plan
+    from etl.transforms import StageError
 
     found = plan(table, interval)
     if found.base is None:

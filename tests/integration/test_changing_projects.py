@@ -14,7 +14,7 @@ import pytest
 
 from contracts.project import current
 from contracts.report import UNCHANGED
-from etl.stage import StageError
+from etl.transforms import StageError
 from lake import release
 from lake.delta import LakeError
 from millrace import pipeline

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import DataFrame
 
+import etl.planning
 import etl.stage
 from contracts import catalog
 from contracts.interval import IntervalError
@@ -134,8 +135,8 @@ def test_a_changed_transform_rebuilds_its_table_and_what_reads_it(
 ) -> None:
     copy_home(four_days, home)
     before, at = comparison.contents(), versions()
-    real = etl.stage.code_of
-    monkeypatch.setattr(etl.stage, "code_of", lambda table: "changed" if table.qualified == changed else real(table))
+    real = etl.planning.code_of
+    monkeypatch.setattr(etl.planning, "code_of", lambda table: "changed" if table.qualified == changed else real(table))
     reports = run("2017-03-04", "2017-03-05")
     assert published(reports) == {changed, *follow}
     assert reports[changed].account.published == before[changed].total(), "not all of it was computed anew"
@@ -146,7 +147,7 @@ def test_a_changed_transform_rebuilds_its_table_and_what_reads_it(
 
 def test_a_changed_transform_changes_rows_that_were_published(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only the fingerprint: what the new code gives replaces what the old one gave, on days long past too."""
-    real, fingerprint = etl.stage.clean, etl.stage.code_of
+    real, fingerprint = etl.stage.clean, etl.planning.code_of
 
     def changed(table: Table, *frames: DataFrame) -> DataFrame:
         cleaned = real(table, *frames)
@@ -154,7 +155,9 @@ def test_a_changed_transform_changes_rows_that_were_published(stocked: Shop, mon
 
     monkeypatch.setattr(etl.stage, "clean", changed)
     monkeypatch.setattr(
-        etl.stage, "code_of", lambda table: fingerprint(table) + ("2" if table.qualified == "silver.products" else "")
+        etl.planning,
+        "code_of",
+        lambda table: fingerprint(table) + ("2" if table.qualified == "silver.products" else ""),
     )
     run("2017-03-02", "2017-03-03")
     assert {row["department"] for row in rows("silver.products")} == {"FOOD"}

@@ -23,7 +23,7 @@ from contracts import catalog
 from contracts.aggregations import Count, Latest, Sum, before_latest, days
 from contracts.interval import DAY, Interval
 from contracts.model import Load, Table
-from etl import stage, table_reader
+from etl import planning, stage, table_reader
 from etl.gold import aggregate
 from lake import delta, publishing
 from lake import settings as places
@@ -99,7 +99,7 @@ class Shop:
 
     def run(self) -> None:
         """Plan, compute what is planned, and replace it, as a run of the pipeline does."""
-        planned = stage.plan(self.table, Interval(self.horizon - DAY, self.horizon))
+        planned = planning.plan(self.table, Interval(self.horizon - DAY, self.horizon))
         found = stage._features(planned).toArrow().to_pylist() if planned.days else []
         self.rows = (
             {}
@@ -160,7 +160,7 @@ def test_change_by_change_is_at_once(story: tuple[Case, tuple[Change, ...]]) -> 
         set_home(Path(home), patch)
         shop = Shop(first.table, declarations.whole(first).end)
         patch.setattr(catalog, "table", shop.known.__getitem__)
-        patch.setattr(stage, "code_of", lambda _: "code")
+        patch.setattr(planning, "code_of", lambda _: "code")
         for name, rows in first.rows.items():
             shop.write(name, rows)
         shop.run()

@@ -14,7 +14,7 @@ import pytest
 
 from contracts import catalog
 from contracts.model import Layer
-from etl.stage import StageError
+from etl.transforms import StageError
 from features.lake_reader import LakeReader
 from lake import delta, release, settings
 from millrace import cli, maintenance, pipeline

@@ -16,7 +16,7 @@ from functools import wraps
 
 from contracts import catalog
 from contracts.model import Layer
-from etl import quarantine, stage
+from etl import quarantine, stage, transforms
 from lake import publishing, release
 from millrace import cli, pipeline
 
@@ -137,7 +137,7 @@ if __name__ == "__main__":
     for name in HEAVY:
         importlib.import_module(name)
     for table in (*catalog.tables(Layer.SILVER), *catalog.tables(Layer.GOLD)):
-        if stage.has_transform(table):
-            stage.transform(table)
+        if transforms.has_transform(table):
+            transforms.transform(table)
     for case in sys.argv[1:]:
         print(json.dumps(run(*case.split(","))), flush=True)

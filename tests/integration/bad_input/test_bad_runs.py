@@ -313,7 +313,7 @@ def losing(monkeypatch: pytest.MonkeyPatch, where: object, name: str, table: str
     monkeypatch.setattr(where, name, and_lose)
 
 
-@pytest.mark.parametrize("step", ["_cleaned", "_published_elsewhere", "stage"])
+@pytest.mark.parametrize("step", ["_incoming_and_cleaned", "_published_on_other_days", "stage"])
 def test_a_data_file_that_goes_away_while_it_is_read_is_held(
     stocked: Shop, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -332,7 +332,7 @@ def test_a_data_file_that_goes_away_while_it_is_read_is_held(
     pipeline.run_table("bronze.transactions", days, "second")
     mine = next(settings.table_path("silver.transactions").glob("*.parquet"))
     losing(monkeypatch, stage, step, "bronze.transactions")
-    losing(monkeypatch, stage, "_published_elsewhere", "silver.transactions")
+    losing(monkeypatch, stage, "_published_on_other_days", "silver.transactions")
     away = mine.with_suffix(".away")
     away.hardlink_to(mine)
 
@@ -351,7 +351,7 @@ def test_a_data_file_that_goes_away_while_it_is_read_is_held(
 def test_a_staged_file_that_goes_away_is_missed_before_the_commit(
     stocked: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from etl.stage import StageError
+    from etl.transforms import StageError
     from expectations import audit
     from millrace import pipeline
 
@@ -464,7 +464,7 @@ def test_a_transform_that_loses_or_doubles_rows_publishes_nothing(
 def test_rows_that_are_neither_published_nor_quarantined_stop_the_run(
     stocked: Shop, run_transactions: Callable, untouched: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from etl.stage import Staged
+    from etl.staged import Staged
 
     whole = Staged.keep
     monkeypatch.setattr(Staged, "keep", lambda staged, good: whole(staged, good.filter("basket_id <> 5")))

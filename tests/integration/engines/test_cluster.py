@@ -98,7 +98,7 @@ def test_a_worker_killed_in_the_middle_of_a_stage_does_not_fail_the_run(
     keep_only(monkeypatch, "gold.customer_activity")
     land(shop)
     struck: list[str] = []
-    original = stage._write
+    original = stage.write
 
     def write(table: Any, *others: Any) -> None:
         if table.qualified == "gold.customer_activity" and not struck:
@@ -106,12 +106,12 @@ def test_a_worker_killed_in_the_middle_of_a_stage_does_not_fail_the_run(
             threading.Timer(0.3, end, [workers[0]]).start()
         original(table, *others)
 
-    monkeypatch.setattr(stage, "_write", write)
+    monkeypatch.setattr(stage, "write", write)
     carry(monkeypatch, url, home / "cluster", FIRST)
     assert struck
     assert workers[0].poll() is not None
     assert workers[1].poll() is None
-    monkeypatch.setattr(stage, "_write", original)
+    monkeypatch.setattr(stage, "write", original)
     carry(monkeypatch, "sail", home / "sail", FIRST)
     assert differing(home / "cluster", home / "sail") == []
     assert delta.version_of("gold.customer_activity") == 1

@@ -22,7 +22,8 @@ from contracts.interval import Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Layer, Load, Table
 from etl import engine
 from etl.gold import aggregate
-from etl.stage import clean, transform
+from etl.stage import clean
+from etl.transforms import transform
 from lake.publishing import arrow_type
 from tests.spark import COMPILED
 

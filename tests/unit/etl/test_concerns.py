@@ -15,7 +15,7 @@ from contracts import catalog
 from contracts.aggregations import AsOf, Dimension, Latest, MappedInTime, Sum, days, feature_table
 from contracts.interval import Interval
 from contracts.model import DATE, LONG, MONEY, STRING, TIMESTAMP, Column, Layer, Load, Table
-from etl import stage, table_reader
+from etl import planning, table_reader
 from etl.gold import aggregate, concerns
 from lake import delta, publishing, settings
 from lake.delta import CommitMetadata
@@ -107,7 +107,7 @@ def prepare(stays: Any, offers: Any) -> Any:
 @pytest.fixture(autouse=True)
 def project(monkeypatch: pytest.MonkeyPatch, home: Any) -> None:
     monkeypatch.setattr(catalog, "table", TABLES.__getitem__)
-    monkeypatch.setattr(stage, "code_of", lambda _: "code")
+    monkeypatch.setattr(planning, "code_of", lambda _: "code")
     write(
         STAYS,
         *(
@@ -169,11 +169,11 @@ def write(table: Table, *rows: Row, replace: Sequence[Interval] = ()) -> int:
     )
 
 
-def plan(table: Table) -> stage.Plan:
-    return stage.plan(table, Interval(date(2017, 3, 1), LAST))
+def plan(table: Table) -> planning.Plan:
+    return planning.plan(table, Interval(date(2017, 3, 1), LAST))
 
 
-def carry_out(planned: stage.Plan) -> None:
+def carry_out(planned: planning.Plan) -> None:
     state = CommitMetadata("run", planned.inputs, planned.days, planned.horizon, "code", ids=planned.ids)
     publishing.publish(planned.table, [], state, base=planned.base)
 

@@ -10,8 +10,8 @@ import pytest
 from contracts import catalog
 from contracts.interval import Interval
 from contracts.model import DATE, TIMESTAMP
-from etl import stage
-from etl.stage import StageError
+from etl import planning, transforms
+from etl.transforms import StageError
 from lake import delta, publishing, settings
 from lake.delta import CommitMetadata
 from tests.unit.etl.visits import of
@@ -42,15 +42,17 @@ def write(name: str, *days: Interval, cells: dict[str, Any] | None = None) -> in
     return publishing.publish(table, [path], CommitMetadata("run", changed_days=days), base=delta.version_of(name))
 
 
-def carry_out(planned: stage.Plan) -> None:
+def carry_out(planned: planning.Plan) -> None:
     """Record that the plan was carried out, with no rows."""
     table = planned.table
-    state = CommitMetadata("run", planned.inputs, planned.days, planned.horizon, stage.code_of(table), ids=planned.ids)
+    state = CommitMetadata(
+        "run", planned.inputs, planned.days, planned.horizon, transforms.code_of(table), ids=planned.ids
+    )
     publishing.publish(table, [], state, base=planned.base)
 
 
-def plan(name: str, interval: Interval = FIRST) -> stage.Plan:
-    return stage.plan(catalog.table(name), interval)
+def plan(name: str, interval: Interval = FIRST) -> planning.Plan:
+    return planning.plan(catalog.table(name), interval)
 
 
 def midnights(bought: Interval, window: int) -> Interval:
@@ -108,7 +110,7 @@ def test_the_days_of_two_late_files_are_done_together() -> None:
 def test_after_a_change_of_the_code_the_whole_table_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     write(BOUGHT, FIRST, FIFTH)
     carry_out(plan(SILVER))
-    monkeypatch.setattr(stage, "code_of", lambda _: "another")
+    monkeypatch.setattr(planning, "code_of", lambda _: "another")
     planned = plan(SILVER)
     assert (planned.whole, planned.days) == (True, (of("2017-03-01", "2017-03-06"),))
 
@@ -235,29 +237,29 @@ def test_the_fingerprint_follows_the_transform_the_layer_and_the_checks(monkeypa
     from dataclasses import replace
 
     table = catalog.table(SILVER)
-    before = stage.code_of(table)
-    assert stage.code_of(table) == before
-    assert stage.code_of(replace(table, doc="Other words")) == before
+    before = transforms.code_of(table)
+    assert transforms.code_of(table) == before
+    assert transforms.code_of(replace(table, doc="Other words")) == before
     changed = {
-        "key": stage.code_of(replace(table, key=("basket_id",))),
-        "rules": stage.code_of(replace(table, rules=())),
-        "columns": stage.code_of(replace(table, columns=table.columns[:-1])),
+        "key": transforms.code_of(replace(table, key=("basket_id",))),
+        "rules": transforms.code_of(replace(table, rules=())),
+        "columns": transforms.code_of(replace(table, columns=table.columns[:-1])),
     }
     assert len({before, *changed.values()}) == 4
-    sources, campaigns = stage.inspect.getsource, catalog.table("silver.campaigns")
+    sources, campaigns = transforms.inspect.getsource, catalog.table("silver.campaigns")
     for contract, module in (
         (table, "etl.silver.select"),
         (campaigns, "etl.silver.select"),
         (campaigns, "grocery.transforms.silver.campaigns"),
     ):
-        before = stage.code_of(contract)
+        before = transforms.code_of(contract)
         with monkeypatch.context() as edited:
             edited.setattr(
-                stage.inspect,
+                transforms.inspect,
                 "getsource",
                 lambda one, module=module: sources(one) + "# edited" * (one.__name__ == module),
             )
-            assert stage.code_of(contract) != before, module
+            assert transforms.code_of(contract) != before, module
 
 
 def test_a_time_column_is_an_instant_or_a_date() -> None:

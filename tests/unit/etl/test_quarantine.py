@@ -12,8 +12,9 @@ from contracts import catalog
 from contracts.interval import Interval
 from contracts.model import Table
 from etl import engine, quarantine
+from etl.planning import Plan
 from etl.sources.landing import Rejected
-from etl.stage import Plan, Staged
+from etl.staged import Staged
 from tests.landing import rows
 from tests.unit.etl.visits import SCHEMA, VISITS, of, visit
 

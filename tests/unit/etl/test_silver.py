@@ -10,6 +10,7 @@ import pytest
 
 from contracts import catalog
 from etl import engine, stage
+from etl.deduplicate import deduplicate
 from etl.silver import PROVENANCE
 from lake import publishing
 
@@ -217,9 +218,7 @@ def winner(*rows: dict[str, Any]) -> list[tuple]:
     """Which of these transactions stay: their quantity and file."""
     cleaned = clean("transactions", bronze("transactions", *(BOUGHT | row for row in rows)))
     left = (
-        stage._without_duplicates(catalog.table("silver.transactions"), cleaned)
-        .select("product_id", "quantity", "_file")
-        .collect()
+        deduplicate(catalog.table("silver.transactions"), cleaned).select("product_id", "quantity", "_file").collect()
     )
     return sorted(((row.product_id, row.quantity, row._file) for row in left), key=str)
 

@@ -1,0 +1,116 @@
+"""The project's transform of a table, and the fingerprint of the code that decides the table's content."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from contracts import project
+from contracts.model import Layer, Table
+from etl.gold import aggregate, windows
+from etl.silver import select
+
+if TYPE_CHECKING:
+    from contracts.aggregations import Aggregates
+
+
+class StageError(RuntimeError):
+    """A table cannot be computed; the message says what is missing."""
+
+
+def transform(table: Table) -> ModuleType:
+    """The project's module that computes the table, or prepares its events. StageError where there is none.
+
+    Its path follows from the table's name: `transforms/<layer>/<name>.py`.
+    """
+    module = project.module(_module_name(table))
+    if module is None:
+        raise StageError(f"{table.qualified} needs a transform: write {project.current().file(_module_name(table))}")
+    return module
+
+
+def has_transform(table: Table) -> bool:
+    """Whether the project has a transform for the table. Declared columns and aggregations need none."""
+    return project.current().has_module(_module_name(table))
+
+
+def _module_name(table: Table) -> str:
+    return f"transforms.{table.layer}.{table.name}"
+
+
+# --- the fingerprint
+
+
+def code_of(table: Table) -> str:
+    """A fingerprint of what decides the table's content: the transform, the layer's shared code, and the contract's
+    columns, key and checks. Empty for a layer that has no transforms.
+    """
+    if table.layer not in (Layer.SILVER, Layer.GOLD):
+        return ""
+    shared = [windows, aggregate] if table.layer == Layer.GOLD else [select]
+    own = _sources(transform(table)) if has_transform(table) else {}
+    facts = (
+        repr([(c.name, c.type.spark, c.source) for c in table.columns])
+        + repr(table.key)
+        + repr([(c.name, c.sql, c.severity) for c in table.checks()])
+        + repr(table.references)
+        + repr([_declaration(table.aggregates)] if table.aggregates else table.history)
+    )
+    text = "".join((*(own[name] for name in sorted(own)), *(inspect.getsource(module) for module in shared))) + facts
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sources(module: ModuleType) -> dict[str, str]:
+    """The source of a project's module and of all project modules that it imports, by module name.
+
+    Contracts are left out: `code_of` adds the parts of them that count.
+    """
+    current, sources, queue = project.current(), {}, [module]
+    while queue:
+        module = queue.pop()
+        sources[module.__name__] = text = inspect.getsource(module)
+        for name in _imports(text, current.name):
+            path = name.removeprefix(f"{current.name}.")
+            if name not in sources and not path.startswith("contracts.") and current.has_module(path):
+                imported = current.module(path)
+                queue += [imported] if imported is not None and getattr(imported, "__file__", None) else []
+    return sources
+
+
+def _imports(text: str, package: str) -> Iterator[str]:
+    """The modules of `package` that a module's source imports, at any level of it."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith(f"{package}."))
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and (node.module == package or node.module.startswith(f"{package}."))
+        ):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _declaration(declared: Aggregates) -> tuple[Any, ...]:
+    """The parts of a declaration that decide values. Descriptions and units do not."""
+    parts = [replace(part, doc="", meaning="", unit=None) for part in declared.aggregations]
+    joined = [
+        (type(other).__name__, _identity(other.table), {**vars(other), "table": None}) for other in declared.joined
+    ]
+    prepared = [(column.name, column.type.spark, column.required) for column in declared.prepared]
+    return (_identity(declared.events), [column.name for column in declared.key], parts, joined, prepared)
+
+
+def _identity(table: Table) -> tuple[Any, ...]:
+    """The parts of an input's contract that decide which of its rows are used, and how."""
+    return (
+        table.qualified,
+        table.key,
+        table.time_column,
+        [(column.name, column.type.spark, column.required) for column in table.columns],
+    )
