@@ -1,6 +1,4 @@
-"""The engine that computes: a Spark Connect session, on Sail in this process, on a Spark of this machine, or at a URL.
-Nothing here knows a table.
-"""
+"""The engine: a Spark Connect session on Sail in this process, on a local Spark, or at a URL."""
 
 from __future__ import annotations
 
@@ -22,48 +20,45 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 15002
 SAIL_TIMEOUT_SECONDS = 30 * 86_400
-"""After which a Sail in this process forgets a session. By default it is 15 minutes, also below a query that leaves it
-no time for other requests. The session ends with the process anyway.
+"""After which an embedded Sail forgets an idle session. The default of 15 minutes also ends a session whose one query
+runs longer. The session ends with the process anyway.
 """
 OPTIONS = {
     "spark.sql.session.timeZone": "UTC",  # else the machine's zone leaks into dates
-    # Spark's INT96 carries no statistics, and publishing needs them
+    # Spark's default, INT96, has no statistics, which publishing needs
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.sql.parquet.compression.codec": "zstd",
-    # rows take so much more memory than their files; Spark takes 20 million promotions for small, and broadcasts them
+    # how much larger rows are than their files: by the default, Spark broadcasts 20 million promotions as small
     "spark.sql.sources.fileCompressionFactor": "20",
-    # delta-spark 4.1 refuses versions older than a table's deletedFileRetentionDuration, a week by default, though
-    # their files are there; releases pin them, and a vacuum spares them
+    # delta-spark 4.1 refuses versions older than a table's deletedFileRetentionDuration (a week by default) even where
+    # their files exist; releases pin such versions, and vacuum keeps their files
     "spark.databricks.delta.vacuum.enforceTimeTravelWithinDeletedFileRetentionDuration": "false",
 }
-"""What every session is set to, so that engines read and write alike."""
-ON_SAIL = {"spark.python.sql.dataFrameDebugging.enabled": "false"}
-"""Else PySpark looks for IPython at every call, 2,000 times a run: 0.12 of 1.5 CPU seconds. On Spark only a server's
-own configuration may say so.
+"""Settings of every session, so that engines read and write alike."""
+SAIL_OPTIONS = {"spark.python.sql.dataFrameDebugging.enabled": "false"}
+"""Otherwise PySpark looks for IPython at every call, 2,000 times a run: 0.12 of 1.5 CPU seconds. On Spark, only the
+server's own configuration can set it.
 """
 
 
 class EngineError(RuntimeError):
-    """The engine cannot be used as configured, or is not there."""
+    """The engine is misconfigured or unavailable."""
 
 
 def session() -> SparkSession:
-    """The session of this process with the engine that is configured, started on first use, kept while it idles, and
-    renewed if the engine forgot it.
+    """This process's session with the configured engine: started on first use, kept alive while idle, and renewed if
+    the engine forgot it.
     """
     with _starting:
         engine = settings.engine()
-        found = _session(engine)
-        if found.is_stopped:
+        spark = _session(engine)
+        if spark.is_stopped:
             _session.cache_clear()
-            found = _session(engine)
-        keep_alive.refresh(found)
-        type(
-            found
-        )._active_session.session = (
-            found  # PySpark asks the thread's active session for settings, and never makes a later one active
-        )
-        return found
+            spark = _session(engine)
+        keep_alive.refresh(spark)
+        # PySpark reads settings from the thread's active session, and never makes a later one active
+        type(spark)._active_session.session = spark
+        return spark
 
 
 @cache
@@ -72,23 +67,20 @@ def _session(engine: str) -> SparkSession:
     from pyspark.sql.connect.client.retries import DefaultPolicy
 
     url = _url(engine)
-    _refuse_silence(url)
+    _ensure_server_listens(url)
     spark = SparkSession.builder.remote(url).create()
-    spark.client.set_retry_policies(
-        [DefaultPolicy(max_retries=5, max_backoff=2000)]
-    )  # ten minutes by default, for a server that is dead
-    atexit.unregister(
-        spark.client._cleanup_ml_cache
-    )  # Sail has no such cache: the farewell fails, and where logging is on a traceback closes every process
+    # by default the client retries a dead server for ten minutes
+    spark.client.set_retry_policies([DefaultPolicy(max_retries=5, max_backoff=2000)])
+    # Sail has no ML cache: the cleanup fails, and logs a traceback at the exit of every process
+    atexit.unregister(spark.client._cleanup_ml_cache)
     try:
-        _refuse_other_version(url, _version(url, spark))
+        _ensure_same_version(url, _version(url, spark))
     except EngineError:
-        spark.release_session_on_close = False  # nothing was begun there
-        spark.stop()  # else it stays the active one of this thread
+        spark.release_session_on_close = False  # the server has no session to release
+        spark.stop()  # otherwise it stays this thread's active session
         raise
-    keep_alive.start(
-        spark, OPTIONS | ON_SAIL if engine == "sail" or (engine != "spark" and _sails_version(spark)) else OPTIONS
-    )
+    on_sail = engine == "sail" or (engine != "spark" and _sail_version(spark) != "")
+    keep_alive.start(spark, OPTIONS | SAIL_OPTIONS if on_sail else OPTIONS)
     return spark
 
 
@@ -100,13 +92,13 @@ def _url(engine: str) -> str:
     if engine.startswith("sc://") and _host_and_port(engine)[0]:
         return engine
     raise EngineError(
-        f"MILLRACE_ENGINE is {_shown(engine)!r}. Use `sail` (the default, in-process), `spark` (a Spark of this"
-        f" machine, which needs Java) or a Spark Connect URL such as sc://localhost:{DEFAULT_PORT}"
+        f"MILLRACE_ENGINE is {_without_secrets(engine)!r}. Use `sail` (the default, in-process), `spark` (a Spark"
+        f" of this machine, which needs Java) or a Spark Connect URL such as sc://localhost:{DEFAULT_PORT}"
     )
 
 
-def _shown(engine: str) -> str:
-    """Without user, password and options, one of which may be a token."""
+def _without_secrets(engine: str) -> str:
+    """The URL without user, password and options, one of which may be a token."""
     scheme, separator, rest = engine.split(";")[0].rpartition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
@@ -120,17 +112,17 @@ def _embedded_sail() -> str:
 
 
 def start_sail(address: str, port: int) -> Any:
-    """A Sail in this process that listens there; on a free port where `port` is 0."""
+    """Start a Sail in this process that listens there, on a free port where `port` is 0. Returns pysail's server."""
     os.environ.setdefault(keep_alive.SAIL_TIMEOUT, str(SAIL_TIMEOUT_SECONDS))
     from pysail.spark import SparkConnectServer
 
-    started = SparkConnectServer(address, port)
-    started.start(background=True)
-    return started
+    sail = SparkConnectServer(address, port)
+    sail.start(background=True)
+    return sail
 
 
 def _local_spark() -> str:
-    """The server that the services keep, or one that ends with this process."""
+    """The URL of the Spark server that `millrace up` keeps, or of one that ends with this process."""
     shared = server.running()
     if shared:
         return shared
@@ -143,9 +135,9 @@ def _local_spark() -> str:
 
 _starting = threading.Lock()
 _servers: list[Any] = []
-"""Keeps a server of our own alive as long as the process."""
+"""Servers that this process started; the references keep them alive."""
 _ports: list[int] = []
-"""Where a Spark of our own listens."""
+"""Ports of the local Sparks that this process started."""
 
 
 def _host_and_port(url: str) -> tuple[str, int]:
@@ -156,8 +148,8 @@ def _host_and_port(url: str) -> tuple[str, int]:
         return "", 0
 
 
-def _refuse_silence(url: str) -> None:
-    """Ask before the client does: it would try for minutes, and then tell of channels and status codes."""
+def _ensure_server_listens(url: str) -> None:
+    """EngineError where nothing listens. The client would retry for minutes, then report channels and status codes."""
     host, port = _host_and_port(url)
     if not server.listens(port, host):
         raise EngineError(
@@ -171,12 +163,12 @@ ENDED = re.compile(
     r" is not running|INVALID_HANDLE",
     re.IGNORECASE,
 )
-"""What a client says of a server that ended, and of the one that was started in its place."""
+"""Client errors that mean that the server ended, or was restarted."""
 
 
-def lost(said: str = "") -> str:
-    """A sentence about an engine outside of this process that no longer answers, or that ended as a client `said`;
-    empty while all is well.
+def lost(message: str = "") -> str:
+    """What happened to an engine outside this process: it no longer answers, or by the client's error `message` it was
+    restarted. Empty while it works.
     """
     url = settings.engine()
     if url == "spark":
@@ -186,69 +178,69 @@ def lost(said: str = "") -> str:
         return ""
     if not server.listens(port, host):
         return f"no engine answers at {host}:{port} any more"
-    return f"the engine at {host}:{port} ended while it worked, and was started again" if ENDED.search(said) else ""
+    return f"the engine at {host}:{port} ended while it worked, and was started again" if ENDED.search(message) else ""
 
 
 def _version(url: str, spark: SparkSession) -> str:
-    """What the server says of itself: the first question that it is asked."""
+    """The Spark version that the server reports. EngineError where it does not speak Spark Connect."""
     from pyspark.errors import PySparkException
 
     try:
         return str(spark.version)
     except PySparkException as error:
-        told = next(iter(str(error).splitlines()), "").rstrip(".")
+        message = next(iter(str(error).splitlines()), "").rstrip(".")
         raise EngineError(
-            f"what listens at {url.split(';')[0]} did not answer as a Spark Connect server does ({told}). See that it"
-            " is one, and that the URL's options (token, use_ssl) are right"
+            f"what listens at {url.split(';')[0]} did not answer as a Spark Connect server does ({message}). See that"
+            " it is one, and that the URL's options (token, use_ssl) are right"
         ) from error
 
 
-def _refuse_other_version(url: str, theirs: str) -> None:
-    """The protocol and the functions are those of one minor version."""
-    from pyspark import __version__ as ours
+def _ensure_same_version(url: str, version: str) -> None:
+    """EngineError where the server's minor version is another: the protocol and the functions differ by it."""
+    from pyspark import __version__ as client_version
 
-    minor = ".".join(ours.split(".")[:2])
-    if theirs.split(".")[:2] != minor.split("."):
+    minor = ".".join(client_version.split(".")[:2])
+    if version.split(".")[:2] != minor.split("."):
         raise EngineError(
-            f"the engine at {url.split(';')[0]} is Spark {theirs}, and this Millrace speaks to Spark {minor} (its"
-            f" client is {ours}). Start a Connect server of Spark {minor} there, or point MILLRACE_ENGINE at one"
+            f"the engine at {url.split(';')[0]} is Spark {version}, and this Millrace speaks to Spark {minor} (its"
+            f" client is {client_version}). Start a Connect server of Spark {minor} there, or point"
+            " MILLRACE_ENGINE at one"
         )
 
 
 def describe() -> tuple[str, str]:
-    """Name and version of the engine, for lineage and reports. A Sail behind a URL is Sail, too."""
+    """Name (`sail` or `spark`) and version of the engine, also behind a URL, for lineage and reports."""
     if settings.engine() == "sail":
         from importlib.metadata import version
 
         return "sail", version("pysail")
     spark = session()
-    sails = "" if settings.engine() == "spark" else _sails_version(spark)
-    return ("sail", sails) if sails else ("spark", spark.version)
+    sail = "" if settings.engine() == "spark" else _sail_version(spark)
+    return ("sail", sail) if sail else ("spark", spark.version)
 
 
-def _sails_version(spark: SparkSession) -> str:
-    """The version of a Sail behind a URL, which speaks as a Spark of another version; empty where the server is a
-    Spark.
+def _sail_version(spark: SparkSession) -> str:
+    """The version of a Sail behind a URL; empty where the server is a Spark.
 
-    Asked for `version()`, a Spark says the version that it speaks and the revision that it was built from, Sail says
-    its own and nothing more.
+    Both report a Spark version to the client. In SQL, `version()` gives that version and a revision on Spark, but
+    Sail's own version on Sail.
     """
     from pyspark.errors import PySparkException
 
-    if spark not in _versions:
+    if spark not in _sail_versions:
         try:
-            told = str(spark.sql("SELECT version()").collect()[0][0])
-        except PySparkException:  # it is no Sail, which can say it
-            told = f"{spark.version} "
-        _versions[spark] = "" if told.startswith(f"{spark.version} ") else told
-    return _versions[spark]
+            version = str(spark.sql("SELECT version()").collect()[0][0])
+        except PySparkException:  # Sail supports it, so this is a Spark
+            version = f"{spark.version} "
+        _sail_versions[spark] = "" if version.startswith(f"{spark.version} ") else version
+    return _sail_versions[spark]
 
 
-_versions: weakref.WeakKeyDictionary[SparkSession, str] = weakref.WeakKeyDictionary()
+_sail_versions: weakref.WeakKeyDictionary[SparkSession, str] = weakref.WeakKeyDictionary()
 
 
 def empty(ddl: str) -> DataFrame:
-    """No rows, with the columns of a Spark DDL string."""
+    """A frame without rows, with the columns of a Spark DDL string."""
     return session().createDataFrame([], ddl)
 
 
