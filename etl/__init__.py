@@ -1,6 +1,5 @@
-"""HOW rows move: landed files -> bronze -> silver -> gold. Transforms are pure PySpark; staging, publishing and the
-engine are told which table.
+"""HOW rows move: landed files -> bronze -> silver -> gold. Transforms are pure PySpark; planning, staging and the
+engine work for any table.
 
-What a table promises is in `contracts`; whether it keeps it is judged in `expectations`; when it runs is decided in
-`dags`.
+`contracts` declares what a table promises, `expectations` checks it, and `dags` decides when it runs.
 """

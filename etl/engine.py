@@ -122,7 +122,7 @@ def start_sail(address: str, port: int) -> Any:
 
 
 def _local_spark() -> str:
-    """The URL of the Spark server that `millrace up` keeps, or of one that ends with this process."""
+    """The URL of the running shared Spark server, or of one that ends with this process."""
     shared = server.running()
     if shared:
         return shared

@@ -1,1 +1,1 @@
-"""Gold: feature rows from silver DataFrames, by a declaration of aggregations or by the project's `features(...)`."""
+"""Gold: feature rows from silver DataFrames, by declared aggregations or by the project's `features(...)`."""

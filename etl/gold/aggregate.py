@@ -1,4 +1,4 @@
-"""A declaration of aggregations -> the rows of its feature table: prepare the events, ask the windows, name the
+"""From declared aggregations to the rows of the feature table: prepare the events, compute the windows, name the
 features.
 """
 
@@ -27,41 +27,36 @@ def features(
 ) -> DataFrame:
     """One row per key and midnight at which a window changes, in the contract's columns.
 
-    `inputs` has the table's inputs by name; the events must reach back as far as `windows.history_for` says for the
-    declaration's `reach`. `prepare` is the transform's function `events`.
+    `inputs` maps the names of the table's inputs to their rows; the events must go back as far as
+    `windows.history_for` says for the declaration's `reach`. `prepare` is the function `events` of the transform.
     """
     declared = table.aggregates
     if declared is None:
         raise ValueError(f"{table.qualified} declares no aggregations")
     keys = [column.name for column in declared.key]
-    plan = _Plan(declared)
-    wanted = plan.results()
+    builder = _MeasureBuilder(declared)
+    results = builder.results()
     events = _not_null(declared, inputs[declared.events.qualified], [declared.time_column]).withColumn(
         AT, F.col(declared.time_column).cast("timestamp")
     )
-    # The keys of an event are its own where nothing prepares them, so that the keys without a change can be left out
-    # first: joins are then small.
-    own = {column.name for column in declared.events.columns}
-    narrow = own.issuperset(keys)
-    chosen = windows.concerned(events, keys, midnights, declared.trailing) if narrow else events
-    prepared = prepared_events(declared, chosen, inputs, prepare)
-    prepared = _not_null(declared, prepared, keys)
-    chosen = prepared if narrow else windows.concerned(prepared, keys, midnights, declared.trailing)
-    inner = {
-        name: f"_k{n}" for n, name in enumerate(keys)
-    }  # a key may be called as a column of the windows, such as day
-    renamed = chosen.select(*(F.col(name).alias(alias) for name, alias in inner.items()), AT, *plan.columns())
-    found = windows.contents(renamed, midnights, [*inner.values()], plan.measures())
-    outer = [F.col(alias).alias(name) for name, alias in inner.items()]
-    return found.select(
-        *outer, "event_timestamp", *(wanted[name].cast(table.column(name).type.spark).alias(name) for name in wanted)
-    )
+    # where the events have the keys before they are prepared, drop keys without a change first, to keep joins small
+    has_keys = {column.name for column in declared.events.columns}.issuperset(keys)
+    if has_keys:
+        events = windows.concerned(events, keys, midnights, declared.trailing)
+    events = _not_null(declared, prepared_events(declared, events, inputs, prepare), keys)
+    if not has_keys:
+        events = windows.concerned(events, keys, midnights, declared.trailing)
+    # a key may have the name of a column of the windows, such as `day`
+    aliases = {name: f"_k{n}" for n, name in enumerate(keys)}
+    renamed = events.select(*(F.col(name).alias(alias) for name, alias in aliases.items()), AT, *builder.columns())
+    rows = windows.contents(renamed, midnights, [*aliases.values()], builder.measures())
+    named_keys = [F.col(alias).alias(name) for name, alias in aliases.items()]
+    values = [result.cast(table.column(name).type.spark).alias(name) for name, result in results.items()]
+    return rows.select(*named_keys, "event_timestamp", *values)
 
 
 def _not_null(declared: Aggregates, events: DataFrame, names: Sequence[str]) -> DataFrame:
-    """Without the events that have no value there: they are nobody's, or of no time. What a contract requires needs no
-    look.
-    """
+    """Drop events with a NULL in these columns: they have no key, or no time. Required columns need no filter."""
     columns = declared.columns()
     optional = [F.col(name).isNotNull() for name in names if not columns[name].required]
     return events.filter(reduce(and_, optional)) if optional else events
@@ -70,66 +65,58 @@ def _not_null(declared: Aggregates, events: DataFrame, names: Sequence[str]) -> 
 def prepared_events(
     declared: Aggregates, events: DataFrame, inputs: Mapping[str, DataFrame], prepare: Prepare | None
 ) -> DataFrame:
-    """The events with the columns of their dimensions, and those that the transform adds."""
+    """The events with the columns of their dimensions and those that the transform adds.
+
+    ValueError where a declaration that needs a transform has none.
+    """
     for dimension in declared.dimensions:
-        events = _joined(events, dimension, inputs[dimension.table.qualified])
+        events = _join_dimension(events, dimension, inputs[dimension.table.qualified])
     if declared.needs_transform:
         if prepare is None:
             raise ValueError("the declaration names tables or columns for a transform to prepare, and there is none")
         events = prepare(events, *(inputs[other.table.qualified] for other in declared.mapped))
-        events = events.withColumn(
-            AT, F.col(declared.time_column).cast("timestamp")
-        )  # which a transform may have left out
+        # the transform may have dropped it
+        events = events.withColumn(AT, F.col(declared.time_column).cast("timestamp"))
     return events
 
 
-def _joined(events: DataFrame, dimension: Dimension, rows: DataFrame) -> DataFrame:
-    """Each event once, with the columns that the dimension brings."""
-    on = {here: f"_dimension_{there}" for here, there in dimension.pairs.items()}
+def _join_dimension(events: DataFrame, dimension: Dimension, rows: DataFrame) -> DataFrame:
+    """Each event once, with the columns that the dimension adds."""
+    aliases = {event_column: f"_dimension_{column}" for event_column, column in dimension.pairs.items()}
+    same_key = [F.col(event_column) == F.col(alias) for event_column, alias in aliases.items()]
+    columns = [F.col(column).alias(aliases[event_column]) for event_column, column in dimension.pairs.items()]
+    newest = _newest_rows(rows, dimension)
     if dimension.as_of == AsOf.NEWEST:
-        newest = _one_per_key(rows, dimension)
-        chosen = newest.select(
-            *(F.col(there).alias(on[here]) for here, there in dimension.pairs.items()), *dimension.take
-        )
-        return events.join(chosen, [F.col(here) == F.col(there) for here, there in on.items()], "left").drop(
-            *on.values()
-        )
-    since = "_dimension_valid_from"
-    columns = (*(F.col(there).alias(on[here]) for here, there in dimension.pairs.items()), *dimension.take)
-    valid = _one_per_key(rows, dimension).select(
-        *columns, F.col(dimension.valid_from or "").cast("timestamp").alias(since)
-    )
-    # Until when a row is valid is known from the next row of its key, so each event meets one row at most.
-    until = F.lead(since).over(Window.partitionBy(*on.values()).orderBy(since)).alias("_dimension_valid_until")
-    spans = valid.select("*", until)
-    inside = (F.col(AT) >= F.col(since)) & (
-        F.col("_dimension_valid_until").isNull() | (F.col(AT) < F.col("_dimension_valid_until"))
-    )
-    same = [F.col(here) == F.col(there) for here, there in on.items()]
-    return events.join(spans, [*same, inside], "left").drop(*on.values(), since, "_dimension_valid_until")
+        return events.join(newest.select(*columns, *dimension.take), same_key, "left").drop(*aliases.values())
+    start, end = "_dimension_valid_from", "_dimension_valid_until"
+    valid_from = F.col(dimension.valid_from or "").cast("timestamp").alias(start)
+    valid = newest.select(*columns, *dimension.take, valid_from)
+    # a row is valid until the next row of its key starts, so each event joins one row at most
+    next_start = F.lead(start).over(Window.partitionBy(*aliases.values()).orderBy(start)).alias(end)
+    inside = (F.col(AT) >= F.col(start)) & (F.col(end).isNull() | (F.col(AT) < F.col(end)))
+    joined = events.join(valid.select("*", next_start), [*same_key, inside], "left")
+    return joined.drop(*aliases.values(), start, end)
 
 
-def _one_per_key(rows: DataFrame, dimension: Dimension) -> DataFrame:
-    """The newest row of each key, or of each key and `valid_from`: by the table's time, then the rest of its key. Of
-    equal ones every engine takes the same.
+def _newest_rows(rows: DataFrame, dimension: Dimension) -> DataFrame:
+    """The newest row of each key, or of each key and `valid_from`: by the table's time, then the rest of its key, then
+    all other columns, so that every engine takes the same.
     """
     keys = [*dimension.pairs.values(), *([dimension.valid_from] if dimension.valid_from else [])]
     if set(dimension.table.key) <= set(keys):
         return rows
     order = [name for name in (*dimension.rank, *dimension.table.column_names) if name not in keys]
-    ranked = rows.withColumn(
-        "_nth",
-        F.row_number().over(Window.partitionBy(*keys).orderBy(*(F.col(name).desc() for name in dict.fromkeys(order)))),
-    )
-    return ranked.filter("_nth = 1").drop("_nth")
+    newest_first = Window.partitionBy(*keys).orderBy(*(F.col(name).desc() for name in dict.fromkeys(order)))
+    ranked = rows.withColumn("_rank", F.row_number().over(newest_first))
+    return ranked.filter("_rank = 1").drop("_rank")
 
 
 # --- aggregations -> measures
 
 
 @dataclass
-class _Plan:
-    """Measures that several features share are computed once; each has a column of the events."""
+class _MeasureBuilder:
+    """The measures of the features. Features share a measure, a column of the events, where they can."""
 
     declared: Aggregates
     _columns: dict[str, Column] = field(default_factory=dict)
@@ -142,9 +129,11 @@ class _Plan:
     _newest: bool = False
 
     def columns(self) -> list[Column]:
+        """The columns of the events that the measures need."""
         return [column.alias(name) for name, column in self._columns.items()]
 
     def measures(self) -> Measures:
+        """What the windows compute. Complete after `results`."""
         return Measures(
             sums={name: sorted(lengths) for name, lengths in self._sums.items()},
             distinct={name: sorted(lengths) for name, lengths in self._distinct.items()},
@@ -158,12 +147,12 @@ class _Plan:
         )
 
     def results(self) -> dict[str, Column]:
-        """Each feature, from the columns of the windows."""
+        """Each feature by name, as an expression over the columns of the windows."""
         return {column.name: self._result(part, window) for part, window, column in self.declared.features()}
 
     def _result(self, part: Aggregation, window: aggregations.Window | aggregations.Recent | None) -> Column:
         if isinstance(window, aggregations.Recent):
-            return self._look_back(part, window.days)
+            return self._recent_value(part, window.days)
         days = window.days if window else None
         if isinstance(part, aggregations.Ratio):
             return windows.share(self._amount(part.part, days), self._amount(part.whole, days), part.empty)
@@ -178,9 +167,8 @@ class _Plan:
             name = self._name("distinct", part, self._value(part))
             self._distinct.setdefault(name, set()).add(days or 0)
             return F.col(f"{name}_{days}d")
-        return F.col(
-            self._sum(self._counted(part) if isinstance(part, aggregations.Count) else self._summed(part), days)
-        )
+        name = self._counted(part) if isinstance(part, aggregations.Count) else self._summed(part)
+        return F.col(self._sum(name, days))
 
     def _sum(self, name: str, days: int | None) -> str:
         self._sums.setdefault(name, set()).add(days or 0)
@@ -210,11 +198,11 @@ class _Plan:
         return not part.of or part.of == self.declared.time_column
 
     def _is_pair(self, part: Aggregation) -> bool:
-        """Whether it is the extreme of (instant, value)."""
+        """Whether the aggregation is an extreme of pairs (instant, value)."""
         return isinstance(part, (aggregations.Latest, aggregations.First)) and not self._is_instant(part)
 
     def _ordered(self, part: Aggregation, largest: bool) -> str:
-        """The measure whose smallest or largest value is looked for."""
+        """The measure whose largest or smallest value is the result."""
         value, kind = self._value(part), "largest" if largest else "smallest"
         if not self._is_pair(part):
             return self._name(kind, part, value)
@@ -224,7 +212,7 @@ class _Plan:
     def _value_of(self, part: Aggregation, result: str) -> Column:
         return F.col(result)["value"] if self._is_pair(part) else F.col(result)
 
-    def _look_back(self, part: Aggregation, days: int) -> Column:
+    def _recent_value(self, part: Aggregation, days: int) -> Column:
         result = f"_r{len(self._recent)}"
         if isinstance(part, aggregations.First):
             self._recent[result] = windows.Recent(self._ordered(part, largest=False), days, smallest=True)
@@ -238,10 +226,10 @@ class _Plan:
         return self._name("sum", part, F.coalesce(self._value(part).cast(kind), F.lit(0).cast(kind)), kind)
 
     def _counted(self, part: Aggregation) -> str:
-        there = F.expr(part.of).isNotNull() if part.of else F.lit(True)
+        counts = F.expr(part.of).isNotNull() if part.of else F.lit(True)
         if part.where:
-            there = there & F.expr(part.where)
-        return self._name("count", part, F.when(there, 1).otherwise(0).cast("bigint"))
+            counts = counts & F.expr(part.where)
+        return self._name("count", part, F.when(counts, 1).otherwise(0).cast("bigint"))
 
     def _value(self, part: Aggregation) -> Column:
         value = F.expr(part.of or self.declared.time_column)
@@ -250,7 +238,7 @@ class _Plan:
         return F.when(F.expr(part.where), value) if part.where else value
 
     def _name(self, kind: str, part: Aggregation, column: Column, detail: str = "") -> str:
-        """The measure's column, a new one where no other feature asked for the same."""
+        """The name of the measure's column, shared by features with the same measure."""
         name = self._names.setdefault(
             (f"{kind} {detail}", f"{part.of} AS {part.type} WHERE {part.where}"), f"_m{len(self._names)}"
         )

@@ -1,6 +1,4 @@
-"""Which days of events a change of a feature table's other inputs concerns, and which rows of its inputs some midnights
-need.
-"""
+"""Which days of events change with a feature table's inputs, and which rows of the inputs decide given midnights."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ Versions = Mapping[str, int]
 
 
 def read_days(name: str, version: int, days: Sequence[Interval]) -> DataFrame:
-    """A table's rows of these days."""
+    """The rows of a table on these days."""
     table = catalog.table(name)
     return table_reader.read(name, version, delta.on_days(table.time_column, days)).filter(days_sql(table, days))
 
@@ -33,13 +31,12 @@ def read_days(name: str, version: int, days: Sequence[Interval]) -> DataFrame:
 def changed_event_days(
     declared: Aggregates, before: Versions, now: Versions, changed: Mapping[str, Days | None]
 ) -> Days | None:
-    """The days of events whose features can change since the inputs were at the versions `before`; None where nobody
-    can tell any more.
+    """The days of events whose features can have changed since the inputs were at the versions `before`; None where
+    that can no longer be known.
 
-    `changed` has the days of each input whose rows were replaced since then; a snapshot is replaced whole, and names
-    none.
+    `changed` maps each input to the days that were replaced since then. A snapshot is replaced as a whole and has none.
     """
-    concerned = [*(changed.get(declared.events.qualified) or ())]
+    days = [*(changed.get(declared.events.qualified) or ())]
     for other in declared.joined:
         name = other.table.qualified
         if not _has_changed(other, before, changed):
@@ -47,8 +44,8 @@ def changed_event_days(
         if not _is_readable(name, before[name]):
             return None
         values = _changed_values(other, before[name], now[name], changed[name] or ())
-        concerned += _days_of_events_with(declared, other, values, now[declared.events.qualified])
-    return merged(concerned)
+        days += _days_of_events_with(declared, other, values, now[declared.events.qualified])
+    return merged(days)
 
 
 def _has_changed(other: Joined, before: Versions, changed: Mapping[str, Days | None]) -> bool:
@@ -60,8 +57,8 @@ def _has_changed(other: Joined, before: Versions, changed: Mapping[str, Days | N
 
 
 def _is_readable(name: str, version: int) -> bool:
-    """Whether the files of an older version are all there: `vacuum` removes them in the end, and an engine may read a
-    file that is gone as if it were empty.
+    """Whether all files of an older version still exist: `vacuum` deletes them in time, and an engine may read a
+    missing file as an empty one.
     """
     try:
         table = delta.open_table(name, version)
@@ -70,29 +67,25 @@ def _is_readable(name: str, version: int) -> bool:
     if table is None:
         return False
     root = settings.table_path(name)
-    there = {str(path) for path in storage.tree(root, ".parquet")}
-    return all(str(root / file["path"]) in there for file in delta.data_files(table))
+    existing = {str(path) for path in storage.tree(root, ".parquet")}
+    return all(str(root / file["path"]) in existing for file in delta.data_files(table))
 
 
 def _changed_values(other: Joined, before: int, now: int, days: Days) -> DataFrame:
-    """The values by which the changed rows are joined, a row each, named as in the table: of rows that are new, other,
-    or gone.
-    """
+    """The join keys of rows that were added, changed or removed: one row each, in columns named as in the table."""
     name = other.table.qualified
-    by = tuple(other.pairs.values())
+    key = tuple(other.pairs.values())
     if other.table.load == Load.SNAPSHOT:
         old, new = table_reader.read(name, before), table_reader.read(name, now)
     else:
         old, new = read_days(name, before, days), read_days(name, now, days)
-        if not isinstance(
-            other, Dimension
-        ):  # days are narrow enough, and comparing their rows would cost more than it saves
-            return old.select(*by).unionAll(new.select(*by)).distinct()
-    columns = _columns_that_matter(other)
-    return _differing(old.select(*columns), new.select(*columns)).select(*by).distinct()
+        if not isinstance(other, Dimension):  # its days are few rows; comparing these would cost more than it saves
+            return old.select(*key).unionAll(new.select(*key)).distinct()
+    columns = _used_columns(other)
+    return _differing(old.select(*columns), new.select(*columns)).select(*key).distinct()
 
 
-def _columns_that_matter(other: Joined) -> tuple[str, ...]:
+def _used_columns(other: Joined) -> tuple[str, ...]:
     if not isinstance(other, Dimension):
         return other.table.column_names
     valid_from = [other.valid_from] if other.valid_from else []
@@ -100,7 +93,7 @@ def _columns_that_matter(other: Joined) -> tuple[str, ...]:
 
 
 def _differing(old: DataFrame, new: DataFrame) -> DataFrame:
-    """The rows that one of two frames has more often than the other."""
+    """The rows that occur more often in one of the frames than in the other."""
     from pyspark.sql import functions as F
 
     signed = old.withColumn("_sign", F.lit(-1)).unionAll(new.withColumn("_sign", F.lit(1)))
@@ -110,48 +103,44 @@ def _differing(old: DataFrame, new: DataFrame) -> DataFrame:
 def _days_of_events_with(declared: Aggregates, other: Joined, values: DataFrame, version: int) -> Days:
     from pyspark.sql import functions as F
 
-    named = values.select(*(F.col(there).alias(here) for here, there in other.pairs.items()))
-    events = table_reader.read(declared.events.qualified, version)
-    found = (
-        events.join(named, list(other.pairs), "left_semi")
-        .select(F.to_date(declared.time_column).alias("day"))
-        .distinct()
-    )
-    return days_of(row["day"] for row in found.collect())
+    renamed = values.select(*(F.col(column).alias(event_column) for event_column, column in other.pairs.items()))
+    events = table_reader.read(declared.events.qualified, version).join(renamed, list(other.pairs), "left_semi")
+    days = events.select(F.to_date(declared.time_column).alias("day")).distinct()
+    return days_of(row["day"] for row in days.collect())
 
 
-# --- what some midnights need
+# --- the rows that decide some midnights
 
 
 def history(table: Table, midnights: Sequence[Interval], versions: Versions) -> dict[str, DataFrame]:
-    """The rows of each input of a table with aggregations that decide its rows at these midnights."""
+    """The rows of each input, by name, that decide a table's rows at these midnights. ValueError for a table without
+    aggregations.
+    """
     declared = table.aggregates
     if declared is None:
         raise ValueError(f"{table.qualified} declares no aggregations")
     days = merged(windows.history_for(interval, declared.reach) for interval in midnights)
     events = read_days(declared.events.qualified, versions[declared.events.qualified], days)
-    found = {declared.events.qualified: events}
+    inputs = {declared.events.qualified: events}
     for other in declared.joined:
         name = other.table.qualified
-        found[name] = (
+        inputs[name] = (
             table_reader.read(name, versions[name])
             if isinstance(other, Dimension)
             else _within_range(other.table, other.by, events, versions[name])
         )
-    return found
+    return inputs
 
 
 def _within_range(table: Table, by: Sequence[str], events: DataFrame, version: int) -> DataFrame:
-    """The rows of a table between the smallest and the largest value that the events have, so that the others need not
-    be read.
-    """
+    """The rows of a table between the smallest and the largest values of the events, so that others are not read."""
     from pyspark.sql import functions as F
 
     ranged = [name for name in by if table.column(name).type in (LONG, DATE)]
     if not ranged:
         return table_reader.read(table.qualified, version)
-    found = events.agg(*map(F.min, ranged), *map(F.max, ranged)).collect()[0]
-    bounds = {name: (found[n], found[n + len(ranged)]) for n, name in enumerate(ranged)}
+    extremes = events.agg(*map(F.min, ranged), *map(F.max, ranged)).collect()[0]
+    bounds = {name: (extremes[n], extremes[n + len(ranged)]) for n, name in enumerate(ranged)}
     known = {name: [pair] for name, pair in bounds.items() if pair[0] is not None}
     if len(known) < len(ranged):
         return table_reader.read(table.qualified, version).filter("false")

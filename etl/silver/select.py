@@ -1,5 +1,5 @@
-"""Silver from a declaration: each column is a column of the bronze table, renamed and cast. A table that needs more has
-a transform of its own.
+"""Silver by declaration: each column is a column of the bronze table, renamed and cast. Tables that need more have a
+transform of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from etl.silver import PROVENANCE
 
 
 def clean(table: Table, source: Table, rows: DataFrame) -> DataFrame:
-    """One row per row that came in, in the contract's columns and the audit columns of bronze. What cannot be cast is
+    """One row per incoming row, in the contract's columns and bronze's audit columns. Values that cannot be cast are
     NULL, for the audit to find.
     """
     return rows.select(*(_cell(column, source.column(column.source_name)) for column in table.columns), *PROVENANCE)
@@ -24,24 +24,24 @@ def clean(table: Table, source: Table, rows: DataFrame) -> DataFrame:
 def _cell(column: Column, source: Column) -> SparkColumn:
     value = F.col(source.name)
     if source.type == column.type:
-        found = value
+        result = value
     elif source.type == DOUBLE and isinstance(column.type, DecimalType):
-        found = exact(value, column.type)
+        result = exact(value, column.type)
     elif source.type == TIMESTAMP and column.type == DATE:
-        found = F.to_date(value)
+        result = F.to_date(value)
     elif column.type == STRING or (source.type, column.type) == (DATE, TIMESTAMP):
-        found = value.cast(column.type.spark)
+        result = value.cast(column.type.spark)
     else:
-        found = value.try_cast(column.type.spark)
-    return found.alias(column.name)
+        result = value.try_cast(column.type.spark)
+    return result.alias(column.name)
 
 
-def exact(value: SparkColumn, kind: DecimalType) -> SparkColumn:
-    """A double as a decimal, half away from zero; NULL where its digits before the point are too few.
+def exact(value: SparkColumn, decimal: DecimalType) -> SparkColumn:
+    """A double as a decimal, rounded half away from zero; NULL where it does not fit.
 
-    Whole units of the last digit first: casting 1.005 straight to two digits gives 1.01 on Spark, which goes by the
-    printed number, and 1.00 on Sail, which goes by its double.
+    It is first rounded to whole units of the last digit: a direct cast of 1.005 to two digits gives 1.01 on Spark,
+    which rounds the printed number, but 1.00 on Sail, which rounds the double.
     """
-    unit = Decimal(1).scaleb(-kind.scale)
-    whole = F.round(value * 10**kind.scale).try_cast(f"decimal({min(kind.precision + 2, 38)},0)")
-    return (whole * F.lit(unit)).try_cast(kind.spark)
+    unit = Decimal(1).scaleb(-decimal.scale)
+    units = F.round(value * 10**decimal.scale).try_cast(f"decimal({min(decimal.precision + 2, 38)},0)")
+    return (units * F.lit(unit)).try_cast(decimal.spark)
