@@ -17,7 +17,7 @@ from contracts import catalog
 from contracts.interval import DAY, Interval, merged
 from contracts.model import DATE, LONG, TIMESTAMP, Layer, Load, Table
 from contracts.report import RowAccount
-from etl.gold import concerns, windows
+from etl.gold import dependencies, windows
 from etl.transforms import StageError, code_of
 from lake import delta, release
 from lake.delta import CommitMetadata
@@ -194,7 +194,7 @@ def _changed_event_days(common: Plan, inputs: Inputs, changed: Changes) -> Days 
     """The days of events that the inputs' changes concern; None for all of them."""
     before = common.last.inputs if common.last else {}
     if common.table.aggregates:
-        return concerns.changed_event_days(common.table.aggregates, before, common.inputs, changed)
+        return dependencies.changed_event_days(common.table.aggregates, before, common.inputs, changed)
     snapshots = _snapshots(inputs)
     if _any_rows_changed(snapshots, before):
         return None

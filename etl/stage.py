@@ -15,8 +15,8 @@ from contracts.report import RowAccount
 from etl import staged, table_reader
 from etl.bronze.load import Loaded, load
 from etl.deduplicate import count_keys, deduplicate, keys_are_unique, passes_critical_checks
-from etl.gold import aggregate, concerns, windows
-from etl.gold.concerns import read_days
+from etl.gold import aggregate, dependencies, windows
+from etl.gold.dependencies import read_days
 from etl.planning import Plan, drivers, reach
 from etl.silver import select
 from etl.staged import Staged, count_rows, new_folder, write, write_by_month
@@ -201,7 +201,7 @@ def _features(planned: Plan) -> DataFrame:
         inputs = (
             {name: table_reader.read(name, version) for name, version in versions.items()}
             if planned.whole
-            else concerns.history(table, planned.days, versions)
+            else dependencies.history(table, planned.days, versions)
         )
         return aggregate.features(table, planned.days, inputs, prepare)
     needed = merged(windows.history_for(span, reach(table)) for span in planned.days)

@@ -42,10 +42,10 @@ def features(
     # where the events have the keys before they are prepared, drop keys without a change first, to keep joins small
     has_keys = {column.name for column in declared.events.columns}.issuperset(keys)
     if has_keys:
-        events = windows.concerned(events, keys, midnights, declared.trailing)
+        events = windows.keep_changing_keys(events, keys, midnights, declared.trailing)
     events = _not_null(declared, prepared_events(declared, events, inputs, prepare), keys)
     if not has_keys:
-        events = windows.concerned(events, keys, midnights, declared.trailing)
+        events = windows.keep_changing_keys(events, keys, midnights, declared.trailing)
     # a key may have the name of a column of the windows, such as `day`
     aliases = {name: f"_k{n}" for n, name in enumerate(keys)}
     renamed = events.select(*(F.col(name).alias(alias) for name, alias in aliases.items()), AT, *builder.columns())

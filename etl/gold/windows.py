@@ -136,7 +136,7 @@ def contents(events: DataFrame, midnights: Sequence[Interval], keys: Sequence[st
     return rows.withColumn("event_timestamp", F.col("t").cast("timestamp")).drop("t")
 
 
-def concerned(
+def keep_changing_keys(
     events: DataFrame, keys: Sequence[str], midnights: Sequence[Interval], trailing: Sequence[int]
 ) -> DataFrame:
     """Keep the events of keys that have a row at one of a few midnights: those with an event on the day before, or on a

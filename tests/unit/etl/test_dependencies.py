@@ -16,7 +16,7 @@ from contracts.aggregations import AsOf, Dimension, Latest, MappedInTime, Sum, d
 from contracts.interval import Interval
 from contracts.model import DATE, LONG, MONEY, STRING, TIMESTAMP, Column, Layer, Load, Table
 from etl import planning, table_reader
-from etl.gold import aggregate, concerns
+from etl.gold import aggregate, dependencies
 from lake import delta, publishing, settings
 from lake.delta import CommitMetadata
 from tests.unit.etl.visits import of
@@ -320,16 +320,16 @@ class TestATableMappedInTime:
 class TestWhatMidnightsNeed:
     def test_is_the_events_that_windows_look_back_on_and_the_mapped_rows_in_their_range(self) -> None:
         versions = {name: delta.version_of(name) or 0 for name in GUESTS.inputs}
-        found = concerns.history(GUESTS, [of("2017-03-18", "2017-03-19")], versions)
+        found = dependencies.history(GUESTS, [of("2017-03-18", "2017-03-19")], versions)
         assert {row["stay_id"] for row in found["silver.stays"].collect()} == {1}
         assert {row["season"] for row in found["silver.offers"].collect()} == {1}
         assert found["silver.hotels"].count() == 3
 
     def test_is_no_mapped_row_where_no_event_is(self) -> None:
         versions = {name: delta.version_of(name) or 0 for name in GUESTS.inputs}
-        assert concerns.history(GUESTS, [of("2017-02-01", "2017-02-02")], versions)["silver.offers"].count() == 0
+        assert dependencies.history(GUESTS, [of("2017-02-01", "2017-02-02")], versions)["silver.offers"].count() == 0
 
     def test_is_the_whole_past_for_a_newest_value_of_any_age(self) -> None:
         versions = {name: delta.version_of(name) or 0 for name in FOREVER.inputs}
-        found = concerns.history(FOREVER, [of("2017-06-18", "2017-06-19")], versions)
+        found = dependencies.history(FOREVER, [of("2017-06-18", "2017-06-19")], versions)
         assert found["silver.stays"].count() == 4
