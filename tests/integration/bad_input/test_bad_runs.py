@@ -401,7 +401,7 @@ def test_a_foreign_commit_during_the_run_is_not_overwritten(
     from etl import stage
     from lake import publishing
 
-    module, name = (stage, "stage") if moment == "stage" else (publishing, "_superseded")
+    module, name = (stage, "stage") if moment == "stage" else (publishing, "_files_to_remove")
     whole, path = getattr(module, name), str(settings.table_path("silver.transactions"))
 
     def meanwhile(*arguments: Any) -> Any:
