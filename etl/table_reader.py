@@ -26,7 +26,7 @@ FEW_FILES = 24
 """At most so many data files are named to Sail. It opens each of them before it plans (5 ms for two files, 11 for 29);
 for more files its own reader of the log is cheaper (10 ms for 200 files).
 """
-MILLRACE_FILE = re.compile(r"part-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.zst\.parquet")
+OWN_FILE = re.compile(r"part-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.zst\.parquet")
 """The names of the data files that `lake.publishing` writes."""
 
 
@@ -94,7 +94,7 @@ def _few_files(qualified: str, version: int, within: Within) -> FileSelection | 
     if table is None or table.version() != version:
         return None
     files = delta.data_files(table, within=within)
-    if len(files) > FEW_FILES or not all(MILLRACE_FILE.fullmatch(file["path"]) for file in files):
+    if len(files) > FEW_FILES or not all(OWN_FILE.fullmatch(file["path"]) for file in files):
         return None
     root = settings.table_path(qualified)
     columns = ", ".join(f"`{column.name}` {column.type.type}" for column in table.schema().fields)

@@ -24,8 +24,8 @@ from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from lake import secret_files, settings, storage
-from lake.settings import SettingError
+from lake import defaults, secret_files, storage
+from lake.defaults import SettingError
 
 LINK = re.compile(r"\[([^]]+)\]\([^)]+\)")
 PREFIX = "MILLRACE_"
@@ -93,7 +93,7 @@ Switch = Literal["on", "off"]
 Flag = Literal["0", "1"]
 Memory = Annotated[str, StringConstraints(pattern=r"^[1-9]\d*[kKmMgGtT]?$")]
 Limit = Annotated[str, StringConstraints(pattern=r"^[1-9]\d*[bkmgBKMG]?[bB]?$")]
-Host = Annotated[str, StringConstraints(pattern=f"^(?:{settings.HOST.pattern})$")]
+Host = Annotated[str, StringConstraints(pattern=f"^(?:{defaults.HOST.pattern})$")]
 Hosts = Annotated[tuple[Host, ...], NoDecode, BeforeValidator(_words)]
 Postgres = Annotated[SecretStr, AfterValidator(_url("postgresql", "postgres"))]
 Pairs = Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(_pairs)]
@@ -126,7 +126,7 @@ class Paths(Section):
     """Where state lies"""
 
     home: Path = _setting(
-        settings.CHECKOUT / ".millrace",
+        defaults.CHECKOUT / ".millrace",
         "The folder of all [state](#state)",
         unset="`.millrace` in the checkout",
     )
@@ -162,7 +162,7 @@ class Engine(Section):
     """What computes"""
 
     engine: Annotated[SecretStr, AfterValidator(_url("sc", words=("sail", "spark")))] = _setting(
-        SecretStr(settings.ENGINE),
+        SecretStr(defaults.ENGINE),
         "The [engine](engines.md): `sail` runs in the task's process; `spark` is a local Spark (on Java 17 or 21 of the"
         " machine, or on the Java in `.venv`); `sc://host:port` is any Spark Connect server",
         "sail, spark, or a Spark Connect URL such as sc://host:15002",
@@ -174,7 +174,7 @@ class Engine(Section):
         unset="a quarter of the machine's memory, at least 2 GiB",
     )
     spark_master: str = _setting(
-        settings.SPARK_MASTER,
+        defaults.SPARK_MASTER,
         "The local Spark's master; with `spark://host:7077`, tasks run on that cluster",
     )
     spark_conf: Pairs = _setting(
@@ -183,16 +183,16 @@ class Engine(Section):
         "key=value pairs, separated by commas",
     )
     spark_profile: Literal["cpu", "gpu"] = _setting(
-        settings.SPARK_PROFILE,
+        defaults.SPARK_PROFILE,
         "`gpu` starts the local Spark with [RAPIDS](engines.md#the-gpu-profile)",
         "cpu or gpu",
     )
     join: Literal["auto", "duckdb", "cudf", "spark"] = _setting(
-        settings.JOINS[0],
+        defaults.JOINS[0],
         "What joins training sets and profiles tables: [`duckdb` or `cudf`](engines.md#on-one-gpu-in-python),"
         " or [`spark`](engines.md#training-sets-on-a-cluster) for training sets only; `auto` is cuDF where there is a"
         " GPU, else DuckDB",
-        f"one of {', '.join(settings.JOINS)}",
+        f"one of {', '.join(defaults.JOINS)}",
     )
 
 
@@ -202,7 +202,7 @@ class Features(Section):
     online: Annotated[
         SecretStr, AfterValidator(_url("redis", "rediss", "unix", "postgresql", "postgres", words=("sqlite",)))
     ] = _setting(
-        SecretStr(settings.ONLINE),
+        SecretStr(defaults.ONLINE),
         "The [online store](features.md#served-from-redis-or-postgresql): files in the home, `redis://host:port/0`, or"
         " `postgresql://user:password@host:port/database`",
         "sqlite, redis://host:port/database or postgresql://user:password@host:port/database",
@@ -221,7 +221,7 @@ class Features(Section):
         unset="the newest",
     )
     beyond_horizon: Literal["refuse", "allow"] = _setting(
-        settings.REFUSE,
+        defaults.REFUSE,
         "`allow` accepts labels [after the release's horizon](training.md#labels-after-the-horizon), with a warning",
         "refuse or allow",
     )
@@ -257,9 +257,9 @@ class Features(Section):
 class Components(Section):
     """Airflow and the other components"""
 
-    port: Port = _setting(settings.AIRFLOW_PORT, "Airflow's port", PORT)
+    port: Port = _setting(defaults.AIRFLOW_PORT, "Airflow's port", PORT)
     bind: IPv4Address | IPv6Address = _setting(
-        settings.LOOPBACK,
+        defaults.LOOPBACK,
         "The address that all components listen on; `0.0.0.0` in a container",
         "an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::",
     )
@@ -283,25 +283,25 @@ class Components(Section):
         unset="`http://127.0.0.1:$MILLRACE_PORT`",
     )
     auth: Literal["simple", "fab"] = _setting(
-        settings.SIMPLE,
+        defaults.SIMPLE,
         "`simple` has one administrator, `fab` has [logins with roles](components.md#logins) in the metadata database",
         "simple (one administrator) or fab (logins with roles)",
     )
     admin_password: SecretStr | None = _setting(None, "The first administrator's password, with `MILLRACE_AUTH=fab`")
     schedule: Switch = _setting("off", "`on` starts the daily schedule; read when Airflow starts", "on or off")
     start_seconds: Seconds = _setting(
-        settings.START_SECONDS,
+        defaults.START_SECONDS,
         "How long `make up` and `make demo` wait for Airflow; what they started keeps running after that",
         SECONDS,
     )
     stop_seconds: Seconds = _setting(
-        settings.STOP_SECONDS,
+        defaults.STOP_SECONDS,
         "How long a scheduler, dag-processor or triggerer may take to stop after SIGTERM",
         SECONDS,
     )
-    engine_port: Port = _setting(settings.ENGINE_PORT, "Port of `millrace start engine`", PORT)
+    engine_port: Port = _setting(defaults.ENGINE_PORT, "Port of `millrace start engine`", PORT)
     health_port: Port = _setting(
-        settings.HEALTH_PORT,
+        defaults.HEALTH_PORT,
         "Where components without an HTTP server of their own answer `/live` and `/ready`",
         PORT,
     )
@@ -326,7 +326,7 @@ class Containers(Section):
     files: Path | None = _setting(None, "A folder of landed files that the containers read instead of the bucket")
     ca: Path | None = _setting(None, "A PEM file with more certificate authorities to trust")
     publish: IPv4Address | IPv6Address = _setting(
-        settings.LOOPBACK, "The address that the stack's ports listen on", "an address, such as 127.0.0.1 or 0.0.0.0"
+        defaults.LOOPBACK, "The address that the stack's ports listen on", "an address, such as 127.0.0.1 or 0.0.0.0"
     )
     compose_project: str = _setting("millrace", "The name of the stack; two on one engine need two names")
     compose_files: str | None = _setting(None, "Compose files of yours, separated by spaces, added last")

@@ -1,5 +1,5 @@
-"""`millrace init`, `check`, `new` and `verify`: write a project, look for what cannot work, propose tables, and count
-features again.
+"""`millrace init`, `check`, `new`, `verify` and `lineage`: write a project, look for what cannot work, propose tables,
+recount features, and trace columns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class CheckError(RuntimeError):
 
 def add(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (init, check, new, verify):
+    for command in (init, check, new, verify, lineage):
         app.command()(command)
 
 
@@ -118,3 +118,32 @@ def verify(
             f"{result.table} is not what its declaration says: {len(result.differences):,} of {result.compared:,}"
             " values differ"
         )
+
+
+def lineage(
+    column: Annotated[str, typer.Argument(help="A column, such as gold.customer_activity.spend_30d.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the steps as JSON.")] = False,
+) -> None:
+    """Trace a column back to the landed fields it comes from.
+
+    From the declarations alone: nothing is run or read.
+    """
+    from lineage.columns import trace
+
+    qualified, _, name = column.rpartition(".")
+    if qualified.count(".") != 1:
+        raise CheckError(f"{column!r} is not a column. Give it as layer.table.column, such as silver.orders.amount")
+    steps = [*trace(catalog.table(qualified), name)]
+    if as_json:
+        print(
+            json.dumps([{"depth": depth, "of": of, "source": asdict(source)} for depth, of, source in steps], indent=1)
+        )
+        return
+    console = show.console()
+    console.print(column, markup=False)
+    for depth, _, source in steps:
+        console.print(
+            f"{'  ' * (depth + 1)}{source.table}.{source.column}  {source.use.lower().replace('_', ' ')}", markup=False
+        )
+    if not steps:
+        console.print("  no contract names its source", markup=False)

@@ -6,22 +6,20 @@ belong here.
 """
 
 import argparse
-import http.client
 import json as jsonlib
 import os
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from filelock import FileLock
@@ -44,6 +42,9 @@ from millrace.environment import (
     shared_secrets,
 )
 from millrace.host import RESTARTS
+
+if TYPE_CHECKING:
+    import httpx
 
 TOKEN = "MILLRACE_SERVICES_TOKEN"
 HOST = (sys.executable, "-m", "millrace.host")
@@ -576,22 +577,25 @@ def _health(services: Services) -> dict[str, Any]:
     return health
 
 
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Loopback is never reached through a proxy, whatever the environment says."""
+@cache
+def _client() -> "httpx.Client":
+    """Connections that go through no proxy, whatever the environment says: what they reach is on our own network."""
+    import httpx  # 0.15 s, which `make status` does without while nothing runs
+
+    limits = httpx.Limits(max_keepalive_connections=0)  # a POST must not meet a connection that a restart closed
+    return httpx.Client(trust_env=False, follow_redirects=True, limits=limits)
 
 
 def _request(method: str, url: str, path: str, json: Any, headers: Mapping[str, str], timeout: float) -> Any:
-    body = None if json is None else jsonlib.dumps(json).encode()
-    request = urllib.request.Request(url + path, body, {"Content-Type": "application/json", **headers}, method=method)
+    import httpx
+
     try:
-        with _DIRECT.open(request, timeout=timeout) as response:
-            answer = response.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            raise ApiError(method, path, error.code, error.read().decode(errors="replace")) from None
-    except http.client.HTTPException as error:
-        raise ConnectionError(f"{method} {path} was answered in part: {type(error).__name__} {error}") from error
-    return jsonlib.loads(answer) if answer else None
+        response = _client().request(method, url + path, json=json, headers={**headers}, timeout=timeout)
+    except httpx.TransportError as error:
+        raise ConnectionError(f"{method} {path} was not answered: {type(error).__name__} {error}") from error
+    if response.status_code >= 400:
+        raise ApiError(method, path, response.status_code, response.text)
+    return response.json() if response.content else None
 
 
 def main(arguments: list[str] | None = None) -> int:
