@@ -41,7 +41,9 @@ from contracts.interval import DAY, Interval, merged, midnight
 AT, NEWEST = "_at", "_newest"
 """Columns: an event's instant, and the newest instant before the midnight."""
 BUCKETS = 16
+"""Window partitions, to each of which the keys are hashed."""
 FEW_MIDNIGHTS = 3
+"""Up to so many midnights are computed by the definition of a window."""
 ENTERED = 0
 """In place of a window's length in days: the change is an entry into all windows."""
 EPOCH = date(1970, 1, 1)
