@@ -4,18 +4,36 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from contracts import project
 from lake import settings
 from tests.certificates import Certificates
-from tests.landing import Shop
+from tests.cinema import Cinema
+from tests.landing import LandingZone, Shop
 from tests.parallel import once
+from tests.projects import CINEMA, GROCERY
 
-project.load(project.DEFAULT)  # so that tests may import its modules
+project.load(GROCERY)  # so that tests may import its modules
+project.load(CINEMA)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _project(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Work for the project whose folder the test's module names: `PROJECT = CINEMA`. Unit tests that name none work for
+    the cinema, all others for the grocery.
+
+    A process runs the tests of several projects one after the other.
+    """
+    is_unit = request.path.is_relative_to(Path(__file__).parent / "unit")
+    chosen = getattr(request.module, "PROJECT", CINEMA if is_unit else GROCERY)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MILLRACE_PROJECT", str(chosen))
+        yield
 
 
 @pytest.fixture
@@ -33,11 +51,20 @@ def shop(home: Path) -> Shop:
     return Shop.open(home / "landing")
 
 
-def set_home(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in that home; nothing of the caller's environment leaks in."""
+@pytest.fixture
+def cinema(home: Path) -> Cinema:
+    """The same for the cinema, in a module with `PROJECT = CINEMA`."""
+    return Cinema.open(home / "landing")
+
+
+def set_home(path: Path, monkeypatch: pytest.MonkeyPatch, project: Path | None = None) -> None:
+    """Work in that home, for that project or the one that this process works for already; nothing else of the caller's
+    environment leaks in.
+    """
+    if project is not None:
+        monkeypatch.setenv("MILLRACE_PROJECT", str(project))
     stores = [name for name in os.environ if name.startswith("AWS_")]
     for name in (
-        "MILLRACE_PROJECT",
         "MILLRACE_LAKE",
         "MILLRACE_LANDING",
         "MILLRACE_ENGINE",
@@ -51,14 +78,17 @@ def set_home(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_HOME", str(path))
 
 
-def copy_home(template: Path, home: Path) -> Shop:
+Zone = TypeVar("Zone", bound=LandingZone)
+
+
+def copy_home(template: Path, home: Path, kind: type[Zone] = Shop) -> Zone:
     """Make a home as the template is. Copies and not links: a test may write into any file of its own.
 
     A lake may be moved as a whole: what a commit was built from names tables and files relative to the lake and the
     landing zone.
     """
     shutil.copytree(template, home, dirs_exist_ok=True)
-    return Shop(home / "landing")
+    return kind(home / "landing")
 
 
 @pytest.fixture(scope="session")
@@ -70,21 +100,34 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @pytest.fixture(scope="session")
 def published_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small shop, its first day published by one run. Copy it, do not write to it."""
+    return once(tmp_path_factory, "published", lambda path: _publish_first_day(path, Shop, GROCERY))
+
+
+@pytest.fixture(scope="session")
+def published_cinema_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of the cinema."""
+    return once(tmp_path_factory, "published_cinema", lambda path: _publish_first_day(path, Cinema, CINEMA))
+
+
+def _publish_first_day(path: Path, kind: type[Shop] | type[Cinema], root: Path) -> None:
     from millrace import pipeline
 
-    def build(path: Path) -> None:
-        with pytest.MonkeyPatch.context() as environment:
-            set_home(path, environment)
-            Shop.open(path / "landing")
-            pipeline.run_all("2017-03-01", "2017-03-02", "first")
-
-    return once(tmp_path_factory, "published", build)
+    with pytest.MonkeyPatch.context() as environment:
+        set_home(path, environment, root)
+        kind.open(path / "landing")
+        pipeline.run_all("2017-03-01", "2017-03-02", "first")
 
 
 @pytest.fixture
 def stocked(home: Path, published_home: Path) -> Shop:
     """The small shop whose first day is published."""
     return copy_home(published_home, home)
+
+
+@pytest.fixture
+def published_cinema(home: Path, published_cinema_home: Path) -> Cinema:
+    """The cinema whose first day is published."""
+    return copy_home(published_cinema_home, home, Cinema)
 
 
 def command(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:

@@ -1,11 +1,14 @@
-"""A shop small enough to read: write landed files row by row, and read tables back as rows."""
+"""Write landed files row by row, and read tables back as rows; and a landing zone of the sample that is small enough to
+read.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +17,39 @@ from pyarrow import csv
 from lake import storage
 
 DAY = date(2017, 3, 1)
+
+
+@dataclass
+class LandingZone:
+    """A landing zone at `root`. A subclass says what columns the files of its project have."""
+
+    root: Path
+    columns: ClassVar[Mapping[str, pa.Schema]] = {}
+    """Table -> the columns of its files."""
+
+    def path(self, table: str, day: date | str = DAY, name: str | None = None, suffix: str = ".parquet") -> Path:
+        """Where a file lies, whether it exists or not."""
+        return self.root / table / str(day) / f"{name or table}{suffix}"
+
+    def land(
+        self,
+        table: str,
+        rows: list[dict[str, Any]] | pa.Table,
+        day: date | str = DAY,
+        name: str | None = None,
+        suffix: str = ".parquet",
+    ) -> Path:
+        """Write a file of these rows; columns that a row does not give are NULL. Give an Arrow table for columns of
+        another shape.
+        """
+        path = self.path(table, day, name, suffix)
+        storage.make_folder(path.parent)
+        data = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=self.columns[table])
+        with path.open("wb") as file:
+            (csv.write_csv if suffix == ".csv" else pq.write_table)(data, file)
+        return path
+
+
 COLUMNS = {
     "transactions": pa.schema(
         [
@@ -102,11 +138,10 @@ def purchase(
     return {**row, **other}
 
 
-@dataclass
-class Shop:
-    """A landing zone at `root`."""
+class Shop(LandingZone):
+    """A landing zone of the grocery."""
 
-    root: Path
+    columns = COLUMNS
 
     @classmethod
     def open(cls, root: Path) -> Shop:
@@ -139,28 +174,6 @@ class Shop:
         )
         shop.land("transactions", [purchase(1), purchase(2, product=2, customer=2)])
         return shop
-
-    def path(self, table: str, day: date | str = DAY, name: str | None = None, suffix: str = ".parquet") -> Path:
-        """Where a file lies, whether it exists or not."""
-        return self.root / table / str(day) / f"{name or table}{suffix}"
-
-    def land(
-        self,
-        table: str,
-        rows: list[dict[str, Any]] | pa.Table,
-        day: date | str = DAY,
-        name: str | None = None,
-        suffix: str = ".parquet",
-    ) -> Path:
-        """Write a file of these rows; columns that a row does not give are NULL. Give an Arrow table for columns of
-        another shape.
-        """
-        path = self.path(table, day, name, suffix)
-        storage.make_folder(path.parent)
-        data = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=COLUMNS[table])
-        with path.open("wb") as file:
-            (csv.write_csv if suffix == ".csv" else pq.write_table)(data, file)
-        return path
 
 
 def rows(qualified: str, order: str = "ALL", version: int | None = None, where: str = "true") -> list[dict[str, Any]]:

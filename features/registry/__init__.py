@@ -5,14 +5,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import random
 import time
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFeatureView, Project
@@ -21,6 +19,7 @@ from google.protobuf.json_format import MessageToDict  # type: ignore[import-unt
 
 from contracts.project import current as current_project
 from contracts.project import module as project_module
+from features import views
 from features.registry.servable import DefinitionError, ensure_gold, ensure_servable
 from features.registry.store import (
     LifecycleStateError,
@@ -85,8 +84,10 @@ def online_views(store: FeatureStore) -> list[FeatureView]:
 
 
 def definitions() -> list[Any]:
-    """Every Feast object that `feast_repo/definitions.py` declares, with sources and without the project."""
-    return _with_sources(vars(_repo()).values())
+    """Every Feast object of the current project, with sources: what `feast_repo/definitions.py` declares, without the
+    Feast project itself.
+    """
+    return _with_sources(views.declared().values())
 
 
 def project(name: str, declared: Iterable[Any]) -> Project:
@@ -163,10 +164,6 @@ def _apply() -> bool:
 def is_applied() -> bool:
     """Whether the registry holds the definitions of this checkout; RegistryMissingError where there is none."""
     return _applied(open_store()) == fingerprint()
-
-
-def _repo() -> ModuleType:
-    return importlib.import_module("features.feast_repo.definitions")
 
 
 def _with_sources(declared: Iterable[Any]) -> list[Any]:

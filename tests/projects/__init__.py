@@ -1,11 +1,17 @@
-"""Small projects for tests: `arcade` with tables of every kind, and those that a test writes itself."""
+"""Small projects for tests: `cinema`, which most tests of the engine work on, `arcade` with tables of every kind, and
+those that a test writes itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from contracts import project
+
 ARCADE = Path(__file__).parent / "arcade"
+CINEMA = Path(__file__).parent / "cinema"
+GROCERY = project.DEFAULT
 
 
 def write(root: Path, name: str, files: Mapping[str, str]) -> Path:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.projects import GROCERY
+
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -12,9 +14,12 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
         environment.delenv("MILLRACE_SCHEDULE", raising=False)
-        import dags.millrace_dag
-        import dags.training_set_dag  # noqa: F401
-
+        with pytest.MonkeyPatch.context() as importing:
+            importing.setenv("MILLRACE_PROJECT", str(GROCERY))  # which has DAGs of its own, too
+            import dags.millrace_dag
+            import dags.training_set_dag  # noqa: F401
+            import grocery.dags.recommender_dag
+            import grocery.dags.recommender_scores_dag  # noqa: F401
         yield
 
 

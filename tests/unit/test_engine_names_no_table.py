@@ -43,11 +43,11 @@ EXAMPLES = {"customer_id", "product_id"}
 
 def names() -> set[str]:
     tables = project.load(project.DEFAULT)
-    found = {table.qualified for table in catalog._tables(tables, None)} | {
+    result = {table.qualified for table in catalog._tables(tables, None)} | {
         table.name for table in catalog._tables(tables, None)
     }
     return (
-        found
+        result
         | {
             column.name
             for table in catalog._tables(tables, None)
@@ -84,7 +84,7 @@ def test_a_package_of_the_engine_names_nothing_of_the_example(package: str) -> N
         + r"|grocery|household\w*)\b"
     )
     allowed = re.compile(r"such as (silver|gold|scores)\.\w+|layer and name, such as .*|service and .*")
-    found = [
+    result = [
         f"{path.relative_to(project.CHECKOUT)}:{line}: {match[0]}"
         for path in sorted((project.CHECKOUT / package).rglob("*.py"))
         for line, text in code(path)
@@ -92,4 +92,4 @@ def test_a_package_of_the_engine_names_nothing_of_the_example(package: str) -> N
         if not (path.name == "project.py" and match[0] == "grocery")
         and not (path.name == "scaffold.py" and match[0] == "grocery")
     ]
-    assert found == []
+    assert result == []

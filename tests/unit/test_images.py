@@ -32,9 +32,9 @@ def stages() -> dict[str, str]:
 
 def targets() -> list[str]:
     """What scripts/images.sh builds unless it is told otherwise."""
-    found = re.search(r"targets=\(([a-z0-9 ]+)\)", (settings.CHECKOUT / "scripts" / "images.sh").read_text())
-    assert found
-    return found[1].split()
+    result = re.search(r"targets=\(([a-z0-9 ]+)\)", (settings.CHECKOUT / "scripts" / "images.sh").read_text())
+    assert result
+    return result[1].split()
 
 
 def variables(service: dict[str, Any]) -> dict[str, str]:

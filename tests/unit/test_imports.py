@@ -20,12 +20,12 @@ PACKAGES = sorted(path.parent.name for path in CHECKOUT.glob("*/__init__.py") if
 
 def modules(root: Path) -> dict[str, Path]:
     """Dotted name -> file, of all packages below a folder."""
-    found = {}
+    result = {}
     for package in sorted(path.parent for path in root.glob("*/__init__.py")):
         for path in package.rglob("*.py"):
             parts = path.relative_to(root).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+            result[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return result
 
 
 def imported(node: ast.AST, known: set[str]) -> Iterator[str]:
@@ -43,10 +43,10 @@ def imported(node: ast.AST, known: set[str]) -> Iterator[str]:
 
 def graph(root: Path) -> dict[str, set[str]]:
     """Module -> the others that it imports."""
-    found = modules(root)
+    result = modules(root)
     return {
-        name: {*imported(ast.parse(path.read_text()), {*found})} - {name}
-        for name, path in found.items()
+        name: {*imported(ast.parse(path.read_text()), {*result})} - {name}
+        for name, path in result.items()
         if not name.startswith("tests")
     }
 

@@ -28,10 +28,10 @@ REQUIRED_BY_OTHERS = {"jsonschema", "packaging", "pyyaml"}
 
 def pinned(path: Path) -> dict[str, set[str]]:
     """Package -> the versions that it has on one Python or another."""
-    found: dict[str, set[str]] = {}
+    result: dict[str, set[str]] = {}
     for name, version in re.findall(r"^([a-z0-9-]+)(?:\[.*\])?==([^ ;]+)", path.read_text(), re.MULTILINE):
-        found.setdefault(name, set()).add(version)
-    return found
+        result.setdefault(name, set()).add(version)
+    return result
 
 
 def declared(*names: str) -> list[str]:

@@ -50,13 +50,13 @@ def build(folder: Path, code: int = 0) -> tuple[int, str]:
 
 
 def test_building_says_what_is_downloaded_and_how_many_packages_are_there(tmp_path: Path) -> None:
-    code, said = build(tmp_path)
-    assert code == 0, said
-    assert "  Resolved 2 packages" in said
-    assert "  Downloading lightgbm (3.4MiB)" in said
-    assert " of about 2 packages installed, " in said
-    assert "lightgbm==" not in said
-    assert said.splitlines()[-1].startswith("Done: ")
+    code, message = build(tmp_path)
+    assert code == 0, message
+    assert "  Resolved 2 packages" in message
+    assert "  Downloading lightgbm (3.4MiB)" in message
+    assert " of about 2 packages installed, " in message
+    assert "lightgbm==" not in message
+    assert message.splitlines()[-1].startswith("Done: ")
 
 
 def test_a_failure_of_uv_fails_the_build(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ def test_a_contestant_finds_what_a_search_finds(
     as_of.land(tmp_path / "case", 300, 60)
     as_of.land(tmp_path / "case" / "small", 30, 6)
     rows, labels = (pd.read_parquet(tmp_path / "case" / f"{name}.parquet") for name in ("rows", "labels"))
-    found = []
+    result = []
     for label in labels.itertuples():
         known = rows[(rows.k == label.k) & (rows.event_timestamp <= label.event_timestamp)]
         if len(known):
-            found.append(int(known.sort_values("event_timestamp").v.iloc[-1]))
+            result.append(int(known.sort_values("event_timestamp").v.iloc[-1]))
     answer = as_of.timed(contestant, tmp_path / "case")
-    assert (answer["rows"], answer["sum"]) == (len(found), sum(found))
-    assert len(found) > 30
+    assert (answer["rows"], answer["sum"]) == (len(result), sum(result))
+    assert len(result) > 30

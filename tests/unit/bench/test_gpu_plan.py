@@ -21,12 +21,12 @@ def test_operators_that_run_or_stay_are_counted_and_those_that_vanish_are_not() 
 
 
 def test_the_page_names_each_reason_once_with_all_it_concerns() -> None:
-    found = [
+    result = [
         PlanCoverage("one", 3, 2, ["ScalaUDF: no"]),
         PlanCoverage("other", 1, 0, ["ScalaUDF: no"]),
         PlanCoverage("third", 2, 2),
     ]
-    told = page(found)
-    assert "| one | 3 | 2 | 67% |" in told
-    assert "- ScalaUDF: no (one, other)" in told
-    assert "Nothing stays on the CPU" in page(found[2:])
+    message = page(result)
+    assert "| one | 3 | 2 | 67% |" in message
+    assert "- ScalaUDF: no (one, other)" in message
+    assert "Nothing stays on the CPU" in page(result[2:])

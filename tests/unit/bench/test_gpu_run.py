@@ -27,19 +27,19 @@ def runs(*, on_gpu: bool = True) -> list[EngineRun]:
 
 
 def test_equal_tables_and_a_gpu_at_work_are_no_problem() -> None:
-    found = Comparison(runs(), [SAME])
-    told = gpu_run.section("NVIDIA L4", found)
-    assert found.problems == []
-    assert "## Run on NVIDIA L4" in told
-    assert "Every table is equal, row by row." in told
-    assert "| gpu | 10.0 s | 1.00 s | 8.0 s | yes |" in told
-    assert "gpu took 0.25 times as long as cpu." in told
+    result = Comparison(runs(), [SAME])
+    message = gpu_run.section("NVIDIA L4", result)
+    assert result.problems == []
+    assert "## Run on NVIDIA L4" in message
+    assert "Every table is equal, row by row." in message
+    assert "| gpu | 10.0 s | 1.00 s | 8.0 s | yes |" in message
+    assert "gpu took 0.25 times as long as cpu." in message
 
 
 def test_a_table_that_differs_is_one() -> None:
-    found = Comparison(runs(), [SAME, OTHER])
-    assert found.problems == ["gold.b differs: only gpu has {'a': '2'}"]
-    assert "IT FAILED" in gpu_run.section("NVIDIA L4", found)
+    result = Comparison(runs(), [SAME, OTHER])
+    assert result.problems == ["gold.b differs: only gpu has {'a': '2'}"]
+    assert "IT FAILED" in gpu_run.section("NVIDIA L4", result)
 
 
 def test_a_gpu_that_took_no_part_is_one() -> None:
@@ -84,18 +84,18 @@ def test_with_one_the_job_runs_on_the_cpu_and_on_the_gpu(tmp_path: Path, monkeyp
     monkeypatch.setattr(parity, "land", lambda _: None)
     monkeypatch.setattr(parity, "one_run", one_run)
     monkeypatch.setattr(parity, "compared", lambda *_: OTHER)
-    told, problems = gpu_plan.run_on_gpu(tmp_path)
+    message, problems = gpu_plan.run_on_gpu(tmp_path)
     assert seen == [("cpu", "cpu"), ("gpu", "gpu")]
     assert len(problems) == len(catalog.tables())
-    assert "IT FAILED" in told
+    assert "IT FAILED" in message
 
 
 def test_a_local_spark_asks_for_no_gpu_that_nobody_hands_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would wait for it for ever; a cluster's master has one to give."""
-    monkeypatch.setattr(jars, "fetched", lambda wanted: [Path(jar.file) for jar in wanted])
+    monkeypatch.setattr(jars, "fetched", lambda expected: [Path(jar.file) for jar in expected])
     monkeypatch.setenv("MILLRACE_SPARK_PROFILE", "gpu")
-    asked = {name for name in gpu.PROFILE if ".resource." in name}
-    assert asked == {"spark.executor.resource.gpu.amount", "spark.task.resource.gpu.amount"}
-    assert not asked & {*server.settings_of(1, "local[*]")}
+    requested = {name for name in gpu.PROFILE if ".resource." in name}
+    assert requested == {"spark.executor.resource.gpu.amount", "spark.task.resource.gpu.amount"}
+    assert not requested & {*server.settings_of(1, "local[*]")}
     assert {*gpu.PROFILE} <= {*server.settings_of(1, "spark://host:7077")}
     assert server.settings_of(1, "local[*]")["spark.plugins"] == "com.nvidia.spark.SQLPlugin"

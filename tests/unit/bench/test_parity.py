@@ -30,9 +30,9 @@ def both(tmp_path: Path, ours: list[dict[str, Any]], theirs: list[dict[str, Any]
 
 def test_order_and_files_do_not_matter(tmp_path: Path) -> None:
     rows = [visit(1), visit(2, visitor="Ä"), visit(2, visitor="Ä")]
-    found = both(tmp_path, rows, rows[::-1], files=2)
-    assert found.equal
-    assert (found.rows, found.differences) == ({"sail": 3, "spark": 3}, [])
+    result = both(tmp_path, rows, rows[::-1], files=2)
+    assert result.equal
+    assert (result.rows, result.differences) == ({"sail": 3, "spark": 3}, [])
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_order_and_files_do_not_matter(tmp_path: Path) -> None:
     ],
 )
 def test_one_cell_is_a_difference_and_is_quoted(tmp_path: Path, change: dict[str, Any]) -> None:
-    found = both(tmp_path, [visit(1), visit(2)], [visit(1), visit(2) | change])
-    assert not found.equal
-    assert [told.split(" has ")[0] for told in found.differences] == ["only sail", "only spark"]
+    result = both(tmp_path, [visit(1), visit(2)], [visit(1), visit(2) | change])
+    assert not result.equal
+    assert [message.split(" has ")[0] for message in result.differences] == ["only sail", "only spark"]
 
 
 def test_a_row_that_comes_once_more_is_a_difference(tmp_path: Path) -> None:
-    found = both(tmp_path, [visit(1)], [visit(1), visit(1)])
-    assert (found.equal, len(found.differences)) == (False, 1)
+    result = both(tmp_path, [visit(1)], [visit(1), visit(1)])
+    assert (result.equal, len(result.differences)) == (False, 1)
 
 
 def test_negative_zero_is_another_number(tmp_path: Path) -> None:
@@ -74,9 +74,9 @@ def test_two_cells_that_swap_their_text_are_a_difference(tmp_path: Path) -> None
 
 def test_another_type_is_a_difference(tmp_path: Path) -> None:
     other = SCHEMA.set(SCHEMA.get_field_index("paid"), pa.field("paid", pa.decimal128(14, 2)))
-    found = both(tmp_path, [visit(1)], [visit(1)], schema=other)
-    assert not found.equal
-    assert found.differences[0].startswith("the schemas differ")
+    result = both(tmp_path, [visit(1)], [visit(1)], schema=other)
+    assert not result.equal
+    assert result.differences[0].startswith("the schemas differ")
 
 
 def test_empty_tables_are_equal(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_the_page_says_what_differs(tmp_path: Path) -> None:
         {"engine": name, "version": "1", "session_s": 0.1, "year_s": 1.0, "day_s": 0.1, "peak_memory_mib": 5}
         for name in ("a", "b")
     ]
-    told = page(
+    result = page(
         {
             "made_at": "now",
             "interval": ["x", "y"],
@@ -107,6 +107,6 @@ def test_the_page_says_what_differs(tmp_path: Path) -> None:
             "tables": tables,
         }
     )
-    assert "TABLES DIFFER" in told
-    assert "| silver.visits | 1 / 2 | NO |" in told
-    assert "- silver.visits: only b has ..." in told
+    assert "TABLES DIFFER" in result
+    assert "| silver.visits | 1 / 2 | NO |" in result
+    assert "- silver.visits: only b has ..." in result

@@ -17,7 +17,7 @@ def frame(*rows: tuple[int, Any, Any]) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("result", "said"),
+    ("result", "message"),
     [
         (frame((0, 2, "row 2"), (1, 1, "row 1")), ""),
         (frame((1, 1, "row 1"), (0, 2, "row 2")), "right, in another order"),
@@ -26,8 +26,8 @@ def frame(*rows: tuple[int, Any, Any]) -> pd.DataFrame:
         (frame((0, 2, "row 1"), (1, 1, "row 1")), "1 of 2 wrong: (2, x) gets 2, not 2"),
     ],
 )
-def test_what_is_said(result: pd.DataFrame, said: str) -> None:
-    assert stores.difference(CASE, result) == said
+def test_what_is_said(result: pd.DataFrame, message: str) -> None:
+    assert stores.difference(CASE, result) == message
 
 
 def test_a_store_that_fails_says_how(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,9 +68,9 @@ def test_a_delayed_kill_ends_a_process_that_is_busy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "phase"),
     [
-        ("before create_write_transaction lake/silver/transactions", "publish silver"),
-        ("open lake/silver/transactions/_stage/#/part-#", "stage"),
-        ("open lake/_locks/silver.transactions.lock", "lock"),
+        ("before create_write_transaction lake/silver/tickets", "publish silver"),
+        ("open lake/silver/tickets/_stage/#/part-#", "stage"),
+        ("open lake/_locks/silver.tickets.lock", "lock"),
         ("rename feast/online/current.json", "pointer"),
         ("rename lake/_releases/#.json", "release"),
         ("open feast/online/release-#.sqlite", "materialize"),

@@ -16,7 +16,7 @@ from lake.publishing import arrow_schema
 from tests.chaos import state
 from tests.chaos.state import HomeReader, HomeState, Release
 
-NAME = "silver.campaigns"
+NAME = "silver.showcases"
 
 
 def home_state(rows: str, version: int, releases: int = 1, **changes: Any) -> HomeState:
@@ -65,7 +65,7 @@ def test_after_a_kill_this_is_wrong(changes: dict[str, Any], message: str) -> No
     ("changes", "message"),
     [
         ({"tables": {NAME: "a"}}, f"{NAME}: a, in the control b"),
-        ({"accounts": {NAME: ["in 1", "in 2"]}}, "accounts of silver.campaigns"),
+        ({"accounts": {NAME: ["in 1", "in 2"]}}, "accounts of silver.showcases"),
         ({"training": {}}, "training set set: None"),
         ({"releases": BEFORE.releases}, "1 distinct releases, in the control 2"),
         ({"problems": ["unreadable"]}, "unreadable"),
@@ -84,7 +84,7 @@ def test_a_release_that_repeats_the_one_before_and_versions_do_not_count() -> No
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A published table with a release of its first version."""
-    write(tmp_path, {"campaign_id": 1, "customer_id": 1})
+    write(tmp_path, {"movie_id": 1, "venue_id": 1})
     release = {"number": 1, "horizon": "2017-03-02", "tables": {NAME: 0}}
     (tmp_path / "lake" / "_releases").mkdir()
     (tmp_path / "lake" / "_releases" / "1.json").write_text(json.dumps(release))
@@ -95,26 +95,26 @@ def write(home: Path, row: dict[str, Any], mode: str = "append") -> None:
     contract = catalog.table(NAME)
     filled = {column.name: row.get(column.name) for column in contract.columns}
     schema = pa.schema([field.with_nullable(True) for field in arrow_schema(contract)])
-    write_deltalake(str(home / "lake" / "silver" / "campaigns"), pa.Table.from_pylist([filled], schema), mode=mode)
+    write_deltalake(str(home / "lake" / "silver" / "showcases"), pa.Table.from_pylist([filled], schema), mode=mode)
 
 
 def test_rows_are_compared_whatever_files_hold_them(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = tmp_path_factory.mktemp("other")
-    write(home, {"campaign_id": 2, "customer_id": 1})
-    write(other, {"campaign_id": 2, "customer_id": 1})
-    write(other, {"campaign_id": 1, "customer_id": 1})
-    DeltaTable(str(other / "lake" / "silver" / "campaigns")).optimize.compact()
+    write(home, {"movie_id": 2, "venue_id": 1})
+    write(other, {"movie_id": 2, "venue_id": 1})
+    write(other, {"movie_id": 1, "venue_id": 1})
+    DeltaTable(str(other / "lake" / "silver" / "showcases")).optimize.compact()
     first, second = HomeReader(home).read(), HomeReader(other).read()
     assert first.tables == second.tables
-    write(other, {"campaign_id": 1, "customer_id": 1})
+    write(other, {"movie_id": 1, "venue_id": 1})
     assert first.tables != HomeReader(other).read().tables
 
 
 def test_a_pinned_version_whose_file_is_gone_is_a_problem(home: Path) -> None:
     reader = HomeReader(home)
-    write(home, {"campaign_id": 2}, mode="overwrite")
+    write(home, {"movie_id": 2}, mode="overwrite")
     assert reader.read().problems == []
-    for uri in DeltaTable(str(home / "lake" / "silver" / "campaigns"), version=0).file_uris():
+    for uri in DeltaTable(str(home / "lake" / "silver" / "showcases"), version=0).file_uris():
         Path(uri.removeprefix("file://")).unlink()
     (problem,) = reader.read().problems
     assert problem.startswith("release 1 cannot be read: FileNotFoundError")

@@ -107,7 +107,7 @@ def declare(*parts: Aggregation, **other: Any) -> Table:
     )
 
 
-def found(*parts: Aggregation, **other: Any) -> list[str]:
+def declaration_problems(*parts: Aggregation, **other: Any) -> list[str]:
     return [*problems(Aggregates(**{"events": STAYS, "key": (GUEST,), "aggregations": parts, **other}))]
 
 
@@ -494,7 +494,9 @@ REFUSED: dict[str, tuple[tuple[Aggregation, ...], dict[str, Any], str]] = {
 @pytest.mark.parametrize("why", REFUSED)
 def test_a_declaration_is_refused_with_its_remedy(why: str) -> None:
     parts, other, sentence = REFUSED[why]
-    assert any(told.startswith(sentence) for told in found(*parts, **other)), found(*parts, **other)
+    assert any(message.startswith(sentence) for message in declaration_problems(*parts, **other)), declaration_problems(
+        *parts, **other
+    )
     with pytest.raises(ContractError, match=r"^gold\.guests: "):
         declare(*parts, **other)
 
@@ -508,7 +510,9 @@ def test_a_right_declaration_has_no_problems() -> None:
         Latest("last_tier", "tier"),
     )
     assert (
-        found(*everything, joined=(TIER, MappedInTime(STAYS, ("room",))), prepared=(Column("shown", LONG, "Shown"),))
+        declaration_problems(
+            *everything, joined=(TIER, MappedInTime(STAYS, ("room",))), prepared=(Column("shown", LONG, "Shown"),)
+        )
         == []
     )
 

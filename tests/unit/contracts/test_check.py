@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from contracts import check, project
-from tests.projects import ARCADE, write
+from tests.projects import ARCADE, CINEMA, write
 
 BRONZE = '''"""`bronze.visits`."""
 
@@ -77,7 +77,7 @@ FEATURES = "def features(midnights, visits):\n    return visits\n"
 count = 0
 
 
-def found(tmp_path: Path, **changed: str | None) -> list[str]:
+def problems_of(tmp_path: Path, **changed: str | None) -> list[str]:
     """The problems of a sound project in which these files are others (or gone: None); `a__b` is a/b.py. Paths are
     below the project's folder.
     """
@@ -102,11 +102,11 @@ def found(tmp_path: Path, **changed: str | None) -> list[str]:
 
 
 def test_a_sound_project_has_none(tmp_path: Path) -> None:
-    assert found(tmp_path) == []
+    assert problems_of(tmp_path) == []
 
 
 def test_the_examples_have_none() -> None:
-    for root in (project.DEFAULT, project.DEFAULT.parent / "starter", ARCADE):
+    for root in (project.DEFAULT, project.DEFAULT.parent / "starter", ARCADE, CINEMA):
         assert check.problems(project.load(root)) == []
 
 
@@ -341,12 +341,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_problem_is_told_with_its_line_and_remedy(tmp_path: Path, case: str) -> None:
+def test_a_problem_is_reported_with_its_line_and_remedy(tmp_path: Path, case: str) -> None:
     changed, expected = CASES[case]
-    assert expected in found(tmp_path, **changed)
+    assert expected in problems_of(tmp_path, **changed)
 
 
-def test_a_project_without_contracts_is_told_how_to_write_one(tmp_path: Path) -> None:
+def test_a_project_without_contracts_gets_an_error_that_says_how_to_write_one(tmp_path: Path) -> None:
     root = write(tmp_path, "empty_project", {})
     [problem] = check.problems(project.load(root))
     assert problem.message == "there is no contract. Write one: millrace new bronze NAME --from FILE"

@@ -21,7 +21,9 @@ def intervals(draw: st.DrawFn) -> Interval:
 
 def days(*several: Interval) -> set[date]:
     """Counted one by one, by the definition of [start, end)."""
-    return {one.start + timedelta(days=n) for one in several for n in range((one.end - one.start).days)}
+    return {
+        interval.start + timedelta(days=n) for interval in several for n in range((interval.end - interval.start).days)
+    }
 
 
 def of(start: str, end: str) -> Interval:
@@ -41,7 +43,7 @@ def test_two_iso_dates_are_an_interval_whose_end_is_not_in_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "told"),
+    ("start", "end", "message"),
     [
         (
             None,
@@ -85,10 +87,10 @@ def test_two_iso_dates_are_an_interval_whose_end_is_not_in_it() -> None:
         ),
     ],
 )
-def test_what_is_not_an_interval_is_refused_with_a_sentence(start: str, end: str, told: str) -> None:
+def test_what_is_not_an_interval_is_refused_with_a_sentence(start: str, end: str, message: str) -> None:
     with pytest.raises(IntervalError) as caught:
         Interval.parse(start, end)
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
 # --- cut and merge
@@ -151,7 +153,7 @@ def test_midnight_is_in_utc() -> None:
 def test_merged_intervals_cover_the_same_days_in_order_with_gaps_between_them(some: list[Interval]) -> None:
     result = merged(some)
     assert days(*result) == days(*some)
-    assert all(one.end < other.start for one, other in pairwise(result))
+    assert all(before.end < other.start for before, other in pairwise(result))
 
 
 @unhurried
@@ -164,15 +166,15 @@ def test_the_intervals_of_some_days_hold_these_days_and_no_other(some: list[date
 
 @unhurried
 @given(intervals())
-def test_the_months_cover_the_interval_each_within_a_calendar_month(one: Interval) -> None:
-    months = [*one.months()]
-    assert [day for month in months for day in sorted(days(month))] == sorted(days(one))
+def test_the_months_cover_the_interval_each_within_a_calendar_month(interval: Interval) -> None:
+    months = [*interval.months()]
+    assert [day for month in months for day in sorted(days(month))] == sorted(days(interval))
     assert all(len({(day.year, day.month) for day in days(month)}) == 1 for month in months)
-    assert len(months) == len({(day.year, day.month) for day in days(one)})
+    assert len(months) == len({(day.year, day.month) for day in days(interval)})
 
 
 @unhurried
 @given(intervals(), DAYS)
-def test_clipping_drops_exactly_the_days_from_the_end_on(one: Interval, end: date) -> None:
-    kept = one.clipped(end)
-    assert (days(kept) if kept else set()) == {day for day in days(one) if day < end}
+def test_clipping_drops_exactly_the_days_from_the_end_on(interval: Interval, end: date) -> None:
+    kept = interval.clipped(end)
+    assert (days(kept) if kept else set()) == {day for day in days(interval) if day < end}

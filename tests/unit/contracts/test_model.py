@@ -7,7 +7,6 @@ from typing import Any
 import duckdb
 import pytest
 
-from contracts import catalog
 from contracts.model import (
     DATE,
     DOUBLE,
@@ -25,6 +24,7 @@ from contracts.model import (
     Type,
     decimal,
 )
+from tests import cinema
 
 KEY = Column("order_id", LONG, "Order", required=True)
 AMOUNT = Column("amount", decimal(12, 2), "What was paid", minimum=0, maximum=100)
@@ -80,7 +80,7 @@ def test_a_minimum_above_the_maximum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "promise", "told"),
+    ("kind", "promise", "message"),
     [
         (STRING, {"minimum": 1}, "minimum and maximum are for numbers, and string is not one"),
         (DATE, {"maximum": 1}, "minimum and maximum are for numbers, and date is not one"),
@@ -89,8 +89,8 @@ def test_a_minimum_above_the_maximum() -> None:
         (LONG, {"multiline": True}, "multiline is for strings, and bigint is not one"),
     ],
 )
-def test_a_promise_that_a_columns_type_cannot_keep(kind: Type, promise: dict[str, Any], told: str) -> None:
-    with pytest.raises(ContractError, match=f"^column amount: {told}$"):
+def test_a_promise_that_a_columns_type_cannot_keep(kind: Type, promise: dict[str, Any], message: str) -> None:
+    with pytest.raises(ContractError, match=f"^column amount: {message}$"):
         Column("amount", kind, "Paid", **promise)
 
 
@@ -162,11 +162,11 @@ def test_what_a_column_declares_becomes_a_check_with_a_reason() -> None:
     place = Column("place", STRING, "Place", allowed=("bar", "o'clock"), severity=Severity.WARNING)
     code = Column("code", STRING, "Code", pattern="[A-Z]{2}|x")
     rule = Rule("cheap", "amount < 5 OR order_id = 1", "too dear")
-    found = [
-        (one.name, one.sql, one.reason, one.severity)
-        for one in orders(KEY, AMOUNT, place, code, rules=(rule,)).checks()
+    result = [
+        (check.name, check.sql, check.reason, check.severity)
+        for check in orders(KEY, AMOUNT, place, code, rules=(rule,)).checks()
     ]
-    assert found == [
+    assert result == [
         ("order_id_present", "order_id IS NOT NULL", "order_id is missing", "critical"),
         ("amount_range", "amount >= 0 AND amount <= 100", "amount is not between 0 and 100", "critical"),
         ("place_allowed", "place IN ('bar', 'o''clock')", "place is not one of bar, o'clock", "warning"),
@@ -190,7 +190,7 @@ def test_a_bound_of_0_is_a_bound_and_none_is_not(bounds: dict[str, int], sql: st
 
 def test_a_missing_cell_is_critical_even_where_the_range_is_a_warning() -> None:
     checks = orders(Column("n", LONG, "Number", required=True, minimum=0, severity=Severity.WARNING)).checks()
-    assert [(one.name, one.severity) for one in checks] == [("n_present", "critical"), ("n_range", "warning")]
+    assert [(check.name, check.severity) for check in checks] == [("n_present", "critical"), ("n_range", "warning")]
 
 
 def test_a_reference_is_named_by_what_it_joins() -> None:
@@ -199,7 +199,7 @@ def test_a_reference_is_named_by_what_it_joins() -> None:
     assert reference.reason == "coupon_upc, campaign_id is not in silver.coupons"
 
 
-@pytest.mark.parametrize("table", catalog.all_tables(), ids=lambda one: one.qualified)
+@pytest.mark.parametrize("table", cinema.tables(), ids=lambda table: table.qualified)
 def test_every_check_is_sql_that_duckdb_understands_and_keeps_null(table: Table) -> None:
     empty = ", ".join(f"CAST(NULL AS {column.type.spark}) AS {column.name}" for column in table.columns)
     needs_a_value = {f"{column.name}_present" for column in table.columns if column.required} | {
@@ -212,7 +212,7 @@ def test_every_check_is_sql_that_duckdb_understands_and_keeps_null(table: Table)
             assert broken == (check.name in needs_a_value), check.name
 
 
-@pytest.mark.parametrize("table", catalog.all_tables(), ids=lambda one: one.qualified)
+@pytest.mark.parametrize("table", cinema.tables(), ids=lambda table: table.qualified)
 def test_no_two_checks_of_a_table_share_a_name(table: Table) -> None:
-    names = [one.name for one in (*table.checks(), *table.references)]
+    names = [check.name for check in (*table.checks(), *table.references)]
     assert len(names) == len({*names})

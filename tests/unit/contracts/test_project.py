@@ -45,11 +45,11 @@ def test_a_module_is_imported_under_the_name_of_its_project(tmp_path: Path) -> N
         "named_shop",
         {"columns.py": "WIDTH = 3\n", "contracts/gold/a.py": "from named_shop.columns import WIDTH\n"},
     )
-    found = project.load(root)
-    module = found.module("contracts.gold.a")
+    result = project.load(root)
+    module = result.module("contracts.gold.a")
     assert module is not None
     assert (module.__name__, module.WIDTH) == ("named_shop.contracts.gold.a", 3)
-    assert found.module("contracts.gold.b") is None
+    assert result.module("contracts.gold.b") is None
 
 
 def test_two_projects_of_one_name_do_not_meet_in_a_process(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_name_must_be_one(tmp_path: Path, name: str) -> None:
         project.load(write(tmp_path, name, {}))
 
 
-def test_a_folder_that_is_no_project_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_project_is_reported(tmp_path: Path) -> None:
     with pytest.raises(
         ProjectError,
         match=(
@@ -93,7 +93,7 @@ def test_a_folder_that_is_no_project_is_told(tmp_path: Path) -> None:
         project.load(tmp_path)
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     (tmp_path / "millrace.toml").write_text("name = ")
     with pytest.raises(ProjectError, match=r"millrace\.toml cannot be read: "):
         project.load(tmp_path)

@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 from contracts.model import Severity
 from contracts.report import AccountError, CheckResult, RowAccount, TableReport
 
-KEPT = CheckResult("quantity_present", "quantity", Severity.CRITICAL, True, "quantity is missing", 0)
-WARNED = CheckResult("quantity_positive", None, Severity.WARNING, False, "quantity is 0", 8869)
+KEPT = CheckResult("seats_present", "seats", Severity.CRITICAL, True, "seats is missing", 0)
+WARNED = CheckResult("seats_positive", None, Severity.WARNING, False, "seats is 0", 8869)
 WHOLE = CheckResult("row_count", None, Severity.CRITICAL, True, "no row is left although rows came in")
 FULL = TableReport(
-    table="silver.transactions",
+    table="silver.tickets",
     status="published",
     version=7,
     account=RowAccount(10, 7, 2, 1),
     seconds={"stage": 0.25, "audit": 0.5, "publish": 0.125},
     checks=(KEPT, WARNED, WHOLE),
-    inputs={"bronze.transactions": 3},
-    files=("transactions/2017-03-01/a.parquet", "transactions/2017-03-01/ü'b.csv"),
+    inputs={"bronze.tickets": 3},
+    files=("tickets/2017-03-01/a.parquet", "tickets/2017-03-01/ü'b.csv"),
     quarantine_version=4,
-    columns={"quantity": {"nulls": 0}},
+    columns={"seats": {"nulls": 0}},
     total_rows=2**40,
     total_bytes=0,
 )
@@ -49,9 +49,9 @@ def test_warnings_are_the_checks_that_failed() -> None:
 
 def test_an_account_that_does_not_add_up_says_both_sums() -> None:
     with pytest.raises(AccountError) as caught:
-        RowAccount(1469307, 1469300, 2, 1).verify("silver.transactions")
+        RowAccount(1469307, 1469300, 2, 1).verify("silver.tickets")
     assert str(caught.value) == (
-        "silver.transactions: 1,469,307 rows in, but 1,469,300 to publish + 2 quarantined + 1 duplicates = 1,469,303."
+        "silver.tickets: 1,469,307 rows in, but 1,469,300 to publish + 2 quarantined + 1 duplicates = 1,469,303."
         " Nothing was published. This is a defect in the table's transform: please report it"
     )
 
@@ -68,6 +68,6 @@ def test_an_account_is_right_only_if_no_row_is_lost_or_invented(
     account = RowAccount(published + quarantined + duplicates + off, published, quarantined, duplicates)
     if off:
         with pytest.raises(AccountError):
-            account.verify("silver.transactions")
+            account.verify("silver.tickets")
     else:
-        account.verify("silver.transactions")
+        account.verify("silver.tickets")

@@ -19,7 +19,9 @@ from contracts.model import Table
 from lake import settings
 from lineage.naming import asset_uri
 from tests import patience
+from tests.projects import GROCERY
 
+PROJECT = GROCERY
 HEAVY = ("pyspark", "pysail", "great_expectations", "feast", "deltalake", "duckdb", "pandas", "pyarrow")
 DAGS, OWN = settings.CHECKOUT / "dags", project.DEFAULT / "dags"
 ROOT_PACKAGES = tomllib.loads((settings.CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"][
@@ -69,19 +71,19 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         started[name] = subprocess.Popen(
             command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
 
     def result(name: str) -> dict[str, Any]:
-        if name not in found:
+        if name not in results:
             out, err = started[name].communicate(timeout=patience.SECONDS)
             assert started[name].returncode == 0, err
-            found[name] = json.loads(out.splitlines()[-1])
-        return found[name] | {"home": home}
+            results[name] = json.loads(out.splitlines()[-1])
+        return results[name] | {"home": home}
 
     yield result
-    for one in started.values():
-        one.kill()
-        one.wait()
+    for process in started.values():
+        process.kill()
+        process.wait()
 
 
 # --- parsing
@@ -89,9 +91,9 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 def test_only_files_that_define_a_dag_are_parsed(parsed: Any) -> None:
     """Each of the others would be imported again every 30 s."""
-    found = parsed("off")
-    assert sorted(found["parsed"]) == sorted(found["defining"])
-    assert len(found["parsed"]) == 4
+    result = parsed("off")
+    assert sorted(result["parsed"]) == sorted(result["defining"])
+    assert len(result["parsed"]) == 4
 
 
 def test_parsing_imports_nothing_heavy_and_opens_no_socket(parsed: Any) -> None:
@@ -114,14 +116,14 @@ def test_the_folder_gives_these_dags_and_no_import_error(parsed: Any) -> None:
 def test_no_dag_file_shadows_a_package(package: str) -> None:
     """Airflow puts the DAG folder on `sys.path`; in front of it, at worst."""
     code = f"import sys; sys.path.insert(0, {str(DAGS)!r}); import {package}; print({package}.__file__)"
-    told = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-P", "-c", code],
         cwd=DAGS,
         env={**os.environ, "PYTHONPATH": str(settings.CHECKOUT)},
         capture_output=True,
         text=True,
     )
-    assert told.stdout.strip() == str(settings.CHECKOUT / package / "__init__.py"), told.stderr
+    assert completed.stdout.strip() == str(settings.CHECKOUT / package / "__init__.py"), completed.stderr
 
 
 # --- schedule and params
@@ -158,7 +160,7 @@ def test_there_are_no_other_params(dag: Any) -> None:
 
 
 def test_the_page_of_the_dag_tells_how_it_is_triggered(dag: Any) -> None:
-    for told in (
+    for message in (
         "`start`",
         "`end`",
         "exclusive",
@@ -166,7 +168,7 @@ def test_the_page_of_the_dag_tells_how_it_is_triggered(dag: Any) -> None:
         "MILLRACE_SCHEDULE",
         '{"start": "2017-01-01", "end": "2018-01-02"}',
     ):
-        assert told in dag.doc_md
+        assert message in dag.doc_md
 
 
 # --- tasks
@@ -177,21 +179,21 @@ def task(dag: Any, table: Table) -> Any:
 
 
 def test_every_table_has_exactly_one_task_and_no_other_task_has_an_asset(dag: Any) -> None:
-    with_asset = sorted(one.task_id for one in dag.tasks if one.outlets)
+    with_asset = sorted(task.task_id for task in dag.tasks if task.outlets)
     assert with_asset == sorted(table.qualified for table in catalog.tables())
 
 
-@pytest.mark.parametrize("table", catalog.tables(), ids=lambda one: one.qualified)
+@pytest.mark.parametrize("table", catalog._tables(project.load(GROCERY), None), ids=lambda table: table.qualified)
 def test_a_table_is_one_asset_named_as_in_lineage(dag: Any, table: Table) -> None:
     (asset,) = task(dag, table).outlets
     assert (asset.name, asset.group, asset.uri) == (table.qualified, str(table.layer), asset_uri(table.qualified))
 
 
 def test_no_two_tables_share_an_asset(dag: Any) -> None:
-    assert len({one.outlets[0].uri for one in dag.tasks if one.outlets}) == len(catalog.tables())
+    assert len({task.outlets[0].uri for task in dag.tasks if task.outlets}) == len(catalog.tables())
 
 
-@pytest.mark.parametrize("table", catalog.tables(), ids=lambda one: one.qualified)
+@pytest.mark.parametrize("table", catalog._tables(project.load(GROCERY), None), ids=lambda table: table.qualified)
 def test_a_table_waits_for_the_interval_its_inputs_and_what_it_refers_to(dag: Any, table: Table) -> None:
     assert task(dag, table).upstream_task_ids == {
         "check_interval",
@@ -213,14 +215,14 @@ def test_the_audits_are_rendered_also_when_a_table_failed(dag: Any) -> None:
 
 
 def test_every_task_has_an_owner_a_time_limit_and_a_page(dag: Any, training_dag: Any) -> None:
-    for one in [*dag.tasks, *training_dag.tasks]:
-        assert one.owner
-        assert one.owner != "airflow", one.task_id
-        assert one.execution_timeout, one.task_id
-        assert one.doc_md, one.task_id
+    for task in [*dag.tasks, *training_dag.tasks]:
+        assert task.owner
+        assert task.owner != "airflow", task.task_id
+        assert task.execution_timeout, task.task_id
+        assert task.doc_md, task.task_id
 
 
-@pytest.mark.parametrize("table", catalog.tables(), ids=lambda one: one.qualified)
+@pytest.mark.parametrize("table", catalog._tables(project.load(GROCERY), None), ids=lambda table: table.qualified)
 def test_the_page_of_a_task_shows_the_contract(dag: Any, table: Table) -> None:
     page = task(dag, table).doc_md
     assert page.startswith(f"**{table.doc}**: {table.grain}. Owner: {table.owner}.")
@@ -237,7 +239,7 @@ def test_a_training_set_is_made_when_somebody_asks(training_dag: Any) -> None:
     assert training_dag.schedule is None
     assert (*training_dag.params,) == tasks.TRAINING_SET
     assert training_dag.task_dict["check_leaks"].upstream_task_ids == {"create"}
-    for told in (
+    for message in (
         "`name`",
         "`labels`",
         "`service`",
@@ -247,7 +249,7 @@ def test_a_training_set_is_made_when_somebody_asks(training_dag: Any) -> None:
         "`allow_beyond_horizon`",
         "docs/training.md",
     ):
-        assert told in training_dag.doc_md
+        assert message in training_dag.doc_md
 
 
 @pytest.mark.parametrize(
@@ -296,11 +298,11 @@ def test_scores_are_one_asset_named_as_in_lineage(scores_dag: Any) -> None:
 def test_dags_on_demand_have_the_same_owner_and_limits(
     training_dag: Any, recommender_dag: Any, scores_dag: Any
 ) -> None:
-    found = [
+    result = [
         {name: dag.default_args[name] for name in ("owner", "retries", "execution_timeout")}
         for dag in (training_dag, recommender_dag, scores_dag)
     ]
-    assert found[0] == found[1] == found[2]
+    assert result[0] == result[1] == result[2]
     assert [dag.fileloc.rpartition("/")[2] for dag in (recommender_dag, scores_dag)] == [
         "recommender_dag.py",
         "recommender_scores_dag.py",

@@ -51,7 +51,7 @@ def at(day: int, hour: int = 12) -> datetime:
     return datetime(2031, 5, day, hour, tzinfo=UTC)
 
 
-def found(midnights: Interval, *aggregations: Any, joined: tuple[Any, ...] = ()) -> dict[str, Any]:
+def features_at(midnights: Interval, *aggregations: Any, joined: tuple[Any, ...] = ()) -> dict[str, Any]:
     """The row of the first midnight."""
     table = feature_table(
         name="bidders",
@@ -82,7 +82,7 @@ def found(midnights: Interval, *aggregations: Any, joined: tuple[Any, ...] = ())
 @pytest.mark.parametrize("midnights", [FEW, MANY])
 def test_a_value_has_the_type_that_is_declared(midnights: Interval) -> None:
     """As text 9 is more than 10, and 09 is not 9."""
-    row = found(
+    row = features_at(
         midnights,
         Max("top", "offer", type=LONG, windows=days(7)),
         Distinct("offers", "offer", type=LONG, windows=days(7)),
@@ -96,6 +96,8 @@ def test_the_newest_row_of_a_dimension_is_the_latest_in_time(midnights: Interval
     """Not the one with the largest key: keys may be random."""
     ranks = Dimension(RANKS, on=("bidder",), take=("rank",))
     assert (
-        found(midnights, Latest("rank_now", "rank"), Max("top", "bid", windows=days(7)), joined=(ranks,))["rank_now"]
+        features_at(midnights, Latest("rank_now", "rank"), Max("top", "bid", windows=days(7)), joined=(ranks,))[
+            "rank_now"
+        ]
         == "new"
     )

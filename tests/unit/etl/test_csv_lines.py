@@ -63,14 +63,14 @@ def refusal(folder: Path, content: bytes | str, *multiline: str) -> tuple[int, s
     ],
 )
 def test_records_are_counted(tmp_path: Path, content: str, records: int) -> None:
-    found = scan(tmp_path, content)
-    assert (found.header, found.records, found.malformed, found.spanning) == (("a", "b"), records, [], False)
+    result = scan(tmp_path, content)
+    assert (result.header, result.records, result.malformed, result.spanning) == (("a", "b"), records, [], False)
 
 
 def test_a_record_may_be_longer_than_a_block(tmp_path: Path) -> None:
     long = "x" * (csv_lines.BLOCK + 5)
-    found = scan(tmp_path, f"a,b\n{long},2\n3,4\n")
-    assert (found.records, found.longest) == (2, len(long) + 3)
+    result = scan(tmp_path, f"a,b\n{long},2\n3,4\n")
+    assert (result.records, result.longest) == (2, len(long) + 3)
 
 
 def test_a_record_without_an_end_is_refused_before_it_fills_the_memory(
@@ -121,21 +121,21 @@ def test_bytes_that_are_no_text_are_refused_with_their_line(tmp_path: Path) -> N
     assert refusal(tmp_path, "a,b\n1,2\n".encode("utf-16"))[0] == 1
 
 
-def test_a_cell_that_goes_on_after_its_closing_quote_is_told_apart(tmp_path: Path) -> None:
+def test_a_cell_that_goes_on_after_its_closing_quote_is_kept_apart(tmp_path: Path) -> None:
     content = '\ufeffa,b\r\n1,2\r\n"3"x,4\r\n5,6\r\n7,"8" \r\n'
-    found = scan(tmp_path, content)
+    result = scan(tmp_path, content)
     path = tmp_path / "a.csv"
-    assert (found.records, [span.line for span in found.malformed]) == (4, [3, 5])
-    assert csv_lines.text(path, found.malformed) == ['"3"x,4', '7,"8" ']
-    assert csv_lines.without(path, found.malformed).decode() == "\ufeffa,b\r\n1,2\r\n5,6\r\n"
+    assert (result.records, [span.line for span in result.malformed]) == (4, [3, 5])
+    assert csv_lines.text(path, result.malformed) == ['"3"x,4', '7,"8" ']
+    assert csv_lines.without(path, result.malformed).decode() == "\ufeffa,b\r\n1,2\r\n5,6\r\n"
 
 
 # --- records of several lines, where the column may hold line breaks
 
 
 def test_a_cell_may_hold_line_breaks_where_its_column_says_so(tmp_path: Path) -> None:
-    found = scan(tmp_path, 'id,note,n\n1,"two\n\nlines, ""quoted""\r\n",3\n4,"5\n",6\n7,8,9\n', "note")
-    assert (found.records, found.spanning, found.malformed) == (3, True, [])
+    result = scan(tmp_path, 'id,note,n\n1,"two\n\nlines, ""quoted""\r\n",3\n4,"5\n",6\n7,8,9\n', "note")
+    assert (result.records, result.spanning, result.malformed) == (3, True, [])
 
 
 def test_a_cell_of_another_column_may_not(tmp_path: Path) -> None:
@@ -144,9 +144,9 @@ def test_a_cell_of_another_column_may_not(tmp_path: Path) -> None:
 
 
 def test_a_stray_quote_there_swallows_no_line_unseen(tmp_path: Path) -> None:
-    told = "opens a quote, and the record that ends on a later line does not have the cells of the header"
-    assert refusal(tmp_path, 'id,note\n1,"2\n3,4\n5,"6"\n7,8\n', "note") == (2, told)  # closed where another opens
-    assert refusal(tmp_path, 'id,note,n\n1,"2,3\n4,5,6"\n', "note") == (2, told)  # a cell short
+    message = "opens a quote, and the record that ends on a later line does not have the cells of the header"
+    assert refusal(tmp_path, 'id,note\n1,"2\n3,4\n5,"6"\n7,8\n', "note") == (2, message)  # closed where another opens
+    assert refusal(tmp_path, 'id,note,n\n1,"2,3\n4,5,6"\n', "note") == (2, message)  # a cell short
     assert refusal(tmp_path, 'id,note\n1,2\n3,"4\n5,6\n', "note") == (3, "opens a quote that is never closed")
 
 
@@ -195,8 +195,8 @@ def test_whatever_the_bytes_the_count_is_that_of_a_state_machine(tmp_path: Path,
         if expected is None:
             assert "not closed" in refusal(tmp_path, content)[1]
         else:
-            found = scan(tmp_path, content)
-            assert (found.records, len(found.malformed)) == (len(expected), sum(expected))
+            result = scan(tmp_path, content)
+            assert (result.records, len(result.malformed)) == (len(expected), sum(expected))
 
 
 def text_table(*names: str, multiline: bool = False) -> Table:
@@ -251,9 +251,9 @@ def test_what_a_writer_quotes_is_counted_whole(
     csv.writer(written, lineterminator=end, quoting=quoting).writerows([("a", "b", "c"), *rows])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_lines, "BLOCK", block)
-        found = scan(tmp_path, written.getvalue(), "a", "b", "c")
+        result = scan(tmp_path, written.getvalue(), "a", "b", "c")
         spanning = any(char in cell for char in "\r\n" for cell in itertools.chain(*rows))
-        assert (found.records, found.spanning, found.malformed) == (len(rows), spanning, [])
+        assert (result.records, result.spanning, result.malformed) == (len(rows), spanning, [])
         patch.setattr(landing, "BLOCK", block)
         content = read(tmp_path, written.getvalue(), text_table("a", "b", "c", multiline=True))
         assert [tuple(cell or "" for cell in row.values()) for row in content.rows.to_pylist()] == rows

@@ -186,8 +186,8 @@ def midnights(span: Interval, reach: int = 7) -> Interval:
 def rows(table: Table, versions: dict[str, int]) -> set[tuple]:
     """All rows of the table, of these versions of its inputs."""
     inputs = {name: table_reader.read(name, version) for name, version in versions.items()}
-    found = aggregate.features(table, [of("2017-02-01", str(LAST))], inputs, prepare).toArrow().to_pylist()
-    return {tuple(row.values()) for row in found}
+    result = aggregate.features(table, [of("2017-02-01", str(LAST))], inputs, prepare).toArrow().to_pylist()
+    return {tuple(row.values()) for row in result}
 
 
 def assert_planned(*spans: Interval, table: Table = GUESTS) -> None:
@@ -320,10 +320,10 @@ class TestATableMappedInTime:
 class TestWhatMidnightsNeed:
     def test_is_the_events_that_windows_look_back_on_and_the_mapped_rows_in_their_range(self) -> None:
         versions = {name: delta.version_of(name) or 0 for name in GUESTS.inputs}
-        found = dependencies.history(GUESTS, [of("2017-03-18", "2017-03-19")], versions)
-        assert {row["stay_id"] for row in found["silver.stays"].collect()} == {1}
-        assert {row["season"] for row in found["silver.offers"].collect()} == {1}
-        assert found["silver.hotels"].count() == 3
+        result = dependencies.history(GUESTS, [of("2017-03-18", "2017-03-19")], versions)
+        assert {row["stay_id"] for row in result["silver.stays"].collect()} == {1}
+        assert {row["season"] for row in result["silver.offers"].collect()} == {1}
+        assert result["silver.hotels"].count() == 3
 
     def test_is_no_mapped_row_where_no_event_is(self) -> None:
         versions = {name: delta.version_of(name) or 0 for name in GUESTS.inputs}
@@ -331,5 +331,5 @@ class TestWhatMidnightsNeed:
 
     def test_is_the_whole_past_for_a_newest_value_of_any_age(self) -> None:
         versions = {name: delta.version_of(name) or 0 for name in FOREVER.inputs}
-        found = dependencies.history(FOREVER, [of("2017-06-18", "2017-06-19")], versions)
-        assert found["silver.stays"].count() == 4
+        result = dependencies.history(FOREVER, [of("2017-06-18", "2017-06-19")], versions)
+        assert result["silver.stays"].count() == 4

@@ -17,6 +17,7 @@ from pyspark.sql.connect.proto import base_pb2, base_pb2_grpc
 from etl import engine
 from etl.engine import EngineError
 from etl.spark import keep_alive
+from tests import cinema
 
 
 @pytest.mark.parametrize(
@@ -41,13 +42,13 @@ def test_what_is_no_engine_is_refused_with_those_that_are(
             r"^MILLRACE_ENGINE is .*\. Use `sail` \(the default, in-process\), `spark` .* or a Spark Connect URL such"
             r" as sc://localhost:15002"
         ),
-    ) as told:
+    ) as raised:
         engine.session()
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize("options", ["", "/;user_id=me;token=secret"])
-def test_a_url_nobody_listens_on_is_told_at_once(home: Path, monkeypatch: pytest.MonkeyPatch, options: str) -> None:
+def test_a_url_nobody_listens_on_is_reported_at_once(home: Path, monkeypatch: pytest.MonkeyPatch, options: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -74,9 +75,9 @@ class Answering(base_pb2_grpc.SparkConnectServiceServicer):
     def AnalyzePlan(self, request: Any, context: Any) -> Any:  # noqa: N802
         if request.WhichOneof("analyze") != "spark_version":
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "not known")
-        told = base_pb2.AnalyzePlanResponse.SparkVersion(version=self.version)
+        message = base_pb2.AnalyzePlanResponse.SparkVersion(version=self.version)
         return base_pb2.AnalyzePlanResponse(
-            session_id=request.session_id, server_side_session_id="here", spark_version=told
+            session_id=request.session_id, server_side_session_id="here", spark_version=message
         )
 
     def ReleaseSession(self, request: Any, _context: Any) -> Any:  # noqa: N802
@@ -123,7 +124,7 @@ def test_a_server_of_another_patch_is_taken(home: Path, monkeypatch: pytest.Monk
             engine.session().stop()
 
 
-def test_a_server_of_something_else_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_of_something_else_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(None) as url:
         monkeypatch.setenv("MILLRACE_ENGINE", f"{url}/;x-secret=secret")
         with pytest.raises(
@@ -134,7 +135,7 @@ def test_a_server_of_something_else_is_told(home: Path, monkeypatch: pytest.Monk
     assert "secret" not in str(caught.value)
 
 
-def test_a_shared_spark_that_died_is_told_with_its_port(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_spark_that_died_is_reported_with_its_port(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     from etl.spark import server
@@ -147,18 +148,20 @@ def test_a_shared_spark_that_died_is_told_with_its_port(home: Path, monkeypatch:
     assert engine.lost() == f"no engine answers at 127.0.0.1:{port} any more"
 
 
-def test_an_engine_that_ended_and_was_started_again_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_ended_and_was_started_again_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By what a client says of it: it answers again by the time that somebody asks."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         monkeypatch.setenv("MILLRACE_ENGINE", f"sc://127.0.0.1:{port}")
-        for said in (
+        for message in (
             "status = StatusCode.UNAVAILABLE, details = Socket closed",
             "[INVALID_HANDLE.SESSION_NOT_FOUND]",
             "session 8e0 is not running",
             "invalid argument: operation not found: 3e39627f",
         ):
-            assert engine.lost(said) == f"the engine at 127.0.0.1:{port} ended while it worked, and was started again"
+            assert (
+                engine.lost(message) == f"the engine at 127.0.0.1:{port} ended while it worked, and was started again"
+            )
         assert engine.lost("[DIVIDE_BY_ZERO]") == ""
 
 
@@ -246,11 +249,11 @@ def test_an_engine_that_ended_in_an_audit_is_no_fault_of_a_check(own_sail: None)
     """An AuditError is final, and this is worth another try."""
     from dataclasses import replace
 
-    from contracts import catalog
     from expectations.evaluate import AuditError, measure
 
     spark = engine.session()
-    table = replace(catalog.table("silver.coupons"), references=())
+    table = cinema.table("silver.showcases")
+    table = replace(table, columns=table.columns[:3], key=(), time_column=None, references=())
     frame = spark.createDataFrame(
         [(1, 2, 3)], ", ".join(f"{column.name} {column.type.spark}" for column in table.columns)
     )
@@ -264,10 +267,10 @@ def test_an_engine_that_ended_in_an_audit_is_no_fault_of_a_check(own_sail: None)
 class Counting(Answering):
     """Counts the requests that keep a session."""
 
-    asked = 0
+    requests = 0
 
     def Config(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self.asked += request.operation.WhichOneof("op_type") == "get"
+        self.requests += request.operation.WhichOneof("op_type") == "get"
         return super().Config(request, context)
 
 
@@ -277,7 +280,7 @@ def test_a_server_elsewhere_is_asked_now_and_then(home: Path, monkeypatch: pytes
     with serving(counting) as url:
         monkeypatch.setenv("MILLRACE_ENGINE", url)
         spark = engine.session()
-        while counting.asked < 3:
+        while counting.requests < 3:
             time.sleep(0.05)
         spark.stop()
 

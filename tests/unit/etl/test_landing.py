@@ -55,12 +55,12 @@ def read_csv(path: Path, *lines: str, kind: Type, time: bool = False) -> Content
     return landing.read(cells(kind, time=time), LandedFile(file, "cells/2017-03-01/cells.csv", date(2017, 3, 1)))
 
 
-def found(content: Content) -> list[Any]:
+def cells_of(content: Content) -> list[Any]:
     return content.rows["cell"].to_pylist()
 
 
 def refused(content: Content) -> list[Any]:
-    return [json.loads(one.row)["cell"] for one in content.rejected]
+    return [json.loads(row.row)["cell"] for row in content.rejected]
 
 
 # --- text
@@ -100,29 +100,29 @@ TEXTS: tuple[tuple[Type, dict[str, Any], tuple[str, ...]], ...] = (
 )
 
 
-@pytest.mark.parametrize(("kind", "good", "bad"), TEXTS, ids=lambda one: getattr(one, "spark", ""))
+@pytest.mark.parametrize(("kind", "good", "bad"), TEXTS, ids=lambda value: getattr(value, "spark", ""))
 def test_text_in_a_csv_becomes_the_type_or_costs_its_row(
     tmp_path: Path, kind: Type, good: dict[str, Any], bad: tuple[str, ...]
 ) -> None:
     content = read_csv(tmp_path, *good, *bad, kind=kind)
-    assert found(content) == [*good.values()]
+    assert cells_of(content) == [*good.values()]
     assert refused(content) == [*bad]
     assert content.total == len(good) + len(bad)
     assert content.rows.schema.field("cell").type == arrow_type(kind)
 
 
-@pytest.mark.parametrize(("kind", "good", "bad"), TEXTS[:-1], ids=lambda one: getattr(one, "spark", ""))
+@pytest.mark.parametrize(("kind", "good", "bad"), TEXTS[:-1], ids=lambda value: getattr(value, "spark", ""))
 def test_text_in_a_parquet_file_is_read_as_in_a_csv(
     tmp_path: Path, kind: Type, good: dict[str, Any], bad: tuple[str, ...]
 ) -> None:
     content = read_parquet(tmp_path, pa.array([text or None for text in (*good, *bad)]), kind)
-    assert (found(content), refused(content)) == ([*good.values()], [*bad])
+    assert (cells_of(content), refused(content)) == ([*good.values()], [*bad])
 
 
 def test_a_reason_names_the_column_the_cell_and_what_was_expected(tmp_path: Path) -> None:
-    (one,) = read_csv(tmp_path, "twelve", kind=LONG).rejected
-    assert one.reasons == ("cell is 'twelve', not a bigint",)
-    assert (one.file, one.day) == ("cells/2017-03-01/cells.csv", date(2017, 3, 1))
+    (row,) = read_csv(tmp_path, "twelve", kind=LONG).rejected
+    assert row.reasons == ("cell is 'twelve', not a bigint",)
+    assert (row.file, row.day) == ("cells/2017-03-01/cells.csv", date(2017, 3, 1))
 
 
 @pytest.mark.parametrize("text", ["1899-12-31 23:59:59.999999", "2200-01-01", "0001-01-01", "9999-12-31"])
@@ -178,14 +178,14 @@ SAME = {
 def test_another_type_that_means_the_same_is_read_as_the_contract_says(tmp_path: Path, name: str) -> None:
     values, kind, expected = SAME[name]
     content = read_parquet(tmp_path, values, kind)
-    assert (found(content), content.rejected) == (expected, ())
+    assert (cells_of(content), content.rejected) == (expected, ())
     assert content.rows.schema.field("cell").type == arrow_type(kind)
 
 
 def test_decimals_as_doubles_keep_every_cent(tmp_path: Path) -> None:
     cents = [Decimal(n) / 100 for n in (*range(-500, 50_000, 7), 999_999_999_999, -999_999_999_999)]
-    doubles = found(read_parquet(tmp_path, pa.array(cents, pa.decimal128(12, 2)), DOUBLE))
-    assert [Decimal(one).quantize(Decimal("0.01")) for one in doubles] == cents
+    doubles = cells_of(read_parquet(tmp_path, pa.array(cents, pa.decimal128(12, 2)), DOUBLE))
+    assert [Decimal(value).quantize(Decimal("0.01")) for value in doubles] == cents
 
 
 @pytest.mark.parametrize(
@@ -203,19 +203,19 @@ def test_a_cell_of_another_type_that_does_not_mean_the_same_costs_its_row(
     tmp_path: Path, values: pa.Array, kind: Type, bad: Any
 ) -> None:
     content = read_parquet(tmp_path, values, kind)
-    assert (len(found(content)), refused(content)) == (1, [bad])
+    assert (len(cells_of(content)), refused(content)) == (1, [bad])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_double_that_is_not_finite_costs_its_row(tmp_path: Path, bad: float) -> None:
     content = read_parquet(tmp_path, pa.array([1.0, bad, None]), DOUBLE)
-    assert found(content) == [1.0, None]
+    assert cells_of(content) == [1.0, None]
     assert content.rejected[0].reasons == (f"cell is {bad!r}, not a double that is finite",)
 
 
 def test_text_of_a_parquet_file_that_is_not_utf_8_costs_its_row(tmp_path: Path) -> None:
     content = read_parquet(tmp_path, pa.array([b"ab", "é".encode(), b"c\xff", None]).view(pa.string()), STRING)
-    assert found(content) == ["ab", "é", None]
+    assert cells_of(content) == ["ab", "é", None]
     assert refused(content) == [r"c\xff"]
     assert content.rejected[0].reasons == (r"cell is 'c\\xff', not a string in UTF-8",)
 
@@ -233,7 +233,7 @@ def test_text_of_a_parquet_file_that_is_not_utf_8_costs_its_row(tmp_path: Path) 
         (pa.array([["a"]]), STRING),
         (pa.array([True]).dictionary_encode(), LONG),
     ],
-    ids=lambda one: getattr(one, "spark", None) or str(one.type),
+    ids=lambda value: getattr(value, "spark", None) or str(value.type),
 )
 def test_a_type_that_means_something_else_stops_the_file(tmp_path: Path, values: pa.Array, kind: Type) -> None:
     with pytest.raises(
@@ -249,10 +249,12 @@ def test_a_type_that_means_something_else_stops_the_file(tmp_path: Path, values:
 @hypothesis(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(-(2**70), 2**70) | st.none() | st.sampled_from(["x", "1.5", "-"]), min_size=1, max_size=40))
 def test_no_cell_is_lost_or_invented_however_good_and_bad_ones_lie(tmp_path: Path, cells_: list[Any]) -> None:
-    content = read_parquet(tmp_path, pa.array([None if one is None else str(one) for one in cells_], pa.string()), LONG)
-    fits = [one is None or (isinstance(one, int) and -(2**63) <= one < 2**63) for one in cells_]
-    assert found(content) == [one for one, good in zip(cells_, fits, strict=True) if good]
-    assert refused(content) == [str(one) for one, good in zip(cells_, fits, strict=True) if not good]
+    content = read_parquet(
+        tmp_path, pa.array([None if cell is None else str(cell) for cell in cells_], pa.string()), LONG
+    )
+    fits = [cell is None or (isinstance(cell, int) and -(2**63) <= cell < 2**63) for cell in cells_]
+    assert cells_of(content) == [cell for cell, good in zip(cells_, fits, strict=True) if good]
+    assert refused(content) == [str(cell) for cell, good in zip(cells_, fits, strict=True) if not good]
 
 
 # --- what has landed
@@ -300,12 +302,12 @@ def test_only_files_of_the_interval_are_judged(zone: Path) -> None:
     for name in ("2017-03-01/a.csv", "2017-03-02/b.xlsx"):
         land(zone, name)
     first = Interval(date(2017, 3, 1), date(2017, 3, 2))
-    assert [one.name for one in landing.files(cells(LONG), first)] == ["cells/2017-03-01/a.csv"]
+    assert [file.name for file in landing.files(cells(LONG), first)] == ["cells/2017-03-01/a.csv"]
     with pytest.raises(LandingError, match=r"cells/2017-03-02/b\.xlsx is neither"):
         landing.files(cells(LONG))
 
 
-def test_a_suffix_in_capitals_is_told_how_to_write_it(zone: Path) -> None:
+def test_a_suffix_in_capitals_gets_an_error_that_says_how_to_write_it(zone: Path) -> None:
     land(zone, "2017-03-01/UPPER.CSV")
     with pytest.raises(
         LandingError, match=r"cells/2017-03-01/UPPER\.CSV ends in \.CSV\. Rename it to end in \.csv, in small letters$"
@@ -313,7 +315,7 @@ def test_a_suffix_in_capitals_is_told_how_to_write_it(zone: Path) -> None:
         landing.files(cells(LONG))
 
 
-def test_blanks_around_a_name_of_the_header_are_told(tmp_path: Path) -> None:
+def test_blanks_around_a_name_of_the_header_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "cells.csv"
     path.write_text("other, cell\n1, 2\n")
     with pytest.raises(
@@ -462,24 +464,24 @@ def test_a_refusal_shows_no_cell_and_prints_nothing_else(
     path.write_bytes(REFUSED[name])
     with pytest.raises(LandingError) as caught:
         landing.read(cells(LONG), LandedFile(path, "cells/2017-03-01/cells.csv", date(2017, 3, 1)))
-    told = "".join(traceback.format_exception(caught.value))
-    assert SECRET not in told
+    message = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in message
     assert "Land the file again" in str(caught.value)
     assert capfd.readouterr().err == ""
 
 
 def test_a_refused_line_is_named(tmp_path: Path) -> None:
-    told = (
+    message = (
         r"cells\.csv cannot be read as CSV \(line 3 opens a quote that is not closed on that line, in column cell\)\."
         r" Close the quote, or double it"
     )
-    with pytest.raises(LandingError, match=told):
+    with pytest.raises(LandingError, match=message):
         read_csv(tmp_path, "1", '"2', kind=STRING)
     with pytest.raises(LandingError, match="in a column that the contract does not have"):
         read_csv(tmp_path, '1,"', kind=STRING)
 
 
-def test_a_file_of_another_format_is_told(tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "cells.csv"
     pq.write_table(pa.table({"cell": [1]}), path)
     with pytest.raises(
@@ -490,12 +492,12 @@ def test_a_file_of_another_format_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1_000_000, 3_000_000])
 def test_a_long_cell_is_read(tmp_path: Path, size: int) -> None:
-    assert found(read_csv(tmp_path, "a", "x" * size, "b", kind=STRING)) == ["a", "x" * size, "b"]
+    assert cells_of(read_csv(tmp_path, "a", "x" * size, "b", kind=STRING)) == ["a", "x" * size, "b"]
 
 
 def test_a_header_alone_has_no_rows(tmp_path: Path) -> None:
     content = read_csv(tmp_path, kind=LONG)
-    assert (content.total, found(content), content.rows.schema.field("cell").type) == (0, [], pa.int64())
+    assert (content.total, cells_of(content), content.rows.schema.field("cell").type) == (0, [], pa.int64())
 
 
 def test_records_that_the_parser_does_not_read_stop_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,15 +14,31 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from contracts import catalog
+from contracts.columns import AUDIT_COLUMNS
 from contracts.interval import Interval
+from contracts.model import LONG, Column, Layer, Load, Table
 from etl.bronze import load
 from etl.bronze.load import Loaded
 from lake import delta, publishing, settings
 from lake.delta import CommitMetadata
 from tests.landing import rows
 
-COUPONS = catalog.table("bronze.coupons")
+COUPONS = Table(
+    layer=Layer.BRONZE,
+    name="coupons",
+    doc="Coupons, as they landed",
+    grain="one row per coupon, movie and campaign",
+    owner="marketing",
+    freshness=timedelta(days=400),
+    load=Load.SNAPSHOT,
+    time_column="_landed_date",
+    columns=(
+        Column("coupon", LONG, "Coupon", required=True),
+        Column("movie_id", LONG, "Movie", required=True),
+        Column("campaign_id", LONG, "Campaign", required=True),
+        *AUDIT_COLUMNS,
+    ),
+)
 NOW = datetime(2020, 6, 15, 12, tzinfo=UTC)
 MONTH = Interval(date(2017, 3, 1), date(2017, 4, 1))
 
@@ -30,7 +46,7 @@ MONTH = Interval(date(2017, 3, 1), date(2017, 4, 1))
 def land(home: Path, name: str, *coupons: int, day: str = "2017-03-01") -> Path:
     path = home / "landing" / "coupons" / day / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("coupon_upc,product_id,campaign_id\n" + "".join(f"{coupon},1,1\n" for coupon in coupons))
+    path.write_text("coupon,movie_id,campaign_id\n" + "".join(f"{coupon},1,1\n" for coupon in coupons))
     return path
 
 
@@ -71,8 +87,7 @@ def carry(home: Path, days: Interval = MONTH) -> Loaded:
 def deliveries() -> list[tuple[int, datetime]]:
     """Each coupon with the time of its load, oldest first."""
     return [
-        (row["coupon_upc"], row["_loaded_at"].astimezone(UTC))
-        for row in rows("bronze.coupons", order="_loaded_at, coupon_upc")
+        (row["coupon"], row["_loaded_at"].astimezone(UTC)) for row in rows("bronze.coupons", order="_loaded_at, coupon")
     ]
 
 
@@ -84,7 +99,7 @@ def test_many_files_of_a_month_are_loaded_each_row_with_its_file(home: Path, suf
     paths = [land(home, f"{n:03}", n + 1, n + 1000, day=f"2017-03-{n % 3 + 1:02}") for n in range(300)]
     if suffix == "parquet":
         for n, path in enumerate(paths):
-            columns = {"coupon_upc": [n + 1, n + 1000], "product_id": [1, 1], "campaign_id": [1, 1]}
+            columns = {"coupon": [n + 1, n + 1000], "movie_id": [1, 1], "campaign_id": [1, 1]}
             pq.write_table(pa.table(columns), path.with_suffix(".parquet"))
             path.unlink()
         paths = [path.with_suffix(".parquet") for path in paths]
@@ -99,7 +114,7 @@ def test_many_files_of_a_month_are_loaded_each_row_with_its_file(home: Path, suf
         for coupon in (n + 1, n + 1000)
     ]
     assert sorted(
-        (row["coupon_upc"], row["_file"], row["_file_hash"], row["_landed_date"]) for row in staged(home)
+        (row["coupon"], row["_file"], row["_file_hash"], row["_landed_date"]) for row in staged(home)
     ) == sorted(expected)
 
 
@@ -111,7 +126,7 @@ def test_row_groups_are_filled_whatever_the_sizes_of_the_files(home: Path, monke
     load.load(COUPONS, MONTH, home / "stage")
     footer = pq.read_metadata(home / "stage" / "2017-03.parquet")
     assert [footer.row_group(n).num_rows for n in range(footer.num_row_groups)] == [7, 7, 7, 7, 5]
-    assert [(row["coupon_upc"] // 1000 - 1, row["_file"][-5]) for row in staged(home)] == [
+    assert [(row["coupon"] // 1000 - 1, row["_file"][-5]) for row in staged(home)] == [
         (n, str(n)) for n, size in enumerate(sizes) for _ in range(size)
     ]
 
@@ -120,7 +135,7 @@ def test_the_same_content_under_two_days_of_a_month_is_loaded_twice(home: Path) 
     for day in ("2017-03-01", "2017-03-02"):
         land(home, "a", 5, day=day)
     load.load(COUPONS, MONTH, home / "stage")
-    assert [(str(row["_landed_date"]), row["coupon_upc"]) for row in staged(home)] == [
+    assert [(str(row["_landed_date"]), row["coupon"]) for row in staged(home)] == [
         ("2017-03-01", 5),
         ("2017-03-02", 5),
     ]
@@ -165,9 +180,9 @@ def test_a_correction_that_an_older_millrace_lost_wins(home: Path, clock: Callab
     """Before, a load took its time from the clock alone: the correction lost, and was loaded by each run."""
     land(home, "a", 2)
     digest = hashlib.sha256((home / "landing/coupons/2017-03-01/a.csv").read_bytes()).hexdigest()
-    common = {"product_id": 1, "campaign_id": 1, "_file": "coupons/2017-03-01/a.csv", "_landed_date": date(2017, 3, 1)}
+    common = {"movie_id": 1, "campaign_id": 1, "_file": "coupons/2017-03-01/a.csv", "_landed_date": date(2017, 3, 1)}
     loads = [("old", 1, NOW), (digest, 2, NOW - timedelta(days=1)), (digest, 2, NOW - timedelta(hours=23))]
-    written = [{**common, "coupon_upc": coupon, "_file_hash": hashed, "_loaded_at": at} for hashed, coupon, at in loads]
+    written = [{**common, "coupon": coupon, "_file_hash": hashed, "_loaded_at": at} for hashed, coupon, at in loads]
     publishing.open_or_create(COUPONS)
     write_deltalake(
         settings.table_path("bronze.coupons"),

@@ -17,7 +17,7 @@ from lake.delta import CommitMetadata
 from tests.unit.etl.visits import of
 
 pytestmark = pytest.mark.usefixtures("home")
-BOUGHT, SILVER, GOLD = "bronze.transactions", "silver.transactions", "gold.customer_activity"
+SOLD, SILVER, GOLD = "bronze.tickets", "silver.tickets", "gold.guest_activity"
 FIRST, SECOND, FIFTH = (of(f"2017-03-0{n}", f"2017-03-0{n + 1}") for n in (1, 2, 5))
 
 
@@ -26,8 +26,8 @@ def write(name: str, *days: Interval, cells: dict[str, Any] | None = None) -> in
     table = catalog.table(name)
     time = table.time_column or ""
     rows = [
-        {time: datetime(one.start.year, one.start.month, one.start.day, 10, tzinfo=UTC), **(cells or {})}
-        for one in days
+        {time: datetime(day.start.year, day.start.month, day.start.day, 10, tzinfo=UTC), **(cells or {})}
+        for day in days
     ]
     if time and table.column(time).type == DATE:
         rows = [{**row, time: row[time].date()} for row in rows]
@@ -35,7 +35,7 @@ def write(name: str, *days: Interval, cells: dict[str, Any] | None = None) -> in
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(
         pa.Table.from_pylist(
-            rows, schema=pa.schema([(one.name, publishing.arrow_type(one.type)) for one in table.columns])
+            rows, schema=pa.schema([(column.name, publishing.arrow_type(column.type)) for column in table.columns])
         ),
         path,
     )
@@ -55,16 +55,16 @@ def plan(name: str, interval: Interval = FIRST) -> planning.Plan:
     return planning.plan(catalog.table(name), interval)
 
 
-def midnights(bought: Interval, window: int) -> Interval:
+def midnights(sold: Interval, window: int) -> Interval:
     """The midnights t at which [t - window, t) holds the day and [t - 1 - window, t - 1) did not, or the other way
     round, and those between, counted one by one.
     """
-    holds = [bought.start - timedelta(days=n) for n in range(-200, 0)]
+    holds = [sold.start - timedelta(days=n) for n in range(-200, 0)]
     concerned = [
         t
         for t in holds
-        if t - timedelta(days=window) <= bought.start < t
-        or t - timedelta(days=1 + window) <= bought.start < t - timedelta(days=1)
+        if t - timedelta(days=window) <= sold.start < t
+        or t - timedelta(days=1 + window) <= sold.start < t - timedelta(days=1)
     ]
     return of(str(min(concerned)), str(max(concerned) + timedelta(days=1)))
 
@@ -73,42 +73,42 @@ def midnights(bought: Interval, window: int) -> Interval:
 
 
 def test_a_new_table_does_every_day_of_its_input() -> None:
-    write(BOUGHT, FIRST, FIFTH)
+    write(SOLD, FIRST, FIFTH)
     planned = plan(SILVER)
     assert (planned.whole, planned.days, planned.base, planned.inputs) == (
         True,
         (of("2017-03-01", "2017-03-06"),),
         None,
-        {BOUGHT: 1},
+        {SOLD: 1},
     )
     assert not planned.nothing_to_do
 
 
 def test_nothing_is_left_to_do_when_no_input_moved() -> None:
-    write(BOUGHT, FIRST)
+    write(SOLD, FIRST)
     carry_out(plan(SILVER))
     for interval in (FIRST, FIFTH):
         assert plan(SILVER, interval).nothing_to_do
 
 
 def test_after_a_late_file_only_its_days_are_done_whatever_the_interval_says() -> None:
-    write(BOUGHT, FIRST, SECOND, FIFTH)
+    write(SOLD, FIRST, SECOND, FIFTH)
     carry_out(plan(SILVER))
-    write(BOUGHT, SECOND)
+    write(SOLD, SECOND)
     planned = plan(SILVER, FIFTH)
-    assert (planned.whole, planned.days, planned.base, planned.inputs) == (False, (SECOND,), 1, {BOUGHT: 2})
+    assert (planned.whole, planned.days, planned.base, planned.inputs) == (False, (SECOND,), 1, {SOLD: 2})
 
 
 def test_the_days_of_two_late_files_are_done_together() -> None:
-    write(BOUGHT, FIRST)
+    write(SOLD, FIRST)
     carry_out(plan(SILVER))
-    write(BOUGHT, FIFTH)
-    write(BOUGHT, SECOND)
+    write(SOLD, FIFTH)
+    write(SOLD, SECOND)
     assert plan(SILVER).days == (SECOND, FIFTH)
 
 
 def test_after_a_change_of_the_code_the_whole_table_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    write(BOUGHT, FIRST, FIFTH)
+    write(SOLD, FIRST, FIFTH)
     carry_out(plan(SILVER))
     monkeypatch.setattr(planning, "code_of", lambda _: "another")
     planned = plan(SILVER)
@@ -116,26 +116,26 @@ def test_after_a_change_of_the_code_the_whole_table_is_done(monkeypatch: pytest.
 
 
 def test_after_a_foreign_commit_to_the_input_the_whole_table_is_done() -> None:
-    write(BOUGHT, FIRST)
+    write(SOLD, FIRST)
     carry_out(plan(SILVER))
-    delta.open_table(BOUGHT).delete()
-    write(BOUGHT, SECOND)
+    delta.open_table(SOLD).delete()
+    write(SOLD, SECOND)
     assert plan(SILVER).whole
 
 
 def test_after_an_input_was_made_anew_the_whole_table_is_done_also_at_the_same_version() -> None:
     import shutil
 
-    write(BOUGHT, FIRST)
+    write(SOLD, FIRST)
     carry_out(plan(SILVER))
-    shutil.rmtree(settings.table_path(BOUGHT))
-    write(BOUGHT, SECOND)
+    shutil.rmtree(settings.table_path(SOLD))
+    write(SOLD, SECOND)
     planned = plan(SILVER)
-    assert (planned.whole, planned.inputs) == (True, {BOUGHT: 1})
+    assert (planned.whole, planned.inputs) == (True, {SOLD: 1})
 
 
 def test_after_a_foreign_commit_to_the_table_itself_the_whole_table_is_done() -> None:
-    write(BOUGHT, FIRST)
+    write(SOLD, FIRST)
     carry_out(plan(SILVER))
     delta.open_table(SILVER).alter.set_table_properties({"delta.deletedFileRetentionDuration": "interval 9 days"})
     planned = plan(SILVER)
@@ -146,7 +146,7 @@ def test_an_input_that_was_never_published_is_named() -> None:
     with pytest.raises(
         StageError,
         match=(
-            r"^silver\.transactions needs bronze\.transactions, which was never published\. Run the DAG from the bronze"
+            r"^silver\.tickets needs bronze\.tickets, which was never published\. Run the DAG from the bronze"
             r" layer on"
         ),
     ):
@@ -154,25 +154,25 @@ def test_an_input_that_was_never_published_is_named() -> None:
 
 
 def test_a_snapshot_is_done_whole_when_its_input_moved_and_else_not_at_all() -> None:
-    write("bronze.products", FIRST)
-    first = plan("silver.products")
+    write("bronze.movies", FIRST)
+    first = plan("silver.movies")
     assert (first.whole, first.days) == (True, ())
     carry_out(first)
-    assert plan("silver.products").nothing_to_do
-    write("bronze.products", SECOND)
-    assert plan("silver.products").whole
+    assert plan("silver.movies").nothing_to_do
+    write("bronze.movies", SECOND)
+    assert plan("silver.movies").whole
 
 
 def test_bronze_looks_at_its_files_each_time() -> None:
-    write(BOUGHT, FIRST)
-    planned = plan(BOUGHT)
+    write(SOLD, FIRST)
+    planned = plan(SOLD)
     assert (planned.nothing_to_do, planned.base) == (False, 1)
 
 
 # --- gold
 
 
-def test_gold_begins_at_the_midnight_after_the_first_purchase_and_ends_at_the_horizon() -> None:
+def test_gold_begins_at_the_midnight_after_the_first_ticket_and_ends_at_the_horizon() -> None:
     write(SILVER, FIRST)
     planned = plan(GOLD, of("2017-03-01", "2017-03-10"))
     assert (planned.days, planned.horizon) == ((of("2017-03-02", "2017-03-11"),), date(2017, 3, 10))
@@ -196,14 +196,14 @@ def test_a_horizon_never_moves_back() -> None:
     assert (planned.nothing_to_do, planned.horizon) == (True, date(2017, 3, 10))
 
 
-def test_a_late_purchase_concerns_the_midnights_of_ninety_days_but_none_beyond_the_horizon() -> None:
+def test_a_late_ticket_concerns_the_midnights_of_ninety_days_but_none_beyond_the_horizon() -> None:
     write(SILVER, FIRST, SECOND)
     carry_out(plan(GOLD, of("2017-03-01", "2017-07-01")))
     write(SILVER, SECOND)
     assert plan(GOLD, FIRST).days == (midnights(SECOND, 90),)
 
 
-def test_a_late_purchase_near_the_horizon_is_clipped_to_it() -> None:
+def test_a_late_ticket_near_the_horizon_is_clipped_to_it() -> None:
     write(SILVER, FIRST)
     carry_out(plan(GOLD, of("2017-03-01", "2017-03-10")))
     write(SILVER, FIFTH)
@@ -211,23 +211,23 @@ def test_a_late_purchase_near_the_horizon_is_clipped_to_it() -> None:
     assert (planned.days, planned.horizon) == ((of("2017-03-06", "2017-03-11"),), date(2017, 3, 10))
 
 
-def test_a_late_promotion_concerns_the_purchases_of_its_weeks_only() -> None:
-    popularity = "gold.product_popularity"
-    write(SILVER, FIRST, cells={"week": 9})
-    write(SILVER, FIFTH, cells={"week": 10})
-    write("silver.promotions", FIRST, cells={"week": 9})
-    carry_out(plan(popularity, of("2017-03-01", "2017-07-01")))
-    write("silver.promotions", SECOND, cells={"week": 10})
-    assert plan(popularity, FIRST).days == (midnights(FIFTH, 28),)
+def test_a_late_showcase_concerns_the_tickets_of_its_weeks_only() -> None:
+    demand = "gold.movie_demand"
+    write(SILVER, FIRST, cells={"show_week": 9})
+    write(SILVER, FIFTH, cells={"show_week": 10})
+    write("silver.showcases", FIRST, cells={"show_week": 9})
+    carry_out(plan(demand, of("2017-03-01", "2017-07-01")))
+    write("silver.showcases", SECOND, cells={"show_week": 10})
+    assert plan(demand, FIRST).days == (midnights(FIFTH, 28),)
 
 
-def test_a_late_promotion_of_a_week_without_purchases_is_nothing_to_do() -> None:
-    popularity = "gold.product_popularity"
-    write(SILVER, FIRST, cells={"week": 9})
-    write("silver.promotions", FIRST, cells={"week": 9})
-    carry_out(plan(popularity, of("2017-03-01", "2017-07-01")))
-    write("silver.promotions", SECOND, cells={"week": 11})
-    assert plan(popularity, FIRST).nothing_to_do
+def test_a_late_showcase_of_a_week_without_tickets_is_nothing_to_do() -> None:
+    demand = "gold.movie_demand"
+    write(SILVER, FIRST, cells={"show_week": 9})
+    write("silver.showcases", FIRST, cells={"show_week": 9})
+    carry_out(plan(demand, of("2017-03-01", "2017-07-01")))
+    write("silver.showcases", SECOND, cells={"show_week": 11})
+    assert plan(demand, FIRST).nothing_to_do
 
 
 # --- the fingerprint of the code
@@ -241,23 +241,23 @@ def test_the_fingerprint_follows_the_transform_the_layer_and_the_checks(monkeypa
     assert transforms.code_of(table) == before
     assert transforms.code_of(replace(table, doc="Other words")) == before
     changed = {
-        "key": transforms.code_of(replace(table, key=("basket_id",))),
+        "key": transforms.code_of(replace(table, key=("booking_id",))),
         "rules": transforms.code_of(replace(table, rules=())),
         "columns": transforms.code_of(replace(table, columns=table.columns[:-1])),
     }
     assert len({before, *changed.values()}) == 4
-    sources, campaigns = transforms.inspect.getsource, catalog.table("silver.campaigns")
+    sources, movies = transforms.inspect.getsource, catalog.table("silver.movies")
     for contract, module in (
         (table, "etl.silver.select"),
-        (campaigns, "etl.silver.select"),
-        (campaigns, "grocery.transforms.silver.campaigns"),
+        (movies, "etl.silver.select"),
+        (movies, "cinema.transforms.silver.movies"),
     ):
         before = transforms.code_of(contract)
         with monkeypatch.context() as edited:
             edited.setattr(
                 transforms.inspect,
                 "getsource",
-                lambda one, module=module: sources(one) + "# edited" * (one.__name__ == module),
+                lambda module_, module=module: sources(module_) + "# edited" * (module_.__name__ == module),
             )
             assert transforms.code_of(contract) != before, module
 

@@ -15,12 +15,13 @@ from etl import engine, quarantine
 from etl.planning import Plan
 from etl.sources.landing import Rejected
 from etl.staged import Staged
+from tests import cinema
 from tests.landing import rows
 from tests.unit.etl.visits import SCHEMA, VISITS, of, visit
 
 pytestmark = pytest.mark.usefixtures("home")
 FIRST, SECOND = of("2017-03-01", "2017-03-02"), of("2017-03-02", "2017-03-03")
-BRONZE, SNAPSHOT = catalog.table("bronze.transactions"), catalog.table("silver.products")
+BRONZE, SNAPSHOT = cinema.table("bronze.tickets"), cinema.table("silver.movies")
 
 
 def staged(
@@ -35,15 +36,15 @@ def bad(*visits: dict[str, Any], reason: str = "weight is below 0") -> Any:
     """What an audit hands over: the table's columns and the reasons."""
     schema = SCHEMA.append(pa.field("reasons", pa.list_(pa.string())))
     return engine.session().createDataFrame(
-        pa.Table.from_pylist([{**one, "reasons": [reason]} for one in visits], schema=schema)
+        pa.Table.from_pylist([{**visit, "reasons": [reason]} for visit in visits], schema=schema)
     )
 
 
-def cell(file: str, row: str = '{"quantity": "two"}') -> Rejected:
-    return Rejected(file, date(2017, 3, 1), row, ("quantity is 'two', not a bigint",))
+def cell(file: str, row: str = '{"seats": "two"}') -> Rejected:
+    return Rejected(file, date(2017, 3, 1), row, ("seats is 'two', not a bigint",))
 
 
-def held(name: str = "visits") -> list[tuple]:
+def quarantined(name: str = "visits") -> list[tuple]:
     return [
         (row["layer"], str(row["day"]), json.loads(row["row"]).get("visit_id"), row["run_id"])
         for row in rows(f"quarantine.{name}", order="layer, day, row")
@@ -76,20 +77,20 @@ def test_a_row_is_kept_whole_with_its_reasons_and_its_day() -> None:
 def test_the_same_days_again_replace_what_was_held_for_them() -> None:
     for run in ("first", "second"):
         assert quarantine.replace(staged(VISITS, FIRST), bad(visit(1), visit(2)), run)[1] == 2
-    assert held() == [("silver", "2017-03-01", 1, "second"), ("silver", "2017-03-01", 2, "second")]
+    assert quarantined() == [("silver", "2017-03-01", 1, "second"), ("silver", "2017-03-01", 2, "second")]
 
 
 def test_other_days_are_left_alone() -> None:
     quarantine.replace(staged(VISITS, FIRST), bad(visit(1)), "first")
     quarantine.replace(staged(VISITS, SECOND), bad(visit(2, "2017-03-02")), "second")
-    assert held() == [("silver", "2017-03-01", 1, "first"), ("silver", "2017-03-02", 2, "second")]
+    assert quarantined() == [("silver", "2017-03-01", 1, "first"), ("silver", "2017-03-02", 2, "second")]
 
 
 def test_days_that_are_good_now_leave_the_quarantine() -> None:
     quarantine.replace(staged(VISITS, FIRST, SECOND), bad(visit(1), visit(2, "2017-03-02")), "first")
     version, count = quarantine.replace(staged(VISITS, SECOND), None, "second")
     assert (version, count) == (1, 0)
-    assert held() == [("silver", "2017-03-01", 1, "first")]
+    assert quarantined() == [("silver", "2017-03-01", 1, "first")]
 
 
 def test_good_days_that_were_never_bad_make_no_new_version() -> None:
@@ -98,15 +99,15 @@ def test_good_days_that_were_never_bad_make_no_new_version() -> None:
 
 
 def test_a_whole_table_replaces_its_own_layer_and_no_other() -> None:
-    quarantine.replace(staged(BRONZE, files=("transactions/a",), rejected=(cell("transactions/a"),)), None, "first")
-    silver = catalog.table("silver.transactions")
+    quarantine.replace(staged(BRONZE, files=("tickets/a",), rejected=(cell("tickets/a"),)), None, "first")
+    silver = catalog.table("silver.tickets")
     for run in ("second", "third"):
         quarantine.replace(
             staged(silver, whole=True),
-            bad(visit(1), visit(2, "2017-03-02")).withColumnRenamed("visited_at", "transaction_at"),
+            bad(visit(1), visit(2, "2017-03-02")).withColumnRenamed("visited_at", "sold_at"),
             run,
         )
-    assert [(layer, run) for layer, _, _, run in held("transactions")] == [
+    assert [(layer, run) for layer, _, _, run in quarantined("tickets")] == [
         ("bronze", "first"),
         ("silver", "third"),
         ("silver", "third"),
@@ -116,17 +117,17 @@ def test_a_whole_table_replaces_its_own_layer_and_no_other() -> None:
 def test_a_snapshot_without_time_is_replaced_whole() -> None:
     for run in ("first", "second"):
         quarantine.replace(staged(SNAPSHOT), bad(visit(1)), run)
-    assert held("products") == [("silver", "None", 1, "second")]
+    assert quarantined("movies") == [("silver", "None", 1, "second")]
 
 
 def test_a_file_replaces_what_was_held_for_it_under_the_day_it_landed() -> None:
-    names = ("transactions/2017-03-01/o'clock.csv", "transactions/2017-03-01/b.csv")
+    names = ("tickets/2017-03-01/o'clock.csv", "tickets/2017-03-01/b.csv")
     quarantine.replace(staged(BRONZE, files=names, rejected=(*map(cell, names), cell(names[0], "{}"))), None, "first")
     quarantine.replace(staged(BRONZE, files=names[:1], rejected=(cell(names[0]),)), None, "second")
-    found = rows("quarantine.transactions", order="run_id")
-    assert [(row["file"], row["run_id"], str(row["day"])) for row in found] == [
+    result = rows("quarantine.tickets", order="run_id")
+    assert [(row["file"], row["run_id"], str(row["day"])) for row in result] == [
         (names[1], "first", "2017-03-01"),
         (names[0], "second", "2017-03-01"),
     ]
     quarantine.replace(staged(BRONZE, files=names), None, "third")
-    assert rows("quarantine.transactions") == []
+    assert rows("quarantine.tickets") == []

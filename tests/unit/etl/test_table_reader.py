@@ -79,16 +79,20 @@ def test_all_columns_that_are_named_must_be_met() -> None:
 
 def test_what_is_read_has_the_columns_and_types_of_the_table_and_its_rows() -> None:
     three_days()
-    found = table_reader.read(NAME, 3)
-    assert [(one.name, one.dataType) for one in found.schema] == [(one.name, one.dataType) for one in by_log(3).schema]
-    assert rows(found) == rows(by_log(3))
+    result = table_reader.read(NAME, 3)
+    assert [(field.name, field.dataType) for field in result.schema] == [
+        (field.name, field.dataType) for field in by_log(3).schema
+    ]
+    assert rows(result) == rows(by_log(3))
 
 
 def test_where_no_file_can_hold_a_row_there_is_none_and_the_columns_are_the_same() -> None:
     three_days()
-    found = table_reader.read(NAME, 3, days(("2017-03-04", "2017-03-08")))
-    assert rows(found) == []
-    assert [(one.name, one.dataType) for one in found.schema] == [(one.name, one.dataType) for one in by_log(3).schema]
+    result = table_reader.read(NAME, 3, days(("2017-03-04", "2017-03-08")))
+    assert rows(result) == []
+    assert [(field.name, field.dataType) for field in result.schema] == [
+        (field.name, field.dataType) for field in by_log(3).schema
+    ]
 
 
 def foreign(*visits: dict[str, Any], schema: pa.Schema = SCHEMA) -> None:
@@ -101,8 +105,8 @@ def test_a_file_without_statistics_may_hold_any_row() -> None:
     foreign(visit(99, "2017-05-05 10:00", booked_date=None))
     table, march = delta.open_table(NAME), (date(2017, 3, 1), date(2017, 3, 1))
     assert [
-        len(delta.data_files(table, within={"booked_date": [(one, one)]}))
-        for one in (date(2017, 2, 1), date(2017, 2, 2))
+        len(delta.data_files(table, within={"booked_date": [(day, day)]}))
+        for day in (date(2017, 2, 1), date(2017, 2, 2))
     ] == [2, 1]
     assert len(delta.data_files(table, within={"visited_at": [march]})) == 1
     assert len(delta.data_files(table, within={"no_such_column": [march]})) == 2
@@ -129,7 +133,9 @@ def test_files_that_others_wrote_are_left_to_the_engine() -> None:
     assert named({}) == 1
     foreign(
         visit(2, visitor="bob"),
-        schema=pa.schema([one.with_type(pa.large_string()) if one.name == "visitor" else one for one in SCHEMA]),
+        schema=pa.schema(
+            [field.with_type(pa.large_string()) if field.name == "visitor" else field for field in SCHEMA]
+        ),
     )
     assert named({}) is None
     assert [row[-1] for row in rows(table_reader.read(NAME, 2))] == ["ada", "bob"]
@@ -207,19 +213,19 @@ def test_nothing_is_named_where_nobody_holds_the_files() -> None:
     assert Context().run(lambda: rows(table_reader.read(NAME, 3))) == rows(by_log(3))
     assert links() == []
     table_reader.read(NAME, 3)
-    assert [one.name for one in links()] == [one.name for one in data_files()]
-    assert all(one.samefile(other) for one, other in zip(links(), data_files(), strict=True))
+    assert [link.name for link in links()] == [file.name for file in data_files()]
+    assert all(link.samefile(other) for link, other in zip(links(), data_files(), strict=True))
 
 
 def test_what_is_read_stays_whatever_happens_to_the_files() -> None:
     three_days()
-    found, expected = table_reader.read(NAME, 3), rows(by_log(3))
+    result, expected = table_reader.read(NAME, 3), rows(by_log(3))
     removed, moved, _ = data_files()
     removed.unlink()
     moved.rename(settings.lake() / "elsewhere.parquet")
-    assert rows(found) == rows(table_reader.read(NAME, 3)) == expected
+    assert rows(result) == rows(table_reader.read(NAME, 3)) == expected
     shutil.rmtree(settings.table_path(NAME))
-    assert rows(found) == expected
+    assert rows(result) == expected
 
 
 def test_the_engine_says_so_where_a_file_is_gone_already() -> None:
@@ -293,8 +299,8 @@ def test_what_is_kept_is_what_a_search_of_all_rows_keeps(
 ) -> None:
     for at, contents in enumerate(files):
         visits = [visit(number, f"{day} 00:00", booked_date=other) for day, _, number, other in contents]
-        for one, (_, micros, _, _) in zip(visits, contents, strict=True):
-            one["visited_at"] += timedelta(microseconds=micros)
+        for row, (_, micros, _, _) in zip(visits, contents, strict=True):
+            row["visited_at"] += timedelta(microseconds=micros)
         publish(*visits, whole=at == 0)
     version, low, high = delta.version_of(NAME), ids[0], sum(ids)
     within: delta.Within = {"visited_at": visited, "booked_date": booked, "visit_id": [(low, high)]}
@@ -304,14 +310,14 @@ def test_what_is_kept_is_what_a_search_of_all_rows_keeps(
     }
     kept = f"({meets['visited_at']}) AND ({meets['booked_date']}) AND visit_id BETWEEN {low} AND {high}"
     expected = [
-        one
+        row
         for contents in files
-        for one in contents
-        if any(first <= one[0] <= last for first, last in visited)
-        and one[3]
-        and any(first <= one[3] <= last for first, last in booked)
-        and low <= one[2] <= high
+        for row in contents
+        if any(first <= row[0] <= last for first, last in visited)
+        and row[3]
+        and any(first <= row[3] <= last for first, last in booked)
+        and low <= row[2] <= high
     ]
     assert sorted(row.visit_id for row in table_reader.read(NAME, version, within).filter(kept).collect()) == sorted(
-        one[2] for one in expected
+        row[2] for row in expected
     )

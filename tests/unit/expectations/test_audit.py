@@ -16,13 +16,26 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from contracts import catalog
-from contracts.model import DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Reference, Severity, Table
+from contracts.model import (
+    DATE,
+    DOUBLE,
+    LONG,
+    STRING,
+    TIMESTAMP,
+    Column,
+    DecimalType,
+    Layer,
+    Reference,
+    Rule,
+    Severity,
+    Table,
+)
 from contracts.report import CheckResult
 from etl import engine
 from expectations.audit import Audit, AuditError, audit
 from expectations.suite import Facts
 from lake.publishing import arrow_type
+from tests import cinema
 
 Row = dict[str, Any]
 FEW_BATCHES = settings(
@@ -30,23 +43,63 @@ FEW_BATCHES = settings(
 )
 MIDNIGHT = datetime(2017, 3, 2, tzinfo=UTC)
 
-# One contract of each layer, between them with every kind of check; a reference is critical nowhere in the shop, so the
-# test makes some.
-ORDERS = catalog.table("bronze.transactions")
-PROMOTIONS = replace(
-    catalog.table("silver.promotions"),
-    references=(Reference(("product_id",), "silver.products", ("product_id",), Severity.CRITICAL),),
+# One contract of each layer, between them with every kind of check. A reference is critical nowhere in the cinema, and
+# no table has a rule over two dates or a reference of two columns, so the test makes some.
+TICKETS = cinema.table("bronze.tickets")
+SHOWCASES = replace(
+    cinema.table("silver.showcases"),
+    references=(Reference(("movie_id",), "silver.movies", ("movie_id",), Severity.CRITICAL),),
 )
-CAMPAIGNS = catalog.table("silver.campaigns")
-REDEMPTIONS = catalog.table("silver.redemptions")
-ACTIVITY = catalog.table("gold.customer_activity")
+ACTIVITY = cinema.table("gold.guest_activity")
+GUEST_ID = cinema.table("silver.guests").column("guest_id")
+CAMPAIGN_ID = Column("campaign_id", LONG, "Campaign", required=True, minimum=1)
+TYPES = ("Type A", "Type B")
+CAMPAIGNS = Table(
+    layer=Layer.SILVER,
+    name="campaigns",
+    doc="Guests addressed by a campaign, and when it ran",
+    grain="one row per campaign and guest",
+    owner="marketing",
+    freshness=timedelta(days=400),
+    key=("campaign_id", "guest_id"),
+    columns=(
+        CAMPAIGN_ID,
+        GUEST_ID,
+        Column("campaign_type", STRING, "Type of campaign", allowed=TYPES, severity=Severity.WARNING),
+        Column("start_date", DATE, "First day"),
+        Column("end_date", DATE, "Last day"),
+    ),
+    rules=(
+        Rule("ends_after_start", "start_date <= end_date", "the campaign ends before it starts"),
+        Rule("described", "campaign_type IS NOT NULL", "the campaign has no description", Severity.WARNING),
+    ),
+)
+VOUCHERS = Table(
+    layer=Layer.SILVER,
+    name="vouchers",
+    doc="Vouchers handed in",
+    grain="one row per guest, voucher, campaign and day",
+    owner="marketing",
+    freshness=timedelta(days=1),
+    key=("guest_id", "voucher_id", "campaign_id", "used_date"),
+    columns=(
+        GUEST_ID,
+        Column("voucher_id", LONG, "Voucher", required=True, minimum=1),
+        CAMPAIGN_ID,
+        Column("used_date", DATE, "Day on which it was used", required=True),
+    ),
+    references=(
+        Reference(("voucher_id", "campaign_id"), "silver.offers", ("voucher_id", "campaign_id")),
+        Reference(("campaign_id", "guest_id"), "silver.campaigns", ("campaign_id", "guest_id")),
+    ),
+)
 KNOWN: dict[str, list[Row]] = {
-    "product_id_in_silver_products": [{"product_id": n} for n in (1, 2, 2)],
-    "coupon_upc_campaign_id_in_silver_coupons": [
-        {"coupon_upc": 100, "campaign_id": 1},
-        {"coupon_upc": 200, "campaign_id": 2},
+    "movie_id_in_silver_movies": [{"movie_id": n} for n in (1, 2, 2)],
+    "voucher_id_campaign_id_in_silver_offers": [
+        {"voucher_id": 100, "campaign_id": 1},
+        {"voucher_id": 200, "campaign_id": 2},
     ],
-    "campaign_id_customer_id_in_silver_campaigns": [{"campaign_id": 1, "customer_id": 7}],
+    "campaign_id_guest_id_in_silver_campaigns": [{"campaign_id": 1, "guest_id": 7}],
 }
 
 
@@ -55,15 +108,15 @@ KNOWN: dict[str, list[Row]] = {
 
 RULES: dict[str, tuple[tuple[str, ...], Callable[[Row], bool]]] = {
     "not_after_landing": (
-        ("transaction_timestamp", "_landed_date"),
-        lambda row: row["transaction_timestamp"].date() <= row["_landed_date"],
+        ("sold_time", "_landed_date"),
+        lambda row: row["sold_time"].date() <= row["_landed_date"],
     ),
     "ends_after_start": (("start_date", "end_date"), lambda row: row["start_date"] <= row["end_date"]),
     "described": ((), lambda row: row["campaign_type"] is not None),
     "at_midnight": (("event_timestamp",), lambda row: row["event_timestamp"].time() == datetime.min.time()),
-    "last_basket_at_is_past": (
-        ("last_basket_at", "event_timestamp"),
-        lambda row: row["last_basket_at"] < row["event_timestamp"],
+    "last_booked_at_is_past": (
+        ("last_booked_at", "event_timestamp"),
+        lambda row: row["last_booked_at"] < row["event_timestamp"],
     ),
 }
 
@@ -72,7 +125,7 @@ def _nests(row: Row) -> bool:
     """SQL's AND: false if any part is false, whatever else is NULL."""
     pairs = [
         (f"{name}_{low}d", f"{name}_{high}d")
-        for name in ("baskets", "spend", "items")
+        for name in ("bookings", "paid", "seats")
         for low, high in ((7, 30), (30, 90))
     ]
     return not any(row[low] is not None and row[high] is not None and row[low] > row[high] for low, high in pairs)
@@ -87,36 +140,36 @@ def keeps_rule(row: Row, name: str) -> bool:
 
 def broken_by(table: Table, row: Row) -> dict[str, tuple[str, str]]:
     """Name of each check that the row breaks -> severity and reason."""
-    found: dict[str, tuple[str, str]] = {}
+    results: dict[str, tuple[str, str]] = {}
     for column in table.columns:
         value, name = row[column.name], column.name
         if column.required and value is None:
             unfit = f", or does not fit {column.type.spark}" if column.type.spark.startswith("decimal") else ""
-            found[f"{name}_present"] = ("critical", f"{name} is missing{unfit}")
+            results[f"{name}_present"] = ("critical", f"{name} is missing{unfit}")
         if value is None:
             continue
         low = -math.inf if column.minimum is None else column.minimum
         high = math.inf if column.maximum is None else column.maximum
         if (column.minimum is not None or column.maximum is not None) and not low <= value <= high:
-            told = (
+            result = (
                 f"is not between {low} and {high}"
                 if math.inf not in (-low, high)
                 else f"is below {low}"
                 if high == math.inf
                 else f"is above {high}"
             )
-            found[f"{name}_range"] = (column.severity, f"{name} {told}")
+            results[f"{name}_range"] = (column.severity, f"{name} {result}")
         if column.allowed and value not in column.allowed:
-            found[f"{name}_allowed"] = (column.severity, f"{name} is not one of {', '.join(column.allowed)}")
+            results[f"{name}_allowed"] = (column.severity, f"{name} is not one of {', '.join(column.allowed)}")
         if column.pattern and not re.fullmatch(column.pattern, value):
-            found[f"{name}_pattern"] = (column.severity, f"{name} does not look like {column.pattern}")
-    found |= {rule.name: (rule.severity, rule.reason) for rule in table.rules if not keeps_rule(row, rule.name)}
-    for one in table.references:
-        known = [tuple(other[name] for name in one.to_columns) for other in KNOWN[one.name]]
-        mine = tuple(row[name] for name in one.columns)
+            results[f"{name}_pattern"] = (column.severity, f"{name} does not look like {column.pattern}")
+    results |= {rule.name: (rule.severity, rule.reason) for rule in table.rules if not keeps_rule(row, rule.name)}
+    for reference in table.references:
+        known = [tuple(other[name] for name in reference.to_columns) for other in KNOWN[reference.name]]
+        mine = tuple(row[name] for name in reference.columns)
         if None not in mine and mine not in known:
-            found[one.name] = (one.severity, f"{', '.join(one.columns)} is not in {one.to}")
-    return found
+            results[reference.name] = (reference.severity, f"{', '.join(reference.columns)} is not in {reference.to}")
+    return results
 
 
 # --- hostile rows
@@ -148,12 +201,16 @@ def valid(table: Table) -> Row:
     """A row that keeps every promise, in which a few cells are then made hostile."""
     known = {LONG: 1, DOUBLE: 0.5, STRING: "A", DATE: date(2017, 3, 1), TIMESTAMP: MIDNIGHT - timedelta(days=1)}
     row = {
-        one.name: (
-            one.allowed[0] if one.allowed else Decimal("1.00") if isinstance(one.type, DecimalType) else known[one.type]
+        column.name: (
+            column.allowed[0]
+            if column.allowed
+            else Decimal("1.00")
+            if isinstance(column.type, DecimalType)
+            else known[column.type]
         )
-        for one in table.columns
+        for column in table.columns
     }
-    overrides = {"event_timestamp": MIDNIGHT, "coupon_upc": 100, "customer_id": 7}
+    overrides = {"event_timestamp": MIDNIGHT, "voucher_id": 100, "guest_id": 7}
     return row | {name: value for name, value in overrides.items() if name in row}
 
 
@@ -172,8 +229,10 @@ def frame(schema: pa.Schema, rows: list[Row]) -> Any:
 def judged(table: Table, rows: list[Row], keys: int | None = None) -> Audit:
     schema = pa.schema([(column.name, arrow_type(column.type)) for column in table.columns])
     references = {}
-    for one in table.references:
-        references[one.name] = frame(pa.schema([(name, pa.int64()) for name in one.to_columns]), KNOWN[one.name])
+    for reference in table.references:
+        references[reference.name] = frame(
+            pa.schema([(name, pa.int64()) for name in reference.to_columns]), KNOWN[reference.name]
+        )
     return audit(table, frame(schema, rows), references, Facts(keys, len(rows)))
 
 
@@ -190,13 +249,15 @@ def counted(rows: list[Row]) -> Counter:
 
 
 def test_a_valid_row_of_each_contract_breaks_nothing() -> None:
-    for table in (ORDERS, PROMOTIONS, CAMPAIGNS, REDEMPTIONS, ACTIVITY):
+    for table in (TICKETS, SHOWCASES, CAMPAIGNS, VOUCHERS, ACTIVITY):
         verdict = judged(table, [valid(table)], keys=1)
         assert [check.check for check in verdict.checks if not check.success] == []
         assert (verdict.good, verdict.bad, verdict.bad_rows) == (None, None, 0)
 
 
-@pytest.mark.parametrize("table", [ORDERS, PROMOTIONS, CAMPAIGNS, REDEMPTIONS, ACTIVITY], ids=lambda one: one.qualified)
+@pytest.mark.parametrize(
+    "table", [TICKETS, SHOWCASES, CAMPAIGNS, VOUCHERS, ACTIVITY], ids=lambda table: table.qualified
+)
 def test_verdict_counts_and_reasons_are_those_of_a_count_by_hand(table: Table) -> None:
     @FEW_BATCHES
     @given(hostile(table))
@@ -204,14 +265,14 @@ def test_verdict_counts_and_reasons_are_those_of_a_count_by_hand(table: Table) -
         verdict = judged(table, rows)
         by_hand = [broken_by(table, row) for row in rows]
         failed = Counter(name for broken in by_hand for name in broken)
-        row_level = [one for one in verdict.checks if one.check in verdict.row_level]
-        assert {one.check: one.failed for one in row_level if not one.success} == failed
-        assert {one.check for one in row_level} == {
-            *(one.name for one in table.checks()),
-            *(one.name for one in table.references),
+        row_level = [check for check in verdict.checks if check.check in verdict.row_level]
+        assert {check.check: check.failed for check in row_level if not check.success} == failed
+        assert {check.check for check in row_level} == {
+            *(check.name for check in table.checks()),
+            *(reference.name for reference in table.references),
         }
-        assert {one.check: (one.severity, one.reason) for one in row_level if not one.success} == {
-            n: told for broken in by_hand for n, told in broken.items()
+        assert {check.check: (check.severity, check.reason) for check in row_level if not check.success} == {
+            n: message for broken in by_hand for n, message in broken.items()
         }
         _split_is_right(verdict, rows, by_hand)
 
@@ -220,14 +281,14 @@ def test_verdict_counts_and_reasons_are_those_of_a_count_by_hand(table: Table) -
 
 def _split_is_right(verdict: Audit, rows: list[Row], by_hand: list[dict[str, tuple[str, str]]]) -> None:
     reasons = [[reason for severity, reason in broken.values() if severity == "critical"] for broken in by_hand]
-    assert verdict.bad_rows == sum(1 for one in reasons if one)
+    assert verdict.bad_rows == sum(1 for broken in reasons if broken)
     if not verdict.bad_rows:
         assert verdict.good is verdict.bad is None
         return
     good, bad = verdict.good.toArrow().to_pylist(), verdict.bad.toArrow().to_pylist()
     assert counted(good) == counted([row for row, why in zip(rows, reasons, strict=True) if not why])
-    told = [row | {"reasons": sorted(row["reasons"])} for row in bad]
-    assert counted(told) == counted(
+    result = [row | {"reasons": sorted(row["reasons"])} for row in bad]
+    assert counted(result) == counted(
         [row | {"reasons": sorted(why)} for row, why in zip(rows, reasons, strict=True) if why]
     )
 
@@ -238,20 +299,20 @@ def _split_is_right(verdict: Audit, rows: list[Row], by_hand: list[dict[str, tup
 @pytest.mark.parametrize(
     ("table", "change", "check"),
     [
-        (ORDERS, {"quantity": None}, "quantity_present"),
-        (ACTIVITY, {"items_7d": -1}, "items_7d_range"),
-        (ACTIVITY, {"discount_share_30d": 1.0000000000000002}, "discount_share_30d_range"),
-        (ACTIVITY, {"discount_share_30d": math.nan}, "discount_share_30d_range"),
-        (PROMOTIONS, {"mailer_location": "AA"}, "mailer_location_pattern"),
-        (ACTIVITY, {"baskets_7d": 9}, "windows_nest"),
+        (TICKETS, {"seats": None}, "seats_present"),
+        (ACTIVITY, {"seats_7d": -1}, "seats_7d_range"),
+        (ACTIVITY, {"saved_share_30d": 1.0000000000000002}, "saved_share_30d_range"),
+        (ACTIVITY, {"saved_share_30d": math.nan}, "saved_share_30d_range"),
+        (SHOWCASES, {"poster_slot": "AA"}, "poster_slot_pattern"),
+        (ACTIVITY, {"bookings_7d": 9}, "windows_nest"),
         (ACTIVITY, {"event_timestamp": MIDNIGHT + timedelta(microseconds=1)}, "at_midnight"),
-        (PROMOTIONS, {"product_id": 3}, "product_id_in_silver_products"),
+        (SHOWCASES, {"movie_id": 3}, "movie_id_in_silver_movies"),
     ],
-    ids=lambda one: one if isinstance(one, str) else "",
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_row_that_breaks_a_critical_check_is_split_off(table: Table, change: Row, check: str) -> None:
     verdict = judged(table, [valid(table), valid(table) | change])
-    assert [(one.check, one.failed) for one in verdict.checks if not one.success] == [(check, 1)]
+    assert [(check.check, check.failed) for check in verdict.checks if not check.success] == [(check, 1)]
     assert (verdict.bad_rows, verdict.good.count()) == (1, 1)
 
 
@@ -260,14 +321,14 @@ def test_a_row_that_breaks_a_critical_check_is_split_off(table: Table, change: R
     [
         (CAMPAIGNS, {"campaign_type": "Type D"}, "campaign_type_allowed"),
         (CAMPAIGNS, {"campaign_type": None}, "described"),
-        (REDEMPTIONS, {"campaign_id": 2}, "coupon_upc_campaign_id_in_silver_coupons"),
+        (VOUCHERS, {"campaign_id": 2}, "voucher_id_campaign_id_in_silver_offers"),
     ],
-    ids=lambda one: one if isinstance(one, str) else "",
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_warning_is_counted_and_never_quarantines(table: Table, change: Row, check: str) -> None:
     verdict = judged(table, [valid(table), valid(table) | change])
     assert (check, Severity.WARNING, False, 1) in [
-        (one.check, one.severity, one.success, one.failed) for one in verdict.checks
+        (check.check, check.severity, check.success, check.failed) for check in verdict.checks
     ]
     assert (verdict.good, verdict.bad, verdict.bad_rows) == (None, None, 0)
     verdict.stop_if_critical(2)
@@ -275,34 +336,34 @@ def test_a_warning_is_counted_and_never_quarantines(table: Table, change: Row, c
 
 def test_a_reference_with_a_null_in_it_refers_to_nothing_and_breaks_nothing() -> None:
     verdict = judged(
-        REDEMPTIONS,
+        VOUCHERS,
         [
-            valid(REDEMPTIONS) | {"coupon_upc": None},
-            valid(REDEMPTIONS) | {"coupon_upc": None, "campaign_id": 99, "customer_id": None},
+            valid(VOUCHERS) | {"voucher_id": None},
+            valid(VOUCHERS) | {"voucher_id": None, "campaign_id": 99, "guest_id": None},
         ],
     )
-    assert [one.check for one in verdict.checks if not one.success] == ["customer_id_present", "coupon_upc_present"]
+    assert [check.check for check in verdict.checks if not check.success] == ["guest_id_present", "voucher_id_present"]
 
 
 def test_a_rule_over_a_null_is_kept() -> None:
     verdict = judged(CAMPAIGNS, [valid(CAMPAIGNS) | {"start_date": None}, valid(CAMPAIGNS) | {"end_date": None}])
-    assert [one.check for one in verdict.checks if not one.success] == []
+    assert [check.check for check in verdict.checks if not check.success] == []
 
 
 def test_a_row_is_not_doubled_by_a_table_that_lists_its_reference_twice() -> None:
-    verdict = judged(PROMOTIONS, [valid(PROMOTIONS) | {"product_id": 2}, valid(PROMOTIONS) | {"product_id": None}])
+    verdict = judged(SHOWCASES, [valid(SHOWCASES) | {"movie_id": 2}, valid(SHOWCASES) | {"movie_id": None}])
     assert (verdict.good.count(), verdict.bad.count()) == (1, 1)
 
 
 def test_a_row_that_breaks_several_checks_carries_every_critical_reason_and_no_warning() -> None:
     row = valid(CAMPAIGNS) | {
         "campaign_id": 0,
-        "customer_id": None,
+        "guest_id": None,
         "campaign_type": "Type D",
         "start_date": date(2017, 3, 2),
     }
     assert judged(CAMPAIGNS, [row]).bad.toArrow().to_pylist() == [
-        row | {"reasons": ["campaign_id is below 1", "customer_id is missing", "the campaign ends before it starts"]}
+        row | {"reasons": ["campaign_id is below 1", "guest_id is missing", "the campaign ends before it starts"]}
     ]
 
 
@@ -311,10 +372,10 @@ def test_a_row_that_breaks_several_checks_carries_every_critical_reason_and_no_w
 
 def test_a_doubled_key_stops_the_table() -> None:
     verdict = judged(CAMPAIGNS, [valid(CAMPAIGNS)] * 3, keys=1)
-    (check,) = [one for one in verdict.checks if not one.success]
-    assert (check.check, check.reason) == ("key_unique", "campaign_id, customer_id is not unique")
+    (check,) = [check for check in verdict.checks if not check.success]
+    assert (check.check, check.reason) == ("key_unique", "campaign_id, guest_id is not unique")
     with pytest.raises(
-        AuditError, match=r"^silver\.campaigns: campaign_id, customer_id is not unique\. Nothing was published\."
+        AuditError, match=r"^silver\.campaigns: campaign_id, guest_id is not unique\. Nothing was published\."
     ):
         verdict.stop_if_critical(3)
 
@@ -334,7 +395,7 @@ def test_another_set_of_columns_stops_the_table() -> None:
         audit(CAMPAIGNS, frame(schema, [valid(CAMPAIGNS)]), {}, Facts(1, 1)).stop_if_critical(1)
 
 
-def test_a_check_that_cannot_be_run_is_told_not_passed() -> None:
+def test_a_check_that_cannot_be_run_is_reported_not_passed() -> None:
     column = replace(CAMPAIGNS.column("campaign_type"), allowed=(), pattern="[")
     typo = replace(CAMPAIGNS, columns=(CAMPAIGNS.column("campaign_id"), column), key=(), rules=())
     with pytest.raises(AuditError, match=r"^silver\.campaigns: the check campaign_type_pattern could not be run: .+"):
@@ -378,7 +439,7 @@ def test_few_bad_rows_or_a_small_share_of_them_go_on(rows: int, bad: int, reject
     with_bad(bad).stop_if_critical(rows, rejected)
 
 
-def test_what_stops_a_table_is_told_with_counts_and_remedy() -> None:
+def test_what_stops_a_table_is_reported_with_counts_and_remedy() -> None:
     with pytest.raises(AuditError) as caught:
         with_bad(1500).stop_if_critical(2000, 23)
     assert (
@@ -400,26 +461,26 @@ def test_the_share_that_may_be_bad_is_the_contracts() -> None:
 # --- suites
 
 
-@pytest.mark.parametrize("table", catalog.all_tables(), ids=lambda one: one.qualified)
+@pytest.mark.parametrize("table", [*cinema.tables(), CAMPAIGNS, VOUCHERS], ids=lambda table: table.qualified)
 def test_a_suite_has_an_expectation_for_every_promise_and_none_besides(table: Table) -> None:
     from expectations.suite import expectations_of
 
     names = [name for _, name in expectations_of(table, Facts(1, 1))]
     promised = [
         *(check.name for check in table.checks()),
-        *(one.name for one in table.references),
+        *(reference.name for reference in table.references),
         "columns",
         "row_count",
         *(["key_unique"] * bool(table.key)),
     ]
     assert names == promised
-    severities = {one.name: str(one.severity) for one in (*table.checks(), *table.references)}
+    severities = {check.name: str(check.severity) for check in (*table.checks(), *table.references)}
     assert {
-        name: str(getattr(one.severity, "value", one.severity))
-        for one, name in expectations_of(table, Facts(1, 1))
+        name: str(getattr(expectation.severity, "value", expectation.severity))
+        for expectation, name in expectations_of(table, Facts(1, 1))
         if name in severities
     } == severities
 
 
 def test_a_rule_is_never_forgotten_by_hand() -> None:
-    assert {rule.name for table in (ORDERS, CAMPAIGNS, ACTIVITY) for rule in table.rules} == {*RULES, "windows_nest"}
+    assert {rule.name for table in (TICKETS, CAMPAIGNS, ACTIVITY) for rule in table.rules} == {*RULES, "windows_nest"}

@@ -100,13 +100,13 @@ def write(contract: Table, rows: list[Row], horizon: date | None = None) -> int:
 def rows_of(contract: Table, events: tuple[Row, ...] = EVENTS) -> list[Row]:
     """What the table should hold, for the aggregations of AGGREGATIONS alone."""
     keys = [each.name for each in contract.aggregates.key]
-    found = []
+    result = []
     for key in sorted({tuple(row[name] for name in keys) for row in events}):
         own = [row for row in events if tuple(row[name] for name in keys) == key]
         for at in sorted({midnight(row["arrived_on"] + timedelta(days=1 + gone)) for row in own for gone in (0, 7)}):
             known = [row for row in own if row["arrived_at"] < at]
             spent = sum((row["paid"] for row in known if row["arrived_at"] >= at - timedelta(days=7)), Decimal(0))
-            found.append(
+            result.append(
                 {
                     **dict(zip(keys, key, strict=True)),
                     "event_timestamp": at,
@@ -114,7 +114,7 @@ def rows_of(contract: Table, events: tuple[Row, ...] = EVENTS) -> list[Row]:
                     "last_at": max(row["arrived_at"] for row in known),
                 }
             )
-    return found
+    return result
 
 
 def midnight(day: date) -> datetime:
@@ -130,13 +130,13 @@ def lake(contract: Table, gold: list[Row] | None = None, **inputs: Any) -> dict[
     "key", [(GUEST,), (ROOM,), (DAY,), (GUEST, ROOM, DAY)], ids=lambda key: " ".join(each.name for each in key)
 )
 def test_a_right_table_has_no_differences_whatever_its_key(key: tuple[Column, ...]) -> None:
-    found = verify(table(*key), lake(table(*key)), 10, seed=1)
-    assert found.differences == ()
-    assert found.keys == len({tuple(row[each.name] for each in key) for row in EVENTS})
-    assert found.compared > 4 * found.keys
+    result = verify(table(*key), lake(table(*key)), 10, seed=1)
+    assert result.differences == ()
+    assert result.keys == len({tuple(row[each.name] for each in key) for row in EVENTS})
+    assert result.compared > 4 * result.keys
 
 
-def test_a_wrong_value_is_told_with_key_instant_and_what_it_should_be() -> None:
+def test_a_wrong_value_is_reported_with_key_instant_and_what_it_should_be() -> None:
     rows = rows_of(table())
     wrong = [
         row | {"spent_7d": Decimal("9.00")}
@@ -144,33 +144,33 @@ def test_a_wrong_value_is_told_with_key_instant_and_what_it_should_be() -> None:
         else row
         for row in rows
     ]
-    found = verify(table(), lake(table(), wrong), 10, seed=1)
+    result = verify(table(), lake(table(), wrong), 10, seed=1)
     assert (
-        Difference(("bob",), midnight(date(2017, 3, 11)), "spent_7d", Decimal(0), Decimal("9.00")) in found.differences
+        Difference(("bob",), midnight(date(2017, 3, 11)), "spent_7d", Decimal(0), Decimal("9.00")) in result.differences
     )
-    assert {(each.key, each.feature) for each in found.differences} == {(("bob",), "spent_7d")}
+    assert {(each.key, each.feature) for each in result.differences} == {(("bob",), "spent_7d")}
 
 
 def test_a_key_that_never_decays_is_seen_on_idle_days() -> None:
     """Rows where a purchase enters and none where it leaves: the error that a comparison on days with events misses."""
     entered = [row for row in rows_of(table()) if row["event_timestamp"] <= midnight(date(2017, 3, 5))]
-    found = verify(table(), lake(table(), entered), 10, seed=1)
-    assert any(each.at > midnight(date(2017, 4, 1)) and each.expected == 0 for each in found.differences)
-    assert all(each.at > midnight(date(2017, 3, 7)) for each in found.differences)
+    result = verify(table(), lake(table(), entered), 10, seed=1)
+    assert any(each.at > midnight(date(2017, 4, 1)) and each.expected == 0 for each in result.differences)
+    assert all(each.at > midnight(date(2017, 3, 7)) for each in result.differences)
 
 
-def test_rows_that_are_missing_or_too_many_are_told() -> None:
+def test_rows_that_are_missing_or_too_many_are_reported() -> None:
     missing = [row for row in rows_of(table()) if row["guest"] != "bob"]
-    found = verify(table(), lake(table(), missing), 10, seed=1)
-    assert {(each.key, each.found) for each in found.differences} == {(("bob",), NO_ROW)}
+    result = verify(table(), lake(table(), missing), 10, seed=1)
+    assert {(each.key, each.found) for each in result.differences} == {(("bob",), NO_ROW)}
     early = [row | {"event_timestamp": row["event_timestamp"] - timedelta(days=1)} for row in rows_of(table())]
-    found = verify(table(), lake(table(), early), 10, seed=1)
-    assert {each.key for each in found.differences if each.expected == NO_ROW} == {("ada",), ("bob",)}
+    result = verify(table(), lake(table(), early), 10, seed=1)
+    assert {each.key for each in result.differences if each.expected == NO_ROW} == {("ada",), ("bob",)}
 
 
 def test_a_lost_event_is_seen_although_the_table_fits_what_it_was_made_from() -> None:
-    found = verify(table(), lake(table(), rows_of(table(), EVENTS[:2])), 10, seed=1)
-    assert {(each.key, each.feature) for each in found.differences} >= {(("ada",), "spent_7d"), (("ada",), "last_at")}
+    result = verify(table(), lake(table(), rows_of(table(), EVENTS[:2])), 10, seed=1)
+    assert {(each.key, each.feature) for each in result.differences} >= {(("ada",), "spent_7d"), (("ada",), "last_at")}
 
 
 def test_pinned_versions_are_read_and_not_the_newest() -> None:
@@ -182,8 +182,8 @@ def test_pinned_versions_are_read_and_not_the_newest() -> None:
 def test_nothing_is_asked_beyond_the_horizon() -> None:
     """A row of after it is no promise: the midnights between would be missing."""
     versions = lake(table())
-    found = verify(table(), versions, 10, seed=1, until=date(2017, 3, 4))
-    assert (found.differences, found.instants) == ((), 4)
+    result = verify(table(), versions, 10, seed=1, until=date(2017, 3, 4))
+    assert (result.differences, result.instants) == ((), 4)
 
 
 def test_the_seed_decides_the_sample() -> None:
@@ -193,8 +193,8 @@ def test_the_seed_decides_the_sample() -> None:
 
 
 def test_no_events_are_nothing_to_compare() -> None:
-    found = verify(table(), lake(table(), [], stays=[]), 10, seed=1)
-    assert (found.keys, found.compared, found.differences) == (0, 0, ())
+    result = verify(table(), lake(table(), [], stays=[]), 10, seed=1)
+    assert (result.keys, result.compared, result.differences) == (0, 0, ())
 
 
 class TestWhatIsJoined:

@@ -12,14 +12,12 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pytest
 
-from contracts import catalog
 from etl import engine
 from expectations import docs
 from expectations.audit import Audit, audit
 from expectations.suite import Facts
 from lake.publishing import arrow_type
-
-CAMPAIGNS = catalog.table("silver.campaigns")
+from tests.unit.expectations.test_audit import CAMPAIGNS, VOUCHERS
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +25,8 @@ def verdict() -> Audit:
     """Two campaigns, one without its number."""
     schema = pa.schema([(column.name, arrow_type(column.type)) for column in CAMPAIGNS.columns])
     rows = [
-        {"campaign_id": 1, "customer_id": 7, "campaign_type": "Type A"},
-        {"customer_id": 7, "campaign_type": "Type A"},
+        {"campaign_id": 1, "guest_id": 7, "campaign_type": "Type A"},
+        {"guest_id": 7, "campaign_type": "Type A"},
     ]
     return audit(
         CAMPAIGNS, engine.session().createDataFrame(pa.Table.from_pylist(rows, schema=schema)), {}, Facts(2, 2)
@@ -53,7 +51,7 @@ def test_a_result_is_kept_under_its_run_and_table(home: Path, verdict: Audit) ->
     assert path == home / "data_docs" / "results" / "manual__2017-03-01T00-00-00-00-00-..-x" / "silver.campaigns.json"
     plain = json.loads(path.read_text())
     assert (plain["success"], plain["meta"]["table"]) == (False, "silver.campaigns")
-    (missing,) = [one["result"] for one in plain["results"] if not one["success"]]
+    (missing,) = [result["result"] for result in plain["results"] if not result["success"]]
     assert (missing["unexpected_count"], missing["element_count"]) == (1, 2)
 
 
@@ -84,8 +82,8 @@ def test_a_run_after_the_clock_was_set_back_is_the_newest(home: Path, verdict: A
     tomorrow = time.time() + 86_400
     for path in (home / "data_docs" / "results").iterdir():
         os.utime(path, (tomorrow, tomorrow))
-    for table in ("silver.campaigns", "silver.coupons"):
-        docs.keep(replace(verdict, table=catalog.table(table)), "after")
+    for table in (CAMPAIGNS, VOUCHERS):
+        docs.keep(replace(verdict, table=table), "after")
     docs.render()
     assert len(runs) == docs.RUNS
     assert len([*(home / "data_docs" / "results").iterdir()]) == docs.RUNS
@@ -128,8 +126,8 @@ class Resources(HTMLParser):
         self.feed(page.read_text())
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
-        given = dict(attrs)
-        target = given.get("src") or (given.get("href") if tag in ("link", "a") else None)
+        attributes = dict(attrs)
+        target = attributes.get("src") or (attributes.get("href") if tag in ("link", "a") else None)
         if target:
             (self.links if tag == "a" else self.loads).add(target)
 
@@ -137,9 +135,9 @@ class Resources(HTMLParser):
 def test_no_page_needs_the_internet_and_no_link_is_dead(home: Path, verdict: Audit) -> None:
     keep(verdict, 1)
     site = docs.render().parent
-    found = [*site.rglob("*.html")]
-    assert len(found) == 3, "the index, a suite and its result"
-    for page in found:
+    result = [*site.rglob("*.html")]
+    assert len(result) == 3, "the index, a suite and its result"
+    for page in result:
         resources = Resources(page)
         assert resources.loads, "a style at least"
         near = resources.loads | {
@@ -149,7 +147,7 @@ def test_no_page_needs_the_internet_and_no_link_is_dead(home: Path, verdict: Aud
         assert not [target for target in near if not (page.parent / unquote(urlsplit(target).path)).exists()]
     assert not [
         style
-        for style in (*found, *site.rglob("*.css"))
+        for style in (*result, *site.rglob("*.css"))
         if "url('http" in style.read_text() or 'url("http' in style.read_text()
     ]
 
@@ -168,7 +166,7 @@ def test_the_index_says_which_checks_are_broken_and_leads_to_their_page(home: Pa
 
 
 def test_a_broken_warning_is_no_failure_on_the_index() -> None:
-    checks = [{"reason": "quantity is 0", "severity": "warning", "success": False, "failed": 8869}]
+    checks = [{"reason": "seats is 0", "severity": "warning", "success": False, "failed": 8869}]
     result = docs.pages.Result(
         "run",
         "",
@@ -179,4 +177,4 @@ def test_a_broken_warning_is_no_failure_on_the_index() -> None:
     )
     row = docs.pages._row(Path("/s"), result)
     assert "⚠ 1 warning<" in row
-    assert "warning: quantity is 0: 8,869 rows" in row
+    assert "warning: seats is 0: 8,869 rows" in row

@@ -20,9 +20,9 @@ from tests.unit.expectations.test_audit import (
     ACTIVITY,
     CAMPAIGNS,
     FEW_BATCHES,
-    ORDERS,
-    PROMOTIONS,
-    REDEMPTIONS,
+    SHOWCASES,
+    TICKETS,
+    VOUCHERS,
     Row,
     frame,
     hostile,
@@ -47,48 +47,52 @@ def flagged(table: Table, rows: list[Row]) -> Any:
     from expectations.audit import _with_flags
 
     references = {
-        one.name: frame(pa.schema([(name, pa.int64()) for name in one.to_columns]), hand.KNOWN[one.name])
-        for one in table.references
+        reference.name: frame(
+            pa.schema([(name, pa.int64()) for name in reference.to_columns]), hand.KNOWN[reference.name]
+        )
+        for reference in table.references
     }
     schema = pa.schema([(column.name, arrow_type(column.type)) for column in table.columns])
-    found = frame(schema, rows) if rows else frame(schema, [valid(table)]).filter("false")
-    return _with_flags(table, found, references)
+    result = frame(schema, rows) if rows else frame(schema, [valid(table)]).filter("false")
+    return _with_flags(table, result, references)
 
 
 def verdicts(result: Any) -> list[tuple[Any, ...]]:
     """Each expectation of a result with what was found: everything that Great Expectations tells in its BASIC format
     but the samples of values.
     """
-    told = []
-    for one in result.results:
-        assert not (one.exception_info or {}).get("raised_exception"), one.exception_info
+    actual = []
+    for check in result.results:
+        assert not (check.exception_info or {}).get("raised_exception"), check.exception_info
         numbers = {
-            name: value for name, value in one.result.items() if name not in ("partial_unexpected_list", "details")
+            name: value for name, value in check.result.items() if name not in ("partial_unexpected_list", "details")
         }
         if "unexpected_count" in numbers:
             numbers["unexpected_count"] = (
                 numbers["unexpected_count"] or 0
             )  # of no rows at all, Great Expectations counts None
-        told.append(
-            (one.expectation_config.type, str(one.expectation_config.kwargs.get("column")), one.success, numbers)
+        actual.append(
+            (check.expectation_config.type, str(check.expectation_config.kwargs.get("column")), check.success, numbers)
         )
-    return told
+    return actual
 
 
-def configuration(one: Any) -> dict[str, Any]:
-    plain = one.expectation_config.to_json_dict()
+def configuration(check: Any) -> dict[str, Any]:
+    plain = check.expectation_config.to_json_dict()
     plain["kwargs"].pop("batch_id", None)
     return plain
 
 
 def both(batches: Any, table: Table, rows: list[Row], facts: Facts) -> tuple[Any, Any]:
-    found, pairs = flagged(table, rows), expectations_of(table, facts)
+    result, pairs = flagged(table, rows), expectations_of(table, facts)
     suite = gx.ExpectationSuite(name=table.qualified, expectations=[one for one, _ in expectations_of(table, facts)])
-    theirs = batches.get_batch(batch_parameters={"dataframe": found}).validate(suite, result_format="BASIC")
-    return validate(table.qualified, pairs, measure(table, found)), theirs
+    theirs = batches.get_batch(batch_parameters={"dataframe": result}).validate(suite, result_format="BASIC")
+    return validate(table.qualified, pairs, measure(table, result)), theirs
 
 
-@pytest.mark.parametrize("table", [ORDERS, PROMOTIONS, CAMPAIGNS, REDEMPTIONS, ACTIVITY], ids=lambda one: one.qualified)
+@pytest.mark.parametrize(
+    "table", [TICKETS, SHOWCASES, CAMPAIGNS, VOUCHERS, ACTIVITY], ids=lambda table: table.qualified
+)
 def test_the_verdict_on_hostile_rows_is_that_of_great_expectations(batches: Any, table: Table) -> None:
     @FEW_BATCHES
     @given(hostile(table))
@@ -97,12 +101,14 @@ def test_the_verdict_on_hostile_rows_is_that_of_great_expectations(batches: Any,
         assert verdicts(ours) == verdicts(theirs)
         assert ours.statistics == theirs.statistics
         assert (ours.success, ours.suite_name) == (theirs.success, theirs.suite_name)
-        assert [configuration(one) for one in ours.results] == [configuration(one) for one in theirs.results]
+        assert [configuration(result) for result in ours.results] == [
+            configuration(result) for result in theirs.results
+        ]
 
     check()
 
 
-@pytest.mark.parametrize("table", [ORDERS, CAMPAIGNS, ACTIVITY], ids=lambda one: one.qualified)
+@pytest.mark.parametrize("table", [TICKETS, CAMPAIGNS, ACTIVITY], ids=lambda table: table.qualified)
 @pytest.mark.parametrize("rows_in", [0, 1])
 def test_the_verdict_on_no_rows_and_on_rows_of_nulls(batches: Any, table: Table, rows_in: int) -> None:
     for rows in ([], [dict.fromkeys(table.column_names)] * 2, [valid(table)]):
@@ -112,20 +118,20 @@ def test_the_verdict_on_no_rows_and_on_rows_of_nulls(batches: Any, table: Table,
 
 def test_a_column_too_many_is_found_by_both(batches: Any) -> None:
     narrow = replace(CAMPAIGNS, columns=CAMPAIGNS.columns[:-1], rules=())
-    found = flagged(CAMPAIGNS, [valid(CAMPAIGNS)])
+    results = flagged(CAMPAIGNS, [valid(CAMPAIGNS)])
     pairs = expectations_of(narrow, Facts(1, 1))
     suite = gx.ExpectationSuite(name="narrow", expectations=[one for one, _ in expectations_of(narrow, Facts(1, 1))])
-    theirs = batches.get_batch(batch_parameters={"dataframe": found}).validate(suite, result_format="BASIC")
-    ours = validate("narrow", pairs, measure(narrow, found))
-    assert [one.success for one in ours.results] == [one.success for one in theirs.results]
+    theirs = batches.get_batch(batch_parameters={"dataframe": results}).validate(suite, result_format="BASIC")
+    ours = validate("narrow", pairs, measure(narrow, results))
+    assert [result.success for result in ours.results] == [result.success for result in theirs.results]
     assert not ours.success
 
 
 def test_counts_stand_in_the_result_though_nothing_failed() -> None:
     verdict = hand.judged(CAMPAIGNS, [valid(CAMPAIGNS), valid(CAMPAIGNS) | {"campaign_type": None}])
     by_check = {
-        name: one.result
-        for (_, name), one in zip(expectations_of(CAMPAIGNS, Facts(None, 2)), verdict.result.results, strict=True)
+        name: check.result
+        for (_, name), check in zip(expectations_of(CAMPAIGNS, Facts(None, 2)), verdict.result.results, strict=True)
     }
     assert (by_check["campaign_id_present"]["element_count"], by_check["campaign_id_present"]["unexpected_count"]) == (
         2,
@@ -141,8 +147,8 @@ def test_numbers_of_one_pass_are_those_of_a_count_by_hand() -> None:
         valid(CAMPAIGNS) | {"campaign_id": 0},
         valid(CAMPAIGNS) | {"campaign_id": None, "campaign_type": "Type Z"},
     ]
-    found = measure(CAMPAIGNS, flagged(CAMPAIGNS, rows))
-    assert found == Measurements(
+    result = measure(CAMPAIGNS, flagged(CAMPAIGNS, rows))
+    assert result == Measurements(
         rows=3,
         columns=(*CAMPAIGNS.column_names, *(f"is_{rule.name}" for rule in CAMPAIGNS.rules)),
         failed=dict.fromkeys(row_level_sql(CAMPAIGNS), 0)

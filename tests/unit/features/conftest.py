@@ -1,4 +1,4 @@
-"""A tiny lake: tables written by delta-rs in a temporary home, with rows given inline."""
+"""A tiny lake of the cinema: tables written by delta-rs in a temporary home, with rows given inline."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,14 +12,26 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from contracts import catalog
+from contracts import catalog, project
 from contracts.model import BOOLEAN, DOUBLE, LONG, STRING, TIMESTAMP, DecimalType, Type
+from features import views
 from features.offline import as_of, frames
 from features.offline.store import ReleaseOfflineStore, ReleaseOfflineStoreConfig
 from lake import release, settings
+from tests.projects import CINEMA
 
 INSTANT = pa.timestamp("us", tz="UTC")
 ARROW = {LONG: pa.int64(), STRING: pa.string(), DOUBLE: pa.float64(), BOOLEAN: pa.bool_(), TIMESTAMP: INSTANT}
+
+
+def _declared() -> SimpleNamespace:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(project.SETTING, str(CINEMA))
+        return SimpleNamespace(**views.declared())
+
+
+definitions = _declared()
+"""The Feast objects of the cinema by their names."""
 
 
 def at(text: str) -> datetime:
@@ -65,57 +77,55 @@ class Lake:
         )
 
 
-VIEWS = ("customer_activity", "customer_product", "customer_profile", "product_popularity")
+VIEWS = ("guest_activity", "guest_movie", "guest_profile", "movie_demand")
 
 
 def activity(
-    customer: int, when: str, spend: str = "1.00", last: str = "2017-01-01 09:30:15", **more: Any
+    guest: int, when: str, spend: str = "1.00", last: str = "2017-01-01 09:30:15", **more: Any
 ) -> dict[str, Any]:
-    """A row of gold.customer_activity."""
-    windows = {f"{what}_{days}d": 1 for what in ("items", "baskets") for days in (7, 30, 90)}
-    money = {f"spend_{days}d": pa.scalar(spend).cast(pa.decimal128(18, 2)).as_py() for days in (7, 30, 90)}
+    """A row of gold.guest_activity."""
+    windows = {f"{what}_{days}d": 1 for what in ("seats", "bookings") for days in (7, 30, 90)}
+    money = {f"paid_{days}d": pa.scalar(spend).cast(pa.decimal128(18, 2)).as_py() for days in (7, 30, 90)}
     return {
-        "customer_id": customer,
+        "guest_id": guest,
         "event_timestamp": at(when),
         **money,
         **windows,
-        "discount_share_30d": 0.25,
-        "last_basket_at": at(last),
+        "saved_share_30d": 0.25,
+        "last_booked_at": at(last),
         **more,
     }
 
 
-def popularity(product: int, when: str, units: int = 1) -> dict[str, Any]:
-    """A row of gold.product_popularity."""
-    counts = {f"{what}_{days}d": units for what in ("units", "buyers") for days in (7, 28)}
-    money = {f"revenue_{days}d": pa.scalar("2.50").cast(pa.decimal128(18, 2)).as_py() for days in (7, 28)}
-    return {"product_id": product, "event_timestamp": at(when), **counts, **money, "promoted_share_28d": 0.5}
+def demand(movie: int, when: str, units: int = 1) -> dict[str, Any]:
+    """A row of gold.movie_demand."""
+    counts = {f"{what}_{days}d": units for what in ("sold", "visitors") for days in (7, 28)}
+    money = {f"takings_{days}d": pa.scalar("2.50").cast(pa.decimal128(18, 2)).as_py() for days in (7, 28)}
+    return {"movie_id": movie, "event_timestamp": at(when), **counts, **money, "showcased_share_28d": 0.5}
 
 
-def pair(
-    customer: int, product: int, when: str, purchases: int = 1, last: str = "2017-01-01 09:30:15"
-) -> dict[str, Any]:
-    """A row of gold.customer_product."""
-    memory = {"memory_purchases": purchases, "memory_began_at": at("2017-01-01"), "memory_weight": purchases * 2**20}
+def pair(guest: int, movie: int, when: str, tickets: int = 1, last: str = "2017-01-01 09:30:15") -> dict[str, Any]:
+    """A row of gold.guest_movie."""
+    memory = {"recall_visits": tickets, "recall_began_at": at("2017-01-01"), "recall_weight": tickets * 2**20}
     return {
-        "customer_id": customer,
-        "product_id": product,
+        "guest_id": guest,
+        "movie_id": movie,
         "event_timestamp": at(when),
-        "purchases_90d": purchases,
-        "last_purchased_at": at(last),
+        "visits_90d": tickets,
+        "last_seen_at": at(last),
         **memory,
     }
 
 
-def profile(customer: int, when: str, age: str | None) -> dict[str, Any]:
-    """A row of gold.customer_profile."""
+def profile(guest: int, when: str, age: str | None) -> dict[str, Any]:
+    """A row of gold.guest_profile."""
     return {
-        "customer_id": customer,
+        "guest_id": guest,
         "event_timestamp": at(when),
-        "age": age,
-        "income": "35-49K",
-        "household_size": "2",
-        "kids_count": None,
+        "age_band": age,
+        "tier": "Silver",
+        "party_size": "2",
+        "children": None,
     }
 
 
@@ -128,15 +138,15 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
 
 
 @pytest.fixture
-def shop(lake: Lake) -> Lake:
-    """A lake with a small shop in it."""
-    return stocked(lake)
+def cinema(lake: Lake) -> Lake:
+    """A lake with a small cinema in it."""
+    return fill(lake)
 
 
-def stocked(lake: Lake) -> Lake:
-    """Two customers, two products, a few days; customer 2 has no profile, and pairs (12, 3) and (1, 23) exist."""
+def fill(lake: Lake) -> Lake:
+    """Two guests, two movies, a few days; guest 2 has no profile, and pairs (12, 3) and (1, 23) exist."""
     lake.write(
-        "customer_activity",
+        "guest_activity",
         [
             activity(1, "2017-01-02", "10.00"),
             activity(1, "2017-01-09", "0.05"),
@@ -145,11 +155,11 @@ def stocked(lake: Lake) -> Lake:
         ],
     )
     lake.write(
-        "product_popularity",
-        [popularity(3, "2017-01-02", 5), popularity(23, "2017-01-03", 6), popularity(3, "2017-01-20", 0)],
+        "movie_demand",
+        [demand(3, "2017-01-02", 5), demand(23, "2017-01-03", 6), demand(3, "2017-01-20", 0)],
     )
     lake.write(
-        "customer_product",
+        "guest_movie",
         [
             pair(12, 3, "2017-01-02", 7),
             pair(1, 23, "2017-01-02", 9),
@@ -157,7 +167,7 @@ def stocked(lake: Lake) -> Lake:
         ],
     )
     lake.write(
-        "customer_profile",
+        "guest_profile",
         [profile(1, "2017-01-01", "25-34"), profile(12, "2017-01-01", "65+"), profile(12, "2017-01-09", None)],
     )
     lake.release(*VIEWS)

@@ -8,20 +8,20 @@ ROWS = "SELECT count(*) FROM {}"
 
 
 def rows(reader: LakeReader) -> int:
-    found: int = reader.connection.execute(ROWS.format(reader.table("gold.customer_activity"))).fetchall()[0][0]
-    return found
+    result: int = reader.connection.execute(ROWS.format(reader.table("gold.guest_activity"))).fetchall()[0][0]
+    return result
 
 
-def test_readers_of_two_releases(shop: Lake) -> None:
-    shop.write("customer_activity", [activity(1, "2017-01-02")])
-    shop.release(*VIEWS)
+def test_readers_of_two_releases(cinema: Lake) -> None:
+    cinema.write("guest_activity", [activity(1, "2017-01-02")])
+    cinema.release(*VIEWS)
     older, newer = (LakeReader(release.read(number), shared=True) for number in (1, 2))
-    assert [rows(one) for one in (older, newer, older, newer)] == [4, 1, 4, 1]
+    assert [rows(version) for version in (older, newer, older, newer)] == [4, 1, 4, 1]
 
 
-def test_what_users_ask_is_asked_elsewhere(shop: Lake) -> None:
+def test_what_users_ask_is_asked_elsewhere(cinema: Lake) -> None:
     shared, own = LakeReader(release.read(), shared=True), LakeReader(release.read())
-    own.create_views("FROM gold.customer_activity")
+    own.create_views("FROM gold.guest_activity")
     own.connection.execute(
         "SET enable_external_access = false; SET TimeZone = 'Asia/Kolkata'; SET threads = 1; CREATE TABLE labels (n"
         " INT)"

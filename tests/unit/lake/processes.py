@@ -17,15 +17,15 @@ def at_once(script: str, *arguments: tuple[Any, ...]) -> Iterator[Callable[[], b
     environment = {**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}
     started = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", script, *map(str, one)], env=environment, stderr=subprocess.PIPE
+            [sys.executable, "-W", "ignore", "-c", script, *map(str, argument)], env=environment, stderr=subprocess.PIPE
         )
-        for one in arguments
+        for argument in arguments
     ]
     try:
-        yield lambda: any(one.poll() is None for one in started)
-        for one in started:
-            _, told = one.communicate(timeout=patience.SECONDS)
-            assert one.returncode == 0, told.decode()
+        yield lambda: any(process.poll() is None for process in started)
+        for process in started:
+            _, message = process.communicate(timeout=patience.SECONDS)
+            assert process.returncode == 0, message.decode()
     finally:
-        for one in started:
-            one.kill()
+        for process in started:
+            process.kill()

@@ -179,7 +179,7 @@ def test_the_one_that_committed_is_what_the_next_reader_takes(monkeypatch: pytes
     publish(visit(1))
     monkeypatch.setattr(delta, "_open", lambda *_: pytest.fail("the log was read again"))
     assert delta.open_table(NAME).version() == 1
-    assert sum(one["num_records"] for one in delta.data_files(delta.open_table(NAME))) == 1
+    assert sum(file["num_records"] for file in delta.data_files(delta.open_table(NAME))) == 1
 
 
 def test_one_that_somebody_else_has_overtaken_is_not_taken() -> None:
@@ -224,10 +224,10 @@ def test_a_commit_that_tears_after_the_table_was_read_is_refused() -> None:
 
 def test_publishing_leaves_what_a_reader_holds_as_it_is() -> None:
     publish(visit(1))
-    held = delta.open_table(NAME)
+    kept = delta.open_table(NAME)
     publish(visit(2))
-    assert held.version() == 1
-    assert sum(one["num_records"] for one in delta.data_files(held)) == 1
+    assert kept.version() == 1
+    assert sum(file["num_records"] for file in delta.data_files(kept)) == 1
 
 
 # --- checkpoints
@@ -246,8 +246,8 @@ def checkpoint() -> Path:
 def read_anew() -> tuple[int, int]:
     """Version and rows, by a reader that has not seen the table yet."""
     delta._opened.clear()
-    found = delta.open_table(NAME)
-    return found.version(), sum(one["num_records"] for one in delta.data_files(found))
+    result = delta.open_table(NAME)
+    return result.version(), sum(file["num_records"] for file in delta.data_files(result))
 
 
 def test_each_tenth_commit_sums_up_the_log_and_says_the_same() -> None:

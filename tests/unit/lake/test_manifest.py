@@ -14,11 +14,11 @@ def test_a_damaged_manifest_is_named_with_its_file_and_a_remedy(home: Path, cont
     path = manifest.folder() / "kept.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    with pytest.raises(ManifestDamagedError, match="Restore the file from a backup") as told:
+    with pytest.raises(ManifestDamagedError, match="Restore the file from a backup") as raised:
         manifest.read("kept")
-    assert f"training set kept cannot be read: {path} " in str(told.value)
+    assert f"training set kept cannot be read: {path} " in str(raised.value)
     with (
         pytest.raises(ManifestDamagedError),
-        pipeline.translate_errors("gold.customer_activity"),
+        pipeline.translate_errors("gold.guest_activity"),
     ):  # as a vacuum reads them
-        manifest.pinned_versions("gold.customer_activity", "any")
+        manifest.pinned_versions("gold.guest_activity", "any")

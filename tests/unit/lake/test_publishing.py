@@ -15,12 +15,12 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
-from contracts import catalog
 from contracts.model import Table
 from etl import table_reader
 from lake import delta, publishing, settings
 from lake.delta import CommitMetadata
 from lake.publishing import PublishError
+from tests import cinema
 from tests.landing import rows
 from tests.unit.etl.visits import SCHEMA, VISITS, at, of, publish, staged, visit
 from tests.unit.lake.processes import at_once
@@ -214,7 +214,7 @@ def test_another_schema_is_refused_with_what_differs() -> None:
     write_deltalake(str(settings.table_path(NAME)), pa.table({"visit_id": [1], "weight": ["heavy"]}), mode="append")
     with pytest.raises(PublishError) as caught:
         publish(visit(1))
-    for told in (
+    for message in (
         "silver.visits: the published table and contracts/silver/visits.py differ in",
         "weight string (the contract says double)",
         (
@@ -222,7 +222,7 @@ def test_another_schema_is_refused_with_what_differs() -> None:
             " Former releases"
         ),
     ):
-        assert told in str(caught.value)
+        assert message in str(caught.value)
     assert table().version() == 0
 
 
@@ -345,11 +345,13 @@ def test_the_remainder_of_a_replaced_file_has_statistics_of_its_own() -> None:
     )
 
 
-@pytest.mark.parametrize("contract", [VISITS, *catalog.all_tables()], ids=lambda one: one.qualified)
+@pytest.mark.parametrize("contract", [VISITS, *cinema.tables()], ids=lambda table: table.qualified)
 def test_schema_and_comments_in_the_log_are_those_of_the_contract(contract: Table) -> None:
     publishing.open_or_create(contract)
     log = settings.table_path(contract.qualified) / "_delta_log" / f"{0:020}.json"
-    (metadata,) = [one["metaData"] for line in log.read_text().splitlines() if "metaData" in (one := json.loads(line))]
+    (metadata,) = [
+        action["metaData"] for line in log.read_text().splitlines() if "metaData" in (action := json.loads(line))
+    ]
     spark = {"bigint": "long"}
     expected = [
         {
@@ -398,8 +400,8 @@ def test_every_reader_sees_the_same_rows(read: Callable) -> None:
         visit(3, "2017-03-02", booked_date=None, paid=None, weight=None, is_member=None, visitor=None),
     )
     publish(visit(9, "2017-03-01 00:00:00.000001", weight=0.1 + 0.2), days=(of("2017-03-01", "2017-03-02"),))
-    found = [{**row, "visited_at": row["visited_at"].astimezone(UTC)} for row in read()]
-    assert found == [
+    result = [{**row, "visited_at": row["visited_at"].astimezone(UTC)} for row in read()]
+    assert result == [
         visit(1, "2017-02-28 23:59:59.999999"),
         visit(3, "2017-03-02", booked_date=None, paid=None, weight=None, is_member=None, visitor=None),
         visit(9, "2017-03-01 00:00:00.000001", weight=0.1 + 0.2),
@@ -409,10 +411,10 @@ def test_every_reader_sees_the_same_rows(read: Callable) -> None:
 def test_sail_and_delta_rs_skip_no_file_that_holds_the_rows_asked_for() -> None:
     publish(visit(1, "2017-02-28 23:59:59.999999"))
     publish(visit(2, "2017-03-01 00:00:00"))
-    asked = table_reader.read(NAME, table().version()).filter(
+    requested = table_reader.read(NAME, table().version()).filter(
         publishing.days_sql(VISITS, [of("2017-03-01", "2017-03-02")])
     )
-    assert [row.visit_id for row in asked.collect()] == [2]
+    assert [row.visit_id for row in requested.collect()] == [2]
     late = [("visited_at", "<", datetime(2017, 3, 1, tzinfo=UTC))]
     assert table().to_pyarrow_table(filters=late)["visit_id"].to_pylist() == [1]
 

@@ -10,7 +10,7 @@ from lake import release, settings
 from lake.release import ReleaseDamagedError, ReleaseError
 from tests.unit.lake.processes import at_once
 
-GOLD = {"gold.customer_activity": 3, "gold.customer_product": 5}
+GOLD = {"gold.guest_activity": 3, "gold.guest_movie": 5}
 
 
 def files(home: Path) -> list[str]:
@@ -18,8 +18,8 @@ def files(home: Path) -> list[str]:
 
 
 def test_releases_are_numbered_from_1(home: Path) -> None:
-    made = [release.write({"gold.customer_activity": version}, "2017-03-02") for version in (3, 4, 7)]
-    assert [one.number for one in made] == release.numbers() == [1, 2, 3]
+    made = [release.write({"gold.guest_activity": version}, "2017-03-02") for version in (3, 4, 7)]
+    assert [written.number for written in made] == release.numbers() == [1, 2, 3]
 
 
 def test_a_release_reads_as_it_was_written(home: Path) -> None:
@@ -30,8 +30,8 @@ def test_a_release_reads_as_it_was_written(home: Path) -> None:
 
 def test_the_tenth_release_is_newer_than_the_ninth(home: Path) -> None:
     for version in range(11):
-        release.write({"gold.customer_activity": version}, "2017-03-02")
-    assert release.read().tables == {"gold.customer_activity": 10}
+        release.write({"gold.guest_activity": version}, "2017-03-02")
+    assert release.read().tables == {"gold.guest_activity": 10}
 
 
 def test_the_same_map_again_is_the_same_release(home: Path) -> None:
@@ -48,8 +48,8 @@ def test_a_new_horizon_is_a_new_release(home: Path) -> None:
 
 def test_a_table_made_anew_at_the_same_version_is_a_new_release(home: Path) -> None:
     for identity in ("first", "second", "second"):
-        release.write(GOLD, "2017-03-02", {"gold.customer_activity": identity})
-    assert [release.read(number).ids["gold.customer_activity"] for number in release.numbers()] == ["first", "second"]
+        release.write(GOLD, "2017-03-02", {"gold.guest_activity": identity})
+    assert [release.read(number).ids["gold.guest_activity"] for number in release.numbers()] == ["first", "second"]
 
 
 def test_a_release_of_before_there_were_ids_is_read(home: Path) -> None:
@@ -61,8 +61,8 @@ def test_a_release_of_before_there_were_ids_is_read(home: Path) -> None:
 
 def test_a_map_that_comes_back_is_a_release_of_its_own(home: Path) -> None:
     for version in (3, 4, 3):
-        release.write({"gold.customer_activity": version}, "2017-03-02")
-    assert [release.read(number).tables["gold.customer_activity"] for number in release.numbers()] == [3, 4, 3]
+        release.write({"gold.guest_activity": version}, "2017-03-02")
+    assert [release.read(number).tables["gold.guest_activity"] for number in release.numbers()] == [3, 4, 3]
 
 
 def test_a_release_is_never_older_than_the_one_before_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,15 +80,15 @@ def test_a_release_is_never_older_than_the_one_before_it(home: Path, monkeypatch
 
 
 def test_an_old_release_stays_readable_byte_for_byte(home: Path) -> None:
-    release.write({"gold.customer_activity": 1}, "2017-03-02")
+    release.write({"gold.guest_activity": 1}, "2017-03-02")
     before = (release.folder() / "1.json").read_bytes()
     for version in (2, 3):
-        release.write({"gold.customer_activity": version}, "2017-03-02")
+        release.write({"gold.guest_activity": version}, "2017-03-02")
     assert (release.folder() / "1.json").read_bytes() == before
-    assert release.read(1).tables == {"gold.customer_activity": 1}
+    assert release.read(1).tables == {"gold.guest_activity": 1}
 
 
-def test_without_a_release_the_reader_is_told_to_make_one(home: Path) -> None:
+def test_without_a_release_the_error_says_how_to_make_one(home: Path) -> None:
     with pytest.raises(
         ReleaseError, match=r"there is no release below .*_releases\. Run the DAG `millrace` \(or `make demo`\) first"
     ):
@@ -97,14 +97,14 @@ def test_without_a_release_the_reader_is_told_to_make_one(home: Path) -> None:
 
 def test_an_unknown_number_is_answered_with_the_known_ones(home: Path) -> None:
     for version in (1, 2):
-        release.write({"gold.customer_activity": version}, "2017-03-02")
+        release.write({"gold.guest_activity": version}, "2017-03-02")
     for number in (0, 3, -1):
         with pytest.raises(ReleaseError, match=rf"^there is no release {number}\. Known: 1 to 2$"):
             release.read(number)
 
 
 def test_a_write_that_breaks_off_leaves_no_release(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    release.write({"gold.customer_activity": 1}, "2017-03-02")
+    release.write({"gold.guest_activity": 1}, "2017-03-02")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -112,9 +112,9 @@ def test_a_write_that_breaks_off_leaves_no_release(home: Path, monkeypatch: pyte
     with monkeypatch.context() as torn:
         torn.setattr("os.fsync", full)
         with pytest.raises(OSError, match="No space"):
-            release.write({"gold.customer_activity": 2}, "2017-03-02")
-    assert release.read().tables == {"gold.customer_activity": 1}
-    assert release.write({"gold.customer_activity": 2}, "2017-03-02").number == 2
+            release.write({"gold.guest_activity": 2}, "2017-03-02")
+    assert release.read().tables == {"gold.guest_activity": 1}
+    assert release.write({"gold.guest_activity": 2}, "2017-03-02").number == 2
     assert [name for name in files(home) if name.endswith(".json")] == ["1.json", "2.json"]
 
 
@@ -192,10 +192,10 @@ def test_a_damaged_release_is_named_with_its_file_and_a_remedy(home: Path, conte
         lambda: release.pinned_versions("gold.a", "id"),
         lambda: release.write({}, "2017-03-02"),
     ):
-        with pytest.raises(ReleaseDamagedError, match=r"^release 2 cannot be read: ") as told:
+        with pytest.raises(ReleaseDamagedError, match=r"^release 2 cannot be read: ") as raised:
             read()
-        assert f"{path} {problem}" in str(told.value)
-        assert "Restore the file from a backup, or remove it" in str(told.value)
+        assert f"{path} {problem}" in str(raised.value)
+        assert "Restore the file from a backup, or remove it" in str(raised.value)
     assert release.read(1).tables == GOLD
     path.unlink()
     assert release.write({}, "2017-03-02").number == 2

@@ -104,10 +104,10 @@ def test_a_file_that_cannot_be_a_secret_is_named_and_its_content_is_not(
     tmp_path: Path, content: bytes, fault: str
 ) -> None:
     path = written(tmp_path, content)
-    with pytest.raises(SecretError) as told:
+    with pytest.raises(SecretError) as raised:
         secret_files.load({"MILLRACE_ONLINE_FILE": path})
-    assert str(told.value).startswith(f"MILLRACE_ONLINE_FILE names {path}, {fault}")
-    assert "sesame" not in "".join(traceback.format_exception(told.value))
+    assert str(raised.value).startswith(f"MILLRACE_ONLINE_FILE names {path}, {fault}")
+    assert "sesame" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
@@ -122,9 +122,9 @@ def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
         tmp_path / ("x" * 300): "cannot be read: File name too long",
     }
     for path, fault in faults.items():
-        with pytest.raises(SecretError) as told:
+        with pytest.raises(SecretError) as raised:
             secret_files.load({"MILLRACE_ONLINE_FILE": str(path)})
-        assert str(told.value).startswith(f"MILLRACE_ONLINE_FILE names {path}, which {fault}")
+        assert str(raised.value).startswith(f"MILLRACE_ONLINE_FILE names {path}, which {fault}")
 
 
 def test_a_file_of_another_user_is_named(tmp_path: Path) -> None:
@@ -199,10 +199,10 @@ def test_each_entry_point_says_what_is_wrong_with_a_file_before_it_does_anything
     environment = {**os.environ, "MILLRACE_ONLINE_FILE": path}
     command = [sys.executable, "-W", "ignore", "-m", *entry.split()]
     done = subprocess.run(command, cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True, check=False)
-    said = (done.stdout + done.stderr).strip()
+    message = (done.stdout + done.stderr).strip()
     assert done.returncode in (1, 2)
     assert (
-        said.removeprefix("SecretError: ")
+        message.removeprefix("SecretError: ")
         == f"MILLRACE_ONLINE_FILE names {path}, which is not UTF-8. Write the secret as text"
     )
     assert [file.name for file in home.iterdir()] == ["secret"]

@@ -18,34 +18,32 @@ DAG_RUN = "0195f2d1-6c00-7000-8000-000000000002"
 PARENT = Parent("airflow", "millrace.silver", TASK_RUN, "airflow", "millrace", DAG_RUN)
 ENGINE = Engine("sail", "0.7.2")
 CHECKS = (
-    CheckResult("basket_id_present", "basket_id", Severity.CRITICAL, True, "basket_id is missing", 0),
-    CheckResult("sales_value_range", "sales_value", Severity.CRITICAL, False, "sales_value is below 0", 3),
-    CheckResult("quantity_positive", None, Severity.WARNING, False, "quantity is 0", 5),
+    CheckResult("booking_id_present", "booking_id", Severity.CRITICAL, True, "booking_id is missing", 0),
+    CheckResult("paid_range", "paid", Severity.CRITICAL, False, "paid is below 0", 3),
+    CheckResult("seats_positive", None, Severity.WARNING, False, "seats is 0", 5),
     CheckResult("rows_expected", None, Severity.WARNING, True, "there are far fewer rows than usual"),
 )
 SILVER = TableReport(
-    table="silver.transactions",
+    table="silver.tickets",
     status="published",
     version=4,
     account=RowAccount(rows_in=100, published=90, quarantined=3, duplicates=7),
     checks=CHECKS,
-    inputs={"bronze.transactions": 2, "silver.products": 1},
+    inputs={"bronze.tickets": 2, "silver.movies": 1},
     quarantine_version=6,
-    columns={"quantity": {"nulls": 0, "min": 0, "max": 12, "type": "bigint"}},
+    columns={"seats": {"nulls": 0, "min": 0, "max": 12, "type": "bigint"}},
     total_rows=990,
     total_bytes=12_345,
 )
 BRONZE = TableReport(
-    table="bronze.transactions",
+    table="bronze.tickets",
     status="published",
     version=0,
     account=RowAccount(100, 100, 0, 0),
     checks=CHECKS[:1],
-    files=("transactions/2017-01-01/a.parquet", "transactions/2017-01-02/b.parquet"),
+    files=("tickets/2017-01-01/a.parquet", "tickets/2017-01-02/b.parquet"),
 )
-GOLD = TableReport(
-    "gold.customer_activity", "unchanged", 9, RowAccount(10, 10, 0, 0), inputs={"silver.transactions": 4}
-)
+GOLD = TableReport("gold.guest_activity", "unchanged", 9, RowAccount(10, 10, 0, 0), inputs={"silver.tickets": 4})
 
 
 def plain(*found):
@@ -70,7 +68,7 @@ def of_table(report):
 
 def of_view():
     """START, COMPLETE and FAIL of a feature view."""
-    step = events.view_step(catalog.table("gold.customer_activity"), release=7, parent=PARENT, engine=ENGINE)
+    step = events.view_step(catalog.table("gold.guest_activity"), release=7, parent=PARENT, engine=ENGINE)
     parity = (CheckResult("parity", None, Severity.CRITICAL, True, "served values differ from the offline ones", 0),)
     served = Served("7-0195f2d1", 2469, parity)
     return plain(
@@ -85,6 +83,6 @@ def every_kind():
     groups = {"bronze": of_table(BRONZE), "silver": of_table(SILVER), "gold": of_table(GOLD), "view": of_view()}
     return {
         f"{name} {number} {event['eventType']}": event
-        for name, found in groups.items()
-        for number, event in enumerate(found)
+        for name, result in groups.items()
+        for number, event in enumerate(result)
     }

@@ -143,17 +143,17 @@ def test_a_source_changes_a_feature_if_and_only_if_it_is_named(source: Column) -
 
 
 def test_how_a_source_is_used() -> None:
-    found = sources_of(GUESTS)
+    result = sources_of(GUESTS)
     keys = (Source("silver.stays", "guest", Use.GROUP_BY), Source("silver.stays", "arrived_at", Use.WINDOW))
-    assert found["guest"] == (Source("silver.stays", "guest", Use.IDENTITY),)
-    assert found["spent_7d"] == (
+    assert result["guest"] == (Source("silver.stays", "guest", Use.IDENTITY),)
+    assert result["spent_7d"] == (
         Source("silver.stays", "paid", Use.AGGREGATION),
         Source("silver.stays", "tip", Use.AGGREGATION),
         *keys,
     )
-    assert Source("silver.stays", "channel", Use.FILTER) in found["web_stays_30d"]
-    assert {origin.use for origin in found["stars_30d"]} == {Use.AGGREGATION, Use.JOIN, Use.GROUP_BY, Use.WINDOW}
-    assert Use.FILTER in {origin.use for origin in found["long_share_30d"]}
+    assert Source("silver.stays", "channel", Use.FILTER) in result["web_stays_30d"]
+    assert {origin.use for origin in result["stars_30d"]} == {Use.AGGREGATION, Use.JOIN, Use.GROUP_BY, Use.WINDOW}
+    assert Use.FILTER in {origin.use for origin in result["long_share_30d"]}
 
 
 def test_a_prepared_column_has_the_source_that_it_declares_and_what_it_is_joined_by() -> None:
@@ -192,7 +192,7 @@ def test_columns_are_followed_to_the_landed_field(monkeypatch: pytest.MonkeyPatc
         column("made_up", DATE),
         inputs=("bronze.visits",),
     )
-    tables = {found.qualified: found for found in (landed, cleaned)}
+    tables = {result.qualified: result for result in (landed, cleaned)}
     monkeypatch.setattr(catalog, "table", tables.__getitem__)
     assert {*sources_of(landed)} == {"visit", "fee"}
     assert "made_up" not in sources_of(cleaned)
@@ -220,12 +220,12 @@ def test_columns_are_followed_to_the_landed_field(monkeypatch: pytest.MonkeyPatc
 def test_names_are_those_that_duckdb_finds(expression: str) -> None:
     known = {field.name: field for field in STAYS.columns}
     tree = duckdb.sql("SELECT json_serialize_sql(?)", params=[f"SELECT {expression}"]).fetchall()[0][0]
-    found: set[str] = set()
+    result: set[str] = set()
 
     def visit(node: object) -> None:
         if isinstance(node, dict):
             if node.get("class") == "COLUMN_REF":
-                found.add(node["column_names"][-1])
+                result.add(node["column_names"][-1])
             for child in node.values():
                 visit(child)
         elif isinstance(node, list):
@@ -233,7 +233,7 @@ def test_names_are_those_that_duckdb_finds(expression: str) -> None:
                 visit(child)
 
     visit(json.loads(tree))
-    assert {*names_in(expression, known)} == found
+    assert {*names_in(expression, known)} == result
 
 
 def test_every_feature_of_the_loaded_project_is_traced_to_a_landed_field() -> None:

@@ -23,7 +23,7 @@ def forget(monkeypatch):
 
 @pytest.fixture
 def event():
-    return events.table_started(events.table_step(catalog.table("gold.customer_activity")))
+    return events.table_started(events.table_step(catalog.table("gold.guest_activity")))
 
 
 class Server:
@@ -78,11 +78,11 @@ def test_processes_do_not_tear_each_others_lines(tmp_path):
     for writer in writers:
         writer.join()
 
-    found = [json.loads(line) for line in path.read_text().splitlines()]
-    assert {(one["from"], one["turn"]) for one in found} == {
+    result = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {(message["from"], message["turn"]) for message in result} == {
         (number, turn) for number in range(4) for turn in range(20)
     }
-    assert all(one["text"] == str(one["from"]) * 100_000 for one in found)
+    assert all(message["text"] == str(message["from"]) * 100_000 for message in result)
 
 
 def test_a_line_that_a_killed_process_left_torn_spoils_no_other(event, home, caplog):
@@ -179,4 +179,4 @@ def test_the_openlineage_client_delivers_through_us(event):
     client = OpenLineageClient(config={"transport": {"type": "lineage.transport.FileOrServer", "file": "airflow"}})
     client.emit(event)
 
-    assert [one["run"]["runId"] for one in recorded_events.events("airflow")] == [event.run.runId]
+    assert [event["run"]["runId"] for event in recorded_events.events("airflow")] == [event.run.runId]

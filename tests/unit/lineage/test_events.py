@@ -25,8 +25,8 @@ def test_one_run_starts_and_completes_and_its_audit_is_its_child(silver):
         "COMPLETE",
     ]
     assert start["run"]["runId"] == complete["run"]["runId"] != audit["run"]["runId"]
-    assert complete["job"]["name"] == "millrace.silver.transactions"
-    assert audit["job"]["name"] == "millrace.silver.transactions.audit"
+    assert complete["job"]["name"] == "millrace.silver.tickets"
+    assert audit["job"]["name"] == "millrace.silver.tickets.audit"
     assert audit["run"]["facets"]["parent"]["run"]["runId"] == start["run"]["runId"]
     assert audit["run"]["facets"]["parent"]["root"]["run"]["runId"] == samples.DAG_RUN
 
@@ -45,26 +45,26 @@ def test_the_run_says_where_it_belongs(silver):
 def test_inputs_carry_the_versions_that_were_read(silver, home):
     inputs = silver[1]["inputs"]
 
-    assert [(one["namespace"], one["name"]) for one in inputs] == [
-        ("file", f"{home}/lake/bronze/transactions"),
-        ("file", f"{home}/lake/silver/products"),
+    assert [(dataset["namespace"], dataset["name"]) for dataset in inputs] == [
+        ("file", f"{home}/lake/bronze/tickets"),
+        ("file", f"{home}/lake/silver/movies"),
     ]
-    assert [one["facets"]["version"]["datasetVersion"] for one in inputs] == ["2", "1"]
+    assert [dataset["facets"]["version"]["datasetVersion"] for dataset in inputs] == ["2", "1"]
     assert "version" not in silver[0]["inputs"][0]["facets"]
-    assert [field["name"] for field in inputs[0]["facets"]["schema"]["fields"]][:2] == ["household_id", "store_id"]
+    assert [field["name"] for field in inputs[0]["facets"]["schema"]["fields"]][:2] == ["card_id", "venue_id"]
 
 
 def test_the_output_is_the_contract_and_the_account(silver, home):
     written, rejected = silver[1]["outputs"]
-    contract = catalog.table("silver.transactions")
+    contract = catalog.table("silver.tickets")
 
-    assert written["name"] == f"{home}/lake/silver/transactions"
+    assert written["name"] == f"{home}/lake/silver/tickets"
     fields = written["facets"]["schema"]["fields"]
     assert [field["name"] for field in fields] == list(contract.column_names)
     assert fields[7] == {
-        "name": "sales_value",
+        "name": "paid",
         "type": "decimal(12,2)",
-        "description": f"{contract.column('sales_value').doc} (USD)",
+        "description": f"{contract.column('paid').doc} (USD)",
         "ordinal_position": 8,
     }
     assert written["facets"]["version"]["datasetVersion"] == "4"
@@ -73,11 +73,11 @@ def test_the_output_is_the_contract_and_the_account(silver, home):
         "parquet",
     )
     assert written["facets"]["symlinks"]["identifiers"] == [
-        {"namespace": "millrace", "name": "silver.transactions", "type": "TABLE"}
+        {"namespace": "millrace", "name": "silver.tickets", "type": "TABLE"}
     ]
     assert written["facets"]["ownership"]["owners"][0]["name"] == f"team:{contract.owner}"
     assert written["facets"]["tags"]["tags"] == [
-        {"key": "pii", "value": "pseudonym", "source": "MILLRACE", "field": "customer_id"}
+        {"key": "pii", "value": "pseudonym", "source": "MILLRACE", "field": "guest_id"}
     ]
     assert (written["facets"]["dataQualityMetrics"]["rowCount"], written["facets"]["dataQualityMetrics"]["bytes"]) == (
         990,
@@ -88,7 +88,7 @@ def test_the_output_is_the_contract_and_the_account(silver, home):
     assert account["rowsIn"] == account["published"] + account["quarantined"] + account["duplicates"] == 100
     assert account["quarantineVersion"] == 6
     assert (rejected["name"], rejected["facets"]["version"]["datasetVersion"]) == (
-        f"{home}/lake/quarantine/transactions",
+        f"{home}/lake/quarantine/tickets",
         "6",
     )
     assert rejected["outputFacets"]["outputStatistics"]["rowCount"] == 3
@@ -99,28 +99,28 @@ def test_checks_are_assertions_about_the_published_table(silver, home):
 
     assert silver[3]["outputs"] == []
     assert (audited["name"], audited["facets"]["version"]["datasetVersion"]) == (
-        f"{home}/lake/silver/transactions",
+        f"{home}/lake/silver/tickets",
         "4",
     )
     first, second, third, _ = audited["inputFacets"]["dataQualityAssertions"]["assertions"]
     assert first == {
         "assertion": "not_null",
-        "name": "basket_id_present",
-        "column": "basket_id",
+        "name": "booking_id_present",
+        "column": "booking_id",
         "success": True,
         "severity": "error",
-        "description": "basket_id is missing",
+        "description": "booking_id is missing",
         "expected": "0",
         "actual": "0",
-        "content": "basket_id IS NOT NULL",
+        "content": "booking_id IS NOT NULL",
         "contentType": "sql",
     }
     assert (second["assertion"], second["success"], second["actual"]) == ("range", False, "3")
-    assert (third["assertion"], third["severity"]) == ("quantity_positive", "warn")
+    assert (third["assertion"], third["severity"]) == ("seats_positive", "warn")
     assert "column" not in third
     metrics = audited["inputFacets"]["dataQualityMetrics"]
     assert metrics["rowCount"] == 93
-    assert metrics["columnMetrics"] == {"quantity": {"nullCount": 0, "min": 0, "max": 12}}
+    assert metrics["columnMetrics"] == {"seats": {"nullCount": 0, "min": 0, "max": 12}}
 
 
 def test_a_failed_run_says_why_and_publishes_nothing(silver):
@@ -137,7 +137,7 @@ def test_a_failed_run_says_why_and_publishes_nothing(silver):
 
 
 def test_an_interrupted_run_is_aborted():
-    step = events.table_step(catalog.table("silver.transactions"))
+    step = events.table_step(catalog.table("silver.tickets"))
 
     assert samples.plain(events.table_failed(step, KeyboardInterrupt()))[0]["eventType"] == "ABORT"
 
@@ -146,7 +146,7 @@ def test_bronze_reads_landed_files_and_creates_its_table(home):
     _, complete, *_ = samples.of_table(samples.BRONZE)
     (landed,) = complete["inputs"]
 
-    assert (landed["namespace"], landed["name"]) == ("file", f"{home}/landing/transactions")
+    assert (landed["namespace"], landed["name"]) == ("file", f"{home}/landing/tickets")
     assert landed["inputFacets"]["subset"]["inputCondition"] == {
         "type": "location",
         "locations": list(samples.BRONZE.files),
@@ -173,14 +173,14 @@ def test_a_view_is_made_from_a_gold_version_and_served_as_a_generation(home):
     start, complete, failed = samples.of_view()
     (served,) = complete["outputs"]
 
-    assert {event["job"]["name"] for event in (start, complete, failed)} == {"millrace.features.customer_activity"}
-    assert complete["inputs"][0]["name"] == f"{home}/lake/gold/customer_activity"
+    assert {event["job"]["name"] for event in (start, complete, failed)} == {"millrace.features.guest_activity"}
+    assert complete["inputs"][0]["name"] == f"{home}/lake/gold/guest_activity"
     assert complete["inputs"][0]["facets"]["version"]["datasetVersion"] == "9"
-    assert (served["namespace"], served["name"]) == ("millrace", "online_store_customer_activity")
+    assert (served["namespace"], served["name"]) == ("millrace", "online_store_guest_activity")
     assert served["facets"]["version"]["datasetVersion"] == "7-0195f2d1"
     assert served["outputFacets"]["outputStatistics"]["rowCount"] == 2469
     assert [field["name"] for field in served["facets"]["schema"]["fields"]] == list(
-        catalog.table("gold.customer_activity").column_names
+        catalog.table("gold.guest_activity").column_names
     )
     assert complete["run"]["facets"]["tags"]["tags"][0] == {"key": "release", "value": "7", "source": "MILLRACE"}
     assert complete["run"]["facets"]["test"]["tests"][0]["name"] == "parity"
@@ -191,23 +191,23 @@ def test_every_facet_names_our_producer_although_airflow_has_set_its_own():
     before = base.PRODUCER
     set_producer("https://github.com/apache/airflow")
     try:
-        found = samples.every_kind()
+        result = samples.every_kind()
     finally:
         set_producer(before)
 
     def producers(node):
         if isinstance(node, dict):
             return {node[key] for key in ("_producer", "producer") if key in node}.union(
-                *(producers(one) for one in node.values())
+                *(producers(value) for value in node.values())
             )
-        return set().union(*(producers(one) for one in node)) if isinstance(node, list) else set()
+        return set().union(*(producers(item) for item in node)) if isinstance(node, list) else set()
 
-    assert producers(list(found.values())) == {"urn:millrace:lineage:1"}
+    assert producers(list(result.values())) == {"urn:millrace:lineage:1"}
 
 
 def test_a_run_without_parent_is_the_root_of_its_children():
-    step = events.table_step(catalog.table("silver.transactions"))
+    step = events.table_step(catalog.table("silver.tickets"))
 
     assert step.as_parent == Parent(
-        "millrace", "millrace.silver.transactions", step.run_id, "millrace", "millrace.silver.transactions", step.run_id
+        "millrace", "millrace.silver.tickets", step.run_id, "millrace", "millrace.silver.tickets", step.run_id
     )

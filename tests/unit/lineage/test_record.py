@@ -4,14 +4,14 @@ import pytest
 
 from contracts import catalog
 from lineage.record import Served, recorded, recorded_view
-from tests import recorded_events
+from tests import cinema, recorded_events
 from tests.openlineage_schema import validate
 from tests.unit.lineage import samples
 
-TABLE = catalog.table("silver.transactions")
+TABLE = cinema.table("silver.tickets")
 
 
-def _told():
+def _recorded_events():
     return [(event["job"]["name"].removeprefix("millrace."), event["eventType"]) for event in recorded_events.events()]
 
 
@@ -19,11 +19,11 @@ def test_a_run_that_ends_well():
     with recorded(TABLE, samples.INTERVAL, parent=samples.PARENT, engine=samples.ENGINE) as run:
         run.report = samples.SILVER
 
-    assert _told() == [
-        ("silver.transactions", "START"),
-        ("silver.transactions", "COMPLETE"),
-        ("silver.transactions.audit", "START"),
-        ("silver.transactions.audit", "COMPLETE"),
+    assert _recorded_events() == [
+        ("silver.tickets", "START"),
+        ("silver.tickets", "COMPLETE"),
+        ("silver.tickets.audit", "START"),
+        ("silver.tickets.audit", "COMPLETE"),
     ]
     for event in recorded_events.events():
         validate(event)
@@ -36,11 +36,11 @@ def test_a_run_that_fails_passes_its_error_on():
 
     with (
         pytest.raises(ValueError, match="torn file"),
-        recorded(TABLE, samples.INTERVAL, {"bronze.transactions": 2}) as run,
+        recorded(TABLE, samples.INTERVAL, {"bronze.tickets": 2}) as run,
     ):
         torn(run)
 
-    start, failed = recorded_events.last_run("silver.transactions")
+    start, failed = recorded_events.last_run("silver.tickets")
     assert (start["eventType"], failed["eventType"]) == ("START", "FAIL")
     assert failed["inputs"][0]["facets"]["version"]["datasetVersion"] == "2"
     assert len(failed["run"]["facets"]["test"]["tests"]) == len(samples.CHECKS)
@@ -51,25 +51,25 @@ def test_a_run_without_report_still_completes():
     with recorded(TABLE):
         pass
 
-    assert _told() == [("silver.transactions", "START"), ("silver.transactions", "COMPLETE")]
+    assert _recorded_events() == [("silver.tickets", "START"), ("silver.tickets", "COMPLETE")]
 
 
 def test_a_view_that_goes_live():
-    with recorded_view(catalog.table("gold.customer_activity"), 9, release=7) as run:
+    with recorded_view(catalog.table("gold.guest_activity"), 9, release=7) as run:
         run.served = Served("7", 2469)
 
-    assert _told() == [("features.customer_activity", "START"), ("features.customer_activity", "COMPLETE")]
+    assert _recorded_events() == [("features.guest_activity", "START"), ("features.guest_activity", "COMPLETE")]
     assert (
-        recorded_events.last_run("features.customer_activity")[1]["outputs"][0]["facets"]["version"]["datasetVersion"]
+        recorded_events.last_run("features.guest_activity")[1]["outputs"][0]["facets"]["version"]["datasetVersion"]
         == "7"
     )
 
 
 def test_a_view_that_does_not():
-    with pytest.raises(RuntimeError), recorded_view(catalog.table("gold.customer_activity"), 9):
+    with pytest.raises(RuntimeError), recorded_view(catalog.table("gold.guest_activity"), 9):
         raise RuntimeError("3 mismatches")
 
-    assert _told() == [("features.customer_activity", "START"), ("features.customer_activity", "FAIL")]
+    assert _recorded_events() == [("features.guest_activity", "START"), ("features.guest_activity", "FAIL")]
 
 
 def test_the_last_run_is_the_newest():
@@ -77,7 +77,5 @@ def test_the_last_run_is_the_newest():
         with recorded(TABLE) as run:
             run.report = report
 
-    assert (
-        recorded_events.last_run("silver.transactions")[1]["outputs"][0]["facets"]["version"]["datasetVersion"] == "4"
-    )
+    assert recorded_events.last_run("silver.tickets")[1]["outputs"][0]["facets"]["version"]["datasetVersion"] == "4"
     assert recorded_events.last_run("silver.nothing") == []

@@ -9,10 +9,10 @@ from tests.unit.lineage import samples
 
 
 def test_every_kind_of_event_is_open_lineage():
-    found = samples.every_kind()
+    result = samples.every_kind()
 
-    assert {event["eventType"] for event in found.values()} == {"START", "COMPLETE", "FAIL"}
-    assert {name: list(problems(event)) for name, event in found.items() if list(problems(event))} == {}
+    assert {event["eventType"] for event in result.values()} == {"START", "COMPLETE", "FAIL"}
+    assert {name: list(problems(event)) for name, event in result.items() if list(problems(event))} == {}
 
 
 def _silver():

@@ -18,7 +18,7 @@ from contracts.report import PUBLISHED, RowAccount, TableReport
 from lake import release, settings
 from lake.publishing import PublishError
 from millrace import cli
-from tests.landing import Shop
+from tests.cinema import Cinema
 
 pytestmark = pytest.mark.usefixtures("home")
 Out = pytest.CaptureFixture[str]
@@ -35,7 +35,7 @@ Out = pytest.CaptureFixture[str]
         ["serve", "--release", "newest"],
         ["tables", "extra"],
         ["profile"],
-        ["profile", "silver.products", "--by", "spark"],
+        ["profile", "silver.movies", "--by", "spark"],
         ["vacuum", "--days", "0"],
         ["vacuum", "--forget-releases-before", "one"],
         ["training-set"],
@@ -72,14 +72,14 @@ def test_the_command_millrace_is_this_command_line(tmp_path: Path, home: Path) -
     (tmp_path / "venv" / "python").chmod(0o755)
     (tmp_path / "bin" / "millrace").symlink_to(tmp_path / "venv" / "millrace")
     environment = {**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}
-    told = subprocess.run(
+    completed = subprocess.run(
         [tmp_path / "bin" / "millrace", "training-set", "list"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
     )
-    assert (told.returncode, told.stdout.splitlines()[0]) == (0, "Training sets")
+    assert (completed.returncode, completed.stdout.splitlines()[0]) == (0, "Training sets")
     wrong = subprocess.run(
         [tmp_path / "venv" / "millrace", "fly"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
@@ -92,11 +92,11 @@ def sentence(capsys: Out) -> Callable[..., str]:
 
     def failed(*arguments: str) -> str:
         assert cli.main([*arguments]) == 1
-        told = capsys.readouterr()
-        assert told.out == ""
-        assert "Traceback" not in told.err
-        assert "\x1b" not in told.err
-        (line,) = told.err.splitlines()
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert "Traceback" not in output.err
+        assert "\x1b" not in output.err
+        (line,) = output.err.splitlines()
         return line
 
     return failed
@@ -108,15 +108,15 @@ def test_an_interval_that_ends_before_it_starts(sentence: Callable) -> None:
     )
 
 
-def test_an_interval_outside_of_the_data(sentence: Callable, shop: Shop) -> None:
+def test_an_interval_outside_of_the_data(sentence: Callable, cinema: Cinema) -> None:
     assert "[2016-01-01, 2016-01-02) lies outside the data" in sentence(
         "run", "--start", "2016-01-01", "--end", "2016-01-02"
     )
 
 
 def test_no_landing_zone(sentence: Callable, home: Path) -> None:
-    told = sentence("run", "--start", "2017-03-01", "--end", "2017-03-02")
-    assert told.startswith(f"LandingError: there is no landing zone at {home / 'landing'}. Run `make sample`")
+    message = sentence("run", "--start", "2017-03-01", "--end", "2017-03-02")
+    assert message.startswith(f"LandingError: there is no landing zone at {home / 'landing'}. Run `make sample`")
 
 
 def test_serving_before_there_is_a_release(sentence: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,19 +205,19 @@ def test_a_run_that_fails_accounts_for_the_tables_that_it_published(
     capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_table(name: str, *_: object) -> TableReport:
-        if name == "silver.products":
-            raise PublishError("silver.products: another writer committed")
+        if name == "silver.movies":
+            raise PublishError("silver.movies: another writer committed")
         return TableReport(name, PUBLISHED, 3, RowAccount(1_234, 1_230, 3, 1), {"stage": 0.5})
 
     monkeypatch.setattr(cli.pipeline, "check_interval", Interval.parse)
     monkeypatch.setattr(cli.pipeline, "run_table", run_table)
     assert cli.main(["run", "--start", "2017-03-01", "--end", "2017-03-02"]) == 1
-    told = capsys.readouterr()
-    lines = [line.split() for line in told.out.splitlines()]
-    assert ["bronze.products", "1,234", "1,230", "3", "1", "3", "0.50", "0.00", "0.00", "2,468"] in lines
-    assert not [line for line in lines if line[:1] == ["silver.products"]]
+    output = capsys.readouterr()
+    lines = [line.split() for line in output.out.splitlines()]
+    assert ["bronze.movies", "1,234", "1,230", "3", "1", "3", "0.50", "0.00", "0.00", "2,468"] in lines
+    assert not [line for line in lines if line[:1] == ["silver.movies"]]
     assert not [line for line in lines if line[:1] == ["release"]]
-    assert told.err == "PublishError: silver.products: another writer committed\n"
+    assert output.err == "PublishError: silver.movies: another writer committed\n"
 
 
 def test_what_a_defect_raises_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

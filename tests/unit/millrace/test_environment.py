@@ -36,19 +36,19 @@ class TestDatabase:
         assert not [name for name in variables() if "SQL_ALCHEMY" in name]
 
     def test_both_drivers_take_the_same_options(self) -> None:
-        found = variables(
+        result = variables(
             MILLRACE_DATABASE="postgresql://me:se%40cret@db:5433/airflow?sslmode=verify-full&sslrootcert=/ca.pem"
         )
         rest = "me:se%40cret@db:5433/airflow?sslmode=verify-full&sslrootcert=/ca.pem"
-        assert found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == f"postgresql+psycopg2://{rest}"
-        assert found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"] == f"postgresql+psycopg_async://{rest}"
+        assert result["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == f"postgresql+psycopg2://{rest}"
+        assert result["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"] == f"postgresql+psycopg_async://{rest}"
 
     def test_airflows_own_variable_wins(self) -> None:
-        found = variables(
+        result = variables(
             MILLRACE_DATABASE="postgresql://db/a", AIRFLOW__DATABASE__SQL_ALCHEMY_CONN="postgresql://db/b"
         )
-        assert found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "postgresql://db/b"
-        assert found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"] == "postgresql+psycopg_async://db/b"
+        assert result["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "postgresql://db/b"
+        assert result["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"] == "postgresql+psycopg_async://db/b"
 
     @pytest.mark.parametrize("url", ["mysql://me:secret@db/airflow", "secret", "/var/secret.db"])
     def test_another_is_refused_and_not_shown(self, url: str) -> None:
@@ -56,7 +56,7 @@ class TestDatabase:
             variables(MILLRACE_DATABASE=url)
         assert "secret" not in str(caught.value)
 
-    def test_one_that_does_not_answer_is_told_without_its_password(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_does_not_answer_is_reported_without_its_password(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MILLRACE_DATABASE", f"postgresql://me:secret@127.0.0.1:{free_port()}/airflow")
         with pytest.raises(
             metadata.MetadataError,
@@ -71,9 +71,9 @@ class TestTaskLogs:
         assert variables()["AIRFLOW__LOGGING__BASE_LOG_FOLDER"] == str(settings.home() / "logs" / "tasks")
 
     def test_or_in_a_bucket(self) -> None:
-        found = variables(MILLRACE_TASK_LOGS="s3://logs/tasks/")
-        assert found["AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER"] == "s3://logs/tasks"
-        assert found["AIRFLOW__LOGGING__REMOTE_LOGGING"] == "True"
+        result = variables(MILLRACE_TASK_LOGS="s3://logs/tasks/")
+        assert result["AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER"] == "s3://logs/tasks"
+        assert result["AIRFLOW__LOGGING__REMOTE_LOGGING"] == "True"
 
     @pytest.mark.parametrize("place", ["s3://bucket", "gs://bucket/logs", "s3:///logs"])
     def test_nowhere_else(self, place: str) -> None:
@@ -83,9 +83,9 @@ class TestTaskLogs:
 
 class TestAddresses:
     def test_components_reach_an_api_server_elsewhere_and_by_no_proxy(self) -> None:
-        found = variables(MILLRACE_API_URL="http://api-server:8080/", NO_PROXY="theirs")
-        assert found["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://api-server:8080/execution/"
-        assert found["NO_PROXY"] == "127.0.0.1,localhost,api-server,theirs"
+        result = variables(MILLRACE_API_URL="http://api-server:8080/", NO_PROXY="theirs")
+        assert result["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://api-server:8080/execution/"
+        assert result["NO_PROXY"] == "127.0.0.1,localhost,api-server,theirs"
 
     def test_an_api_server_without_a_scheme_is_refused(self) -> None:
         with pytest.raises(SettingError, match=r"^MILLRACE_API_URL is 'api-server:8080'"):
@@ -128,8 +128,8 @@ class TestLogins:
         assert added == [("otto", "Op", "a long one ")]
         file.write_text("kurz\n")
         assert cli.main(["users", "add", "otto", "--role", "Op", "--password-file", str(file)]) == 1
-        assert "the password has 4 characters, and at least 8 are needed" in (said := capsys.readouterr().err)
-        assert "kurz" not in said
+        assert "the password has 4 characters, and at least 8 are needed" in (message := capsys.readouterr().err)
+        assert "kurz" not in message
         assert len(added) == 1
 
 
@@ -172,7 +172,7 @@ class TestStart:
         foreground.start(name)
         assert not [value for _, variables in self.started for value in variables.values() if "opensesame" in value]
 
-    def test_a_wrong_setting_is_told_before_anything_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_wrong_setting_is_reported_before_anything_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MILLRACE_STOP_SECONDS", "soon")
         with pytest.raises(SettingError, match=r"^MILLRACE_STOP_SECONDS is 'soon'. Set it to a number of seconds"):
             foreground.start("triggerer")
@@ -193,13 +193,13 @@ class TestHealth:
         assert {probe.health() for _ in range(50)} == {Health()}
         assert len(looked) == 1
 
-    def test_a_look_that_fails_is_told_in_a_line(self) -> None:
+    def test_a_look_that_fails_is_reported_in_a_line(self) -> None:
         def look() -> Health:
             raise OSError("the database is away\nDETAIL: and more")
 
         assert Probe(look).health() == Health(unready="the database is away")
 
-    def test_a_look_that_hangs_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_look_that_hangs_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(health, "ANSWER_SECONDS", 0.1)
         forever = threading.Event()
         probe = Probe(lambda: (forever.wait() and Health()) or Health())
@@ -257,7 +257,7 @@ class TestCommand:
         assert self.ask(free_port(), "engine") == (1, "engine does not answer: [Errno 111] Connection refused\n")
 
     def test_it_knows_the_components(self) -> None:
-        code, said = self.ask(1, "airflow")
+        code, message = self.ask(1, "airflow")
         assert code == 2
         for name in (*components.COMMANDS, "features", "engine"):
-            assert name in said
+            assert name in message

@@ -21,9 +21,9 @@ def full(path: Path) -> OSError:
 
 
 def test_a_full_disk_names_the_file_the_room_and_the_folder_that_the_user_knows(home: Path) -> None:
-    told, remedy = errors.explain(full(settings.lake() / "silver" / "x.parquet"))
-    assert told.startswith(f"No space left on device: {home}/lake/silver/x.parquet (")
-    assert told.endswith("bytes are free there)")
+    message, remedy = errors.explain(full(settings.lake() / "silver" / "x.parquet"))
+    assert message.startswith(f"No space left on device: {home}/lake/silver/x.parquet (")
+    assert message.endswith("bytes are free there)")
     assert remedy == f"See that {home}/lake has room and can be written"
     assert (
         errors.explain(full(home / "data_docs" / "index.html")).remedy == f"See that {home} has room and can be written"
@@ -59,10 +59,10 @@ def test_a_full_disk_is_recognized_whoever_met_it(home: Path, error: Exception) 
 
 @pytest.mark.parametrize("number", sorted(errors.REMEDIES), ids=errno.errorcode.get)
 def test_every_remedy_is_a_sentence_to_act_on(number: int, home: Path) -> None:
-    said = errors.sentence(OSError(number, os.strerror(number), str(home / "x")))
-    assert said.startswith(f"{os.strerror(number)}: {home}/x")
-    assert said.endswith(", then run the same command again")
-    assert "{" not in said
+    message = errors.sentence(OSError(number, os.strerror(number), str(home / "x")))
+    assert message.startswith(f"{os.strerror(number)}: {home}/x")
+    assert message.endswith(", then run the same command again")
+    assert "{" not in message
 
 
 def test_a_cause_below_another_error_counts(home: Path) -> None:

@@ -114,9 +114,9 @@ def test_a_signal_reaches_the_thread_that_waits(start: Start) -> None:
 
 def blocked(thread: Path) -> int:
     """The signals that it does not take, as bits."""
-    found = re.search(r"SigBlk:\s*(\w+)", (thread / "status").read_text())
-    assert found
-    return int(found[1], 16)
+    result = re.search(r"SigBlk:\s*(\w+)", (thread / "status").read_text())
+    assert result
+    return int(result[1], 16)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

@@ -29,7 +29,7 @@ def write(root: Path, files: dict[str, str], **values: object) -> Path:
 
 
 @pytest.mark.parametrize("files", [VERSION_1, VERSION_2])
-def test_what_was_killed_is_told_with_the_limit_and_the_setting(tmp_path: Path, files: dict[str, str]) -> None:
+def test_what_was_killed_is_reported_with_the_limit_and_the_setting(tmp_path: Path, files: dict[str, str]) -> None:
     root = write(tmp_path, files, kills=2, limit=512 << 20)
     assert (
         memory.killed("dag-processor", root)
@@ -44,7 +44,7 @@ def test_what_was_killed_is_told_with_the_limit_and_the_setting(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("files", "none"), [(VERSION_1, 9223372036854771712), (VERSION_2, "max")])
-def test_nothing_is_told_where_nothing_was_killed_or_there_is_no_limit(
+def test_nothing_is_reported_where_nothing_was_killed_or_there_is_no_limit(
     tmp_path: Path, files: dict[str, str], none: object
 ) -> None:
     assert memory.killed(root=tmp_path) == ""

@@ -11,13 +11,13 @@ from millrace import pipeline
 
 
 def test_downstream_follows_inputs_and_references_over_any_number_of_steps() -> None:
-    gold = {"gold.customer_activity", "gold.customer_product", "gold.product_popularity"}
-    assert pipeline._downstream(catalog.table("silver.transactions")) == gold
-    assert pipeline._downstream(catalog.table("bronze.transactions")) == gold | {"silver.transactions"}
-    assert {"silver.products", "silver.transactions", "silver.promotions", *gold} <= pipeline._downstream(
-        catalog.table("bronze.products")
+    gold = {"gold.guest_activity", "gold.guest_movie", "gold.movie_demand"}
+    assert pipeline._downstream(catalog.table("silver.tickets")) == gold
+    assert pipeline._downstream(catalog.table("bronze.tickets")) == gold | {"silver.tickets"}
+    assert {"silver.movies", "silver.tickets", "silver.showcases", *gold} <= pipeline._downstream(
+        catalog.table("bronze.movies")
     )
-    assert pipeline._downstream(catalog.table("gold.customer_profile")) == set()
+    assert pipeline._downstream(catalog.table("gold.guest_profile")) == set()
 
 
 def test_no_more_tables_run_than_there_are_workers_and_each_after_what_it_needs(
@@ -41,17 +41,20 @@ def test_no_more_tables_run_than_there_are_workers_and_each_after_what_it_needs(
     monkeypatch.setattr(pipeline, "run_table", run_table)
     monkeypatch.setattr(pipeline, "make_release", lambda *_: None)
     assert [report.table for report in pipeline.run_all("2017-01-01", "2017-01-02", "test")] == [
-        one.qualified for one in catalog.tables()
+        table.qualified for table in catalog.tables()
     ]
     assert most == [pipeline.WORKERS]
-    assert sorted(done) == sorted(one.qualified for one in catalog.tables())
-    assert done.index("silver.transactions") < done.index("bronze.redemptions")
+    assert sorted(done) == sorted(table.qualified for table in catalog.tables())
+    done.clear()
+    monkeypatch.setattr(pipeline, "WORKERS", 1)
+    pipeline.run_all("2017-01-01", "2017-01-02", "test")
+    assert done[:4] == ["bronze.movies", "silver.movies", "bronze.tickets", "silver.tickets"]
 
 
 def test_a_table_that_is_under_way_when_another_fails_is_reported_and_no_other_begins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    begun, failed, said = [], threading.Event(), []
+    begun, failed, message = [], threading.Event(), []
 
     def run_table(name: str, *_: object) -> SimpleNamespace:
         begun.append(name)
@@ -64,6 +67,6 @@ def test_a_table_that_is_under_way_when_another_fails_is_reported_and_no_other_b
     monkeypatch.setattr(pipeline, "check_interval", lambda start, end: Interval.parse(start, end))
     monkeypatch.setattr(pipeline, "run_table", run_table)
     with pytest.raises(ValueError, match="failed"):
-        pipeline.run_all("2017-01-01", "2017-01-02", "test", lambda report: said.append(report.table))
-    assert said == begun[1:]
+        pipeline.run_all("2017-01-01", "2017-01-02", "test", lambda report: message.append(report.table))
+    assert message == begun[1:]
     assert len(begun) == pipeline.WORKERS

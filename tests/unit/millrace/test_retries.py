@@ -30,14 +30,14 @@ def outcome(error: Exception) -> type[BaseException]:
 
 def ours() -> dict[str, type]:
     """Every error class that Millrace has, by name."""
-    found = {}
+    result = {}
     for package in project.ENGINE:
         for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             if not module.name.endswith("__main__") and "feast_repo" not in module.name:
                 for name, value in vars(importlib.import_module(module.name)).items():
                     if isinstance(value, type) and issubclass(value, Exception) and value.__module__ == module.name:
-                        found[name] = value
-    return found
+                        result[name] = value
+    return result
 
 
 def test_what_another_try_may_mend_is_not_final_and_all_else_of_ours_is() -> None:
@@ -45,10 +45,10 @@ def test_what_another_try_may_mend_is_not_final_and_all_else_of_ours_is() -> Non
 
     from millrace import tasks
 
-    found = ours()
-    assert set(tasks.PASSING) <= set(found), "no name is misspelled"
-    assert len(found) > 30
-    for name, kind in found.items():
+    result = ours()
+    assert set(tasks.PASSING) <= set(result), "no name is misspelled"
+    assert len(result) > 30
+    for name, kind in result.items():
         error = kind.__new__(kind)
         error.args = ("why",)
         assert outcome(error) is (kind if name in tasks.PASSING else AirflowFailException), name
@@ -101,20 +101,20 @@ def test_warnings_are_logged_as_such_and_stand_in_the_asset_event(
     from millrace import pipeline, tasks
 
     checks = (
-        CheckResult("is_positive", "quantity", "warning", False, "quantity is 0", 8869),
+        CheckResult("is_positive", "seats", "warning", False, "seats is 0", 8869),
         CheckResult("x", "x", "warning", True, "fine", 0),
     )
-    report = TableReport("silver.transactions", PUBLISHED, 1, RowAccount(2, 2, 0, 0), checks=checks)
+    report = TableReport("silver.tickets", PUBLISHED, 1, RowAccount(2, 2, 0, 0), checks=checks)
     monkeypatch.setattr(pipeline, "run_table", lambda *_: report)
     monkeypatch.setattr(tasks, "parent", lambda _: None)
-    events = {tasks.asset("silver.transactions"): SimpleNamespace(extra={})}
+    events = {tasks.asset("silver.tickets"): SimpleNamespace(extra={})}
     context = {"dag_run": SimpleNamespace(run_id="run"), "ti": None}
-    tasks.run_table("silver.transactions", {"start": "2017-03-01", "end": "2017-03-02"}, context, events)
+    tasks.run_table("silver.tickets", {"start": "2017-03-01", "end": "2017-03-02"}, context, events)
     assert [(record.levelno, record.getMessage()) for record in caplog.records if record.name == "millrace.tasks"] == [
-        (logging.WARNING, "silver.transactions: quantity is 0: 8,869 rows")
+        (logging.WARNING, "silver.tickets: seats is 0: 8,869 rows")
     ]
     (event,) = events.values()
-    assert event.extra["warnings"] == ["quantity is 0: 8,869 rows"]
+    assert event.extra["warnings"] == ["seats is 0: 8,869 rows"]
 
 
 @pytest.mark.parametrize(
@@ -132,5 +132,5 @@ def test_a_second_try_takes_the_training_set_that_the_first_one_kept(
     made = SimpleNamespace(created_at=(begun + timedelta(seconds=age)).isoformat(timespec="seconds"))
     monkeypatch.setattr(manifest, "names", lambda: ["few"])
     monkeypatch.setattr(manifest, "read", lambda _: made)
-    found = tasks._kept_by_an_earlier_try("few", SimpleNamespace(start_date=begun), SimpleNamespace(try_number=tries))
-    assert (found is made) is kept
+    result = tasks._kept_by_an_earlier_try("few", SimpleNamespace(start_date=begun), SimpleNamespace(try_number=tries))
+    assert (result is made) is kept

@@ -34,15 +34,15 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "told"),
+    ("folder", "message"),
     [
         ("features", "a Python package is called features already"),
         ("1shop", "begins with a letter"),
         ("--", "gives no name"),
     ],
 )
-def test_a_folder_whose_name_cannot_be_a_package_is_refused(tmp_path: Path, folder: str, told: str) -> None:
-    with pytest.raises(ProjectError, match=told):
+def test_a_folder_whose_name_cannot_be_a_package_is_refused(tmp_path: Path, folder: str, message: str) -> None:
+    with pytest.raises(ProjectError, match=message):
         scaffold.init(tmp_path / folder)
     assert not (tmp_path / folder).exists()
 
@@ -131,16 +131,16 @@ def test_a_file_without_a_time_is_a_snapshot(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("orders.txt", "a", r"is neither \.csv nor \.parquet"),
         ("orders.csv", "a,b\n", "has no rows, so it shows nothing"),
         ("orders.parquet", "a", "cannot be read"),
     ],
 )
-def test_a_file_that_shows_nothing_is_refused(tmp_path: Path, name: str, text: str, told: str) -> None:
+def test_a_file_that_shows_nothing_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(ProposalError, match=told):
+    with pytest.raises(ProposalError, match=message):
         scaffold.propose("bronze", "orders", tmp_path / name)
 
 
@@ -164,7 +164,7 @@ def test_check_ends_with_1_and_says_where(
     assert "CheckError: 1 problem in the project other_shop" in out.err
 
 
-def test_a_project_that_is_none_is_told_by_each_command(
+def test_a_project_that_is_none_is_reported_by_each_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MILLRACE_PROJECT", str(tmp_path / "nowhere"))
@@ -174,7 +174,7 @@ def test_a_project_that_is_none_is_told_by_each_command(
     assert cli.main(["init", str(tmp_path / "rescued_shop")]) == 0
 
 
-def test_commands_that_cannot_be_imported_are_told(
+def test_commands_that_cannot_be_imported_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = scaffold.init(tmp_path / "commanding_shop")
@@ -199,7 +199,7 @@ def test_a_project_that_cannot_run_is_not_run(
     assert not (tmp_path / "home" / "lake").exists()
 
 
-def test_a_view_without_a_service_is_told(
+def test_a_view_without_a_service_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = scaffold.init(tmp_path / "viewless_shop")
@@ -210,7 +210,7 @@ def test_a_view_without_a_service_is_told(
 
 
 @pytest.mark.parametrize(
-    ("services", "told"),
+    ("services", "message"),
     [
         (
             "customer_orders = FeatureService(name='a', features=[views.view('customer_orders')])",
@@ -226,8 +226,8 @@ def test_a_view_without_a_service_is_told(
         ),
     ],
 )
-def test_names_that_would_hide_each_other_in_feast_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: str, told: str
+def test_names_that_would_hide_each_other_in_feast_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: str, message: str
 ) -> None:
     from millrace import pipeline
 
@@ -236,7 +236,7 @@ def test_names_that_would_hide_each_other_in_feast_are_told(
         f"from feast import FeatureService\nfrom features import views\n{services}\n"
     )
     monkeypatch.setenv("MILLRACE_PROJECT", str(made.root))
-    assert any(told in problem.message for problem in pipeline.project_problems())
+    assert any(message in problem.message for problem in pipeline.project_problems())
 
 
 def test_the_project_is_checked_by_the_pipeline_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_services_of_another_project_are_not_taken_for_ours(sleeper: Any) -> Non
     write_record(pid=sleeper(OURS).pid, port=8080, project="/elsewhere/shop")
     with pytest.raises(
         services.ServicesError,
-        match=r"Airflow runs for the project in /elsewhere/shop, and this is .*grocery\. Run `make down` first",
+        match=r"Airflow runs for the project in /elsewhere/shop, and this is .*cinema\. Run `make down` first",
     ):
         services.up()
 
@@ -372,7 +372,7 @@ class TestApi:
                 demo.Run(silent, "x").state()
 
 
-def test_spark_without_java_is_told_before_anything_starts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spark_without_java_is_reported_before_anything_starts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MILLRACE_PORT", str(free.getsockname()[1]))

@@ -11,15 +11,15 @@ from contracts.model import Severity
 from contracts.report import CheckResult, RowAccount, TableReport
 from millrace import show
 
-QUANTITY = CheckResult("quantity_positive", None, Severity.WARNING, False, "quantity is 0", 8869)
-BELOW = CheckResult("sales_value_range", "sales_value", Severity.CRITICAL, False, "sales_value is below 0", 2)
+QUANTITY = CheckResult("seats_positive", None, Severity.WARNING, False, "seats is 0", 8869)
+BELOW = CheckResult("paid_range", "paid", Severity.CRITICAL, False, "paid is below 0", 2)
 KEPT = CheckResult("row_count", None, Severity.CRITICAL, True, "no row is left although rows came in")
 SECONDS = {"stage": 1.0, "audit": 0.25, "publish": 0.75}
 BUSY = TableReport(
-    "silver.transactions", "published", 7, RowAccount(1469310, 1469307, 2, 1), SECONDS, (QUANTITY, BELOW, KEPT)
+    "silver.tickets", "published", 7, RowAccount(1469310, 1469307, 2, 1), SECONDS, (QUANTITY, BELOW, KEPT)
 )
 CALM = TableReport("bronze.coupons", "published", 1, RowAccount(3, 3, 0, 0), SECONDS)
-STILL = TableReport("gold.customer_activity", "unchanged", 12, RowAccount(4, 4, 0, 0))
+STILL = TableReport("gold.guest_activity", "unchanged", 12, RowAccount(4, 4, 0, 0))
 
 
 def plain(grid: Grid) -> str:
@@ -40,27 +40,27 @@ def test_a_table_in_one_line() -> None:
 
 
 def test_what_is_worth_a_look_stands_at_the_end_of_the_line() -> None:
-    told = show.line(BUSY)
+    message = show.line(BUSY)
     assert (
-        told == "silver.transactions              1,469,307 rows published as version 7 in 2.0 s; 2 quarantined, 1"
-        " duplicates, quantity is 0: 8,869 rows"
+        message == "silver.tickets                   1,469,307 rows published as version 7 in 2.0 s; 2 quarantined, 1"
+        " duplicates, seats is 0: 8,869 rows"
     )
 
 
 def test_an_unchanged_table_says_so() -> None:
-    assert show.line(STILL) == "gold.customer_activity        unchanged at version 12"
+    assert show.line(STILL) == "gold.guest_activity           unchanged at version 12"
 
 
 def test_lines_have_no_markup_of_their_own() -> None:
-    assert not any(re.search(r"\x1b|\[/?\w+\]", show.line(one)) for one in (CALM, BUSY, STILL))
+    assert not any(re.search(r"\x1b|\[/?\w+\]", show.line(report)) for report in (CALM, BUSY, STILL))
 
 
 def test_the_accounts_are_plain_text_when_no_terminal_listens() -> None:
     text = plain(show.accounts([BUSY, CALM, STILL]))
     assert "\x1b" not in text
     assert text.startswith("Rows: in = published + quarantined + duplicates")
-    assert row(text, "silver.transactions") == [
-        "silver.transactions",
+    assert row(text, "silver.tickets") == [
+        "silver.tickets",
         "1,469,310",
         "1,469,307",
         "2",
@@ -71,7 +71,7 @@ def test_the_accounts_are_plain_text_when_no_terminal_listens() -> None:
         "0.75",
         "734,655",
     ]
-    assert row(text, "gold.customer_activity") == ["gold.customer_activity", "4", "4", "0", "0", "12", "unchanged"]
+    assert row(text, "gold.guest_activity") == ["gold.guest_activity", "4", "4", "0", "0", "12", "unchanged"]
     assert "1 of 3 tables were up to date" in text
 
 
@@ -82,14 +82,14 @@ def test_every_table_is_on_one_line_however_narrow_the_caller_thinks_a_pipe_is(
     show.console().print(show.accounts([BUSY, CALM, STILL]))
     out = capsys.readouterr().out
     assert "\x1b" not in out
-    assert row(out, "silver.transactions")[-1] == "734,655"
+    assert row(out, "silver.tickets")[-1] == "734,655"
 
 
 def test_warnings_are_listed_with_their_rows() -> None:
     text = plain(show.warnings([BUSY, CALM]))
     assert [line.split() for line in text.splitlines() if line.strip().startswith("silver")] == [
-        ["silver.transactions", "quantity", "is", "0", "8,869"],
-        ["silver.transactions", "sales_value", "is", "below", "0", "2"],
+        ["silver.tickets", "seats", "is", "0", "8,869"],
+        ["silver.tickets", "paid", "is", "below", "0", "2"],
     ]
 
 
@@ -99,7 +99,7 @@ def test_a_table_that_took_no_time_has_no_speed() -> None:
 
 
 def test_serving_says_that_it_was_compared_with_training() -> None:
-    view = {"view": "customer_activity", "rows": 300, "loaded": 3, "seconds": 0.5, "status": "published"}
+    view = {"view": "guest_activity", "rows": 300, "loaded": 3, "seconds": 0.5, "status": "published"}
     served = {
         "release": 1,
         "horizon": "2018-01-02",
@@ -110,4 +110,4 @@ def test_serving_says_that_it_was_compared_with_training() -> None:
         plain(show.views(served)).split()
     )
     assert "compared" not in plain(show.views({**served, "consistency": None}))
-    assert row(plain(show.views(served)), "customer_activity") == ["customer_activity", "300", "3", "0.50", "6"]
+    assert row(plain(show.views(served)), "guest_activity") == ["guest_activity", "300", "3", "0.50", "6"]

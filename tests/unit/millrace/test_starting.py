@@ -56,15 +56,15 @@ def test_a_slow_start_is_waited_for_and_said(home: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(services, "SLOW_SECONDS", 0.0)
     (home / "missing").write_text(component)
     words = component.replace("_", " ")
-    said = Watcher(home, f"waiting for the {words}. It takes longer where")
-    services.up(said)
-    assert f"Waiting for the {words}" in said.lines
-    assert any(line.startswith("Airflow is still starting after ") and said.until in line for line in said.lines)
-    assert said.lines[-1].startswith("Airflow is ready at http://127.0.0.1:")
-    told = services.status()
-    assert told["host"] == "running"
-    assert told[component] == "healthy"
-    assert "next" not in told
+    result = Watcher(home, f"waiting for the {words}. It takes longer where")
+    services.up(result)
+    assert f"Waiting for the {words}" in result.lines
+    assert any(line.startswith("Airflow is still starting after ") and result.until in line for line in result.lines)
+    assert result.lines[-1].startswith("Airflow is ready at http://127.0.0.1:")
+    message = services.status()
+    assert message["host"] == "running"
+    assert message[component] == "healthy"
+    assert "next" not in message
 
 
 def test_giving_up_ends_nothing_and_another_up_waits_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,11 +77,11 @@ def test_giving_up_ends_nothing_and_another_up_waits_on(home: Path, monkeypatch:
         ),
     ):
         services.up()
-    told = services.status()
-    assert told["host"].startswith("starting for ")
-    assert told["host"].endswith("waiting for the scheduler")
-    assert told["scheduler"] == "starting"
-    assert told["next"].startswith("`make up` waits until it is ready; logs are in ")
+    message = services.status()
+    assert message["host"].startswith("starting for ")
+    assert message["host"].endswith("waiting for the scheduler")
+    assert message["scheduler"] == "starting"
+    assert message["next"].startswith("`make up` waits until it is ready; logs are in ")
     assert services.main(["status"]) == 0
     host = services._read_record().pid
     monkeypatch.setenv("MILLRACE_START_SECONDS", "600")
@@ -91,25 +91,25 @@ def test_giving_up_ends_nothing_and_another_up_waits_on(home: Path, monkeypatch:
     assert services.status()["host"] == "running"
 
 
-def test_a_host_that_ends_while_it_starts_is_told_at_once_and_has_failed(slow: Callable[..., None]) -> None:
+def test_a_host_that_ends_while_it_starts_is_reported_at_once_and_has_failed(slow: Callable[..., None]) -> None:
     slow("crash")
     with pytest.raises(
         ServicesError, match=r"Airflow ended while it started\. The end of .*host\.log:\nthe scheduler has no database"
     ):
         services.up()
-    told = services.status()
-    assert told["host"] == "failed: it ended by itself"
-    assert told["log"] == "the scheduler has no database"
+    message = services.status()
+    assert message["host"] == "failed: it ended by itself"
+    assert message["log"] == "the scheduler has no database"
     assert services.main(["status"]) == 1
     assert services.down() is False
     assert services.status() == {"host": "stopped"}
 
 
 def test_down_need_not_wait_for_up(home: Path) -> None:
-    said = Watcher(home, "never")
+    message = Watcher(home, "never")
     with ThreadPoolExecutor(1) as pool:
-        starting = pool.submit(services.up, said)
-        while "Waiting for the scheduler" not in said.lines:
+        starting = pool.submit(services.up, message)
+        while "Waiting for the scheduler" not in message.lines:
             assert not starting.done() or starting.result()
             time.sleep(0.05)
         assert services.down() is True
@@ -122,9 +122,9 @@ def test_a_component_that_fails_later_is_not_starting(home: Path) -> None:
     (home / "ready").touch()
     services.up()
     (home / "ready").unlink()
-    told = services.status()
-    assert told["host"] == "running, but waiting for the scheduler"
-    assert (told["scheduler"], told["triggerer"]) == ("unhealthy", "healthy")
+    message = services.status()
+    assert message["host"] == "running, but waiting for the scheduler"
+    assert (message["scheduler"], message["triggerer"]) == ("unhealthy", "healthy")
 
 
 def test_a_host_that_cannot_be_noted_down_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

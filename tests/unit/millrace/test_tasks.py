@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.landing import Shop
+from tests.cinema import Cinema
 
-pytestmark = pytest.mark.usefixtures("airflow", "shop")
+pytestmark = pytest.mark.usefixtures("airflow", "cinema")
 
 
 def checked(
@@ -65,7 +65,7 @@ def test_params_win_over_the_schedule() -> None:
     }
 
 
-def test_a_manual_run_without_days_is_told_how_to_give_them() -> None:
+def test_a_manual_run_without_days_is_reported_how_to_give_them() -> None:
     assert (
         refusal() == 'start is missing. Give both as ISO dates, end exclusive, such as {"start": "2017-01-01", "end":'
         ' "2018-01-02"}'
@@ -79,7 +79,7 @@ def test_one_of_two_days_is_not_enough(run_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("conf", "told"),
+    ("conf", "message"),
     [
         (
             {"strat": "2017-03-01"},
@@ -91,16 +91,16 @@ def test_one_of_two_days_is_not_enough(run_type: str) -> None:
         ),
     ],
 )
-def test_an_unknown_param_is_refused_also_where_the_others_are_right(conf: dict, told: str) -> None:
-    assert refusal(conf=conf, start="2017-03-01", end="2017-03-02") == told
+def test_an_unknown_param_is_refused_also_where_the_others_are_right(conf: dict, message: str) -> None:
+    assert refusal(conf=conf, start="2017-03-01", end="2017-03-02") == message
 
 
 def test_days_outside_of_the_data_are_refused_with_those_that_there_are() -> None:
-    told = refusal(start="2016-01-01", end="2016-01-02")
-    assert told.startswith(
+    message = refusal(start="2016-01-01", end="2016-01-02")
+    assert message.startswith(
         "[2016-01-01, 2016-01-02) lies outside the data: files have landed for [2017-03-01, 2017-03-02)"
     )
-    assert "Give start and end within [2017-03-01, 2017-06-01)" in told
+    assert "Give start and end within [2017-03-01, 2017-06-01)" in message
 
 
 def test_the_last_day_on_which_a_window_changes_is_still_inside() -> None:
@@ -109,12 +109,12 @@ def test_the_last_day_on_which_a_window_changes_is_still_inside() -> None:
     assert "lies outside the data" in refusal(start="2017-06-01", end="2017-06-02")
 
 
-def test_a_landing_zone_that_is_not_there_fails_the_task_for_good(shop: Shop) -> None:
-    shop.root.rename(shop.root.with_name("elsewhere"))
+def test_a_landing_zone_that_is_not_there_fails_the_task_for_good(cinema: Cinema) -> None:
+    cinema.root.rename(cinema.root.with_name("elsewhere"))
     assert "there is no landing zone at" in refusal(start="2017-03-01", end="2017-03-02")
 
 
-def test_an_interval_that_was_refused_leaves_no_table(shop: Shop) -> None:
+def test_an_interval_that_was_refused_leaves_no_table(cinema: Cinema) -> None:
     from lake import settings
 
     refusal(start="2017-03-02", end="2017-03-01")

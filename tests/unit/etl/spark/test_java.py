@@ -19,21 +19,21 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def install(folder: Path, told: str, status: int = 0) -> Path:
+def install(folder: Path, message: str, status: int = 0) -> Path:
     """A `java` that only says its version."""
-    one = folder / "java"
-    one.write_text(f"#!/bin/sh\necho '{told}' >&2\nexit {status}\n")
-    one.chmod(0o755)
-    return one
+    program = folder / "java"
+    program.write_text(f"#!/bin/sh\necho '{message}' >&2\nexit {status}\n")
+    program.chmod(0o755)
+    return program
 
 
 @pytest.mark.parametrize(
-    "told",
+    "message",
     ['openjdk version "17.0.15" 2025-04-15', 'java version "21" 2023-09-19', 'openjdk version "21-ea" 2023-09-19'],
 )
-def test_a_java_that_spark_runs_on_is_taken(path: Path, told: str) -> None:
-    wanted = install(path, told)
-    assert java.find() == wanted
+def test_a_java_that_spark_runs_on_is_taken(path: Path, message: str) -> None:
+    expected = install(path, message)
+    assert java.find() == expected
 
 
 def test_java_home_comes_before_path(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,11 +41,11 @@ def test_java_home_comes_before_path(path: Path, tmp_path: Path, monkeypatch: py
     home = tmp_path / "jdk"
     (home / "bin").mkdir(parents=True)
     monkeypatch.setenv("JAVA_HOME", str(home))
-    wanted = install(home / "bin", 'openjdk version "17.0.1"')
-    assert java.find() == wanted
+    expected = install(home / "bin", 'openjdk version "17.0.1"')
+    assert java.find() == expected
 
 
-def test_no_java_at_all_is_told_with_two_ways_out(path: Path) -> None:
+def test_no_java_at_all_is_reported_with_two_ways_out(path: Path) -> None:
     with pytest.raises(SparkError) as caught:
         java.find()
     assert str(caught.value) == (
@@ -54,7 +54,7 @@ def test_no_java_at_all_is_told_with_two_ways_out(path: Path) -> None:
     )
 
 
-def test_a_java_home_without_java_is_told(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_java_home_without_java_is_reported(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "gone"))
     with pytest.raises(
         SparkError, match=r"^JAVA_HOME is .*gone, and there is no .*gone/bin/java\. Install Java 17 or 21"
@@ -63,23 +63,23 @@ def test_a_java_home_without_java_is_told(path: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("told", "version"),
+    ("message", "version"),
     [('java version "1.8.0_402"', 8), ('openjdk version "11.0.22"', 11), ('openjdk version "25.0.1"', 25)],
 )
-def test_a_java_of_another_version_is_told(path: Path, told: str, version: int) -> None:
-    install(path, told)
+def test_a_java_of_another_version_is_reported(path: Path, message: str, version: int) -> None:
+    install(path, message)
     with pytest.raises(SparkError, match=rf"/java is Java {version}, and Spark 4\.1 runs on Java 17 or 21\. Install"):
         java.find()
 
 
-@pytest.mark.parametrize(("told", "status"), [("no such option", 1), ("", 0)])
-def test_a_java_that_tells_no_version_is_told(path: Path, told: str, status: int) -> None:
-    install(path, told, status)
+@pytest.mark.parametrize(("message", "status"), [("no such option", 1), ("", 0)])
+def test_a_java_without_a_version_is_reported(path: Path, message: str, status: int) -> None:
+    install(path, message, status)
     with pytest.raises(SparkError, match="does not tell a version"):
         java.find()
 
 
-def test_a_java_that_cannot_be_run_is_told(path: Path) -> None:
+def test_a_java_that_cannot_be_run_is_reported(path: Path) -> None:
     install(path, "").write_text("\0not a program")
     with pytest.raises(SparkError, match="cannot be run"):
         java.find()
@@ -103,10 +103,10 @@ def wheel(path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_wheel_stands_in_for_a_java_that_is_missing_or_another(path: Path, wheel: Path, other: str | None) -> None:
     if other:
         install(path, other)
-    found = java.find()
-    assert found.parent.name == "bin"
+    result = java.find()
+    assert result.parent.name == "bin"
     started = subprocess.run(
-        [found, "-cp", "a b", "--add-modules=jdk.incubator.vector", "-Dx=$y", ""],
+        [result, "-cp", "a b", "--add-modules=jdk.incubator.vector", "-Dx=$y", ""],
         capture_output=True,
         text=True,
         check=True,
@@ -129,6 +129,6 @@ def test_a_java_home_is_never_passed_over_for_the_wheel(
 
 
 def test_the_pinned_wheel_holds_a_java_that_spark_runs_on() -> None:
-    found = java._of_wheel()
-    assert found
-    assert java._version(found) in java.SUPPORTED
+    result = java._of_wheel()
+    assert result
+    assert java._version(result) in java.SUPPORTED

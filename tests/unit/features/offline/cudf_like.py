@@ -14,8 +14,8 @@ import pyarrow as pa
 
 
 class Series:
-    def __init__(self, held: pd.Series) -> None:
-        self._held = held
+    def __init__(self, kept: pd.Series) -> None:
+        self._held = kept
 
     def _with(self, other: Any) -> Any:
         return other._held if isinstance(other, Series) else other
@@ -46,8 +46,8 @@ class Series:
 
 
 class DataFrame:
-    def __init__(self, held: pd.DataFrame) -> None:
-        self._held = held
+    def __init__(self, kept: pd.DataFrame) -> None:
+        self._held = kept
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> DataFrame:
@@ -61,10 +61,10 @@ class DataFrame:
     def __len__(self) -> int:
         return len(self._held)
 
-    def __getitem__(self, wanted: str | list[str] | Series) -> Any:
-        if isinstance(wanted, str):
-            return Series(self._held[wanted])
-        return DataFrame(self._held[wanted._held if isinstance(wanted, Series) else wanted])
+    def __getitem__(self, expected: str | list[str] | Series) -> Any:
+        if isinstance(expected, str):
+            return Series(self._held[expected])
+        return DataFrame(self._held[expected._held if isinstance(expected, Series) else expected])
 
     def __setitem__(self, name: str, values: Series | np.ndarray) -> None:
         self._held[name] = values._held if isinstance(values, Series) else values
@@ -88,8 +88,8 @@ class DataFrame:
 
 
 class Groups:
-    def __init__(self, held: pd.DataFrame, by: list[str]) -> None:
-        self._held, self._by = held, by
+    def __init__(self, kept: pd.DataFrame, by: list[str]) -> None:
+        self._held, self._by = kept, by
 
     def size(self) -> DataFrame:
         return DataFrame(

@@ -37,7 +37,7 @@ def tables(draw: st.DrawFn) -> tuple[list[Row], list[Label]]:
     rows = draw(known_rows)
     like = st.sampled_from(rows).map(lambda row: row[:3]) if rows else st.nothing()
     near = st.tuples(like, st.sampled_from([-1, 0, 0, 1])).map(
-        lambda one: (*one[0][:2], None if one[0][2] is None else one[0][2] + one[1])
+        lambda pair: (*pair[0][:2], None if pair[0][2] is None else pair[0][2] + pair[1])
     )
     return rows, draw(st.lists(near | st.tuples(numbers, texts, instants), max_size=20))
 
@@ -53,7 +53,7 @@ def column(values: list[Any], type_: pa.DataType) -> pa.ChunkedArray:
 
 def side(rows: list[Any], created: bool) -> Side:
     numbers, texts, *times = zip(*rows, strict=True) if rows else ([], [], [], [])
-    at, *made = (column([*one], pa.int64()) for one in times)
+    at, *made = (column([*column_], pa.int64()) for column_ in times)
     return Side((column([*numbers], pa.int64()), column([*texts], pa.string())), at, made[0] if created else None)
 
 
@@ -77,7 +77,7 @@ def searched(rows: list[Row], label: Label, ttl: timedelta | None) -> int | None
 
 def asked_of_duckdb(rows: list[Row], labels: list[Label], ttl: timedelta | None) -> list[int | None]:
     """The number of the row, from DuckDB's ASOF join."""
-    known, asked = side(rows, True), side(labels, False)
+    known, requested = side(rows, True), side(labels, False)
     with duckdb.connect() as con:
         con.register(
             "known",
@@ -95,9 +95,9 @@ def asked_of_duckdb(rows: list[Row], labels: list[Label], ttl: timedelta | None)
             "asked",
             pa.table(
                 {
-                    "n": asked.keys[0],
-                    "t": asked.keys[1],
-                    "moment": asked.at,
+                    "n": requested.keys[0],
+                    "t": requested.keys[1],
+                    "moment": requested.at,
                     "i": pa.array(range(len(labels)), pa.int64()),
                 }
             ),
@@ -118,9 +118,9 @@ def test_equals_a_search_in_plain_python_and_duckdb(
     library: Any, both: tuple[list[Row], list[Label]], ttl: timedelta | None
 ) -> None:
     rows, labels = both
-    found = joined(library, rows, labels, ttl)
-    assert found == [searched(rows, label, ttl) for label in labels]
-    assert found == asked_of_duckdb(rows, labels, ttl)
+    result = joined(library, rows, labels, ttl)
+    assert result == [searched(rows, label, ttl) for label in labels]
+    assert result == asked_of_duckdb(rows, labels, ttl)
 
 
 def test_three_rows_three_labels(library: Any) -> None:
@@ -176,8 +176,8 @@ def test_an_instant_before_which_the_ttl_does_not_fit(library: Any) -> None:
     [([], [(1, "a", 1)]), ([(1, "a", 1, None)], []), ([], []), ([(None, "a", 1, None)], [(1, "a", 1)])],
 )
 def test_empty_sides(library: Any, rows: list[Row], labels: list[Label]) -> None:
-    found = frames.as_of(library, side(labels, False), side(rows, True))
-    assert (found.type, found.to_pylist()) == (pa.int64(), [None] * len(labels))
+    result = frames.as_of(library, side(labels, False), side(rows, True))
+    assert (result.type, result.to_pylist()) == (pa.int64(), [None] * len(labels))
 
 
 @pytest.mark.parametrize(
@@ -288,8 +288,8 @@ class Driver:
     def cuInit(self, _flags: int) -> int:  # noqa: N802
         return self._init
 
-    def cuDeviceGetCount(self, found: Any) -> int:  # noqa: N802
-        ctypes.cast(found, ctypes.POINTER(ctypes.c_int))[0] = self.count
+    def cuDeviceGetCount(self, result: Any) -> int:  # noqa: N802
+        ctypes.cast(result, ctypes.POINTER(ctypes.c_int))[0] = self.count
         return self._get
 
 

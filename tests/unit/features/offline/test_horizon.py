@@ -20,14 +20,14 @@ from lake import manifest, settings
 from millrace import cli
 from tests.unit.features.conftest import VIEWS, Lake, activity, at
 
-SERVICE = "customer_value_v1"
-REFS = ["customer_activity:spend_7d"]
+SERVICE = "guest_value_v1"
+REFS = ["guest_activity:paid_7d"]
 HORIZON = at("2017-02-01")
-"""Of the release in the fixture `shop`."""
+"""Of the release in the fixture `cinema`."""
 MICROSECOND = timedelta(microseconds=1)
 LATE = [HORIZON + MICROSECOND, at("2030-01-01")]
-LABELS = pa.table({"customer_id": [1, 1, 1, 2], "event_timestamp": [HORIZON - MICROSECOND, HORIZON, *LATE]})
-SQL = "SELECT 1 AS customer_id, TIMESTAMPTZ '2017-01-30' + INTERVAL (i) DAY AS event_timestamp FROM range(5) r(i)"
+LABELS = pa.table({"guest_id": [1, 1, 1, 2], "event_timestamp": [HORIZON - MICROSECOND, HORIZON, *LATE]})
+SQL = "SELECT 1 AS guest_id, TIMESTAMPTZ '2017-01-30' + INTERVAL (i) DAY AS event_timestamp FROM range(5) r(i)"
 REFUSED = (
     r"^2 of 4 labels lie after 2017-02-01 00:00 UTC, the horizon of release 1, .*; the latest is 2030-01-01 00:00:00\."
     r" .* Drop .*, or run .*, or allow"
@@ -35,7 +35,7 @@ REFUSED = (
 
 
 @pytest.fixture
-def store(shop: Lake) -> Any:
+def store(cinema: Lake) -> Any:
     registry.apply()
     return registry.open_store()
 
@@ -47,8 +47,8 @@ def test_the_sdk_refuses_labels_after_the_horizon_at_the_call(store: Any) -> Non
 
 def test_the_horizon_itself_is_known(store: Any) -> None:
     """The row of the horizon's midnight counts all days before it."""
-    found = store.get_historical_features(LABELS.slice(0, 2).to_pandas(), REFS).to_df()
-    assert found.spend_7d.to_list() == [0.05, 0.05]
+    result = store.get_historical_features(LABELS.slice(0, 2).to_pandas(), REFS).to_df()
+    assert result.paid_7d.to_list() == [0.05, 0.05]
 
 
 @pytest.mark.parametrize(("unit", "zone"), [("s", None), ("us", "Asia/Tokyo"), ("ns", "UTC")])
@@ -58,7 +58,7 @@ def test_any_unit_and_time_zone_is_compared_as_an_instant(store: Any, unit: str,
         .dt.tz_convert(zone)
         .astype(f"datetime64[{unit}{', ' + zone if zone else ''}]")
     )
-    frame = pd.DataFrame({"customer_id": 1, "event_timestamp": instants})
+    frame = pd.DataFrame({"guest_id": 1, "event_timestamp": instants})
     assert len(store.get_historical_features(frame[:1], REFS).to_df()) == 1
     with pytest.raises(BeyondHorizonError, match=r"^1 of 2 labels"):
         store.get_historical_features(frame, REFS)
@@ -68,7 +68,7 @@ def test_any_unit_and_time_zone_is_compared_as_an_instant(store: Any, unit: str,
     "allow",
     [lambda store, _: setattr(store.config.offline_store, "beyond_horizon", "allow"), lambda _, env: env("allow")],
 )
-def test_where_they_are_allowed_they_are_joined_counted_and_told(
+def test_where_they_are_allowed_they_are_joined_counted_and_reported(
     store: Any, monkeypatch: pytest.MonkeyPatch, allow: Any
 ) -> None:
     allow(store, lambda value: monkeypatch.setenv("MILLRACE_BEYOND_HORIZON", value))
@@ -106,41 +106,41 @@ def test_a_setting_that_is_none_is_refused(store: Any, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("knowledge_time", [False, True])
-def test_a_training_set_is_refused_or_counts_them(shop: Lake, knowledge_time: bool) -> None:
+def test_a_training_set_is_refused_or_counts_them(cinema: Lake, knowledge_time: bool) -> None:
     with pytest.raises(BeyondHorizonError, match=REFUSED):
         training.create(LABELS, SERVICE, "late", knowledge_time=knowledge_time)
     assert manifest.names() == []
-    told: list[str] = []
+    message: list[str] = []
     made = training.create(
-        LABELS, SERVICE, "late", knowledge_time=knowledge_time, allow_beyond_horizon=True, say=told.append
+        LABELS, SERVICE, "late", knowledge_time=knowledge_time, allow_beyond_horizon=True, say=message.append
     )
     assert (made.beyond_horizon, made.horizon, manifest.read("late")) == (2, "2017-02-01", made)
     assert any(
-        said.startswith("2 of 4 labels lie after 2017-02-01 00:00 UTC, the horizon of release 1") for said in told
+        text.startswith("2 of 4 labels lie after 2017-02-01 00:00 UTC, the horizon of release 1") for text in message
     )
     assert training.rebuild("late").same_file
 
 
-def test_the_leak_check_names_them(shop: Lake) -> None:
+def test_the_leak_check_names_them(cinema: Lake) -> None:
     training.create(LABELS, SERVICE, "late", allow_beyond_horizon=True)
-    for found in (training.check_leaks("late"), training.check_labels(LABELS, SERVICE)):
-        assert (found.beyond_horizon, found.horizon) == (2, "2017-02-01")
-        assert found.sentences[-1].startswith("2 of 4 labels lie after 2017-02-01 00:00 UTC, the horizon of release 1")
-        assert not any("Every value was known" in said for said in found.sentences)
-        assert json.loads(json.dumps(found.to_dict()))["beyond_horizon"] == 2
+    for result in (training.check_leaks("late"), training.check_labels(LABELS, SERVICE)):
+        assert (result.beyond_horizon, result.horizon) == (2, "2017-02-01")
+        assert result.sentences[-1].startswith("2 of 4 labels lie after 2017-02-01 00:00 UTC, the horizon of release 1")
+        assert not any("Every value was known" in message for message in result.sentences)
+        assert json.loads(json.dumps(result.to_dict()))["beyond_horizon"] == 2
     assert training.check_labels(LABELS.slice(0, 2), SERVICE).beyond_horizon == 0
 
 
-def test_an_older_release_has_its_own_horizon(shop: Lake) -> None:
-    shop.write("customer_activity", [activity(1, "2017-02-20", "2.00")])
-    shop.release(*VIEWS, horizon="2017-03-01")
-    label = pa.table({"customer_id": [1], "event_timestamp": [at("2017-02-20")]})
+def test_an_older_release_has_its_own_horizon(cinema: Lake) -> None:
+    cinema.write("guest_activity", [activity(1, "2017-02-20", "2.00")])
+    cinema.release(*VIEWS, horizon="2017-03-01")
+    label = pa.table({"guest_id": [1], "event_timestamp": [at("2017-02-20")]})
     assert training.create(label, SERVICE, "newest").beyond_horizon == 0
     with pytest.raises(BeyondHorizonError, match="the horizon of release 1"):
         training.create(label, SERVICE, "older", release=1)
 
 
-def test_a_set_of_former_code_still_rebuilds_byte_for_byte(shop: Lake) -> None:
+def test_a_set_of_former_code_still_rebuilds_byte_for_byte(cinema: Lake) -> None:
     """Its manifest says nothing of a horizon, and some of its labels lie after it."""
     training.create(LABELS, SERVICE, "former", allow_beyond_horizon=True)
     path = manifest.folder() / "former.json"
@@ -156,7 +156,7 @@ def test_a_set_of_former_code_still_rebuilds_byte_for_byte(shop: Lake) -> None:
 
 
 def test_the_command_line_refuses_allows_and_reports(
-    shop: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cinema: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pq.write_table(LABELS, tmp_path / "labels.parquet")
     create = [

@@ -17,13 +17,12 @@ from feast.value_type import ValueType
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from features.feast_repo.definitions import customer_product
 from features.online import backends, generation
 from features.online.materialize import load
 from features.online.store import PackedOnlineStore
 from features.source import GoldTable
 from tests import point_in_time
-from tests.unit.features.conftest import INSTANT, Lake
+from tests.unit.features.conftest import INSTANT, Lake, definitions
 
 SCHEMA = pa.schema(
     [
@@ -69,9 +68,13 @@ steps = st.sampled_from([timedelta(microseconds=1), FOREVER, FOREVER, -timedelta
 values = st.none() | st.integers(-(2**63), 2**63 - 1)
 
 
-def some(one: st.SearchStrategy[Any], at_least: int) -> st.SearchStrategy[list[Any]]:
+def some(values: st.SearchStrategy[Any], at_least: int) -> st.SearchStrategy[list[Any]]:
     """None at all, or so many that keys and instants meet."""
-    return st.lists(one, min_size=at_least, max_size=25) | st.lists(one, min_size=at_least, max_size=25) | st.just([])
+    return (
+        st.lists(values, min_size=at_least, max_size=25)
+        | st.lists(values, min_size=at_least, max_size=25)
+        | st.just([])
+    )
 
 
 @st.composite
@@ -155,7 +158,7 @@ def dense() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     every hour.
     """
     near, made = [(12, "3"), (1, "23"), (1, "3")], [None, HOURS[0], HOURS[1]]
-    told = [
+    result = [
         (pair, when, created)
         for pair in near
         for n, when in enumerate(HOURS[:3:2])
@@ -163,7 +166,7 @@ def dense() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     ]
     rows = [
         dict(zip(SCHEMA.names, (*pair, when, created, i, f"row {i}"), strict=True))
-        for i, (pair, when, created) in enumerate(told)
+        for i, (pair, when, created) in enumerate(result)
     ]
     steps = (-timedelta(microseconds=1), FOREVER, timedelta(microseconds=1))
     return rows, [label_of(pair, (1, ""), when, step) for pair in near for when in HOURS for step in steps]
@@ -211,7 +214,7 @@ def test_equals_a_search_of_every_row(lake: Lake, exact: Callable[..., pa.Table]
     entity_df = "SELECT * EXCLUDE n FROM gold.asked ORDER BY n" if case.by_sql else framed(labels, case.zone)
     plain = view(case.ttl, case.created)
     alias = view(FOREVER, case.created).with_name("alias").with_join_key_map({"number": "other"})
-    told = rows if case.created else [{**row, "created": None} for row in rows]
+    actual = rows if case.created else [{**row, "created": None} for row in rows]
 
     result = exact(
         [plain, alias],
@@ -225,10 +228,12 @@ def test_equals_a_search_of_every_row(lake: Lake, exact: Callable[..., pa.Table]
         ("things", {"number": "number", "text": "text"}, case.ttl),
         ("alias", {"number": "other", "text": "text"}, FOREVER),
     ):
-        right = point_in_time.joined(told, labels, keys, case.features, ttl)
-        found = zip(*(result[f"{name}__{feature}"].to_pylist() for feature in case.features), strict=True)
+        right = point_in_time.joined(actual, labels, keys, case.features, ttl)
+        results = zip(*(result[f"{name}__{feature}"].to_pylist() for feature in case.features), strict=True)
         wrong = [
-            (label, got, wanted) for label, got, wanted in zip(labels, found, right, strict=True) if got not in wanted
+            (label, got, expected)
+            for label, got, expected in zip(labels, results, right, strict=True)
+            if got not in expected
         ]
         assert not wrong
 
@@ -242,11 +247,11 @@ def test_what_is_served_is_what_is_trained_on(
     lake: Lake, exact: Callable[..., pa.Table], both: Any, ttl: timedelta
 ) -> None:
     known = [row for row in both[0] if None not in (row["number"], row["text"], row["event_timestamp"])]
-    told = [*{(row["number"], row["text"], row["event_timestamp"], row["created"]): row for row in known}.values()]
-    lake.write("things", told, SCHEMA)
+    result = [*{(row["number"], row["text"], row["event_timestamp"], row["created"]): row for row in known}.values()]
+    lake.write("things", result, SCHEMA)
     load(lake.release("things", horizon="2017-01-02"), [view(ttl, True)], definitions="test")
     now = START + timedelta(days=1)
-    asked = [{"number": number, "text": text, "event_timestamp": now} for number, text in SERVED]
+    requested = [{"number": number, "text": text, "event_timestamp": now} for number, text in SERVED]
 
     keys = [
         EntityKey(join_keys=["text", "number"], entity_values=[Value(string_val=text), Value(int64_val=number)])
@@ -257,23 +262,23 @@ def test_what_is_served_is_what_is_trained_on(
     served = [(values or {}).get("v", Value()) for _, values in read]
 
     expected = [
-        one[0][0] for one in point_in_time.joined(told, asked, {"number": "number", "text": "text"}, ["v"], ttl)
+        row[0][0] for row in point_in_time.joined(result, requested, {"number": "number", "text": "text"}, ["v"], ttl)
     ]
     assert [value.int64_val if value.WhichOneof("val") else None for value in served] == expected
-    assert exact([view(ttl, True)], ["things:v"], pd.DataFrame(asked))["v"].to_pylist() == expected
+    assert exact([view(ttl, True)], ["things:v"], pd.DataFrame(requested))["v"].to_pylist() == expected
 
 
 def integers(column: pd.Series) -> list[int | None]:
     return [None if pd.isna(value) else int(value) for value in column]
 
 
-def test_keys_are_not_concatenated(shop: Lake, join: Callable[..., pd.DataFrame]) -> None:
+def test_keys_are_not_concatenated(cinema: Lake, join: Callable[..., pd.DataFrame]) -> None:
     labels = pd.DataFrame(
         {
-            "customer_id": [12, 1, 1, 12],
-            "product_id": [3, 23, 3, 23],
+            "guest_id": [12, 1, 1, 12],
+            "movie_id": [3, 23, 3, 23],
             "event_timestamp": pd.to_datetime(["2017-01-10"] * 4),
         }
     )
-    result = join([customer_product], ["customer_product:purchases_90d"], labels)
-    assert integers(result.purchases_90d) == [7, 9, 2, None]
+    result = join([definitions.guest_movie], ["guest_movie:visits_90d"], labels)
+    assert integers(result.visits_90d) == [7, 9, 2, None]

@@ -88,9 +88,9 @@ def connection() -> duckdb.DuckDBPyConnection:
 def counted(by: str, cells: list[Any], type_: pa.DataType) -> ColumnProfile:
     con = connection()
     con.register("t", pa.table({"c": pa.array(cells, type_)}))
-    told = by_duckdb.profile(con, "t") if by == "duckdb" else by_frames.profile(by, con, "t")
-    assert told.rows == len(cells)
-    (column,) = told.columns
+    result = by_duckdb.profile(con, "t") if by == "duckdb" else by_frames.profile(by, con, "t")
+    assert result.rows == len(cells)
+    (column,) = result.columns
     return column
 
 
@@ -101,10 +101,10 @@ def expected(cells: list[Any], type_: pa.DataType) -> ColumnProfile:
         return ColumnProfile("c", str(type_), nulls)
     zoned = [cell.replace(tzinfo=UTC) if isinstance(cell, datetime) else cell for cell in cells if cell is not None]
     present = sorted(cell for cell in zoned if cell == cell)
-    frequent = sorted(Counter(present).items(), key=lambda one: (-one[1], one[0]))[:5]
-    told = ColumnProfile("c", str(type_), nulls, len(zoned) - len(present), len({*present}), frequent=tuple(frequent))
+    frequent = sorted(Counter(present).items(), key=lambda pair: (-pair[1], pair[0]))[:5]
+    result = ColumnProfile("c", str(type_), nulls, len(zoned) - len(present), len({*present}), frequent=tuple(frequent))
     if not present:
-        return told
+        return result
     quantiles = tuple(
         next(cell for i, cell in enumerate(present, 1) if 100 * i >= percent * len(present)) for percent in PERCENTS
     )
@@ -117,7 +117,7 @@ def expected(cells: list[Any], type_: pa.DataType) -> ColumnProfile:
         "deviation": deviation,
         "quantiles": quantiles if has_quantiles else (),
     }
-    return ColumnProfile(**{**vars(told), **more})
+    return ColumnProfile(**{**vars(result), **more})
 
 
 def spread(cells: list[Any]) -> tuple[float | None, float | None]:
@@ -131,17 +131,17 @@ def spread(cells: list[Any]) -> tuple[float | None, float | None]:
     )
 
 
-def assert_same(one: ColumnProfile, other: ColumnProfile) -> None:
+def assert_same(profile: ColumnProfile, other: ColumnProfile) -> None:
     """The same, and of doubles nearly the same mean and deviation: to within 1e-12 of the largest value."""
-    inexact = ("mean", "deviation") if one.type in ("double", "float") else ()
+    inexact = ("mean", "deviation") if profile.type in ("double", "float") else ()
     rest, other_rest = (
-        {name: value for name, value in vars(each).items() if name not in inexact} for each in (one, other)
+        {name: value for name, value in vars(each).items() if name not in inexact} for each in (profile, other)
     )
     assert rest == other_rest
-    assert str(one.minimum) == str(other.minimum) or one.minimum == 0  # as text, in which 1.0 is not like 1
-    magnitude = max(abs(float(one.minimum)), abs(float(one.maximum))) if inexact and one.distinct else 0
+    assert str(profile.minimum) == str(other.minimum) or profile.minimum == 0  # as text, in which 1.0 is not like 1
+    magnitude = max(abs(float(profile.minimum)), abs(float(profile.maximum))) if inexact and profile.distinct else 0
     for name in inexact:
-        here, there = getattr(one, name), getattr(other, name)
+        here, there = getattr(profile, name), getattr(other, name)
         assert here == there or abs(here - there) <= 1e-12 * magnitude
 
 
@@ -150,9 +150,9 @@ def assert_same(one: ColumnProfile, other: ColumnProfile) -> None:
 @given(data=st.data())
 def test_everyone_counts_as_plain_python_does(name: str, data: st.DataObject) -> None:
     cells, type_ = data.draw(cells_of(name)), COLUMNS[name][0]
-    wanted = expected(cells, type_)
+    selected = expected(cells, type_)
     for by in EVERYONE:
-        assert_same(counted(by, cells, type_), wanted)
+        assert_same(counted(by, cells, type_), selected)
 
 
 @pytest.fixture(params=EVERYONE)
@@ -161,86 +161,82 @@ def by(request: pytest.FixtureRequest) -> str:
 
 
 def test_a_column_of_four_rows(by: str) -> None:
-    told = counted(by, [Decimal("2.50"), None, Decimal("-1.00"), Decimal("2.50")], pa.decimal128(12, 2))
-    assert (told.type, told.nulls, told.nans, told.distinct) == ("decimal128(12, 2)", 1, 0, 2)
-    assert (told.minimum, told.maximum, told.quantile(50)) == (Decimal("-1.00"), Decimal("2.50"), Decimal("2.50"))
-    assert (told.mean, told.deviation) == (4 / 3, statistics.stdev([2.5, -1.0, 2.5]))
-    assert told.frequent == ((Decimal("2.50"), 2), (Decimal("-1.00"), 1))
+    result = counted(by, [Decimal("2.50"), None, Decimal("-1.00"), Decimal("2.50")], pa.decimal128(12, 2))
+    assert (result.type, result.nulls, result.nans, result.distinct) == ("decimal128(12, 2)", 1, 0, 2)
+    assert (result.minimum, result.maximum, result.quantile(50)) == (Decimal("-1.00"), Decimal("2.50"), Decimal("2.50"))
+    assert (result.mean, result.deviation) == (4 / 3, statistics.stdev([2.5, -1.0, 2.5]))
+    assert result.frequent == ((Decimal("2.50"), 2), (Decimal("-1.00"), 1))
 
 
 def test_sums_beyond_128_bits_are_exact(by: str) -> None:
     """Three numbers whose squares take 254 bits, next to each other: a double would see no difference."""
     largest = 10**38 - 1
     with localcontext(prec=38):
-        told = counted(by, [Decimal(largest), Decimal(largest - 1), Decimal(largest - 2)], pa.decimal128(38, 0))
-    assert (told.mean, told.deviation) == (float(largest - 1), 1.0)
+        result = counted(by, [Decimal(largest), Decimal(largest - 1), Decimal(largest - 2)], pa.decimal128(38, 0))
+    assert (result.mean, result.deviation) == (float(largest - 1), 1.0)
     whole = counted(by, [MAX, MAX - 1, MAX - 2], pa.int64())
     assert (whole.mean, whole.deviation) == (float(MAX - 1), 1.0)
 
 
 def test_not_a_number_is_counted_apart(by: str) -> None:
-    told = counted(by, [1.0, float("nan"), None, 3.0], pa.float64())
-    assert (told.nulls, told.nans, told.distinct, told.maximum, told.mean) == (1, 1, 2, 3.0, 2.0)
+    result = counted(by, [1.0, float("nan"), None, 3.0], pa.float64())
+    assert (result.nulls, result.nans, result.distinct, result.maximum, result.mean) == (1, 1, 2, 3.0, 2.0)
 
 
 def test_infinity_is_the_maximum_and_has_no_mean(by: str) -> None:
-    told = counted(by, [1.0, float("inf")], pa.float64())
-    assert (told.maximum, told.mean, told.deviation) == (float("inf"), None, None)
-    assert json.loads(json.dumps(told.to_dict(), allow_nan=False))["maximum"] == "inf"
+    result = counted(by, [1.0, float("inf")], pa.float64())
+    assert (result.maximum, result.mean, result.deviation) == (float("inf"), None, None)
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["maximum"] == "inf"
 
 
 @pytest.mark.parametrize("cells", [[], [None, None]], ids=["no row", "NULLs only"])
 def test_nothing_is_said_of_nothing(by: str, cells: list[None]) -> None:
-    told = counted(by, cells, pa.int64())
-    assert told == ColumnProfile("c", "int64", len(cells), distinct=0)
-    assert told.quantile(50) is None
+    message = counted(by, cells, pa.int64())
+    assert message == ColumnProfile("c", "int64", len(cells), distinct=0)
+    assert message.quantile(50) is None
 
 
 def test_beyond_pythons_calendar_time_is_text(by: str) -> None:
-    told = counted(by, [MAX - 1], pa.timestamp("us", "UTC"))
-    assert told.maximum == told.quantile(99) == f"1970-01-01 +{MAX - 1} us"
+    result = counted(by, [MAX - 1], pa.timestamp("us", "UTC"))
+    assert result.maximum == result.quantile(99) == f"1970-01-01 +{MAX - 1} us"
     assert counted(by, [-10_000_000], pa.date32()).minimum == "1970-01-01 -10000000 days"
 
 
 def test_names_that_need_quotes(by: str) -> None:
     with duckdb.connect() as con:
         con.register('a "table"', pa.table({'say "x"': [1], "select": ["b"]}))
-        told = (
+        result = (
             by_duckdb.profile(con, '"a ""table"""') if by == "duckdb" else by_frames.profile(by, con, '"a ""table"""')
         )
-    assert [(column.name, column.maximum) for column in told.columns] == [('say "x"', 1), ("select", "b")]
+    assert [(column.name, column.maximum) for column in result.columns] == [('say "x"', 1), ("select", "b")]
 
 
 def test_a_published_table(lake: Lake, by: str) -> None:
-    lake.write("customer_activity", [activity(1, "2017-01-02", "10.00"), activity(2, "2017-01-05", "7.77")])
-    told = of(published("gold.customer_activity"), "gold.customer_activity", by)
-    spend = next(column for column in told.columns if column.name == "spend_7d")
-    assert (told.rows, spend.type, spend.minimum, spend.mean) == (2, "decimal128(18, 2)", Decimal("7.77"), 8.885)
-    assert json.loads(json.dumps(told.to_dict()))["columns"][1]["maximum"] == "2017-01-05T00:00:00+00:00"
+    lake.write("guest_activity", [activity(1, "2017-01-02", "10.00"), activity(2, "2017-01-05", "7.77")])
+    result = of(published("gold.guest_activity"), "gold.guest_activity", by)
+    spend = next(column for column in result.columns if column.name == "paid_7d")
+    assert (result.rows, spend.type, spend.minimum, spend.mean) == (2, "decimal128(18, 2)", Decimal("7.77"), 8.885)
+    assert json.loads(json.dumps(result.to_dict()))["columns"][1]["maximum"] == "2017-01-05T00:00:00+00:00"
 
 
 def test_an_older_version(lake: Lake, by: str) -> None:
-    for customers in ((1,), (1, 2)):
-        lake.write("customer_activity", [activity(customer, "2017-01-02") for customer in customers])
+    for guests in ((1,), (1, 2)):
+        lake.write("guest_activity", [activity(guest, "2017-01-02") for guest in guests])
 
-    def found(version: int | None) -> Profile:
-        return of(published("gold.customer_activity", version), "gold.customer_activity", by)
+    def profile_of(version: int | None) -> Profile:
+        return of(published("gold.guest_activity", version), "gold.guest_activity", by)
 
-    assert [found(version).rows for version in (0, 1, None)] == [1, 2, 2]
+    assert [profile_of(version).rows for version in (0, 1, None)] == [1, 2, 2]
 
 
 def test_what_cannot_be_read(lake: Lake) -> None:
     with pytest.raises(
         SourceError,
-        match=(
-            r"gold\.customer_activity was never published: there is no table at .*/gold/customer_activity\. Run the DAG"
-        ),
+        match=(r"gold\.guest_activity was never published: there is no table at .*/gold/guest_activity\. Run the DAG"),
     ):
-        published("gold.customer_activity")
-    with pytest.raises(
-        SourceError, match=r"'transactions' is no table\. Name it with its layer, such as silver\.transactions"
-    ):
-        published("transactions")
-    lake.write("customer_profile", [])
-    with pytest.raises(SourceError, match=r"gold\.customer_profile has no version 7: its newest is 0"):
-        published("gold.customer_profile", 7)
+        published("gold.guest_activity")
+    with pytest.raises(SourceError, match=r"^'tickets' is no table\. Name it with its layer, such as silver\."):
+        published("tickets")
+    lake.write("guest_profile", [])
+    with pytest.raises(SourceError, match=r"gold\.guest_profile has no version 7: its newest is 0"):
+        published("gold.guest_profile", 7)

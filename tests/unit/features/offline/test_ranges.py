@@ -12,7 +12,7 @@ from tests.unit.features.conftest import Lake, at
 
 
 @pytest.fixture
-def store(shop: Lake) -> FeatureStore:
+def store(cinema: Lake) -> FeatureStore:
     registry.apply()
     return registry.open_store()
 
@@ -24,18 +24,18 @@ def between(
 
 
 def test_each_row_of_the_range_as_of_its_instant(store: FeatureStore) -> None:
-    """customer_activity has rows on the 2nd, 5th and 9th, and one after the horizon; the profile of customer 1 is of
+    """guest_activity has rows on the 2nd, 5th and 9th, and one after the horizon; the profile of guest 1 is of
     the 1st.
     """
-    found = between(store, ["customer_activity:spend_7d"], at("2017-01-02"), at("2017-01-08"))
-    assert found.to_dict("list") == {
-        "customer_id": [1, 2],
+    result = between(store, ["guest_activity:paid_7d"], at("2017-01-02"), at("2017-01-08"))
+    assert result.to_dict("list") == {
+        "guest_id": [1, 2],
         "event_timestamp": [at("2017-01-02"), at("2017-01-05")],
-        "spend_7d": [10.0, 7.77],
+        "paid_7d": [10.0, 7.77],
     }
-    found = between(store, ["customer_activity:spend_7d", "customer_profile:age"], at("2017-01-01"))
+    result = between(store, ["guest_activity:paid_7d", "guest_profile:age_band"], at("2017-01-01"))
     assert [
-        (row.customer_id, f"{row.event_timestamp:%d}", row.spend_7d, row.age) for row in found.fillna(-1).itertuples()
+        (row.guest_id, f"{row.event_timestamp:%d}", row.paid_7d, row.age_band) for row in result.fillna(-1).itertuples()
     ] == [
         (1, "01", -1, "25-34"),
         (12, "01", -1, "65+"),
@@ -47,28 +47,28 @@ def test_each_row_of_the_range_as_of_its_instant(store: FeatureStore) -> None:
 
 
 def test_a_service_with_fewer_keys_in_some_views_and_on_demand_features(store: FeatureStore) -> None:
-    found = between(store, store.get_feature_service("recommendation_v1"), datetime(2017, 1, 2), datetime(2017, 1, 31))
-    assert [*zip(found.customer_id, found.product_id, found.purchases_90d, strict=True)] == [
+    result = between(store, store.get_feature_service("suggestion_v1"), datetime(2017, 1, 2), datetime(2017, 1, 31))
+    assert [*zip(result.guest_id, result.movie_id, result.visits_90d, strict=True)] == [
         (1, 23, 9),
         (12, 3, 7),
         (1, 3, 2),
     ]
-    assert found.spend_7d.fillna(-1).tolist() == [10.0, -1, 10.0]
-    assert found.units_7d.fillna(-1).tolist() == [-1, 5, 5]
-    assert found.request_time.tolist() == found.event_timestamp.tolist()
-    assert found.days_since_last_purchase.tolist() == pytest.approx([0.604, 0.604, 0.0], abs=0.001)
+    assert result.paid_7d.fillna(-1).tolist() == [10.0, -1, 10.0]
+    assert result.sold_7d.fillna(-1).tolist() == [-1, 5, 5]
+    assert result.request_time.tolist() == result.event_timestamp.tolist()
+    assert result.days_since_last_visit.tolist() == pytest.approx([0.604, 0.604, 0.0], abs=0.001)
 
 
 def test_it_is_what_labels_would_give(store: FeatureStore) -> None:
-    features = ["customer_activity:spend_7d", "customer_profile:age"]
-    found = between(store, features, at("2017-01-01"), at("2017-03-01"))
-    labelled = store.get_historical_features(found[["customer_id", "event_timestamp"]], features).to_df()
-    pd.testing.assert_frame_equal(found, labelled)
+    features = ["guest_activity:paid_7d", "guest_profile:age_band"]
+    result = between(store, features, at("2017-01-01"), at("2017-03-01"))
+    labelled = store.get_historical_features(result[["guest_id", "event_timestamp"]], features).to_df()
+    pd.testing.assert_frame_equal(result, labelled)
 
 
 def test_what_cannot_be_ranged_over(store: FeatureStore) -> None:
     with pytest.raises(LabelError, match="start_date is needed"):
-        store.get_historical_features(features=["customer_activity:spend_7d"], end_date=at("2017-02-01"))
-    with pytest.raises(LabelError, match="must have all keys of the request, customer_id, product_id, and none of"):
-        between(store, ["customer_activity:spend_7d", "product_popularity:units_7d"], at("2017-01-01"))
-    assert between(store, ["customer_activity:spend_7d"], at("2019-01-01"), at("2020-01-01")).empty
+        store.get_historical_features(features=["guest_activity:paid_7d"], end_date=at("2017-02-01"))
+    with pytest.raises(LabelError, match="must have all keys of the request, guest_id, movie_id, and none of"):
+        between(store, ["guest_activity:paid_7d", "movie_demand:sold_7d"], at("2017-01-01"))
+    assert between(store, ["guest_activity:paid_7d"], at("2019-01-01"), at("2020-01-01")).empty

@@ -23,53 +23,58 @@ from lake import settings
 from tests.unit.features.conftest import Lake, at
 
 SQL = """
-    SELECT customer_id, CAST(3 AS BIGINT) AS product_id, d AS event_timestamp, d AS request_time,
-        customer_id * 1000 + epoch(d) // 86400 % 1000 AS n
-    FROM (VALUES (2), (1), (1), (404)) c(customer_id), (SELECT unnest(range(TIMESTAMPTZ '2016-12-24',
+    SELECT guest_id, CAST(3 AS BIGINT) AS movie_id, d AS event_timestamp, d AS request_time,
+        guest_id * 1000 + epoch(d) // 86400 % 1000 AS n
+    FROM (VALUES (2), (1), (1), (404)) c(guest_id), (SELECT unnest(range(TIMESTAMPTZ '2016-12-24',
         TIMESTAMPTZ '2017-02-02', INTERVAL 1 DAY)) AS d)
-    ORDER BY d DESC, customer_id
+    ORDER BY d DESC, guest_id
 """
 
 
 @pytest.fixture
-def store(shop: Lake) -> FeatureStore:
+def store(cinema: Lake) -> FeatureStore:
     registry.apply()
     return registry.open_store()
 
 
-def asked(store: FeatureStore, labels: Any = SQL) -> Any:
-    return store.get_historical_features(labels, store.get_feature_service("recommendation_v1"))
+def training_set(store: FeatureStore, labels: Any = SQL) -> Any:
+    return store.get_historical_features(labels, store.get_feature_service("suggestion_v1"))
 
 
 @pytest.mark.parametrize("as_frame", [True, False])
 def test_pieces_are_the_whole(store: FeatureStore, as_frame: bool) -> None:
     labels = (
-        asked(store).to_df()[["customer_id", "product_id", "event_timestamp", "request_time", "n"]] if as_frame else SQL
+        training_set(store).to_df()[["guest_id", "movie_id", "event_timestamp", "request_time", "n"]]
+        if as_frame
+        else SQL
     )
-    whole = asked(store, labels).to_arrow()
-    pieces = [*asked(store, labels).pieces(7)]
+    whole = training_set(store, labels).to_arrow()
+    pieces = [*training_set(store, labels).pieces(7)]
     assert {piece.num_rows for piece in pieces} == {7, 160 % 7}
-    assert "days_since_last_purchase" in whole.column_names
+    assert "days_since_last_visit" in whole.column_names
     assert pa.concat_tables(pieces).equals(whole)
-    assert whole["customer_id"].to_pylist() == [1, 1, 2, 404] * 40
+    assert whole["guest_id"].to_pylist() == [1, 1, 2, 404] * 40
     assert whole["event_timestamp"].to_pylist() == [at("2017-02-01") - timedelta(days=i // 4) for i in range(160)]
 
 
 def test_no_labels_are_an_empty_training_set_with_all_columns(store: FeatureStore, tmp_path: Path) -> None:
-    job = asked(store, f"SELECT * FROM ({SQL}) WHERE n < 0")
+    job = training_set(store, f"SELECT * FROM ({SQL}) WHERE n < 0")
     assert job.to_arrow().num_rows == 0
     job.to_parquet(str(tmp_path / "none.parquet"))
-    assert pq.read_schema(tmp_path / "none.parquet").names == asked(store).to_arrow().column_names
-    frame = asked(store).to_df().head(0)[["customer_id", "product_id", "event_timestamp", "request_time"]]
-    assert asked(store, frame).to_arrow().column_names == [*frame.columns, *asked(store).to_arrow().column_names[5:]]
+    assert pq.read_schema(tmp_path / "none.parquet").names == training_set(store).to_arrow().column_names
+    frame = training_set(store).to_df().head(0)[["guest_id", "movie_id", "event_timestamp", "request_time"]]
+    assert training_set(store, frame).to_arrow().column_names == [
+        *frame.columns,
+        *training_set(store).to_arrow().column_names[5:],
+    ]
 
 
 def test_parquet_and_delta_hold_what_to_arrow_gives_and_say_of_which_release(
     store: FeatureStore, tmp_path: Path
 ) -> None:
-    whole = asked(store).to_arrow()
-    asked(store).to_parquet(str(tmp_path / "set.parquet"), rows=9)
-    asked(store).to_delta(str(tmp_path / "set"), rows=9)
+    whole = training_set(store).to_arrow()
+    training_set(store).to_parquet(str(tmp_path / "set.parquet"), rows=9)
+    training_set(store).to_delta(str(tmp_path / "set"), rows=9)
     assert pq.read_table(tmp_path / "set.parquet").equals(whole)
     assert pq.read_metadata(tmp_path / "set.parquet").num_row_groups == 18
     assert pq.read_metadata(tmp_path / "set.parquet").metadata[saved_datasets.RELEASE.encode()] == b"1"
@@ -92,30 +97,32 @@ def storages(tmp_path: Path) -> list[SavedDatasetStorage]:
 @pytest.mark.filterwarnings("ignore:Retrieving datasets is an experimental feature")
 def test_feasts_saved_datasets(store: FeatureStore, tmp_path: Path, number: int) -> None:
     place = storages(tmp_path)[number]
-    kept = store.create_saved_dataset(asked(store), "churn", place)
+    kept = store.create_saved_dataset(training_set(store), "churn", place)
     features = [
-        name for name in asked(store).to_arrow().column_names if name not in ("product_id", "request_time", "n")
+        name for name in training_set(store).to_arrow().column_names if name not in ("movie_id", "request_time", "n")
     ]
-    expected = asked(store).to_df()[features].sort_values(features, ignore_index=True)
-    for found in (kept, registry.open_store().get_saved_dataset("churn")):
-        assert found.to_df()[features].sort_values(features, ignore_index=True).equals(expected)
-        assert type(found.storage) is type(place)
+    expected = training_set(store).to_df()[features].sort_values(features, ignore_index=True)
+    for result in (kept, registry.open_store().get_saved_dataset("churn")):
+        assert result.to_df()[features].sort_values(features, ignore_index=True).equals(expected)
+        assert type(result.storage) is type(place)
     with pytest.raises(SavedDatasetLocationAlreadyExists):
-        store.create_saved_dataset(asked(store), "churn", place)
-    few = store.get_historical_features(SQL, ["customer_activity:spend_7d"])
+        store.create_saved_dataset(training_set(store), "churn", place)
+    few = store.get_historical_features(SQL, ["guest_activity:paid_7d"])
     assert len(store.create_saved_dataset(few, "churn", place, allow_overwrite=True).to_df().columns) == 3
 
 
 @pytest.mark.filterwarnings("ignore:Saving dataset is an experimental feature")
 def test_instants_of_pandas_come_back(store: FeatureStore, tmp_path: Path) -> None:
     """They are in nanoseconds."""
-    labels = asked(store).to_df()[["customer_id", "event_timestamp"]].astype({"event_timestamp": "datetime64[ns, UTC]"})
-    job = store.get_historical_features(labels, ["customer_activity:spend_7d"])
+    labels = (
+        training_set(store).to_df()[["guest_id", "event_timestamp"]].astype({"event_timestamp": "datetime64[ns, UTC]"})
+    )
+    job = store.get_historical_features(labels, ["guest_activity:paid_7d"])
     for number, place in enumerate(storages(tmp_path)):
         assert len(store.create_saved_dataset(job, f"set_{number}", place).to_df()) == 160
 
 
-def test_a_name_belongs_to_the_lake_of_the_home(shop: Lake) -> None:
+def test_a_name_belongs_to_the_lake_of_the_home(cinema: Lake) -> None:
     assert LakeStorage("x").to_data_source().path == str(settings.lake() / "_saved_datasets" / "x")
     assert SavedDatasetStorage.from_proto(LakeStorage("x").to_proto()) == LakeStorage("x")
     assert str(settings.lake()) not in str(LakeStorage("x").to_proto())
@@ -123,44 +130,44 @@ def test_a_name_belongs_to_the_lake_of_the_home(shop: Lake) -> None:
 
 def test_a_failure_leaves_nothing(store: FeatureStore, tmp_path: Path) -> None:
     broken = (
-        "SELECT * REPLACE (CASE WHEN n < 1000000 AND customer_id = 404 THEN 0.5 ELSE customer_id END AS customer_id)"
+        "SELECT * REPLACE (CASE WHEN n < 1000000 AND guest_id = 404 THEN 0.5 ELSE guest_id END AS guest_id)"
         f" FROM ({SQL})"
     )
     target = tmp_path / "out"
     target.mkdir()
-    with pytest.raises(ValueError, match="customer_id"):
-        asked(store, broken).to_parquet(str(target / "set.parquet"), rows=2)
-    with pytest.raises(Exception, match="customer_id"):
-        asked(store, broken).to_delta(str(target / "set"), rows=2)
+    with pytest.raises(ValueError, match="guest_id"):
+        training_set(store, broken).to_parquet(str(target / "set.parquet"), rows=2)
+    with pytest.raises(Exception, match="guest_id"):
+        training_set(store, broken).to_delta(str(target / "set"), rows=2)
     assert not (target / "set.parquet").exists()
     assert not DeltaTable.is_deltatable(str(target / "set"))
     assert [path for path in target.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("set.parquet", r"'set\.parquet' depends on where the process runs\. Give the whole path"),
         ("s3://bucket/set.parquet", "is in a bucket, where a file appears before it is whole. Save it as Delta there"),
     ],
 )
-def test_places_where_no_file_is_written(store: FeatureStore, path: str, said: str) -> None:
-    with pytest.raises(SavedSetError, match=said):
-        asked(store).to_parquet(path)
+def test_places_where_no_file_is_written(store: FeatureStore, path: str, message: str) -> None:
+    with pytest.raises(SavedSetError, match=message):
+        training_set(store).to_parquet(path)
 
 
 def test_a_folder_with_files_is_not_replaced_and_an_empty_one_is(store: FeatureStore, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
-    asked(store).to_parquet(str(tmp_path / "set"), overwrite=True)
+    training_set(store).to_parquet(str(tmp_path / "set"), overwrite=True)
     assert pq.read_metadata(tmp_path / "set").num_rows == 160
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").touch()
     with pytest.raises(SavedSetError, match="a folder with files in it"):
-        asked(store).to_parquet(str(tmp_path / "full"), overwrite=True)
+        training_set(store).to_parquet(str(tmp_path / "full"), overwrite=True)
 
 
 def test_storages_that_are_none(store: FeatureStore) -> None:
     with pytest.raises(SavedSetError, match=r"NoneType is not written here\. Use LakeStorage"):
-        asked(store).persist(None)
+        training_set(store).persist(None)
     with pytest.raises(SavedSetError, match=r"'\.\./x' is no name for a training set"):
         LakeStorage("../x")

@@ -74,22 +74,22 @@ class Things:
             SCHEMA,
         )
 
-    def step(self, what: str, given: Any) -> None:
+    def step(self, what: str, inputs: Any) -> None:
         if what == "append":
-            self._append(given)
+            self._append(inputs)
         elif what == "correct":
-            for key, day, *_ in given:
+            for key, day, *_ in inputs:
                 self._delete(
                     f"id = {key} AND event_timestamp = '{FIRST + timedelta(days=day)}T00:00:00Z'",
                     lambda row, key=key, day=day: row[:2] == (key, day),
                 )
-            self._append(given)
+            self._append(inputs)
         elif what == "delete":
-            self._delete(f"id = {given}", lambda row: row[0] == given)
+            self._delete(f"id = {inputs}", lambda row: row[0] == inputs)
         elif what == "compact":
             DeltaTable(self.path).optimize.compact()
         else:
-            self.horizon += given
+            self.horizon += inputs
 
     def _append(self, rows: list[Any]) -> None:
         alone = {
@@ -105,12 +105,12 @@ class Things:
 
     def newest(self) -> dict[int, int]:
         """The value of each key, found by looking at all rows."""
-        found: dict[int, Any] = {}
+        result: dict[int, Any] = {}
         for key, day, made, value in self.rows:
             rank = (day, -1 if made is None else made)
-            if day <= self.horizon and (key not in found or rank > found[key][0]):
-                found[key] = (rank, value)
-        return {key: value for key, (_, value) in found.items()}
+            if day <= self.horizon and (key not in result or rank > result[key][0]):
+                result[key] = (rank, value)
+        return {key: value for key, (_, value) in result.items()}
 
     def pinned(self) -> release.Release:
         table = DeltaTable(self.path)
@@ -192,11 +192,11 @@ def test_all_is_read_again_for_an_earlier_horizon(lake: Lake) -> None:
     assert served() == things.newest()
 
 
-def test_a_late_row_is_served_and_only_its_entity_is_read(shop: Lake) -> None:
+def test_a_late_row_is_served_and_only_its_entity_is_read(cinema: Lake) -> None:
     """`materialize_incremental` of Feast begins where it ended, and would never see it."""
     materialize.materialize(release.read())
-    shop.write(
-        "customer_profile",
+    cinema.write(
+        "guest_profile",
         [
             profile(1, "2017-01-01", "25-34"),
             profile(12, "2017-01-01", "65+"),
@@ -204,28 +204,28 @@ def test_a_late_row_is_served_and_only_its_entity_is_read(shop: Lake) -> None:
             profile(7, "2016-12-31", "19-24"),
         ],
     )
-    shop.release(*VIEWS)
-    reports = {one.view: one for one in materialize.materialize(release.read(), sample=None).views}
-    assert (reports["customer_activity"].rows, reports["customer_activity"].loaded) == (2, 0)
-    assert online(registry.open_store(), "customer_profile:age", customer_id=7) == "19-24"
+    cinema.release(*VIEWS)
+    reports = {report.view: report for report in materialize.materialize(release.read(), sample=None).views}
+    assert (reports["guest_activity"].rows, reports["guest_activity"].loaded) == (2, 0)
+    assert online(registry.open_store(), "guest_profile:age_band", guest_id=7) == "19-24"
 
 
-def test_what_was_pushed_does_not_outlive_the_next_release(shop: Lake) -> None:
+def test_what_was_pushed_does_not_outlive_the_next_release(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
     push(store, 1, at("2017-01-20"), 3.5)
-    shop.write("customer_activity", [activity(1, "2017-01-09", "0.05"), activity(2, "2017-01-05", "8.00")])
-    shop.release(*VIEWS)
+    cinema.write("guest_activity", [activity(1, "2017-01-09", "0.05"), activity(2, "2017-01-05", "8.00")])
+    cinema.release(*VIEWS)
     materialize.materialize(release.read(), sample=None)
-    assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05
+    assert online(store, "guest_activity:paid_7d", guest_id=1) == 0.05
 
 
-def test_pushed_rows_go_when_the_same_release_is_served_again(shop: Lake) -> None:
+def test_pushed_rows_go_when_the_same_release_is_served_again(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
     push(store, 1, at("2017-01-20"), 3.5)
-    assert {one.status for one in materialize.materialize(release.read()).views} == {"published"}
-    assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05
+    assert {report.status for report in materialize.materialize(release.read()).views} == {"published"}
+    assert online(store, "guest_activity:paid_7d", guest_id=1) == 0.05
 
 
 def test_files_that_were_vacuumed_are_no_base(lake: Lake) -> None:

@@ -9,20 +9,20 @@ from millrace import pipeline
 from tests.unit.features.conftest import INSTANT, VIEWS, Lake, at
 
 
-def test_a_table_that_the_project_no_longer_declares_is_left_out(shop: Lake) -> None:
-    schema = pa.schema([("customer_id", pa.int64()), ("event_timestamp", INSTANT), ("clicks_7d", pa.int64())])
-    shop.write("clicks", [{"customer_id": 1, "event_timestamp": at("2017-01-02"), "clicks_7d": 3}], schema)
-    release = shop.release(*VIEWS, "clicks", horizon="2017-02-02")
+def test_a_table_that_the_project_no_longer_declares_is_left_out(cinema: Lake) -> None:
+    schema = pa.schema([("guest_id", pa.int64()), ("event_timestamp", INSTANT), ("clicks_7d", pa.int64())])
+    cinema.write("clicks", [{"guest_id": 1, "event_timestamp": at("2017-01-02"), "clicks_7d": 3}], schema)
+    release = cinema.release(*VIEWS, "clicks", horizon="2017-02-02")
     served = pipeline.serve()
     assert served["release"] == release.number
     assert {view["view"] for view in served["views"]} == {*VIEWS}
     assert served["consistency"]["release"] == release.number
 
 
-def test_a_declared_table_that_the_release_lacks_is_named_and_nothing_changes(shop: Lake) -> None:
+def test_a_declared_table_that_the_release_lacks_is_named_and_nothing_changes(cinema: Lake) -> None:
     pipeline.serve()
     before = backends.current()
-    older = shop.release(*VIEWS[:-1], horizon="2017-01-20")
+    older = cinema.release(*VIEWS[:-1], horizon="2017-01-20")
     message = (
         rf"^release {older.number} has no gold\.{VIEWS[-1]}, which the project declares, so its features cannot be"
         rf" served\. Run the DAG `millrace`, .* to serve release {older.number}, check out the code"

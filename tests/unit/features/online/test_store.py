@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -19,17 +18,17 @@ from feast.types import Bool, Float32, Float64, Int64, String
 from feast.value_type import ValueType
 
 from features import registry
-from features.feast_repo import definitions
 from features.online import backends, generation, materialize, sqlite
 from features.online import store as online_store
 from features.online.generation import OnlineStoreDamagedError, OnlineStoreEmptyError, OnlineStoreOwnedError
 from features.registry import RegistryOwnedError
 from features.type_mapping import KeyTypeError
 from lake import release
-from tests.unit.features.conftest import VIEWS, Lake, activity, at, popularity
+from tests.projects import GROCERY
+from tests.unit.features.conftest import VIEWS, Lake, activity, at, definitions, demand
 
-PUSHED = {f"{what}_{days}d": [1] for what in ("spend", "items", "baskets") for days in (7, 30, 90)} | {
-    "discount_share_30d": [0.0]
+PUSHED = {f"{what}_{days}d": [1] for what in ("paid", "seats", "bookings") for days in (7, 30, 90)} | {
+    "saved_share_30d": [0.0]
 }
 
 
@@ -38,127 +37,124 @@ def online(store: Any, feature: str, **keys: Any) -> Any:
     return store.get_online_features(features=[feature], entity_rows=[keys]).to_dict()[name][0]
 
 
-def push(store: Any, customer: int, when: datetime, spend: float) -> None:
+def push(store: Any, guest: int, when: datetime, spend: float) -> None:
     row = {
         **PUSHED,
-        "customer_id": [customer],
+        "guest_id": [guest],
         "event_timestamp": [when],
-        "last_basket_at": [at("2017-01-01")],
-        "spend_7d": [spend],
+        "last_booked_at": [at("2017-01-01")],
+        "paid_7d": [spend],
     }
-    store.write_to_online_store("customer_activity", pd.DataFrame(row))
+    store.write_to_online_store("guest_activity", pd.DataFrame(row))
 
 
-def test_online_is_offline_at_the_horizon(shop: Lake) -> None:
+def test_online_is_offline_at_the_horizon(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
-    service = store.get_feature_service("recommendation_v1")
-    entities = [(customer, product) for customer in (1, 2, 12, 404) for product in (3, 23, 405)]
-    labels = pd.DataFrame(entities, columns=["customer_id", "product_id"]).assign(
+    service = store.get_feature_service("suggestion_v1")
+    entities = [(guest, movie) for guest in (1, 2, 12, 404) for movie in (3, 23, 405)]
+    labels = pd.DataFrame(entities, columns=["guest_id", "movie_id"]).assign(
         event_timestamp=at("2017-02-01"), request_time=at("2017-02-01 06:00")
     )
-    rows = [
-        {"customer_id": customer, "product_id": product, "request_time": at("2017-02-01 06:00")}
-        for customer, product in entities
-    ]
+    rows = [{"guest_id": guest, "movie_id": movie, "request_time": at("2017-02-01 06:00")} for guest, movie in entities]
 
     trained = store.get_historical_features(labels, service).to_arrow().to_pydict()
     served = store.get_online_features(features=service, entity_rows=rows).to_dict()
 
-    assert len(served) == 33
+    assert len(served) == 32
     assert {name: trained[name] for name in served} == served
-    assert served["spend_7d"][:3] == [0.05] * 3
-    assert served["units_7d"][0] == 0
+    assert served["paid_7d"][:3] == [0.05] * 3
+    assert served["sold_7d"][0] == 0
 
 
-def test_rows_after_the_horizon_wait(shop: Lake) -> None:
+def test_rows_after_the_horizon_wait(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
-    assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05
-    shop.release(*VIEWS, horizon="2999-01-01")
+    assert online(store, "guest_activity:paid_7d", guest_id=1) == 0.05
+    cinema.release(*VIEWS, horizon="2999-01-01")
     materialize.materialize(release.read())
-    assert online(store, "customer_activity:spend_7d", customer_id=1) == 99.0
+    assert online(store, "guest_activity:paid_7d", guest_id=1) == 99.0
 
 
-def test_the_same_release_is_no_work_until_the_store_is_deleted(shop: Lake) -> None:
+def test_the_same_release_is_no_work_until_the_store_is_deleted(cinema: Lake) -> None:
     first = materialize.materialize(release.read()).views
     again = materialize.materialize(release.read()).views
-    assert [(one.view, one.rows, one.generation) for one in again] == [
-        (one.view, one.rows, one.generation) for one in first
+    assert [(report.view, report.rows, report.generation) for report in again] == [
+        (report.view, report.rows, report.generation) for report in first
     ]
-    assert {one.status for one in again} == {"unchanged"}
+    assert {report.status for report in again} == {"unchanged"}
     backends.configured().remove_all()
     assert materialize.online_release() is None
-    assert {one.status for one in materialize.materialize(release.read()).views} == {"published"}
+    assert {report.status for report in materialize.materialize(release.read()).views} == {"published"}
 
 
-def test_another_projects_features_and_definitions_are_left_alone(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_projects_features_and_definitions_are_left_alone(
+    cinema: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     materialize.materialize(release.read())
     before, definitions = backends.metadata(), registry.path().read_bytes()
-    other = SimpleNamespace(name="bakery")
-    monkeypatch.setattr(materialize.project, "current", lambda: other)
-    monkeypatch.setattr(registry, "current_project", lambda: other)
-    with pytest.raises(OnlineStoreOwnedError, match=r"and this is bakery\. Nothing was changed\. Set MILLRACE_ONLINE"):
+    monkeypatch.setenv("MILLRACE_PROJECT", str(GROCERY))
+    with pytest.raises(OnlineStoreOwnedError, match=r"and this is grocery\. Nothing was changed\. Set MILLRACE_ONLINE"):
         materialize.materialize(release.read(), fresh=True)
-    with pytest.raises(RegistryOwnedError, match=r"and this is bakery\. Nothing was changed\. Set MILLRACE_REGISTRY"):
+    with pytest.raises(RegistryOwnedError, match=r"and this is grocery\. Nothing was changed\. Set MILLRACE_REGISTRY"):
         registry.apply()
     assert (backends.metadata(), registry.path().read_bytes()) == (before, definitions)
 
 
-def test_the_report_counts_entities(shop: Lake) -> None:
+def test_the_report_counts_entities(cinema: Lake) -> None:
     seen: list[tuple[str, int]] = []
     reports = materialize.materialize(release.read(), lambda view, rows: seen.append((view, rows))).views
-    assert {one.view: one.rows for one in reports} == {
-        "customer_activity": 2,
-        "customer_product": 3,
-        "customer_profile": 2,
-        "product_popularity": 2,
+    assert {report.view: report.rows for report in reports} == {
+        "guest_activity": 2,
+        "guest_movie": 3,
+        "guest_profile": 2,
+        "movie_demand": 2,
     }
-    assert sorted(seen) == sorted((one.view, one.rows) for one in reports)
+    assert sorted(seen) == sorted((report.view, report.rows) for report in reports)
     about = materialize.online_release()
     assert about is not None
     assert (about.release, about.horizon, about.tables) == (1, "2017-02-01", release.read().tables)
 
 
-def test_an_instant_before_1970_is_rounded_down_as_in_training(shop: Lake) -> None:
-    shop.write("customer_activity", [activity(1, "2017-01-02", last="1969-12-31 23:59:58.5")])
-    shop.release(*VIEWS)
+def test_an_instant_before_1970_is_rounded_down_as_in_training(cinema: Lake) -> None:
+    cinema.write("guest_activity", [activity(1, "2017-01-02", last="1969-12-31 23:59:58.5")])
+    cinema.release(*VIEWS)
     assert materialize.materialize(release.read()).consistency is not None
-    assert online(registry.open_store(), "customer_activity:last_basket_at", customer_id=1) == at("1969-12-31 23:59:58")
+    assert online(registry.open_store(), "guest_activity:last_booked_at", guest_id=1) == at("1969-12-31 23:59:58")
 
 
-def test_an_open_store_sees_the_next_generation(shop: Lake) -> None:
+def test_an_open_store_sees_the_next_generation(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
-    assert online(store, "customer_activity:spend_7d", customer_id=2) == 7.77
+    assert online(store, "guest_activity:paid_7d", guest_id=2) == 7.77
     for spend in ("8.00", "9.00", "10.00"):
-        shop.write("customer_activity", [activity(2, "2017-01-05", spend)])
-        shop.release(*VIEWS)
+        cinema.write("guest_activity", [activity(2, "2017-01-05", spend)])
+        cinema.release(*VIEWS)
         materialize.materialize(release.read())
-        assert online(store, "customer_activity:spend_7d", customer_id=2) == float(spend)
-        assert online(store, "customer_activity:spend_7d", customer_id=1) is None
+        assert online(store, "guest_activity:paid_7d", guest_id=2) == float(spend)
+        assert online(store, "guest_activity:paid_7d", guest_id=1) is None
 
 
 @pytest.mark.parametrize("step", ["_load_view", "LakeReader"])
 def test_a_failure_while_filling_leaves_the_former_generation(
-    shop: Lake, monkeypatch: pytest.MonkeyPatch, step: str
+    cinema: Lake, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    _fails_and_recovers(shop, monkeypatch, materialize, step)
+    _fails_and_recovers(cinema, monkeypatch, materialize, step)
 
 
 @pytest.mark.parametrize("step", ["sync", "_point_to", "write_whole", "_clean"])
 def test_a_failure_while_publishing_leaves_the_former_generation(
-    shop: Lake, monkeypatch: pytest.MonkeyPatch, step: str
+    cinema: Lake, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    _fails_and_recovers(shop, monkeypatch, sqlite, step)
+    _fails_and_recovers(cinema, monkeypatch, sqlite, step)
 
 
-def _fails_and_recovers(shop: Lake, monkeypatch: pytest.MonkeyPatch, module: Any, step: str) -> None:
+def _fails_and_recovers(cinema: Lake, monkeypatch: pytest.MonkeyPatch, module: Any, step: str) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
     before = backends.current()
-    shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
-    shop.release(*VIEWS)
+    cinema.write("guest_activity", [activity(2, "2017-01-05", "8.00")])
+    cinema.release(*VIEWS)
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -168,88 +164,85 @@ def _fails_and_recovers(shop: Lake, monkeypatch: pytest.MonkeyPatch, module: Any
         with pytest.raises(KeyboardInterrupt):
             materialize.materialize(release.read())
     assert backends.current() == before
-    assert online(store, "customer_activity:spend_7d", customer_id=2) == 7.77
-    assert {one.status for one in materialize.materialize(release.read()).views} == {"published"}
-    assert online(store, "customer_activity:spend_7d", customer_id=2) == 8.0
+    assert online(store, "guest_activity:paid_7d", guest_id=2) == 7.77
+    assert {report.status for report in materialize.materialize(release.read()).views} == {"published"}
+    assert online(store, "guest_activity:paid_7d", guest_id=2) == 8.0
 
 
-def test_an_older_event_does_not_overwrite(shop: Lake) -> None:
+def test_an_older_event_does_not_overwrite(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
     push(store, 1, at("2017-01-08"), 1.0)
-    assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05
+    assert online(store, "guest_activity:paid_7d", guest_id=1) == 0.05
     push(store, 1, at("2017-01-09"), 2.0)
-    assert online(store, "customer_activity:spend_7d", customer_id=1) == 2.0
+    assert online(store, "guest_activity:paid_7d", guest_id=1) == 2.0
     push(store, 1, datetime(2017, 1, 10), 3.0)
     push(store, 1, at("2017-01-09 12:00"), 4.0)
-    assert online(store, "customer_activity:spend_7d", customer_id=1) == 3.0
+    assert online(store, "guest_activity:paid_7d", guest_id=1) == 3.0
 
 
-def test_of_equal_events_the_later_created_wins(shop: Lake) -> None:
+def test_of_equal_events_the_later_created_wins(cinema: Lake) -> None:
     registry.apply()
     store = registry.open_store()
-    view, online = definitions.customer_profile, store._get_provider().online_store
-    key = EntityKey(join_keys=["customer_id"], entity_values=[Value(int64_val=7)])
+    view, online = definitions.guest_profile, store._get_provider().online_store
+    key = EntityKey(join_keys=["guest_id"], entity_values=[Value(int64_val=7)])
     when, noon = at("2017-01-01"), at("2017-01-01 12:00")
     for age, created in (("65+", noon), ("19-24", noon - timedelta(hours=1)), ("25-34", noon), ("45-54", None)):
-        online.online_write_batch(store.config, view, [(key, {"age": Value(string_val=age)}, when, created)], None)
-        [(found, values)] = online.online_read(store.config, view, [key], ["age", "income"])
-        assert found == when
-        assert values["age"].string_val == {"65+": "65+", "19-24": "65+", "25-34": "25-34", "45-54": "45-54"}[age]
-        assert values["income"] == Value()
+        online.online_write_batch(store.config, view, [(key, {"age_band": Value(string_val=age)}, when, created)], None)
+        [(result, values)] = online.online_read(store.config, view, [key], ["age_band", "tier"])
+        assert result == when
+        assert values["age_band"].string_val == {"65+": "65+", "19-24": "65+", "25-34": "25-34", "45-54": "45-54"}[age]
+        assert values["tier"] == Value()
 
 
-def test_a_push_comes_online_without_a_materialization(shop: Lake) -> None:
+def test_a_push_comes_online_without_a_materialization(cinema: Lake) -> None:
     registry.apply()
     store = registry.open_store()
     with pytest.raises(OnlineStoreEmptyError, match=r"no features are online in .* Run the DAG"):
-        online(store, "customer_activity:spend_7d", customer_id=1)
-    store._get_provider().online_store.online_write_batch(store.config, definitions.customer_profile, [], None)
+        online(store, "guest_activity:paid_7d", guest_id=1)
+    store._get_provider().online_store.online_write_batch(store.config, definitions.guest_profile, [], None)
     with pytest.raises(OnlineStoreEmptyError):
-        online(store, "customer_activity:spend_7d", customer_id=1)
+        online(store, "guest_activity:paid_7d", guest_id=1)
     push(store, 1, at("2017-01-08"), 1.5)
-    assert online(store, "customer_activity:spend_7d", customer_id=1) == 1.5
-    assert online(store, "customer_profile:age", customer_id=1) is None
-    assert {one.status for one in materialize.materialize(release.read()).views} == {"published"}
+    assert online(store, "guest_activity:paid_7d", guest_id=1) == 1.5
+    assert online(store, "guest_profile:age_band", guest_id=1) is None
+    assert {report.status for report in materialize.materialize(release.read()).views} == {"published"}
 
 
-def test_feasts_own_materialize_gives_the_same(shop: Lake) -> None:
+def test_feasts_own_materialize_gives_the_same(cinema: Lake) -> None:
     registry.apply()
     store = registry.open_store()
     store.materialize(at("2016-01-01"), at("2017-02-01"))
-    entities = {"customer_id": [1, 2, 12], "product_id": [3, 23, 3], "request_time": [at("2017-02-01")] * 3}
-    service = store.get_feature_service("recommendation_v1")
+    entities = {"guest_id": [1, 2, 12], "movie_id": [3, 23, 3], "request_time": [at("2017-02-01")] * 3}
+    service = store.get_feature_service("suggestion_v1")
     feasts = store.get_online_features(features=service, entity_rows=entities).to_dict()
     materialize.materialize(release.read())
     assert store.get_online_features(features=service, entity_rows=entities).to_dict() == feasts
 
 
-def test_the_request_is_now_unless_given(shop: Lake) -> None:
+def test_the_request_is_now_unless_given(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
     expected = (datetime.now(UTC) - at("2017-01-01 09:30:15")) / timedelta(days=1)
-    assert online(store, "customer_recency:days_since_last_basket", customer_id=1) == pytest.approx(expected, abs=0.01)
-    assert online(store, "customer_recency:days_since_last_basket", customer_id=404) is None
+    assert online(store, "guest_recency:days_since_last_booking", guest_id=1) == pytest.approx(expected, abs=0.01)
+    assert online(store, "guest_recency:days_since_last_booking", guest_id=404) is None
     full = store.get_online_features(
-        ["customer_recency:days_since_last_basket"],
-        [{"customer_id": 1, "request_time": at("2017-01-02 09:30:15")}],
+        ["guest_recency:days_since_last_booking"],
+        [{"guest_id": 1, "request_time": at("2017-01-02 09:30:15")}],
         True,
     )
-    assert full.to_dict()["customer_recency__days_since_last_basket"] == [1.0]
+    assert full.to_dict()["guest_recency__days_since_last_booking"] == [1.0]
 
 
-def test_async_reads_answer_the_same(shop: Lake) -> None:
+def test_async_reads_answer_the_same(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
-    service = store.get_feature_service("recommendation_v1")
-    rows = [
-        {"customer_id": customer, "product_id": 3, "request_time": at("2017-02-01 06:00")}
-        for customer in (1, 2, 12, 404)
-    ]
+    service = store.get_feature_service("suggestion_v1")
+    rows = [{"guest_id": guest, "movie_id": 3, "request_time": at("2017-02-01 06:00")} for guest in (1, 2, 12, 404)]
     requests = [
         (service, rows, False),
         (service, rows, True),
-        (["customer_activity:spend_7d"], [{"customer_id": 2}], False),
+        (["guest_activity:paid_7d"], [{"guest_id": 2}], False),
     ]
 
     async def served() -> list[Any]:
@@ -260,77 +253,77 @@ def test_async_reads_answer_the_same(shop: Lake) -> None:
     assert [answer.to_dict() for answer in answers] == [answer.to_dict() for answer in expected] * 3
     assert [answer.proto for answer in answers] == [answer.proto for answer in expected] * 3
     with pytest.raises(KeyTypeError):
-        asyncio.run(store.get_online_features_async(["customer_activity:spend_7d"], [{"customer_id": "2"}]))
+        asyncio.run(store.get_online_features_async(["guest_activity:paid_7d"], [{"guest_id": "2"}]))
 
 
-def test_async_reads_of_one_view_and_async_pushes(shop: Lake) -> None:
+def test_async_reads_of_one_view_and_async_pushes(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
-    key = EntityKey(join_keys=["customer_id"], entity_values=[Value(int64_val=1)])
-    provider, view = store._get_provider(), definitions.customer_profile
-    arguments = (store.config, view, [key], ["age"])
+    key = EntityKey(join_keys=["guest_id"], entity_values=[Value(int64_val=1)])
+    provider, view = store._get_provider(), definitions.guest_profile
+    arguments = (store.config, view, [key], ["age_band"])
     assert asyncio.run(provider.online_read_async(*arguments)) == provider.online_read(*arguments)
     rows = {
-        "customer_id": [1],
-        "age": ["65+"],
-        "income": [None],
-        "household_size": [None],
-        "kids_count": [None],
+        "guest_id": [1],
+        "age_band": ["65+"],
+        "tier": [None],
+        "party_size": [None],
+        "children": [None],
         "event_timestamp": [at("2017-01-09")],
     }
-    asyncio.run(store.write_to_online_store_async("customer_profile", pd.DataFrame(rows)))
-    assert online(store, "customer_profile:age", customer_id=1) == "65+"
+    asyncio.run(store.write_to_online_store_async("guest_profile", pd.DataFrame(rows)))
+    assert online(store, "guest_profile:age_band", guest_id=1) == "65+"
 
 
-def test_value_service_needs_a_customer_only(shop: Lake) -> None:
+def test_value_service_needs_a_guest_only(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
-    answer = store.get_online_features(store.get_feature_service("customer_value_v1"), [{"customer_id": 1}]).to_dict()
-    assert (answer["spend_7d"], answer["age"], len(answer)) == ([0.05], ["25-34"], 16)
+    answer = store.get_online_features(store.get_feature_service("guest_value_v1"), [{"guest_id": 1}]).to_dict()
+    assert (answer["paid_7d"], answer["age_band"], len(answer)) == ([0.05], ["25-34"], 16)
 
 
-def test_dropped_views_and_teardown(shop: Lake) -> None:
+def test_dropped_views_and_teardown(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
     served = store._get_provider().online_store
-    served.update(store.config, [definitions.customer_profile], [], [], [], partial=False)
+    served.update(store.config, [definitions.guest_profile], [], [], [], partial=False)
     fresh = registry.open_store()
-    assert online(fresh, "customer_profile:age", customer_id=1) is None
-    assert online(fresh, "customer_activity:spend_7d", customer_id=1) == 0.05
+    assert online(fresh, "guest_profile:age_band", guest_id=1) is None
+    assert online(fresh, "guest_activity:paid_7d", guest_id=1) == 0.05
     served.teardown(store.config, [], [])
     with pytest.raises(OnlineStoreEmptyError):
-        online(fresh, "customer_activity:spend_7d", customer_id=1)
+        online(fresh, "guest_activity:paid_7d", guest_id=1)
 
 
-def test_what_has_outlived_its_ttl_is_not_served(shop: Lake) -> None:
+def test_what_has_outlived_its_ttl_is_not_served(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
-    view = store.get_feature_view("customer_profile")
+    view = store.get_feature_view("guest_profile")
     view.ttl = datetime.now(UTC) - at("2017-01-05")
     store.registry.apply_feature_view(view, store.project)
     fresh = registry.open_store()
-    assert [online(fresh, "customer_profile:income", customer_id=customer) for customer in (1, 12)] == [None, "35-49K"]
+    assert [online(fresh, "guest_profile:tier", guest_id=guest) for guest in (1, 12)] == [None, "Silver"]
 
 
 @pytest.mark.parametrize(("older", "served"), [(timedelta(0), "25-34"), (timedelta(microseconds=1), None)])
-def test_a_row_is_served_until_it_is_as_old_as_its_ttl(shop: Lake, older: timedelta, served: str | None) -> None:
+def test_a_row_is_served_until_it_is_as_old_as_its_ttl(cinema: Lake, older: timedelta, served: str | None) -> None:
     """As in training, where a label sees a row that is just as old."""
     materialize.materialize(release.read())
     store = registry.open_store()
-    view = store.get_feature_view("customer_profile")
+    view = store.get_feature_view("guest_profile")
     view.ttl = timedelta(days=2)
     store.registry.apply_feature_view(view, store.project)
     now, name = at("2017-01-03") + older, backends.current()
     assert name is not None
     with generation.previewing(name, now):
-        assert online(registry.open_store(), "customer_profile:age", customer_id=1) == served
-    labels = pd.DataFrame({"customer_id": [1], "event_timestamp": [now]})
-    trained = registry.open_store().get_historical_features(labels, ["customer_profile:age"]).to_arrow()
-    assert trained["age"].to_pylist() == [served]
+        assert online(registry.open_store(), "guest_profile:age_band", guest_id=1) == served
+    labels = pd.DataFrame({"guest_id": [1], "event_timestamp": [now]})
+    trained = registry.open_store().get_historical_features(labels, ["guest_profile:age_band"]).to_arrow()
+    assert trained["age_band"].to_pylist() == [served]
 
 
 @pytest.mark.parametrize("short_way", [True, False])
-def test_a_request_reads_one_generation(shop: Lake, monkeypatch: pytest.MonkeyPatch, short_way: bool) -> None:
+def test_a_request_reads_one_generation(cinema: Lake, monkeypatch: pytest.MonkeyPatch, short_way: bool) -> None:
     """A release that is published between two views of a request is answered from at the next request, whether the
     answer is ours or Feast's.
     """
@@ -338,47 +331,45 @@ def test_a_request_reads_one_generation(shop: Lake, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(online_store.Plans, "answer", lambda *_: None)
     materialize.materialize(release.read())
     store = registry.open_store()
-    shop.write("customer_activity", [activity(1, "2017-01-09", "8.00")])
-    shop.write("product_popularity", [popularity(3, "2017-01-20", 8)])
-    shop.release(*VIEWS)
-    features = ["customer_activity:spend_7d", "product_popularity:units_7d"]
-    row = [{"customer_id": 1, "product_id": 3}]
+    cinema.write("guest_activity", [activity(1, "2017-01-09", "8.00")])
+    cinema.write("movie_demand", [demand(3, "2017-01-20", 8)])
+    cinema.release(*VIEWS)
+    features = ["guest_activity:paid_7d", "movie_demand:sold_7d"]
+    row = [{"guest_id": 1, "movie_id": 3}]
     rows, calls = online_store.Query.rows, []
 
     def publishing(query: Any, keys: Any) -> Any:
-        found = rows(query, keys)
+        result = rows(query, keys)
         calls.append(query.features)
         if len(calls) == 1:
             monkeypatch.setattr(online_store.Query, "rows", rows)
             materialize.materialize(release.read())
             monkeypatch.setattr(online_store.Query, "rows", publishing)
-        return found
+        return result
 
     monkeypatch.setattr(online_store.Query, "rows", publishing)
     answers = [store.get_online_features(features, row).to_dict() for _ in range(2)]
-    assert calls == [("spend_7d",), ("units_7d",)] * 2
-    assert [(one["spend_7d"], one["units_7d"]) for one in answers] == [([0.05], [0]), ([8.0], [8])]
+    assert calls == [("paid_7d",), ("sold_7d",)] * 2
+    assert [(answer["paid_7d"], answer["sold_7d"]) for answer in answers] == [([0.05], [0]), ([8.0], [8])]
 
 
-def test_a_request_that_fails_keeps_to_nothing(shop: Lake) -> None:
+def test_a_request_that_fails_keeps_to_nothing(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
     for _ in range(2):
         with pytest.raises(KeyError):
-            store.get_online_features(
-                ["customer_activity:spend_7d", "customer_product:purchases_90d"], [{"customer_id": 1}]
-            )
-    shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
-    shop.release(*VIEWS)
+            store.get_online_features(["guest_activity:paid_7d", "guest_movie:visits_90d"], [{"guest_id": 1}])
+    cinema.write("guest_activity", [activity(2, "2017-01-05", "8.00")])
+    cinema.release(*VIEWS)
     materialize.materialize(release.read())
-    assert online(store, "customer_activity:spend_7d", customer_id=2) == 8.0
+    assert online(store, "guest_activity:paid_7d", guest_id=2) == 8.0
 
 
 def key_of(**values: Any) -> EntityKey:
     return EntityKey(
         join_keys=list(values),
         entity_values=[
-            Value(**{"string_val" if isinstance(one, str) else "int64_val": one}) for one in values.values()
+            Value(**{"string_val" if isinstance(value, str) else "int64_val": value}) for value in values.values()
         ],
     )
 
@@ -388,12 +379,14 @@ def view_of(name: str, keys: dict[str, ValueType], **fields: Any) -> FeatureView
     dtypes = {ValueType.INT64: Int64, ValueType.STRING: String}
     schema = [Field(name=key, dtype=dtypes[kind]) for key, kind in keys.items()]
     return FeatureView(
-        name=name, entities=entities, schema=[*schema, *(Field(name=one, dtype=dtype) for one, dtype in fields.items())]
+        name=name,
+        entities=entities,
+        schema=[*schema, *(Field(name=field, dtype=dtype) for field, dtype in fields.items())],
     )
 
 
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 127, 200])
-def test_each_of_many_keys_gets_its_own_row(shop: Lake, count: int) -> None:
+def test_each_of_many_keys_gets_its_own_row(cinema: Lake, count: int) -> None:
     """In the order asked, whether a key is asked twice, is unknown, or has the parts of another one."""
     view = view_of("pairs", {"a": ValueType.INT64, "b": ValueType.STRING}, value=String)
     online, store = online_store.PackedOnlineStore(), registry.open_store()
@@ -407,22 +400,22 @@ def test_each_of_many_keys_gets_its_own_row(shop: Lake, count: int) -> None:
         ],
         None,
     )
-    asked = [(i * 7 % 11, f"{i * 5 % 10}") for i in range(count)]
-    read = online.online_read(store.config, view, [key_of(b=b, a=a) for a, b in asked])
-    assert [values and values["value"].string_val for _, values in read] == [known.get(key) for key in asked]
+    requested = [(i * 7 % 11, f"{i * 5 % 10}") for i in range(count)]
+    read = online.online_read(store.config, view, [key_of(b=b, a=a) for a, b in requested])
+    assert [values and values["value"].string_val for _, values in read] == [known.get(key) for key in requested]
 
 
-def test_a_table_older_than_the_definitions_gives_their_types(shop: Lake) -> None:
+def test_a_table_older_than_the_definitions_gives_their_types(cinema: Lake) -> None:
     before = view_of("typed", {"a": ValueType.INT64}, narrow=Int64, is_open=Bool, share=Float32, former=String)
     after = view_of("typed", {"a": ValueType.INT64}, narrow=Float64, is_open=Bool, share=Float32, new=String)
     online, store = online_store.PackedOnlineStore(), registry.open_store()
-    given = {
+    inputs = {
         "narrow": Value(int64_val=3),
         "is_open": Value(bool_val=True),
         "share": Value(float_val=0.1),
         "former": Value(string_val="x"),
     }
-    online.online_write_batch(store.config, before, [(key_of(a=1), given, at("2017-01-01"), None)], None)
+    online.online_write_batch(store.config, before, [(key_of(a=1), inputs, at("2017-01-01"), None)], None)
     [(_, values)] = online.online_read(store.config, after, [key_of(a=1)])
     assert values == {
         "narrow": Value(double_val=3.0),
@@ -434,7 +427,7 @@ def test_a_table_older_than_the_definitions_gives_their_types(shop: Lake) -> Non
     assert query.features == ("share", "is_open", "new", "narrow")
     [[_, share, is_open, new, narrow]] = query.rows([(1,)])
     assert (share, is_open, new, narrow) == (pytest.approx(0.1), True, None, 3.0)
-    assert [type(one) for one in (share, is_open, narrow)] == [float, bool, float]
+    assert [type(value) for value in (share, is_open, narrow)] == [float, bool, float]
 
 
 def in_its_place(content: Callable[[bytes], bytes]) -> None:
@@ -457,7 +450,7 @@ def in_its_place(content: Callable[[bytes], bytes]) -> None:
     ids=["empty", "cut", "cut early", "zeros", "another"],
 )
 def test_a_torn_generation_is_an_error_and_the_next_materialization_replaces_it(
-    shop: Lake, content: Callable[[bytes], bytes]
+    cinema: Lake, content: Callable[[bytes], bytes]
 ) -> None:
     materialize.materialize(release.read())
     in_its_place(content)
@@ -465,52 +458,52 @@ def test_a_torn_generation_is_an_error_and_the_next_materialization_replaces_it(
     for _ in range(2):
         with pytest.raises(
             OnlineStoreDamagedError, match=r"the generation release-1-\S+ in .*: millrace serve$"
-        ) as told:
-            online(store, "customer_activity:spend_7d", customer_id=1)
-        assert str(sqlite.folder()) not in str(told.value)
+        ) as raised:
+            online(store, "guest_activity:paid_7d", guest_id=1)
+        assert str(sqlite.folder()) not in str(raised.value)
     with pytest.raises(OnlineStoreDamagedError):
         backends.metadata()
     with pytest.raises(OnlineStoreDamagedError):
         push(store, 1, at("2017-01-08"), 1.5)
-    assert {one.status for one in materialize.materialize(release.read()).views} == {"published"}
-    assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05
-    assert online(store, "customer_profile:age", customer_id=1) == "25-34"
+    assert {report.status for report in materialize.materialize(release.read()).views} == {"published"}
+    assert online(store, "guest_activity:paid_7d", guest_id=1) == 0.05
+    assert online(store, "guest_profile:age_band", guest_id=1) == "25-34"
 
 
-def test_a_generation_that_lacks_a_view_is_torn(shop: Lake) -> None:
+def test_a_generation_that_lacks_a_view_is_torn(cinema: Lake) -> None:
     """By its own account it has the view: nobody dropped it."""
     materialize.materialize(release.read())
     with closing(sqlite3.connect(sqlite.path_of(backends.current() or ""))) as connection:
-        connection.execute("DROP TABLE customer_profile")
+        connection.execute("DROP TABLE guest_profile")
     for feature in (
-        "customer_profile:age",
-        "customer_activity:spend_7d",
+        "guest_profile:age_band",
+        "guest_activity:paid_7d",
     ):  # nothing is served of a torn generation that is opened
-        with pytest.raises(OnlineStoreDamagedError, match="is torn: it lacks customer_profile"):
-            online(registry.open_store(), feature, customer_id=1)
+        with pytest.raises(OnlineStoreDamagedError, match="is torn: it lacks guest_profile"):
+            online(registry.open_store(), feature, guest_id=1)
     materialize.materialize(release.read())
-    assert online(registry.open_store(), "customer_profile:age", customer_id=1) == "25-34"
+    assert online(registry.open_store(), "guest_profile:age_band", guest_id=1) == "25-34"
 
 
-def test_a_view_whose_rows_were_all_deleted_is_torn(shop: Lake) -> None:
+def test_a_view_whose_rows_were_all_deleted_is_torn(cinema: Lake) -> None:
     materialize.materialize(release.read())
     with closing(sqlite3.connect(sqlite.path_of(backends.current() or ""), isolation_level=None)) as connection:
-        connection.execute("DELETE FROM customer_activity")
-    with pytest.raises(OnlineStoreDamagedError, match="is torn: it lacks customer_activity"):
-        online(registry.open_store(), "customer_activity:spend_7d", customer_id=1)
+        connection.execute("DELETE FROM guest_activity")
+    with pytest.raises(OnlineStoreDamagedError, match="is torn: it lacks guest_activity"):
+        online(registry.open_store(), "guest_activity:paid_7d", guest_id=1)
     materialize.materialize(release.read())
-    assert online(registry.open_store(), "customer_activity:spend_7d", customer_id=1) == 0.05
+    assert online(registry.open_store(), "guest_activity:paid_7d", guest_id=1) == 0.05
 
 
-def test_a_reader_that_is_open_notices_that_the_tables_went(shop: Lake) -> None:
+def test_a_reader_that_is_open_notices_that_the_tables_went(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
-    assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05
+    assert online(store, "guest_activity:paid_7d", guest_id=1) == 0.05
     with closing(sqlite3.connect(sqlite.path_of(backends.current() or ""))) as connection:
         for table in (*VIEWS, "_generation"):
             connection.execute(f"DROP TABLE {table}")
     with pytest.raises(OnlineStoreDamagedError):
-        online(store, "customer_activity:spend_7d", customer_id=1)
+        online(store, "guest_activity:paid_7d", guest_id=1)
 
 
 @pytest.mark.parametrize(
@@ -531,21 +524,21 @@ def test_a_reader_that_is_open_notices_that_the_tables_went(shop: Lake) -> None:
         b'["x.sqlite\\n"]',
     ],
 )
-def test_a_pointer_that_names_no_generation_is_an_error_and_is_replaced(shop: Lake, content: bytes) -> None:
+def test_a_pointer_that_names_no_generation_is_an_error_and_is_replaced(cinema: Lake, content: bytes) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
-    assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05
+    assert online(store, "guest_activity:paid_7d", guest_id=1) == 0.05
     sqlite.pointer().unlink()
     sqlite.pointer().write_bytes(content)
     for read in (
         backends.metadata,
         backends.current,
-        lambda: online(store, "customer_activity:spend_7d", customer_id=1),
+        lambda: online(store, "guest_activity:paid_7d", guest_id=1),
     ):
         with pytest.raises(
             OnlineStoreDamagedError, match=r"^the pointer current\.json in .* is .*: millrace serve$"
-        ) as told:
+        ) as raised:
             read()
-        assert str(sqlite.folder()) not in str(told.value)
+        assert str(sqlite.folder()) not in str(raised.value)
     materialize.materialize(release.read())
-    assert online(store, "customer_activity:spend_7d", customer_id=1) == 0.05
+    assert online(store, "guest_activity:paid_7d", guest_id=1) == 0.05

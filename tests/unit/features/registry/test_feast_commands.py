@@ -54,23 +54,19 @@ def feast(*commands: str) -> dict[str, tuple[int, str]]:
     return {command: (int(parts[2 * at + 1]), parts[2 * at]) for at, command in enumerate(commands)}
 
 
-def spend(customer: int) -> float | None:
-    answer = (
-        registry.open_store().get_online_features(["customer_activity:spend_7d"], [{"customer_id": customer}]).to_dict()
-    )
-    return answer["spend_7d"][0]
+def spend(guest: int) -> float | None:
+    answer = registry.open_store().get_online_features(["guest_activity:paid_7d"], [{"guest_id": guest}]).to_dict()
+    return answer["paid_7d"][0]
 
 
-def test_plan_apply_and_materialize(shop: Lake) -> None:
+def test_plan_apply_and_materialize(cinema: Lake) -> None:
     """With data of 2017, of which Feast's own `materialize-incremental` loads nothing: it begins a year ago."""
     registry.apply()
     before = registry.open_store().registry.list_projects()
     output = feast("plan", "apply", "materialize-incremental 2026-01-01T00:00:00")
     assert [status for status, _ in output.values()] == [0, 0, 0]
     assert "No changes to registry" in output["plan"][1]
-    assert (
-        "customer_product: 3 rows of release 1 (3 loaded)" in output["materialize-incremental 2026-01-01T00:00:00"][1]
-    )
+    assert "guest_movie: 3 rows of release 1 (3 loaded)" in output["materialize-incremental 2026-01-01T00:00:00"][1]
     [project], [applied] = before, registry.open_store().registry.list_projects()
     assert (
         (applied.description, applied.tags)
@@ -91,11 +87,11 @@ def test_apply_without_a_registry_says_what_to_run(lake: Lake) -> None:
     assert "features.registry.apply()" in output
 
 
-def test_a_killed_materialize_changes_nothing(shop: Lake) -> None:
+def test_a_killed_materialize_changes_nothing(cinema: Lake) -> None:
     materialize.materialize(release.read())
     registry.open_store().materialize(at("2016-01-01"), at("2017-02-01"))
-    shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
-    shop.release(*VIEWS)
+    cinema.write("guest_activity", [activity(2, "2017-01-05", "8.00")])
+    cinema.release(*VIEWS)
     feast_folder = settings.home() / "feast"
     arguments = [
         str(Path(sys.executable).with_name("feast")),
@@ -111,7 +107,7 @@ def test_a_killed_materialize_changes_nothing(shop: Lake) -> None:
             arguments, cwd=registry.REPO, stdout=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
         )
         assert killed.stdout is not None
-        assert any(b"customer_activity" in line for line in killed.stdout)
+        assert any(b"guest_activity" in line for line in killed.stdout)
         time.sleep(1)
         killed.kill()
         killed.wait()
@@ -121,7 +117,7 @@ def test_a_killed_materialize_changes_nothing(shop: Lake) -> None:
     assert (spend(2), spend(1)) == (8.0, None)
 
 
-def test_materialize_serves_the_release_as_of_its_end(shop: Lake) -> None:
+def test_materialize_serves_the_release_as_of_its_end(cinema: Lake) -> None:
     registry.apply()
     store = registry.open_store()
     with pytest.raises(
@@ -139,25 +135,25 @@ def test_materialize_serves_the_release_as_of_its_end(shop: Lake) -> None:
     assert (spend(1), backends.current()) == (0.05, newest)
 
 
-def test_materialize_loads_what_came_late(shop: Lake) -> None:
+def test_materialize_loads_what_came_late(cinema: Lake) -> None:
     """A row of the past lands after its interval was materialized: Feast's own would never load it."""
     materialize.materialize(release.read())
     store = registry.open_store()
     store.materialize_incremental(at("2017-02-01"))
-    shop.write("customer_activity", [activity(2, "2017-01-05", "8.00"), activity(3, "2017-01-03", "3.00")])
-    shop.release(*VIEWS)
+    cinema.write("guest_activity", [activity(2, "2017-01-05", "8.00"), activity(3, "2017-01-03", "3.00")])
+    cinema.release(*VIEWS)
     store.materialize_incremental(at("2017-02-01"))
     assert (spend(2), spend(3)) == (8.0, 3.0)
 
 
-def test_one_view_brings_all_of_them(shop: Lake) -> None:
+def test_one_view_brings_all_of_them(cinema: Lake) -> None:
     registry.apply()
     store = registry.open_store()
-    store.materialize(at("2016-01-01"), at("2018-01-01"), feature_views=["product_popularity"])
+    store.materialize(at("2016-01-01"), at("2018-01-01"), feature_views=["movie_demand"])
     assert spend(2) == 7.77
 
 
-def test_materialize_after_the_definitions_changed_keeps_both(shop: Lake) -> None:
+def test_materialize_after_the_definitions_changed_keeps_both(cinema: Lake) -> None:
     """Feast writes its own copy of the registry after a load, which may be older than what was applied meanwhile."""
     registry.apply()
     store = registry.open_store()
@@ -166,23 +162,23 @@ def test_materialize_after_the_definitions_changed_keeps_both(shop: Lake) -> Non
     store.registry.apply_project(project)
     store.materialize(at("2016-01-01"), at("2018-01-01"))
     assert not registry.apply()
-    assert registry.open_store().get_feature_view("customer_activity").materialization_intervals == [
+    assert registry.open_store().get_feature_view("guest_activity").materialization_intervals == [
         (at("2016-01-01"), at("2018-01-01"))
     ]
 
 
 def view(name: str, source: object, kind: type[FeatureView] = FeatureView) -> FeatureView:
-    customer = Entity(name="customer_id", join_keys=["customer_id"], value_type=ValueType.INT64)
+    guest = Entity(name="guest_id", join_keys=["guest_id"], value_type=ValueType.INT64)
     return kind(
         name=name,
-        entities=[customer],
-        schema=[Field(name="n", dtype=Int64), Field(name="customer_id", dtype=Int64)],
+        entities=[guest],
+        schema=[Field(name="n", dtype=Int64), Field(name="guest_id", dtype=Int64)],
         source=source,
     )
 
 
 @pytest.mark.parametrize("kind", [FeatureView, BatchFeatureView])
-def test_a_view_that_cannot_be_trained_on_is_refused_at_apply(shop: Lake, kind: type[FeatureView]) -> None:
+def test_a_view_that_cannot_be_trained_on_is_refused_at_apply(cinema: Lake, kind: type[FeatureView]) -> None:
     materialize.materialize(release.read())
     store, before = registry.open_store(), registry.path().read_bytes()
     files = FileSource(name="files", path=str(settings.home() / "rows.parquet"), timestamp_field="event_timestamp")
@@ -190,28 +186,28 @@ def test_a_view_that_cannot_be_trained_on_is_refused_at_apply(shop: Lake, kind: 
         DefinitionError, match=r"feature view scores reads a FileSource.* GoldTable\(table='gold.<name>'\)"
     ):
         store.apply(
-            [view("scores", files, kind)], objects_to_delete=[store.get_feature_view("customer_profile")], partial=False
+            [view("scores", files, kind)], objects_to_delete=[store.get_feature_view("guest_profile")], partial=False
         )
     assert registry.path().read_bytes() == before
-    assert registry.open_store().get_online_features(["customer_profile:age"], [{"customer_id": 1}]).to_dict()[
-        "age"
+    assert registry.open_store().get_online_features(["guest_profile:age_band"], [{"guest_id": 1}]).to_dict()[
+        "age_band"
     ] == ["25-34"]
     with pytest.raises(DefinitionError, match="feature view scores reads a FileSource"):
         store.registry.apply_feature_view(view("scores", files, kind), store.project)
     assert registry.path().read_bytes() == before
     store.registry.apply_feature_view(
-        view("pushed", PushSource(name="push", batch_source=GoldTable(table="gold.customer_activity"))), store.project
+        view("pushed", PushSource(name="push", batch_source=GoldTable(table="gold.guest_activity"))), store.project
     )
     assert isinstance(store, FeatureStore)
 
 
-def test_another_view_of_a_released_table_comes_online_with_the_next_load(shop: Lake) -> None:
+def test_another_view_of_a_released_table_comes_online_with_the_next_load(cinema: Lake) -> None:
     """The release and the definitions in the code are the same, and yet there is work."""
     materialize.materialize(release.read())
     store = registry.open_store()
-    mine = view("mine", GoldTable(table="gold.customer_activity", name="mine", field_mapping={"items_7d": "n"}))
+    mine = view("mine", GoldTable(table="gold.guest_activity", name="mine", field_mapping={"seats_7d": "n"}))
     store.apply([mine])
     reports = {report.view: report for report in materialize.materialize(lake_reader.pinned()).views}
     assert reports["mine"].rows == 2
-    assert registry.open_store().get_online_features(["mine:n"], [{"customer_id": 2}]).to_dict()["n"] == [1]
-    assert DeltaTable(str(settings.table_path("gold.customer_activity"))).version() == 0
+    assert registry.open_store().get_online_features(["mine:n"], [{"guest_id": 2}]).to_dict()["n"] == [1]
+    assert DeltaTable(str(settings.table_path("gold.guest_activity"))).version() == 0

@@ -16,7 +16,7 @@ from features.serving.app import app
 from lake import release
 from tests.unit.features.conftest import Lake, at
 
-SPEND = ["customer_activity:spend_7d"]
+SPEND = ["guest_activity:paid_7d"]
 
 
 def mark(path: Path, state: FeatureViewState) -> None:
@@ -31,63 +31,62 @@ def states(path: Path) -> set[int]:
     return {view.meta.state for view in RegistryProto.FromString(path.read_bytes()).feature_views}
 
 
-def test_every_reader_works_in_every_state(shop: Lake) -> None:
+def test_every_reader_works_in_every_state(cinema: Lake) -> None:
     materialize.materialize(release.read())
-    labels = pd.DataFrame({"customer_id": [2], "event_timestamp": [at("2017-02-01")]})
+    labels = pd.DataFrame({"guest_id": [2], "event_timestamp": [at("2017-02-01")]})
     for state in FeatureViewState:
         mark(registry.path(), state)
         store = registry.open_store()
-        assert store.get_online_features(SPEND, [{"customer_id": 2}]).to_dict()["spend_7d"] == [7.77], state
-        assert store.get_historical_features(labels, SPEND).to_df()["spend_7d"].tolist() == [7.77], state
+        assert store.get_online_features(SPEND, [{"guest_id": 2}]).to_dict()["paid_7d"] == [7.77], state
+        assert store.get_historical_features(labels, SPEND).to_df()["paid_7d"].tolist() == [7.77], state
         assert consistency.online().wrong == 0, state
         assert {report.status for report in materialize.materialize(release.read()).views} == {"unchanged"}, state
 
 
-def test_the_server_answers_while_a_view_is_marked(shop: Lake) -> None:
+def test_the_server_answers_while_a_view_is_marked(cinema: Lake) -> None:
     materialize.materialize(release.read())
     mark(registry.path(), FeatureViewState.MATERIALIZING)
     with TestClient(app(), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
-        answer = client.post("/get-online-features", json={"features": SPEND, "entities": {"customer_id": [2]}})
+        answer = client.post("/get-online-features", json={"features": SPEND, "entities": {"guest_id": [2]}})
         assert answer.status_code == 200
         assert answer.json()["results"][1]["values"] == [7.77]
 
 
-def test_a_store_that_marks_a_view_goes_on_reading_it(shop: Lake) -> None:
+def test_a_store_that_marks_a_view_goes_on_reading_it(cinema: Lake) -> None:
     """Feast writes the mark from a copy of the registry that it keeps, and reads from the same copy."""
     materialize.materialize(release.read())
     store = registry.open_store()
-    view = store.get_feature_view("customer_activity")
+    view = store.get_feature_view("guest_activity")
     view.state = FeatureViewState.MATERIALIZING
     store.registry.apply_feature_view(view, store.project)
-    assert store.get_online_features(SPEND, [{"customer_id": 2}]).to_dict()["spend_7d"] == [7.77]
+    assert store.get_online_features(SPEND, [{"guest_id": 2}]).to_dict()["paid_7d"] == [7.77]
     assert states(registry.path()) == {0}
 
 
-def test_a_state_that_is_set_by_hand_is_refused(shop: Lake) -> None:
+def test_a_state_that_is_set_by_hand_is_refused(cinema: Lake) -> None:
     materialize.materialize(release.read())
     store = registry.open_store()
-    with pytest.raises(LifecycleStateError, match=re.escape("customer_activity was not set to CREATED")) as refused:
-        store.set_feature_view_state("customer_activity", FeatureViewState.CREATED)
-    assert "feast feature-views disable customer_activity" in str(refused.value)
-    assert store.get_online_features(SPEND, [{"customer_id": 2}]).to_dict()["spend_7d"] == [7.77]
+    with pytest.raises(LifecycleStateError, match=re.escape("guest_activity was not set to CREATED")) as refused:
+        store.set_feature_view_state("guest_activity", FeatureViewState.CREATED)
+    assert "feast feature-views disable guest_activity" in str(refused.value)
+    assert store.get_online_features(SPEND, [{"guest_id": 2}]).to_dict()["paid_7d"] == [7.77]
     assert states(registry.path()) == {0}
 
 
-def test_a_disabled_view_is_not_served_and_does_not_stop_the_others(shop: Lake) -> None:
+def test_a_disabled_view_is_not_served_and_does_not_stop_the_others(cinema: Lake) -> None:
     registry.apply()
-    registry.open_store().disable_feature_view("customer_activity")
+    registry.open_store().disable_feature_view("guest_activity")
     materialize.materialize(release.read())
     store = registry.open_store()
-    with pytest.raises(ValueError, match="'customer_activity' is disabled"):
-        store.get_online_features(SPEND, [{"customer_id": 2}])
-    assert store.get_online_features(["product_popularity:units_7d"], [{"product_id": 23}]).to_dict()["units_7d"] == [6]
+    with pytest.raises(ValueError, match="'guest_activity' is disabled"):
+        store.get_online_features(SPEND, [{"guest_id": 2}])
+    assert store.get_online_features(["movie_demand:sold_7d"], [{"movie_id": 23}]).to_dict()["sold_7d"] == [6]
     assert {compared.view for compared in consistency.online().features} == {
-        "customer_profile",
-        "product_popularity",
-        "customer_product",
-        "customer_product_recency",
-        "customer_product_memory",
-        "customer_product_decay",
+        "guest_profile",
+        "movie_demand",
+        "guest_movie",
+        "guest_movie_recency",
+        "guest_movie_decay",
     }
-    store.enable_feature_view("customer_activity")
-    assert registry.open_store().get_online_features(SPEND, [{"customer_id": 2}]).to_dict()["spend_7d"] == [7.77]
+    store.enable_feature_view("guest_activity")
+    assert registry.open_store().get_online_features(SPEND, [{"guest_id": 2}]).to_dict()["paid_7d"] == [7.77]

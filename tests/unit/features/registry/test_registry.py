@@ -1,15 +1,15 @@
 """The registry: definitions are applied once, carry the contracts' words and no machine's paths."""
 
 import pytest
-from feast import Entity
+from feast import Entity, FeatureView
 from feast.value_type import ValueType
 
 from features import registry
-from features.feast_repo import definitions
 from features.registry import RegistryDamagedError, RegistryMissingError
 from features.source import GoldTable
 from lake.settings import CHECKOUT
-from tests.unit.features.conftest import Lake
+from tests.projects import GROCERY
+from tests.unit.features.conftest import Lake, definitions
 
 
 def test_applied_twice_is_written_once(lake: Lake) -> None:
@@ -23,24 +23,24 @@ def test_what_is_registered(lake: Lake) -> None:
     registry.apply()
     store = registry.open_store()
     assert sorted(view.name for view in store.list_batch_feature_views()) == [
-        "customer_activity",
-        "customer_product",
-        "customer_profile",
-        "product_popularity",
+        "guest_activity",
+        "guest_movie",
+        "guest_profile",
+        "movie_demand",
     ]
     assert sorted(service.name for service in store.list_feature_services()) == [
-        "customer_value_v1",
-        "recommendation_v1",
+        "guest_value_v1",
+        "suggestion_v1",
     ]
-    view = store.get_feature_view("customer_activity")
-    spend = next(field for field in view.features if field.name == "spend_7d")
+    view = store.get_feature_view("guest_activity")
+    spend = next(field for field in view.features if field.name == "paid_7d")
     assert (spend.description, spend.tags, view.owner) == (
-        "Sum of sales_value in the last 7 days",
+        "Sum of paid in the last 7 days",
         {"unit": "USD"},
         "ml-platform",
     )
     assert not view.ttl
-    assert store.get_entity("customer_id").tags == {"pii": "pseudonym"}
+    assert store.get_entity("guest_id").tags == {"pii": "pseudonym"}
 
 
 def test_what_is_no_longer_defined_goes(lake: Lake) -> None:
@@ -69,15 +69,15 @@ def test_a_missing_registry_is_not_invented(lake: Lake) -> None:
 
 def test_a_source_survives_the_registry() -> None:
     source = GoldTable(
-        table="gold.customer_activity",
+        table="gold.guest_activity",
         created_timestamp_column="created",
         field_mapping={"a": "b"},
         tags={"x": "y"},
         owner="me",
     )
     assert GoldTable.from_proto(source.to_proto()) == source
-    assert source != GoldTable(table="gold.customer_profile", name="gold.customer_activity")
-    definitions.customer_activity.batch_source.validate(None)
+    assert source != GoldTable(table="gold.guest_profile", name="gold.guest_activity")
+    definitions.guest_activity.batch_source.validate(None)
 
 
 @pytest.mark.parametrize("content", [b"", bytes(100), b"garbage" * 9, b"\xff" * 50])
@@ -90,8 +90,16 @@ def test_a_torn_registry_is_named_and_made_again(lake: Lake, content: bytes) -> 
     assert len(registry.open_store().list_batch_feature_views()) == 4
 
 
-def test_a_moved_module_is_no_redefinition() -> None:
-    """The digest of before `features.recency` became `features.on_demand`: manifests of that time name it."""
-    view = definitions.customer_recency
-    assert "from features.on_demand import" in view.feature_transformation.udf_string
-    assert registry.definition_digest(view) == "65bcc12185900a3f" != registry.fingerprint([view])
+def test_definitions_are_those_of_the_current_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may work for several projects, one after the other."""
+
+    def views() -> set[str]:
+        return {definition.name for definition in registry.definitions() if isinstance(definition, FeatureView)}
+
+    cinema = registry.fingerprint()
+    assert views() == {"guest_activity", "guest_movie", "guest_profile", "movie_demand"}
+    with monkeypatch.context() as patch:
+        patch.setenv("MILLRACE_PROJECT", str(GROCERY))
+        assert views() == {"customer_activity", "customer_product", "customer_profile", "product_popularity"}
+        assert registry.fingerprint() != cinema
+    assert registry.fingerprint() == cinema

@@ -33,10 +33,10 @@ def test_the_ui_shows_each_features_meaning_and_unit(store: FeatureStore) -> Non
     assert (project["id"], project["description"]) == ("millrace", "Features of the Millrace lake")
     for name in VIEWS:
         table = catalog.table(f"gold.{name}")
-        told = client.get(f"/api/v1/feature_views/{name}", params={"project": "millrace"}).json()["spec"]
+        result = client.get(f"/api/v1/feature_views/{name}", params={"project": "millrace"}).json()["spec"]
         shown = {
             feature["name"]: (feature["description"], feature.get("tags", {}).get("unit"))
-            for feature in told["features"]
+            for feature in result["features"]
         }
         declared = {
             column.name: (column.doc, column.unit)
@@ -44,7 +44,7 @@ def test_the_ui_shows_each_features_meaning_and_unit(store: FeatureStore) -> Non
             if column.name not in (*table.key, "event_timestamp")
         }
         assert shown == declared
-        assert (told["description"], told["owner"]) == (table.doc, table.owner)
+        assert (result["description"], result["owner"]) == (table.doc, table.owner)
         assert all(description for description, _ in shown.values())
 
 

@@ -48,16 +48,16 @@ from features.type_mapping import KeyTypeError
 
 customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
 shop = Entity(name="shop", join_keys=["shop_code"], value_type=ValueType.STRING)
-SOURCE = GoldTable(table="gold.customer_activity", timestamp_field="event_timestamp")
+SOURCE = GoldTable(table="gold.guest_activity", timestamp_field="event_timestamp")
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
 def view(name: str, entities: list[Entity], ttl: timedelta = timedelta(0), **fields: Any) -> FeatureView:
-    keys = [Field(name=one.join_key, dtype={"customer": Int64, "shop": String}[one.name]) for one in entities]
+    keys = [Field(name=entity.join_key, dtype={"customer": Int64, "shop": String}[entity.name]) for entity in entities]
     return FeatureView(
         name=name,
         entities=entities,
-        schema=[*keys, *(Field(name=one, dtype=dtype) for one, dtype in fields.items())],
+        schema=[*keys, *(Field(name=field, dtype=dtype) for field, dtype in fields.items())],
         source=SOURCE,
         ttl=ttl,
     )
@@ -87,13 +87,13 @@ moment = RequestSource(name="moment", schema=[Field(name="request_time", dtype=U
 
 
 def since(inputs: dict[str, list]) -> dict[str, list]:
-    seen, asked = inputs["seen_at"], inputs["request_time"]
-    told = [
-        None if one is None else f"{other} {one:%Y-%m-%d %H:%M:%S%z} {sorted(inputs)}"
-        for one, other in zip(seen, asked, strict=True)
+    seen, requested = inputs["seen_at"], inputs["request_time"]
+    result = [
+        None if visit is None else f"{other} {visit:%Y-%m-%d %H:%M:%S%z} {sorted(inputs)}"
+        for visit, other in zip(seen, requested, strict=True)
     ]
     inputs["seen_at"].reverse()
-    return {"since": told, "elapsed__since": told}
+    return {"since": result, "elapsed__since": result}
 
 
 def scaled(inputs: dict[str, list]) -> dict[str, list]:
@@ -101,10 +101,10 @@ def scaled(inputs: dict[str, list]) -> dict[str, list]:
     products = [
         None if amount is None else amount * factor for amount, factor in zip(amounts, inputs["factor"], strict=True)
     ]
-    whole = [None if one is None or abs(one) > 1e18 or one != one else int(one) for one in products]
-    flags = [one is not None for one in products]
-    told = {"product": products, "whole": whole, "is_known": flags, "label": [str(one) for one in products]}
-    return told | {f"scales__{name}": values for name, values in told.items()}
+    whole = [None if number is None or abs(number) > 1e18 or number != number else int(number) for number in products]
+    flags = [number is not None for number in products]
+    result = {"product": products, "whole": whole, "is_known": flags, "label": [str(number) for number in products]}
+    return result | {f"scales__{name}": values for name, values in result.items()}
 
 
 def pandas_sum(frame: pd.DataFrame) -> pd.DataFrame:
@@ -122,25 +122,29 @@ def few(inputs: dict[str, list]) -> dict[str, list]:
 
 
 def listed(inputs: dict[str, list]) -> dict[str, list]:
-    return {"listed": [["a", str(one)] for one in inputs["visits"]]}
+    return {"listed": [["a", str(visit)] for visit in inputs["visits"]]}
 
 
 def stored_udf(inputs: dict[str, list]) -> dict[str, list]:
-    return {"twice": [None if one is None else 2 * one for one in inputs["visits"]]}
+    return {"twice": [None if visit is None else 2 * visit for visit in inputs["visits"]]}
 
 
 def computed(name: str, sources: list[Any], udf: Any, **fields: Any) -> OnDemandFeatureView:
     mode, more = (
         fields.pop("mode", "python"),
-        {one: fields.pop(one) for one in ("singleton", "write_to_online_store", "entities") if one in fields},
+        {
+            option: fields.pop(option)
+            for option in ("singleton", "write_to_online_store", "entities")
+            if option in fields
+        },
     )
-    schema = [Field(name=one, dtype=dtype) for one, dtype in fields.items()]
-    given = (
+    schema = [Field(name=field, dtype=dtype) for field, dtype in fields.items()]
+    inputs = (
         {"udf": udf, "udf_string": inspect.getsource(udf)}
         if mode == "python"
         else {"feature_transformation": PandasTransformation(udf=udf, udf_string=inspect.getsource(udf))}
     )
-    return OnDemandFeatureView(name=name, sources=sources, schema=schema, mode=mode, **more, **given)
+    return OnDemandFeatureView(name=name, sources=sources, schema=schema, mode=mode, **more, **inputs)
 
 
 with warnings.catch_warnings():
@@ -169,7 +173,11 @@ SERVICES = {
     "rekeyed": FeatureService(name="rekeyed", features=[profile.with_join_key_map({"customer_id": "buyer_id"})]),
 }
 REFS = [
-    *(f"{one.name}:{feature.name}" for one in (profile, stock, brief, elapsed, scales) for feature in one.features),
+    *(
+        f"{view_.name}:{feature.name}"
+        for view_ in (profile, stock, brief, elapsed, scales)
+        for feature in view_.features
+    ),
 ]
 
 
@@ -189,7 +197,7 @@ def proto(dtype: Any, value: Any) -> Value:
 def put(store: FeatureStore, of: FeatureView, keys: dict[str, Any], at: datetime, *values: Any) -> None:
     key = EntityKey(
         join_keys=list(keys),
-        entity_values=[proto(String if isinstance(one, str) else Int64, one) for one in keys.values()],
+        entity_values=[proto(String if isinstance(value, str) else Int64, value) for value in keys.values()],
     )
     row = {feature.name: proto(feature.dtype, value) for feature, value in zip(of.features, values, strict=True)}
     store._get_provider().online_store.online_write_batch(store.config, of, [(key, row, at, None)], None)
@@ -304,9 +312,9 @@ def feasts(
 ) -> OnlineResponse:
     """Feast's own way, on the same store."""
     ours = store._get_provider().online_store
-    given = online_store._with_request_time(rows)
+    inputs = online_store._with_request_time(rows)
     return OnlineStore.get_online_features(
-        ours, store.config, features, given, store.registry, store.project, full_names, version
+        ours, store.config, features, inputs, store.registry, store.project, full_names, version
     )
 
 
@@ -321,8 +329,8 @@ def http(response: OnlineResponse) -> bytes:
     return JSONResponse(convert_response_to_dict(response.proto)).body
 
 
-def typed(told: dict[str, list[Any]]) -> list[Any]:
-    return [(name, [(type(value), repr(value)) for value in values]) for name, values in told.items()]
+def typed(message: dict[str, list[Any]]) -> list[Any]:
+    return [(name, [(type(value), repr(value)) for value in values]) for name, values in message.items()]
 
 
 def both(store: FeatureStore, features: Any, rows: Any, full_names: bool = False) -> tuple[Any, Any]:
@@ -372,7 +380,7 @@ moments = st.sampled_from(
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[Any, dict[str, list[Any]], bool]:
     """What to ask, of whom, and by which names."""
-    asked: Any = draw(
+    requested: Any = draw(
         st.one_of(
             st.sampled_from(["all", "some"]), st.lists(st.sampled_from(REFS), min_size=1, max_size=6, unique=True)
         )
@@ -386,15 +394,21 @@ def requests(draw: st.DrawFn) -> tuple[Any, dict[str, list[Any]], bool]:
         "request_time": draw(each(moments, min_size=count, max_size=count)),
     }
     names = draw(st.permutations(list(rows)))
-    return asked, {name: rows[name] for name in names[: draw(st.sampled_from([4, 4, 4, 3, 2]))]}, draw(st.booleans())
+    return (
+        requested,
+        {name: rows[name] for name in names[: draw(st.sampled_from([4, 4, 4, 3, 2]))]},
+        draw(st.booleans()),
+    )
 
 
 @settings(max_examples=150, deadline=None)
-@given(asked=requests(), as_rows=st.booleans())
-def test_it_is_what_feast_answers(store: FeatureStore, asked: Any, as_rows: bool) -> None:
-    what, given, full_names = asked
+@given(selection=requests(), as_rows=st.booleans())
+def test_it_is_what_feast_answers(store: FeatureStore, selection: Any, as_rows: bool) -> None:
+    what, inputs, full_names = selection
     features = SERVICES[what] if isinstance(what, str) else what
-    rows = [dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)] if as_rows else given
+    rows = (
+        [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)] if as_rows else inputs
+    )
     check(store, features, rows, full_names)
 
 
@@ -468,9 +482,9 @@ def test_which_way_is_taken(
     store: FeatureStore, features: Any, rows: Any, short: bool | None, full_names: bool
 ) -> None:
     """`short` is None where it depends on the names, or where there is an error."""
-    told = check(store, features, rows, full_names)
-    if short is not None and isinstance(told, OnlineResponse):
-        assert isinstance(told, Answer) == short
+    message = check(store, features, rows, full_names)
+    if short is not None and isinstance(message, OnlineResponse):
+        assert isinstance(message, Answer) == short
 
 
 @pytest.mark.parametrize(
@@ -506,9 +520,9 @@ def test_which_way_is_taken(
     ],
 )
 def test_errors_are_feasts(store: FeatureStore, features: Any, rows: Any, error: type[Exception]) -> None:
-    told = check(store, features, rows)
-    assert isinstance(told, tuple), told
-    assert issubclass(told[0], error)
+    message = check(store, features, rows)
+    assert isinstance(message, tuple), message
+    assert issubclass(message[0], error)
 
 
 @pytest.mark.parametrize(
@@ -543,8 +557,8 @@ def test_the_request_is_now_for_both(store: FeatureStore) -> None:
 
 
 def test_a_row_that_is_too_old_is_none(store: FeatureStore) -> None:
-    told = check(store, ["brief:clicks"], {"customer_id": [1, 2, 3]})
-    assert told.to_dict()["clicks"] == [5, None, None]
+    result = check(store, ["brief:clicks"], {"customer_id": [1, 2, 3]})
+    assert result.to_dict()["clicks"] == [5, None, None]
     path = backends.current()
     assert path is not None
     with generation.previewing(path, NOW + timedelta(days=1)):
@@ -553,8 +567,8 @@ def test_a_row_that_is_too_old_is_none(store: FeatureStore) -> None:
 
 def test_a_view_or_a_feature_that_is_not_stored_yet(store: FeatureStore) -> None:
     assert isinstance(check(store, ["twin:age"], ONE), Answer)
-    told = check(store, ["twin:age", "brief:clicks"], {"customer_id": [1, 7]}).to_dict()
-    assert told == {"customer_id": [1, 7], "age": [None, None], "clicks": [5, None]}
+    result = check(store, ["twin:age", "brief:clicks"], {"customer_id": [1, 7]}).to_dict()
+    assert result == {"customer_id": [1, 7], "age": [None, None], "clicks": [5, None]}
 
 
 def test_the_answer_is_the_callers_own(store: FeatureStore) -> None:
@@ -587,12 +601,12 @@ def test_an_applied_change_is_seen(store: FeatureStore, tmp_path: Path) -> None:
 
 
 def test_moments_without_a_zone_are_utc(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {"customer_id": [1, 2], "request_time": [WHEN.replace(tzinfo=None), datetime(2018, 1, 2, 3)]}
-    before = store.get_online_features(["elapsed:since"], asked).to_dict()
+    requested = {"customer_id": [1, 2], "request_time": [WHEN.replace(tzinfo=None), datetime(2018, 1, 2, 3)]}
+    before = store.get_online_features(["elapsed:since"], requested).to_dict()
     monkeypatch.setenv("TZ", "Asia/Kolkata")
     time.tzset()
     try:
-        assert check(store, ["elapsed:since"], asked).to_dict() == before
+        assert check(store, ["elapsed:since"], requested).to_dict() == before
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -602,7 +616,7 @@ def test_a_function_that_returns_other_rows(store: FeatureStore) -> None:
     """Feast takes as many as it gets."""
     ours, feast = (
         ask(["few:few"], {"customer_id": [1, 2]})
-        for ask in (store.get_online_features, lambda *asked: feasts(store, *asked))
+        for ask in (store.get_online_features, lambda *arguments: feasts(store, *arguments))
     )
     assert ours.proto == feast.proto
     assert ours.to_dict() == feast.to_dict() == {"customer_id": [1, 2], "few": [1.0]}

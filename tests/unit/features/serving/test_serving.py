@@ -25,7 +25,7 @@ from features.serving.app import app
 from features.serving.options import LARGEST_BODY, MOST_ENTITIES, Options
 from lake import release
 from lake.settings import SettingError
-from tests.unit.features.conftest import VIEWS, Lake, activity, stocked
+from tests.unit.features.conftest import VIEWS, Lake, activity, fill
 
 BASE = "http://127.0.0.1:6566"
 Servers = tuple[TestClient, TestClient]
@@ -36,7 +36,7 @@ def client_of(application: Any) -> TestClient:
 
 
 @pytest.fixture
-def client(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+def client(cinema: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     monkeypatch.setattr(served, "KEEP_SECONDS", 0.0)
     with client_of(app()) as client:
         yield client
@@ -53,7 +53,7 @@ def values(answer: Any) -> dict[str, list[Any]]:
 
 
 def test_nothing_is_online_yet(client: TestClient) -> None:
-    answer = ask(client, features=["customer_activity:spend_7d"], entities={"customer_id": [1]})
+    answer = ask(client, features=["guest_activity:paid_7d"], entities={"guest_id": [1]})
     assert answer.status_code == 503
     assert "no features are online" in answer.json()["detail"]
     assert "Run the DAG `millrace`" in answer.json()["detail"]
@@ -62,27 +62,27 @@ def test_nothing_is_online_yet(client: TestClient) -> None:
 
 def test_it_says_what_the_sdk_says(client: TestClient) -> None:
     materialize.materialize(release.read())
-    rows = {"customer_id": [1, 2, 404], "product_id": [3, 3, 3], "request_time": ["2017-02-01T06:00:00+00:00"] * 3}
-    over_http = values(ask(client, feature_service="recommendation_v1", entities=rows))
+    rows = {"guest_id": [1, 2, 404], "movie_id": [3, 3, 3], "request_time": ["2017-02-01T06:00:00+00:00"] * 3}
+    over_http = values(ask(client, feature_service="suggestion_v1", entities=rows))
     store = registry.open_store()
-    by_sdk = store.get_online_features(store.get_feature_service("recommendation_v1"), rows).to_dict()
-    same = [name for name in by_sdk if name not in ("last_basket_at", "last_purchased_at", "memory_began_at")]
+    by_sdk = store.get_online_features(store.get_feature_service("suggestion_v1"), rows).to_dict()
+    same = [name for name in by_sdk if name not in ("last_booked_at", "last_seen_at", "recall_began_at")]
     assert [over_http[name] for name in same] == [by_sdk[name] for name in same]
-    assert over_http["spend_7d"] == [0.05, 7.77, None]
-    assert over_http["days_since_last_basket"][0] == by_sdk["days_since_last_basket"][0] > 30
+    assert over_http["paid_7d"] == [0.05, 7.77, None]
+    assert over_http["days_since_last_booking"][0] == by_sdk["days_since_last_booking"][0] > 30
 
 
-def test_the_next_generation_needs_no_restart(client: TestClient, shop: Lake) -> None:
+def test_the_next_generation_needs_no_restart(client: TestClient, cinema: Lake) -> None:
     materialize.materialize(release.read())
-    body = {"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [2]}}
-    assert values(ask(client, **body))["spend_7d"] == [7.77]
-    shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
-    shop.release(*VIEWS)
+    body = {"features": ["guest_activity:paid_7d"], "entities": {"guest_id": [2]}}
+    assert values(ask(client, **body))["paid_7d"] == [7.77]
+    cinema.write("guest_activity", [activity(2, "2017-01-05", "8.00")])
+    cinema.release(*VIEWS)
     materialize.materialize(release.read())
-    assert values(ask(client, **body))["spend_7d"] == [8.0]
+    assert values(ask(client, **body))["paid_7d"] == [8.0]
 
 
-def test_ready_is_red_while_nothing_is_online_and_health_is_not(client: TestClient, shop: Lake) -> None:
+def test_ready_is_red_while_nothing_is_online_and_health_is_not(client: TestClient, cinema: Lake) -> None:
     assert client.get("/health").status_code == 200
     before = client.get("/ready")
     assert (before.status_code, before.json()["error_type"]) == (503, "OnlineStoreEmptyError")
@@ -94,13 +94,13 @@ def test_ready_is_red_while_nothing_is_online_and_health_is_not(client: TestClie
     assert client.head("/ready").content == b""
 
 
-def test_metrics_say_how_old_is_what_is_served(client: TestClient, shop: Lake) -> None:
+def test_metrics_say_how_old_is_what_is_served(client: TestClient, cinema: Lake) -> None:
     before = samples(client)
     assert before["millrace_features_ready"] == 0
     assert "millrace_features_release" not in before
     started = time.time()
     materialize.materialize(release.read())
-    shop.release(*VIEWS, horizon="2017-02-02")
+    cinema.release(*VIEWS, horizon="2017-02-02")
     materialize.materialize(release.read())
     after = samples(client)
     assert after["millrace_features_ready"] == 1
@@ -125,7 +125,7 @@ def test_metrics_are_answered_while_another_worker_starts(client: TestClient) ->
 
 
 @pytest.mark.parametrize("damage", ["generation", "pointer", "table of contents"])
-def test_what_is_damaged_is_unavailable_until_it_is_served_anew(client: TestClient, shop: Lake, damage: str) -> None:
+def test_what_is_damaged_is_unavailable_until_it_is_served_anew(client: TestClient, cinema: Lake, damage: str) -> None:
     materialize.materialize(release.read())
     path = sqlite.path_of(backends.current() or "")
     if damage == "pointer":
@@ -145,7 +145,7 @@ def test_what_is_damaged_is_unavailable_until_it_is_served_anew(client: TestClie
         assert str(sqlite.folder().parent.parent) not in answer.text
     materialize.materialize(release.read())
     assert client.get("/ready").status_code == 200
-    assert values(ask(client, **ONE))["spend_7d"] == [0.05]
+    assert values(ask(client, **ONE))["paid_7d"] == [0.05]
 
 
 def samples(client: TestClient) -> dict[str, float]:
@@ -164,7 +164,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         patch.setenv("MILLRACE_HOME", str(tmp_path_factory.mktemp("servers")))
         for name in ("MILLRACE_LAKE", "MILLRACE_RELEASE", "MILLRACE_ENGINE", "MILLRACE_ONLINE"):
             patch.delenv(name, raising=False)
-        stocked(Lake())
+        fill(Lake())
         registry.apply()
         materialize.materialize(release.read())
         with client_of(app(Options())) as ours, client_of(get_app(registry.open_store())) as theirs:
@@ -179,26 +179,26 @@ def writable(servers: Servers) -> Iterator[TestClient]:
 
 
 ROWS = {
-    "customer_id": [1, 2, 12, 404, 1],
-    "product_id": [3, 23, 3, 3, 3],
+    "guest_id": [1, 2, 12, 404, 1],
+    "movie_id": [3, 23, 3, 3, 3],
     "request_time": ["2017-02-01T06:00:00+00:00"] * 5,
 }
-PAIR = {"customer_id": [1], "product_id": [3]}
+PAIR = {"guest_id": [1], "movie_id": [3]}
 TYPE = {"Content-Type": "application/json"}
-AGE = b'{"features": ["customer_profile:age"], "entities": {"customer_id": [1]}}'
+AGE = b'{"features": ["guest_profile:age_band"], "entities": {"guest_id": [1]}}'
 ACTIVITY = {
-    "features": ["customer_activity:spend_7d", "customer_activity:last_basket_at"],
-    "entities": {"customer_id": [1, 404]},
+    "features": ["guest_activity:paid_7d", "guest_activity:last_booked_at"],
+    "entities": {"guest_id": [1, 404]},
 }
-ONE = {"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [1]}}
+ONE = {"features": ["guest_activity:paid_7d"], "entities": {"guest_id": [1]}}
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        {"feature_service": "recommendation_v1", "entities": ROWS},
-        {"feature_service": "recommendation_v1", "entities": ROWS, "full_feature_names": True},
-        {"feature_service": "customer_value_v1", "entities": {"customer_id": [12]}},
+        {"feature_service": "suggestion_v1", "entities": ROWS},
+        {"feature_service": "suggestion_v1", "entities": ROWS, "full_feature_names": True},
+        {"feature_service": "guest_value_v1", "entities": {"guest_id": [12]}},
         ACTIVITY,
         {**ACTIVITY, "feature_service": None},
         {
@@ -207,13 +207,13 @@ ONE = {"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [
             "full_feature_names": False,
             "include_feature_view_version_metadata": False,
         },
-        {**ACTIVITY, "entities": {"customer_id": list(range(5000))}},
+        {**ACTIVITY, "entities": {"guest_id": list(range(5000))}},
         {**ACTIVITY, "include_feature_view_version_metadata": True},
-        {"feature_service": "customer_value_v1", "features": ["no:such"], "entities": {"customer_id": [1]}},
-        {"features": ["customer_profile:age"], "entities": PAIR},
+        {"feature_service": "guest_value_v1", "features": ["no:such"], "entities": {"guest_id": [1]}},
+        {"features": ["guest_profile:age_band"], "entities": PAIR},
         {
-            "features": ["customer_recency:days_since_last_basket"],
-            "entities": {"customer_id": [1], "request_time": [1485928800]},
+            "features": ["guest_recency:days_since_last_booking"],
+            "entities": {"guest_id": [1], "request_time": [1485928800]},
         },
     ],
 )
@@ -228,14 +228,14 @@ def test_it_answers_as_feasts_own_server(servers: Servers, body: Any) -> None:
 def test_a_body_may_come_in_pieces(servers: Servers, pieces: list[bytes]) -> None:
     for kind in ("application/json", "application/json; charset=utf-8"):
         answer = servers[0].post("/get-online-features", content=iter(pieces), headers={"Content-Type": kind})
-        assert values(answer)["age"] == ["25-34"]
+        assert values(answer)["age_band"] == ["25-34"]
 
 
 MISTAKES: list[tuple[Any, int, str]] = [
     ([], 422, "must be a JSON object. Got: a list of 0"),
     ("text", 422, 'Got: "text"'),
     ({**ONE, "more": 1}, 422, 'a field "more", which is unknown'),
-    ({"feature_servce": "recommendation_v1", "entities": PAIR}, 422, 'Did you mean "feature_service"?'),
+    ({"feature_servce": "suggestion_v1", "entities": PAIR}, 422, 'Did you mean "feature_service"?'),
     ({**ONE, "full_feature_names": "true"}, 422, 'full_feature_names must be true or false. Got: "true"'),
     ({**ONE, "full_feature_names": 1}, 422, "full_feature_names must be true or false. Got: 1"),
     (
@@ -243,86 +243,86 @@ MISTAKES: list[tuple[Any, int, str]] = [
         422,
         "include_feature_view_version_metadata must be true or false",
     ),
-    ({**ONE, "features": "customer_activity:spend_7d"}, 422, "features must be a list of texts"),
+    ({**ONE, "features": "guest_activity:paid_7d"}, 422, "features must be a list of texts"),
     ({**ONE, "features": [5]}, 422, "features must be a list of texts"),
     ({**ONE, "features": []}, 422, "must name what to read"),
     ({"entities": PAIR}, 422, "must name what to read"),
     ({"feature_service": 5, "entities": PAIR}, 422, "feature_service must be the name of a feature service. Got: 5"),
     (
-        {"feature_service": "recommendation_v9", "entities": PAIR},
+        {"feature_service": "suggestion_v9", "entities": PAIR},
         404,
-        'no feature service "recommendation_v9". Did you mean "recommendation_v1"?',
+        'no feature service "suggestion_v9". Did you mean "suggestion_v1"?',
     ),
     (
-        {**ONE, "features": ["customer_actvity:spend_7d"]},
+        {**ONE, "features": ["guest_actvity:paid_7d"]},
         404,
-        'no feature view "customer_actvity". Did you mean "customer_activity"?',
+        'no feature view "guest_actvity". Did you mean "guest_activity"?',
     ),
     (
-        {**ONE, "features": ["customer_activity:spend_8d"]},
+        {**ONE, "features": ["guest_activity:paid_8d"]},
         404,
-        'customer_activity has no feature "spend_8d". Did you mean "spend_',
+        'guest_activity has no feature "paid_8d". Did you mean "paid_',
     ),
-    ({**ONE, "features": ["customer_recency:days_since"]}, 404, 'customer_recency has no feature "days_since"'),
-    ({**ONE, "features": ["spend_7d"]}, 422, '"spend_7d" is not of the form "view:feature"'),
+    ({**ONE, "features": ["guest_recency:days_since"]}, 404, 'guest_recency has no feature "days_since"'),
+    ({**ONE, "features": ["paid_7d"]}, 422, '"paid_7d" is not of the form "view:feature"'),
     ({**ONE, "features": [""]}, 422, '"" is not of the form'),
-    ({**ONE, "features": ["customer_activity@v2:spend_7d"]}, 422, 'Write "customer_activity:spend_7d"'),
-    ({**ONE, "features": ["customer_activity:spend_7d"] * 2}, 422, "Name it once"),
-    ({"features": ["customer_activity:spend_7d"], "entities": None}, 422, "entities must be an object of columns"),
-    ({"features": ["customer_activity:spend_7d"]}, 422, "Got: nothing"),
+    ({**ONE, "features": ["guest_activity@v2:paid_7d"]}, 422, 'Write "guest_activity:paid_7d"'),
+    ({**ONE, "features": ["guest_activity:paid_7d"] * 2}, 422, "Name it once"),
+    ({"features": ["guest_activity:paid_7d"], "entities": None}, 422, "entities must be an object of columns"),
+    ({"features": ["guest_activity:paid_7d"]}, 422, "Got: nothing"),
     (
-        {"features": ["customer_activity:spend_7d"], "entities": {}},
+        {"features": ["guest_activity:paid_7d"], "entities": {}},
         422,
-        'entities lack "customer_id", a key of the view customer_activity',
+        'entities lack "guest_id", a key of the view guest_activity',
     ),
     (
-        {**ONE, "entities": {"product_id": [1]}},
+        {**ONE, "entities": {"movie_id": [1]}},
         422,
-        'entities lack "customer_id", a key of the view customer_activity. Got: product_id',
+        'entities lack "guest_id", a key of the view guest_activity. Got: movie_id',
     ),
     ({**ONE, "entities": {"custmer_id": [1]}}, 422, 'Is that "custmer_id"?'),
     (
-        {"features": ["product_popularity:units_7d"], "entities": {"customer_id": [1]}},
+        {"features": ["movie_demand:sold_7d"], "entities": {"guest_id": [1]}},
         422,
-        'lack "product_id", a key of the view product_popularity',
+        'lack "movie_id", a key of the view movie_demand',
     ),
-    ({"feature_service": "recommendation_v1", "entities": {"customer_id": [1]}}, 422, 'lack "product_id"'),
+    ({"feature_service": "suggestion_v1", "entities": {"guest_id": [1]}}, 422, 'lack "movie_id"'),
     (
-        {**ONE, "entities": {"customer_id": 1}},
+        {**ONE, "entities": {"guest_id": 1}},
         422,
-        '"customer_id" must be a list, with a value for each entity. Got: 1',
+        '"guest_id" must be a list, with a value for each entity. Got: 1',
     ),
-    ({**ONE, "entities": {"customer_id": []}}, 422, "entities are empty"),
+    ({**ONE, "entities": {"guest_id": []}}, 422, "entities are empty"),
     (
-        {**ONE, "entities": {"customer_id": [1, 2], "product_id": [1]}},
+        {**ONE, "entities": {"guest_id": [1, 2], "movie_id": [1]}},
         422,
-        "several lengths: customer_id 2, product_id 1",
+        "several lengths: guest_id 2, movie_id 1",
     ),
-    ({**ONE, "entities": {"customer_id": [1, None]}}, 422, "Got at position 1: null"),
-    ({**ONE, "entities": {"customer_id": ["1"]}}, 422, 'whole numbers from -2^63 to 2^63 - 1. Got at position 0: "1"'),
+    ({**ONE, "entities": {"guest_id": [1, None]}}, 422, "Got at position 1: null"),
+    ({**ONE, "entities": {"guest_id": ["1"]}}, 422, 'whole numbers from -2^63 to 2^63 - 1. Got at position 0: "1"'),
     (
-        {**ONE, "entities": {"customer_id": ["one"]}},
+        {**ONE, "entities": {"guest_id": ["one"]}},
         422,
-        '"customer_id", a key of the view customer_activity, must have whole numbers',
+        '"guest_id", a key of the view guest_activity, must have whole numbers',
     ),
-    ({**ONE, "entities": {"customer_id": [True]}}, 422, "Got at position 0: true"),
-    ({**ONE, "entities": {"customer_id": [1.0]}}, 422, "Got at position 0: 1.0"),
-    ({**ONE, "entities": {"customer_id": [[1]]}}, 422, "Got at position 0: a list of 1"),
-    ({**ONE, "entities": {"customer_id": [1, 2**63]}}, 422, "Got at position 1: 9223372036854775808"),
-    ({**ONE, "entities": {"customer_id": [-(2**63) - 1]}}, 422, "Got at position 0: -9223372036854775809"),
+    ({**ONE, "entities": {"guest_id": [True]}}, 422, "Got at position 0: true"),
+    ({**ONE, "entities": {"guest_id": [1.0]}}, 422, "Got at position 0: 1.0"),
+    ({**ONE, "entities": {"guest_id": [[1]]}}, 422, "Got at position 0: a list of 1"),
+    ({**ONE, "entities": {"guest_id": [1, 2**63]}}, 422, "Got at position 1: 9223372036854775808"),
+    ({**ONE, "entities": {"guest_id": [-(2**63) - 1]}}, 422, "Got at position 0: -9223372036854775809"),
     (
-        {"feature_service": "recommendation_v1", "entities": {**PAIR, "request_time": ["today"]}},
+        {"feature_service": "suggestion_v1", "entities": {**PAIR, "request_time": ["today"]}},
         422,
-        '"request_time", which the on-demand view customer_',
+        '"request_time", which the on-demand view guest_',
     ),
-    ({"feature_service": "recommendation_v1", "entities": {**PAIR, "request_time": [None]}}, 422, "ISO 8601"),
-    ({"feature_service": "recommendation_v1", "entities": {**PAIR, "request_time": [10**30]}}, 422, "ISO 8601"),
+    ({"feature_service": "suggestion_v1", "entities": {**PAIR, "request_time": [None]}}, 422, "ISO 8601"),
+    ({"feature_service": "suggestion_v1", "entities": {**PAIR, "request_time": [10**30]}}, 422, "ISO 8601"),
     (
-        {**ONE, "entities": {"customer_id": [1] * (MOST_ENTITIES + 1)}},
+        {**ONE, "entities": {"guest_id": [1] * (MOST_ENTITIES + 1)}},
         413,
         "A request may have 10,000 entities. Got: 10,001",
     ),
-    ({**ONE, "features": ["customer_activity:spend_7d"] * 1001}, 413, "A request may name 1,000 features. Got: 1,001"),
+    ({**ONE, "features": ["guest_activity:paid_7d"] * 1001}, 413, "A request may name 1,000 features. Got: 1,001"),
 ]
 
 
@@ -344,7 +344,7 @@ def test_a_mistake_is_the_clients_and_says_what_to_do(servers: Servers, body: An
         (b"[" * 100_000, 400, "nested too deeply"),
         (b"9" * 5000, 400, "The body is not JSON"),
         (
-            b'{"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [NaN]}}',
+            b'{"features": ["guest_activity:paid_7d"], "entities": {"guest_id": [NaN]}}',
             422,
             "Got at position 0: NaN",
         ),
@@ -381,15 +381,15 @@ ENTITY_VALUES = st.one_of(
 )
 PAIRS = st.lists(st.integers(1, 12), min_size=2, max_size=2)
 COLUMNS = st.one_of(st.lists(ENTITY_VALUES, max_size=3), PAIRS, ENTITY_VALUES)
-NAMES = st.one_of(st.sampled_from(["customer_id", "product_id", "request_time", "custmer_id"]), st.text(max_size=5))
+NAMES = st.one_of(st.sampled_from(["guest_id", "movie_id", "request_time", "custmer_id"]), st.text(max_size=5))
 REFS = st.one_of(
     st.sampled_from(
         [
-            "customer_activity:spend_7d",
-            "customer_profile:age",
-            "customer_product:purchases_90d",
-            "customer_recency:days_since_last_basket",
-            "customer_activity:x",
+            "guest_activity:paid_7d",
+            "guest_profile:age_band",
+            "guest_movie:visits_90d",
+            "guest_recency:days_since_last_booking",
+            "guest_activity:x",
             "x:y",
             "x",
         ]
@@ -402,7 +402,7 @@ BODIES = st.fixed_dictionaries(
     optional={
         "entities": st.one_of(st.dictionaries(NAMES, COLUMNS, max_size=4), ENTITY_VALUES),
         "features": st.one_of(st.lists(REFS, max_size=3), ENTITY_VALUES),
-        "feature_service": st.one_of(st.sampled_from(["recommendation_v1", "customer_value_v1"]), ENTITY_VALUES),
+        "feature_service": st.one_of(st.sampled_from(["suggestion_v1", "guest_value_v1"]), ENTITY_VALUES),
         "full_feature_names": st.one_of(st.booleans(), ENTITY_VALUES),
         "include_feature_view_version_metadata": st.one_of(st.booleans(), ENTITY_VALUES),
         "more": ENTITY_VALUES,
@@ -454,7 +454,7 @@ def test_no_body_makes_the_server_fail(servers: Servers, body: Any) -> None:
             "full_feature_names",
             "include_feature_view_version_metadata",
         }
-        assert {type(value) for value in body["entities"].get("customer_id", [1])} == {int}
+        assert {type(value) for value in body["entities"].get("guest_id", [1])} == {int}
     else:
         assert json.loads(content)["status_code"] == status
 
@@ -470,8 +470,8 @@ WRITE_BODIES = st.fixed_dictionaries(
     {},
     optional={
         "push_source_name": st.text(max_size=4),
-        "feature_view_name": st.one_of(st.sampled_from(["customer_activity", "customer_recency"]), st.text(max_size=4)),
-        "df": st.dictionaries(st.sampled_from(["customer_id", "event_timestamp", "spend_7d"]), COLUMNS, max_size=4),
+        "feature_view_name": st.one_of(st.sampled_from(["guest_activity", "guest_recency"]), st.text(max_size=4)),
+        "df": st.dictionaries(st.sampled_from(["guest_id", "event_timestamp", "paid_7d"]), COLUMNS, max_size=4),
         "to": st.sampled_from(["online", "offline", "nowhere"]),
         "start_ts": st.text(max_size=12),
         "end_ts": st.text(max_size=12),
@@ -538,18 +538,18 @@ def test_another_method_is_refused(servers: Servers, path: str, method: str, all
 
 def pushed(age: str) -> dict[str, Any]:
     row = {
-        "customer_id": [1],
+        "guest_id": [1],
         "event_timestamp": ["2017-06-01T00:00:00+00:00"],
-        "age": [age],
-        "income": ["1"],
-        "household_size": ["1"],
-        "kids_count": ["1"],
+        "age_band": [age],
+        "tier": ["1"],
+        "party_size": ["1"],
+        "children": ["1"],
     }
-    return {"feature_view_name": "customer_profile", "df": row}
+    return {"feature_view_name": "guest_profile", "df": row}
 
 
 def age_of(client: TestClient) -> Any:
-    return values(client.post("/get-online-features", content=AGE, headers=TYPE))["age"]
+    return values(client.post("/get-online-features", content=AGE, headers=TYPE))["age_band"]
 
 
 WRONG = [None, "Bearer", "Bearer ", "Bearer wrong", "Basic {token}", "{token}", "Bearer {token}x", "Bearer é"]
@@ -566,7 +566,7 @@ def test_who_has_no_token_writes_nothing(writable: TestClient, header: str | Non
     assert age_of(writable) == ["25-34"]
 
 
-def test_who_has_the_token_writes(client: TestClient, shop: Lake) -> None:
+def test_who_has_the_token_writes(client: TestClient, cinema: Lake) -> None:
     materialize.materialize(release.read())
     with client_of(app(Options(writes=True))) as writer:
         headers = {"Authorization": f"Bearer {token.path().read_text().strip()}"}
@@ -709,29 +709,29 @@ def test_requests_are_counted_by_known_names_only(servers: Servers) -> None:
         return samples(servers[0]).get(f"millrace_features_requests_total{labels}", 0.0)
 
     seen = [
-        ("/get-online-features", "customer_value_v1", 200),
+        ("/get-online-features", "guest_value_v1", 200),
         ("/get-online-features", "", 404),
         ("other", "", 404),
-        ("/get-online-features", "customer_value_v1", 422),
+        ("/get-online-features", "guest_value_v1", 422),
     ]
     before = [counted(*labels) for labels in seen]
     lines = len(samples(servers[0]))
     for number in range(5):
-        ask(servers[0], feature_service="customer_value_v1", entities={"customer_id": [1, 2, 3]})
-        ask(servers[0], feature_service=f"secret{number}", entities={"customer_id": [1]})
+        ask(servers[0], feature_service="guest_value_v1", entities={"guest_id": [1, 2, 3]})
+        ask(servers[0], feature_service=f"secret{number}", entities={"guest_id": [1]})
         servers[0].get(f"/secret{number}")
-        ask(servers[0], feature_service="customer_value_v1", entities={"customer_id": [f"secret{number}"]})
+        ask(servers[0], feature_service="guest_value_v1", entities={"guest_id": [f"secret{number}"]})
     assert [counted(*labels) - was for labels, was in zip(seen, before, strict=True)] == [5, 5, 5, 5]
     text = servers[0].get("/metrics").text
     assert "secret" not in text
     assert "feast_" not in text
     assert len(samples(servers[0])) <= lines + 60
-    timed = 'millrace_features_request_seconds_count{route="/get-online-features",service="customer_value_v1"}'
+    timed = 'millrace_features_request_seconds_count{route="/get-online-features",service="guest_value_v1"}'
     assert samples(servers[0])[timed] >= 10
-    assert samples(servers[0])['millrace_features_entities_total{service="customer_value_v1"}'] >= 15
+    assert samples(servers[0])['millrace_features_entities_total{service="guest_value_v1"}'] >= 15
 
 
-def test_a_mistake_of_ours_is_logged_and_not_told(
+def test_a_mistake_of_ours_is_logged_and_not_shown(
     servers: Servers,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -752,7 +752,7 @@ def test_what_feast_counts_it_answers_itself(servers: Servers, monkeypatch: pyte
     monkeypatch.setattr(online, "metrics", SimpleNamespace(_config=SimpleNamespace(**flags)))
     monkeypatch.setattr(online.OnlineFeatures, "answer", None)
     assert ask(servers[0], **ACTIVITY).json() == ask(servers[1], **ACTIVITY).json()
-    assert ask(servers[0], **{**ONE, "entities": {"customer_id": [None]}}).status_code == 422
+    assert ask(servers[0], **{**ONE, "entities": {"guest_id": [None]}}).status_code == 422
 
 
 def test_where_somebody_must_allow_it_feast_asks(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -763,28 +763,28 @@ def test_where_somebody_must_allow_it_feast_asks(servers: Servers, monkeypatch: 
 
 def test_a_service_that_is_applied_again_is_seen(client: TestClient) -> None:
     materialize.materialize(release.read())
-    body = {"feature_service": "customer_value_v1", "entities": {"customer_id": [1], "product_id": [3]}}
-    assert "age" in values(ask(client, **body))
+    body = {"feature_service": "guest_value_v1", "entities": {"guest_id": [1], "movie_id": [3]}}
+    assert "age_band" in values(ask(client, **body))
     other = registry.open_store()
-    activities, popular = (other.get_feature_view(name) for name in ("customer_activity", "product_popularity"))
-    other.apply([FeatureService(name="customer_value_v1", features=[activities[["spend_7d"]], popular[["units_7d"]]])])
+    activities, popular = (other.get_feature_view(name) for name in ("guest_activity", "movie_demand"))
+    other.apply([FeatureService(name="guest_value_v1", features=[activities[["paid_7d"]], popular[["sold_7d"]]])])
     client.app.online.store.refresh_registry()
-    assert list(values(ask(client, **body))) == ["customer_id", "product_id", "spend_7d", "units_7d"]
-    wrong = ask(client, **{**body, "entities": {"customer_id": [1]}})
-    assert "a key of the view product_popularity" in wrong.json()["detail"]
+    assert list(values(ask(client, **body))) == ["guest_id", "movie_id", "paid_7d", "sold_7d"]
+    wrong = ask(client, **{**body, "entities": {"guest_id": [1]}})
+    assert "a key of the view movie_demand" in wrong.json()["detail"]
 
 
-@pytest.mark.parametrize("body", [ONE, {"feature_service": "customer_value_v1", "entities": {"customer_id": [1]}}])
+@pytest.mark.parametrize("body", [ONE, {"feature_service": "guest_value_v1", "entities": {"guest_id": [1]}}])
 def test_a_view_that_was_disabled_is_no_failure(client: TestClient, body: Any) -> None:
     materialize.materialize(release.read())
     other = registry.open_store()
-    view = other.get_feature_view("customer_activity")
+    view = other.get_feature_view("guest_activity")
     view.enabled = False
     other.registry.apply_feature_view(view, other.project)
     client.app.online.store.refresh_registry()
     answer = ask(client, **body)
     assert answer.status_code == 422
-    assert "customer_activity' is disabled" in answer.json()["detail"]
+    assert "guest_activity' is disabled" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

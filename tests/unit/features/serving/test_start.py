@@ -10,7 +10,7 @@ from pathlib import Path
 from lake import settings
 
 
-def test_a_registry_that_does_not_answer_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_registry_that_does_not_answer_is_reported_in_a_sentence(tmp_path: Path) -> None:
     variables = {
         "MILLRACE_HOME": str(tmp_path),
         "MILLRACE_REGISTRY": "postgresql://reader:opensesame@127.0.0.1:1/registry",

@@ -55,13 +55,13 @@ def cut(values: list[Any], type_: pa.DataType, at: int) -> pa.ChunkedArray:
 
 @given(case=cases)
 def test_equal_digests_are_equal_values(case: tuple[pa.DataType, list[Any], list[Any], int]) -> None:
-    type_, one, other, at = case
-    whole = pa.chunked_array([pa.array(one, type_)])
-    assert columns.digest(cut(one, type_, at)) == columns.digest(whole)
+    type_, values, other, at = case
+    whole = pa.chunked_array([pa.array(values, type_)])
+    assert columns.digest(cut(values, type_, at)) == columns.digest(whole)
     assert (columns.digest(pa.chunked_array([pa.array(other, type_)])) == columns.digest(whole)) == (
-        exactly(one) == exactly(other)
+        exactly(values) == exactly(other)
     )
-    table = pa.table({"a": cut(one, type_, at)})
+    table = pa.table({"a": cut(values, type_, at)})
     file = columns.parquet(table)
     assert file == columns.parquet(pa.table({"a": whole}))
     assert columns.digest(columns.plain(pq.read_table(io.BytesIO(file)))["a"]) == columns.digest(whole)
@@ -76,13 +76,14 @@ def test_what_lies_below_a_null_does_not_count() -> None:
 def test_every_nan_is_the_same_and_no_null() -> None:
     odd = pa.array([struct.unpack("d", struct.pack("Q", 0xFFF8000000000001))[0]])
     digests = [
-        columns.digest(pa.chunked_array([one])) for one in (odd, pa.array([math.nan]), pa.array([None], pa.float64()))
+        columns.digest(pa.chunked_array([values]))
+        for values in (odd, pa.array([math.nan]), pa.array([None], pa.float64()))
     ]
     assert digests[0] == digests[1] != digests[2]
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("left", "other"),
     [
         (pa.array(["ab", "c"]), pa.array(["a", "bc"])),
         (pa.array(["a", None]), pa.array([None, "a"])),
@@ -91,8 +92,8 @@ def test_every_nan_is_the_same_and_no_null() -> None:
         (pa.array([1, 2]), pa.array([2, 1])),
     ],
 )
-def test_other_values_have_another_digest(one: pa.Array, other: pa.Array) -> None:
-    assert columns.digest(pa.chunked_array([one])) != columns.digest(pa.chunked_array([other]))
+def test_other_values_have_another_digest(left: pa.Array, other: pa.Array) -> None:
+    assert columns.digest(pa.chunked_array([left])) != columns.digest(pa.chunked_array([other]))
 
 
 def test_names_and_their_order_count_for_a_table() -> None:
@@ -103,11 +104,11 @@ def test_names_and_their_order_count_for_a_table() -> None:
         pa.table({"a": b, "b": a}),
         pa.table({"x": a, "b": b}),
     ]
-    assert len({columns.table_digest(columns.digests(one)) for one in tables}) == 4
+    assert len({columns.table_digest(columns.digests(table)) for table in tables}) == 4
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("inputs", "kept"),
     [
         (pa.array(["a", "b", "a"]).dictionary_encode(), pa.string()),
         (pa.array(["a"], pa.large_string()), pa.string()),
@@ -120,11 +121,11 @@ def test_names_and_their_order_count_for_a_table() -> None:
         (pa.array([date(2017, 1, 1)], pa.date64()), pa.date32()),
     ],
 )
-def test_a_type_becomes_one_that_can_be_kept(given: pa.Array, kept: pa.DataType) -> None:
-    found = columns.plain(pa.table({"a": given}))["a"]
-    assert found.type == kept
-    assert len(found) == len(given)
-    assert columns.plain(pa.table({"a": found}))["a"] == found
+def test_a_type_becomes_one_that_can_be_kept(inputs: pa.Array, kept: pa.DataType) -> None:
+    result = columns.plain(pa.table({"a": inputs}))["a"]
+    assert result.type == kept
+    assert len(result) == len(inputs)
+    assert columns.plain(pa.table({"a": result}))["a"] == result
 
 
 def test_the_file_does_not_depend_on_how_many_rows_are_cut() -> None:

@@ -19,7 +19,7 @@ from tests.unit.etl import visits as visits_of
 from tests.unit.features.conftest import Lake, activity
 
 SECRET = "nobody may read this"
-EVENTS = "SELECT customer_id, event_timestamp FROM gold.customer_activity ORDER BY ALL"
+EVENTS = "SELECT guest_id, event_timestamp FROM gold.guest_activity ORDER BY ALL"
 
 
 @pytest.fixture
@@ -28,27 +28,27 @@ def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("secret")
     for suffix in ("txt", "csv", "json"):
         (folder / f"file.{suffix}").write_text(SECRET if suffix != "json" else f'{{"a": "{SECRET}"}}')
-    pq.write_table(pa.table({"customer_id": [1], "a": [SECRET]}), folder / "file.parquet")
+    pq.write_table(pa.table({"guest_id": [1], "a": [SECRET]}), folder / "file.parquet")
     return folder
 
 
 @pytest.fixture
 def one_table(lake: Lake) -> release.Release:
     """A release of one small table."""
-    lake.write("customer_activity", [activity(1, "2017-01-02")])
-    return lake.release("customer_activity")
+    lake.write("guest_activity", [activity(1, "2017-01-02")])
+    return lake.release("guest_activity")
 
 
-def test_it_reads_the_tables_of_its_release_at_their_versions(shop: Lake) -> None:
+def test_it_reads_the_tables_of_its_release_at_their_versions(cinema: Lake) -> None:
     then = release.read()
     expected = sandbox.select(EVENTS, then)
-    shop.write("customer_activity", [activity(9, "2017-01-02")])
+    cinema.write("guest_activity", [activity(9, "2017-01-02")])
     assert expected.num_rows == 4
     assert sandbox.select(EVENTS, then) == expected
-    assert sandbox.select("SELECT sum(spend_7d)::VARCHAR AS s FROM gold.customer_activity", then)["s"].to_pylist() == [
+    assert sandbox.select("SELECT sum(paid_7d)::VARCHAR AS s FROM gold.guest_activity", then)["s"].to_pylist() == [
         "116.82"
     ]
-    assert sandbox.select("WITH few AS (FROM gold.customer_profile) SELECT count(*) AS n FROM few", then)[
+    assert sandbox.select("WITH few AS (FROM gold.guest_profile) SELECT count(*) AS n FROM few", then)[
         "n"
     ].to_pylist() == [3]
 
@@ -118,10 +118,10 @@ ATTACKS = [
     "SELECT * FROM json_execute_serialized_sql(json_serialize_sql('SELECT * FROM read_text(''{0}/file.txt'')'))",
     "SELECT * FROM query_table('{0}/file.parquet')",
     (
-        "SELECT customer_id, '' AS content FROM gold.customer_activity UNION ALL SELECT 1, content FROM"
+        "SELECT guest_id, '' AS content FROM gold.guest_activity UNION ALL SELECT 1, content FROM"
         " read_text('{0}/file.txt')"
     ),
-    "SELECT (SELECT content FROM read_text('{0}/file.txt')) AS content FROM gold.customer_activity",
+    "SELECT (SELECT content FROM read_text('{0}/file.txt')) AS content FROM gold.guest_activity",
     "WITH f AS MATERIALIZED (FROM read_text('{0}/file.txt')) FROM f",
     "WITH f AS (COPY (SELECT 1) TO '{0}/new.csv') FROM f",
     "SELECT * FROM enable_logging(storage := 'file', storage_path := '{0}/new')",
@@ -130,9 +130,9 @@ ATTACKS = [
     "SELECT * FROM which_secret('s3://bucket', 's3')",
     "SELECT * FROM sqlite_scan('{0}/file.txt', 'a')",
     "SELECT getenv('HOME')",
-    "FROM gold.customer_activity; SELECT * FROM read_text('{0}/file.txt')",
+    "FROM gold.guest_activity; SELECT * FROM read_text('{0}/file.txt')",
     "COPY (SELECT 1) TO '{0}/new.csv'",
-    "COPY gold.customer_activity FROM '{0}/file.csv'",
+    "COPY gold.guest_activity FROM '{0}/file.csv'",
     "ATTACH '{0}/file.txt'",
     "INSTALL httpfs",
     "LOAD '{0}/file.txt'",
@@ -162,21 +162,21 @@ def test_an_attack_is_refused_and_tells_nothing(one_table: release.Release, secr
     assert sorted(path.name for path in secret.iterdir()) == before
 
 
-@pytest.mark.parametrize("below", ["_releases/1.json", "gold/customer_profile/_delta_log/00000000000000000000.json"])
-def test_the_lake_is_open_by_table_only(shop: Lake, below: str) -> None:
+@pytest.mark.parametrize("below", ["_releases/1.json", "gold/guest_profile/_delta_log/00000000000000000000.json"])
+def test_the_lake_is_open_by_table_only(cinema: Lake, below: str) -> None:
     """Files of the lake, too, may be those of another release, of quarantine, or of bronze."""
     with pytest.raises(LabelError, match="Permission Error"):
         sandbox.select(f"SELECT * FROM read_text('{settings.lake() / below}')", release.read())
-    for file in (settings.lake() / "gold" / "customer_profile").glob("*.parquet"):
+    for file in (settings.lake() / "gold" / "guest_profile").glob("*.parquet"):
         with pytest.raises(LabelError, match="Permission Error"):
             sandbox.select(f"SELECT * FROM '{file}'", release.read())
 
 
 def test_a_folder_name_with_a_quote_is_a_name(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_LAKE", str(tmp_path / "it's a folder"))
-    lake.write("customer_activity", [activity(1, "2017-01-02")])
-    made = lake.release("customer_activity")
-    assert sandbox.select(EVENTS, made)["customer_id"].to_pylist() == [1]
+    lake.write("guest_activity", [activity(1, "2017-01-02")])
+    made = lake.release("guest_activity")
+    assert sandbox.select(EVENTS, made)["guest_id"].to_pylist() == [1]
 
 
 def test_what_does_not_end_is_ended(one_table: release.Release, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def folder(home: Path) -> Path:
     """The declared folder, with a file of labels."""
     made = settings.labels()
     (made / "below").mkdir(parents=True)
-    (made / "below" / "labels.csv").write_text("customer_id\n1\n")
+    (made / "below" / "labels.csv").write_text("guest_id\n1\n")
     return made
 
 
@@ -264,7 +264,7 @@ def test_the_folder_itself_may_be_moved_and_be_a_link(
 ) -> None:
     real = tmp_path / "elsewhere"
     real.mkdir()
-    (real / "labels.csv").write_text("customer_id\n1\n")
+    (real / "labels.csv").write_text("guest_id\n1\n")
     (tmp_path / "linked").symlink_to(real)
     monkeypatch.setenv("MILLRACE_LABELS", str(tmp_path / "linked"))
     assert training.from_request("labels.csv") == real / "labels.csv"

@@ -23,7 +23,6 @@ from feast import FeatureService, Field
 from feast.feature_view_projection import FeatureViewProjection
 
 from features import registry, training
-from features.feast_repo import definitions
 from features.offline import as_of
 from features.offline.labels import LabelError
 from features.training import TrainingSetError, sets
@@ -31,18 +30,18 @@ from lake import manifest, release, settings, storage
 from lake.manifest import ManifestError
 from lake.release import ReleaseError
 from lake.storage import LockedError
-from tests.unit.features.conftest import VIEWS, Lake, activity, at, pair
+from tests.unit.features.conftest import VIEWS, Lake, activity, at, definitions, pair
 
-SERVICE = "recommendation_v1"
+SERVICE = "suggestion_v1"
 
 
 def labels(*rows: tuple[int | None, int, str], **more: list[Any]) -> pa.Table:
-    """Customer, product, instant."""
-    customers, products, times = zip(*rows, strict=True)
+    """Guest, movie, instant."""
+    guests, movies, times = zip(*rows, strict=True)
     return pa.table(
         {
-            "customer_id": pa.array(customers, pa.int64()),
-            "product_id": products,
+            "guest_id": pa.array(guests, pa.int64()),
+            "movie_id": movies,
             "event_timestamp": [at(time) for time in times],
             **more,
         }
@@ -59,29 +58,28 @@ LABELS = labels(
 )
 
 
-def test_table_and_manifest(shop: Lake) -> None:
+def test_table_and_manifest(cinema: Lake) -> None:
     made = training.create(LABELS, SERVICE, "first", seed=7)
     data = training.read("first")
     assert data.column_names == [
-        "customer_id",
-        "product_id",
+        "guest_id",
+        "movie_id",
         "event_timestamp",
         "bought",
         "request_time",
-        *(one.name for one in made.features),
+        *(feature.name for feature in made.features),
     ]
     assert data.select(LABELS.column_names).to_pylist() == LABELS.to_pylist()
-    assert data["spend_7d"].to_pylist() == [0.05, None, 0.05, None, None]
-    assert data["purchases_90d"].to_pylist() == [9, 7, 9, None, None]
+    assert data["paid_7d"].to_pylist() == [0.05, None, 0.05, None, None]
+    assert data["visits_90d"].to_pylist() == [9, 7, 9, None, None]
     assert data["request_time"] == data["event_timestamp"]
     assert (made.rows, made.seed, made.release, made.service, made.knowledge_time) == (5, 7, 1, SERVICE, False)
-    assert {one.name: one.nulls for one in made.features} == {
-        one.name: data[one.name].null_count for one in made.features
+    assert {feature.name: feature.nulls for feature in made.features} == {
+        feature.name: data[feature.name].null_count for feature in made.features
     }
-    assert [one.ref for one in made.features if one.name.startswith("days_since")] == [
-        "customer_recency:days_since_last_basket",
-        "customer_product_recency:days_since_last_purchase",
-        "customer_product_memory:days_since_memory_began",
+    assert [feature.ref for feature in made.features if feature.name.startswith("days_since")] == [
+        "guest_recency:days_since_last_booking",
+        "guest_movie_recency:days_since_last_visit",
     ]
     (pinned,) = made.releases
     assert pinned.tables == {f"gold.{name}": 0 for name in VIEWS}
@@ -91,7 +89,7 @@ def test_table_and_manifest(shop: Lake) -> None:
     assert pa.table(table.to_pyarrow_table()).num_rows == 5
 
 
-def test_it_equals_what_the_feast_sdk_gives(shop: Lake) -> None:
+def test_it_equals_what_the_feast_sdk_gives(cinema: Lake) -> None:
     training.create(LABELS, SERVICE, "same")
     store = registry.open_store(1)
     frame = LABELS.append_column("request_time", LABELS["event_timestamp"]).to_pandas(types_mapper=pd.ArrowDtype)
@@ -106,18 +104,18 @@ def test_it_equals_what_the_feast_sdk_gives(shop: Lake) -> None:
 def grown(lake: Lake) -> None:
     """Later rows, late rows and corrections, and a release of them."""
     lake.write(
-        "customer_activity",
+        "guest_activity",
         [activity(1, "2017-01-02", "11.00"), activity(12, "2017-01-01", "5.00"), activity(1, "2017-03-01", "1.00")],
     )
-    lake.write("customer_product", [pair(12, 3, "2017-01-02", 70)])
+    lake.write("guest_movie", [pair(12, 3, "2017-01-02", 70)])
     lake.release(*VIEWS, horizon="2017-03-01")
 
 
 @pytest.fixture
-def stored(shop: Lake) -> bytes:
+def stored(cinema: Lake) -> bytes:
     """The parquet file of the training set `kept`, before the lake went on."""
     training.create(LABELS, SERVICE, "kept")
-    grown(shop)
+    grown(cinema)
     return file("kept").read_bytes()
 
 
@@ -142,7 +140,7 @@ def test_a_lost_table_is_put_back_byte_for_byte(stored: bytes, damage: str) -> N
     elif damage == "file":
         file("kept").unlink()
     else:
-        DeltaTable(str(manifest.table_path("kept"))).delete("customer_id = 99")
+        DeltaTable(str(manifest.table_path("kept"))).delete("guest_id = 99")
     with pytest.raises(
         TrainingSetError, match=r"was lost or altered since\. Put it back: millrace training-set rebuild kept$"
     ):
@@ -179,7 +177,7 @@ def test_another_pyarrow_may_write_another_file_and_not_other_values(
 
 def test_values_that_come_out_different_are_refused_by_name(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("features.on_demand.SECONDS_A_DAY", 3600)
-    features = "days_since_last_basket, days_since_last_purchase, decayed_purchases, days_since_memory_began"
+    features = "days_since_last_booking, days_since_last_visit, faded_visits"
     with pytest.raises(
         TrainingSetError, match=rf"cannot be rebuilt: {features} came out different.*made by version 0\.1\.0"
     ):
@@ -203,8 +201,10 @@ def test_labels_that_were_altered_are_refused(stored: bytes) -> None:
 
 def redefined(monkeypatch: pytest.MonkeyPatch, name: str, alter: Callable[[Any], Any]) -> None:
     """Let the definitions have another object of that name."""
-    found = [alter(one) if one.name == name else one for one in registry.definitions()]
-    monkeypatch.setattr(registry, "definitions", lambda: [one for one in found if one is not None])
+    result = [alter(definition) if definition.name == name else definition for definition in registry.definitions()]
+    monkeypatch.setattr(
+        registry, "definitions", lambda: [definition for definition in result if definition is not None]
+    )
 
 
 def short_lived(view: Any) -> Any:
@@ -214,69 +214,70 @@ def short_lived(view: Any) -> Any:
     return changed
 
 
-def test_a_feature_that_was_redefined_since_is_told(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    redefined(monkeypatch, "customer_activity", short_lived)
-    told = (
-        r"^training set kept was made of features that are defined in another way now: view customer_activity\. To"
+def test_a_feature_that_was_redefined_since_is_reported(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    redefined(monkeypatch, "guest_activity", short_lived)
+    message = (
+        r"^training set kept was made of features that are defined in another way now: view guest_activity\. To"
         r" rebuild it, .*; for the features as they are now, create another training set$"
     )
-    with pytest.raises(training.DefinitionsChangedError, match=told):
+    with pytest.raises(training.DefinitionsChangedError, match=message):
         training.rebuild("kept")
-    with pytest.raises(training.DefinitionsChangedError, match=told):
+    with pytest.raises(training.DefinitionsChangedError, match=message):
         training.check_leaks("kept")
 
 
-def test_a_feature_that_was_renamed_since_is_told(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    training.create(LABELS, "customer_value_v1", "kept")
-    renamed = copy.copy(definitions.customer_profile)
+def test_a_feature_that_was_renamed_since_is_reported(cinema: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    training.create(LABELS, "guest_value_v1", "kept")
+    renamed = copy.copy(definitions.guest_profile)
     renamed.features = [
-        Field(name="age_band" if one.name == "age" else one.name, dtype=one.dtype) for one in renamed.features
+        Field(name="age_band" if feature.name == "age_band" else feature.name, dtype=feature.dtype)
+        for feature in renamed.features
     ]
     renamed.projection = FeatureViewProjection.from_definition(renamed)
-    redefined(monkeypatch, "customer_profile", lambda _: renamed)
+    redefined(monkeypatch, "guest_profile", lambda _: renamed)
     redefined(
         monkeypatch,
-        "customer_value_v1",
-        lambda service: FeatureService(name=service.name, features=[definitions.customer_activity, renamed]),
+        "guest_value_v1",
+        lambda service: FeatureService(name=service.name, features=[definitions.guest_activity, renamed]),
     )
     with pytest.raises(
         training.DefinitionsChangedError,
-        match=r"defined in another way now: service customer_value_v1, view customer_profile\. To rebuild it",
+        match=r"defined in another way now: service guest_value_v1, view guest_profile\. To rebuild it",
     ):
         training.rebuild("kept")
 
 
-def test_a_service_that_is_gone_is_told(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_is_gone_is_reported(stored: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     redefined(monkeypatch, SERVICE, lambda _: None)
     with pytest.raises(
         training.DefinitionsChangedError,
         match=(
             r"^training set kept was made of a feature service that is gone: there is no feature service"
-            r" recommendation_v1"
+            r" suggestion_v1"
         ),
     ):
         training.rebuild("kept")
 
 
-def test_a_definition_that_the_service_does_not_use_may_change(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    training.create(LABELS, "customer_value_v1", "value")
-    redefined(monkeypatch, "product_popularity", short_lived)
+def test_a_definition_that_the_service_does_not_use_may_change(cinema: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    training.create(LABELS, "guest_value_v1", "value")
+    redefined(monkeypatch, "movie_demand", short_lived)
     redefined(monkeypatch, SERVICE, lambda _: None)
     assert training.rebuild("value").same_file
 
 
-def test_the_remedy_names_the_commit(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, commit, told in (
+def test_the_remedy_names_the_commit(cinema: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, commit, message in (
         ("with_git", "abc123+", r"git worktree add \.\./then abc123\)"),
         ("without", None, r"take the code that made it \(version 0\.1\.0\)"),
     ):
         monkeypatch.setattr(sets.code, "_commit", lambda commit=commit: commit)
-        training.create(LABELS, "customer_value_v1", name)
+        training.create(LABELS, "guest_value_v1", name)
         made = manifest.read(name)
         assert made.code.commit == commit
         with monkeypatch.context() as changed:
-            redefined(changed, "customer_profile", short_lived)
-            with pytest.raises(training.DefinitionsChangedError, match=told):
+            redefined(changed, "guest_profile", short_lived)
+            with pytest.raises(training.DefinitionsChangedError, match=message):
                 training.rebuild(name)
 
 
@@ -284,13 +285,13 @@ def test_the_remedy_names_the_commit(shop: Lake, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_version_whose_files_are_gone(stored: bytes) -> None:
-    before = DeltaTable(str(settings.table_path("gold.customer_activity")), version=0)
+    before = DeltaTable(str(settings.table_path("gold.guest_activity")), version=0)
     (gone,) = before.file_uris()
     Path(gone).unlink()
     with pytest.raises(
         training.VersionGoneError,
         match=(
-            r"^training set kept needs version 0 of gold\.customer_activity, which is gone: 1 of its 1 data files were"
+            r"^training set kept needs version 0 of gold\.guest_activity, which is gone: 1 of its 1 data files were"
             r" deleted, though the log has no vacuum"
         ),
     ):
@@ -298,7 +299,7 @@ def test_a_version_whose_files_are_gone(stored: bytes) -> None:
 
 
 def test_a_version_that_a_vacuum_let_go(stored: bytes) -> None:
-    DeltaTable(str(settings.table_path("gold.customer_activity"))).vacuum(
+    DeltaTable(str(settings.table_path("gold.guest_activity"))).vacuum(
         0, enforce_retention_duration=False, dry_run=False
     )
     with pytest.raises(
@@ -311,8 +312,8 @@ def test_a_version_that_a_vacuum_let_go(stored: bytes) -> None:
     assert training.read("kept").num_rows == 5
 
 
-def test_a_table_that_was_built_anew_is_another(shop: Lake) -> None:
-    path = settings.table_path("gold.customer_profile")
+def test_a_table_that_was_built_anew_is_another(cinema: Lake) -> None:
+    path = settings.table_path("gold.guest_profile")
     newest = release.read()
     release.write(
         newest.tables,
@@ -321,17 +322,17 @@ def test_a_table_that_was_built_anew_is_another(shop: Lake) -> None:
     )
     training.create(LABELS, SERVICE, "kept")
     shutil.rmtree(path)
-    with pytest.raises(training.VersionGoneError, match=r"gold\.customer_profile, which is gone: there is no table at"):
+    with pytest.raises(training.VersionGoneError, match=r"gold\.guest_profile, which is gone: there is no table at"):
         training.rebuild("kept")
-    shop.write("customer_profile", [])
+    cinema.write("guest_profile", [])
     with pytest.raises(training.VersionGoneError, match="the table was removed and rebuilt since"):
         training.rebuild("kept")
 
 
 def test_a_version_that_goes_while_it_is_joined_makes_no_training_set(
-    shop: Lake, monkeypatch: pytest.MonkeyPatch
+    cinema: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (needed,) = DeltaTable(str(settings.table_path("gold.customer_activity"))).file_uris()
+    (needed,) = DeltaTable(str(settings.table_path("gold.guest_activity"))).file_uris()
     honest = sets._put
 
     def put(*arguments: Any) -> None:
@@ -339,14 +340,12 @@ def test_a_version_that_goes_while_it_is_joined_makes_no_training_set(
         Path(needed).unlink()
 
     monkeypatch.setattr(sets, "_put", put)
-    with pytest.raises(
-        training.VersionGoneError, match=r"^training set late needs version 0 of gold\.customer_activity"
-    ):
+    with pytest.raises(training.VersionGoneError, match=r"^training set late needs version 0 of gold\.guest_activity"):
         training.create(LABELS, SERVICE, "late")
     assert manifest.names() == []
 
 
-def test_a_manifest_pins_nothing_of_a_table_that_was_built_anew(shop: Lake) -> None:
+def test_a_manifest_pins_nothing_of_a_table_that_was_built_anew(cinema: Lake) -> None:
     newest = release.read()
     release.write(newest.tables, newest.horizon, dict.fromkeys(newest.tables, "of then"))
     manifest.write(
@@ -354,21 +353,21 @@ def test_a_manifest_pins_nothing_of_a_table_that_was_built_anew(shop: Lake) -> N
             training.create(LABELS, SERVICE, "kept", release=1), name="then", releases=(release.read(2),)
         )
     )
-    assert manifest.pinned_versions("gold.customer_activity", "of then", ["kept"]) == [0]
-    assert manifest.pinned_versions("gold.customer_activity", "of now", ["kept"]) == []
+    assert manifest.pinned_versions("gold.guest_activity", "of then", ["kept"]) == [0]
+    assert manifest.pinned_versions("gold.guest_activity", "of now", ["kept"]) == []
 
 
-def test_a_vacuum_spares_what_a_manifest_names(shop: Lake) -> None:
-    training.create(LABELS, "customer_value_v1", "kept")
-    grown(shop)
-    assert manifest.pinned_versions("gold.customer_activity", "any") == [0]
-    assert manifest.pinned_versions("gold.product_popularity", "any") == []
-    training.create(LABELS, "customer_value_v1", "later")
-    assert manifest.pinned_versions("gold.customer_activity", "any") == [0, 1]
-    assert manifest.pinned_versions("gold.customer_activity", "any", ["kept"]) == [1]
+def test_a_vacuum_spares_what_a_manifest_names(cinema: Lake) -> None:
+    training.create(LABELS, "guest_value_v1", "kept")
+    grown(cinema)
+    assert manifest.pinned_versions("gold.guest_activity", "any") == [0]
+    assert manifest.pinned_versions("gold.movie_demand", "any") == []
+    training.create(LABELS, "guest_value_v1", "later")
+    assert manifest.pinned_versions("gold.guest_activity", "any") == [0, 1]
+    assert manifest.pinned_versions("gold.guest_activity", "any", ["kept"]) == [1]
 
 
-def test_no_vacuum_runs_while_a_manifest_is_written(shop: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_vacuum_runs_while_a_manifest_is_written(cinema: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """A vacuum asks the manifests what they need, and holds the lock `release` until it is done."""
     written, right = [], manifest.write
 
@@ -387,21 +386,21 @@ def test_no_vacuum_runs_while_a_manifest_is_written(shop: Lake, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("inputs", "message"),
     [
         (LABELS.slice(0, 0), r"^there are no labels: the label set is empty"),
         (
-            "SELECT customer_id, 3 AS product_id, event_timestamp FROM gold.customer_activity WHERE false",
+            "SELECT guest_id, 3 AS movie_id, event_timestamp FROM gold.guest_activity WHERE false",
             r"^there are no labels",
         ),
         (
             LABELS.drop_columns(["event_timestamp"]),
-            r"^entity_df has no column event_timestamp\. Got: customer_id, product_id, bought",
+            r"^entity_df has no column event_timestamp\. Got: guest_id, movie_id, bought",
         ),
-        (LABELS.drop_columns(["product_id"]), r"^entity_df has no column product_id"),
+        (LABELS.drop_columns(["movie_id"]), r"^entity_df has no column movie_id"),
         (
-            LABELS.append_column("age", LABELS["bought"]),
-            r"^labels already have age, which is also the name of a feature of recommendation_v1",
+            LABELS.append_column("age_band", LABELS["bought"]),
+            r"^labels already have age_band, which is also the name of a feature of suggestion_v1",
         ),
         (LABELS.append_column("Bought", LABELS["bought"]), r"more than one column bought"),
         (
@@ -417,33 +416,33 @@ def test_no_vacuum_runs_while_a_manifest_is_written(shop: Lake, monkeypatch: pyt
             r"^large has a value that does not fit int64",
         ),
         (
-            "SELECT 1 AS customer_id, 2 AS product_id, TIMESTAMP '290000-01-01' AS event_timestamp",
+            "SELECT 1 AS guest_id, 2 AS movie_id, TIMESTAMP '290000-01-01' AS event_timestamp",
             r"^1 of 1 labels have event_timestamp outside of the years",
         ),
         (
-            "SELECT 1 AS customer_id, 2 AS product_id, TIMESTAMP 'infinity' AS event_timestamp",
+            "SELECT 1 AS guest_id, 2 AS movie_id, TIMESTAMP 'infinity' AS event_timestamp",
             r"outside of the years 1 to 9999\. Correct or drop such rows$",
         ),
         (
-            pd.DataFrame([[1, 2, 0, 1]], columns=["customer_id", "product_id", "bought", "bought"]),
+            pd.DataFrame([[1, 2, 0, 1]], columns=["guest_id", "movie_id", "bought", "bought"]),
             r"^entity_df has more than one column bought\. Rename",
         ),
         ("nowhere.csv", r"^there is no file nowhere\.csv with labels"),
         (
-            "SELECT * FROM gold.customer_activty",
+            "SELECT * FROM gold.guest_activty",
             r"^the labels' SQL cannot be run: Catalog Error.*It may read the tables of release 1: gold\.",
         ),
         ("SELECT * FROM shop.visits", r"schema \"shop\" does not exist\. It may read"),
         (
-            "SELECT 1.0::DOUBLE AS customer_id, 2 AS product_id, now() AS event_timestamp",
+            "SELECT 1.0::DOUBLE AS guest_id, 2 AS movie_id, now() AS event_timestamp",
             (
-                r"^customer_id is double in the labels' query, .*\. DOUBLE is no type of a key\. Convert it:"
-                r" CAST\(customer_id AS BIGINT\)$"
+                r"^guest_id is double in the labels' query, .*\. DOUBLE is no type of a key\. Convert it:"
+                r" CAST\(guest_id AS BIGINT\)$"
             ),
         ),
         (
-            LABELS.append_column("customer_id", LABELS["bought"]),
-            r"^entity_df has more than one column customer_id\. Rename",
+            LABELS.append_column("guest_id", LABELS["bought"]),
+            r"^entity_df has more than one column guest_id\. Rename",
         ),
         ("SELECT 1; SELECT 2", r"^labels as SQL must be one SELECT"),
         ("CREATE TABLE a AS SELECT 1", r"^labels as SQL must be one SELECT"),
@@ -452,17 +451,17 @@ def test_no_vacuum_runs_while_a_manifest_is_written(shop: Lake, monkeypatch: pyt
         (5, r"^labels are int"),
     ],
 )
-def test_labels_that_cannot_be_joined(shop: Lake, given: Any, told: str) -> None:
-    with pytest.raises(LabelError, match=told):
-        training.create(given, SERVICE, "bad")
+def test_labels_that_cannot_be_joined(cinema: Lake, inputs: Any, message: str) -> None:
+    with pytest.raises(LabelError, match=message):
+        training.create(inputs, SERVICE, "bad")
     assert manifest.names() == []
     assert not manifest.table_path("bad").exists()
 
 
-def test_a_csv_whose_quote_is_not_closed_loses_no_label(shop: Lake, tmp_path: Path) -> None:
+def test_a_csv_whose_quote_is_not_closed_loses_no_label(cinema: Lake, tmp_path: Path) -> None:
     path = tmp_path / "open.csv"
     path.write_text(
-        'customer_id,product_id,event_timestamp,note\n1,1,2017-03-02,fine\n2,1,2017-03-02,"open\n2,2,2017-03-02,z\n'
+        'guest_id,movie_id,event_timestamp,note\n1,1,2017-03-02,fine\n2,1,2017-03-02,"open\n2,2,2017-03-02,z\n'
     )
     with pytest.raises(
         LabelError, match=r"open\.csv has a line break in column note of label 2: is a quote not closed\? Close it"
@@ -470,8 +469,8 @@ def test_a_csv_whose_quote_is_not_closed_loses_no_label(shop: Lake, tmp_path: Pa
         training.create(path, SERVICE, "bad")
 
 
-def test_labels_without_an_instant_are_counted(shop: Lake) -> None:
-    frame = LABELS.to_pandas().astype({"customer_id": "Int64"})
+def test_labels_without_an_instant_are_counted(cinema: Lake) -> None:
+    frame = LABELS.to_pandas().astype({"guest_id": "Int64"})
     frame.loc[[1, 3], "event_timestamp"] = None
     with pytest.raises(
         LabelError,
@@ -480,18 +479,18 @@ def test_labels_without_an_instant_are_counted(shop: Lake) -> None:
         training.create(frame, SERVICE, "bad")
 
 
-def test_a_release_that_is_not_there(shop: Lake) -> None:
+def test_a_release_that_is_not_there(cinema: Lake) -> None:
     with pytest.raises(ReleaseError, match=r"^there is no release 7\. Known: 1 to 1$"):
         training.create(LABELS, SERVICE, "bad", release=7)
 
 
-def test_a_service_that_is_not_there(shop: Lake) -> None:
+def test_a_service_that_is_not_there(cinema: Lake) -> None:
     with pytest.raises(
         training.ServiceError,
-        match=r"^there is no feature service recomendation_v1\. Did you mean recommendation_v1\?$",
+        match=r"^there is no feature service sugestion_v1\. Did you mean suggestion_v1\?$",
     ):
-        training.create(LABELS, "recomendation_v1", "bad")
-    with pytest.raises(training.ServiceError, match=r"There are: customer_value_v1, recommendation_v1$"):
+        training.create(LABELS, "sugestion_v1", "bad")
+    with pytest.raises(training.ServiceError, match=r"There are: guest_value_v1, suggestion_v1$"):
         training.create(LABELS, "x", "bad")
 
 
@@ -525,97 +524,99 @@ def test_a_manifest_of_a_newer_millrace_is_refused(stored: bytes) -> None:
 # --- labels in other shapes
 
 
-def test_labels_as_sql_see_the_release(shop: Lake) -> None:
-    grown(shop)
+def test_labels_as_sql_see_the_release(cinema: Lake) -> None:
+    grown(cinema)
     sql = (
-        "SELECT customer_id, count(*) AS seen, DATE '2017-01-31' AS event_timestamp FROM gold.customer_activity GROUP"
-        " BY ALL ORDER BY customer_id"
+        "SELECT guest_id, count(*) AS seen, DATE '2017-01-31' AS event_timestamp FROM gold.guest_activity GROUP"
+        " BY ALL ORDER BY guest_id"
     )
-    training.create(sql, "customer_value_v1", "first", release=1)
-    assert training.read("first").select(["customer_id", "seen", "spend_7d"]).to_pylist() == [
-        {"customer_id": 1, "seen": 3, "spend_7d": 0.05},
-        {"customer_id": 2, "seen": 1, "spend_7d": 7.77},
+    training.create(sql, "guest_value_v1", "first", release=1)
+    assert training.read("first").select(["guest_id", "seen", "paid_7d"]).to_pylist() == [
+        {"guest_id": 1, "seen": 3, "paid_7d": 0.05},
+        {"guest_id": 2, "seen": 1, "paid_7d": 7.77},
     ]
     assert training.rebuild("first").same_file
 
 
-def test_labels_from_files(shop: Lake, tmp_path: Path) -> None:
+def test_labels_from_files(cinema: Lake, tmp_path: Path) -> None:
     lines = [
-        "customer_id,product_id,event_timestamp,bought",
+        "guest_id,movie_id,event_timestamp,bought",
         *(
-            f"{row['customer_id'] or ''},{row['product_id']},{row['event_timestamp']:%Y-%m-%d %H:%M:%S},{row['bought']}"
+            f"{row['guest_id'] or ''},{row['movie_id']},{row['event_timestamp']:%Y-%m-%d %H:%M:%S},{row['bought']}"
             for row in LABELS.to_pylist()
         ),
     ]
     (tmp_path / "labels.csv").write_text("\n".join(lines).replace("None", ""))
     pq.write_table(LABELS, tmp_path / "labels.parquet")
     digests = {
-        training.create(given, SERVICE, f"by_{i}").data.digest
-        for i, given in enumerate([LABELS, tmp_path / "labels.csv", str(tmp_path / "labels.parquet")])
+        training.create(inputs, SERVICE, f"by_{i}").data.digest
+        for i, inputs in enumerate([LABELS, tmp_path / "labels.csv", str(tmp_path / "labels.parquet")])
     }
     assert len(digests) == 1
 
 
 CSV_MISTAKES = [
     (
-        "customer_id, product_id,event_timestamp\n1,1,2017-03-02\n",
+        "guest_id, movie_id,event_timestamp\n1,1,2017-03-02\n",
         (
-            r"^labels\.csv has no column product_id\. Got: 'customer_id', ' product_id', .* Remove the blanks around"
-            r" product_id\."
+            r"^labels\.csv has no column movie_id\. Got: 'guest_id', ' movie_id', .* Remove the blanks around"
+            r" movie_id\."
         ),
     ),
     (
-        "customer_id,product_id,event_timestamp\n1.5,1,2017-03-02\n",
-        r"^customer_id is double in labels\.csv, .* Write whole numbers as 7, not as 7\.0\. A CSV has no types",
+        "guest_id,movie_id,event_timestamp\n1.5,1,2017-03-02\n",
+        r"^guest_id is double in labels\.csv, .* Write whole numbers as 7, not as 7\.0\. A CSV has no types",
     ),
     (
-        "customer_id,product_id,event_timestamp\nx,1,2017-03-02\n",
-        r"^customer_id is string in labels\.csv, .* look like BIGINT, give the labels as \.parquet",
+        "guest_id,movie_id,event_timestamp\nx,1,2017-03-02\n",
+        r"^guest_id is string in labels\.csv, .* look like BIGINT, give the labels as \.parquet",
     ),
     (
-        "customer_id,product_id,event_timestamp\n1,1,02/03/2017\n",
+        "guest_id,movie_id,event_timestamp\n1,1,02/03/2017\n",
         r"^event_timestamp is string in labels\.csv, not an instant\. Write ISO instants, such as 2017-03-01T00:00:00Z",
     ),
     (
-        "customer_id,product_id,event_timestamp,customer_id\n1,1,2017-03-02,1\n",
-        r"^labels\.csv has more than one column customer_id\.",
+        "guest_id,movie_id,event_timestamp,guest_id\n1,1,2017-03-02,1\n",
+        r"^labels\.csv has more than one column guest_id\.",
     ),
 ]
 
 
-@pytest.mark.parametrize(("content", "told"), CSV_MISTAKES)
-def test_a_mistake_in_a_csv_is_told_without_pandas(shop: Lake, tmp_path: Path, content: str, told: str) -> None:
+@pytest.mark.parametrize(("content", "message"), CSV_MISTAKES)
+def test_a_mistake_in_a_csv_is_reported_without_pandas(
+    cinema: Lake, tmp_path: Path, content: str, message: str
+) -> None:
     (tmp_path / "labels.csv").write_text(content)
-    with pytest.raises(LabelError, match=told) as caught:
+    with pytest.raises(LabelError, match=message) as caught:
         training.create(tmp_path / "labels.csv", SERVICE, "bad")
     assert not {"entity_df", "pandas", "astype"} & {*re.findall(r"\w+", str(caught.value))}
 
 
-def test_a_mistake_in_a_parquet_file_is_told_with_the_type_to_write(shop: Lake, tmp_path: Path) -> None:
+def test_a_mistake_in_a_parquet_file_is_reported_with_the_type_to_write(cinema: Lake, tmp_path: Path) -> None:
     pq.write_table(
-        LABELS.set_column(0, "customer_id", pc.cast(LABELS["customer_id"], pa.string())), tmp_path / "labels.PARQUET"
+        LABELS.set_column(0, "guest_id", pc.cast(LABELS["guest_id"], pa.string())), tmp_path / "labels.PARQUET"
     )
     with pytest.raises(
-        LabelError, match=r"^customer_id is string in labels\.PARQUET, .*\. Write the file again with it as BIGINT$"
+        LabelError, match=r"^guest_id is string in labels\.PARQUET, .*\. Write the file again with it as BIGINT$"
     ):
         training.create(tmp_path / "labels.PARQUET", SERVICE, "bad")
 
 
-@pytest.mark.parametrize("content", ["", "customer_id,product_id,event_timestamp\n"])
-def test_a_file_without_labels(shop: Lake, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["", "guest_id,movie_id,event_timestamp\n"])
+def test_a_file_without_labels(cinema: Lake, tmp_path: Path, content: str) -> None:
     (tmp_path / "labels.csv").write_text(content)
     with pytest.raises(LabelError, match="there are no labels"):
         training.create(tmp_path / "labels.csv", SERVICE, "bad")
 
 
-def test_a_file_that_is_no_parquet(shop: Lake, tmp_path: Path) -> None:
+def test_a_file_that_is_no_parquet(cinema: Lake, tmp_path: Path) -> None:
     (tmp_path / "labels.parquet").write_text("no")
     with pytest.raises(LabelError, match=r"labels\.parquet cannot be read as parquet: .* Write the file again"):
         training.create(tmp_path / "labels.parquet", SERVICE, "bad")
 
 
-def test_a_label_knows_when_it_is_asked_if_it_says_so(shop: Lake) -> None:
-    asked = LABELS.append_column("request_time", pa.array([at("2017-01-20")] * 5))
-    training.create(asked, SERVICE, "asked")
+def test_a_label_knows_when_it_is_asked_if_it_says_so(cinema: Lake) -> None:
+    requested = LABELS.append_column("request_time", pa.array([at("2017-01-20")] * 5))
+    training.create(requested, SERVICE, "asked")
     assert training.read("asked")["request_time"].to_pylist() == [at("2017-01-20")] * 5
     assert training.check_leaks("asked").to_dict()["found"]
