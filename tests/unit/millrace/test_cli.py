@@ -230,25 +230,25 @@ def test_what_a_defect_raises_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_feature_is_traced_to_its_landed_fields(capsys: Out) -> None:
-    assert cli.main(["lineage", "gold.customer_activity.spend_7d"]) == 0
+    assert cli.main(["lineage", "gold.guest_activity.paid_7d"]) == 0
     assert capsys.readouterr().out.splitlines()[:4] == [
-        "gold.customer_activity.spend_7d",
-        "  silver.transactions.sales_value  aggregation",
-        "    bronze.transactions.sales_value  transformation",
-        "      landing.transactions.sales_value  identity",
+        "gold.guest_activity.paid_7d",
+        "  silver.tickets.paid  aggregation",
+        "    bronze.tickets.paid  transformation",
+        "      landing.tickets.paid  identity",
     ]
-    assert cli.main(["lineage", "gold.customer_activity.spend_7d", "--json"]) == 0
+    assert cli.main(["lineage", "gold.guest_activity.paid_7d", "--json"]) == 0
     step = json.loads(capsys.readouterr().out)[0]
-    source = {"table": "silver.transactions", "column": "sales_value", "use": "AGGREGATION"}
-    assert step == {"depth": 0, "of": "gold.customer_activity.spend_7d", "source": source}
+    source = {"table": "silver.tickets", "column": "paid", "use": "AGGREGATION"}
+    assert step == {"depth": 0, "of": "gold.guest_activity.paid_7d", "source": source}
 
 
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ("spend", "'spend' is not a column. Give it as layer.table.column"),
-        ("gold.customer_activity.spend", "gold.customer_activity has no column spend; it has customer_id"),
-        ("gold.customers.spend", "there is no table 'gold.customers'"),
+        ("paid", "'paid' is not a column. Give it as layer.table.column"),
+        ("gold.guest_activity.spend", "gold.guest_activity has no column spend; it has guest_id"),
+        ("gold.guests.spend", "there is no table 'gold.guests'"),
     ],
 )
 def test_the_lineage_of_what_is_not_there(sentence: Callable, column: str, message: str) -> None:
