@@ -9,6 +9,9 @@ import pytest
 
 from millrace import services
 from millrace.services import ApiError, Services
+from tests.projects import GROCERY
+
+PROJECT = GROCERY
 
 
 @pytest.fixture
