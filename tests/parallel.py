@@ -16,9 +16,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 from lake.files import locked
 
-TOGETHER = ("tests/e2e/", "tests/integration/engines/", "tests/integration/bucket/", "tests/integration/online/")
-"""Folders whose tests share a server that is expensive to start: Airflow, Spark, an S3 gateway, Redis and PostgreSQL.
-Longest first: they start first.
+TOGETHER = ("tests/e2e/", "tests/integration/online/", "tests/integration/bucket/", "tests/integration/engines/")
+"""Folders whose tests share a server that is expensive to start: Airflow, Redis and PostgreSQL, an S3 gateway, Spark.
+They take longest and start first; beside Airflow, which keeps two cores busy, those whose tests mostly wait.
 """
 
 
