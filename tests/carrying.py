@@ -1,4 +1,4 @@
-"""A few days of a small shop, carried into lakes that are then compared: what every engine and every store has to do
+"""A few days of a small cinema, carried into lakes that are then compared: what every engine and every store has to do
 alike.
 """
 
@@ -16,55 +16,56 @@ from contracts import catalog
 from contracts.model import Layer
 from lake import settings
 from millrace import pipeline
-from tests.landing import Shop, purchase, rows
+from tests.cinema import Cinema, ticket
+from tests.landing import rows
 
 FIRST = ("2017-03-01", "2017-03-03")
 THEN = ("2017-03-03", "2017-03-05")
 
 
-def land(shop: Shop) -> None:
-    """Two days with what a till gets wrong: doubled and broken rows, unknown products, NULLs, odd letters, half
+def land(cinema: Cinema) -> None:
+    """Two days with what a till gets wrong: doubled and broken rows, unknown movies, NULLs, odd letters, half
     cents.
     """
-    shop.land(
-        "transactions",
+    cinema.land(
+        "tickets",
         [
-            purchase(10, sales_value=1.005, coupon_disc=5.55e-17),
-            purchase(10, sales_value=1.005, coupon_disc=5.55e-17),
-            purchase(11, product=999, at="2017-03-02 23:59:59.999999"),
-            purchase(12, quantity=0, at="2017-03-02"),
-            purchase(13, quantity=-1, at="2017-03-02 12:00"),
-            purchase(14, at="2017-03-02 12:00") | {"household_id": None},
-            purchase(15, sales_value=1e300, at="2017-03-02 12:00"),
+            ticket(10, paid=1.005, saved=5.55e-17),
+            ticket(10, paid=1.005, saved=5.55e-17),
+            ticket(11, movie=999, at="2017-03-02 23:59:59.999999"),
+            ticket(12, seats=0, at="2017-03-02"),
+            ticket(13, seats=-1, at="2017-03-02 12:00"),
+            ticket(14, at="2017-03-02 12:00") | {"card_id": None},
+            ticket(15, paid=1e300, at="2017-03-02 12:00"),
         ],
         day="2017-03-02",
     )
-    shop.land(
-        "products",
+    cinema.land(
+        "movies",
         [
             {
-                "product_id": 3,
-                "manufacturer_id": 5,
-                "department": "Ä\U0001f33e'",
-                "brand": "National",
-                "package_size": "",
+                "movie_id": 3,
+                "studio_id": 5,
+                "genre": "Ä\U0001f33e'",
+                "length": "Feature",
+                "title": "",
             }
         ],
         day="2017-03-02",
     )
 
 
-def land_more(shop: Shop) -> None:
-    """What comes later: another day, a late file for a day that is done, a promotion."""
-    shop.land(
-        "transactions",
-        [purchase(20, customer=2, at="2017-03-04 08:00"), purchase(10, at="2017-03-04 09:00")],
+def land_more(cinema: Cinema) -> None:
+    """What comes later: another day, a late file for a day that is done, a showcase."""
+    cinema.land(
+        "tickets",
+        [ticket(20, guest=2, at="2017-03-04 08:00"), ticket(10, at="2017-03-04 09:00")],
         day="2017-03-04",
     )
-    shop.land("transactions", [purchase(21, product=3, at="2017-03-01 08:00")], day="2017-03-03")
-    shop.land(
-        "promotions",
-        [{"product_id": 2, "store_id": 10, "display_location": "0", "mailer_location": "A", "week": 10}],
+    cinema.land("tickets", [ticket(21, movie=3, at="2017-03-01 08:00")], day="2017-03-03")
+    cinema.land(
+        "showcases",
+        [{"movie_id": 2, "venue_id": 10, "trailer_slot": "0", "poster_slot": "A", "show_week": 10}],
         day="2017-03-04",
     )
 

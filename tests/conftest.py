@@ -1,4 +1,4 @@
-"""Fixtures that every part of the suite shares: a home of its own for each test, and a small shop, published once."""
+"""Fixtures that every part of the suite shares: a home of its own for each test, and a small cinema, published once."""
 
 import os
 import shutil
@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -14,7 +13,6 @@ from contracts import project
 from lake import settings
 from tests.certificates import Certificates
 from tests.cinema import Cinema
-from tests.landing import LandingZone, Shop
 from tests.parallel import once
 from tests.projects import CINEMA, GROCERY
 
@@ -24,15 +22,12 @@ project.load(CINEMA)
 
 @pytest.fixture(scope="module", autouse=True)
 def _project(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Work for the project whose folder the test's module names: `PROJECT = CINEMA`. Unit tests that name none work for
-    the cinema, all others for the grocery.
+    """Work for the cinema, or for the project whose folder the test's module names: `PROJECT = GROCERY`.
 
     A process runs the tests of several projects one after the other.
     """
-    is_unit = request.path.is_relative_to(Path(__file__).parent / "unit")
-    chosen = getattr(request.module, "PROJECT", CINEMA if is_unit else GROCERY)
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("MILLRACE_PROJECT", str(chosen))
+        environment.setenv("MILLRACE_PROJECT", str(getattr(request.module, "PROJECT", CINEMA)))
         yield
 
 
@@ -44,16 +39,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def shop(home: Path) -> Shop:
+def cinema(home: Path) -> Cinema:
     """A small landing zone with a valid file of each table on 2017-03-01, to which tests add and in which they break
     things.
     """
-    return Shop.open(home / "landing")
-
-
-@pytest.fixture
-def cinema(home: Path) -> Cinema:
-    """The same for the cinema, in a module with `PROJECT = CINEMA`."""
     return Cinema.open(home / "landing")
 
 
@@ -78,17 +67,14 @@ def set_home(path: Path, monkeypatch: pytest.MonkeyPatch, project: Path | None =
     monkeypatch.setenv("MILLRACE_HOME", str(path))
 
 
-Zone = TypeVar("Zone", bound=LandingZone)
-
-
-def copy_home(template: Path, home: Path, kind: type[Zone] = Shop) -> Zone:
+def copy_home(template: Path, home: Path) -> Cinema:
     """Make a home as the template is. Copies and not links: a test may write into any file of its own.
 
     A lake may be moved as a whole: what a commit was built from names tables and files relative to the lake and the
     landing zone.
     """
     shutil.copytree(template, home, dirs_exist_ok=True)
-    return kind(home / "landing")
+    return Cinema(home / "landing")
 
 
 @pytest.fixture(scope="session")
@@ -98,36 +84,23 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @pytest.fixture(scope="session")
-def published_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small shop, its first day published by one run. Copy it, do not write to it."""
-    return once(tmp_path_factory, "published", lambda path: _publish_first_day(path, Shop, GROCERY))
-
-
-@pytest.fixture(scope="session")
 def published_cinema_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same of the cinema."""
-    return once(tmp_path_factory, "published_cinema", lambda path: _publish_first_day(path, Cinema, CINEMA))
-
-
-def _publish_first_day(path: Path, kind: type[Shop] | type[Cinema], root: Path) -> None:
+    """The cinema, its first day published by one run. Copy it, do not write to it."""
     from millrace import pipeline
 
-    with pytest.MonkeyPatch.context() as environment:
-        set_home(path, environment, root)
-        kind.open(path / "landing")
-        pipeline.run_all("2017-03-01", "2017-03-02", "first")
+    def build(path: Path) -> None:
+        with pytest.MonkeyPatch.context() as environment:
+            set_home(path, environment, CINEMA)
+            Cinema.open(path / "landing")
+            pipeline.run_all("2017-03-01", "2017-03-02", "first")
 
-
-@pytest.fixture
-def stocked(home: Path, published_home: Path) -> Shop:
-    """The small shop whose first day is published."""
-    return copy_home(published_home, home)
+    return once(tmp_path_factory, "published_cinema", build)
 
 
 @pytest.fixture
 def published_cinema(home: Path, published_cinema_home: Path) -> Cinema:
     """The cinema whose first day is published."""
-    return copy_home(published_cinema_home, home, Cinema)
+    return copy_home(published_cinema_home, home)
 
 
 def command(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from grocery.tests.shop import Shop
 from lake import settings
 from tests.chaos import expected, online, sabotage, schedule, state
 from tests.chaos.kill_points import KillPoint
@@ -24,7 +25,6 @@ from tests.chaos.online import Answer, OnlineReader
 from tests.chaos.operations import KILLED, Home, Operation, Runner, RunOptions
 from tests.chaos.schedule import Landing, Step
 from tests.chaos.state import HomeReader, HomeState
-from tests.landing import Shop
 
 REAL, CLOCK, DELAYED = 0.08, 0.23, 0.45
 """Cumulative shares: a real process, by the clock, milliseconds after a kill point. The rest die at a kill point."""

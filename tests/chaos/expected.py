@@ -11,10 +11,10 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from grocery.tests import oracle
+from grocery.tests.shop import COLUMNS
 from tests.chaos.online import PAIRS, VIEWS, Answer, plain
 from tests.chaos.schedule import CUSTOMERS, FIRST_DAY, PRODUCTS, Expected, Landing
 from tests.chaos.state import FIRST_COMMIT
-from tests.landing import COLUMNS
 
 INPUTS = {
     "customer_activity": ("transactions",),

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from random import Random
 from typing import Any
 
-from tests.landing import purchase
+from grocery.tests.shop import purchase
 
 FIRST_DAY = date(2017, 3, 1)
 CUSTOMERS, PRODUCTS = range(1, 6), range(1, 6)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from grocery.tests.shop import Shop
 from lake import settings
 from tests import patience, programs
 from tests.compose.stack import OVERRIDE, SERVERS, Days, Engine, Stack, free_ports
-from tests.landing import Shop
 
 KEEP = "MILLRACE_TEST_KEEP"
 """A folder in which the stack stays for the next run of these tests, while one works on them. `scripts/compose.sh

@@ -23,13 +23,13 @@ import pytest
 
 from contracts import catalog
 from contracts.report import TableReport
+from grocery.tests.shop import Shop, purchase
 from lake import settings
 from millrace import demo
 from millrace.services import Services
 from tests import patience
 from tests.carrying import differing
 from tests.conftest import set_home
-from tests.landing import Shop, purchase
 
 SCRIPTS = settings.CHECKOUT / "scripts"
 OVERRIDE = Path(__file__).with_name("compose.test.yaml")

@@ -8,6 +8,9 @@ import pytest
 
 from tests import patience
 from tests.compose.stack import COMPONENTS, SERVERS, Days, Stack, elapsed, task, until_task, wait
+from tests.projects import GROCERY
+
+PROJECT = GROCERY
 
 KILLED = {
     "bronze.transactions": ("dag-processor", "triggerer", "features"),

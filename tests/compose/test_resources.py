@@ -12,9 +12,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from grocery.tests.shop import purchase
 from millrace import demo
 from tests.compose.stack import Days, Stack, elapsed, wait
-from tests.landing import purchase
+from tests.projects import GROCERY
+
+PROJECT = GROCERY
 
 MEBIBYTE = 1 << 20
 WORKERS = 8

@@ -12,6 +12,9 @@ import pytest
 
 from millrace.services import ApiError
 from tests.compose.stack import Days, Stack
+from tests.projects import GROCERY
+
+PROJECT = GROCERY
 
 ROLES = {"vera": "Viewer", "otto": "Op"}
 

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.compose.stack import COMPONENTS, Days, Stack
+from tests.projects import GROCERY
+
+PROJECT = GROCERY
 
 BAD = "/bad"
 NONE = "which cannot be read: No such file or directory"

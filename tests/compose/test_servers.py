@@ -10,6 +10,9 @@ import pytest
 
 from tests import patience
 from tests.compose.stack import SERVERS, Days, Stack, elapsed, task, until_task, wait
+from tests.projects import GROCERY
+
+PROJECT = GROCERY
 
 HOLD = """
 export REDISCLI_AUTH=$(sed -n 's/^requirepass //p' /run/secrets/redis_conf)

@@ -15,6 +15,9 @@ import pytest
 
 from tests.compose.stack import Days, Stack
 from tests.integration.migration.make_archive import ARCHIVE
+from tests.projects import GROCERY
+
+PROJECT = GROCERY
 
 REVISION = "0123456789ab"
 """Of a version that is not there yet."""

@@ -20,7 +20,7 @@ from lake.delta import LakeError
 from millrace import pipeline
 from millrace.pipeline import RunError
 from tests.conftest import set_home
-from tests.landing import Shop, rows
+from tests.landing import LandingZone, rows
 from tests.projects import write
 
 HEAD = """from datetime import timedelta
@@ -101,16 +101,18 @@ def forget(name: str) -> None:
 
 
 @pytest.fixture
-def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shop]:
+def project(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., LandingZone]:
     """Write the project and choose it; its landing zone."""
     set_home(tmp_path / "home", monkeypatch)
     name = f"changing_{abs(hash(request.node.name))}"
 
-    def opened(**changed: Any) -> Shop:
+    def opened(**changed: Any) -> LandingZone:
         root = write(tmp_path / "project", name, files(name, **changed))
         monkeypatch.setenv("MILLRACE_PROJECT", str(root))
         forget(name)
-        return Shop(tmp_path / "home" / "landing")
+        return LandingZone(tmp_path / "home" / "landing")
 
     return opened
 
@@ -119,7 +121,7 @@ def visit(number: int, day: int, hour: int = 12) -> dict[str, Any]:
     return {"visit": number, "guest": "ada", "seen_at": datetime(2031, 1, day, hour)}
 
 
-def land(shop: Shop, name: str, day: int, *found: dict[str, Any]) -> None:
+def land(shop: LandingZone, name: str, day: int, *found: dict[str, Any]) -> None:
     shop.land(name, pa.Table.from_pylist([*found]), date(2031, 1, day))
 
 
@@ -131,7 +133,9 @@ def tips() -> dict[int, int]:
     return {row["visit"]: row["tips"] for row in rows("silver.visits")}
 
 
-def test_a_second_input_that_lands_later_reaches_the_rows_of_days_long_past(project: Callable[..., Shop]) -> None:
+def test_a_second_input_that_lands_later_reaches_the_rows_of_days_long_past(
+    project: Callable[..., LandingZone],
+) -> None:
     shop = project()
     land(shop, "visits", 1, visit(1, 1))
     land(shop, "tips", 1, {"tip": 1, "visit": 9, "given_at": datetime(2031, 1, 1, 13)})
@@ -143,7 +147,7 @@ def test_a_second_input_that_lands_later_reaches_the_rows_of_days_long_past(proj
     assert {row["most_tips_7d"] for row in rows("gold.guests") if row["event_timestamp"].day == 2} == {1}
 
 
-def test_a_changed_helper_module_recomputes_what_imports_it(project: Callable[..., Shop]) -> None:
+def test_a_changed_helper_module_recomputes_what_imports_it(project: Callable[..., LandingZone]) -> None:
     shop = project()
     land(shop, "visits", 1, visit(1, 1))
     land(shop, "tips", 1, {"tip": 1, "visit": 1, "given_at": datetime(2031, 1, 1, 13)})
@@ -154,7 +158,7 @@ def test_a_changed_helper_module_recomputes_what_imports_it(project: Callable[..
     assert tips() == {1: 11}
 
 
-def test_a_transform_that_moves_rows_to_another_day_is_refused(project: Callable[..., Shop]) -> None:
+def test_a_transform_that_moves_rows_to_another_day_is_refused(project: Callable[..., LandingZone]) -> None:
     shop = project(seen='F.expr("seen_at - INTERVAL 2 HOURS").alias("seen_at")')
     land(shop, "visits", 1, visit(1, 1))
     land(shop, "tips", 1, {"tip": 1, "visit": 1, "given_at": datetime(2031, 1, 1, 13)})
@@ -166,7 +170,7 @@ def test_a_transform_that_moves_rows_to_another_day_is_refused(project: Callable
         run(2, 3)
 
 
-def test_a_table_that_is_made_anew_reaches_as_far_as_the_release(project: Callable[..., Shop]) -> None:
+def test_a_table_that_is_made_anew_reaches_as_far_as_the_release(project: Callable[..., LandingZone]) -> None:
     import shutil
 
     from lake import settings
@@ -184,7 +188,7 @@ def test_a_table_that_is_made_anew_reaches_as_far_as_the_release(project: Callab
 
 
 def test_a_declaration_that_changed_since_the_release_is_told_by_verify(
-    project: Callable[..., Shop], tmp_path: Path
+    project: Callable[..., LandingZone], tmp_path: Path
 ) -> None:
     shop = project()
     land(shop, "visits", 1, visit(1, 1))
@@ -200,7 +204,9 @@ def test_a_declaration_that_changed_since_the_release_is_told_by_verify(
         pipeline.verify("gold.guests", 5)
 
 
-def test_a_lake_of_another_project_is_refused(project: Callable[..., Shop], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lake_of_another_project_is_refused(
+    project: Callable[..., LandingZone], monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop = project()
     land(shop, "visits", 1, visit(1, 1))
     land(shop, "tips", 1, {"tip": 1, "visit": 1, "given_at": datetime(2031, 1, 1, 13)})

@@ -24,7 +24,7 @@ from features.online import materialize
 from features.serving.options import LARGEST_HEAD
 from lake import release, settings
 from lake.files import machine
-from tests.unit.features.conftest import Lake, stocked
+from tests.unit.features.conftest import Lake, fill
 
 # Whoever runs `services.down` with this token ends the server: no other test may carry the same.
 OURS = uuid.uuid4().hex
@@ -36,7 +36,7 @@ SECRETS = {
     "AIRFLOW_CONN_SHOP": "secret-connection",
     "OPENLINEAGE_API_KEY": "secret-lineage",
 }
-BODY = json.dumps({"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [1]}}).encode()
+BODY = json.dumps({"features": ["guest_activity:paid_7d"], "entities": {"guest_id": [1]}}).encode()
 HEAD = b"POST /get-online-features HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 HEAD += b"Content-Length: %d\r\n" % len(BODY)
 CHUNKED = b"POST /get-online-features HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
@@ -126,7 +126,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         patch.setenv("MILLRACE_HOME", str(home))
         for name in ("MILLRACE_LAKE", "MILLRACE_RELEASE", "MILLRACE_ENGINE", "MILLRACE_ONLINE"):
             patch.delenv(name, raising=False)
-        stocked(Lake())
+        fill(Lake())
         registry.apply()
         materialize.materialize(release.read())
     variables = {"MILLRACE_FEATURES_WORKERS": "2", "MILLRACE_SERVICES_TOKEN": OURS, "SPT_NOENV": "1"}
@@ -143,9 +143,9 @@ def test_its_metrics_are_its_own(server: Running, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="module")
-def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def short_timeouts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Waits a second for a request."""
-    running = echoing(tmp_path_factory.mktemp("hasty"), 1, 1.0)
+    running = echoing(tmp_path_factory.mktemp("short_timeouts"), 1, 1.0)
     yield running
     running.process.kill()
     running.process.wait()
@@ -243,25 +243,25 @@ def test_workers_that_end_at_once_end_the_server(tmp_path: Path) -> None:
     assert "5 workers of the feature server ended as soon as they were started" in done.stderr
 
 
-def test_a_slow_body_is_waited_for_no_longer_than_promised(hasty: Running) -> None:
-    with hasty.connect() as connection:
+def test_a_slow_body_is_waited_for_no_longer_than_promised(short_timeouts: Running) -> None:
+    with short_timeouts.connect() as connection:
         connection.sendall(HEAD + b"\r\n" + BODY[:9])
         answer = everything(connection)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"The request had not arrived after 1 s" in answer
 
 
-def test_a_slow_head_is_waited_for_no_longer_either(hasty: Running) -> None:
-    with hasty.connect() as connection:
+def test_a_slow_head_is_waited_for_no_longer_either(short_timeouts: Running) -> None:
+    with short_timeouts.connect() as connection:
         connection.sendall(HEAD)
         assert everything(connection).startswith(b"HTTP/1.1 408 ")
-    with hasty.connect() as connection:
+    with short_timeouts.connect() as connection:
         assert everything(connection) == b""
 
 
-def test_drops_do_not_hold_a_connection_open(hasty: Running) -> None:
+def test_drops_do_not_hold_a_connection_open(short_timeouts: Running) -> None:
     """Each byte comes in time, the request never does."""
-    with hasty.connect() as connection:
+    with short_timeouts.connect() as connection:
         connection.sendall(HEAD.replace(str(len(BODY)).encode(), b"99999999") + b"\r\n")
         dropped = threading.Thread(target=drop, args=[connection])
         dropped.start()
@@ -278,16 +278,16 @@ def drop(connection: socket.socket) -> None:
         return
 
 
-def test_empty_lines_between_requests_do_not_hold_it_open_either(hasty: Running) -> None:
-    with hasty.connect() as connection:
+def test_empty_lines_between_requests_do_not_hold_it_open_either(short_timeouts: Running) -> None:
+    with short_timeouts.connect() as connection:
         connection.sendall(HEAD + b"\r\n" + BODY)
         assert answer_of(connection) == BODY
         connection.sendall(b"\r\n")
         assert everything(connection) == b""
 
 
-def test_an_endless_head_is_refused(hasty: Running) -> None:
-    with hasty.connect() as connection:
+def test_an_endless_head_is_refused(short_timeouts: Running) -> None:
+    with short_timeouts.connect() as connection:
         connection.sendall(HEAD + b"X: " + b"x" * (LARGEST_HEAD - len(HEAD) - 3))  # more would be left unread: a reset
         answer = connection.recv(1000)
     assert answer.startswith(b"HTTP/1.1 431 ")
@@ -313,9 +313,9 @@ def test_trailers_are_no_headers(server: Running) -> None:
         answer_of(connection, 415)
 
 
-def test_pipelined_requests_are_answered_in_turn(hasty: Running) -> None:
+def test_pipelined_requests_are_answered_in_turn(short_timeouts: Running) -> None:
     bodies = [f"{number:>{len(BODY)}}".encode() for number in range(3)]
-    with hasty.connect() as connection:
+    with short_timeouts.connect() as connection:
         connection.sendall(b"".join(HEAD + b"\r\n" + body for body in bodies[:-1]))
         connection.sendall(HEAD + b"Connection: close\r\n\r\n" + bodies[-1])
         answers = everything(connection)
@@ -328,4 +328,4 @@ def test_an_option_that_means_nothing_ends_it_with_a_sentence(tmp_path: Path) ->
     command = [sys.executable, "-m", "features.serving"]
     done = subprocess.run(command, cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "MILLRACE_FEATURES_WORKERS must be a number from 1 to 256" in done.stderr
+    assert "Set it to a number from 1 to 256" in done.stderr

@@ -12,30 +12,30 @@ from features import registry
 from features.online import backends, materialize, sqlite
 from lake import release, settings
 from tests import patience
-from tests.unit.features.conftest import VIEWS, Lake, activity, pair, shop  # noqa: F401 (a fixture)
+from tests.unit.features.conftest import VIEWS, Lake, activity, cinema, pair  # noqa: F401 (a fixture)
 from tests.unit.features.conftest import lake as lake
 
 READ = f"""
 import json, sys
 from feast import FeatureStore
 store = FeatureStore({str(settings.CHECKOUT / "features" / "feast_repo")!r})
-features = ["customer_activity:spend_7d", "customer_recency:days_since_last_basket"]
-features.append("customer_product_decay:decayed_purchases")
+features = ["guest_activity:paid_7d", "guest_recency:days_since_last_booking"]
+features.append("guest_movie_decay:faded_visits")
 for line in sys.stdin:
-    answer = store.get_online_features(features, [{{"customer_id": int(line), "product_id": 1}}])
-    print(json.dumps(answer.to_dict()["spend_7d"]), flush=True)
+    answer = store.get_online_features(features, [{{"guest_id": int(line), "movie_id": 1}}])
+    print(json.dumps(answer.to_dict()["paid_7d"]), flush=True)
 """
 DIE = """
 import os
 from lake import release
 from features.online.materialize import materialize
-materialize(release.read(), lambda view, rows: os._exit(9) if view == "customer_product" else None)
+materialize(release.read(), lambda view, rows: os._exit(9) if view == "guest_movie" else None)
 """
 FORK = """
 import os, signal, sys
 from lake import release
 from features.lake_reader import LakeReader
-assert LakeReader(release.read(), shared=True).columns("gold.customer_activity")
+assert LakeReader(release.read(), shared=True).columns("gold.guest_activity")
 if child := os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 signal.alarm(10)
@@ -46,7 +46,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}
 
 
-def test_a_reader_elsewhere_lives_through_a_materialization(shop: Lake, tmp_path: Path) -> None:  # noqa: F811
+def test_a_reader_elsewhere_lives_through_a_materialization(cinema: Lake, tmp_path: Path) -> None:  # noqa: F811
     materialize.materialize(release.read())
     with subprocess.Popen(
         [sys.executable, "-c", READ],
@@ -60,14 +60,14 @@ def test_a_reader_elsewhere_lives_through_a_materialization(shop: Lake, tmp_path
         assert reader.stdin
         assert reader.stdout
 
-        def ask(customer: int) -> list[float | None]:
-            print(customer, file=reader.stdin, flush=True)
+        def ask(guest: int) -> list[float | None]:
+            print(guest, file=reader.stdin, flush=True)
             answer: list[float | None] = json.loads(reader.stdout.readline())
             return answer
 
         assert ask(2) == [7.77]
-        shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
-        shop.release(*VIEWS)
+        cinema.write("guest_activity", [activity(2, "2017-01-05", "8.00")])
+        cinema.release(*VIEWS)
         materialize.materialize(release.read())
         assert ask(2) == [8.0]
         assert ask(1) == [None]
@@ -75,22 +75,22 @@ def test_a_reader_elsewhere_lives_through_a_materialization(shop: Lake, tmp_path
         assert reader.wait() == 0
 
 
-def test_a_killed_materialization_leaves_the_former_generation(shop: Lake) -> None:  # noqa: F811
+def test_a_killed_materialization_leaves_the_former_generation(cinema: Lake) -> None:  # noqa: F811
     materialize.materialize(release.read())
     before = backends.current()
-    shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
-    shop.write("customer_product", [pair(1, 3, "2017-01-06", 3)])
-    shop.release(*VIEWS)
+    cinema.write("guest_activity", [activity(2, "2017-01-05", "8.00")])
+    cinema.write("guest_movie", [pair(1, 3, "2017-01-06", 3)])
+    cinema.release(*VIEWS)
     assert subprocess.run([sys.executable, "-c", DIE], env=environment(), check=False).returncode == 9
     assert len(list(sqlite.folder().glob("*.sqlite"))) == 2
     assert backends.current() == before
     materialize.materialize(release.read())
-    served = registry.open_store().get_online_features(["customer_activity:spend_7d"], [{"customer_id": 2}]).to_dict()
-    assert served["spend_7d"] == [8.0]
+    served = registry.open_store().get_online_features(["guest_activity:paid_7d"], [{"guest_id": 2}]).to_dict()
+    assert served["paid_7d"] == [8.0]
     assert len(list(sqlite.folder().glob("*.sqlite"))) == 2
 
 
-def test_the_feast_command_line_works(shop: Lake) -> None:  # noqa: F811
+def test_the_feast_command_line_works(cinema: Lake) -> None:  # noqa: F811
     registry.apply()
     feast = Path(sys.executable).with_name("feast")
     if not feast.exists():
@@ -106,7 +106,7 @@ def test_the_feast_command_line_works(shop: Lake) -> None:  # noqa: F811
     assert done.returncode == 0, done.stderr
 
 
-def test_a_forked_child_ends_like_anybody(shop: Lake) -> None:  # noqa: F811
+def test_a_forked_child_ends_like_anybody(cinema: Lake) -> None:  # noqa: F811
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORK], env=environment(), check=False, timeout=patience.SECONDS
     )

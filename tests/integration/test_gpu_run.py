@@ -4,14 +4,14 @@ from pathlib import Path
 
 from bench import gpu_run
 from contracts import catalog
-from tests.landing import Shop, purchase
+from tests.cinema import Cinema, ticket
 
 
-def test_two_engines_are_run_and_compared_for_real(shop: Shop, home: Path) -> None:
+def test_two_engines_are_run_and_compared_for_real(cinema: Cinema, home: Path) -> None:
     """Sail twice: equal tables, and no GPU."""
-    shop.land("transactions", [purchase(3, at="2017-03-02 10:00")], "2017-03-02")
+    cinema.land("tickets", [ticket(3, at="2017-03-02 10:00")], "2017-03-02")
     sail = {"MILLRACE_ENGINE": "sail"}
-    found = gpu_run.run(home / "run", {"one": sail, "other": sail}, "2017-03-01", "2017-03-03", landing=shop.root)
+    found = gpu_run.run(home / "run", {"one": sail, "other": sail}, "2017-03-01", "2017-03-03", landing=cinema.root)
     assert len(found.tables) == len(catalog.tables())
     assert all(one.equal and one.rows["one"] for one in found.tables)
     assert found.problems == ["no plan of other names an operator of the GPU: RAPIDS took no part"]

@@ -21,10 +21,10 @@ from features.online import materialize
 from lake import release, settings
 from tests import patience
 from tests.servers import Postgres, Redis, Server
-from tests.unit.features.conftest import Lake, stocked
+from tests.unit.features.conftest import Lake, fill
 from tests.unit.test_requirements import INPUTS, pinned
 
-REQUEST = {"features": ["customer_activity:spend_7d", "customer_profile:age"], "entities": {"customer_id": [1, 2]}}
+REQUEST = {"features": ["guest_activity:paid_7d", "guest_profile:age_band"], "entities": {"guest_id": [1, 2]}}
 
 
 def link(source: str, target: str) -> None:
@@ -77,7 +77,7 @@ def test_the_feature_server_runs_on_the_packages_of_its_image(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MILLRACE_HOME", str(tmp_path))
     monkeypatch.setenv("MILLRACE_ONLINE", online.url)
-    stocked(Lake())
+    fill(Lake())
     registry.apply()
     materialize.materialize(release.read())
 
@@ -91,7 +91,7 @@ def test_the_feature_server_runs_on_the_packages_of_its_image(
         assert process.poll() is None, log.read_text()
         assert json.loads(get(port, "/ready"))
         answer = json.loads(get(port, "/get-online-features", REQUEST))
-        assert answer["metadata"]["feature_names"] == ["customer_id", "spend_7d", "age"]
+        assert answer["metadata"]["feature_names"] == ["guest_id", "paid_7d", "age_band"]
         assert [result["values"] for result in answer["results"]] == [[1, 2], [0.05, 7.77], ["25-34", None]]
         assert "millrace_" in get(port, "/metrics")
     finally:

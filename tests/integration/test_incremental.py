@@ -15,16 +15,16 @@ from contracts import catalog
 from contracts.interval import IntervalError
 from contracts.model import Layer, Table
 from contracts.report import PUBLISHED, TableReport
-from grocery.tests import oracle
 from lake import release
 from millrace import pipeline
 from tests import comparison
+from tests.cinema import Cinema, tables, ticket
 from tests.conftest import copy_home, set_home
-from tests.landing import Shop, purchase, rows, versions
+from tests.landing import rows, versions
 
 DAY = timedelta(days=1)
-GOLD = {table.qualified for table in catalog.tables(Layer.GOLD)}
-WINDOWED = GOLD - {"gold.customer_profile"}
+GOLD = {table.qualified for table in tables(Layer.GOLD)}
+WINDOWED = GOLD - {"gold.guest_profile"}
 Reports = dict[str, TableReport]
 
 
@@ -40,28 +40,30 @@ def published(reports: Reports) -> set[str]:
 # --- the order of the runs
 
 
-def test_a_first_run_may_find_no_purchase(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tables are there, empty, and the purchases that come later are right on the days that ran before, too."""
+def test_a_first_run_may_find_no_ticket(cinema: Cinema, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables are there, empty, and the tickets that come later are right on the days that ran before, too."""
     run("2017-03-05", "2017-03-06")
     assert all(rows(name) == [] for name in WINDOWED)
     run("2017-03-01", "2017-03-02")
     later = comparison.contents()
-    monkeypatch.setenv("MILLRACE_LAKE", str(shop.root.parent / "straight"))
+    monkeypatch.setenv("MILLRACE_LAKE", str(cinema.root.parent / "straight"))
     run("2017-03-01", "2017-03-06")
     assert comparison.differences(comparison.contents(), later) == {}
 
 
 @pytest.mark.parametrize(("first", "second"), [(5, 3), (3, 5)])
-def test_the_earliest_of_two_days_with_one_key_wins_in_any_order(stocked: Shop, first: int, second: int) -> None:
-    """A basket and product that come under two days: the later one is a duplicate, whichever was loaded first."""
+def test_the_earliest_of_two_days_with_one_key_wins_in_any_order(
+    published_cinema: Cinema, first: int, second: int
+) -> None:
+    """A booking and movie that come under two days: the later one is a duplicate, whichever was loaded first."""
     for day in (first, second):
-        stocked.land(
-            "transactions",
-            [purchase(9, at=f"2017-03-0{day} 10:00:00"), purchase(90 + day, at=f"2017-03-0{day} 11:00:00")],
+        published_cinema.land(
+            "tickets",
+            [ticket(9, at=f"2017-03-0{day} 10:00:00"), ticket(90 + day, at=f"2017-03-0{day} 11:00:00")],
             day=f"2017-03-0{day}",
         )
         run(f"2017-03-0{day}", f"2017-03-0{day + 1}")
-    assert [(row["basket_id"], row["transaction_at"].day) for row in rows("silver.transactions", "basket_id")] == [
+    assert [(row["booking_id"], row["sold_at"].day) for row in rows("silver.tickets", "booking_id")] == [
         (1, 1),
         (2, 1),
         (9, 3),
@@ -69,34 +71,37 @@ def test_the_earliest_of_two_days_with_one_key_wins_in_any_order(stocked: Shop, 
         (95, 5),
     ]
     assert [
-        (row["event_timestamp"].day, row["baskets_7d"])
-        for row in rows("gold.customer_activity", where="customer_id = 1")
+        (row["event_timestamp"].day, row["bookings_7d"]) for row in rows("gold.guest_activity", where="guest_id = 1")
     ] == [(2, 1), (4, 3), (6, 4)]
 
 
 # --- idle days
 
 
-IDLE = {"customer_activity": (1, 8, 31, 91), "product_popularity": (1, 8, 29), "customer_product": (1, 91)}
-"""Days after the purchase at whose midnights it enters the windows, and leaves each."""
+IDLE = {
+    "guest_activity": ("guest_id", (1, 8, 31, 91)),
+    "movie_demand": ("movie_id", (1, 8, 29)),
+    "guest_movie": ("movie_id", (1, 91)),
+}
+"""View -> a key, and the days after the ticket at whose midnights it enters the windows, and leaves each."""
 CUTS = (1, 2, 8, 9, 28, 30, 31, 90, 92)
-"""Ends of the runs, in days after the purchase; the first of them is published already."""
+"""Ends of the runs, in days after the ticket; the first of them is published already."""
 
 
-def test_idle_customers_decay_to_zero_and_then_emit_no_rows(stocked: Shop) -> None:
+def test_idle_guests_decay_to_zero_and_then_emit_no_rows(published_cinema: Cinema) -> None:
     """Whether the windows move inside a run or just at its edge; the 91st midnight is the last at which anything
     does.
     """
     bought = date(2017, 3, 1)
     for first, end in pairwise(CUTS):
         run(bought + first * DAY, bought + end * DAY)
-    for view, moves in IDLE.items():
-        found = rows(f"gold.{view}", "event_timestamp", where=f"{oracle.KEYS[view][-1]} = 1")
+    for view, (key, moves) in IDLE.items():
+        found = rows(f"gold.{view}", "event_timestamp", where=f"{key} = 1")
         assert [(row["event_timestamp"].date() - bought).days for row in found] == list(moves)
         amounts = [name for name in found[0] if name.endswith(("_7d", "_28d", "_30d", "_90d"))]
         assert all(found[0][name] > 0 for name in amounts)
         assert {float(found[-1][name]) for name in amounts} == {0.0}
-        assert found[-1].get("last_basket_at") == found[0].get("last_basket_at")
+        assert found[-1].get("last_booked_at") == found[0].get("last_booked_at")
 
     rows_before = {name: rows(name) for name in WINDOWED}
     late = pipeline.check_interval("2017-06-01", "2017-06-08", scheduled=True)
@@ -112,11 +117,11 @@ def test_idle_customers_decay_to_zero_and_then_emit_no_rows(stocked: Shop) -> No
 
 @pytest.fixture(scope="module")
 def four_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which one run carried four days of the small shop through the lake. Copy it, do not write to it."""
+    """A home in which one run carried four days of the small cinema through the lake. Copy it, do not write to it."""
     path = tmp_path_factory.mktemp("four")
     with pytest.MonkeyPatch.context() as patch:
         set_home(path, patch)
-        Shop.open(path / "landing").land("transactions", [purchase(3, at="2017-03-04 09:00:00")], day="2017-03-04")
+        Cinema.open(path / "landing").land("tickets", [ticket(3, at="2017-03-04 09:00:00")], day="2017-03-04")
         run("2017-03-01", "2017-03-05")
     return path
 
@@ -124,10 +129,10 @@ def four_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("changed", "follow"),
     [
-        ("gold.customer_product", set()),
-        ("silver.promotions", {"gold.product_popularity"}),
-        ("silver.transactions", WINDOWED),
-        ("silver.customers", {"gold.customer_profile"}),
+        ("gold.guest_movie", set()),
+        ("silver.showcases", {"gold.movie_demand"}),
+        ("silver.tickets", WINDOWED),
+        ("silver.guests", {"gold.guest_profile"}),
     ],
 )
 def test_a_changed_transform_rebuilds_its_table_and_what_reads_it(
@@ -145,28 +150,28 @@ def test_a_changed_transform_rebuilds_its_table_and_what_reads_it(
     assert published(run("2017-03-04", "2017-03-05")) == set()
 
 
-def test_a_changed_transform_changes_rows_that_were_published(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_transform_changes_rows_that_were_published(
+    published_cinema: Cinema, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not only the fingerprint: what the new code gives replaces what the old one gave, on days long past too."""
     real, fingerprint = etl.stage.clean, etl.planning.code_of
 
     def changed(table: Table, *frames: DataFrame) -> DataFrame:
         cleaned = real(table, *frames)
-        return cleaned.replace("GROCERY", "FOOD", ["department"]) if table.qualified == "silver.products" else cleaned
+        return cleaned.replace("DRAMA", "COMEDY", ["genre"]) if table.qualified == "silver.movies" else cleaned
 
     monkeypatch.setattr(etl.stage, "clean", changed)
     monkeypatch.setattr(
-        etl.planning,
-        "code_of",
-        lambda table: fingerprint(table) + ("2" if table.qualified == "silver.products" else ""),
+        etl.planning, "code_of", lambda table: fingerprint(table) + ("2" if table.qualified == "silver.movies" else "")
     )
     run("2017-03-02", "2017-03-03")
-    assert {row["department"] for row in rows("silver.products")} == {"FOOD"}
+    assert {row["genre"] for row in rows("silver.movies")} == {"COMEDY"}
 
 
 # --- releases
 
 
-def test_a_release_is_new_only_when_something_changed_and_an_old_one_stays_readable(stocked: Shop) -> None:
+def test_a_release_is_new_only_when_something_changed_and_an_old_one_stays_readable(published_cinema: Cinema) -> None:
     from features import registry
     from features.offline.labels import BeyondHorizonWarning
 
@@ -174,22 +179,22 @@ def test_a_release_is_new_only_when_something_changed_and_an_old_one_stays_reada
     run("2017-03-01", "2017-03-02")
     assert release.numbers() == [1]
 
-    stocked.land("transactions", [purchase(3, at="2017-03-02 09:00:00", quantity=5)], day="2017-03-02")
+    published_cinema.land("tickets", [ticket(3, at="2017-03-02 09:00:00", seats=5)], day="2017-03-02")
     run("2017-03-02", "2017-03-03")
     second = release.read()
     assert (first.number, first.horizon, second.number, second.horizon) == (1, "2017-03-02", 2, "2017-03-03")
     assert {name for name in second.tables if second.tables[name] != first.tables[name]} == WINDOWED | {
-        "silver.transactions"
+        "silver.tickets"
     }
     assert {name: rows(name, version=first.tables[name]) for name in GOLD} == then
     assert release.read(1) == first
 
     registry.apply()
-    labels = "SELECT 1 AS customer_id, TIMESTAMPTZ '2017-03-03 00:00:00+00' AS event_timestamp"
+    labels = "SELECT 1 AS guest_id, TIMESTAMPTZ '2017-03-03 00:00:00+00' AS event_timestamp"
     items = [
         registry.open_store(number)
-        .get_historical_features(labels, ["customer_activity:items_7d"])
-        .to_df()["items_7d"]
+        .get_historical_features(labels, ["guest_activity:seats_7d"])
+        .to_df()["seats_7d"]
         .tolist()
         for number in (2, None)
     ]
@@ -198,4 +203,4 @@ def test_a_release_is_new_only_when_something_changed_and_an_old_one_stays_reada
     with pytest.warns(
         BeyondHorizonWarning, match=r"^1 of 1 labels lie after 2017-03-02 00:00 UTC, the horizon of release 1"
     ):
-        assert store.get_historical_features(labels, ["customer_activity:items_7d"]).to_df()["items_7d"].tolist() == [2]
+        assert store.get_historical_features(labels, ["guest_activity:seats_7d"]).to_df()["seats_7d"].tolist() == [2]

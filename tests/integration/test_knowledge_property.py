@@ -45,10 +45,10 @@ def test_equals_brute_force(lake: Lake, pasts: list[Past], asked: list[tuple[int
     training.create(labels(asked), SERVICE, "then", knowledge_time=True)
     data = training.read("then")
     found = {one.feature: one for one in training.check_labels(labels(asked), SERVICE).features}
-    for feature, say in (("spend_7d", spend), ("age", age)):
+    for feature, say in (("paid_7d", spend), ("age_band", age)):
         values, counts = expected(pasts, asked, say)
         assert data[feature].to_pylist() == values
         assert {name: getattr(found[feature], name) for name in counts} == counts
-    assert data.select(["customer_id", "event_timestamp"]) == labels(asked)
+    assert data.select(["guest_id", "event_timestamp"]) == labels(asked)
     assert not training.check_leaks("then").found
     assert training.rebuild("then").same_file

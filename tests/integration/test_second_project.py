@@ -25,7 +25,7 @@ from lake import delta
 from millrace import pipeline
 from tests.carrying import differing
 from tests.conftest import set_home
-from tests.landing import Shop, rows
+from tests.landing import LandingZone, rows
 from tests.projects import ARCADE
 
 DAY = timedelta(days=1)
@@ -62,7 +62,7 @@ def cents(value: float | None) -> Decimal | None:
 class Arcade:
     """What has landed: the newest delivery of each round and payment, and of each player."""
 
-    landing: Shop
+    landing: LandingZone
     plays: dict[str, Row] = field(default_factory=dict)
     payments: dict[int, Row] = field(default_factory=dict)
     tiers: dict[str, str] = field(default_factory=dict)
@@ -168,7 +168,7 @@ def arcade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Arcade:
 def opened(home: Path, monkeypatch: pytest.MonkeyPatch) -> Arcade:
     set_home(home, monkeypatch)
     monkeypatch.setenv("MILLRACE_PROJECT", str(ARCADE))
-    return Arcade(Shop(home / "landing"))
+    return Arcade(LandingZone(home / "landing"))
 
 
 def play(

@@ -19,7 +19,7 @@ from features.training.services import FeatureColumn, Service
 from lake import manifest, settings
 from lake.release import Release
 
-ROWS = pa.table({"customer_id": [1, 2], "spend": [1.5, None]})
+ROWS = pa.table({"guest_id": [1, 2], "spend": [1.5, None]})
 SERVICE = Service(
     "tiny", {"spend": FeatureColumn("activity:spend", pa.float64(), ())}, (), (), frozenset(), {"service tiny": "abc"}
 )
@@ -61,7 +61,7 @@ def keep() -> None:
     with patch.object(sets.code, "_commit", lambda: None):
         sets._keep(
             "kept",
-            ROWS.select(["customer_id"]),
+            ROWS.select(["guest_id"]),
             ROWS,
             SERVICE,
             Release(1, "", "", {}),

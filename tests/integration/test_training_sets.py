@@ -1,4 +1,4 @@
-"""A training set of a small shop comes again byte for byte after all that can befall a lake, and a vacuum spares what
+"""A training set of a small cinema comes again byte for byte after all that can befall a lake, and a vacuum spares what
 it needs, unless it is told not to.
 """
 
@@ -14,16 +14,16 @@ from features import training
 from features.training import sets
 from lake import delta, manifest, release, settings
 from millrace import cli, maintenance, pipeline
+from tests.cinema import Cinema, ticket
 from tests.conftest import copy_home, set_home
-from tests.landing import Shop, purchase
 
 Out = pytest.CaptureFixture[str]
 NOW = timedelta(0)
 LABELS = """
-    SELECT customer_id, product_id, event_timestamp, purchases_90d > 0 AS bought FROM gold.customer_product
+    SELECT guest_id, movie_id, event_timestamp, visits_90d > 0 AS bought FROM gold.guest_movie
     UNION ALL SELECT 99, 1, TIMESTAMP '2017-03-03', false ORDER BY ALL"""
-SERVICE = "recommendation_v1"
-GOLD = "gold.customer_activity"
+SERVICE = "suggestion_v1"
+GOLD = "gold.guest_activity"
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,10 @@ def two_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patch:
         set_home(path, patch)
-        shop = Shop.open(path / "landing")
-        shop.land(
-            "transactions",
-            [purchase(3, at="2017-03-02 09:00"), purchase(4, product=2, customer=2, at="2017-03-02 10:00")],
+        cinema = Cinema.open(path / "landing")
+        cinema.land(
+            "tickets",
+            [ticket(3, at="2017-03-02 09:00"), ticket(4, movie=2, guest=2, at="2017-03-02 10:00")],
             "2017-03-02",
         )
         pipeline.run_all("2017-03-01", "2017-03-03", "first")
@@ -49,24 +49,24 @@ def later_days(two_days: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("later")
     with pytest.MonkeyPatch.context() as patch:
         set_home(path, patch)
-        shop = copy_home(two_days, path)
-        shop.land("transactions", [purchase(5, at="2017-03-03 08:00")], "2017-03-03")
+        cinema = copy_home(two_days, path)
+        cinema.land("tickets", [ticket(5, at="2017-03-03 08:00")], "2017-03-03")
         pipeline.run_all("2017-03-03", "2017-03-04", "second")
-        shop.land("transactions", [purchase(6, at="2017-03-01 20:00")], "2017-03-02", "late")
-        answers = {"income": "50-74K", "household_size": "1", "kids_count": "0"}
-        shop.land("demographics", [{"household_id": 1, "age": "65+", **answers}], name="corrected", suffix=".csv")
+        cinema.land("tickets", [ticket(6, at="2017-03-01 20:00")], "2017-03-02", "late")
+        answers = {"tier": "Gold", "party_size": "1", "children": "0"}
+        cinema.land("members", [{"card_id": 1, "age_band": "65+", **answers}], name="corrected", suffix=".csv")
         pipeline.run_all("2017-03-01", "2017-03-04", "third")
     return path
 
 
 @pytest.fixture
-def lake(home: Path, two_days: Path) -> Shop:
+def lake(home: Path, two_days: Path) -> Cinema:
     """Two days and the training set, for the test to change."""
     return copy_home(two_days, home)
 
 
 @pytest.fixture
-def went_on(home: Path, later_days: Path) -> Shop:
+def went_on(home: Path, later_days: Path) -> Cinema:
     """The later days too, for the test to change."""
     return copy_home(later_days, home)
 
@@ -81,7 +81,7 @@ def tidy(**options: object) -> int:
 
 
 def test_after_later_days_late_files_corrections_and_tidying_it_is_the_same(
-    went_on: Shop, two_days: Path, monkeypatch: pytest.MonkeyPatch
+    went_on: Cinema, two_days: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as as_it_was:
         as_it_was.setenv("MILLRACE_HOME", str(two_days))
@@ -90,8 +90,8 @@ def test_after_later_days_late_files_corrections_and_tidying_it_is_the_same(
         maintenance.optimize(name)
     tidy()
     training.create(LABELS, SERVICE, "now")
-    assert training.read("now")["spend_7d"] != then["spend_7d"]
-    assert training.read("now")["age"] != then["age"]
+    assert training.read("now")["paid_7d"] != then["paid_7d"]
+    assert training.read("now")["age_band"] != then["age_band"]
     for kept in (manifest.table_path("kept"), release.folder()):
         for path in kept.rglob("*"):
             path.unlink() if path.is_file() else None
@@ -101,7 +101,7 @@ def test_after_later_days_late_files_corrections_and_tidying_it_is_the_same(
     assert training.read("kept") == then == done.data
 
 
-def test_without_the_manifest_the_vacuum_would_have_taken_them(went_on: Shop) -> None:
+def test_without_the_manifest_the_vacuum_would_have_taken_them(went_on: Cinema) -> None:
     """Were the versions spared for another reason, the test above would hold without a manifest."""
     for number in release.numbers()[:-1]:
         (release.folder() / f"{number}.json").unlink()
@@ -119,7 +119,7 @@ def test_without_the_manifest_the_vacuum_would_have_taken_them(went_on: Shop) ->
     assert training.read("kept").num_rows == manifest.read("kept").rows
 
 
-def test_a_release_of_the_time_of_the_labels_makes_no_difference_to_event_time(went_on: Shop) -> None:
+def test_a_release_of_the_time_of_the_labels_makes_no_difference_to_event_time(went_on: Cinema) -> None:
     found = training.check_leaks("kept")
     assert {one.future for one in found.features} == {0}
     assert found.unheard == found.rows
@@ -138,7 +138,7 @@ def told(capsys: Out, *arguments: str, rc: int = 0) -> str:
 
 
 def test_vacuum_lets_old_releases_go_and_training_sets_only_by_name(
-    went_on: Shop, capsys: Out, monkeypatch: pytest.MonkeyPatch
+    went_on: Cinema, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli, "_days", lambda _: NOW)
     assert "there is no release 9" in told(capsys, "vacuum", "--forget-releases-before", "9", "--delete", rc=1)
@@ -159,7 +159,7 @@ def test_vacuum_lets_old_releases_go_and_training_sets_only_by_name(
     assert "VersionGoneError: training set kept needs version" in told(capsys, "training-set", "rebuild", "kept", rc=1)
 
 
-def test_create_list_show_rebuild_and_leaks(lake: Shop, capsys: Out) -> None:
+def test_create_list_show_rebuild_and_leaks(lake: Cinema, capsys: Out) -> None:
     made = told(
         capsys,
         "training-set",
@@ -193,7 +193,7 @@ def test_create_list_show_rebuild_and_leaks(lake: Shop, capsys: Out) -> None:
     assert delta.version_of(GOLD) == release.read().tables[GOLD]
 
 
-def test_what_cannot_be_made_is_a_sentence(lake: Shop, capsys: Out) -> None:
+def test_what_cannot_be_made_is_a_sentence(lake: Cinema, capsys: Out) -> None:
     create = ("training-set", "create", "--name", "bad", "--service", SERVICE, "--labels")
     assert told(capsys, *create, "nowhere.parquet", rc=1).startswith("LabelError: there is no file nowhere.parquet")
     assert (
@@ -206,7 +206,7 @@ def test_what_cannot_be_made_is_a_sentence(lake: Shop, capsys: Out) -> None:
     assert not Path(settings.lake() / "training" / "bad").exists()
 
 
-def test_the_dag_makes_one_and_checks_it(lake: Shop, capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dag_makes_one_and_checks_it(lake: Cinema, capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", str(lake.root.parent / "airflow"))
     from types import SimpleNamespace
 
@@ -230,7 +230,7 @@ def test_the_dag_makes_one_and_checks_it(lake: Shop, capsys: Out, monkeypatch: p
         AirflowFailException, match=r"^unknown param servce\. This DAG takes name, labels, .*Did you mean service\?$"
     ):
         tasks.create_training_set(params, SimpleNamespace(conf={"servce": "x"}))
-    (lake.root.parent / "labels.csv").write_text("customer_id,product_id,event_timestamp\n1,1,2017-03-02\n")
+    (lake.root.parent / "labels.csv").write_text("guest_id,movie_id,event_timestamp\n1,1,2017-03-02\n")
     outside = params | {"name": "outside", "labels": str(lake.root.parent / "labels.csv")}
     with pytest.raises(
         AirflowFailException, match=r"^labels are '.*labels\.csv', and there is no such file in the folder of labels"

@@ -14,7 +14,7 @@ import pytest
 
 from bench.scale import BASKETS, FIRST, WEEKS, YEAR, multiply
 from contracts import catalog
-from tests.landing import COLUMNS, Shop, purchase
+from grocery.tests.shop import COLUMNS, Shop, purchase
 
 YEARS = 3
 LAST = date(2018, 1, 1)

@@ -49,29 +49,29 @@ def fill() -> None:
 
 
 def before(
-    module: object, name: str, strike: Callable[[], None], concerned: Callable[..., bool] = lambda *_: True
+    module: object, name: str, break_it: Callable[[], None], concerned: Callable[..., bool] = lambda *_: True
 ) -> None:
-    """Strike when the function is called."""
+    """Break it when the function is called."""
     original = getattr(module, name)
 
     @wraps(original)
     def broken(*arguments: object, **named: object) -> object:
         if concerned(*arguments):
-            strike()
+            break_it()
         return original(*arguments, **named)
 
     setattr(module, name, broken)
 
 
-def after(module: object, name: str, strike: Callable[[], None], concerned: Callable[..., bool]) -> None:
-    """Strike when the function has done its work."""
+def after(module: object, name: str, break_it: Callable[[], None], concerned: Callable[..., bool]) -> None:
+    """Break it when the function has done its work."""
     original = getattr(module, name)
 
     @wraps(original)
     def broken(*arguments: object, **named: object) -> object:
         result = original(*arguments, **named)
         if concerned(*arguments):
-            strike()
+            break_it()
         return result
 
     setattr(module, name, broken)

@@ -12,17 +12,17 @@ from lake import settings
 DAY, NEXT, END = "2017-03-01", "2017-03-02", "2017-03-03"
 
 
-CHAIN = ("bronze.transactions", "silver.transactions", "gold.customer_activity")
+CHAIN = ("bronze.tickets", "silver.tickets", "gold.guest_activity")
 
 
 @pytest.fixture
-def run_transactions(home: Path) -> Callable[..., dict]:
-    """Carry an interval through the tables of transactions only, and return the reports by table: what a whole run does
+def run_tickets(home: Path) -> Callable[..., dict]:
+    """Carry an interval through the tables of tickets only, and return the reports by table: what a whole run does
     with them, in a fifth of its time.
     """
     from millrace import pipeline
 
-    def carry(start: str, end: str, through: str = "silver.transactions") -> dict:
+    def carry(start: str, end: str, through: str = "silver.tickets") -> dict:
         interval = pipeline.check_interval(start, end)
         return {name: pipeline.run_table(name, interval, "test") for name in CHAIN[: CHAIN.index(through) + 1]}
 

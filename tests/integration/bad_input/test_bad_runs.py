@@ -26,23 +26,24 @@ from lake.delta import LakeError
 from lake.publishing import PublishError
 from lineage import emit
 from millrace.pipeline import RunError
-from tests.landing import COLUMNS, Shop, purchase, rows, versions
+from tests.cinema import COLUMNS, Cinema, ticket
+from tests.landing import rows, versions
 
 DAY, NEXT, END = "2017-03-01", "2017-03-02", "2017-03-03"
 MORNING = "2017-03-02 10:00:00"
-GOLD = ("gold.customer_activity", "gold.customer_product", "gold.product_popularity")
+GOLD = ("gold.guest_activity", "gold.guest_movie", "gold.movie_demand")
 VOLATILE = {"_loaded_at", "run_id", "quarantined_at"}
 
 
-def land_second_day(shop: Shop) -> None:
-    """Something for every account: good rows, a cell that does not fit, a negative quantity, a row twice, a correction
-    of the first day.
+def land_second_day(cinema: Cinema) -> None:
+    """Something for every account: good rows, a cell that does not fit, a negative number of seats, a row twice, a
+    correction of the first day.
     """
-    good = [purchase(basket, product=basket % 3 + 1, at=MORNING) for basket in (5, 6)]
-    shop.land("transactions", [*good, good[0], purchase(7, at=MORNING, quantity=-1), purchase(1, quantity=4)], NEXT)
-    header = ",".join(COLUMNS["transactions"].names)
-    shop.path("transactions", NEXT, "more", ".csv").write_text(
-        f"{header}\n1,10,8,1,two,3.0,0.5,0,0,10,{MORNING}\n1,10,9,1,2,3.0,0.5,0,0,10,{MORNING}\n"
+    good = [ticket(booking, movie=booking % 3 + 1, at=MORNING) for booking in (5, 6)]
+    cinema.land("tickets", [*good, good[0], ticket(7, at=MORNING, seats=-1), ticket(1, seats=4)], NEXT)
+    header = ",".join(COLUMNS["tickets"].names)
+    cinema.path("tickets", NEXT, "more", ".csv").write_text(
+        f"{header}\n1,10,8,1,two,3.0,0.5,10,{MORNING}\n1,10,9,1,2,3.0,0.5,10,{MORNING}\n"
     )
 
 
@@ -54,19 +55,21 @@ def everything() -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(published_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+def undisturbed(
+    published_cinema_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[dict[str, Any]]]:
     """The tables after both days, when nothing goes wrong."""
     from millrace import pipeline
 
     path = tmp_path_factory.mktemp("undisturbed")
-    shutil.copytree(published_home, path, dirs_exist_ok=True)
+    shutil.copytree(published_cinema_home, path, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("MILLRACE_HOME", str(path))
-        land_second_day(Shop(path / "landing"))
+        land_second_day(Cinema(path / "landing"))
         pipeline.run_all(DAY, END, "second")
         found = everything()
-    assert [row["basket_id"] for row in found["silver.transactions"]] == [1, 2, 5, 6, 9]
-    assert sorted(row["layer"] for row in found["quarantine.transactions"]) == ["bronze", "silver"]
+    assert [row["booking_id"] for row in found["silver.tickets"]] == [1, 2, 5, 6, 9]
+    assert sorted(row["layer"] for row in found["quarantine.tickets"]) == ["bronze", "silver"]
     return found
 
 
@@ -103,20 +106,22 @@ def undisturbed(published_home: Path, tmp_path_factory: pytest.TempPathFactory) 
         ("9999-12-30", "9999-12-31", "lies outside the data"),
     ],
 )
-def test_an_interval_that_makes_no_sense(stocked: Shop, refused: Callable, start: Any, end: Any, told: str) -> None:
+def test_an_interval_that_makes_no_sense(
+    published_cinema: Cinema, refused: Callable, start: Any, end: Any, told: str
+) -> None:
     refused(IntervalError, told, start=start, end=end)
 
 
 @pytest.mark.parametrize(("start", "end"), [(NEXT, DAY), ("2016-01-01", "2016-02-01"), ("2030-01-01", "2030-01-02")])
 def test_an_interval_that_makes_no_sense_builds_nothing_in_a_new_lake(
-    shop: Shop, run: Callable, start: str, end: str
+    cinema: Cinema, run: Callable, start: str, end: str
 ) -> None:
     with pytest.raises(IntervalError):
         run(start, end)
     assert versions() == {}
 
 
-def test_the_command_line_tells_an_error_in_one_line(stocked: Shop) -> None:
+def test_the_command_line_tells_an_error_in_one_line(published_cinema: Cinema) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "millrace", "run", "--start", NEXT, "--end", DAY],
         cwd=settings.CHECKOUT,
@@ -137,9 +142,9 @@ def dag_run(run_type: str = "manual", conf: dict | None = None, start: str = DAY
 
 
 @pytest.fixture
-def check_interval(stocked: Shop, monkeypatch: pytest.MonkeyPatch) -> Callable:
+def check_interval(published_cinema: Cinema, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """The first task of the DAG."""
-    monkeypatch.setenv("AIRFLOW_HOME", str(stocked.root.parent / "airflow"))
+    monkeypatch.setenv("AIRFLOW_HOME", str(published_cinema.root.parent / "airflow"))
     from millrace.tasks import check_interval
 
     return check_interval
@@ -190,13 +195,13 @@ def commit(qualified: str, version: int) -> Path:
     return settings.table_path(qualified) / "_delta_log" / f"{version:020}.json"
 
 
-def test_a_lake_of_a_newer_format_is_refused(stocked: Shop, refused: Callable) -> None:
+def test_a_lake_of_a_newer_format_is_refused(published_cinema: Cinema, refused: Callable) -> None:
     (settings.lake() / "_millrace.json").write_text('{"format": 99}')
     refused(LakeError, "has format 99, and this Millrace reads up to 1", "Update Millrace", "Nothing was written")
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{}"])
-def test_a_lake_whose_format_cannot_be_read_is_refused(stocked: Shop, refused: Callable, text: str) -> None:
+def test_a_lake_whose_format_cannot_be_read_is_refused(published_cinema: Cinema, refused: Callable, text: str) -> None:
     (settings.lake() / "_millrace.json").write_text(text)
     refused(LakeError, "_millrace.json does not name the lake's format")
 
@@ -231,46 +236,46 @@ def test_a_lake_whose_format_cannot_be_read_is_refused(stocked: Shop, refused: C
     ],
 )
 def test_a_table_of_a_newer_delta_protocol_is_refused(
-    stocked: Shop, run_transactions: Callable, untouched: Callable, protocol: dict, told: str
+    published_cinema: Cinema, run_tickets: Callable, untouched: Callable, protocol: dict, told: str
 ) -> None:
-    stocked.land("transactions", [purchase(5, at=MORNING, quantity=-1)], NEXT)
-    commit("silver.transactions", 2).write_text(json.dumps({"protocol": protocol}))
-    with untouched("silver.transactions", "quarantine.transactions", *GOLD), pytest.raises(LakeError) as caught:
-        run_transactions(DAY, END)
-    assert str(caught.value).startswith("silver.transactions: ")
+    published_cinema.land("tickets", [ticket(5, at=MORNING, seats=-1)], NEXT)
+    commit("silver.tickets", 2).write_text(json.dumps({"protocol": protocol}))
+    with untouched("silver.tickets", "quarantine.tickets", *GOLD), pytest.raises(LakeError) as caught:
+        run_tickets(DAY, END)
+    assert str(caught.value).startswith("silver.tickets: ")
     assert told in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("table", "content", "state"),
     [
-        ("bronze.transactions", b"", "empty"),
-        ("silver.transactions", b"", "empty"),
-        ("gold.customer_activity", b"", "empty"),
-        ("silver.transactions", b'{"commitInfo": {"times', "cut short"),
-        ("silver.transactions", bytes(100), "cut short"),
+        ("bronze.tickets", b"", "empty"),
+        ("silver.tickets", b"", "empty"),
+        ("gold.guest_activity", b"", "empty"),
+        ("silver.tickets", b'{"commitInfo": {"times', "cut short"),
+        ("silver.tickets", bytes(100), "cut short"),
     ],
 )
 def test_a_torn_log_is_refused_until_the_torn_commit_is_removed(
-    stocked: Shop, run_transactions: Callable, untouched: Callable, table: str, content: bytes, state: str
+    published_cinema: Cinema, run_tickets: Callable, untouched: Callable, table: str, content: bytes, state: str
 ) -> None:
-    land_second_day(stocked)
+    land_second_day(published_cinema)
     torn = commit(table, 2)
     torn.write_bytes(content)
     with untouched(table), pytest.raises(LakeError) as caught:
-        run_transactions(DAY, END, through=table)
+        run_tickets(DAY, END, through=table)
     assert str(caught.value).startswith(
         f"{table}: the newest commit {torn.name} is {state}, as after a power cut. Remove that file"
     )
     torn.unlink()
-    assert run_transactions(DAY, END, through=table)[table].status == "published"
+    assert run_tickets(DAY, END, through=table)[table].status == "published"
 
 
-@pytest.mark.parametrize("table", ["bronze.transactions", "silver.transactions", "gold.customer_activity"])
+@pytest.mark.parametrize("table", ["bronze.tickets", "silver.tickets", "gold.guest_activity"])
 def test_a_published_table_with_another_schema_is_refused(
-    stocked: Shop, run: Callable, untouched: Callable, table: str
+    published_cinema: Cinema, run: Callable, untouched: Callable, table: str
 ) -> None:
-    land_second_day(stocked)
+    land_second_day(published_cinema)
     path = str(settings.table_path(table))
     other = DeltaTable(path).to_pyarrow_table()
     write_deltalake(
@@ -287,10 +292,10 @@ def test_a_published_table_with_another_schema_is_refused(
     )
 
 
-@pytest.mark.parametrize("table", ["bronze.transactions", "silver.transactions"])
-def test_a_data_file_that_is_gone_is_told_in_a_sentence(stocked: Shop, run: Callable, table: str) -> None:
+@pytest.mark.parametrize("table", ["bronze.tickets", "silver.tickets"])
+def test_a_data_file_that_is_gone_is_told_in_a_sentence(published_cinema: Cinema, run: Callable, table: str) -> None:
     """The keys that come in lie around those of the file, so that silver looks for twins in it."""
-    stocked.land("transactions", [purchase(1, product=2, at=MORNING), purchase(5, at=MORNING)], NEXT)
+    published_cinema.land("tickets", [ticket(1, movie=2, at=MORNING), ticket(5, at=MORNING)], NEXT)
     for file in settings.table_path(table).glob("*.parquet"):
         file.unlink()
     before = versions()[table]
@@ -315,7 +320,7 @@ def losing(monkeypatch: pytest.MonkeyPatch, where: object, name: str, table: str
 
 @pytest.mark.parametrize("step", ["_incoming_and_cleaned", "_published_on_other_days", "stage"])
 def test_a_data_file_that_goes_away_while_it_is_read_is_held(
-    stocked: Shop, monkeypatch: pytest.MonkeyPatch, step: str
+    published_cinema: Cinema, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Sail would read it as if it were empty, and say nothing: the file of the input is removed, and that of the table
     itself is away for a while.
@@ -323,16 +328,16 @@ def test_a_data_file_that_goes_away_while_it_is_read_is_held(
     from etl import stage
     from millrace import pipeline
 
-    stocked.land(
-        "transactions",
-        [purchase(5, product=2, at=MORNING), purchase(1, at=MORNING), purchase(6, at=MORNING, quantity=-1)],
+    published_cinema.land(
+        "tickets",
+        [ticket(5, movie=2, at=MORNING), ticket(1, at=MORNING), ticket(6, at=MORNING, seats=-1)],
         NEXT,
     )
     days = Interval.parse(DAY, END)
-    pipeline.run_table("bronze.transactions", days, "second")
-    mine = next(settings.table_path("silver.transactions").glob("*.parquet"))
-    losing(monkeypatch, stage, step, "bronze.transactions")
-    losing(monkeypatch, stage, "_published_on_other_days", "silver.transactions")
+    pipeline.run_table("bronze.tickets", days, "second")
+    mine = next(settings.table_path("silver.tickets").glob("*.parquet"))
+    losing(monkeypatch, stage, step, "bronze.tickets")
+    losing(monkeypatch, stage, "_published_on_other_days", "silver.tickets")
     away = mine.with_suffix(".away")
     away.hardlink_to(mine)
 
@@ -341,51 +346,53 @@ def test_a_data_file_that_goes_away_while_it_is_read_is_held(
         return True
 
     monkeypatch.setattr(pipeline, "_changes", back_again)
-    assert pipeline.run_table("silver.transactions", days, "second").account == RowAccount(
+    assert pipeline.run_table("silver.tickets", days, "second").account == RowAccount(
         rows_in=3, published=1, quarantined=1, duplicates=1
     )
-    assert [row["basket_id"] for row in rows("silver.transactions")] == [1, 2, 5]
-    assert [row["layer"] for row in rows("quarantine.transactions")] == ["silver"]
+    assert [row["booking_id"] for row in rows("silver.tickets")] == [1, 2, 5]
+    assert [row["layer"] for row in rows("quarantine.tickets")] == ["silver"]
 
 
 def test_a_staged_file_that_goes_away_is_missed_before_the_commit(
-    stocked: Shop, monkeypatch: pytest.MonkeyPatch
+    published_cinema: Cinema, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from etl.transforms import StageError
     from expectations import audit
     from millrace import pipeline
 
-    stocked.land("transactions", [purchase(5, product=2, at=MORNING), purchase(6, at=MORNING)], NEXT)
+    published_cinema.land("tickets", [ticket(5, movie=2, at=MORNING), ticket(6, at=MORNING)], NEXT)
     before = versions()
-    losing(monkeypatch, audit, "audit", "bronze.transactions", "_stage/**/*.parquet")
+    losing(monkeypatch, audit, "audit", "bronze.tickets", "_stage/**/*.parquet")
     with pytest.raises(
-        StageError, match=r"bronze\.transactions: 2 rows were staged, and 0 are there. Nothing was published"
+        StageError, match=r"bronze\.tickets: 2 rows were staged, and 0 are there. Nothing was published"
     ):
-        pipeline.run_table("bronze.transactions", Interval.parse(DAY, END), "second")
+        pipeline.run_table("bronze.tickets", Interval.parse(DAY, END), "second")
     assert versions() == before
 
 
 def test_a_table_that_was_removed_is_rebuilt_and_what_follows_sees_it(
-    stocked: Shop, run: Callable, undisturbed: dict
+    published_cinema: Cinema, run: Callable, undisturbed: dict
 ) -> None:
-    land_second_day(stocked)
+    land_second_day(published_cinema)
     run(DAY, END)
-    for name in ("bronze.transactions", "silver.transactions"):
+    for name in ("bronze.tickets", "silver.tickets"):
         shutil.rmtree(settings.table_path(name))
     run(DAY, END)
     assert everything() == undisturbed
 
 
 @pytest.mark.parametrize("end", [NEXT, END])
-def test_a_table_that_was_made_anew_is_not_mistaken_for_the_old_one(stocked: Shop, run: Callable, end: str) -> None:
-    stocked.land("transactions", [purchase(5, at=MORNING)], NEXT)
+def test_a_table_that_was_made_anew_is_not_mistaken_for_the_old_one(
+    published_cinema: Cinema, run: Callable, end: str
+) -> None:
+    published_cinema.land("tickets", [ticket(5, at=MORNING)], NEXT)
     run(DAY, end)
-    shutil.rmtree(settings.table_path("bronze.transactions"))
-    stocked.land("transactions", [purchase(3)])
-    stocked.path("transactions", NEXT).unlink()
+    shutil.rmtree(settings.table_path("bronze.tickets"))
+    published_cinema.land("tickets", [ticket(3)])
+    published_cinema.path("tickets", NEXT).unlink()
     run(DAY, NEXT)
-    assert [row["basket_id"] for row in rows("silver.transactions")] == [3]
-    assert [row["customer_id"] for row in rows("gold.customer_activity", where="event_timestamp = '2017-03-02'")] == [1]
+    assert [row["booking_id"] for row in rows("silver.tickets")] == [3]
+    assert [row["guest_id"] for row in rows("gold.guest_activity", where="event_timestamp = '2017-03-02'")] == [1]
 
 
 @pytest.mark.parametrize(
@@ -396,17 +403,17 @@ def test_a_table_that_was_made_anew_is_not_mistaken_for_the_old_one(stocked: Sho
     ],
 )
 def test_a_foreign_commit_during_the_run_is_not_overwritten(
-    stocked: Shop, run: Callable, monkeypatch: pytest.MonkeyPatch, moment: str, told: str
+    published_cinema: Cinema, run: Callable, monkeypatch: pytest.MonkeyPatch, moment: str, told: str
 ) -> None:
     from etl import stage
     from lake import publishing
 
     module, name = (stage, "stage") if moment == "stage" else (publishing, "_files_to_remove")
-    whole, path = getattr(module, name), str(settings.table_path("silver.transactions"))
+    whole, path = getattr(module, name), str(settings.table_path("silver.tickets"))
 
     def meanwhile(*arguments: Any) -> Any:
         result = whole(*arguments)
-        if "silver.transactions" in (
+        if "silver.tickets" in (
             getattr(one, "qualified", None) or getattr(getattr(one, "table", None), "qualified", None)
             for one in arguments
         ):
@@ -414,12 +421,12 @@ def test_a_foreign_commit_during_the_run_is_not_overwritten(
         return result
 
     monkeypatch.setattr(module, name, meanwhile)
-    stocked.land("transactions", [purchase(5, at=MORNING)], NEXT)
+    published_cinema.land("tickets", [ticket(5, at=MORNING)], NEXT)
     with pytest.raises(PublishError) as caught:
         run(DAY, END)
-    assert f"silver.transactions: {told}" in str(caught.value)
-    assert versions()["silver.transactions"] == 2
-    assert [row["basket_id"] for row in rows("silver.transactions")] == [1, 2]
+    assert f"silver.tickets: {told}" in str(caught.value)
+    assert versions()["silver.tickets"] == 2
+    assert [row["booking_id"] for row in rows("silver.tickets")] == [1, 2]
 
 
 # --- rows that a transform loses or makes up
@@ -428,15 +435,15 @@ def test_a_foreign_commit_during_the_run_is_not_overwritten(
 @pytest.mark.parametrize(
     ("defect", "given"),
     [
-        (lambda frame: frame.filter("basket_id <> 5"), 4),
-        (lambda frame: frame.union(frame.filter("basket_id = 6")), 7),
+        (lambda frame: frame.filter("booking_id <> 5"), 4),
+        (lambda frame: frame.union(frame.filter("booking_id = 6")), 7),
         (lambda frame: frame.limit(0), 0),
     ],
     ids=["loses a row and its twin", "doubles a row", "loses all"],
 )
 def test_a_transform_that_loses_or_doubles_rows_publishes_nothing(
-    stocked: Shop,
-    run_transactions: Callable,
+    published_cinema: Cinema,
+    run_tickets: Callable,
     untouched: Callable,
     monkeypatch: pytest.MonkeyPatch,
     defect: Callable,
@@ -447,51 +454,51 @@ def test_a_transform_that_loses_or_doubles_rows_publishes_nothing(
         stage,
         "clean",
         lambda table, *frames: (
-            defect(whole(table, *frames)) if table.qualified == "silver.transactions" else whole(table, *frames)
+            defect(whole(table, *frames)) if table.qualified == "silver.tickets" else whole(table, *frames)
         ),
     )
-    stocked.land("transactions", [purchase(basket, at=MORNING) for basket in (5, 5, 6, 7, 8, 9)], NEXT)
+    published_cinema.land("tickets", [ticket(booking, at=MORNING) for booking in (5, 5, 6, 7, 8, 9)], NEXT)
     with (
-        untouched("silver.transactions", *GOLD),
+        untouched("silver.tickets", *GOLD),
         pytest.raises(
-            AccountError, match=rf"silver\.transactions: 6 rows in, but {given} to publish .* Nothing was published"
+            AccountError, match=rf"silver\.tickets: 6 rows in, but {given} to publish .* Nothing was published"
         ),
     ):
-        run_transactions(DAY, END)
-    assert "quarantine.transactions" not in versions()
+        run_tickets(DAY, END)
+    assert "quarantine.tickets" not in versions()
 
 
 def test_rows_that_are_neither_published_nor_quarantined_stop_the_run(
-    stocked: Shop, run_transactions: Callable, untouched: Callable, monkeypatch: pytest.MonkeyPatch
+    published_cinema: Cinema, run_tickets: Callable, untouched: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from etl.staged import Staged
 
     whole = Staged.keep
-    monkeypatch.setattr(Staged, "keep", lambda staged, good: whole(staged, good.filter("basket_id <> 5")))
-    stocked.land("transactions", [purchase(5, at=MORNING), purchase(6, at=MORNING, quantity=-1)], NEXT)
+    monkeypatch.setattr(Staged, "keep", lambda staged, good: whole(staged, good.filter("booking_id <> 5")))
+    published_cinema.land("tickets", [ticket(5, at=MORNING), ticket(6, at=MORNING, seats=-1)], NEXT)
     with (
-        untouched("silver.transactions", *GOLD),
-        pytest.raises(AccountError, match=r"silver\.transactions: 2 rows in, but 0 to publish \+ 1 quarantined"),
+        untouched("silver.tickets", *GOLD),
+        pytest.raises(AccountError, match=r"silver\.tickets: 2 rows in, but 0 to publish \+ 1 quarantined"),
     ):
-        run_transactions(DAY, END)
+        run_tickets(DAY, END)
 
 
 # --- killed, and no room
 
 
-def broken(case: tuple[str, str], published_home: Path, home: Path) -> str:
+def broken(case: tuple[str, str], published_cinema_home: Path, home: Path) -> str:
     """A home with the second day landed, as an argument of `breaking.py`."""
-    shutil.copytree(published_home, home)
-    land_second_day(Shop(home / "landing"))
+    shutil.copytree(published_cinema_home, home)
+    land_second_day(Cinema(home / "landing"))
     return ",".join((str(home), *case))
 
 
 def run_broken(
-    cases: list[tuple[str, str]], published_home: Path, folder: Path
+    cases: list[tuple[str, str]], published_cinema_home: Path, folder: Path
 ) -> dict[tuple[str, str], tuple[Path, int, str]]:
     """Home, exit code and output of each case."""
     homes = {case: folder / str(number) for number, case in enumerate(cases)}
-    arguments = [broken(case, published_home, home) for case, home in homes.items()]
+    arguments = [broken(case, published_cinema_home, home) for case, home in homes.items()]
     environment = {**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}
     script = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("breaking.py")), *arguments]
     done = subprocess.run(script, cwd=settings.CHECKOUT, env=environment, capture_output=True, text=True)
@@ -501,22 +508,22 @@ def run_broken(
 
 
 KILLED = [
-    ("moved", "bronze.transactions"),
-    ("committed", "bronze.transactions"),
-    ("staged", "silver.transactions"),
-    ("quarantined", "silver.transactions"),
-    ("moved", "silver.transactions"),
-    ("committed", "silver.transactions"),
-    ("moved", "gold.customer_activity"),
+    ("moved", "bronze.tickets"),
+    ("committed", "bronze.tickets"),
+    ("staged", "silver.tickets"),
+    ("quarantined", "silver.tickets"),
+    ("moved", "silver.tickets"),
+    ("committed", "silver.tickets"),
+    ("moved", "gold.guest_activity"),
     ("published", "all"),
 ]
 
 
 NO_ROOM = [
-    ("no room to stage", "bronze.transactions"),
-    ("no room to quarantine", "bronze.transactions"),
-    ("no room to stage", "silver.transactions"),
-    ("no room to commit", "silver.transactions"),
+    ("no room to stage", "bronze.tickets"),
+    ("no room to quarantine", "bronze.tickets"),
+    ("no room to stage", "silver.tickets"),
+    ("no room to commit", "silver.tickets"),
 ]
 
 
@@ -524,9 +531,9 @@ AT_ONCE = ("at once", "all")
 
 
 @pytest.fixture(scope="module")
-def broken_runs(published_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+def broken_runs(published_cinema_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """All of them, one after the other, in one process: its imports are the larger part of the time."""
-    return run_broken([*KILLED, *NO_ROOM, AT_ONCE], published_home, tmp_path_factory.mktemp("broken"))
+    return run_broken([*KILLED, *NO_ROOM, AT_ONCE], published_cinema_home, tmp_path_factory.mktemp("broken"))
 
 
 @pytest.mark.parametrize("case", KILLED, ids=" ".join)
@@ -549,7 +556,7 @@ def test_a_run_after_a_killed_one_ends_in_the_same_tables(
 @pytest.mark.parametrize("case", NO_ROOM, ids=" ".join)
 def test_a_full_disk_is_told_and_the_published_table_stays(
     broken_runs: dict,
-    published_home: Path,
+    published_cinema_home: Path,
     undisturbed: dict,
     home: Path,
     run: Callable,
@@ -561,7 +568,7 @@ def test_a_full_disk_is_told_and_the_published_table_stays(
     assert f"{table}: the run failed" in told
     assert f"See that {path / 'lake'} has room and can be written, then run the interval again" in told
     assert "Traceback" not in told
-    monkeypatch.setenv("MILLRACE_HOME", str(published_home))
+    monkeypatch.setenv("MILLRACE_HOME", str(published_cinema_home))
     before = rows(table)
     monkeypatch.setenv("MILLRACE_HOME", str(path))
     assert rows(table) == before
@@ -579,16 +586,16 @@ def test_two_processes_at_once_publish_what_one_would(
     assert code == 0, told
     monkeypatch.setenv("MILLRACE_HOME", str(path))
     assert everything() == undisturbed
-    assert versions()["silver.transactions"] == 2
+    assert versions()["silver.tickets"] == 2
 
 
 # --- a lineage server that does not answer
 
 
 def test_a_dead_lineage_server_does_not_stop_a_run(
-    stocked: Shop, run: Callable, undisturbed: dict, monkeypatch: pytest.MonkeyPatch
+    published_cinema: Cinema, run: Callable, undisturbed: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    land_second_day(stocked)
+    land_second_day(published_cinema)
     file = emit.path_of()
     lines = len(file.read_text().splitlines())
     monkeypatch.setenv("OPENLINEAGE_URL", "http://127.0.0.1:9")

@@ -261,10 +261,10 @@ def test_a_put_whose_answer_was_lost_counts_as_made(lock: Path) -> None:
 
 
 def test_a_release_is_never_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    release.write({"gold.customer_activity": 1}, "2017-03-02")
+    release.write({"gold.guest_activity": 1}, "2017-03-02")
     monkeypatch.setattr(release, "numbers", list)  # as seen by a writer whose lease ran out while it slept
     with pytest.raises(FileExistsError):
-        release.write({"gold.customer_activity": 2}, "2017-03-03")
+        release.write({"gold.guest_activity": 2}, "2017-03-03")
 
 
 @pytest.mark.parametrize(

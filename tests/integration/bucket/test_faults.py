@@ -17,37 +17,38 @@ from lake.delta import LakeError
 from millrace import pipeline
 from millrace.pipeline import RunError
 from tests.carrying import FIRST, THEN, carry, differing, land, land_more
+from tests.cinema import Cinema
 from tests.gateway import BUCKET, KEYS, Gateway
 from tests.integration.bucket.conftest import served, use
-from tests.landing import Shop, versions
-from tests.turnstile import EVERY, Turnstile
+from tests.landing import versions
+from tests.refusing_proxy import EVERY, RefusingProxy
 
 
 @pytest.fixture
-def turnstile(store: Gateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[Turnstile]:
+def refusing_proxy(store: Gateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[RefusingProxy]:
     """The way to the store leads through it."""
-    running = Turnstile(store.port)
+    running = RefusingProxy(store.port)
     use(monkeypatch, store.environment(running.port), str(settings.lake()))
     yield running
     running.stop()
 
 
 def test_a_store_that_refuses_writes_half_way_costs_the_run_and_nothing_else(
-    shop: Shop, home: Path, store: Gateway, turnstile: Turnstile, monkeypatch: pytest.MonkeyPatch
+    cinema: Cinema, home: Path, store: Gateway, refusing_proxy: RefusingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bucket, "LEASE_SECONDS", 2)  # a lock that cannot be given back runs out
     lake, folder = str(settings.lake()), served(store)
-    land(shop)
+    land(cinema)
     carry(monkeypatch, "sail", lake, FIRST)
-    needed, kept = EVERY - turnstile.writes, release.read().number
-    land_more(shop)
+    needed, kept = EVERY - refusing_proxy.writes, release.read().number
+    land_more(cinema)
     carry(monkeypatch, "sail", home / "whole", FIRST)
     carry(monkeypatch, "sail", home / "whole", THEN)
     stopped = set()
     for writes in (0, 1, 3, 8, needed // 8, needed // 8):
         monkeypatch.setenv("MILLRACE_LAKE", str(folder))
         before = versions()
-        turnstile.writes = writes
+        refusing_proxy.writes = writes
         told = (
             r"^(\w+\.\w+): the run failed \(The quota of the bucket is used up \(QuotaExceeded\)\)\. Published tables"
             r" are intact\. Check that the store has room"
@@ -55,7 +56,7 @@ def test_a_store_that_refuses_writes_half_way_costs_the_run_and_nothing_else(
         with pytest.raises(RunError, match=told) as failure:
             carry(monkeypatch, "sail", lake, THEN)
         stopped.add(re.match(told, str(failure.value))[1])
-        turnstile.writes = EVERY
+        refusing_proxy.writes = EVERY
         monkeypatch.setenv("MILLRACE_LAKE", str(folder))
         assert all(versions()[name] >= version for name, version in before.items())
         assert release.read().number == kept
@@ -65,7 +66,7 @@ def test_a_store_that_refuses_writes_half_way_costs_the_run_and_nothing_else(
     assert release.read().number == kept + 1
 
 
-def test_a_bucket_that_is_missing_is_named(shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_that_is_missing_is_named(cinema: Cinema, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, store.environment(), "s3://never-made/lake")
     with pytest.raises(
         StorageError,
@@ -77,7 +78,7 @@ def test_a_bucket_that_is_missing_is_named(shop: Shop, store: Gateway, monkeypat
         pipeline.check_interval(*FIRST)
 
 
-def test_wrong_credentials_are_named(shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_credentials_are_named(cinema: Cinema, store: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, {**store.environment(), "AWS_SECRET_ACCESS_KEY": "another"}, f"s3://{BUCKET}/x")
     with pytest.raises(
         StorageError, match=r"SignatureDoesNotMatch.*Check that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are right"
@@ -85,7 +86,7 @@ def test_wrong_credentials_are_named(shop: Shop, store: Gateway, monkeypatch: py
         pipeline.check_interval(*FIRST)
 
 
-def test_an_endpoint_where_nobody_listens_is_named(shop: Shop, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_where_nobody_listens_is_named(cinema: Cinema, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
     use(monkeypatch, {**KEYS, "AWS_ENDPOINT_URL": endpoint}, f"s3://{BUCKET}/x")
     with pytest.raises(StorageError, match=rf"{endpoint} does not answer\. Check that AWS_ENDPOINT_URL is right"):
@@ -93,23 +94,23 @@ def test_an_endpoint_where_nobody_listens_is_named(shop: Shop, home: Path, monke
 
 
 def test_the_newest_commit_empty_or_torn_is_refused(
-    shop: Shop, store: Gateway, monkeypatch: pytest.MonkeyPatch
+    cinema: Cinema, store: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     carry(monkeypatch, "sail", str(settings.lake()), FIRST)
-    log = settings.lake() / "silver" / "products" / "_delta_log" / f"{2:020}.json"
+    log = settings.lake() / "silver" / "movies" / "_delta_log" / f"{2:020}.json"
     for content, state in ((b"", "empty"), (b'{"add": {"path": "x', "cut short")):
         storage.write_whole(log, content)
         with pytest.raises(
             LakeError,
             match=(
-                rf"^silver\.products: the newest commit {2:020}\.json is {state}, as after a power cut\. Remove that"
+                rf"^silver\.movies: the newest commit {2:020}\.json is {state}, as after a power cut\. Remove that"
                 r" file"
             ),
         ):
-            delta.open_table("silver.products")
+            delta.open_table("silver.movies")
 
 
-def test_a_lake_of_a_newer_millrace_is_refused(shop: Shop, store: Gateway) -> None:
+def test_a_lake_of_a_newer_millrace_is_refused(cinema: Cinema, store: Gateway) -> None:
     storage.write_whole(settings.lake() / "_millrace.json", b'{"format": 99}')
     with pytest.raises(LakeError, match="has format 99, and this Millrace reads up to"):
         pipeline.check_interval(*FIRST)

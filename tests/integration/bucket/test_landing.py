@@ -32,6 +32,7 @@ from lake.bucket import ChangedError, StorageError
 from lineage import naming
 from tests.gateway import BUCKET, KEYS, Gateway
 from tests.integration.bucket.conftest import use
+from tests.projects import GROCERY
 
 CELLS = Table(
     layer=Layer.BRONZE,
@@ -473,6 +474,7 @@ sample.land()
 
 
 def test_the_sample_lands_as_on_a_disk_although_it_was_killed(zones: Zones, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_PROJECT", str(GROCERY))
     monkeypatch.setattr(sample, "_source", little_source)
     zones.choose(str(zones.disk))
     sample.land()

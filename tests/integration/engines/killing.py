@@ -26,7 +26,7 @@ from tests.unit.etl.visits import VISITS, of, staged, visit
 
 NAME = VISITS.qualified
 DAY = of("2017-03-01", "2017-03-02")
-STATE = CommitMetadata("struck", inputs={"bronze.visits": 1}, changed_days=(DAY,), code="abc")
+STATE = CommitMetadata("killed", inputs={"bronze.visits": 1}, changed_days=(DAY,), code="abc")
 COMMITTING = {str(Path(module.__file__)) for module in (delta_rs, delta_spark, publishing, files, storage)}
 THINKING = (
     "arrow_type",
@@ -94,7 +94,7 @@ def watched(step: int, home: Path, passed: list[tuple[str, int]]) -> Callable[..
     return see
 
 
-def struck(home: str, act: str, step: str) -> tuple[int, list[tuple[str, int]]]:
+def killed(home: str, act: str, step: str) -> tuple[int, list[tuple[str, int]]]:
     """Exit code and steps of an act, killed at the step."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -122,4 +122,4 @@ if __name__ == "__main__":
         importlib.import_module(name)
     os.environ["MILLRACE_ENGINE"] = sys.argv[1]
     for case in sys.argv[2:]:
-        print(json.dumps(struck(*case.split(","))), flush=True)
+        print(json.dumps(killed(*case.split(","))), flush=True)

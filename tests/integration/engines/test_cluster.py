@@ -18,7 +18,7 @@ from etl import stage
 from etl.spark import jars, server
 from lake import delta
 from tests.carrying import FIRST, carry, differing, keep_only, land
-from tests.landing import Shop
+from tests.cinema import Cinema
 from tests.patience import until
 from tests.spark import QUICK, SHORT_LIVED, share_jars
 
@@ -92,26 +92,26 @@ def cluster(
 
 
 def test_a_worker_killed_in_the_middle_of_a_stage_does_not_fail_the_run(
-    shop: Shop, home: Path, cluster: tuple[str, list[subprocess.Popen]], monkeypatch: pytest.MonkeyPatch
+    cinema: Cinema, home: Path, cluster: tuple[str, list[subprocess.Popen]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, workers = cluster
-    keep_only(monkeypatch, "gold.customer_activity")
-    land(shop)
-    struck: list[str] = []
+    keep_only(monkeypatch, "gold.guest_activity")
+    land(cinema)
+    killed: list[str] = []
     original = stage.write
 
     def write(table: Any, *others: Any) -> None:
-        if table.qualified == "gold.customer_activity" and not struck:
-            struck.append(table.qualified)
+        if table.qualified == "gold.guest_activity" and not killed:
+            killed.append(table.qualified)
             threading.Timer(0.3, end, [workers[0]]).start()
         original(table, *others)
 
     monkeypatch.setattr(stage, "write", write)
     carry(monkeypatch, url, home / "cluster", FIRST)
-    assert struck
+    assert killed
     assert workers[0].poll() is not None
     assert workers[1].poll() is None
     monkeypatch.setattr(stage, "write", original)
     carry(monkeypatch, "sail", home / "sail", FIRST)
     assert differing(home / "cluster", home / "sail") == []
-    assert delta.version_of("gold.customer_activity") == 1
+    assert delta.version_of("gold.guest_activity") == 1

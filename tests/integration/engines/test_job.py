@@ -21,29 +21,32 @@ from lake import delta, release, settings
 from millrace.pipeline import RunError
 from tests import patience
 from tests.carrying import FIRST, THEN, WRITER, carry, differing, keep_only, land, land_more, quarantined
-from tests.landing import Shop, rows
+from tests.cinema import Cinema
+from tests.landing import rows
 from tests.spark import running, share_jars
 from tests.unit.lake.processes import at_once
 
 
 def test_tables_accounts_and_quarantine_are_the_same(
-    shop: Shop, home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch
+    cinema: Cinema, home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    land(shop)
+    land(cinema)
     accounts, rejected = {}, {}
     for name, engine in (("sail", "sail"), ("spark", spark_url)):
         accounts[name] = carry(monkeypatch, engine, home / name, FIRST)
         rejected[name] = quarantined()
     assert differing(home / "sail", home / "spark") == []
     assert accounts["spark"] == accounts["sail"]
-    assert (accounts["sail"]["silver.transactions"].duplicates, sum(rejected["sail"].values())) != (0, 0)
+    assert (accounts["sail"]["silver.tickets"].duplicates, sum(rejected["sail"].values())) != (0, 0)
     assert rejected["spark"].keys() == rejected["sail"].keys()
-    _goes_on_where_the_other_stopped(shop, home, spark_url, monkeypatch)
+    _goes_on_where_the_other_stopped(cinema, home, spark_url, monkeypatch)
 
 
-def _goes_on_where_the_other_stopped(shop: Shop, home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep_only(monkeypatch, "gold.customer_activity", "gold.customer_product")
-    land_more(shop)
+def _goes_on_where_the_other_stopped(
+    cinema: Cinema, home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_only(monkeypatch, "gold.guest_activity", "gold.guest_movie")
+    land_more(cinema)
     carry(monkeypatch, spark_url, home / "sail", THEN)
     carry(monkeypatch, "sail", home / "spark", THEN)
     carry(monkeypatch, "sail", home / "whole", (FIRST[0], THEN[1]))
@@ -55,18 +58,18 @@ def _goes_on_where_the_other_stopped(shop: Shop, home: Path, spark_url: str, mon
 
 
 @pytest.fixture
-def mortal(home: Path, spark_url: str) -> Iterator[Any]:
+def killable(home: Path, spark_url: str) -> Iterator[Any]:
     """A server that the test may kill; the shared one has fetched the jars."""
     with running(home) as found:
         yield found
 
 
 def test_a_server_that_dies_in_the_middle_costs_the_run_and_nothing_else(
-    shop: Shop, home: Path, spark_url: str, mortal: Any, monkeypatch: pytest.MonkeyPatch
+    cinema: Cinema, home: Path, spark_url: str, killable: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process, url = mortal
-    keep_only(monkeypatch, "gold.customer_activity")
-    land(shop)
+    process, url = killable
+    keep_only(monkeypatch, "gold.guest_activity")
+    land(cinema)
     begun = time.monotonic()
 
     def killed(*arguments: Any) -> Any:
@@ -85,13 +88,13 @@ def test_a_server_that_dies_in_the_middle_costs_the_run_and_nothing_else(
                 r" intact\. Start"
             ),
         ):
-            carry(monkeypatch, url, home / "struck", FIRST)
+            carry(monkeypatch, url, home / "killed", FIRST)
     assert time.monotonic() - begun < patience.SECONDS  # a client tries again for longer than that if nobody stops it
     assert release.numbers() == []
-    assert delta.version_of("silver.transactions") == 1
-    carry(monkeypatch, spark_url, home / "struck", FIRST)
+    assert delta.version_of("silver.tickets") == 1
+    carry(monkeypatch, spark_url, home / "killed", FIRST)
     carry(monkeypatch, "sail", home / "whole", FIRST)
-    assert differing(home / "struck", home / "whole") == []
+    assert differing(home / "killed", home / "whole") == []
     assert len(release.numbers()) == 1
 
 

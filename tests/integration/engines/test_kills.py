@@ -71,7 +71,7 @@ def prepare(home: Path, act: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def strike(url: str, cases: list[tuple[Path, str, str]]) -> list[tuple[int, list[tuple[str, int]]]]:
+def kill(url: str, cases: list[tuple[Path, str, str]]) -> list[tuple[int, list[tuple[str, int]]]]:
     script = [
         sys.executable,
         "-W",
@@ -121,7 +121,7 @@ def check(act: str, step: str, home: Path, url: str, monkeypatch: pytest.MonkeyP
     rerun(act)
     assert found() == EXPECTED[act], step
     runs = [state.run_id for state in delta.commit_history(delta.open_to_write(NAME)) if state]
-    assert act in MAINTENANCE_RUNS or runs.count("struck") == 1, step
+    assert act in MAINTENANCE_RUNS or runs.count("killed") == 1, step
     monkeypatch.setenv("MILLRACE_ENGINE", "sail")
     committer().publish(VISITS, [staged(visit(9))], CommitMetadata("next"), base=delta.version_of(NAME))
     assert found() == [*EXPECTED[act], 9], step
@@ -138,7 +138,7 @@ def everywhere(
     """
     template = prepare(folder / "template", act, monkeypatch)
     template.mkdir(exist_ok=True)
-    ((code, passed),) = strike(url, [(Path(shutil.copytree(template, folder / "whole")), act, "-1")])
+    ((code, passed),) = kill(url, [(Path(shutil.copytree(template, folder / "whole")), act, "-1")])
     assert code == 0
     names, states = zip(*passed, strict=True)
     steps = (
@@ -147,7 +147,7 @@ def everywhere(
         else [number for number, state in enumerate(states) if state not in states[:number]]
     )
     homes = {number: Path(shutil.copytree(template, folder / str(number))) for number in steps}
-    killed = strike(url, [(home, act, str(number)) for number, home in homes.items()])
+    killed = kill(url, [(home, act, str(number)) for number, home in homes.items()])
     for (number, home), (ended, _) in zip(homes.items(), killed, strict=True):
         assert ended == -signal.SIGKILL, names[number]
         check(act, names[number], home, url, monkeypatch)
@@ -169,7 +169,7 @@ def test_delta_rs_killed_at_every_step(home: Path, act: str, tmp_path: Path, mon
             "after _commit",
         }
     if act == "replace":
-        wanted |= {"before _remainder", "after _remainder"}
+        wanted |= {"before _rewrite_kept_rows", "after _rewrite_kept_rows"}
     assert wanted <= steps
 
 
@@ -191,6 +191,6 @@ def test_delta_spark_killed_in_the_middle_of_a_statement(
     cases: list[Any] = [
         (Path(shutil.copytree(template, tmp_path / str(tenth))), act, f"after {tenth / 10}") for tenth in (8, 16)
     ]
-    strike(spark_url, cases)
+    kill(spark_url, cases)
     for home_of, _, step in cases:
         check(act, step, home_of, spark_url, monkeypatch)

@@ -23,7 +23,7 @@ from lake.commits import Committer
 from lake.commits.delta_rs import DeltaRs
 from lake.delta import CommitMetadata
 from tests.unit.etl.visits import VISITS, staged, visit
-from tests.unit.features.conftest import VIEWS, Lake, activity, at, stocked
+from tests.unit.features.conftest import VIEWS, Lake, activity, at, fill
 
 NAME = VISITS.qualified
 TWO_YEARS = 2 * 366 * 86_400
@@ -114,15 +114,15 @@ def test_a_training_set_and_a_release_are_read_two_years_later(
 ) -> None:
     """Joined on the engine, from tables without any setting of ours."""
     monkeypatch.setenv("MILLRACE_JOIN", "spark")
-    lake = stocked(Lake())
+    lake = fill(Lake())
     labels = pa.table(
-        {"customer_id": [1, 2, 1], "event_timestamp": [at("2017-01-10"), at("2017-01-10"), at("2017-01-05")]}
+        {"guest_id": [1, 2, 1], "event_timestamp": [at("2017-01-10"), at("2017-01-10"), at("2017-01-05")]}
     )
-    training.create(labels, "customer_value_v1", "kept")
+    training.create(labels, "guest_value_v1", "kept")
     age(settings.lake(), monkeypatch)
-    lake.write("customer_activity", [activity(1, "2017-01-02", "11.00")])
+    lake.write("guest_activity", [activity(1, "2017-01-02", "11.00")])
     lake.release(*VIEWS, horizon="2017-03-01")
     assert training.rebuild("kept").same_file
     frame = labels.to_pandas()
-    found = registry.open_store(1).get_historical_features(frame, ["customer_activity:spend_7d"]).to_df()
-    assert found["spend_7d"].tolist() == [0.05, 7.77, 10.0]
+    found = registry.open_store(1).get_historical_features(frame, ["guest_activity:paid_7d"]).to_df()
+    assert found["paid_7d"].tolist() == [0.05, 7.77, 10.0]

@@ -25,7 +25,10 @@ from etl.gold import aggregate
 from etl.stage import clean
 from etl.transforms import transform
 from lake.publishing import arrow_type
+from tests.projects import GROCERY
 from tests.spark import COMPILED
+
+PROJECT = GROCERY
 
 Row = dict[str, Any]
 FEW = settings(

@@ -14,14 +14,18 @@ from bench.parity import compared
 from contracts import catalog
 from features import registry, training
 from features.offline.saved_datasets import LakeStorage
+from grocery.tests.shop import Shop
 from lake import settings
 from millrace import pipeline
 from millrace.cli import main
-from tests.carrying import FIRST, THEN, land, land_more
+from tests.carrying import FIRST, THEN
 from tests.conftest import set_home
+from tests.integration.migration.landed import land, land_more
 from tests.integration.migration.make_archive import LABELS
-from tests.landing import Shop
+from tests.projects import GROCERY
 from tests.servers import Postgres, Redis
+
+PROJECT = GROCERY
 
 SERVICE = "customer_value_v1"
 LATER = LABELS.replace("2017-03-02 12:00", "2017-03-05 00:00")

@@ -21,7 +21,10 @@ from features import registry
 from features.registry.database import RegistryDatabase
 from millrace import metadata_state, migrate
 from millrace.cli import main
+from tests.projects import GROCERY
 from tests.servers import Postgres
+
+PROJECT = GROCERY
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from features.online import backends
 from features.online.generation import OnlineBackend
 from tests.servers import Postgres, Redis, Server
-from tests.unit.features.conftest import Lake, lake, shop  # noqa: F401 (fixtures)
+from tests.unit.features.conftest import Lake, cinema, lake  # noqa: F401 (fixtures)
 
 KINDS = {"redis": Redis, "postgresql": Postgres}
 

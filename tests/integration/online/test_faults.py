@@ -3,7 +3,6 @@ value, and what was online stays.
 """
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -33,39 +32,39 @@ from tests.servers import Postgres, Redis, Server
 from tests.unit.features.conftest import VIEWS, Lake, activity
 from tests.unit.features.online.test_store import online
 
-SPEND = "customer_activity:spend_7d"
+SPEND = "guest_activity:paid_7d"
 
 
 @pytest.fixture
-def served(there: OnlineBackend, shop: Lake) -> Any:
+def served(there: OnlineBackend, cinema: Lake) -> Any:
     """A store that has answered once."""
     materialize.materialize(release.read())
     store = registry.open_store()
-    assert online(store, SPEND, customer_id=1) == 0.05
+    assert online(store, SPEND, guest_id=1) == 0.05
     return store
 
 
 def test_a_server_that_was_stopped_is_an_error_and_one_that_came_back_answers(
-    server: Server, served: Any, shop: Lake
+    server: Server, served: Any, cinema: Lake
 ) -> None:
-    shop.release(*VIEWS, horizon="2999-01-01")
+    cinema.release(*VIEWS, horizon="2999-01-01")
     server.stop()
     try:
         with pytest.raises(
             OnlineStoreUnreachableError,
             match=r"the online store at \w+://127.0.0.1:\d+/\w+ cannot be used: .*MILLRACE_ONLINE",
         ) as told:
-            online(served, SPEND, customer_id=1)
+            online(served, SPEND, guest_id=1)
         assert "opensesame" not in str(told.value)
         with pytest.raises(OnlineStoreUnreachableError):
             materialize.materialize(release.read())
         with pytest.raises(OnlineStoreUnreachableError):
-            online(registry.open_store(), SPEND, customer_id=1)
+            online(registry.open_store(), SPEND, guest_id=1)
     finally:
         server.start()
-    assert online(served, SPEND, customer_id=1) == 0.05
+    assert online(served, SPEND, guest_id=1) == 0.05
     assert {one.status for one in materialize.materialize(release.read()).views} == {"published"}
-    assert online(served, SPEND, customer_id=1) == 99.0
+    assert online(served, SPEND, guest_id=1) == 99.0
 
 
 def test_a_server_that_says_nothing_is_not_waited_for_without_end(server: Server, served: Any) -> None:
@@ -73,10 +72,10 @@ def test_a_server_that_says_nothing_is_not_waited_for_without_end(server: Server
     try:
         for store in (served, registry.open_store()):
             with pytest.raises(OnlineStoreUnreachableError):
-                ends(partial(online, store, SPEND, customer_id=1))
+                ends(partial(online, store, SPEND, guest_id=1))
     finally:
         server.thaw()
-    assert online(served, SPEND, customer_id=1) == 0.05
+    assert online(served, SPEND, guest_id=1) == 0.05
 
 
 def test_over_http_it_is_a_503_with_a_sentence(server: Server, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +93,7 @@ def test_over_http_it_is_a_503_with_a_sentence(server: Server, served: Any, monk
 
     monkeypatch.setattr(served, "KEEP_SECONDS", 0.0)
     client = TestClient(app.app(), base_url="http://127.0.0.1", raise_server_exceptions=False)
-    question = {"features": [SPEND], "entities": {"customer_id": [1]}}
+    question = {"features": [SPEND], "entities": {"guest_id": [1]}}
     assert client.post("/get-online-features", json=question).status_code == 200
     server.stop()
     try:
@@ -113,59 +112,77 @@ def test_over_http_it_is_a_503_with_a_sentence(server: Server, served: Any, monk
     assert "millrace_features_generation_age_seconds" in client.get("/metrics").text
 
 
+STEPS = ("load", "finish", "publish")
+"""Killed between two views, before the commit, and when all was ready but the pointer."""
 KILLED = """
 import os, sys
-from lake import release
+import deltalake, duckdb, pyarrow.dataset
+from features import registry
 from features.online import materialize
 from features.online import redis as in_redis, postgres
+from lake import release
+
 in_redis.LEASE_SECONDS = 1.0
-step = sys.argv[1]
-for kind in (in_redis.RedisDraft, postgres.PostgresDraft):
-    right = getattr(kind, step)
-    def killed(self, *arguments, right=right):
-        if step == "publish" or getattr(self, "steps", 0):
-            os.kill(os.getpid(), 9)
-        self.steps = 1
-        return right(self, *arguments)
-    setattr(kind, step, killed)
-    if step == "finish":
-        kind.steps = 1
-materialize.materialize(release.read())
+
+def arrange(step):
+    for kind in (in_redis.RedisDraft, postgres.PostgresDraft):
+        right = getattr(kind, step)
+        def killed(self, *arguments, right=right):
+            if step == "publish" or getattr(self, "steps", 0):
+                os.kill(os.getpid(), 9)
+            self.steps = 1
+            return right(self, *arguments)
+        setattr(kind, step, killed)
+        if step == "finish":
+            kind.steps = 1
+
+for line in sys.stdin:
+    if not (child := os.fork()):
+        arrange(line.strip())
+        materialize.materialize(release.read())
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+"""Reads steps, and for each starts a loader that is killed at it: a fork, so that imports are paid once."""
 
 
-@pytest.mark.parametrize("step", ["load", "finish", "publish"])
+@pytest.fixture
+def loaders() -> Iterator[subprocess.Popen[str]]:
+    """The process of KILLED."""
+    command = [sys.executable, "-c", KILLED]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=settings.CHECKOUT, stdin=pipe, stdout=pipe, text=True) as process:
+        yield process
+        assert process.stdin
+        process.stdin.close()
+
+
 def test_a_loader_that_is_killed_leaves_the_former_generation_and_nothing_else(
-    there: OnlineBackend, served: Any, shop: Lake, step: str
+    there: OnlineBackend, served: Any, cinema: Lake, loaders: subprocess.Popen[str]
 ) -> None:
-    """Killed between two views, before the commit, and when all was ready but the pointer."""
-    before = backends.current()
-    assert before is not None
-    shop.write("customer_activity", [activity(2, "2017-01-05", "8.00")])
-    shop.write("customer_profile", [])
-    shop.release(*VIEWS)
-    backends.configured().merge(
-        materialize.row_schema_of(served.get_feature_view("customer_activity")), []
-    )  # so that all views are loaded anew
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, step],
-        cwd=settings.CHECKOUT,
-        env={**os.environ},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert backends.current() == before
-    assert online(served, SPEND, customer_id=2) == 7.77
-    done = materialize.materialize(release.read())
-    assert {one.status for one in done.views} == {"published"}
-    assert online(served, SPEND, customer_id=2) == 8.0
-    if isinstance(there, RedisBackend):
-        assert {one.decode() for one in there.client.hkeys("millrace:generations")} == {
-            before,
-            done.views[0].generation,
-        }  # type: ignore[union-attr]
+    assert loaders.stdin
+    assert loaders.stdout
+    paid = 7.77
+    for step in STEPS:
+        before = backends.current()
+        assert before is not None
+        cinema.write("guest_activity", [activity(2, "2017-01-05", f"{paid + 1:.2f}")])
+        cinema.write("guest_profile", [])
+        cinema.release(*VIEWS)
+        backends.configured().merge(
+            materialize.row_schema_of(served.get_feature_view("guest_activity")), []
+        )  # so that all views are loaded anew
+        print(step, file=loaders.stdin, flush=True)
+        assert int(loaders.stdout.readline()) == -signal.SIGKILL, step
+        assert backends.current() == before, step
+        assert online(served, SPEND, guest_id=2) == paid, step
+        done = materialize.materialize(release.read())
+        assert {view.status for view in done.views} == {"published"}, step
+        paid = round(paid + 1, 2)
+        assert online(served, SPEND, guest_id=2) == paid, step
+        if isinstance(there, RedisBackend):
+            kept = {name.decode() for name in there.client.hkeys("millrace:generations")}
+            assert kept == {before, done.views[0].generation}, step
 
 
 def test_a_lease_that_ran_out_does_not_publish(in_redis: RedisBackend) -> None:
@@ -276,7 +293,7 @@ def test_an_unknown_place_is_refused(lake: Lake, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("kind", [Redis, Postgres])
-def test_nobody_listens(shop: Lake, monkeypatch: pytest.MonkeyPatch, kind: type[Server]) -> None:
+def test_nobody_listens(cinema: Lake, monkeypatch: pytest.MonkeyPatch, kind: type[Server]) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", kind().url)
     with pytest.raises(OnlineStoreUnreachableError, match="cannot be used"):
         materialize.materialize(release.read())
@@ -388,8 +405,8 @@ def test_databases_of_a_redis_behind_a_socket_are_kept_apart(lake: Lake, monkeyp
 
 
 @pytest.fixture
-def hasty(there: OnlineBackend, monkeypatch: pytest.MonkeyPatch) -> OnlineBackend:
-    """The place, with less patience."""
+def short_timeouts(there: OnlineBackend, monkeypatch: pytest.MonkeyPatch) -> OnlineBackend:
+    """The backend, with short timeouts."""
     monkeypatch.setattr(LoaderConnection, "seconds", 2.0)
     monkeypatch.setattr(redis, "LEASE_SECONDS", 4.0)
     if isinstance(there, RedisBackend):
@@ -405,33 +422,35 @@ def interrupted(by: Callable[[], None]) -> Iterator[list[Any]]:
     yield [(key, 6, None, 11) for key in range(20_000)]
 
 
-def test_a_loader_and_a_push_do_not_wait_for_a_silent_server_for_ever(server: Server, hasty: OnlineBackend) -> None:
-    with hasty.drafting("test") as draft:
+def test_a_loader_and_a_push_do_not_wait_for_a_silent_server_for_ever(
+    server: Server, short_timeouts: OnlineBackend
+) -> None:
+    with short_timeouts.drafting("test") as draft:
         draft.load(ONE, [[(1, 5, None, 10)]])
         draft.finish(generation.GenerationMetadata())
         draft.publish()
 
     try:
-        with pytest.raises(OnlineStoreUnreachableError), hasty.drafting("test") as draft:
+        with pytest.raises(OnlineStoreUnreachableError), short_timeouts.drafting("test") as draft:
             draft.load(ONE, interrupted(server.freeze))
         with pytest.raises(OnlineStoreUnreachableError):
-            hasty.merge(ONE, [(1, 7, None, 12)])
+            short_timeouts.merge(ONE, [(1, 7, None, 12)])
     finally:
         server.thaw()
-    assert values(hasty, ONE, [(1,)]) == [(5, 10)]
+    assert values(short_timeouts, ONE, [(1,)]) == [(5, 10)]
 
 
 def test_a_server_that_dies_while_a_generation_is_loaded_keeps_the_former_one(
-    server: Server, hasty: OnlineBackend
+    server: Server, short_timeouts: OnlineBackend
 ) -> None:
-    published(hasty, ONE, [(1, 5, None, 10)])
+    published(short_timeouts, ONE, [(1, 5, None, 10)])
 
     try:
-        with pytest.raises(OnlineStoreUnreachableError), hasty.drafting("test") as draft:
+        with pytest.raises(OnlineStoreUnreachableError), short_timeouts.drafting("test") as draft:
             draft.load(ONE, interrupted(server.stop))
     finally:
         server.start()
-    assert values(hasty, ONE, [(1,)]) == [(5, 10)]
+    assert values(short_timeouts, ONE, [(1,)]) == [(5, 10)]
 
 
 def test_a_redis_that_forgot_everything_says_that_nothing_is_online(in_redis: RedisBackend) -> None:

@@ -46,7 +46,7 @@ def written(home: Path, password: str, server: Server) -> dict[str, str]:
 
 
 def test_a_feature_server_shows_no_password(
-    running: dict[str, Server], shop: Lake, monkeypatch: pytest.MonkeyPatch
+    running: dict[str, Server], cinema: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = started(running, "postgresql")
     assert isinstance(server, Postgres)
@@ -71,7 +71,7 @@ def test_a_feature_server_shows_no_password(
     assert not [text[:300] for text in shown if RIGHT.encode() in text]
 
 
-def test_the_command_line_shows_no_wrong_password(running: dict[str, Server], shop: Lake) -> None:
+def test_the_command_line_shows_no_wrong_password(running: dict[str, Server], cinema: Lake) -> None:
     server, home = started(running, "postgresql"), settings.home()
     command = [sys.executable, "-W", "ignore", "-m", "millrace", "serve"]
     environment = written(home, WRONG, server)

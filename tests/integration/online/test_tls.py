@@ -139,7 +139,7 @@ def ready(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> TestClient:
 def test_what_is_wrong_is_told_by_a_load_and_by_the_feature_server(
     encrypted: Server,
     running: dict[str, Server],
-    shop: Lake,
+    cinema: Lake,
     at: Any,
     ready: TestClient,
     certificates: Certificates,

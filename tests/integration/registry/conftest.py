@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from tests.servers import Postgres
-from tests.unit.features.conftest import lake, shop  # noqa: F401 (fixtures)
+from tests.unit.features.conftest import cinema, lake  # noqa: F401 (fixtures)
 
 READER, PASSWORD = "reader", "justlooking"
 

@@ -26,7 +26,7 @@ from tests.integration.registry.conftest import PASSWORD, READER, grant
 from tests.servers import Postgres
 from tests.unit.features.conftest import Lake
 
-BODY = {"features": ["customer_activity:spend_7d"], "entities": {"customer_id": [2]}}
+BODY = {"features": ["guest_activity:paid_7d"], "entities": {"guest_id": [2]}}
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def refused(error: type[Exception]) -> str:
 
 
 def test_a_feature_server_may_be_a_role_that_only_reads(
-    sql: Postgres, reader: str, shop: Lake, monkeypatch: pytest.MonkeyPatch
+    sql: Postgres, reader: str, cinema: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     materialize.materialize(release.read())
     monkeypatch.setenv("MILLRACE_REGISTRY", reader)
@@ -70,7 +70,7 @@ def test_a_feature_server_may_be_a_role_that_only_reads(
 
 
 def test_a_role_that_only_reads_serves_features_from_the_same_database(
-    sql: Postgres, reader: str, shop: Lake, monkeypatch: pytest.MonkeyPatch
+    sql: Postgres, reader: str, cinema: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As docs/shared_state.md says: each load makes a schema of its own, to which default privileges apply."""
     with psycopg.connect(sql.url, autocommit=True) as connection:
@@ -86,7 +86,7 @@ def test_a_role_that_only_reads_serves_features_from_the_same_database(
 
 
 def test_a_server_that_may_not_write_serves_what_others_applied(
-    sql: Postgres, reader: str, shop: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    sql: Postgres, reader: str, cinema: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     materialize.materialize(release.read())
     registry.open_store().apply([Entity(name="newer", join_keys=["newer"], value_type=ValueType.INT64)])
@@ -111,7 +111,7 @@ def test_a_server_that_may_not_write_invents_no_registry(
 
 @pytest.mark.parametrize("how", ["stopped", "silent"])
 def test_a_server_answers_while_the_registry_is_away(
-    sql: Postgres, shop: Lake, monkeypatch: pytest.MonkeyPatch, how: str
+    sql: Postgres, cinema: Lake, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(served, "KEEP_SECONDS", 0.0)
     monkeypatch.setattr(application, "REGISTRY_SECONDS", 0.2)

@@ -72,23 +72,23 @@ def test_it_holds_what_the_file_holds(sql: Postgres, monkeypatch: pytest.MonkeyP
     assert stable(RegistryProto.FromString(before)) == stable(in_file)
 
 
-def test_feasts_commands_and_features_follow_it(sql: Postgres, shop: Lake) -> None:
+def test_feasts_commands_and_features_follow_it(sql: Postgres, cinema: Lake) -> None:
     registry.apply()
     told = feast(
         "plan", "apply", "materialize 2017-01-01T00:00:00 2017-02-01T00:00:00", "feature-views list", "teardown"
     )
     assert [code for code, _ in told.values()] == [0] * 5, told
-    assert "customer_activity" in told["feature-views list"][1]
+    assert "guest_activity" in told["feature-views list"][1]
     assert registry.open_store().list_feature_views() == []
     assert not registry.path().exists()
     materialize.materialize(release.read())
     store = registry.open_store()
-    refs = ["customer_activity:spend_7d"]
-    assert store.get_online_features(refs, [{"customer_id": 2}]).to_dict()["spend_7d"] == [7.77]
+    refs = ["guest_activity:paid_7d"]
+    assert store.get_online_features(refs, [{"guest_id": 2}]).to_dict()["paid_7d"] == [7.77]
     labels = store.get_historical_features(
-        "SELECT 2 AS customer_id, TIMESTAMPTZ '2017-01-06 00:00:00+00' AS event_timestamp", refs
+        "SELECT 2 AS guest_id, TIMESTAMPTZ '2017-01-06 00:00:00+00' AS event_timestamp", refs
     )
-    assert labels.to_df()["spend_7d"].tolist() == [7.77]
+    assert labels.to_df()["paid_7d"].tolist() == [7.77]
     assert "opensesame" not in "".join(output for _, output in told.values())
 
 
@@ -172,7 +172,7 @@ def test_readers_see_whole_versions(sql: Postgres) -> None:
 def test_a_refused_definition_leaves_what_was_applied(sql: Postgres) -> None:
     registry.apply()
     before, store = content(sql), registry.open_store()
-    key = store.get_entity("customer_id")
+    key = store.get_entity("guest_id")
     odd = FeatureView(
         name="odd",
         entities=[key],

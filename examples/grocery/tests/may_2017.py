@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from grocery.tests.oracle import DATA
-from tests.landing import Shop
+from grocery.tests.shop import Shop
 
 START, END = date(2017, 5, 1), date(2017, 6, 1)
 CUSTOMERS = 60

@@ -16,14 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts.report import PUBLISHED, TableReport
-from grocery.tests import may, oracle
-from grocery.tests.may import END, START
+from grocery.tests import may_2017, oracle
+from grocery.tests.may_2017 import END, START
+from grocery.tests.shop import Shop
 from lake import release
 from millrace import pipeline
 from tests import comparison
 from tests.comparison import Contents
-from tests.conftest import copy_home, set_home
-from tests.landing import Shop, versions
+from tests.conftest import set_home
+from tests.landing import versions
 
 DAY = timedelta(days=1)
 Reports = dict[str, TableReport]
@@ -45,7 +46,7 @@ def published(reports: Reports) -> set[str]:
 @pytest.fixture(scope="module")
 def landed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The month's landing zone; copy it before you change it."""
-    return may.land(tmp_path_factory.mktemp("may") / "landing").root
+    return may_2017.land(tmp_path_factory.mktemp("may") / "landing").root
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ class Lakes:
     def copy(self, name: str, of: Path, landing: Path) -> None:
         """From now on, work in a lake of that name that is as another home's."""
         self.fresh(name, landing)
-        copy_home(of, self.root / name)
+        shutil.copytree(of, self.root / name, dirs_exist_ok=True)
 
     def own_landing(self, name: str) -> Shop:
         """A copy of the landing zone that a test may change."""

@@ -71,7 +71,7 @@ def serve(port: int, onward: int, writes_left: Any) -> None:
     server.serve_forever()
 
 
-class Turnstile:
+class RefusingProxy:
     """A running proxy. `writes` is how many more writes may pass."""
 
     def __init__(self, onward: int) -> None:
