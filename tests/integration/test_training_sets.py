@@ -140,7 +140,7 @@ def told(capsys: Out, *arguments: str, rc: int = 0) -> str:
 def test_vacuum_lets_old_releases_go_and_training_sets_only_by_name(
     went_on: Cinema, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "_days", lambda _: NOW)
+    monkeypatch.setattr(cli, "_age", lambda _: NOW)
     assert "there is no release 9" in told(capsys, "vacuum", "--forget-releases-before", "9", "--delete", rc=1)
     assert "there is no training set kapt. Did you mean kept?" in told(
         capsys, "vacuum", "--forget-training-set", "kapt", rc=1
