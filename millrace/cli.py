@@ -1,7 +1,6 @@
-"""The command line: land the sample, run an interval without Airflow, serve a release, show what is published and what
-it holds.
+"""The command line: land the sample, run an interval without Airflow, serve a release, show and maintain tables.
 
-It composes the same steps as the DAG. Training sets are in `millrace.training_cli`, a project's own commands in its
+Commands call the same steps as the DAG. Training sets are in `millrace.training_cli`, a project's own commands in its
 `commands.py`, starting and stopping Airflow in `millrace.services`, the demo in `millrace.demo`.
 """
 
@@ -33,7 +32,7 @@ from millrace import (
 )
 
 WITHOUT_PROJECT = ("init", "check", "new", "start", "health", "settings")
-"""Commands that do not need those of the project, which may be what is wrong."""
+"""Commands that must work even if the project's own `commands.py` is broken."""
 KEPT_DAYS, SAMPLE = 7, 500
 HELP = """Carry an e-commerce lake from landed files to served features.
 
@@ -56,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         explanation = None if errors.is_ours(error) else errors.explain(error)
         if explanation is None and not isinstance(error, RuntimeError | ValueError | LookupError | OSError):
             raise  # a defect
-        show.complain(f"{type(error).__name__}: {explanation or error}")
+        show.print_error(f"{type(error).__name__}: {explanation or error}")
         return 1
     return 0
 
@@ -85,7 +84,7 @@ def _add_commands_of_project(app: typer.Typer) -> None:
             commands.add(app)
     except ProjectError:
         raise
-    except Exception as error:  # a file of the user's: whatever it raises
+    except Exception as error:  # the user's file may raise anything
         path = project.current().file("commands")
         raise ProjectError(
             f"{path} cannot be used: {type(error).__name__}: {error}. `millrace check` looks for what else is wrong"
@@ -119,7 +118,7 @@ def run(
         if isinstance(result, TableReport):
             reports.append(result)
 
-    settings_cli.warn_of_unknown(show.complain)
+    settings_cli.warn_of_unknown(show.print_error)
     settings_cli.ensure_valid(of_a_run=True)
     pipeline.ensure_project(services=False)
     try:
@@ -131,7 +130,7 @@ def run(
     try:
         console.print(f"Data Docs: {pipeline.render_docs()}", markup=False)
     except pipeline.DocsError as error:  # tables and release are published: the run did what it was to do
-        show.complain(f"Warning: {error}")
+        show.print_error(f"Warning: {error}")
 
 
 def _line(result: TableReport | Release) -> str:
@@ -234,8 +233,8 @@ def optimize(
     table: Annotated[str | None, typer.Argument(help="A table, such as silver.transactions. [default: all]")] = None,
 ) -> None:
     """Compact small files of a table, or of all tables."""
-    done = [maintenance.optimize(name) for name in maintenance.published_tables(table)]
-    show.console().print(show.tidied("Tables written together", "fewer", done))
+    reports = [maintenance.optimize(name) for name in maintenance.published_tables(table)]
+    show.console().print(show.maintenance("Compacted tables", "fewer", reports))
 
 
 def vacuum(
@@ -263,18 +262,16 @@ def vacuum(
     if since and release.read(since) and delete:
         removed = maintenance.forget_releases(since)
         console.print(f"Releases removed: {', '.join(map(str, removed)) or 'none'}", markup=False)
-    done = [maintenance.vacuum(name, _age(days), delete=delete, since=since, forgotten=forgotten) for name in names]
-    gone = sum(report.gone for report in done)
+    reports = [maintenance.vacuum(name, _age(days), delete=delete, since=since, forgotten=forgotten) for name in names]
+    gone = sum(report.gone for report in reports)
     title, column = "Files that no release, training set or recent version needs", "deleted" if delete else "unneeded"
-    console.print(show.tidied(title, column, done))
+    console.print(show.maintenance(title, column, reports))
     outcome = "deleted" if delete else "would be deleted. Nothing was changed: give --delete to do it"
     console.print(f"{gone:,} file{'' if gone == 1 else 's'} {outcome}", markup=False)
 
 
 def _age(days: int) -> timedelta:
-    """A statement that a killed client left may still be at work for minutes, and a reader for hours: a day at
-    least.
-    """
+    """The minimum age of files to delete: a day or more, since readers and statements of killed clients may run on."""
     return timedelta(days=days)
 
 

@@ -1,8 +1,8 @@
-"""Errors of the machine in one sentence: what failed, on which path, and what to do about it.
+"""Explain errors of the machine in a sentence: what failed, on which path, and what to do about it.
 
-A full disk looks like an OSError, an `OperationalError` of sqlite or an `IOException` of DuckDB, depending on who met
-it. All of them are recognized here. What a table, a file or a param did wrong has errors of its own, whose messages are
-complete.
+A full disk surfaces as an OSError, as sqlite's `OperationalError` or as DuckDB's `IOException`, depending on which
+library ran into it; all are recognized here. Errors about tables, files and params are Millrace's own classes, whose
+messages are complete.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ REMEDIES = {
     errno.ENOMEM: "Free some memory",
 }
 NUMBER = re.compile(r"(?:os error |\[Errno |errno )(\d+)")
-"""How Rust, Python and Arrow spell a number in a message."""
+"""How Rust, Python and Arrow write an errno in a message."""
 PHRASES = {
     "no space left on device": errno.ENOSPC,
     "database or disk is full": errno.ENOSPC,
@@ -50,38 +50,39 @@ PHRASES = {
     "too many levels of symbolic links": errno.ELOOP,
     "file too large": errno.EFBIG,
 }
-"""How those say it that give no number: sqlite, DuckDB, C++."""
+"""Messages of sqlite, DuckDB and C++, which have no errno."""
 
 
 class Explanation(NamedTuple):
     """What the machine refused, and what to do about it."""
 
-    told: str
+    reason: str
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.told}. {self.remedy}, then run the same command again"
+        return f"{self.reason}. {self.remedy}, then run the same command again"
 
 
 def explain(error: BaseException, root: Callable[[], Path] = settings.home) -> Explanation | None:
-    """What the machine has to do with an error, by itself or as its cause; None when the machine is not at fault.
+    """Explain an error that the machine caused, directly or as one of its causes; None for any other error.
 
-    `root` is where to look when the error names no path, as sqlite, DuckDB and a failed `write` do not.
+    `root` gives the folder to name if the error names no path, as with sqlite, DuckDB and a failed `write`.
     """
     for cause in _causes(error):
         number = _number(cause)
         if number in REMEDIES:
             path = _path(cause)
-            told = f"{os.strerror(number)}: {path}" if path else os.strerror(number)
+            reason = f"{os.strerror(number)}: {path}" if path else os.strerror(number)
             if number == errno.ENOSPC and path:
-                told += f" ({_free(Path(path))})"
-            return Explanation(told, REMEDIES[number].format(where=_root(path, root)))
+                reason += f" ({_free_space(Path(path))})"
+            return Explanation(reason, REMEDIES[number].format(where=_root(path, root)))
     return None
 
 
 def sentence(error: BaseException) -> str | None:
-    """What to print instead of a traceback: the message of an error of ours, or what the machine refused. None for a
-    defect.
+    """What to print instead of a traceback: the message of Millrace's own error, or an explanation of the machine's.
+
+    None for a defect.
     """
     if is_ours(error):
         return str(error)
@@ -104,19 +105,19 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _number(error: BaseException) -> int:
-    """The error number that an error carries or spells; 0 when there is none."""
+    """The errno that an error carries or mentions; 0 if there is none."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     if is_ours(error):
         return 0  # its sentence may quote another error, and has its own remedy
     text = str(error)
-    if found := NUMBER.search(text):
-        return int(found[1])
+    if match := NUMBER.search(text):
+        return int(match[1])
     return next((number for phrase, number in PHRASES.items() if phrase in text.lower()), 0)
 
 
 def _path(error: BaseException) -> str:
-    """The path that an error names, as far as it names one."""
+    """The path that an error names; empty if it names none."""
     if isinstance(error, OSError) and error.filename:
         return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     quoted = re.search(r"""["'](/[^"']+)["']""", str(error))
@@ -124,9 +125,7 @@ def _path(error: BaseException) -> str:
 
 
 def _root(path: str, default: Callable[[], Path]) -> str:
-    """The folder that a user knows and that holds a path: the lake, the landing zone or the home, else the path
-    itself.
-    """
+    """The folder with this path that a user knows: the lake, the landing zone or the home; else the path itself."""
     for root in (settings.lake, settings.landing, settings.home) if path else (default,):
         with suppress(OSError, RuntimeError, ValueError):
             if not path or Path(path).is_relative_to(str(root())):
@@ -134,8 +133,8 @@ def _root(path: str, default: Callable[[], Path]) -> str:
     return path or "MILLRACE_HOME"
 
 
-def _free(path: Path) -> str:
-    """How much room the file system of a path has."""
+def _free_space(path: Path) -> str:
+    """How much space the file system of a path has left."""
     for folder in (path, *path.parents):
         try:
             usage = shutil.disk_usage(folder)

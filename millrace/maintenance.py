@@ -1,6 +1,4 @@
-"""Maintenance of tables: compact small files, and delete those that no release, training set or recent version
-needs.
-"""
+"""Table maintenance: compact small files, and delete files that no release, training set or recent version needs."""
 
 from __future__ import annotations
 
@@ -15,8 +13,8 @@ from millrace.pipeline import translate_errors
 
 @dataclass(frozen=True)
 class MaintenanceReport:
-    """What tidying up did to a table, or would do: the data files of its newest version, how many others went, and the
-    versions that are pinned.
+    """What maintenance did to a table, or would do: the data files of its newest version, the number of files that it
+    removed (`gone`), and the pinned versions.
     """
 
     table: str
@@ -27,19 +25,19 @@ class MaintenanceReport:
 
 
 def published_tables(name: str | None = None) -> list[str]:
-    """That table, or all; the published ones. StageError when there is none."""
+    """The named table, or all tables, as far as they are published. StageError if none is."""
     from etl.transforms import StageError
     from lake import delta
 
-    wanted = [catalog.table(name)] if name else catalog.all_tables()
-    found = [one.qualified for one in wanted if delta.version_of(one.qualified) is not None]
-    if not found:
+    selected = [catalog.table(name)] if name else catalog.all_tables()
+    published = [table.qualified for table in selected if delta.version_of(table.qualified) is not None]
+    if not published:
         raise StageError(f"{name or 'no table'} was {'never' if name else 'ever'} published. Run the DAG first")
-    return found
+    return published
 
 
 def optimize(name: str) -> MaintenanceReport:
-    """Write a table's small files together. Rows stay, and so do the files that older versions need."""
+    """Compact a table's small files. Its rows stay the same, and files that older versions need are kept."""
     from etl.commits import committer
     from lake.publishing import locked
 
@@ -51,9 +49,7 @@ def optimize(name: str) -> MaintenanceReport:
 
 
 def pinned_versions(name: str, since: int = 0, forgotten: Collection[str] = ()) -> tuple[int, ...]:
-    """The versions of a table that a release from number `since` on names, or a training set that is not
-    `forgotten`.
-    """
+    """The versions of a table that releases from number `since` on, or training sets not in `forgotten`, pin."""
     from lake import delta
 
     identity = delta.id_of(name)
@@ -63,8 +59,9 @@ def pinned_versions(name: str, since: int = 0, forgotten: Collection[str] = ()) 
 
 
 def forget_releases(before: int) -> list[int]:
-    """Remove the releases before that number, and return theirs. Their files go with the next vacuum, but for those
-    that training sets need.
+    """Remove the releases before that number, and return their numbers.
+
+    The next vacuum deletes the files that only they needed; training sets keep theirs.
     """
     from lake.publishing import locked
 
@@ -75,8 +72,8 @@ def forget_releases(before: int) -> list[int]:
 def vacuum(
     name: str, older_than: timedelta, *, delete: bool, since: int = 0, forgotten: Collection[str] = ()
 ) -> MaintenanceReport:
-    """Delete the files of a table that only versions need that are not pinned and that were replaced so long ago, or
-    only count them.
+    """Delete, or only count, the files of a table that no pinned version needs and that were replaced before
+    `older_than`.
 
     Releases before number `since`, and the `forgotten` training sets, pin nothing.
     """
@@ -94,5 +91,5 @@ def vacuum(
 def _files(name: str) -> int:
     from lake import delta
 
-    found = delta.open_table(name)
-    return len(delta.data_files(found)) if found else 0
+    opened = delta.open_table(name)
+    return len(delta.data_files(opened)) if opened else 0

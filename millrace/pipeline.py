@@ -1,8 +1,7 @@
-"""The steps of a run, composed from the rooms: one table from plan to published version; a release; features into the
-online store.
+"""The steps of a run: build one table, from plan to published version; make a release; load the online store.
 
-Airflow's tasks and the command line call the same functions. Heavy imports stay inside, so that parsing a DAG file
-costs nothing.
+Airflow's tasks and the command line call the same functions. Functions import heavy modules themselves, so that parsing
+a DAG file stays cheap.
 """
 
 from __future__ import annotations
@@ -39,18 +38,19 @@ if TYPE_CHECKING:
 
 
 class RunError(RuntimeError):
-    """A step failed for a reason outside of Millrace: the engine, the file system, a file that is gone. The published
-    table is whole.
+    """A step failed for a reason outside Millrace: the engine, the file system, a missing file. The published table is
+    intact.
     """
 
 
 RELEASE_ROUNDS = 5
+"""How often a release brings outdated tables up to date before it gives up."""
 WORKERS = 2
-"""Tables at a time in one process."""
+"""Tables that one process builds at a time."""
 
 
 class ReleaseBusyError(RuntimeError):
-    """No moment was found at which all tables fit together."""
+    """Other runs kept publishing, so the tables never matched each other's versions."""
 
 
 class DocsError(RuntimeError):
@@ -65,7 +65,7 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what happens inside."""
+        """Time the `with` block, and add its seconds to that phase."""
         started = time.perf_counter()
         try:
             yield
@@ -74,10 +74,10 @@ class Clock:
 
 
 def check_interval(start: str | None, end: str | None, *, scheduled: bool = False) -> Interval:
-    """The interval, if a run over it makes sense: the lake is ours to write, files have landed, and it does not lie
-    outside of them.
+    """Return the interval of a run, once it is known that this version may write the lake and that files have landed.
 
-    A scheduled run may lie after the newest file: days without events count, and windows decay.
+    IntervalError for an interval outside the landed files. A scheduled run may lie after the newest file: windows decay
+    on days without events.
     """
     from etl import table_reader
     from etl.sources import landing
@@ -95,67 +95,68 @@ def check_interval(start: str | None, end: str | None, *, scheduled: bool = Fals
 
 
 def project_problems(services: bool = True) -> list[Problem]:
-    """What cannot work in the current project: in its contracts and transforms, then, where these are right, in its
-    feature services.
+    """Problems of the current project: in its contracts and transforms or, if those are valid, in its feature services.
 
-    The latter import Feast, which takes seconds: a run that serves nothing leaves them out.
+    Checking services imports Feast, which takes seconds: a run that serves nothing skips it.
     """
     from contracts import check
 
-    found = check.problems(project.current())
-    if services and not found:
+    problems = check.problems(project.current())
+    if services and not problems:
         from features import views
 
-        found = [check.Problem(project.current().file("services"), 1, message) for message in views.problems()]
-    return found
+        problems = [check.Problem(project.current().file("services"), 1, message) for message in views.problems()]
+    return problems
 
 
 def ensure_project(services: bool = True) -> None:
-    """ProjectError that names every problem of the project, so that a run begins with none."""
-    if found := project_problems(services):
-        raise ProjectError(f"the project {project.current().name} cannot run: " + "; ".join(map(str, found)))
+    """Raise a ProjectError that names every problem of the project, before a run starts."""
+    if problems := project_problems(services):
+        raise ProjectError(f"the project {project.current().name} cannot run: " + "; ".join(map(str, problems)))
 
 
 def verify(name: str, sample: int, seed: int = 0) -> Verification:
-    """Count a feature table's values at random keys and midnights from its declaration alone, and compare them with the
-    newest release's rows.
+    """Recount a feature table's values at random keys and midnights from its declaration alone, and compare them with
+    the newest release's rows.
 
-    A transform that prepares events is counted by the project's own `oracles.py`: a function named as the table, which
-    gets DuckDB's connection and the name of a view of the events, and returns them with the prepared columns.
+    Where a transform prepares the events, the project's `oracles.py` has a function with the table's name that does the
+    same in SQL: it takes DuckDB's connection and the name of a view of the events, and returns them with the prepared
+    columns.
     """
     import duckdb
 
     from expectations import brute_force
 
     table, pinned = catalog.table(name), release.read()
-    missing = [needed for needed in (*table.inputs, name) if needed not in pinned.tables]
+    missing = [required for required in (*table.inputs, name) if required not in pinned.tables]
     if missing:
         raise RunError(
             f"{name} cannot be verified: {', '.join(missing)} is not in release {pinned.number}. Run an interval first:"
             " millrace run"
         )
     oracles = project.module("oracles")
-    prepares = bool(table.aggregates and table.aggregates.needs_transform)
-    prepared = getattr(oracles, table.name, None) if prepares else None
-    if prepares and prepared is None:
+    needs_oracle = bool(table.aggregates and table.aggregates.needs_transform)
+    prepare = getattr(oracles, table.name, None) if needs_oracle else None
+    if needs_oracle and prepare is None:
         path = project.current().file("oracles")
         raise RunError(
             f"{name} has events that a transform prepares. Write them once more in SQL, as {table.name}(connection,"
             f" events) in {path}"
         )
     try:
-        return brute_force.verify(table, pinned.tables, sample, seed, prepared)
+        return brute_force.verify(table, pinned.tables, sample, seed, prepare)
     except duckdb.Error as error:
-        told = str(error).splitlines()[0].rstrip(".")
+        message = str(error).splitlines()[0].rstrip(".")
         raise RunError(
-            f"{name} cannot be verified: {told}. If its declaration changed since release {pinned.number}, run an"
+            f"{name} cannot be verified: {message}. If its declaration changed since release {pinned.number}, run an"
             " interval first: millrace run"
         ) from error
 
 
 def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None = None) -> TableReport:
-    """Carry the interval into one table: plan, stage, audit, publish, each recorded as lineage. Nothing to do is a
-    result, not an error.
+    """Build one table for the interval: plan, stage, audit and publish, recorded as lineage.
+
+    A table that is up to date gives a report with the status `unchanged`.
     """
     from etl.planning import plan
     from etl.stage import stage
@@ -174,7 +175,7 @@ def _build(
     parent: Parent | None,
     artifacts: tuple[Artifact, ...] = (),
 ) -> TableReport:
-    """Plan, stage, audit and publish under the table's lock. `artifacts` are read besides tables, for lineage."""
+    """Plan, stage, audit and publish under the table's lock. `artifacts` are inputs other than tables, for lineage."""
     from etl import engine, table_reader
     from lake.publishing import locked
     from lineage.record import Engine, recorded
@@ -186,7 +187,7 @@ def _build(
         with recorded(
             table, interval, planned.inputs, artifacts=artifacts, parent=parent, engine=Engine(*engine.describe())
         ) as recording:
-            report = _carry(planned, stage, run_id, on_checks=lambda checks: setattr(recording, "checks", checks))
+            report = _execute(planned, stage, run_id, on_checks=lambda checks: setattr(recording, "checks", checks))
             recording.report = report
             return report
 
@@ -200,11 +201,10 @@ def add_part(
     parent: Parent | None = None,
     artifacts: tuple[Artifact, ...] = (),
 ) -> TableReport:
-    """Publish the rows of a table that is made from a release, in which the columns of `part` have these values;
-    unchanged where they are there.
+    """Publish one part of a table that is computed from a release: the rows whose columns have the values in `part`.
 
-    `rows` computes them, and says how many it was to compute; it is not called where they are there. `artifacts` are
-    read besides tables, for lineage.
+    `rows` returns these rows and how many it was to compute. It is called only if the table does not have the part yet;
+    otherwise the report says `unchanged`. `artifacts` are inputs other than tables, for lineage.
     """
     from etl.planning import plan_part
     from etl.stage import stage_rows
@@ -226,36 +226,37 @@ def add_part(
 
 
 @contextmanager
-def translate_errors(name: str, again: str = "run the interval again") -> Iterator[None]:
-    """Our own errors say what to do; any other one is told in a sentence, with itself as the cause."""
+def translate_errors(name: str, retry: str = "run the interval again") -> Iterator[None]:
+    """Turn an error of another library, or of storage, into a RunError with a remedy; Millrace's own errors pass."""
     try:
         yield
     except Exception as error:
         if errors.is_ours(error) and not isinstance(error, StorageError):
             raise
-        told = next(iter(str(error).splitlines()), "").rstrip(".")
-        if gone := _engine_lost(error):
+        message = next(iter(str(error).splitlines()), "").rstrip(".")
+        if failure := _engine_failure(error):
             remedy = (
-                f"Start the engine again, then {again}. If it ends again, it may lack memory. {memory.remedy('engine')}"
+                f"Start the engine again, then {retry}. If it ends again, it may lack memory. {memory.remedy('engine')}"
             )
-            raise RunError(f"{name}: the run failed ({gone}). Published tables are intact. {remedy}") from error
-        if known := _told_by_the_store(error):
+            raise RunError(f"{name}: the run failed ({failure}). Published tables are intact. {remedy}") from error
+        if storage_explanation := _storage_explanation(error):
+            reason, remedy = storage_explanation
             raise RunError(
-                f"{name}: the run failed ({known[0]}). Published tables are intact. {known[1]}, then {again}"
+                f"{name}: the run failed ({reason}). Published tables are intact. {remedy}, then {retry}"
             ) from error
         explanation = errors.explain(error, settings.lake)
         reason, remedy = explanation or (
-            f"{type(error).__name__}: {told}",
+            f"{type(error).__name__}: {message}",
             "The traceback in the log says where. Correct that",
         )
         raise RunError(
-            f"{name}: the run failed ({reason}). Published tables are intact. {remedy}, then {again}"
+            f"{name}: the run failed ({reason}). Published tables are intact. {remedy}, then {retry}"
         ) from error
 
 
 @contextmanager
-def _of_the_machine(name: str) -> Iterator[None]:
-    """A full disk and its like as a RunError; any other error passes."""
+def _translate_machine_errors(name: str) -> Iterator[None]:
+    """Turn an error of this machine, such as a full disk, into a RunError; any other error passes."""
     try:
         yield
     except Exception as error:
@@ -263,24 +264,26 @@ def _of_the_machine(name: str) -> Iterator[None]:
         if explanation is None:
             raise
         raise RunError(
-            f"{name}: {explanation.told}. Published tables and served features are intact. {explanation.remedy}, then"
+            f"{name}: {explanation.reason}. Published tables and served features are intact. {explanation.remedy}, then"
             " serve again"
         ) from error
 
 
-def _told_by_the_store(error: Exception) -> tuple[str, str] | None:
+def _storage_explanation(error: Exception) -> tuple[str, str] | None:
+    """Reason and remedy of an object store's error; None for any other error."""
     if isinstance(error, StorageError):
         return error.reason, error.remedy
     return bucket.explain(str(error)) if storage.is_remote(settings.lake()) else None
 
 
-def _engine_lost(error: Exception) -> str:
+def _engine_failure(error: Exception) -> str:
+    """How the engine was lost, if this error comes from its client; empty otherwise."""
     from etl import engine
 
     return engine.lost(str(error)) if type(error).__module__.split(".")[0] in ("pyspark", "grpc") else ""
 
 
-def _carry(
+def _execute(
     planned: Plan, stage: Callable[[Plan], Staged], run_id: str, on_checks: Callable[[tuple[CheckResult, ...]], None]
 ) -> TableReport:
     from etl import quarantine
@@ -315,9 +318,7 @@ def _carry(
 
 
 def _changes(staged: Staged) -> bool:
-    """Whether there is something to commit: files that add no row to bronze (copies, empty ones) leave the table at its
-    version, however often they are met.
-    """
+    """Whether there is something to commit. Landed files without new rows, such as copies, do not change bronze."""
     return staged.plan.base is None or not staged.plan.appends or staged.rows > 0
 
 
@@ -327,14 +328,14 @@ def _audit(staged: Staged, run_id: str) -> Audit:
     from expectations.suite import Facts
 
     table = staged.table
-    references = {one.name: _published(one.to) for one in table.references}
+    references = {reference.name: _read_published(reference.to) for reference in table.references}
     facts = Facts(staged.distinct_keys, staged.rows_in - staged.duplicates - len(staged.rejected))
     verdict = audit(table, staged.frame(), references, facts)
     docs.keep(verdict, run_id)
     return verdict
 
 
-def _published(name: str):  # type: ignore[no-untyped-def]
+def _read_published(name: str):  # type: ignore[no-untyped-def]
     from etl import table_reader
     from etl.transforms import StageError
     from lake import delta
@@ -355,16 +356,16 @@ def _publish(staged: Staged, account: RowAccount, run_id: str) -> int:
     from lake.delta import CommitMetadata
 
     planned = staged.plan
-    state = CommitMetadata(
+    metadata = CommitMetadata(
         run_id, planned.inputs, staged.changed_days, planned.horizon, planned.code, asdict(account), planned.ids
     )
     whole = planned.whole or (not planned.appends and planned.table.load == Load.SNAPSHOT)
     replace = () if planned.appends else planned.days
-    return committer().publish(planned.table, staged.paths(), state, base=planned.base, replace=replace, whole=whole)
+    return committer().publish(planned.table, staged.paths(), metadata, base=planned.base, replace=replace, whole=whole)
 
 
 def _unchanged(planned: Plan) -> TableReport:
-    """What the table says about itself when this run has nothing to add: the account of the commit that made it."""
+    """The report of a table that is up to date, with the row account of its last commit."""
     account = RowAccount(**planned.last.account) if planned.last and planned.last.account else RowAccount(0, 0, 0, 0)
     rows, size = _size(planned.table)
     return TableReport(
@@ -398,18 +399,19 @@ def _report(
 
 
 def _size(table: Table) -> tuple[int, int]:
-    """Rows and bytes of the whole table, from the log."""
+    """Rows and bytes of the whole table, from the Delta log."""
     from lake import delta
 
-    found = delta.open_table(table.qualified)
-    return delta.size(found, settings.table_path(table.qualified)) if found else (0, 0)
+    opened = delta.open_table(table.qualified)
+    return delta.size(opened, settings.table_path(table.qualified)) if opened else (0, 0)
 
 
 def make_release(interval: Interval, run_id: str, parent: Parent | None = None) -> release.Release:
-    """Pin the versions that the silver and gold tables have now, as a release, once they fit together.
+    """Pin the current versions of the silver and gold tables as a release, once each was built from the others' pinned
+    versions.
 
-    Another run may have published a table in the meantime. Then those that are built from it are brought up first, so
-    that no release mixes two states.
+    If another run has published a table in the meantime, the tables built from it are rebuilt first, so that no release
+    mixes two states. ReleaseBusyError if other runs keep publishing.
     """
     from lake.publishing import locked
 
@@ -418,10 +420,10 @@ def make_release(interval: Interval, run_id: str, parent: Parent | None = None) 
             plans = [
                 _planned(table, interval) for layer in (Layer.SILVER, Layer.GOLD) for table in catalog.tables(layer)
             ]
-            behind = [one.table for one in plans if not one.nothing_to_do]
-            if not behind and _fit(plans):
+            outdated = [planned.table for planned in plans if not planned.nothing_to_do]
+            if not outdated and _are_consistent(plans):
                 return _pin(plans, interval)
-            for table in behind:
+            for table in outdated:
                 run_table(table.qualified, interval, run_id, parent)
     raise ReleaseBusyError(
         "other runs keep publishing tables while this one tries to make a release. Run the interval again when they"
@@ -433,37 +435,37 @@ def _planned(table: Table, interval: Interval) -> Plan:
     from etl.planning import plan
     from etl.transforms import StageError
 
-    found = plan(table, interval)
-    if found.base is None:
+    planned = plan(table, interval)
+    if planned.base is None:
         raise StageError(f"no release: {table.qualified} was never published. Run the DAG and look why it failed")
-    return found
+    return planned
 
 
-def _fit(plans: list[Plan]) -> bool:
+def _are_consistent(plans: list[Plan]) -> bool:
     """Whether every table was planned against the versions of the others that are about to be pinned."""
-    versions = {one.table.qualified: one.base for one in plans}
-    return all(versions.get(name, version) == version for one in plans for name, version in one.inputs.items())
+    versions = {planned.table.qualified: planned.base for planned in plans}
+    return all(versions.get(name, version) == version for planned in plans for name, version in planned.inputs.items())
 
 
 def _pin(plans: list[Plan], interval: Interval) -> release.Release:
     from lake import delta
 
     horizons = [str(interval.end), *([release.read().horizon] if release.numbers() else [])]
-    versions = {one.table.qualified: one.base or 0 for one in plans}
+    versions = {planned.table.qualified: planned.base or 0 for planned in plans}
     return release.write(versions, max(horizons), {name: delta.id_of(name) for name in sorted(versions)})
 
 
 def run_all(
     start: str | None, end: str | None, run_id: str, say: Callable[[Any], None] = lambda _: None
 ) -> list[TableReport]:
-    """The whole run in this process: what the DAG does, without Airflow. `say` gets each report as it comes, then the
-    release.
+    """Run what the DAG runs in this process, without Airflow. Returns the reports in the order of the catalog.
 
-    WORKERS tables at a time, as soon as those that they need are published. After the first error no other table
-    begins; those that are under way end, and are reported, before it is raised.
+    `say` gets each report as its table ends, then the release. Tables start as soon as their inputs are published,
+    WORKERS at a time. After the first error no other table starts; running ones end and are reported before it is
+    raised.
     """
     interval = check_interval(start, end)
-    waiting = sorted(catalog.tables(), key=lambda one: (-len(_downstream(one)), -len(one.inputs)))
+    waiting = sorted(catalog.tables(), key=lambda table: (-len(_downstream(table)), -len(table.inputs)))
     running: dict[Future[TableReport], str] = {}
     reports: dict[str, TableReport] = {}
     failure: BaseException | None = None
@@ -488,23 +490,23 @@ def run_all(
 
 
 def _downstream(table: Table) -> set[str]:
-    """The tables that wait for this one, over any number of steps. Those with the most go first, as in Airflow."""
-    direct = [one for one in catalog.tables() if table.qualified in needs(one)]
-    return {one.qualified for one in direct}.union(*(_downstream(one) for one in direct))
+    """The tables that depend on this one, directly or not. Tables with the most of them start first, as in Airflow."""
+    direct = [candidate for candidate in catalog.tables() if table.qualified in needs(candidate)]
+    return {dependent.qualified for dependent in direct}.union(*(_downstream(dependent) for dependent in direct))
 
 
 def needs(table: Table) -> tuple[str, ...]:
     """The tables that must be published before this one."""
-    return tuple(sorted({*table.inputs, *(one.to for one in table.references)}))
+    return tuple(sorted({*table.inputs, *(reference.to for reference in table.references)}))
 
 
 def serve(number: int | None = None, parent: Parent | None = None, *, fresh: bool = False) -> dict[str, Any]:
-    """Load a release (the newest one by default) into the online store, each feature view recorded as lineage. Readers
-    see all of it at once, or the former one.
+    """Load a release (the newest by default) into the online store, and record each feature view as lineage. Readers
+    switch to all of it at once.
 
-    Every declared feature table is served: SourceError, before anything changes, where the release lacks one. Tables of
-    the release that the project no longer declares have no view, and are left out. `fresh` loads every row, also of a
-    release that is online already.
+    Every declared feature table is served: SourceError, before anything changes, if the release lacks one. Tables that
+    the project no longer declares have no view and are skipped. `fresh` loads every row, even of a release that is
+    online already.
     """
     from contextlib import ExitStack
 
@@ -513,35 +515,35 @@ def serve(number: int | None = None, parent: Parent | None = None, *, fresh: boo
 
     newest = release.read(number)
     ensure_tables(newest, (table.qualified for table in catalog.tables(Layer.GOLD)))
-    with _of_the_machine(f"release {newest.number}, to be served"), ExitStack() as stack:
+    with _translate_machine_errors(f"release {newest.number}, to be served"), ExitStack() as stack:
         recordings = {
-            one.name: stack.enter_context(
+            table.name: stack.enter_context(
                 recorded_view(
-                    one,
-                    version=newest.tables[one.qualified],
+                    table,
+                    version=newest.tables[table.qualified],
                     release=newest.number,
                     parent=parent,
                     engine=Engine(*_duckdb()),
                 )
             )
-            for one in catalog.tables(Layer.GOLD)
+            for table in catalog.tables(Layer.GOLD)
         }
-        done = materialize(newest, fresh=fresh)
-        for view in done.views:
+        result = materialize(newest, fresh=fresh)
+        for view in result.views:
             if recording := recordings.get(view.view):  # a view that services.py defines itself has no gold table
                 recording.served = Served(generation=view.generation, rows=view.rows)
-    compared = done.consistency.to_dict() if done.consistency else None
     return {
         "release": newest.number,
         "horizon": newest.horizon,
-        "views": [view.to_dict() for view in done.views],
-        "consistency": compared,
+        "views": [view.to_dict() for view in result.views],
+        "consistency": result.consistency.to_dict() if result.consistency else None,
     }
 
 
 def consistency(sample: int | None) -> Consistency:
-    """Compare what is served with what a training set would hold: for so many entities of each view and side, or for
-    all.
+    """Compare served features with the values that a training set would hold.
+
+    `sample` is the number of entities to take from each view and side (online and offline); None compares all.
     """
     from features.online.consistency import online
 
@@ -549,8 +551,8 @@ def consistency(sample: int | None) -> Consistency:
 
 
 @dataclass(frozen=True)
-class Profiled:
-    """The profile of one version of a table, and what counted it: `duckdb` or `cudf`."""
+class TableProfile:
+    """The profile of one version of a table. `by` is the library that computed it: `duckdb` or `cudf`."""
 
     table: str
     version: int
@@ -558,14 +560,14 @@ class Profiled:
     profile: Profile
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """The profile as values that JSON can hold."""
         return {"table": self.table, "version": self.version, "by": self.by, **self.profile.to_dict()}
 
 
 def render_docs() -> str:
     """Render the Data Docs of the newest runs and return their index page.
 
-    DocsError, with the remedy, when that fails: tables and releases do not depend on the pages.
+    DocsError, with the remedy, if that fails; tables and releases do not depend on the pages.
     """
     from expectations import docs
 
@@ -576,20 +578,21 @@ def render_docs() -> str:
             f"{type(error).__name__}: {error}", "Look into the cause"
         )
         raise DocsError(
-            f"the Data Docs were not rendered ({explanation.told}). Tables and releases are not affected, and the"
+            f"the Data Docs were not rendered ({explanation.reason}). Tables and releases are not affected, and the"
             f" former pages stay. {explanation.remedy}: the next run renders them"
         ) from error
 
 
-def profile(name: str, version: int | None = None, by: str | None = None) -> Profiled:
-    """Count what the columns of a published table hold: of its newest version, or of an older one. `by` is who counts,
-    else `MILLRACE_JOIN` says.
+def profile(name: str, version: int | None = None, by: str | None = None) -> TableProfile:
+    """Profile the columns of a published table, at its newest version or at an older one.
+
+    `by` is the library that counts, `duckdb` or `cudf`; `MILLRACE_JOIN` chooses by default.
     """
     from features import lake_reader
     from features.offline import frames, profiles
 
-    reader, who = lake_reader.published(name, version), frames.choose(by, settings.COUNTS)
-    return Profiled(name, reader.release.tables[name], who, profiles.of(reader, name, who))
+    reader, library = lake_reader.published(name, version), frames.choose(by, settings.COUNTS)
+    return TableProfile(name, reader.release.tables[name], library, profiles.of(reader, name, library))
 
 
 def _duckdb() -> tuple[str, str]:
@@ -599,7 +602,7 @@ def _duckdb() -> tuple[str, str]:
 
 
 def published_size(table: Table) -> tuple[int | None, int, int]:
-    """Version, rows and bytes of a published table; the version is None when there is none."""
+    """Version, rows and bytes of a published table; the version is None if it was never published."""
     from lake import delta
 
     return delta.version_of(table.qualified), *_size(table)

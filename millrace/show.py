@@ -1,6 +1,4 @@
-"""How runs look in a terminal: one line a table while it runs, and the tables of a summary. Plain text when piped, as
-rich does.
-"""
+"""Print runs in a terminal: a line per table while they run, and tables for the summary. Piped output is plain text."""
 
 from __future__ import annotations
 
@@ -23,28 +21,29 @@ if TYPE_CHECKING:
     from features.online.consistency import Consistency
     from features.training import LeakReport
     from lake.manifest import Manifest
+    from millrace.maintenance import MaintenanceReport
 
 PIPE_WIDTH = 140
-CELL = 24
-FEW = 20
-"""Differences that are shown."""
+CELL_WIDTH = 24
+SHOWN_DIFFERENCES = 20
+"""How many differences are printed."""
 QUANTILES = (5, 25, 50, 75, 95)
 
 
 def console() -> Console:
-    """A terminal as wide as it is; a pipe wide enough for the row account."""
+    """A console for standard output: as wide as the terminal, or wide enough for the row account in a pipe."""
     if sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, soft_wrap=True, width=PIPE_WIDTH)
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Print an error or a warning to standard error, in red on a terminal."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(message, style="red", markup=False)
 
 
 def line(report: TableReport) -> str:
-    """One table in one line."""
+    """One table's result in a line."""
     if report.status == UNCHANGED:
         return f"{report.table:<29} unchanged at version {report.version}"
     return (
@@ -71,7 +70,7 @@ def _seconds(report: TableReport) -> float:
 
 
 def accounts(reports: Sequence[TableReport]) -> Grid:
-    """The row account, time and speed of each table."""
+    """The row account, times and throughput of each table."""
     grid = new_grid("Rows: in = published + quarantined + duplicates", "table")
     for name in (
         "rows in",
@@ -85,9 +84,9 @@ def accounts(reports: Sequence[TableReport]) -> Grid:
         "rows/s",
     ):
         grid.add_column(name, justify="right", no_wrap=True)
-    for one in reports:
-        grid.add_row(one.table, *(f"{n:,}" for n in _counts(one)), str(one.version), *_times(one))
-    changed = [one for one in reports if one.status != UNCHANGED]
+    for report in reports:
+        grid.add_row(report.table, *(f"{n:,}" for n in _counts(report)), str(report.version), *_times(report))
+    changed = [report for report in reports if report.status != UNCHANGED]
     if len(changed) < len(reports):
         grid.caption = (
             f"{len(reports) - len(changed)} of {len(reports)} tables were up to date: their account is that of the run"
@@ -110,7 +109,7 @@ def _times(report: TableReport) -> tuple[str, ...]:
 
 
 def warnings(reports: Sequence[TableReport]) -> Grid:
-    """Checks that failed without stopping anything."""
+    """Failed checks that only warn."""
     grid = new_grid("Warnings: published, and worth a look", "table", "reason")
     grid.add_column("rows", justify="right")
     for report in reports:
@@ -135,30 +134,29 @@ def views(served: dict[str, Any]) -> Grid:
             speed,
         )
     if served["consistency"]:
-        grid.caption = compared(served["consistency"])
+        grid.caption = comparison(served["consistency"])
     return grid
 
 
-def compared(told: dict[str, Any]) -> str:
-    """How many values were compared online and offline before they were served; any that differed had failed the
-    run.
-    """
-    values = sum(one["compared"] for one in told["features"])
-    return f"Training and serving compared: {values:,} values of {len(told['features'])} features, all the same"
+def comparison(consistency: dict[str, Any]) -> str:
+    """How many values were compared online and offline before serving. All are equal: a difference fails the run."""
+    values = sum(feature["compared"] for feature in consistency["features"])
+    return f"Training and serving compared: {values:,} values of {len(consistency['features'])} features, all the same"
 
 
-def consistency(told: Consistency) -> Grid:
+def consistency(result: Consistency) -> Grid:
     """Each feature: how many entities were compared online and offline, and how their values differ."""
-    grid = new_grid(f"Served and trained on: release {told.release}, as of {told.horizon}", "feature view", "feature")
+    title = f"Served and trained on: release {result.release}, as of {result.horizon}"
+    grid = new_grid(title, "feature view", "feature")
     for name in ("compared", "mismatched", "missing", "extra"):
         grid.add_column(name, justify="right")
     grid.add_column("example")
-    for one in told.features:
+    for feature in result.features:
         grid.add_row(
-            one.view,
-            one.feature,
-            *(f"{count:,}" for count in (one.compared, one.mismatched, one.missing, one.extra)),
-            Text(one.example),
+            feature.view,
+            feature.feature,
+            *(f"{count:,}" for count in (feature.compared, feature.mismatched, feature.missing, feature.extra)),
+            Text(feature.example),
         )
     return grid
 
@@ -174,7 +172,7 @@ def sizes(rows: Sequence[tuple]) -> Grid:
 
 
 def settings(rows: Sequence[dict[str, str]]) -> Iterator[Grid]:
-    """A grid of each section."""
+    """One grid per section."""
     for section, group in groupby(rows, key=lambda row: row["section"]):
         grid = new_grid(section, "variable", "value", "default", "from")
         for row in group:
@@ -182,13 +180,14 @@ def settings(rows: Sequence[dict[str, str]]) -> Iterator[Grid]:
         yield grid
 
 
-def tidied(title: str, what: str, rows: Sequence[Any]) -> Grid:
-    """Files of each table's newest version, those that went, and how many versions are pinned."""
+def maintenance(title: str, removed: str, reports: Sequence[MaintenanceReport]) -> Grid:
+    """Data files and removed files of each table, and how many versions are pinned. `removed` heads that column."""
     grid = new_grid(title, "table")
-    for name in ("version", "data files", what, "pinned versions"):
+    for name in ("version", "data files", removed, "pinned versions"):
         grid.add_column(name, justify="right")
-    for one in rows:
-        grid.add_row(one.table, str(one.version), f"{one.files:,}", f"{one.gone:,}", f"{len(one.pinned):,}")
+    for report in reports:
+        counts = (report.files, report.gone, len(report.pinned))
+        grid.add_row(report.table, str(report.version), *(f"{count:,}" for count in counts))
     return grid
 
 
@@ -200,12 +199,12 @@ def pairs(title: str, values: dict[str, Any]) -> Grid:
     return grid
 
 
-def differences(found: Verification) -> Grid:
-    """The first values that are not what a count gives."""
+def differences(verification: Verification) -> Grid:
+    """The first values that differ from a brute-force count."""
     grid = new_grid("Expected by a count of the events, found in the table", "key", "midnight", "feature")
     for name in ("expected", "found"):
         grid.add_column(name, justify="right")
-    for difference in found.differences[:FEW]:
+    for difference in verification.differences[:SHOWN_DIFFERENCES]:
         key = ", ".join(map(str, difference.key))
         grid.add_row(
             key, f"{difference.at:%Y-%m-%d}", difference.feature, str(difference.expected), str(difference.found)
@@ -213,8 +212,8 @@ def differences(found: Verification) -> Grid:
     return grid
 
 
-def profile(told: Profile) -> Iterator[Grid]:
-    """The figures of each column, its quantiles, its most frequent values."""
+def profile(result: Profile) -> Iterator[Grid]:
+    """Three grids: the statistics of each column, its quantiles, its most frequent values."""
     figures = new_grid("Columns", "column", "type")
     for name in ("NULLs", "distinct", "min", "max", "mean", "deviation"):
         figures.add_column(name, justify="right", no_wrap=True)
@@ -222,21 +221,21 @@ def profile(told: Profile) -> Iterator[Grid]:
     for percent in QUANTILES:
         quantiles.add_column(f"{percent} %", justify="right", no_wrap=True)
     frequent = new_grid("Most frequent values, and their rows", "column", "first", "second", "third")
-    for one in told.columns:
-        nulls = f"{one.nulls:,}" + (f" + {one.nans:,} NaN" if one.nans else "")
-        distinct = "" if one.distinct is None else f"{one.distinct:,}"
+    for column in result.columns:
+        nulls = f"{column.nulls:,}" + (f" + {column.nans:,} NaN" if column.nans else "")
+        distinct = "" if column.distinct is None else f"{column.distinct:,}"
         figures.add_row(
-            one.name,
-            _short(one.type),
+            column.name,
+            _short(column.type),
             nulls,
             distinct,
-            *map(_cell, (one.minimum, one.maximum, one.mean, one.deviation)),
+            *map(_cell, (column.minimum, column.maximum, column.mean, column.deviation)),
         )
-        if one.quantiles:
-            quantiles.add_row(one.name, *(_cell(one.quantile(percent)) for percent in QUANTILES))
-        if one.frequent:
+        if column.quantiles:
+            quantiles.add_row(column.name, *(_cell(column.quantile(percent)) for percent in QUANTILES))
+        if column.frequent:
             frequent.add_row(
-                one.name, *(Text.assemble(_cell(value), f" ({rows:,})") for value, rows in one.frequent[:3])
+                column.name, *(Text.assemble(_cell(value), f" ({rows:,})") for value, rows in column.frequent[:3])
             )
     return iter([figures, quantiles, frequent])
 
@@ -247,69 +246,79 @@ def _short(type_: str) -> str:
 
 
 def _cell(value: Any) -> Text:
-    """A value in at most 24 characters, never as markup; what cannot be printed is escaped, and midnight is a date."""
+    """A value in at most 24 characters of plain text; unprintable characters are escaped, and midnight is a date."""
     if isinstance(value, datetime):
         text = f"{value:%Y-%m-%d %H:%M:%S}".removesuffix(" 00:00:00")
     elif isinstance(value, float):
         text = f"{value:,.6g}"
     elif isinstance(value, str):
-        text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in value) or "''"
+        text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in value) or "''"
     else:
         text = "" if value is None else str(value)
-    return Text(text if len(text) <= CELL else text[: CELL - 1] + "…")
+    return Text(text if len(text) <= CELL_WIDTH else text[: CELL_WIDTH - 1] + "…")
 
 
-def training_sets(rows: Sequence[Manifest]) -> Grid:
-    """What training sets there are."""
+def training_sets(manifests: Sequence[Manifest]) -> Grid:
+    """All training sets, one per row."""
     grid = new_grid("Training sets", "name", "service", "made at")
     for name in ("rows", "features", "release"):
         grid.add_column(name, justify="right")
-    for one in rows:
-        known = f"up to {one.release}" if one.knowledge_time else str(one.release)
-        grid.add_row(one.name, one.service, one.created_at, f"{one.rows:,}", str(len(one.features)), known)
-    return grid
-
-
-def origin(made: Manifest) -> Grid:
-    """What a training set was made from."""
-    grid = new_grid(f"Training set {made.name}: {made.rows:,} rows of {made.service}", "what", "value")
-    grid.add_row("made at", made.created_at)
-    grid.add_row("release", f"each label's own, up to {made.release}" if made.knowledge_time else str(made.release))
-    for one in made.releases:
+    for manifest in manifests:
+        release = f"up to {manifest.release}" if manifest.knowledge_time else str(manifest.release)
         grid.add_row(
-            f"  release {one.number}", ", ".join(f"{table} {version}" for table, version in one.tables.items())
+            manifest.name,
+            manifest.service,
+            manifest.created_at,
+            f"{manifest.rows:,}",
+            str(len(manifest.features)),
+            release,
         )
-    grid.add_row("code", f"{made.code.version}, commit {made.code.commit or 'unknown'}, pyarrow {made.code.pyarrow}")
-    grid.add_row("seed", "" if made.seed is None else str(made.seed))
-    if made.beyond_horizon:
-        grid.add_row("after the horizon", f"{made.beyond_horizon:,} labels, which have the features of {made.horizon}")
-    grid.add_row("labels", ", ".join(made.labels))
-    grid.add_row("digest", made.data.digest)
     return grid
 
 
-def features_of(made: Manifest) -> Grid:
+def origin(manifest: Manifest) -> Grid:
+    """What a training set was made from."""
+    grid = new_grid(f"Training set {manifest.name}: {manifest.rows:,} rows of {manifest.service}", "what", "value")
+    grid.add_row("made at", manifest.created_at)
+    last = manifest.release
+    grid.add_row("release", f"each label's own, up to {last}" if manifest.knowledge_time else str(last))
+    for release in manifest.releases:
+        versions = ", ".join(f"{table} {version}" for table, version in release.tables.items())
+        grid.add_row(f"  release {release.number}", versions)
+    code = manifest.code
+    grid.add_row("code", f"{code.version}, commit {code.commit or 'unknown'}, pyarrow {code.pyarrow}")
+    grid.add_row("seed", "" if manifest.seed is None else str(manifest.seed))
+    if beyond := manifest.beyond_horizon:
+        grid.add_row("after the horizon", f"{beyond:,} labels, which have the features of {manifest.horizon}")
+    grid.add_row("labels", ", ".join(manifest.labels))
+    grid.add_row("digest", manifest.data.digest)
+    return grid
+
+
+def features_of(manifest: Manifest) -> Grid:
     """The features of a training set, and how many rows lack them."""
     grid = new_grid("Features", "feature", "view")
     for name in ("NULLs", "of rows"):
         grid.add_column(name, justify="right")
-    for one in made.features:
-        grid.add_row(one.name, one.ref.split(":")[0], f"{one.nulls:,}", f"{one.nulls / made.rows:.1%}")
+    for feature in manifest.features:
+        share = feature.nulls / manifest.rows
+        grid.add_row(feature.name, feature.ref.split(":")[0], f"{feature.nulls:,}", f"{share:.1%}")
     return grid
 
 
-def leaks(found: LeakReport) -> Grid:
-    """What each feature knew too early."""
-    grid = new_grid(f"What was known at label time: {found.rows:,} labels, release {found.release}", "feature")
+def leaks(report: LeakReport) -> Grid:
+    """How many values of each feature were known at label time, and how many leaked from later."""
+    grid = new_grid(f"What was known at label time: {report.rows:,} labels, release {report.release}", "feature")
     for name in ("known", "corrected since", "published later", "of the future"):
         grid.add_column(name, justify="right")
-    for one in found.features:
-        grid.add_row(one.feature, *(f"{count:,}" for count in (one.known, one.changed, one.unpublished, one.future)))
+    for feature in report.features:
+        counts = (feature.known, feature.changed, feature.unpublished, feature.future)
+        grid.add_row(feature.feature, *(f"{count:,}" for count in counts))
     return grid
 
 
 def new_grid(title: str, *left: str) -> Grid:
-    """A table with a title and these columns, flush left."""
+    """A grid with a title and these left-aligned columns."""
     grid = Grid(
         title=title,
         title_justify="left",

@@ -1,4 +1,4 @@
-"""Airflow's side of the steps: context in, asset events and XComs out. The steps themselves know nothing of Airflow."""
+"""Airflow's side of the steps: context in, asset events and XComs out. The steps themselves do not know Airflow."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from millrace import errors, memory
 INTERVAL = ("start", "end")
 TRAINING_SET = ("name", "labels", "service", "release", "knowledge_time", "seed", "allow_beyond_horizon")
 RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=10)}
-"""Of every task: steps do what is left to do, so a time-out of Airflow's own API or a busy lock costs a second try."""
+"""Of every task. Steps are idempotent, so a timeout of Airflow's API or a busy lock costs one more try."""
 ON_DEMAND: dict[str, Any] = {
     "schedule": None,
     "catchup": False,
     "tags": ["millrace"],
     "default_args": {"owner": "ml-platform", **RETRIES, "execution_timeout": timedelta(hours=2)},
 }
-"""Options of a DAG that runs when somebody triggers it. No function that makes the DAG: Airflow takes the file that
-calls `DAG` for the DAG's own.
+"""Options of a DAG that only runs when triggered. Each DAG file calls `DAG` itself: Airflow takes the file of that call
+for the DAG's own.
 """
-PASSING = (
+TRANSIENT_ERRORS = (
     "RunError",
     "ReleaseBusyError",
     "PublishError",
@@ -44,45 +44,45 @@ PASSING = (
     "RegistryUnreachableError",
     "RegistryConflictError",
 )
-"""Errors of ours that another try may mend: the world outside was at fault. All others are verdicts on input, params or
-code.
+"""Millrace's errors with a cause outside, which a retry may fix. All others are verdicts on input, params or code.
 
-A project's own error class says so of itself: `transient = True`.
+A project marks its own transient error classes with `transient = True`.
 """
 
-project.current()  # so that DAG files may import its modules
+project.current()  # makes the project's modules importable in DAG files
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def release_param() -> Param:
-    """The release that a DAG reads."""
+    """A DAG's param for the release to read."""
     return Param(
         None, type=["null", "integer"], minimum=1, title="Release", description="Its number; the newest unless given"
     )
 
 
 def final(step: Callable[P, R]) -> Callable[P, R]:
-    """Let a verdict (a failed audit, a bad file, a wrong param) fail the task at once, and anything else be tried
-    again.
+    """Fail the task without a retry for a verdict (a failed audit, a bad file, a wrong param); let Airflow retry the
+    rest.
     """
 
     @functools.wraps(step)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        _mind_memory()
+        _warn_of_memory_kill()
         try:
             return step(*args, **kwargs)
         except Exception as error:
-            if errors.is_ours(error) and type(error).__name__ not in PASSING and not getattr(error, "transient", False):
+            transient = type(error).__name__ in TRANSIENT_ERRORS or getattr(error, "transient", False)
+            if errors.is_ours(error) and not transient:
                 raise AirflowFailException(str(error)) from error
             raise
 
     return run
 
 
-def _mind_memory() -> None:
-    """Say in a second try's log what the first one could not: that the kernel killed it."""
+def _warn_of_memory_kill() -> None:
+    """Log in the second try what the first one could not: that the kernel killed it."""
     try:
         number = get_current_context()["ti"].try_number
     except (LookupError, RuntimeError):
@@ -92,19 +92,20 @@ def _mind_memory() -> None:
 
 
 def asset(qualified: str) -> Asset:
-    """The Asset of a table; lineage events name the same dataset."""
+    """The Asset of a table, whose URI is also its dataset in lineage events."""
     return Asset(name=qualified, uri=asset_uri(qualified), group=qualified.split(".")[0])
 
 
 @final
 def check_interval(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
-    """The interval of this run as ISO dates: from the params, or from the schedule's data interval when neither is
-    given.
+    """The interval of this run as ISO dates: from the params or, if both are empty, from the schedule's data interval.
+
+    AirflowFailException for an unknown param or an interval without data.
     """
     from millrace import pipeline
 
     pipeline.ensure_project()
-    refuse_unknown(dag_run.conf or {}, INTERVAL, "start and end (ISO dates, end exclusive)")
+    ensure_known(dag_run.conf or {}, INTERVAL, "start and end (ISO dates, end exclusive)")
     start, end, scheduled = params.get("start"), params.get("end"), False
     if not start and not end and dag_run.run_type != "manual":
         start, end, scheduled = str(dag_run.data_interval_start.date()), str(dag_run.data_interval_end.date()), True
@@ -113,28 +114,26 @@ def check_interval(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
     return {"start": str(interval.start), "end": str(interval.end)}
 
 
-def refuse_unknown(conf: dict[str, Any], known: tuple[str, ...], told: str) -> None:
-    """Fail the task where a caller gave a param that the DAG does not have; Airflow would ignore it."""
+def ensure_known(conf: dict[str, Any], known: tuple[str, ...], accepted: str) -> None:
+    """Fail the task for a param that the DAG does not have, which Airflow would ignore. `accepted` lists valid ones."""
     unknown = sorted(set(conf) - set(known))
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise AirflowFailException(f"unknown param {', '.join(unknown)}. This DAG takes {told}.{hint}")
+        raise AirflowFailException(f"unknown param {', '.join(unknown)}. This DAG takes {accepted}.{hint}")
 
 
 @final
 def run_table(qualified: str, interval: dict[str, str], context: Any, outlet_events: Any) -> dict[str, Any]:
-    """Carry the interval into one table; its version and row account go into the asset event, the whole report into
-    XCom.
-    """
+    """Build one table for the interval. Version and row account go into the asset event, the whole report into XCom."""
     from millrace import pipeline
 
     report = pipeline.run_table(qualified, Interval.parse(**interval), context["dag_run"].run_id, parent(context["ti"]))
-    return announce(report, outlet_events)
+    return record_asset_event(report, outlet_events)
 
 
-def announce(report: TableReport, outlet_events: Any) -> dict[str, Any]:
-    """Put version and row account into the asset event and the log. Returns the report as JSON."""
+def record_asset_event(report: TableReport, outlet_events: Any) -> dict[str, Any]:
+    """Put a table's version and row account into its asset event and the log. Returns the report as JSON."""
     qualified, account = report.table, report.account
     warnings = [
         check.reason + (f": {check.failed:,} row{'s' * (check.failed > 1)}" if check.failed else "")
@@ -157,7 +156,7 @@ def announce(report: TableReport, outlet_events: Any) -> dict[str, Any]:
 
 
 def parent(ti: Any) -> Any:
-    """The run of this task as the OpenLineage provider names it, so that our events hang below it."""
+    """This task's run as the OpenLineage provider names it: the parent of our own lineage events."""
     from airflow.providers.openlineage.plugins import macros
 
     from lineage.record import Parent
@@ -174,54 +173,58 @@ def parent(ti: Any) -> Any:
 
 @final
 def make_release(interval: dict[str, str], context: Any) -> dict[str, Any]:
-    """Pin what is published now; the release number and its versions go into XCom."""
+    """Pin the published versions as a release, which goes into XCom as JSON."""
     from dataclasses import asdict
 
     from millrace import pipeline
 
-    made = asdict(pipeline.make_release(Interval.parse(**interval), context["dag_run"].run_id, parent(context["ti"])))
-    print(f"Release {made['number']} pins {len(made['tables'])} tables; features are known up to {made['horizon']}")
-    return made
+    release = asdict(
+        pipeline.make_release(Interval.parse(**interval), context["dag_run"].run_id, parent(context["ti"]))
+    )
+    print(
+        f"Release {release['number']} pins {len(release['tables'])} tables; features are known up to"
+        f" {release['horizon']}"
+    )
+    return release
 
 
 @final
 def serve(ti: Any) -> dict[str, Any]:
-    """Serve the newest release, once it was compared with training."""
+    """Load the newest release online and switch to it once a sample matches training. Returns a report as JSON."""
     from millrace import pipeline, show
 
     served = pipeline.serve(parent=parent(ti))
     for view in served["views"]:
         print(f"{view['view']}: {view['status']}, {view['rows']:,} entities in {view['seconds']:.1f} s")
     if served["consistency"]:
-        print(show.compared(served["consistency"]))
+        print(show.comparison(served["consistency"]))
     return served
 
 
 @final
 def create_training_set(params: dict[str, Any], dag_run: Any, ti: Any = None) -> dict[str, Any]:
-    """The manifest of a new training set, as JSON. A second try returns what the first one kept before it failed."""
+    """Create a training set, and return its manifest as JSON. A retry returns what the first try had kept."""
     import json
     from dataclasses import asdict
 
     from features import training
 
-    refuse_unknown(dag_run.conf or {}, TRAINING_SET, ", ".join(TRAINING_SET))
-    made = _kept_by_an_earlier_try(params["name"], dag_run, ti)
-    if made is None:
+    ensure_known(dag_run.conf or {}, TRAINING_SET, ", ".join(TRAINING_SET))
+    created = _created_by_an_earlier_try(params["name"], dag_run, ti)
+    if created is None:
         options = {name: params[name] for name in ("release", "knowledge_time", "seed")}
         options["allow_beyond_horizon"] = params.get("allow_beyond_horizon", False)
-        made = training.create(
+        created = training.create(
             training.from_request(params["labels"]), params["service"], params["name"], **options, say=print
         )
-    print(f"Training set {made.name}: {made.rows:,} rows, {len(made.features)} features of {made.service}")
-    told: dict[str, Any] = json.loads(json.dumps(asdict(made)))  # an XCom has a word of its own for tuples
-    return told
+    print(f"Training set {created.name}: {created.rows:,} rows, {len(created.features)} features of {created.service}")
+    # Through JSON, because XCom serializes a tuple as an object of its own.
+    content: dict[str, Any] = json.loads(json.dumps(asdict(created)))
+    return content
 
 
-def _kept_by_an_earlier_try(name: str, dag_run: Any, ti: Any) -> Any:
-    """The manifest of that name, if this task was tried before in this run and the manifest is no older than the
-    run.
-    """
+def _created_by_an_earlier_try(name: str, dag_run: Any, ti: Any) -> Any:
+    """The manifest of that name if this is a retry and an earlier try of this run wrote it; else None."""
     from datetime import datetime
 
     from lake import manifest
@@ -234,23 +237,21 @@ def _kept_by_an_earlier_try(name: str, dag_run: Any, ti: Any) -> Any:
 
 @final
 def check_leaks(name: str) -> dict[str, Any]:
-    """The leak check's report, as JSON; its sentences go to the log, too."""
+    """Check a training set for leaks, log the findings, and return the report as JSON."""
     from features import training
 
-    found = training.check_leaks(name, say=print)
-    for one in found.features:
+    report = training.check_leaks(name, say=print)
+    for feature in report.features:
         print(
-            f"{one.feature}: {one.known:,} known, {one.changed:,} corrected since, {one.unpublished:,} published later,"
-            f" {one.future:,} of the future"
+            f"{feature.feature}: {feature.known:,} known, {feature.changed:,} corrected since,"
+            f" {feature.unpublished:,} published later, {feature.future:,} of the future"
         )
-    print(". ".join(found.sentences))
-    return found.to_dict()
+    print(". ".join(report.sentences))
+    return report.to_dict()
 
 
 def render_docs() -> str:
-    """Render the Data Docs and return where they are. When that fails the task is skipped: published tables are
-    intact.
-    """
+    """Render the Data Docs and return their index page. A failure skips the task: published tables are intact."""
     from millrace import pipeline
 
     try:
@@ -261,8 +262,8 @@ def render_docs() -> str:
 
 
 def describe(table: Table) -> str:
-    """A task's own page: what the contract says about its table."""
-    columns = "\n".join(f"| `{c.name}` | {c.type.spark} | {c.doc} |" for c in table.columns)
+    """A task's documentation in Markdown: what the contract says about its table."""
+    columns = "\n".join(f"| `{column.name}` | {column.type.spark} | {column.doc} |" for column in table.columns)
     return (
         f"**{table.doc}**: {table.grain}. Owner: {table.owner}.\n\n| column | type | meaning"
         f" |\n|---|---|---|\n{columns}"

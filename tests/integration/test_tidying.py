@@ -164,7 +164,7 @@ def test_optimize_says_how_many_files_it_saved(lake: Cinema, capsys: Out) -> Non
     before = files("bronze.tickets")
     assert cli.main(["optimize", "bronze.tickets"]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == "Tables written together"
+    assert told[0] == "Compacted tables"
     (line,) = [line.split() for line in told if "bronze.tickets" in line]
     assert line[1:] == [str(delta.version_of("bronze.tickets")), "1", str(before - 1), "0"]
     assert "silver.tickets" not in "\n".join(told)

@@ -17,7 +17,7 @@ def prepare(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
 
     from grocery.recommender import job
 
-    tasks.refuse_unknown(dag_run.conf or {}, TRAIN, ", ".join(TRAIN))
+    tasks.ensure_known(dag_run.conf or {}, TRAIN, ", ".join(TRAIN))
     return asdict(job.prepare(params["release"], params["weeks"], params["held_back"], params["seed"], say=print))
 
 
@@ -49,12 +49,12 @@ def score(params: dict[str, Any], context: Any, outlet_events: Any) -> dict[str,
     """The report of the table, and which model and release were scored: those that the params name, or the newest."""
     from grocery.recommender import steps
 
-    tasks.refuse_unknown(context["dag_run"].conf or {}, SCORE, ", ".join(SCORE))
+    tasks.ensure_known(context["dag_run"].conf or {}, SCORE, ", ".join(SCORE))
     done = steps.score(params["model"], params["release"], context["dag_run"].run_id, tasks.parent(context["ti"]))
     print(done)
     return {
         "model": done.model,
         "release": done.release,
         "as_of": done.as_of,
-        **tasks.announce(done.report, outlet_events),
+        **tasks.record_asset_event(done.report, outlet_events),
     }

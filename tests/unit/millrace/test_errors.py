@@ -53,7 +53,7 @@ def test_a_full_disk_is_explained_with_lake_and_landing_zone_in_a_bucket(
 )
 def test_a_full_disk_is_recognized_whoever_met_it(home: Path, error: Exception) -> None:
     explanation = errors.explain(error)
-    assert explanation.told.startswith("No space left on device")
+    assert explanation.reason.startswith("No space left on device")
     assert " has room and can be written" in explanation.remedy
 
 
@@ -68,7 +68,7 @@ def test_every_remedy_is_a_sentence_to_act_on(number: int, home: Path) -> None:
 def test_a_cause_below_another_error_counts(home: Path) -> None:
     outer = KeyError("what a library made of it")
     outer.__cause__ = full(home / "x")
-    assert errors.explain(outer).told.startswith("No space left on device")
+    assert errors.explain(outer).reason.startswith("No space left on device")
 
 
 def test_our_own_message_is_complete_and_a_defect_has_no_sentence() -> None:
