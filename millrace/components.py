@@ -1,8 +1,8 @@
-"""What runs: Airflow's components, the feature server and the engine, each as a function that becomes it, and as a
-forked child.
+"""The components: Airflow's, the feature server and Spark. A function per component runs it in the current process; a
+`Component` runs such a function in a forked child.
 
-`millrace.host` runs all of them as one process tree, `millrace.foreground` one of them in the foreground. How they are
-configured is in `millrace.environment`.
+`millrace.host` runs all of them as one process tree, `millrace.foreground` one of them in the foreground. Their
+configuration is in `millrace.environment`.
 """
 
 import gc
@@ -36,11 +36,11 @@ PRELOAD = (
     "great_expectations",
     "feast",
 )
-"""What tasks import, imported once by the scheduler: LocalExecutor forks its workers from the scheduler, and each task
-from a worker.
+"""Modules that the scheduler imports once for all tasks: LocalExecutor forks its workers from the scheduler, and each
+task from a worker.
 
-Only modules whose import starts nothing that a fork would break may stand here, and none of ours: the scheduler would
-keep old code.
+Their import must not start threads or connections, which a fork would break. Millrace's own modules are left out: the
+scheduler would keep old code.
 """
 
 COMMANDS = {
@@ -49,20 +49,18 @@ COMMANDS = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
-AIRFLOWS = ("AIRFLOW", "_AIRFLOW", "MILLRACE_DATABASE", "MILLRACE_ADMIN")
-"""Variables with secrets of Airflow's: keys, connections, addresses with passwords. What is not Airflow does not get
+AIRFLOW_SECRETS = ("AIRFLOW", "_AIRFLOW", "MILLRACE_DATABASE", "MILLRACE_ADMIN")
+"""Prefixes of variables with Airflow's secrets: keys, connections, URLs with passwords. Other components do not get
 them.
 """
-NOT_FOR_FEATURES = (*AIRFLOWS, "OPENLINEAGE")
+HIDDEN_FROM_FEATURES = (*AIRFLOW_SECRETS, "OPENLINEAGE")
 GARBAGE_THRESHOLDS = (50_000, 10, 10)
-"""Python's default of 700 new objects makes every import walk all that was imported before: a third of the time to
-start.
-"""
+"""Python's default of 700 new objects makes every import traverse all earlier imports: a third of the start time."""
 
 
 @dataclass
 class Component:
-    """A forked child: its name, how to run it, and its process while it has one."""
+    """A forked child: its name, how to run it, and its process while it runs."""
 
     name: str
     run: Callable[[], None]
@@ -71,11 +69,11 @@ class Component:
     restarts: int = 0
     why: str = ""
     keeps_log: bool = True
-    """Its output goes to a file, and not to where this process's own goes."""
+    """Whether its output goes to a log file; otherwise it goes to this process's streams."""
 
     @property
     def log(self) -> Path:
-        """The file."""
+        """Its log file."""
         return Path(os.environ["MILLRACE_LOGS"]) / f"{self.name}.log"
 
     def start(self) -> None:
@@ -83,7 +81,7 @@ class Component:
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
-            _become(self)
+            _run_in_child(self)
 
     def kill(self, signum: signal.Signals) -> None:
         """Signal its whole process group."""
@@ -92,7 +90,7 @@ class Component:
 
 
 def airflow(name: str) -> None:
-    """Become one of Airflow's components, in this process; returns or raises SystemExit at its end."""
+    """Run one of Airflow's components in this process; returns or raises SystemExit when it ends."""
     from airflow.__main__ import main as run
 
     setproctitle(f"millrace {name}")
@@ -104,31 +102,31 @@ def airflow(name: str) -> None:
 
 
 def import_airflow() -> None:
-    """Import Airflow once, for this process and those that are forked from it."""
+    """Import Airflow once, for this process and its forks."""
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     importlib.import_module("airflow.__main__")
     gc.freeze()
 
 
 def spark() -> None:
-    """Become the Spark Connect server that all tasks share."""
+    """Replace this process with the Spark Connect server that all tasks share."""
     from etl.spark import server
 
     port = server.free_port()
     arguments = server.command(port)
     server.record(os.getpid(), port)
-    os.execvpe(arguments[0], arguments, without(server.environment(), AIRFLOWS))
+    os.execvpe(arguments[0], arguments, without(server.environment(), AIRFLOW_SECRETS))
 
 
 def features() -> None:
-    """Become the feature server: a new program, since the environment that /proc shows of a forked one still has
-    Airflow's keys.
+    """Replace this process with the feature server, as a new program: /proc would show a fork's original environment,
+    with Airflow's keys.
     """
-    os.execve(sys.executable, [sys.executable, "-m", "features.serving"], without(os.environ, NOT_FOR_FEATURES))
+    os.execve(sys.executable, [sys.executable, "-m", "features.serving"], without(os.environ, HIDDEN_FROM_FEATURES))
 
 
 def without(environment: Mapping[str, str], prefixes: tuple[str, ...]) -> dict[str, str]:
-    """The variables whose names begin with none of these."""
+    """The variables whose names start with none of these prefixes."""
     return {name: value for name, value in environment.items() if not name.upper().startswith(prefixes)}
 
 
@@ -143,8 +141,8 @@ def _preload() -> None:
     print(f"Preloaded {len(PRELOAD)} modules in {time.monotonic() - started:.1f} s", flush=True)
 
 
-def _become(component: Component) -> None:
-    """Turn this forked child into the component; never returns."""
+def _run_in_child(component: Component) -> None:
+    """Run the component in this forked child; never returns."""
     status = 1
     try:
         os.setpgid(0, 0)
@@ -157,10 +155,10 @@ def _become(component: Component) -> None:
             os.close(output)
         component.run()
         status = 0
-    except SystemExit as ending:
-        status = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-        if isinstance(ending.code, str):
-            print(ending.code, file=sys.stderr)
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -171,7 +169,7 @@ def _become(component: Component) -> None:
 
 
 def kill_orphans(component: Component) -> None:
-    """End what a dead component left behind: a scheduler's workers, and the tasks below them."""
+    """Kill what a dead component left running: a scheduler's workers and their tasks."""
     group = [process for process in psutil.process_iter() if _group(process.pid) == component.pid]
     orphans = {child for process in group for child in (process, *_children(process))}
     for process in orphans:
@@ -194,19 +192,19 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def failure(component: Component, status: int) -> str:
-    """A sentence about the end of a component, with the end of its log."""
+    """A message about how a component ended, with the last lines of its log."""
     return f"{component.name} {how_it_ended(component, status)}. The end of {component.log}:\n{tail(component.log)}"
 
 
 def how_it_ended(component: Component, status: int) -> str:
-    """The same without its name and log: `was ended by SIGKILL after 75 s`."""
+    """How a component ended, as a predicate: `was ended by SIGKILL after 75 s`."""
     code = os.waitstatus_to_exitcode(status)
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
     return f"{how} after {time.monotonic() - component.started:.0f} s"
 
 
 def tail(path: Path, lines: int = 15) -> str:
-    """The last lines of a log, or a note that there are none."""
+    """The last lines of a log, or a note that it is empty."""
     with suppress(OSError):
         text = path.read_text(errors="replace").strip()
         if text:

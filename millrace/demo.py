@@ -1,8 +1,8 @@
-"""The demo: land the sample, start Airflow, trigger the DAG over REST, watch it, then read what it made as a user
-would.
+"""The demo: land the sample, start Airflow, trigger the DAG over REST, watch it, then read features as a user would.
 
 `python -m millrace.demo`, or `make demo`. Exits 0 only if every step worked. A second demo finds everything up to date
-and says so. With `--airflow URL` it uses an Airflow that runs elsewhere, and reads features over HTTP: `make compose`.
+and says so. With `--airflow URL` it uses an Airflow that is already running elsewhere, and reads features over HTTP:
+`make compose`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
 CONFLICT = 409
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0
-"""For so long Airflow may fail to answer, on a busy machine or while its API server is started again."""
+"""How long Airflow may fail to respond, on a busy machine or while its API server restarts."""
 
 
 class DemoError(RuntimeError):
-    """A step of the demo did not work; the message says which and where to look."""
+    """A step of the demo failed; the message says which one and where to look."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     try:
         secret_files.load()
-        _demo(console, started, _elsewhere(options) if options.airflow else None)
+        _demo(console, started, _remote_airflow(options) if options.airflow else None)
     except Exception as error:
         message = errors.sentence(error)
         if message is None and not isinstance(error, RuntimeError | LookupError | OSError):
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _elsewhere(options: argparse.Namespace) -> Services:
+def _remote_airflow(options: argparse.Namespace) -> Services:
     password = os.environ.get(ADMIN_PASSWORD)
     if not password or not options.features:
         raise SystemExit(
@@ -90,9 +90,9 @@ def _elsewhere(options: argparse.Namespace) -> Services:
     return Services(options.airflow.rstrip("/"), options.features.rstrip("/"), options.user, password)
 
 
-def _demo(console: Console, started: float, elsewhere: Services | None) -> None:
+def _demo(console: Console, started: float, remote: Services | None) -> None:
     interval = project.required("landing", "run a demo").INTERVAL
-    airflow = _prepare(console, elsewhere)
+    airflow = _prepare(console, remote)
     conf = {"start": str(interval.start), "end": str(interval.end)}
     with _timed(console, f"Run of {interval} over REST"):
         run = Run.trigger(airflow, conf)
@@ -104,14 +104,14 @@ def _demo(console: Console, started: float, elsewhere: Services | None) -> None:
         console.print(show.warnings(reports))
     console.print(_release(results["serve.release"]), markup=False)
     console.print(show.views(results["serve.materialize"]))
-    _read_features(console, elsewhere)
-    _where_next(
+    _read_features(console, remote)
+    _print_links(
         console,
         airflow,
-        elsewhere,
+        remote,
         reports,
         time.monotonic() - started,
-        run.airflow_share(reports, results["serve.materialize"]),
+        run.timing(reports, results["serve.materialize"]),
     )
 
 
@@ -123,37 +123,37 @@ def _timed(console: Console, what: str) -> Iterator[None]:
     console.print(f"[dim]{what}: {time.monotonic() - started:.1f} s[/dim]")
 
 
-def _prepare(console: Console, elsewhere: Services | None) -> Services:
-    """The sample lands while Airflow starts."""
+def _prepare(console: Console, remote: Services | None) -> Services:
+    """Land the sample while Airflow starts; returns Airflow once both are done."""
     sample = project.required("landing", "land a sample")
 
     def say(message: str) -> None:
         console.print(f"  {message}", markup=False)
 
-    what = "waiting for Airflow" if elsewhere else "starting Airflow"
+    what = "waiting for Airflow" if remote else "starting Airflow"
     with _timed(console, f"Landing the sample, {what}"), ThreadPoolExecutor(1) as pool:
         landing = pool.submit(sample.land, lambda name: say(f"landing {name}"))
-        if elsewhere:
-            _wait_for(elsewhere, say)
-        airflow = elsewhere or services.up(say)
+        if remote:
+            _wait_for(remote, say)
+        airflow = remote or services.up(say)
         landing.result()
     return airflow
 
 
 def _wait_for(airflow: Services, say: services.Progress) -> None:
-    """Until each component is healthy and the DAG is parsed; DemoError after `MILLRACE_START_SECONDS`."""
-    deadline, said = time.monotonic() + settings.start_seconds(), ""
-    while missing := _missing(airflow):
+    """Wait until every component is healthy and the DAG is parsed; DemoError after `MILLRACE_START_SECONDS`."""
+    deadline, reported = time.monotonic() + settings.start_seconds(), ""
+    while unready := _unready(airflow):
         if time.monotonic() > deadline:
-            raise DemoError(f"Airflow at {airflow.url} is not ready after {settings.start_seconds()} s: {missing}")
-        if missing != said:
-            say(f"Waiting for {missing}")
-            said = missing
+            raise DemoError(f"Airflow at {airflow.url} is not ready after {settings.start_seconds()} s: {unready}")
+        if unready != reported:
+            say(f"Waiting for {unready}")
+            reported = unready
         time.sleep(POLL_SECONDS)
 
 
-def _missing(airflow: Services) -> str:
-    """What is not there yet; DemoError where waiting does not help."""
+def _unready(airflow: Services) -> str:
+    """What is not ready yet, in words; empty if all is. DemoError if waiting cannot help."""
     try:
         health = airflow.api("GET", "/api/v2/monitor/health")
         unhealthy = [name for name in services.COMPONENTS if (health.get(name) or {}).get("status") != "healthy"]
@@ -183,9 +183,9 @@ class Run:
 
     @classmethod
     def trigger(cls, airflow: Services, conf: dict[str, Any], dag: str = DAG) -> Run:
-        """Start a run; a refusal of the API says what is wrong with the params.
+        """Start a run. ApiError, with the API's reason, for wrong params.
 
-        It has an id of ours, so that a second try after a lost answer finds the run of the first.
+        The caller chooses the run's id, so that a retry after a lost response finds the run that the first try started.
         """
         run = cls(airflow, f"manual__{datetime.now(UTC).isoformat()}_{uuid.uuid4().hex[:8]}", dag)
         body = {"dag_run_id": run.id, "logical_date": None, "conf": conf}
@@ -228,12 +228,12 @@ class Run:
         return self._get(f"/taskInstances/{task}/xcomEntries/return_value?stringify=false")["value"]
 
     def results(self) -> dict[str, Any]:
-        """What every task returned, by task."""
-        wanted = [table.qualified for table in catalog.tables()] + ["serve.release", "serve.materialize"]
-        return {task: self.result(task) for task in wanted}
+        """What each table's task, and those that release and serve, returned, by task id."""
+        task_ids = [table.qualified for table in catalog.tables()] + ["serve.release", "serve.materialize"]
+        return {task_id: self.result(task_id) for task_id in task_ids}
 
-    def airflow_share(self, reports: list[TableReport], served: dict[str, Any]) -> str:
-        """How much of the run's wall time no task was at work."""
+    def timing(self, reports: list[TableReport], served: dict[str, Any]) -> str:
+        """The run's wall time, the work of its tasks, and the time in which no task ran, in words."""
         run = self._get()
         wall = _seconds_between(run["start_date"], run["end_date"])
         work = sum(sum(report.seconds.values()) for report in reports) + sum(
@@ -241,9 +241,9 @@ class Run:
         )
         busy = _union(
             [
-                (one["start_date"], one["end_date"])
-                for one in self.tasks().values()
-                if one["start_date"] and one["end_date"]
+                (task["start_date"], task["end_date"])
+                for task in self.tasks().values()
+                if task["start_date"] and task["end_date"]
             ]
         )
         return (
@@ -253,10 +253,10 @@ class Run:
 
     def error(self) -> str:
         """The first failed task with the last error of its log."""
-        failed = [one for one in self.tasks().values() if one["state"] == "failed"]
+        failed = [task for task in self.tasks().values() if task["state"] == "failed"]
         if not failed:
             return f"the run {self.id} failed"
-        first = min(failed, key=lambda one: one["end_date"] or "")
+        first = min(failed, key=lambda task: task["end_date"] or "")
         return f"{first['task_id']} failed: {self._last_error(first)}"
 
     def _last_error(self, instance: dict[str, Any]) -> str:
@@ -274,7 +274,7 @@ class Run:
         if not events:
             return "see its log in the Airflow UI"
         details = events[-1]["error_detail"]
-        return "; ".join(str(one.get("exc_value")) for one in details[:1])
+        return "; ".join(str(detail.get("exc_value")) for detail in details[:1])
 
 
 def _seconds_between(start: str, end: str) -> float:
@@ -282,7 +282,7 @@ def _seconds_between(start: str, end: str) -> float:
 
 
 def _union(spans: list[tuple[str, str]]) -> float:
-    """Seconds covered by at least one span."""
+    """Seconds that at least one span covers."""
     total, until = 0.0, ""
     for start, end in sorted(spans):
         if end > until:
@@ -292,7 +292,7 @@ def _union(spans: list[tuple[str, str]]) -> float:
 
 
 def _watch(console: Console, run: Run) -> None:
-    """Show each task as it ends, and a bar while a terminal looks on."""
+    """Print each task as it ends, with a progress bar on a terminal. DemoError if the run fails."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -305,10 +305,10 @@ def _watch(console: Console, run: Run) -> None:
         while True:
             state = run.state()
             tasks = run.tasks()
-            _tell_news(console, run, tasks)
-            _tell_retries(console, run, tasks)
-            running = sorted(name for name, one in tasks.items() if one["state"] == "running")
-            ended = sum(one["state"] in ENDED for one in tasks.values())
+            _print_ended(console, run, tasks)
+            _print_retries(console, run, tasks)
+            running = sorted(name for name, task in tasks.items() if task["state"] == "running")
+            ended = sum(task["state"] in ENDED for task in tasks.values())
             progress.update(
                 bar, completed=ended, total=len(tasks), description=", ".join(running) or "waiting for Airflow"
             )
@@ -322,15 +322,16 @@ def _watch(console: Console, run: Run) -> None:
         )
 
 
-def _tell_news(console: Console, run: Run, tasks: dict[str, dict[str, Any]]) -> None:
-    for name, one in sorted(tasks.items(), key=lambda item: item[1]["end_date"] or ""):
-        if one["state"] in ENDED and run.seen.get(name) != one["state"]:
-            run.seen[name] = one["state"]
-            console.print(f"  {_news(run, name, one)}", markup=False)
+def _print_ended(console: Console, run: Run, tasks: dict[str, dict[str, Any]]) -> None:
+    """Print each task that has ended, once."""
+    for name, task in sorted(tasks.items(), key=lambda item: item[1]["end_date"] or ""):
+        if task["state"] in ENDED and run.seen.get(name) != task["state"]:
+            run.seen[name] = task["state"]
+            console.print(f"  {_result_line(run, name, task)}", markup=False)
 
 
-def _tell_retries(console: Console, run: Run, tasks: dict[str, dict[str, Any]]) -> None:
-    """Say that a task did not end well and is tried again, each time once."""
+def _print_retries(console: Console, run: Run, tasks: dict[str, dict[str, Any]]) -> None:
+    """Print each failed try that Airflow retries, once."""
     for name, instance in sorted(tasks.items()):
         state = f"{instance['state']} {instance['try_number']}"
         if instance["state"] == "up_for_retry" and run.seen.get(name) != state:
@@ -338,7 +339,7 @@ def _tell_retries(console: Console, run: Run, tasks: dict[str, dict[str, Any]]) 
             console.print(f"  {name:<29} try {instance['try_number']} failed, Airflow tries again", markup=False)
 
 
-def _news(run: Run, name: str, instance: dict[str, Any]) -> str:
+def _result_line(run: Run, name: str, instance: dict[str, Any]) -> str:
     if instance["state"] != "success":
         return f"{name:<29} {instance['state']}"
     if name.split(".")[0] in catalog.LAYERS:
@@ -346,33 +347,31 @@ def _news(run: Run, name: str, instance: dict[str, Any]) -> str:
     return f"{name:<29} done in {instance['duration'] or 0:.1f} s"
 
 
-def _release(made: dict[str, Any]) -> str:
-    tables = ", ".join(f"{name} v{version}" for name, version in made["tables"].items())
-    return f"Release {made['number']}, features known up to {made['horizon']}: {tables}\n"
+def _release(release: dict[str, Any]) -> str:
+    tables = ", ".join(f"{name} v{version}" for name, version in release["tables"].items())
+    return f"Release {release['number']}, features known up to {release['horizon']}: {tables}\n"
 
 
-def _read_features(console: Console, elsewhere: Services | None) -> None:
-    """One entity's online features, over HTTP where the feature server runs elsewhere, and the head of a training set,
-    through the Feast SDK.
+def _read_features(console: Console, remote: Services | None) -> None:
+    """Print one entity's online features and the head of a training set, read through the Feast SDK.
+
+    With a remote Airflow, the online features come from its feature server over HTTP.
     """
     from millrace import reading
 
     keys = reading.entity()
-    found, how = (
-        (reading.online_over_http(elsewhere.features_url, keys), ", over HTTP")
-        if elsewhere
-        else (reading.online(keys), "")
-    )
-    who = ", ".join(f"{name.removesuffix('_id')} {value}" for name, value in keys.items())
-    console.print(show.pairs(f"Online features of {who} ({reading.service().name}{how})", found))
+    features = reading.online_over_http(remote.features_url, keys) if remote else reading.online(keys)
+    entity = ", ".join(f"{name.removesuffix('_id')} {value}" for name, value in keys.items())
+    protocol = ", over HTTP" if remote else ""
+    console.print(show.pairs(f"Online features of {entity} ({reading.service().name}{protocol})", features))
     head = reading.training_set()
     console.print(f"[bold]Head of a training set ({reading.service().name})[/bold]")
     console.print(head.to_string(index=False), markup=False)
     console.print()
 
 
-def _outside(airflow: Services) -> dict[str, str]:
-    """The same for containers, as it looks from the machine that they run on."""
+def _container_links(airflow: Services) -> dict[str, str]:
+    """Where to look when Airflow runs in containers, as seen from their host."""
     return {
         "Airflow": (
             f"{settings.public_url() or airflow.url}  (user {airflow.username}; its password is in a"
@@ -385,21 +384,22 @@ def _outside(airflow: Services) -> dict[str, str]:
     }
 
 
-def _where_next(
+def _print_links(
     console: Console,
     airflow: Services,
-    elsewhere: Services | None,
+    remote: Services | None,
     reports: list[TableReport],
     seconds: float,
     share: str,
 ) -> None:
+    """Print where to look next, how long Airflow's run took, and the line that says that all of it worked."""
     from expectations import docs
 
     rows = sum(report.account.rows_in for report in reports)
     console.print("[bold]Where to look next[/bold]")
-    shown = (
-        _outside(airflow)
-        if elsewhere
+    links = (
+        _container_links(airflow)
+        if remote
         else {
             "Airflow": f"{airflow.url}  (user {airflow.username}, password {airflow.password})",
             "Features": f"{airflow.features_url}/get-online-features  (Feast's feature server)",
@@ -409,7 +409,7 @@ def _where_next(
             "Stop": "make down",
         }
     )
-    for name, text in shown.items():
+    for name, text in links.items():
         console.print(f"  {name:<10} {text}", markup=False, soft_wrap=True)
     console.print(f"\nAirflow's run: {share}", markup=False)
     console.print(

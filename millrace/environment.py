@@ -1,8 +1,8 @@
-"""The environment of Millrace's components: what the caller's variables leave open, completed. `make up` and `millrace
-start` share it.
+"""The environment of the components: the caller's variables plus Millrace's defaults. `make up` and `millrace start`
+share it.
 
-What the caller says about Airflow (`AIRFLOW__...`) wins, but for the home, the ports and the address to listen on,
-which are Millrace's own settings. Starting anything does not belong here.
+The caller's `AIRFLOW__...` variables win, except for the home, the ports and the address to listen on, which are
+Millrace's own settings. Starting processes does not belong here.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ CHECKOUT = settings.CHECKOUT
 LOOPBACK = settings.LOOPBACK
 USERNAME = "admin"
 SHARED_SECRETS = ("AIRFLOW__CORE__FERNET_KEY", "AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__API__SECRET_KEY")
-"""What all components of one Airflow have to agree on."""
+"""Keys that all components of one Airflow must share."""
 ADMIN_PASSWORD = "MILLRACE_ADMIN_PASSWORD"
 FAB_AUTH_MANAGER = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
 
 
 def environment(port: int, features: int, caller: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the components: the caller's, completed."""
+    """The environment of the components: the caller's variables, Millrace's own, and defaults for the rest."""
     state, url = settings.home(), _api_url(port, caller)
-    ours = {
+    own = {
         "MILLRACE_HOME": str(state),
         project.SETTING: str(project.current().root),  # components run in another folder
         "MILLRACE_LOGS": str(state / "logs"),
@@ -45,29 +45,27 @@ def environment(port: int, features: int, caller: Mapping[str, str]) -> dict[str
         "AIRFLOW__API__HOST": settings.bind(),
         "PYTHONPATH": _joined(str(CHECKOUT), caller.get("PYTHONPATH")),
         "PATH": _joined(str(Path(sys.executable).parent), caller.get("PATH")),
-        "SPT_NOENV": "1",  # else setproctitle overwrites the environment that /proc shows, and the token in it
+        "SPT_NOENV": "1",  # otherwise setproctitle overwrites the environment in /proc, and the token in it
         **{
             name: _joined(LOOPBACK, "localhost", _host(url), caller.get(name), separator=",")
             for name in ("NO_PROXY", "no_proxy")
         },
     }
-    dropped = (
-        "PYTHONDONTWRITEBYTECODE",
-        ADMIN_PASSWORD,
-    )  # one triples every start, the other is for `millrace.metadata` alone
+    # The first triples the time of every start, the second is for `millrace.metadata` alone.
+    dropped = ("PYTHONDONTWRITEBYTECODE", ADMIN_PASSWORD)
     inherited = {name: value for name, value in caller.items() if name not in dropped}
-    return {**_defaults(url), **_database(caller), **_task_logs(state, caller), **_auth(), **inherited, **ours}
+    return {**_defaults(url), **_database(caller), **_task_logs(state, caller), **_auth(), **inherited, **own}
 
 
 def own_host() -> str:
-    """The host of a URL by which this machine reaches what listens on `MILLRACE_BIND`."""
+    """The host, as part of a URL, at which this machine reaches servers that listen on `MILLRACE_BIND`."""
     address = settings.bind()
     address = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(address, address)
     return f"[{address}]" if ":" in address else address
 
 
 def _api_url(port: int, caller: Mapping[str, str]) -> str:
-    """`MILLRACE_API_URL`: where components reach the api-server."""
+    """Where components reach the api-server: `MILLRACE_API_URL`, or this machine."""
     url = caller.get("MILLRACE_API_URL")
     return str(settings.parse("MILLRACE_API_URL", url)).rstrip("/") if url else f"http://{own_host()}:{port}"
 
@@ -77,7 +75,7 @@ def _host(url: str) -> str:
 
 
 def _bundles() -> list[dict[str, Any]]:
-    """The folders of DAG files: ours, and the project's where it has one."""
+    """Airflow's DAG bundles: Millrace's DAG files, and the project's if it has any."""
     local = "airflow.dag_processing.bundles.local.LocalDagBundle"
     own = project.current().root / "dags"
     folders: dict[str, dict[str, str]] = {
@@ -98,7 +96,7 @@ def _defaults(url: str) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "8",
         "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "4",
-        # Airflow's 5 s are too few on a busy machine, and end the task
+        # Airflow's default of 5 s is too short on a busy machine, and fails the task
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
         # a worker may notice its task's end only at the next heartbeat
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
@@ -112,7 +110,7 @@ def _defaults(url: str) -> dict[str, str]:
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-        # our own jobs are in `millrace`: a task must not be named as the table it makes
+        # Millrace's own jobs are in `millrace`: a task must not have the name of the table it builds
         "AIRFLOW__OPENLINEAGE__NAMESPACE": "airflow",
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps({"type": "lineage.transport.FileOrServer", "file": "airflow"}),
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
@@ -123,10 +121,10 @@ def _defaults(url: str) -> dict[str, str]:
 
 
 def _database(caller: Mapping[str, str]) -> dict[str, str]:
-    """`MILLRACE_DATABASE`: where Airflow keeps its metadata; unset, in a SQLite file in the home.
+    """Airflow's metadata database: `MILLRACE_DATABASE`; if unset, a SQLite file in the home.
 
-    Airflow's asynchronous half goes by libpq as well, with the same options (TLS and PGPASSFILE included): Airflow
-    would take asyncpg, which spells them otherwise. So it does where Airflow's own variable names the database.
+    Asynchronous connections use libpq as well, with the same options (TLS and PGPASSFILE included): Airflow's default,
+    asyncpg, names them differently. The same holds if Airflow's own variable names the database.
     """
     url = caller.get("MILLRACE_DATABASE") or ""
     if url:
@@ -141,9 +139,7 @@ def _database(caller: Mapping[str, str]) -> dict[str, str]:
 
 
 def _task_logs(state: Path, caller: Mapping[str, str]) -> dict[str, str]:
-    """`MILLRACE_TASK_LOGS`: where the logs of tasks lie; unset, in the home. In a bucket, every api-server can show
-    them.
-    """
+    """Where task logs go: `MILLRACE_TASK_LOGS`; if unset, the home. From a bucket every api-server can show them."""
     local = state / "logs" / "tasks"
     where = caller.get("MILLRACE_TASK_LOGS")
     if where:
@@ -156,7 +152,7 @@ def _task_logs(state: Path, caller: Mapping[str, str]) -> dict[str, str]:
         "AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER": where.rstrip("/"),
         "AIRFLOW__LOGGING__REMOTE_LOG_CONN_ID": "millrace_task_logs",
         "AIRFLOW__LOGGING__DELETE_LOCAL_LOGS": "True",
-        # nothing of its own: boto3 finds credentials and AWS_ENDPOINT_URL in the environment
+        # an empty connection: boto3 finds credentials and AWS_ENDPOINT_URL in the environment
         "AIRFLOW_CONN_MILLRACE_TASK_LOGS": "aws://",
     }
 
@@ -170,8 +166,8 @@ def _joined(*parts: str | None, separator: str = os.pathsep) -> str:
 
 
 def shared_secrets(folder: Path) -> dict[str, str]:
-    """Airflow's keys, made once and kept, so that sessions and encrypted connections survive a restart."""
-    return _kept(
+    """Airflow's keys, generated once and kept, so that sessions and encrypted connections survive a restart."""
+    return _read_or_create(
         folder / "secrets.json",
         lambda: {
             "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
@@ -184,28 +180,28 @@ def shared_secrets(folder: Path) -> dict[str, str]:
 def admin_password(folder: Path) -> str:
     """The administrator's password: `MILLRACE_ADMIN_PASSWORD`, or the one in the file that SimpleAuthManager reads."""
     path = folder / "simple_auth_manager_passwords.json.generated"
-    kept = _kept(path, lambda: {USERNAME: secrets.token_urlsafe(12)})[USERNAME]
-    return (os.environ.get(ADMIN_PASSWORD) if settings.auth() == settings.FAB else None) or kept
+    generated = _read_or_create(path, lambda: {USERNAME: secrets.token_urlsafe(12)})[USERNAME]
+    return (os.environ.get(ADMIN_PASSWORD) if settings.auth() == settings.FAB else None) or generated
 
 
-def _kept(path: Path, make: Callable[[], dict[str, str]]) -> dict[str, str]:
-    """Read a private file of secrets, or make it: whole or not at all, for this user only, and the same for two who
-    make it at once.
+def _read_or_create(path: Path, generate: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """Read a file of secrets that only this user may read, or create it atomically: of two processes that create it at
+    once, both read the same secrets.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(json.dumps(make()) + "\n")
+            file.write(json.dumps(generate()) + "\n")
         with suppress(FileExistsError):
             path.hardlink_to(draft)
         draft.unlink()
-    kept: dict[str, str] = json.loads(path.read_text())
-    return kept
+    contents: dict[str, str] = json.loads(path.read_text())
+    return contents
 
 
 def missing_secrets(variables: Mapping[str, str]) -> list[str]:
-    """The shared secrets that these variables do not give, in any of the ways that Airflow takes them."""
+    """The shared secrets that these variables do not set, directly, by command or by secrets backend."""
     return [
         name for name in SHARED_SECRETS if not any(variables.get(name + suffix) for suffix in ("", "_CMD", "_SECRET"))
     ]

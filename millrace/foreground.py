@@ -1,9 +1,9 @@
-"""One component in the foreground, for a container or a service manager: `millrace start COMPONENT`, which becomes
+"""Run one component in the foreground, for a container or a service manager: `millrace start COMPONENT`, which executes
 `python -m millrace.foreground COMPONENT`.
 
-Its output goes where this process's goes, no file tells of it, and SIGTERM or SIGINT ends it in good order: a scheduler
-starts no more tasks and waits for those at work, for `MILLRACE_STOP_SECONDS` in all. What is killed then is run again
-by the next scheduler. `millrace.host` runs all components as one tree.
+The component writes to this process's streams, and leaves no pid file. SIGTERM or SIGINT stops it gracefully: a
+scheduler starts no more tasks and waits for running ones, up to `MILLRACE_STOP_SECONDS`; the next scheduler reruns the
+tasks that are killed then. `millrace.host` runs all components as one process tree.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ PR_SET_PDEATHSIG = 1
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 POLL_SECONDS = 0.5
 MIGRATION_SECONDS = 300
-"""A component waits for so long for the metadata tables to be there and of this version."""
-KILLS_SECONDS = 2.0
-"""So often it is looked whether the kernel killed something for lack of memory."""
+"""How long a component waits for the metadata tables to be migrated to this version."""
+KILL_POLL_SECONDS = 2.0
+"""How often to check whether the kernel killed a process for lack of memory."""
 
 
 def start(name: str) -> NoReturn:
-    """Become the component, with the environment that it needs; SettingError where a setting is wrong."""
+    """Replace this process with the component, in the environment that it needs; SettingError for a wrong setting."""
     variables = environment.environment(settings.airflow_port(), settings.features_port(), os.environ)
     settings.stop_seconds(), settings.health_port(), settings.engine_port(), settings.is_scheduled()
     state = settings.home()
@@ -54,16 +54,19 @@ def start(name: str) -> NoReturn:
         if name == "api-server" and settings.auth() == settings.SIMPLE:
             environment.admin_password(state / "airflow")
     elif name == "features":
-        variables = components.without(variables, components.NOT_FOR_FEATURES)
+        variables = components.without(variables, components.HIDDEN_FROM_FEATURES)
     else:
-        variables = components.without(variables, components.AIRFLOWS)
+        variables = components.without(variables, components.AIRFLOW_SECRETS)
     module = ("features.serving",) if name == "features" else ("millrace.foreground", name)
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-W", "ignore", "-m", *module], variables)
 
 
 def _with_secrets(variables: dict[str, str]) -> dict[str, str]:
-    """Those that the caller gives, or those of the home, which components of one machine share."""
+    """Add the shared secrets that are not set, from the home, for components of one machine.
+
+    SettingError if they are not set and the components share a database, which may be that of several machines.
+    """
     folder = settings.home() / "airflow"
     missing = environment.missing_secrets(variables)
     if missing and variables.get("MILLRACE_DATABASE") and not (folder / "secrets.json").exists():
@@ -75,14 +78,14 @@ def _with_secrets(variables: dict[str, str]) -> dict[str, str]:
 
 
 def main(name: str) -> int:
-    """Be the component until it ends or is asked to; its exit status."""
+    """Run the component until it ends or is signaled; returns its exit status."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _stop)
     try:
-        secret_files.load()  # where nobody called `start`: the image of the engine holds no more than this module needs
+        secret_files.load()  # the engine's image runs this module directly, without `start`
         if name == "engine":
             return _engine()
-        if name == "api-server":  # it ends by itself on a signal, and answers /api/v2/monitor/health
+        if name == "api-server":  # it handles signals itself, and serves /api/v2/monitor/health
             components.import_airflow()
             _wait_for_tables()
             components.airflow(name)
@@ -97,9 +100,10 @@ def main(name: str) -> int:
         return 1
 
 
-def _beside(parent: int, name: str, facts: int) -> None:
-    """The component, which says where its heartbeat will be, and is asked to end when its parent is gone, however that
-    ended: nobody would watch it.
+def _run_component(parent: int, name: str, pipe: int) -> None:
+    """Run the component in the forked child; it writes its job as JSON to `pipe` first.
+
+    The kernel sends it SIGTERM when its parent ends, in whatever way: nothing would supervise it any longer.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -107,8 +111,8 @@ def _beside(parent: int, name: str, facts: int) -> None:
         return
     components.import_airflow()
     _wait_for_tables()
-    os.write(facts, json.dumps(health.job_of(name)).encode())
-    os.close(facts)
+    os.write(pipe, json.dumps(health.read_job(name)).encode())
+    os.close(pipe)
     components.airflow(name)
 
 
@@ -121,13 +125,11 @@ def _wait_for_tables() -> None:
 
     from millrace import metadata_state
 
-    logging.getLogger("alembic.runtime.migration").setLevel(
-        logging.WARNING
-    )  # it says twice for each look that it looks
+    logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)  # it logs two lines for each read
     try:
-        metadata_state.refuse_newer(metadata_state.look())
+        metadata_state.ensure_known_revision(metadata_state.read())
         check_migrations(MIGRATION_SECONDS)
-        if problem := metadata_state.look().other_keys:
+        if problem := metadata_state.read().key_problem:
             raise SystemExit(problem)
     except metadata_state.NewerMetadataError as error:
         raise SystemExit(str(error)) from None
@@ -137,39 +139,38 @@ def _wait_for_tables() -> None:
             " image"
         ) from None
     except Exception as error:
-        raise SystemExit(f"The metadata database cannot be used: {health.told(error)}") from None
+        raise SystemExit(f"The metadata database cannot be used: {health.first_line(error)}") from None
 
 
 class Foreground:
-    """A forked component, its health server, and its end. This process imports no Airflow, and stays small."""
+    """Supervises a forked component and serves its health. This process does not import Airflow, to stay small."""
 
     def __init__(self, name: str) -> None:
-        self._facts, told = os.pipe()
-        os.set_blocking(self._facts, False)
-        self._told: int = told
-        self._component = Component(name, partial(_beside, os.getpid(), name, told), keeps_log=False)
+        self._read_end, write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        self._write_end: int = write_end
+        self._component = Component(name, partial(_run_component, os.getpid(), name, write_end), keeps_log=False)
         self._job: health.Job | None = None
         self._killed = False
         self._kills = 0
-        self._probe = health.Probe(health.of_job(name, datetime.now(UTC), self._known_job))
+        self._probe = health.Probe(health.heartbeat_check(name, datetime.now(UTC), self._known_job))
 
     def run(self) -> int:
-        """Until the component has ended; 0 when it was asked to and did so in time."""
+        """Wait until the component has ended; returns 0 if it was signaled and ended in time."""
         self._component.start()
-        os.close(self._told)
+        os.close(self._write_end)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._end)
         signal.signal(signal.SIGALRM, self._kill)
         setproctitle(f"millrace {self._component.name} (health)")
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, HANDLED
-        )  # threads inherit it: a signal that one of them got would not wake this one from its wait
+        # Threads inherit the mask: a signal delivered to one of them would not interrupt this thread's wait.
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         health.serve(self._probe, settings.health_port())
         threading.Thread(target=self._watch_memory, daemon=True, name="memory").start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         status = self._wait()
         components.kill_orphans(self._component)
-        self._tell_kills()
+        self._report_kills()
         if self._probe.ending and not self._killed:
             return 0
         print(
@@ -181,26 +182,26 @@ class Foreground:
         return 128 - code if code < 0 else code or 1
 
     def _known_job(self) -> health.Job | None:
-        """What the component said about its job; None until it has."""
+        """The component's job, as it wrote it to the pipe; None until it has."""
         if self._job is None:
             with suppress(BlockingIOError):
-                self._job = health.Job(*json.loads(os.read(self._facts, 65536) or "null"))
+                self._job = health.Job(*json.loads(os.read(self._read_end, 65536) or "null"))
         return self._job
 
     def _watch_memory(self) -> None:
         while True:
-            self._tell_kills()
-            time.sleep(KILLS_SECONDS)
+            self._report_kills()
+            time.sleep(KILL_POLL_SECONDS)
 
-    def _tell_kills(self) -> None:
-        """A task that the kernel kills cannot say so itself."""
+    def _report_kills(self) -> None:
+        """Print that the kernel has killed processes: a killed task cannot say so itself."""
         count = memory.kills()
         if count > self._kills and (reason := memory.killed(self._component.name)):
             self._kills = count
             print(f"{reason[0].upper()}{reason[1:]}", file=sys.stderr, flush=True)
 
     def _wait(self) -> int:
-        """Reap what ends, orphans too where this is the first process of a container, until the component has."""
+        """Reap children until the component ends, including orphans if this is the first process of a container."""
         while True:
             pid, status = os.wait()
             if pid == self._component.pid:
@@ -219,17 +220,15 @@ class Foreground:
 
 
 def _engine() -> int:
-    """Sail as a Spark Connect server, in this process, or with `MILLRACE_ENGINE=spark` the Spark of this machine, below
-    it.
-    """
+    """Run a Spark Connect server: Sail in this process or, with `MILLRACE_ENGINE=spark`, Spark in a child process."""
     setproctitle("millrace engine")
-    bucket.set_environment()  # for Sail: no path of a lake is made here, which would do so
+    bucket.set_environment()  # for Sail; building a path of the lake would do it, but nothing here does
     ended = threading.Event()
     stop: Callable[[int, object], None] = lambda _signum, _frame: ended.set()  # noqa: E731
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop)
     port = settings.engine_port()
-    probe = health.Probe(health.of_engine(port))
+    probe = health.Probe(health.engine_check(port))
     health.serve(probe, settings.health_port())
     run = _spark if settings.engine() == "spark" else _sail
     return run(port, ended, probe)
@@ -247,7 +246,7 @@ def _sail(port: int, ended: threading.Event, probe: health.Probe) -> int:
 
 
 def _spark(port: int, ended: threading.Event, probe: health.Probe) -> int:
-    """Ends with Spark: whoever keeps the container starts both again."""
+    """Run Spark until it is stopped or ends. If it ends by itself so does this process, and the container restarts."""
     from etl.spark import SparkError, server
 
     try:

@@ -1,8 +1,7 @@
-"""Whether a component is alive and ready, over HTTP: `GET /live` and `GET /ready` on `MILLRACE_HEALTH_PORT`, 200, or
-503 with the reason.
+"""HTTP probes for components without an HTTP server of their own.
 
-For components that have no HTTP server of their own. A probe costs a look at what was found out in the last second, or
-one query.
+`GET /live` and `GET /ready` on `MILLRACE_HEALTH_PORT` give 200, or 503 with the reason. A result is cached for a
+second, so that probing costs one query a second at most.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as LateError
+from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -21,11 +20,11 @@ from typing import Any, NamedTuple
 from lake import settings
 from millrace.environment import own_host
 
-KEEP_SECONDS = 1.0
+CACHE_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
-"""A probe waits for so long for what it looks at."""
-HUNG = 4
-"""A component that has said nothing for so many times the heartbeat's threshold is not alive: it hangs."""
+"""How long a probe waits for the component."""
+DEAD_AFTER = 4
+"""A component hangs, and is no longer alive, if its last heartbeat is older than so many thresholds."""
 JOBS = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 THRESHOLDS = {
     "scheduler": ("scheduler", "scheduler_health_check_threshold"),
@@ -35,47 +34,47 @@ THRESHOLDS = {
 
 
 class Health(NamedTuple):
-    """Why a component is not alive, and why it is not ready; empty where it is."""
+    """Why a component is not alive, and why it is not ready; empty if it is."""
 
     dead: str = ""
     unready: str = ""
 
 
 class Probe:
-    """Looks at most once a second, and never twice at once, however many ask."""
+    """Runs a check at most once a second, one at a time, however many clients ask. `ending` overrides its result."""
 
-    def __init__(self, look: Callable[[], Health]) -> None:
-        self._look, self._lock = look, threading.Lock()
+    def __init__(self, check: Callable[[], Health]) -> None:
+        self._check, self._lock = check, threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="health")
-        self._looking: Future[Health] | None = None
-        self._until = 0.0
+        self._pending: Future[Health] | None = None
+        self._expires = 0.0
         self.ending = ""
 
     def health(self) -> Health:
-        """What was found out now or in the last second."""
+        """The result of a check that is at most a second old."""
         if self.ending:
             return Health(unready=self.ending)
         with self._lock:
-            if self._looking is None or (self._looking.done() and time.monotonic() >= self._until):
-                self._looking, self._until = self._pool.submit(self._look), time.monotonic() + KEEP_SECONDS
-            looking = self._looking
+            if self._pending is None or (self._pending.done() and time.monotonic() >= self._expires):
+                self._pending, self._expires = self._pool.submit(self._check), time.monotonic() + CACHE_SECONDS
+            pending = self._pending
         try:
-            return looking.result(ANSWER_SECONDS)
-        except LateError:
+            return pending.result(ANSWER_SECONDS)
+        except FutureTimeout:
             return Health(unready=f"no answer within {ANSWER_SECONDS:.0f} s")
         except Exception as error:
-            return Health(unready=told(error))
+            return Health(unready=first_line(error))
 
 
-def told(error: BaseException) -> str:
-    """An error in one line: of the database's own where there is one."""
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; SQLAlchemy's errors give the database's own."""
     text = str(getattr(error, "orig", None) or error).strip()
     return next(iter(text.splitlines()), "") or type(error).__name__
 
 
 class Job(NamedTuple):
-    """Where the heartbeat of a component's job is: Airflow's database, the host as Airflow knows it, and the age in
-    seconds from which on it is too old.
+    """Where to find the heartbeat of a component's job: Airflow's database and host name. `threshold` is the age in
+    seconds from which on a heartbeat is too old.
     """
 
     url: str
@@ -83,8 +82,8 @@ class Job(NamedTuple):
     threshold: float
 
 
-def job_of(name: str) -> Job:
-    """As Airflow's configuration says, for a process that has imported it."""
+def read_job(name: str) -> Job:
+    """The job of a component as Airflow's configuration has it. Imports Airflow."""
     from airflow.configuration import conf
     from airflow.settings import SQL_ALCHEMY_CONN
     from airflow.utils.net import get_hostname
@@ -92,26 +91,28 @@ def job_of(name: str) -> Job:
     return Job(SQL_ALCHEMY_CONN or "", get_hostname(), conf.getfloat(*THRESHOLDS[name]))
 
 
-def of_job(name: str, started_at: datetime, job: Callable[[], Job | None]) -> Callable[[], Health]:
-    """Look at the heartbeat of the job that this host's component has had since it started. This process need not
-    import Airflow, which would cost 100 MB.
+def heartbeat_check(name: str, started_at: datetime, job: Callable[[], Job | None]) -> Callable[[], Health]:
+    """A check of the heartbeats that this host's component has sent since it started.
+
+    It reads the database without importing Airflow, which would cost 100 MB. `job` returns None until it is known.
     """
     heartbeats = Heartbeats(JOBS[name], started_at)
 
-    def look() -> Health:
-        known = job()
-        newest = heartbeats.newest(known) if known else None
-        if known is None or newest is None:
+    def check() -> Health:
+        current = job()
+        newest = heartbeats.newest(current) if current else None
+        if current is None or newest is None:
             return Health(unready=f"the {name} is starting")
         age = (datetime.now(UTC) - newest).total_seconds()
-        reason = f"the {name} has said nothing for {age:.0f} s"
-        return Health(reason if age > HUNG * known.threshold else "", reason if age > known.threshold else "")
+        reason = f"the {name} has sent no heartbeat for {age:.0f} s"
+        is_dead, is_late = age > DEAD_AFTER * current.threshold, age > current.threshold
+        return Health(reason if is_dead else "", reason if is_late else "")
 
-    return look
+    return check
 
 
 class Heartbeats:
-    """Reads from Airflow's table of jobs, over a connection that stays while it works."""
+    """Reads Airflow's table of jobs over one connection, which is replaced after an error."""
 
     def __init__(self, job_type: str, since: datetime) -> None:
         self._type, self._since = job_type, since
@@ -122,18 +123,18 @@ class Heartbeats:
         try:
             return self._query(job)
         except Exception:
-            self._connection = None  # it may have been cut off: ask once more, over another
+            self._connection = None  # it may have been closed: retry once with a new one
             return self._query(job)
 
     def _query(self, job: Job) -> datetime | None:
         is_file = job.url.startswith("sqlite")
         if self._connection is None:
             self._connection = _open_file(job.url) if is_file else _open_server(job.url)
-        mark, since = ("?", self._since.replace(tzinfo=None).isoformat(" ")) if is_file else ("%s", self._since)
+        param, since = ("?", self._since.replace(tzinfo=None).isoformat(" ")) if is_file else ("%s", self._since)
         cursor = self._connection.cursor()
         cursor.execute(
-            f"SELECT max(latest_heartbeat) FROM job WHERE job_type = {mark} AND hostname = {mark} AND start_date >="
-            f" {mark}",
+            f"SELECT max(latest_heartbeat) FROM job WHERE job_type = {param} AND hostname = {param} AND start_date >="
+            f" {param}",
             (self._type, job.host, since),
         )
         ((newest,),) = cursor.fetchall()
@@ -160,26 +161,26 @@ the engine's image has no PySpark.
 """
 
 
-def of_engine(port: int) -> Callable[[], Health]:
-    """Ask the engine for its version, as a Spark Connect client does, over one connection that stays."""
+def engine_check(port: int) -> Callable[[], Health]:
+    """A check that asks the engine for its version, as a Spark Connect client does, over one connection."""
     import grpc
 
     channel = grpc.insecure_channel(f"{own_host()}:{port}", options=[("grpc.enable_http_proxy", 0)])
-    ask: Any = channel.unary_unary("/spark.connect.SparkConnectService/AnalyzePlan")
+    analyze_plan: Any = channel.unary_unary("/spark.connect.SparkConnectService/AnalyzePlan")
 
-    def look() -> Health:
+    def check() -> Health:
         try:
-            ask(VERSION_REQUEST, timeout=ANSWER_SECONDS / 2)
+            analyze_plan(VERSION_REQUEST, timeout=ANSWER_SECONDS / 2)
         except grpc.RpcError as error:
-            known: Any = error
-            return Health(unready=f"the engine does not answer: {known.details()}")
+            call: Any = error  # it is a grpc.Call as well, which its type does not say
+            return Health(unready=f"the engine does not answer: {call.details()}")
         return Health()
 
-    return look
+    return check
 
 
 def serve(probe: Probe, port: int) -> None:
-    """Answer on that port from now on, in threads of this process."""
+    """Serve the probe on that port, in threads of this process."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
@@ -187,7 +188,7 @@ def serve(probe: Probe, port: int) -> None:
         def do_GET(self) -> None:
             health = probe.health() if self.path in ("/live", "/ready") else None
             if health is None:
-                self._answer(404, "there are /live and /ready")
+                self._answer(404, "the paths are /live and /ready")
                 return
             reason = health.dead if self.path == "/live" else health.unready or health.dead
             self._answer(503 if reason else 200, reason)

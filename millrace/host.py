@@ -1,9 +1,9 @@
-"""The process that holds Airflow: it imports Airflow once and forks the components from there.
+"""The host process: it imports Airflow once, forks the components, and restarts those that die.
 
-`airflow standalone` starts five interpreters, and each imports Airflow again. Forking from one process pays that once,
-shares the memory, and makes a component that dies cheap to start again. It runs in the foreground (`python -m
-millrace.host`) and reads its configuration from the environment, which `millrace.services` prepares.
-`millrace.foreground` runs one component alone.
+`airflow standalone` starts five interpreters, and each imports Airflow. Forking from one process pays for the import
+once, shares its memory, and makes restarts cheap. The host runs in the foreground (`python -m millrace.host`) and reads
+its configuration from the environment, which `millrace.services` prepares. `millrace.foreground` runs one component
+alone.
 """
 
 import json
@@ -32,14 +32,14 @@ from millrace.components import (
 from millrace.environment import ADMIN_PASSWORD
 
 RESTARTS = "restarts.json"
-"""What the host writes about components that died, below `run` in the home."""
+"""The file in which the host records components that died, below `run` in the home."""
 STOP_SECONDS = 8.0
 HEALTHY_SECONDS = 30.0
-"""A component that lived this long is started again when it dies; one that dies earlier ends the host."""
+"""A component that dies after this long is restarted; one that dies earlier ends the host."""
 
 
 def main() -> int:
-    """Start every component, keep them running, and end them all on SIGTERM or SIGINT."""
+    """Start every component, keep them running, and stop them all on SIGTERM or SIGINT."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _stop)
     try:
@@ -72,24 +72,24 @@ def _stop(signum: int, _frame: object) -> None:
 
 
 def _run_to_end(component: Component) -> str | None:
-    """Run a component that ends by itself; the sentence about its failure, if it failed."""
+    """Run a component that ends by itself. Returns a message if it failed, else None."""
     component.start()
     _, status = os.waitpid(component.pid, 0)
     return failure(component, status) if status else None
 
 
 def _supervise(components: dict[str, Component]) -> int:
-    """Wait for children for as long as all of them live, and start one again that dies."""
+    """Wait for children, and restart a component that dies. Returns 1 if one dies too early."""
     while True:
         pid, status = os.wait()
-        component = next((c for c in components.values() if c.pid == pid), None)
+        component = next((candidate for candidate in components.values() if candidate.pid == pid), None)
         if component is None:
             continue
-        failed = failure(component, status)
+        message = failure(component, status)
         kill_orphans(component)
         if time.monotonic() - component.started < HEALTHY_SECONDS:
-            return _report(failed)
-        print(f"{failed}\nStarting {component.name} again.", flush=True)
+            return _report(message)
+        print(f"{message}\nStarting {component.name} again.", flush=True)
         component.restarts += 1
         component.why = how_it_ended(component, status)
         _note_restarts(components.values())
@@ -97,7 +97,7 @@ def _supervise(components: dict[str, Component]) -> int:
 
 
 def _note_restarts(components: Iterable[Component]) -> None:
-    """Let `make status` tell which components died; a full disk is no reason to end the others."""
+    """Record which components died, for `make status`. A full disk is ignored: the others keep running."""
     dead = {
         component.name: {"times": component.restarts, "why": component.why}
         for component in components
@@ -113,7 +113,7 @@ def _report(failure: str) -> int:
 
 
 def _end(components: list[Component]) -> None:
-    """Ask every component to end, wait, and kill what is left."""
+    """Terminate every component, wait, and kill what is left."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
     running = [component for component in components if component.pid]

@@ -1,6 +1,4 @@
-"""Memory as the kernel grants it to this container: its limit, how many processes were killed for it, and which setting
-gives more.
-"""
+"""This container's memory limit, the processes that the kernel killed because of it, and the setting that raises it."""
 
 from __future__ import annotations
 
@@ -11,10 +9,10 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 UNLIMITED = 1 << 60
-"""Version 1 writes a number near 2^63 where there is no limit."""
+"""cgroup v1 has a number near 2^63 for no limit."""
 SCHEDULER, TASK = 100, 500
-"""Of 1000: how much of the container's memory the kernel adds to a process's own when it looks for one to kill. Workers
-add nothing.
+"""Added to `oom_score_adj`: thousandths of the container's memory that the kernel adds to a process's own usage when it
+chooses one to kill. Workers add nothing.
 """
 SETTINGS = (
     "Give the {name} more memory (with Compose MILLRACE_{variable}_MEMORY, in Kubernetes resources.limits.memory)"
@@ -23,10 +21,8 @@ FEWER = ", or let fewer tasks run at once (AIRFLOW__CORE__PARALLELISM)"
 
 
 def kills(root: Path = CGROUPS) -> int:
-    """How many processes of this container were killed for lack of memory since it started; 0 where the kernel does not
-    say.
-    """
-    for name in ("memory.events", "memory/memory.oom_control"):  # of version 2, of version 1
+    """Number of this container's processes that the kernel killed for lack of memory since it started; 0 if unknown."""
+    for name in ("memory.events", "memory/memory.oom_control"):  # cgroup v2, cgroup v1
         with suppress(OSError, ValueError):
             counts = dict(line.split() for line in (root / name).read_text().splitlines())
             return int(counts.get("oom_kill", 0))
@@ -34,28 +30,29 @@ def kills(root: Path = CGROUPS) -> int:
 
 
 def limit(root: Path = CGROUPS) -> int | None:
-    """In bytes; None where there is none."""
+    """The container's memory limit in bytes; None if it has none."""
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):
-            found = int((root / name).read_text())
-            return found if found < UNLIMITED else None
+            size = int((root / name).read_text())
+            return size if size < UNLIMITED else None
     return None
 
 
 def kill_tasks_first(score: Path = Path("/proc/self/oom_score_adj")) -> None:
-    """Let the kernel kill tasks before this process, the scheduler, and the executor's workers last.
+    """Make the kernel kill tasks first, then this process, the scheduler, and the executor's workers last.
 
-    A task is tried again. The scheduler takes its tasks along, and is started again. But a worker may hold the lock of
-    the executor's queue, and with it every other worker waits for ever. Workers are forked by the scheduler, tasks by
-    workers.
+    A killed task is retried. A killed scheduler ends its tasks, and is restarted. But a killed worker may have held the
+    lock of the executor's queue, and then all other workers wait forever. The scheduler forks workers, and they fork
+    tasks.
     """
     with suppress(OSError, ValueError):
         _Scores(score, int(score.read_text()))
 
 
 class _Scores:
-    """A forked process has the score of its parent at that moment. Tasks cannot raise their own: Airflow makes them
-    undumpable, and the file root's.
+    """Sets `oom_score_adj` around forks, since a forked process inherits its parent's score.
+
+    Tasks cannot raise their own: Airflow makes them undumpable, which makes root the owner of the file.
     """
 
     def __init__(self, path: Path, least: int) -> None:
@@ -68,7 +65,7 @@ class _Scores:
         )
 
     def _begin(self) -> None:
-        """In a worker, whose own file it has to be, or in a task, which leaves its score as it is."""
+        """After a fork, open the file of the new process: a worker. A task leaves its score unchanged."""
         self._generation += 1
         try:
             os.close(self._file)
@@ -77,24 +74,24 @@ class _Scores:
             self._generation = len(self._levels)
 
     def _set(self, ahead: int) -> None:
-        """The score of this process, or for a moment that of its children."""
+        """Write this process's score, or with `ahead=1`, just before a fork, that of its children."""
         if self._generation + 1 < len(self._levels):
             with suppress(OSError):
                 os.write(self._file, b"%d\n" % self._levels[self._generation + ahead])
 
 
 def killed(component: str = "scheduler", root: Path = CGROUPS) -> str:
-    """What to say where the kernel has killed something in the container of this component; empty where it has not."""
-    count, most = kills(root), limit(root)
-    if not count or most is None:
+    """A message if the kernel has killed a process in this component's container; else empty."""
+    count, size = kills(root), limit(root)
+    if not count or size is None:
         return ""
     processes = "a process" if count == 1 else f"{count} processes"
     return (
         f"the kernel has killed {processes} of this container since it started, because its memory limit of"
-        f" {most / (1 << 20):,.0f} MiB was reached. {remedy(component)}{FEWER if component == 'scheduler' else ''}"
+        f" {size / (1 << 20):,.0f} MiB was reached. {remedy(component)}{FEWER if component == 'scheduler' else ''}"
     )
 
 
 def remedy(component: str) -> str:
-    """Which settings give a component more."""
+    """Which settings give a component more memory."""
     return SETTINGS.format(name=component, variable=component.upper().replace("-", "_"))

@@ -1,7 +1,7 @@
-"""Airflow's metadata: create its tables or bring them up to this version, and the logins with roles. `python -m
-millrace.metadata` does both, once before the components start.
+"""Airflow's metadata: create or upgrade its tables, and manage the logins with roles.
 
-Which database it is, `MILLRACE_DATABASE` says; who signs in, `MILLRACE_AUTH`.
+`python -m millrace.metadata` migrates once, before the components start. `MILLRACE_DATABASE` names the database,
+`MILLRACE_AUTH` chooses how users sign in.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from lake import settings
 from lake.settings import SettingError
 from millrace import environment
 from millrace.environment import ADMIN_PASSWORD, USERNAME
-from millrace.health import told
+from millrace.health import first_line
 
 LOCK = 0x6D696C6C72616365
-"""Of PostgreSQL's advisory locks: who holds it migrates."""
+"""The key of the PostgreSQL advisory lock that a migration holds."""
 Role = Literal["Viewer", "User", "Op", "Admin"]
-"""FAB's roles that a login may have: look; trigger and clear runs; connections, variables and pools as well;
-everything.
+"""FAB's roles. A Viewer reads; a User triggers and clears runs as well; an Op also edits connections, variables and
+pools; an Admin may do everything.
 """
 
 
@@ -32,17 +32,17 @@ class MetadataError(RuntimeError):
 
 
 def migrate(progress: Callable[[str], None]) -> None:
-    """Create or upgrade the tables, and with `MILLRACE_AUTH=fab` the roles and the first administrator. Two may do so
-    at once: one waits for the other.
+    """Create or upgrade the tables and, with `MILLRACE_AUTH=fab`, the roles and the first administrator.
 
-    In a process of its own, because Airflow reads its configuration once, when it is imported.
+    Safe to run twice at once: one waits for the other. It runs in a child process, because Airflow reads its
+    configuration once, on import. MetadataError if it fails.
     """
     progress("Migrating Airflow's metadata")
     _run("migrate")
 
 
 def add_user(name: str, role: str, password: str) -> None:
-    """A login with that role, or a new role and password for the one of that name."""
+    """Add a login with that role, or give the existing one a new role and password. MetadataError without FAB."""
     if settings.auth() != settings.FAB:
         raise MetadataError(
             "logins with roles need MILLRACE_AUTH=fab; with MILLRACE_AUTH=simple there is one administrator"
@@ -56,7 +56,7 @@ def _run(*arguments: str, message: str = "") -> None:
     variables = environment.environment(settings.airflow_port(), settings.features_port(), os.environ)
     password = os.environ.get(ADMIN_PASSWORD)
     variables |= {ADMIN_PASSWORD: password} if password else {}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "millrace.metadata", *arguments],
         cwd=environment.CHECKOUT,
         env=variables,
@@ -65,17 +65,17 @@ def _run(*arguments: str, message: str = "") -> None:
         capture_output=True,
         check=False,
     )
-    if done.returncode:
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        raise MetadataError("\n".join(lines[-15:]) or f"the migration ended with exit status {done.returncode}")
+    if result.returncode:
+        lines = [line for line in result.stderr.strip().splitlines() if line.strip()]
+        raise MetadataError("\n".join(lines[-15:]) or f"the migration ended with exit status {result.returncode}")
 
 
 def prepare(password: str = "") -> None:
-    """The same in this process, whose environment is that of a component; the password is the first administrator's."""
+    """Migrate in this process, which has a component's environment; `password` is for the first administrator."""
     from airflow.settings import SQL_ALCHEMY_CONN
     from airflow.utils.db import initdb
 
-    with _one_at_a_time(SQL_ALCHEMY_CONN or ""):
+    with _migration_lock(SQL_ALCHEMY_CONN or ""):
         initdb()
         _record_keys(SQL_ALCHEMY_CONN or "")
         if settings.auth() == settings.FAB:
@@ -85,9 +85,9 @@ def prepare(password: str = "") -> None:
 
 
 @contextmanager
-def _one_at_a_time(url: str) -> Iterator[None]:
-    """Airflow looks whether there are tables before it takes its own lock, so two that start at once would both create
-    them.
+def _migration_lock(url: str) -> Iterator[None]:
+    """A lock around the whole migration: Airflow checks for tables before it takes its own lock, so two migrations at
+    once would both create them.
     """
     if not url.startswith("postgresql"):
         yield
@@ -108,13 +108,13 @@ def _record_keys(url: str) -> None:
 
     from millrace import shared_keys
 
-    if ours := shared_keys.of():
+    if digests := shared_keys.digests():
         with sqlalchemy.create_engine(url).begin() as connection:
-            shared_keys.record(connection, ours)
+            shared_keys.record(connection, digests)
 
 
 def _use_write_ahead_log(path: str) -> None:
-    """Let readers and the one writer of the SQLite file go on at the same time; the file remembers it."""
+    """Let readers of the SQLite file work while one process writes. The mode is stored in the file."""
     import sqlite3
 
     with sqlite3.connect(path) as connection:
@@ -123,7 +123,7 @@ def _use_write_ahead_log(path: str) -> None:
 
 
 def _first_administrator(password: str) -> None:
-    """FAB's roles, and an administrator if there is no login yet."""
+    """Create FAB's roles, and an administrator if there is no login yet."""
     from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
 
     with get_application_builder() as builder:
@@ -135,32 +135,30 @@ def _first_administrator(password: str) -> None:
             f"{ADMIN_PASSWORD} is not set, and there is no login yet. Set it, or {ADMIN_PASSWORD}_FILE, to the first"
             " administrator's password"
         )
-    _put_user(USERNAME, "Admin", password)
+    _save_user(USERNAME, "Admin", password)
 
 
-def _put_user(name: str, role: str, password: str) -> None:
+def _save_user(name: str, role: str, password: str) -> None:
     from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
 
     with get_application_builder() as builder:
         manager = builder.sm
-        found, chosen = manager.find_user(name), manager.find_role(role)
-        if found:
-            found.roles = [chosen]
-            manager.update_user(found)
-            manager.reset_password(found.id, password)
-        elif not manager.add_user(name, name, "", f"{name}@localhost", chosen, password):
-            raise MetadataError(f"the login {name} could not be made")
+        user, fab_role = manager.find_user(name), manager.find_role(role)
+        if user:
+            user.roles = [fab_role]
+            manager.update_user(user)
+            manager.reset_password(user.id, password)
+        elif not manager.add_user(name, name, "", f"{name}@localhost", fab_role, password):
+            raise MetadataError(f"the login {name} could not be created")
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m millrace.metadata` as a command, and with arguments as the process that `migrate` and `add_user`
-    start.
-    """
+    """The command `python -m millrace.metadata`; with arguments, the child process of `migrate` and `add_user`."""
     try:
         if not arguments:
             migrate(lambda message: print(message, flush=True))
         elif arguments[0] == "user":
-            _put_user(arguments[1], arguments[2], sys.stdin.read())
+            _save_user(arguments[1], arguments[2], sys.stdin.read())
         else:
             prepare(os.environ.pop(ADMIN_PASSWORD, ""))
     except (MetadataError, SettingError) as error:
@@ -170,8 +168,8 @@ def main(arguments: list[str]) -> int:
         if not _is_database_error(error):
             raise
         print(
-            f"the database that MILLRACE_DATABASE names cannot be used: {told(error).rstrip('.')}. See that it runs,"
-            " and that user, password and database are right",
+            f"the database that MILLRACE_DATABASE names cannot be used: {first_line(error).rstrip('.')}. See that it"
+            " runs, and that user, password and database are right",
             file=sys.stderr,
         )
         return 1

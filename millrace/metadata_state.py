@@ -1,6 +1,6 @@
-"""Which version Airflow's metadata has, and which the installed Airflow needs: asked before anything is migrated.
+"""Read which revision Airflow's metadata has and which one the installed Airflow needs, before anything is migrated.
 
-Migrating is the job of `millrace.metadata`.
+`millrace.metadata` migrates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONFIGURED = (
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_SECRET",
 )
-"""Variables that name another database than the file in the home."""
+"""Variables that name a database other than the file in the home."""
 
 
 class NewerMetadataError(ValueError):
@@ -30,12 +30,14 @@ class NewerMetadataError(ValueError):
 
 
 class MetadataStateError(RuntimeError):
-    """The metadata database cannot be asked."""
+    """The metadata database cannot be read."""
 
 
 @dataclass(frozen=True)
 class MetadataState:
-    """The URL without user and password; the revision that is there (None: no tables), and the one that is needed."""
+    """`where` is the URL without user and password; `present` the database's revision (None without tables), `needed`
+    that of the installed Airflow, and `known` whether that Airflow knows the present one.
+    """
 
     where: str
     present: str | None
@@ -45,49 +47,53 @@ class MetadataState:
     providers: bool
     """Whether the tables of providers, such as FAB's logins, are up to date, too."""
     logins: int = 0
-    """Of FAB, where its tables are there."""
+    """Number of FAB's logins; 0 without its tables."""
     keys: bool = True
-    """Digests of the keys that components share are there, and are those of this environment."""
-    other_keys: str = ""
-    """A sentence, where they are others."""
+    """Whether the digests of all shared keys are recorded, and match this environment."""
+    key_problem: str = ""
+    """A sentence if a recorded digest differs; else empty."""
 
 
 def is_used() -> bool:
-    """Whether this home has, or names, metadata of Airflow: where only features are served there is none."""
+    """Whether this home has Airflow metadata, or names some; a machine that only serves features has none."""
     folder = settings.home() / "airflow"
     files = [folder / "airflow.db", folder / "airflow.cfg"]
     return any(os.environ.get(name) for name in CONFIGURED) or any(file.exists() for file in files)
 
 
 def state() -> MetadataState:
-    """Asked in a process of its own: Airflow reads its configuration once, when it is imported. Nothing is written."""
+    """Read the state in a child process, because Airflow reads its configuration once, on import. Writes nothing.
+
+    MetadataStateError if the database cannot be read.
+    """
     from millrace import environment
 
     variables = environment.environment(settings.airflow_port(), settings.features_port(), os.environ)
     command = [sys.executable, "-W", "ignore", "-m", "millrace.metadata_state"]
-    done = subprocess.run(command, cwd=settings.CHECKOUT, env=variables, text=True, capture_output=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        told = [line for line in done.stderr.splitlines() if line.strip()][-1:] or [f"exit status {done.returncode}"]
+    result = subprocess.run(command, cwd=settings.CHECKOUT, env=variables, text=True, capture_output=True, check=False)
+    lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
+    if result.returncode or not lines:
+        messages = [line for line in result.stderr.splitlines() if line.strip()]
+        reason = messages[-1] if messages else f"exit status {result.returncode}"
         raise MetadataStateError(
-            f"Airflow's metadata cannot be asked for its version: {told[0]}. See that its database runs, and that user"
+            f"Airflow's metadata cannot be asked for its version: {reason}. See that its database runs, and that user"
             " and password are right"
         )
     return MetadataState(**json.loads(lines[-1]))
 
 
-def refuse_newer(found: MetadataState) -> None:
+def ensure_known_revision(metadata: MetadataState) -> None:
     """NewerMetadataError for a revision that the installed Airflow does not know."""
-    if not found.known:
+    if not metadata.known:
         raise NewerMetadataError(
-            f"Airflow's metadata at {found.where} has revision {found.present}, which Airflow {found.airflow} does not"
-            " know: a newer version migrated it. Use that version, or restore the metadata from before. Nothing was"
-            " written"
+            f"Airflow's metadata at {metadata.where} has revision {metadata.present}, which Airflow {metadata.airflow}"
+            " does not know: a newer version migrated it. Use that version, or restore the metadata from before."
+            " Nothing was written"
         )
 
 
-def look() -> MetadataState:
-    """The same in this process, which has Airflow's environment."""
+def read() -> MetadataState:
+    """Read the state in this process, which has Airflow's environment."""
     import sqlalchemy
     from airflow import __version__
     from airflow.settings import SQL_ALCHEMY_CONN
@@ -102,12 +108,12 @@ def look() -> MetadataState:
     where = f"{url.get_backend_name()}://{url.host or ''}{port}/{(url.database or '').lstrip('/')}"
     script = ScriptDirectory.from_config(db._get_alembic_config())
     needed = ",".join(sorted(script.get_heads()))
-    present, logins, keys, other_keys = None, 0, True, ""
+    present, logins, keys, key_problem = None, 0, True, ""
     if url.get_backend_name() != "sqlite" or (url.database and Path(url.database).exists()):
         with sqlalchemy.create_engine(url).connect() as connection:
             present = ",".join(sorted(MigrationContext.configure(connection).get_current_heads())) or None
-            keys = shared_keys.recorded(connection).items() >= shared_keys.of().items()
-            other_keys = shared_keys.differing(connection)
+            keys = shared_keys.recorded(connection).items() >= shared_keys.digests().items()
+            key_problem = shared_keys.mismatch(connection)
             if sqlalchemy.inspect(connection).has_table("ab_user"):
                 logins = int(connection.scalar(sqlalchemy.text("SELECT count(*) FROM ab_user")) or 0)
     known: set[Any] = {revision.revision for revision in script.walk_revisions()}
@@ -121,7 +127,7 @@ def look() -> MetadataState:
         providers,
         logins,
         keys,
-        other_keys,
+        key_problem,
     )
 
 
@@ -134,14 +140,14 @@ def _are_providers_up_to_date() -> bool:
 
 
 def main() -> int:
-    """Print the state as JSON; what a database says is told in its first line, which has no password."""
+    """Print the state as JSON, or the first line of a database's error, which has no password."""
     import sqlalchemy
 
     try:
-        print(json.dumps(asdict(look())))
+        print(json.dumps(asdict(read())))
     except sqlalchemy.exc.SQLAlchemyError as error:
-        told = str(getattr(error, "orig", None) or type(error).__name__).strip().splitlines()
-        print(told[0] if told else type(error).__name__, file=sys.stderr)
+        lines = str(getattr(error, "orig", None) or type(error).__name__).strip().splitlines()
+        print(lines[0] if lines else type(error).__name__, file=sys.stderr)
         return 1
     return 0
 

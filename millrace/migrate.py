@@ -1,7 +1,7 @@
-"""`millrace migrate`: bring every piece of state that an older version left to this version.
+"""`millrace migrate`: upgrade the state of an older version to this one.
 
-It looks at all of them first, so that state of a newer version is refused before anything is written. Each step does
-what is left to do: two may run at once, and one that is killed is finished by the next.
+It reads all state first, so that state of a newer version is refused before anything is written. Steps are idempotent:
+two migrations may run at once, and the next one finishes what a killed one left.
 """
 
 from __future__ import annotations
@@ -23,48 +23,50 @@ class PendingError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Part:
-    """A piece of state: what it is and where; what is to be done, in words; and how it is done."""
+class Step:
+    """The migration of one piece of state: its name and location, what is pending, in words, and how to apply it."""
 
     name: str
     pending: list[str]
-    bring: Callable[[Say], None]
+    apply: Callable[[Say], None]
     always: bool = False
-    """It looks for itself at what is left to do, and at more than its version."""
+    """Whether to apply it even if nothing is pending: it checks more than its version by itself."""
 
 
 def check(say: Say, file: Path | None = None) -> None:
-    """Say what is pending; PendingError if anything is. Nothing is written."""
-    parts = _parts(file)
-    for part in parts:
-        say(f"{part.name}: {'; '.join(part.pending) or 'up to date'}")
-    if behind := [part for part in parts if part.pending]:
-        raise PendingError(f"{len(behind)} of {len(parts)} are of an older version. To migrate them: millrace migrate")
+    """Report what is pending; PendingError if anything is. Nothing is written."""
+    steps = _steps(file)
+    for step in steps:
+        say(f"{step.name}: {'; '.join(step.pending) or 'up to date'}")
+    if outdated := [step for step in steps if step.pending]:
+        raise PendingError(
+            f"{len(outdated)} of {len(steps)} are of an older version. To migrate them: millrace migrate"
+        )
 
 
 def migrate(say: Say, file: Path | None = None) -> None:
-    """Do what is pending, and say what was done. `file` is a registry to copy into a database that has none."""
-    with _alone():
-        for part in _parts(file):
-            if part.pending or part.always:
-                part.bring(lambda done, name=part.name: say(f"{name}: {done}"))  # type: ignore[misc]
-            if not part.pending:
-                say(f"{part.name}: up to date")
+    """Apply what is pending, and report it. `file` is a registry to copy into a database that has none."""
+    with _migration_lock():
+        for step in _steps(file):
+            if step.pending or step.always:
+                step.apply(lambda message, name=step.name: say(f"{name}: {message}"))  # type: ignore[misc]
+            if not step.pending:
+                say(f"{step.name}: up to date")
 
 
-def _parts(file: Path | None) -> list[Part]:
+def _steps(file: Path | None) -> list[Step]:
     from features.registry import migration
 
-    parts = [Part(f"lake at {settings.lake()}", _pending_lake(), _bring_lake)]
-    parts += [
-        Part(
+    steps = [Step(f"lake at {settings.lake()}", _pending_lake(), _migrate_lake)]
+    steps += [
+        Step(
             f"feature registry at {migration.where_registry()}",
             migration.pending_registry(file),
             lambda say: migration.migrate_registry(say, file),
         ),
-        Part(f"features online in {migration.where_online()}", migration.pending_online(), migration.migrate_online),
+        Step(f"features online in {migration.where_online()}", migration.pending_online(), migration.migrate_online),
     ]
-    return [*parts, *_metadata()]
+    return [*steps, *_metadata()]
 
 
 def _pending_lake() -> list[str]:
@@ -75,45 +77,45 @@ def _pending_lake() -> list[str]:
     return []
 
 
-def _bring_lake(say: Say) -> None:
+def _migrate_lake(say: Say) -> None:
     from etl import table_reader
 
     table_reader.check_format()
     say(f"marked with format {settings.LAKE_FORMAT}")
 
 
-def _metadata() -> Iterator[Part]:
-    """Where only features are served, there is none."""
+def _metadata() -> Iterator[Step]:
+    """The step for Airflow's metadata; none on a machine that only serves features."""
     from millrace import metadata, metadata_state
 
     if not metadata_state.is_used():
         return
-    found = metadata_state.state()
-    metadata_state.refuse_newer(found)
+    state = metadata_state.state()
+    metadata_state.ensure_known_revision(state)
     pending = []
-    if found.present != found.needed:
-        pending.append(f"migrate from {found.present} to {found.needed}" if found.present else "make its tables")
-    elif not found.providers:
+    if state.present != state.needed:
+        pending.append(f"migrate from {state.present} to {state.needed}" if state.present else "make its tables")
+    elif not state.providers:
         pending.append("migrate the tables of its providers")
 
-    if settings.auth() == settings.FAB and not found.logins:
+    if settings.auth() == settings.FAB and not state.logins:
         pending.append("make the roles and the first administrator")
-    if found.present and not found.keys:
+    if state.present and not state.keys:
         pending.append("note the keys that the components share")
 
-    def bring(say: Say) -> None:
+    def apply(say: Say) -> None:
         metadata.migrate(lambda _: None)
         if pending:
             say(f"done: {'; '.join(pending)}")
 
-    yield Part(f"Airflow's metadata at {found.where}", pending, bring, always=True)
+    yield Step(f"Airflow's metadata at {state.where}", pending, apply, always=True)
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """On this machine; parts in databases have locks of their own.
+def _migration_lock() -> Iterator[None]:
+    """Lock out other migrations on this machine; state in databases has locks of its own.
 
-    A home that cannot be written has nothing to migrate in it.
+    No lock without a writable home, which then has nothing to migrate.
     """
     with suppress(PermissionError):
         (settings.home() / "run").mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Start and stop Airflow on this machine, and talk to its REST API: `python -m millrace.services up|down|status`.
 
-What runs is one process tree, rooted in `millrace.host`; this module prepares its environment and secrets, and finds it
-again later by a token in its environment, so that a stale pid file can never hit a stranger. What the DAGs do does not
-belong here.
+The services are one process tree, rooted in `millrace.host`. This module prepares its environment and secrets, and
+later finds it by a token in its environment, so that a stale pid file never signals an unrelated process. What the DAGs
+do does not belong here.
 """
 
 import argparse
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 TOKEN = "MILLRACE_SERVICES_TOKEN"
 HOST = (sys.executable, "-m", "millrace.host")
 SLOW_SECONDS = 120.0
-"""From then on, and each time it passes again, `up` says that it still waits, and for what."""
+"""`up` says that it is still waiting, and for what, each time this long has passed."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
-"""Seconds between two tries of a call that may be repeated; each is twice the one before."""
+"""Seconds between retries of a call that may be repeated; each pause is twice the one before."""
 STOP_SECONDS = 10.0
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
@@ -82,11 +82,11 @@ class Services:
     _bearer: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def api(self, method: str, path: str, json: Any = None, timeout: float = 60, patience: float = 0) -> Any:
-        """Call `/api/v2/...` and return the decoded answer; raise ApiError for a status of 400 and above, OSError
-        without an answer.
+        """Call `/api/v2/...` and return the decoded response. ApiError for a status of 400 and above, OSError without
+        a response.
 
-        A call that may be repeated has `patience`: for so many seconds it is made again when the server does not
-        answer, or answers with a status of 500 and above.
+        With `patience`, for calls that may be repeated, retry for so many seconds if the server does not respond or
+        responds with a status of 500 and above.
         """
         deadline, pause = time.monotonic() + patience, FIRST_PAUSE
         while True:
@@ -116,7 +116,7 @@ class Services:
 
 @dataclass(frozen=True)
 class Record:
-    """What the pid file says about the running host."""
+    """What the pid file says about the running host. Its fields are keys of that file."""
 
     pid: int
     port: int
@@ -127,29 +127,29 @@ class Record:
     ready_at: str = ""
     """When everything was healthy for the first time; empty until then."""
     project: str = ""
-    """The folder of the project that it works for."""
+    """The folder of the project that it runs."""
 
 
 def up(progress: Progress | None = None) -> Services:
     """Start the services, or find them running, and return once they are healthy and every DAG is parsed.
 
-    A slow machine takes as long as it takes: `progress` is told what is still missing. ServicesError once the processes
-    have ended, or after `MILLRACE_START_SECONDS`; then they go on starting.
+    `progress` receives what is still pending. ServicesError if the processes end, or after `MILLRACE_START_SECONDS`;
+    in the latter case they continue to start.
     """
-    say = progress or _silence
+    say = progress or _ignore
     secret_files.load()  # before keys of our own are made for Airflow
     port, features, patience = settings.airflow_port(), settings.features_port(), settings.start_seconds()
     options.read(), settings.is_scheduled()  # what a component would refuse
     with _locked():
         record, host = _read_record(), None
         if record and _host_lives(record):
-            _refuse_other_port(record, port)
-            _refuse_other_project(record)
+            _ensure_same_port(record, port)
+            _ensure_same_project(record)
         else:
             if record:
-                _end(record)  # components that outlived their host, which nobody would start again
-            _refuse_foreign_port(port, "MILLRACE_PORT")
-            _refuse_foreign_port(features, "MILLRACE_FEATURES_PORT")
+                _end(record)  # components that outlived their host, which would restart them
+            _ensure_port_is_free(port, "MILLRACE_PORT")
+            _ensure_port_is_free(features, "MILLRACE_FEATURES_PORT")
             _prepare_engine(say)
             record, host = _start(port, features)
     services = _services(record)
@@ -158,7 +158,7 @@ def up(progress: Progress | None = None) -> Services:
 
 
 def _prepare_engine(say: Progress) -> None:
-    """Have what Spark needs, or say what is missing, before anything is started."""
+    """Find Java and fetch Spark's jars before anything starts; ServicesError if that fails."""
     if settings.engine() != "spark":
         return
     say("Looking for Java and for Spark's jars")
@@ -170,8 +170,8 @@ def _prepare_engine(say: Progress) -> None:
 
 
 def down(progress: Progress | None = None) -> bool:
-    """End every process of the services; False if none was running."""
-    say = progress or _silence
+    """Stop every process of the services; False if none was running."""
+    say = progress or _ignore
     with _locked():
         record = _read_record()
         processes = _processes(record) if record else []
@@ -183,10 +183,10 @@ def down(progress: Progress | None = None) -> bool:
 
 
 def status() -> dict[str, str]:
-    """What runs, by name: the host first, then each component.
+    """The state of the host and of each component, by name.
 
-    The host is `stopped`, `starting` (and for what it waits), `running`, `failed` (it ended by itself) or `dead` (only
-    its components are left). `next` says what to do where something is to be done.
+    The host is `stopped`, `starting` (with what it waits for), `running`, `failed` (it ended by itself) or `dead` (only
+    its components are left). `next` names the next step, if there is one.
     """
     record = _read_record()
     if not record:
@@ -199,11 +199,12 @@ def status() -> dict[str, str]:
             "log": tail(logs / "host.log", 5),
         }
     services = _services(record)
-    told = {"host": _host_state(services, record), "url": services.url, **_component_states(services, record)}
-    if told["host"] != "running":
-        told["next"] = "`make up` waits until it is ready" if told["host"].startswith("starting") else "run `make up`"
-        told["next"] += f"; logs are in {logs}"
-    return told
+    states = {"host": _host_state(services, record), "url": services.url, **_component_states(services, record)}
+    if states["host"] != "running":
+        is_starting = states["host"].startswith("starting")
+        states["next"] = "`make up` waits until it is ready" if is_starting else "run `make up`"
+        states["next"] += f"; logs are in {logs}"
+    return states
 
 
 def _host_state(services: Services, record: Record) -> str:
@@ -218,7 +219,7 @@ def _host_state(services: Services, record: Record) -> str:
 
 
 def _component_states(services: Services, record: Record) -> dict[str, str]:
-    """Each component in words, with what the host wrote about its restarts."""
+    """The state of each component in words, with its restarts."""
     health, restarts = _health(services), _restarts(record)
     missing = "not answering" if record.ready_at else "starting"
     states = {}
@@ -226,15 +227,15 @@ def _component_states(services: Services, record: Record) -> dict[str, str]:
         healthy = _is_healthy(health, name, record)
         states[name] = "healthy" if healthy else "unhealthy" if health and record.ready_at else missing
     states["api_server"] = "healthy" if health else missing
-    answers = _answers(services.features_url, "/health")
-    states["feature_server"] = f"healthy at {services.features_url}" if answers else missing
-    for name, said in restarts.items():
-        states[name] = f"{states[name]}; {said}" if name in states else said
+    is_serving = _responds(services.features_url, "/health")
+    states["feature_server"] = f"healthy at {services.features_url}" if is_serving else missing
+    for name, restarted in restarts.items():
+        states[name] = f"{states[name]}; {restarted}" if name in states else restarted
     return states
 
 
 def _restarts(record: Record) -> dict[str, str]:
-    """What the host wrote about components that died and were started again, by the name that `status` uses."""
+    """Sentences about components that died and were restarted, by the name that `status` uses."""
     try:
         written = jsonlib.loads((settings.home() / "run" / RESTARTS).read_text())
     except (OSError, ValueError):
@@ -250,7 +251,7 @@ def _restarts(record: Record) -> dict[str, str]:
 
 
 def _is_healthy(health: dict[str, Any], name: str, record: Record) -> bool:
-    """Whether a component says so since this start; a heartbeat of the last start counts for nothing."""
+    """Whether a component reports itself healthy, with a heartbeat since this start if it has any."""
     state = health.get(name) or {}
     heartbeat = state.get(f"latest_{name}_heartbeat")
     return state.get("status") == "healthy" and not (heartbeat and _time(heartbeat) < _time(record.started_at))
@@ -270,7 +271,7 @@ def _start(port: int, features: int) -> tuple[Record, "subprocess.Popen[bytes]"]
         (state / folder).mkdir(parents=True, exist_ok=True)
     (state / "airflow").chmod(0o700)
     password = admin_password(state / "airflow")
-    _set_logs_aside(state / "logs")
+    _rotate_logs(state / "logs")
     token = uuid.uuid4().hex
     started_at = datetime.now(UTC).isoformat()
     variables = {**environment(port, features, os.environ), TOKEN: token}
@@ -280,7 +281,7 @@ def _start(port: int, features: int) -> tuple[Record, "subprocess.Popen[bytes]"]
         **({ADMIN_PASSWORD: password} if settings.auth() == settings.FAB else {}),
     }
     with (state / "logs" / "host.log").open("wb") as log:
-        host = subprocess.Popen(  # it outlives this process: a session of its own, and no inherited streams
+        host = subprocess.Popen(  # outlives this process, so it has its own session and no inherited streams
             HOST,
             cwd=CHECKOUT,
             env=variables,
@@ -301,7 +302,7 @@ def _start(port: int, features: int) -> tuple[Record, "subprocess.Popen[bytes]"]
     try:
         _write_record(record)
     except OSError:
-        _end(record)  # nobody would find it again
+        _end(record)  # without a record nothing could find it later
         raise
     return record, host
 
@@ -312,8 +313,8 @@ def _write_record(record: Record) -> None:
     draft.replace(_record_path())
 
 
-def _set_logs_aside(logs: Path) -> None:
-    """Keep the logs of the last start beside the new ones."""
+def _rotate_logs(logs: Path) -> None:
+    """Keep the logs of the last start as `*.log.1`."""
     for log in logs.glob("*.log"):
         log.replace(log.with_suffix(".log.1"))
 
@@ -321,20 +322,20 @@ def _set_logs_aside(logs: Path) -> None:
 def _wait_until_ready(
     services: Services, record: Record, host: "subprocess.Popen[bytes] | None", say: Progress, patience: float
 ) -> None:
-    started = said_at = time.monotonic()
-    said = None
+    started = reported_at = time.monotonic()
+    reported = None
     while pending := _pending(services, record):
         now = time.monotonic()
-        if pending != said:
+        if pending != reported:
             say(f"Waiting for {pending}")
-            said, said_at = pending, now
-        elif now - said_at >= SLOW_SECONDS:
+            reported, reported_at = pending, now
+        elif now - reported_at >= SLOW_SECONDS:
             say(
                 f"Airflow is still starting after {_age(record):.0f} s: waiting for {pending}. It takes longer where"
                 " the machine is slow or busy"
             )
-            said_at = now
-        _refuse_dead_host(record, host)
+            reported_at = now
+        _ensure_host_lives(record, host)
         if now - started >= patience:
             raise ServicesError(
                 f"Airflow is still starting after {_age(record):.0f} s, and goes on: waiting for {pending}. "
@@ -342,14 +343,15 @@ def _wait_until_ready(
                 f"`make down` ends it. Logs are in {settings.home() / 'logs'}."
             )
         time.sleep(0.1)
-    _refuse_broken_dags(services, record)
-    _note_ready(record)
+    _ensure_dags_import(services, record)
+    _record_ready(record)
     say(f"Airflow is ready at {services.url}")
 
 
-def _note_ready(record: Record) -> None:
-    """Let `status` tell a component that failed from one that has yet to start. A full disk does not make Airflow
-    unready.
+def _record_ready(record: Record) -> None:
+    """Record when everything was healthy, so that `status` can tell a failed component from one that is starting.
+
+    A full disk is ignored: Airflow is ready all the same.
     """
     with suppress(OSError), _locked():
         if not record.ready_at and _read_record() == record:
@@ -364,18 +366,18 @@ def _pending(services: Services, record: Record) -> str | None:
     for name in COMPONENTS:
         if not _is_healthy(health, name, record):
             return f"the {name.replace('_', ' ')}"
-    if not _answers(services.url, "/execution/health"):
+    if not _responds(services.url, "/execution/health"):
         return "the API for tasks"
     if settings.engine() == "spark" and server.running() is None:
         return "Spark"
     with suppress(ApiError, OSError):
         pending = _pending_dags(services, record)
-        return pending or (None if _answers(services.features_url, "/health") else "the feature server")
+        return pending or (None if _responds(services.features_url, "/health") else "the feature server")
     return "the API server"
 
 
-def _answers(url: str, path: str) -> bool:
-    """True once a path answers; Airflow builds the routes that tasks call at the first request, which takes seconds."""
+def _responds(url: str, path: str) -> bool:
+    """Whether a path responds. Airflow builds the routes that tasks call at the first request, which takes seconds."""
     with suppress(ApiError, OSError):
         _request("GET", url, path, None, {}, 30)
         return True
@@ -383,10 +385,10 @@ def _answers(url: str, path: str) -> bool:
 
 
 def _pending_dags(services: Services, record: Record) -> str | None:
-    """The first DAG file whose present content has not been parsed since the start."""
+    """The first DAG file whose current content has not been parsed since the start, in words; None if all are."""
     parsed = {dag["fileloc"]: dag["last_parsed_time"] for dag in services.api("GET", "/api/v2/dags?limit=100")["dags"]}
-    refused = {_broken_file(error, record): error["timestamp"] for error in _import_errors(services)}
-    present = {path: at for path, at in {**parsed, **refused}.items() if Path(path).exists()}
+    broken = {_broken_file(error, record): error["timestamp"] for error in _import_errors(services)}
+    present = {path: at for path, at in {**parsed, **broken}.items() if Path(path).exists()}
     if not present:
         return f"the first DAG in {record.dags_folder}"
     for path, at in sorted(present.items()):
@@ -408,7 +410,7 @@ def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _refuse_broken_dags(services: Services, record: Record) -> None:
+def _ensure_dags_import(services: Services, record: Record) -> None:
     errors = [error for error in _import_errors(services, SLOW_SECONDS) if Path(_broken_file(error, record)).exists()]
     if errors:
         details = "\n".join(f"{error['filename']}:\n{error['stack_trace'].strip()}" for error in errors)
@@ -418,18 +420,18 @@ def _refuse_broken_dags(services: Services, record: Record) -> None:
         )
 
 
-def _refuse_dead_host(record: Record, host: "subprocess.Popen[bytes] | None") -> None:
+def _ensure_host_lives(record: Record, host: "subprocess.Popen[bytes] | None") -> None:
     if host.poll() is None if host else _host_lives(record):
         return
     with _locked():
         if _read_record() != record:
             raise ServicesError("Airflow was stopped while it started. Run `make up` to start it again.")
-        _end(record)  # the record stays, by which `status` knows that it failed
+        _end(record)  # the record stays, so that `status` can say that it failed
     log = settings.home() / "logs" / "host.log"
     raise ServicesError(f"Airflow ended while it started. The end of {log}:\n{tail(log, 25)}")
 
 
-def _refuse_other_port(record: Record, port: int) -> None:
+def _ensure_same_port(record: Record, port: int) -> None:
     if record.port != port:
         raise ServicesError(
             f"Airflow already runs on port {record.port}, and MILLRACE_PORT asks for {port}. Run `make down` first, or"
@@ -437,7 +439,7 @@ def _refuse_other_port(record: Record, port: int) -> None:
         )
 
 
-def _refuse_other_project(record: Record) -> None:
+def _ensure_same_project(record: Record) -> None:
     chosen = str(project.current().root)
     if record.project not in ("", chosen):
         raise ServicesError(
@@ -446,13 +448,13 @@ def _refuse_other_project(record: Record) -> None:
         )
 
 
-def _refuse_foreign_port(port: int, variable: str, patience: float = 2.0) -> None:
-    deadline = time.monotonic() + patience  # a process that was killed a moment ago may still hold it
+def _ensure_port_is_free(port: int, variable: str, patience: float = 2.0) -> None:
+    deadline = time.monotonic() + patience  # a process killed a moment ago may still have it open
     while _is_open(port):
         if time.monotonic() > deadline:
             raise ServicesError(
-                f"Port {port} is in use by {_holder(port)}, which Millrace did not start. Stop it, or choose another"
-                f" port: {variable}={port + 1}."
+                f"Port {port} is in use by {_describe_listener(port)}, which Millrace did not start. Stop it, or choose"
+                f" another port: {variable}={port + 1}."
             )
         time.sleep(0.1)
 
@@ -463,8 +465,8 @@ def _is_open(port: int) -> bool:
         return probe.connect_ex((LOOPBACK, port)) == 0
 
 
-def _holder(port: int) -> str:
-    """The process that listens on a port, in words, as far as this user may know."""
+def _describe_listener(port: int) -> str:
+    """The process that listens on a port, in words, if this user may see it."""
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             if (
@@ -478,45 +480,49 @@ def _holder(port: int) -> str:
 
 
 def _end(record: Record) -> None:
-    """End the host, which ends its components in order, then whatever is left; wait for all of them."""
-    found = set(_processes(record))
-    host = {process for process in found if process.pid == record.pid}
-    for signalled, how in ((host, "terminate"), (found, "terminate"), (found, "kill")):
-        for process in filter(_is_alive, signalled):
+    """Terminate the host, which stops its components in order, then whatever is left; wait for all of them.
+
+    ServicesError if a process survives SIGKILL.
+    """
+    processes = set(_processes(record))
+    host = {process for process in processes if process.pid == record.pid}
+    for signaled, method in ((host, "terminate"), (processes, "terminate"), (processes, "kill")):
+        for process in filter(_is_alive, signaled):
             with suppress(psutil.Error):
-                getattr(process, how)()
+                getattr(process, method)()
         deadline = time.monotonic() + STOP_SECONDS
-        while any(map(_is_alive, signalled)) and time.monotonic() < deadline:
-            found.update(_processes(record))  # a task may have started since
-            psutil.wait_procs(list(signalled), timeout=0.1)
-    if left := [str(process.pid) for process in found if _is_alive(process)]:
+        while any(map(_is_alive, signaled)) and time.monotonic() < deadline:
+            processes.update(_processes(record))  # a task may have started since
+            psutil.wait_procs(list(signaled), timeout=0.1)
+    if survivors := [str(process.pid) for process in processes if _is_alive(process)]:
         raise ServicesError(
-            f"{len(left)} process(es) of Airflow did not end: {', '.join(left)}. End them by hand, then run `make down`"
-            " again."
+            f"{len(survivors)} process(es) of Airflow did not end: {', '.join(survivors)}. End them by hand, then run"
+            " `make down` again."
         )
 
 
 def _processes(record: Record) -> list[psutil.Process]:
-    """Every living process of these services: those that carry the token, their session, and their descendants.
+    """Every living process of these services: those with the token in their environment, their session, and their
+    descendants.
 
-    Airflow hides the environment of a process that runs tasks, so the session stands in for it; a session counts only
-    if a process in it carries the token, which a stranger that got a recycled pid does not.
+    Airflow hides the environment of a process that runs tasks, so the session stands in for it. A session counts only
+    if one of its processes has the token, which rules out an unrelated process with a recycled pid.
     """
-    everyone = [process for process in psutil.process_iter() if process.pid != os.getpid()]
-    ours = {process for process in everyone if _carries(process, record.token)}
-    if any(_session(process) == record.pid for process in ours):
-        ours.update(process for process in everyone if _session(process) == record.pid)
-    for process in list(ours):
+    candidates = [process for process in psutil.process_iter() if process.pid != os.getpid()]
+    members = {process for process in candidates if _has_token(process, record.token)}
+    if any(_session(process) == record.pid for process in members):
+        members.update(process for process in candidates if _session(process) == record.pid)
+    for process in list(members):
         with suppress(psutil.Error):
-            ours.update(child for child in process.children(recursive=True) if child.pid != os.getpid())
-    return [process for process in ours if _is_alive(process)]
+            members.update(child for child in process.children(recursive=True) if child.pid != os.getpid())
+    return [process for process in members if _is_alive(process)]
 
 
 def _host_lives(record: Record) -> bool:
     return any(process.pid == record.pid for process in _processes(record))
 
 
-def _carries(process: psutil.Process, token: str) -> bool:
+def _has_token(process: psutil.Process, token: str) -> bool:
     try:
         return process.environ().get(TOKEN) == token
     except (psutil.Error, OSError):
@@ -560,7 +566,7 @@ def _read_record() -> Record | None:
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """Let one `up` or `down` at a time change the services of this home."""
+    """Allow one `up` or `down` at a time to change the services of this home."""
     folder = settings.home() / "run"
     folder.mkdir(parents=True, exist_ok=True)
     # Held for seconds: while processes start or end, not while they become ready.
@@ -569,7 +575,7 @@ def _locked() -> Iterator[None]:
 
 
 def _health(services: Services) -> dict[str, Any]:
-    """What the monitor says; empty while the API server does not answer."""
+    """Airflow's own health report; empty while the API server does not respond."""
     try:
         health: dict[str, Any] = _request("GET", services.url, "/api/v2/monitor/health", None, {}, 5)
     except (ApiError, OSError):
@@ -608,18 +614,18 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if command == "up":
             services = up(_print)
-            given = settings.auth() == settings.FAB and os.environ.get(ADMIN_PASSWORD)
+            is_own = settings.auth() == settings.FAB and os.environ.get(ADMIN_PASSWORD)
             _print(
                 f"Sign in as {services.username} with the password"
-                f" {f'that {ADMIN_PASSWORD} held at the first start' if given else services.password}"
+                f" {f'that {ADMIN_PASSWORD} held at the first start' if is_own else services.password}"
             )
         elif command == "down":
             _print("Airflow is stopped" if down(_print) else "Airflow was not running")
         else:
-            told = status()
-            for name, value in told.items():
-                _print(f"{name}: {value}")
-            return int(told["host"].startswith(("failed", "dead")))
+            states = status()
+            for name, state in states.items():
+                _print(f"{name}: {state}")
+            return int(states["host"].startswith(("failed", "dead")))
     except KeyboardInterrupt:
         print(
             "Stopped waiting. Airflow goes on: `make status` says how far it is, `make down` ends it.", file=sys.stderr
@@ -635,7 +641,7 @@ def _print(message: str) -> None:
     print(message, flush=True)
 
 
-def _silence(_message: str) -> None:
+def _ignore(_message: str) -> None:
     pass
 
 

@@ -1,8 +1,8 @@
-"""Whether the components that share a metadata database share their keys, too: a digest of each key lies in a table
-beside Airflow's.
+"""Check that components that share a metadata database share their keys as well: a table beside Airflow's holds a
+digest of each key.
 
-`millrace migrate` writes them. A component with another key would start, and fail later where nobody looks for the
-cause: its tasks are refused, or a connection cannot be decrypted.
+`millrace migrate` writes them. A component with a different key would start, and fail later far from the cause: its
+tasks are rejected, or a connection cannot be decrypted.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 TABLE = "millrace_keys"
 ROUNDS = 100_000
-"""Of PBKDF2: who may read the table does not get at a key that somebody chose, and not the machine."""
+"""Iterations of PBKDF2: a reader of the table must not find a key that a person chose."""
 
 
-def of(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """A digest of each key that these variables give."""
+def digests(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """A digest of each shared key that is set in these variables, by name."""
     keys = {name: variables[name] for name in SHARED_SECRETS if variables.get(name)}
     return {
         name: hashlib.pbkdf2_hmac("sha256", key.encode(), f"millrace {name}".encode(), ROUNDS).hex()
@@ -31,14 +31,14 @@ def of(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
     }
 
 
-def record(connection: Connection, ours: Mapping[str, str]) -> None:
-    """Keep these digests in the place of those of before."""
+def record(connection: Connection, digests: Mapping[str, str]) -> None:
+    """Write these digests, and replace earlier ones of the same names."""
     from sqlalchemy import text
 
     connection.execute(
         text(f"CREATE TABLE IF NOT EXISTS {TABLE} (name VARCHAR(100) PRIMARY KEY, digest VARCHAR(64) NOT NULL)")
     )
-    for name, digest in ours.items():
+    for name, digest in digests.items():
         statement = (
             f"INSERT INTO {TABLE} (name, digest) VALUES (:name, :digest) ON CONFLICT (name) DO UPDATE SET digest ="
             " excluded.digest"
@@ -47,7 +47,7 @@ def record(connection: Connection, ours: Mapping[str, str]) -> None:
 
 
 def recorded(connection: Connection) -> dict[str, str]:
-    """The digests that are there; none before the first migration by this version."""
+    """The recorded digests by name; none before the first migration by this version."""
     from sqlalchemy import inspect, text
 
     if not inspect(connection).has_table(TABLE):
@@ -55,14 +55,12 @@ def recorded(connection: Connection) -> dict[str, str]:
     return {row.name: row.digest for row in connection.execute(text(f"SELECT name, digest FROM {TABLE}"))}
 
 
-def differing(connection: Connection) -> str:
-    """A sentence about the keys of this process that are not those of the other components; empty where there is
-    none.
-    """
-    theirs = recorded(connection)
-    if not theirs:
+def mismatch(connection: Connection) -> str:
+    """A sentence about the keys of this process that differ from those of the other components; empty if none does."""
+    expected = recorded(connection)
+    if not expected:
         return ""
-    names = [name for name, digest in of().items() if theirs.get(name, digest) != digest]
+    names = [name for name, digest in digests().items() if expected.get(name, digest) != digest]
     if not names:
         return ""
     are = "is not that" if len(names) == 1 else "are not those"

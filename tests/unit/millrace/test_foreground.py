@@ -18,7 +18,7 @@ PROGRAM = """
 import os, signal, sys, time
 from millrace import components, foreground, health
 
-health.job_of = lambda _: health.Job("", "", 30)
+health.read_job = lambda _: health.Job("", "", 30)
 components.import_airflow = foreground._wait_for_tables = lambda: None
 def work(name):
     if sys.argv[1] == "stubborn":

@@ -28,7 +28,7 @@ Beat = Callable[[float], None]
 def port(home: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     port = free_port()
     monkeypatch.setenv("MILLRACE_HEALTH_PORT", str(port))
-    monkeypatch.setattr(health, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(health, "CACHE_SECONDS", 0.0)
     return port
 
 
@@ -39,7 +39,7 @@ def beat(tmp_path: Path, port: int) -> Beat:
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE job (job_type TEXT, hostname TEXT, start_date TEXT, latest_heartbeat TEXT)")
     job = health.Job(f"sqlite:///{path}", "here", THRESHOLD)
-    health.serve(health.Probe(health.of_job("triggerer", started, lambda: job)), port)
+    health.serve(health.Probe(health.heartbeat_check("triggerer", started, lambda: job)), port)
 
     def write(seconds: float) -> None:
         now = datetime.now(UTC).replace(tzinfo=None)
@@ -75,13 +75,13 @@ def ask() -> subprocess.CompletedProcess[str]:
 
 def test_a_component_that_says_nothing_is_not_ready_and_says_why(beat: Beat, port: int) -> None:
     """It may come back, so it is alive; until it has said nothing for very long."""
-    beat(THRESHOLD * (health.HUNG + 1))
+    beat(THRESHOLD * (health.DEAD_AFTER + 1))
     assert [answer(port, path) for path in ("/live", "/ready", "/elsewhere")] == [503, 503, 404]
     beat(THRESHOLD + 1)
     assert [answer(port, path) for path in ("/live", "/ready")] == [200, 503]
     done = ask()
     assert done.returncode == 1
-    assert re.search(r"^triggerer is not ready \(503\): .*the triggerer has said nothing for 3\d s", done.stdout)
+    assert re.search(r"^triggerer is not ready \(503\): .*the triggerer has sent no heartbeat for 3\d s", done.stdout)
     beat(0)
     assert [answer(port, path) for path in ("/live", "/ready")] == [200, 200]
     assert ask().returncode == 0

@@ -23,25 +23,25 @@ def test_other_keys_are_named_and_not_shown(
     engine: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with engine.begin() as connection:
-        shared_keys.record(connection, shared_keys.of())
-        assert shared_keys.differing(connection) == ""
+        shared_keys.record(connection, shared_keys.digests())
+        assert shared_keys.mismatch(connection) == ""
         monkeypatch.setenv(JWT, "another")
         monkeypatch.delenv(API)  # a component that has none to compare
-        assert shared_keys.differing(connection).startswith(f"{JWT} is not that of the other components")
+        assert shared_keys.mismatch(connection).startswith(f"{JWT} is not that of the other components")
         monkeypatch.setenv(FERNET, "another")
-        assert shared_keys.differing(connection).startswith(f"{FERNET} and {JWT} are not those of the other components")
+        assert shared_keys.mismatch(connection).startswith(f"{FERNET} and {JWT} are not those of the other components")
     assert b"of all" not in (tmp_path / "airflow.db").read_bytes()
 
 
 def test_keys_that_changed_are_recorded_anew(engine: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine.begin() as connection:
-        shared_keys.record(connection, shared_keys.of())
+        shared_keys.record(connection, shared_keys.digests())
         monkeypatch.setenv(JWT, "the new one of all")
-        shared_keys.record(connection, shared_keys.of())
-        assert shared_keys.differing(connection) == ""
+        shared_keys.record(connection, shared_keys.digests())
+        assert shared_keys.mismatch(connection) == ""
         assert len(shared_keys.recorded(connection)) == 3
 
 
 def test_a_database_of_before_says_nothing(engine: sqlalchemy.Engine) -> None:
     with engine.connect() as connection:
-        assert shared_keys.differing(connection) == ""
+        assert shared_keys.mismatch(connection) == ""
