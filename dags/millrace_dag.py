@@ -59,7 +59,7 @@ with DAG(
 
     @task
     def check_interval(params: Any = None, dag_run: Any = None) -> dict[str, str]:
-        """Refuse an interval that makes no sense before anything is written."""
+        """Reject an interval without data before anything is written."""
         return tasks.check_interval(params, dag_run)
 
     @task
@@ -76,7 +76,7 @@ with DAG(
     def materialize(ti: Any = None) -> dict[str, Any]:
         """Load the release into the online store and compare a sample with training.
 
-        All of it is served at once; after a difference the former release stays.
+        Readers switch to all of it at once; after a mismatch they keep the previous release.
         """
         return tasks.serve(ti)
 
@@ -93,8 +93,8 @@ with DAG(
                 step = run_table.override(
                     task_id=table.name, outlets=[tasks.asset(table.qualified)], doc_md=tasks.describe(table)
                 )(table.qualified, interval)
-                for needed in pipeline.needs(table):
-                    published[needed] >> step
+                for upstream in pipeline.needs(table):
+                    published[upstream] >> step
                 published[table.qualified] = step
 
     with TaskGroup("serve", tooltip="Feast"):

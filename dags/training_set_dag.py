@@ -13,7 +13,7 @@ the same rows.
 `$MILLRACE_LABELS`, and a `service`:
 `{"name": "churn_2017", "service": "customer_value_v1", "labels": "SELECT customer_id, event_timestamp FROM ..."}`.
 `release` defaults to the newest. With `knowledge_time` each label sees the release that was the newest at its instant.
-`seed` is recorded, nothing more. Labels after the release's horizon are refused, unless `allow_beyond_horizon` is true:
+`seed` is only recorded. Labels after the release's horizon are refused, unless `allow_beyond_horizon` is true:
 then they are counted.
 
 Both reports are in XCom. `millrace training-set rebuild <name>` rebuilds the rows; see `docs/training.md`.
@@ -28,7 +28,7 @@ from millrace import tasks
 with DAG(
     "training_set",
     doc_md=__doc__,
-    description="Labels and a feature service to a training set that can be made again",
+    description="Join labels and a feature service to a reproducible training set",
     **tasks.ON_DEMAND,
     params={
         "name": Param(
@@ -48,7 +48,7 @@ with DAG(
         "knowledge_time": Param(
             False, type="boolean", title="Knowledge time", description="Each label sees the release of its own time"
         ),
-        "seed": Param(None, type=["null", "integer"], title="Seed", description="Noted down in the manifest"),
+        "seed": Param(None, type=["null", "integer"], title="Seed", description="Recorded in the manifest"),
         "allow_beyond_horizon": Param(
             False,
             type="boolean",
@@ -60,12 +60,12 @@ with DAG(
 
     @task
     def create(params: Any = None, dag_run: Any = None, ti: Any = None) -> dict[str, Any]:
-        """Join, write, and keep the manifest."""
+        """Join, write the rows, write the manifest."""
         return tasks.create_training_set(params, dag_run, ti)
 
     @task
     def check_leaks(manifest: Any) -> dict[str, Any]:
-        """Say what was unknowable at label time."""
+        """Report what was unknowable at label time."""
         return tasks.check_leaks(manifest["name"])
 
     check_leaks(create())

@@ -1,7 +1,6 @@
-"""Ask a component on this machine whether it is ready: `health.py COMPONENT [--live]`; 0 when it is, 1 with the reason
-when not.
+"""Probe a component on this machine: `health.py COMPONENT [--live]` exits 0 if it is ready, else 1 with the reason.
 
-For a container's HEALTHCHECK, every few seconds: it imports nothing of Millrace's, and two modules of Python's own.
+A container's HEALTHCHECK runs it every few seconds, so it imports only three modules of the standard library.
 scripts/venv.sh puts it beside `millrace`, which calls it with `python -I -S`.
 """
 
@@ -14,7 +13,7 @@ COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer", "features
 
 
 def _target(component, live):
-    """Port and path of the question."""
+    """Port and path to request."""
     airflow = int(os.environ.get("MILLRACE_PORT") or 8080)
     if component == "api-server":
         return airflow, "/api/v2/version" if live else "/api/v2/monitor/health"
@@ -25,7 +24,7 @@ def _target(component, live):
 
 
 def _ask(host, port, path):
-    """Status and body of the answer."""
+    """Status and body of the response."""
     with socket.create_connection((host, port), timeout=SECONDS) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -34,7 +33,7 @@ def _ask(host, port, path):
 
 
 def main(arguments):
-    """Ask, and say what is wrong."""
+    """Probe the component, print what is wrong, and return the exit status."""
     live = "--live" in arguments
     names = [name for name in arguments if name != "--live"]
     if len(names) != 1 or names[0] not in COMPONENTS:

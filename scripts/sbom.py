@@ -37,13 +37,13 @@ IMAGE = {
     "python_version": "3.11",
     "sys_platform": "linux",
 }
-"""What markers of the lock ask about, as Debian 12 answers. The machine is this one's: an image is of the machine that
-builds it.
+"""Values of the lock's markers in an image of Debian 12. The architecture is this machine's: images are built for the
+machine that builds them.
 """
 
 
 class SbomError(ValueError):
-    """A list of Debian packages that cannot be read, or a bill that does not keep CycloneDX's schema."""
+    """A list of Debian packages that cannot be read, or a bill that violates CycloneDX's schema."""
 
 
 def main(folder: Path) -> None:
@@ -57,9 +57,7 @@ def main(folder: Path) -> None:
 
 
 def bill(image: str, debian: str = "") -> str:
-    """The bill of an image as JSON; `debian` has a line for each package: name, version, architecture, with tabs
-    between them.
-    """
+    """The bill of an image as JSON. `debian` has a line per package: name, version and architecture, tab-separated."""
     debs = [deb(line) for line in debian.splitlines()]
     lock = (CHECKOUT / "requirements" / f"{image}.txt").read_text()
     command = [
@@ -94,8 +92,9 @@ def bill(image: str, debian: str = "") -> str:
 
 
 def for_image(lock: str) -> str:
-    """`name==version` of each package that the image installs: none of other systems or other versions of Python.
-    Hashes are in the lock, of every wheel there is.
+    """`name==version` of each package that the image installs, without those for other systems or Python versions.
+
+    Hashes stay in the lock, which has them for every wheel.
     """
     requirements = (Requirement(line.removesuffix(" \\")) for line in lock.splitlines() if line[:1].isalnum())
     return "".join(

@@ -1,4 +1,4 @@
-"""The shop's own commands of `millrace`."""
+"""The project's own commands of `millrace`."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from grocery.recommender import commands as recommender
 
 
 def add(app: typer.Typer) -> None:
-    """Add them to Millrace's command line, a Typer app."""
+    """Add the commands to Millrace's command line, a Typer app."""
     app.add_typer(recommender.app, name="recommender")

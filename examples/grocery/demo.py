@@ -1,4 +1,4 @@
-"""What `make demo` shows of the shop: one customer online, and the head of a training set."""
+"""What `make demo` shows: the online features of one customer, and the head of a training set."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SHOWN = (
     "days_since_last_purchase",
     "age",
 )
-"""Columns of the training set."""
+"""The training set's columns to show."""
 
 
 def entity() -> dict[str, Any]:
-    """A customer, and the product that it bought in the most baskets lately."""
+    """A customer, and the product that it has lately bought in the most baskets."""
     return _bought(f"customer_id = {CUSTOMER}", 1)[0]
 
 

@@ -1,7 +1,7 @@
-"""Land the sample: cut The Complete Journey into what a shop's systems would drop, a folder a day, a week or a
-snapshot.
+"""Land the sample: split The Complete Journey into the files that a shop's systems would drop, a folder per day, week
+or snapshot.
 
-The files keep the source's columns and types. Landing is idempotent: a landing zone that is complete is left alone.
+The files keep the source's columns and types. Landing is idempotent: it leaves a complete landing zone alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SNAPSHOTS = {
     "campaign_descriptions": ("campaign_descriptions", ".csv"),
     "coupons": ("coupons", ".csv"),
 }
-"""Our table -> the package's file and the format it lands in."""
+"""Landed table -> the package's file, and the format to land it in."""
 MARKER = ".sample"
 LAYOUT = 1
 
@@ -38,14 +38,14 @@ Progress = Callable[[str], None]
 
 
 def is_landed() -> bool:
-    """Whether the whole sample lies in the landing zone already."""
+    """Whether the landing zone has the whole sample."""
     marker = storage.read(settings.landing() / MARKER)
     return marker is not None and json.loads(marker) == {"layout": LAYOUT}
 
 
 def land(progress: Progress | None = None) -> Path:
-    """Fill the landing zone with the sample and return it. Files that are there under the same name are replaced only
-    if the sample was never completely landed.
+    """Write the sample to the landing zone, and return the zone. Existing files are replaced only if an earlier landing
+    was incomplete.
     """
     root = settings.landing()
     if is_landed():
@@ -57,11 +57,11 @@ def land(progress: Progress | None = None) -> Path:
 
 
 def _files(root: Path, progress: Progress | None) -> Iterator[tuple[pa.Table, Path]]:
-    """The rows of each file, and where it lands."""
-    for name, cut in (("transactions", _days), ("promotions", _weeks), ("redemptions", _redemption_days)):
+    """The rows and the path of each file."""
+    for name, split in (("transactions", _days), ("promotions", _weeks), ("redemptions", _redemption_days)):
         if progress:
             progress(name)
-        for day, rows in cut():
+        for day, rows in split():
             yield rows, root / name / str(day) / f"{name}{'.csv' if name == 'redemptions' else '.parquet'}"
     for name, (source, suffix) in SNAPSHOTS.items():
         if progress:
@@ -98,14 +98,12 @@ def _weeks() -> Iterator[tuple[date, pa.Table]]:
 
 
 def week_starts(week: int) -> date:
-    """The day on which the promotions of a week land: 2017-01-01 for the short week 1, and Mondays from 2017-01-02
-    on.
-    """
+    """The day on which a week's promotions land: 2017-01-01 for the short week 1, then Mondays from 2017-01-02."""
     return INTERVAL.start if week == 1 else FIRST_MONDAY + timedelta(weeks=week - 2)
 
 
 def _runs(ordered: pa.Table, by: pa.ChunkedArray) -> Iterator[tuple]:
-    """Slices of equal `by`, without copying."""
+    """The values of `by` in order, each with the slice of rows that have it; slices are not copied."""
     import pyarrow.compute as pc
 
     counts = pc.value_counts(by.combine_chunks())
@@ -116,17 +114,20 @@ def _runs(ordered: pa.Table, by: pa.ChunkedArray) -> Iterator[tuple]:
 
 
 def _with_plain_dates(rows: pa.Table) -> pa.Table:
-    """The package's dates are midnights in nanoseconds; a shop's export would say 2017-01-31."""
+    """Cast timestamps to dates: the package has midnights in nanoseconds, and a shop's export would have 2017-01-31."""
     import pyarrow as pa
 
     schema = pa.schema(
-        [pa.field(one.name, pa.date32() if pa.types.is_timestamp(one.type) else one.type) for one in rows.schema]
+        [
+            pa.field(column.name, pa.date32() if pa.types.is_timestamp(column.type) else column.type)
+            for column in rows.schema
+        ]
     )
     return rows.cast(schema)
 
 
 def _write(rows: pa.Table, path: Path) -> None:
-    """Write a whole file or none: beside the target and renamed, or in one PUT."""
+    """Write a file atomically: to a temporary name that is then renamed, or in one PUT."""
     if storage.is_remote(path):
         content = io.BytesIO()
         _encode(rows, path.suffix, content)

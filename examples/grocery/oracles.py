@@ -1,4 +1,4 @@
-"""What the transforms of feature tables prepare, once more in SQL: `millrace verify` counts features from it."""
+"""The events that transforms prepare for feature tables, again in SQL: `millrace verify` counts features from them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from typing import Any
 
 
 def product_popularity(connection: Any, events: str) -> Any:
-    """The purchases with `promoted_quantity`: what was bought while product, store and week had a display or a
-    mailer.
-    """
+    """The purchases with `promoted_quantity`: units bought while product, store and week had a display or a mailer."""
     return connection.sql(
         f"""
         SELECT *, CASE WHEN EXISTS (

@@ -1,6 +1,4 @@
-"""A sample to land: a week of made-up orders, a file a day. Your own files go to the same folders of the landing
-zone.
-"""
+"""A sample to land: a week of made-up orders, one file per day. Your own files go to the same folders."""
 
 from __future__ import annotations
 
@@ -20,12 +18,12 @@ NAMES = ("order_id", "customer", "ordered_at", "category", "amount")
 
 
 def is_landed() -> bool:
-    """Whether the last file is there."""
+    """Whether the last file has landed."""
     return storage.read(_file(INTERVAL.end - timedelta(days=1))) is not None
 
 
 def land(progress: Callable[[str], None] | None = None) -> Path:
-    """Write the files that are not there."""
+    """Write the sample's files, and return the landing zone."""
     rng = random.Random(1)
     for n in range(INTERVAL.days):
         day = INTERVAL.start + timedelta(days=n)

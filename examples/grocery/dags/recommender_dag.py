@@ -24,7 +24,7 @@ from millrace import tasks
 with DAG(
     "recommender",
     doc_md=__doc__,
-    description="A release to a judged model that recommends products",
+    description="Train and evaluate a model that recommends products",
     **tasks.ON_DEMAND,
     max_active_runs=1,
     params={
@@ -46,21 +46,21 @@ with DAG(
 
     @task
     def prepare(params: Any = None, dag_run: Any = None) -> dict[str, Any]:
-        """Make the training sets, or find those that are there."""
+        """Create the training sets, or reuse existing ones."""
         from grocery.recommender import airflow_tasks
 
         return airflow_tasks.prepare(params, dag_run)
 
     @task
     def train(sets: Any, params: Any = None, ti: Any = None) -> dict[str, Any]:
-        """Fit, judge, keep."""
+        """Fit, evaluate, keep."""
         from grocery.recommender import airflow_tasks
 
         return airflow_tasks.train(sets, params, ti)
 
     @task
     def track(about: Any) -> str:
-        """Make the run in MLflow. The model is kept already: when the server is away, clear this task alone."""
+        """Create the run in MLflow. The model is already kept: if the server is down, clear this task alone."""
         from grocery.recommender import airflow_tasks
 
         return airflow_tasks.track(about)

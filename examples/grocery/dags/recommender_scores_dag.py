@@ -23,7 +23,7 @@ TABLE = "scores.recommender"
 with DAG(
     "recommender_scores",
     doc_md=__doc__,
-    description="A model and a release to the best products of every customer",
+    description="Score every active customer: the best products by a model, as of a release",
     **tasks.ON_DEMAND,
     max_active_runs=1,
     params={

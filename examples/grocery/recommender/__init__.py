@@ -1,5 +1,6 @@
-"""What will a customer buy in the next seven days? Trained on `recommendation_v1`, judged on a week that it has not
-seen, served online.
+"""Predict what a customer will buy in the next seven days: trained on `recommendation_v1`, evaluated on held-back
+weeks, served online.
 
-`candidates` says which products are considered, `model` fits, `evaluation` judges, `serving` answers for one customer.
+`candidates` retrieves the products to rank, `model` fits and ranks, `evaluation` measures, `serving` recommends to one
+customer.
 """

@@ -12,7 +12,7 @@ SCORE = ("model", "release")
 
 @tasks.final
 def prepare(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
-    """The names of both training sets."""
+    """Create both training sets, and return their names."""
     from dataclasses import asdict
 
     from grocery.recommender import job
@@ -23,7 +23,7 @@ def prepare(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
 
 @tasks.final
 def train(sets: dict[str, str], params: dict[str, Any], ti: Any) -> dict[str, Any]:
-    """What the model is about, its figures included."""
+    """Fit and evaluate; returns the model's description, with its figures."""
     from grocery.recommender import job, steps
 
     about = job.finish(job.Sets(**sets), params["weeks"], params["seed"], say=print).about
@@ -38,7 +38,7 @@ def train(sets: dict[str, str], params: dict[str, Any], ti: Any) -> dict[str, An
 
 @tasks.final
 def track(about: dict[str, Any]) -> str:
-    """The id of the model's run in MLflow."""
+    """Track the model in MLflow, and return the id of its run."""
     from grocery.recommender import model, tracking
 
     return tracking.track(model.load(about["name"]))
@@ -46,15 +46,15 @@ def track(about: dict[str, Any]) -> str:
 
 @tasks.final
 def score(params: dict[str, Any], context: Any, outlet_events: Any) -> dict[str, Any]:
-    """The report of the table, and which model and release were scored: those that the params name, or the newest."""
+    """Score with the model and release of the params, by default the newest. Returns both, and the table's report."""
     from grocery.recommender import steps
 
     tasks.ensure_known(context["dag_run"].conf or {}, SCORE, ", ".join(SCORE))
-    done = steps.score(params["model"], params["release"], context["dag_run"].run_id, tasks.parent(context["ti"]))
-    print(done)
+    scored = steps.score(params["model"], params["release"], context["dag_run"].run_id, tasks.parent(context["ti"]))
+    print(scored)
     return {
-        "model": done.model,
-        "release": done.release,
-        "as_of": done.as_of,
-        **tasks.record_asset_event(done.report, outlet_events),
+        "model": scored.model,
+        "release": scored.release,
+        "as_of": scored.as_of,
+        **tasks.record_asset_event(scored.report, outlet_events),
     }

@@ -1,5 +1,5 @@
-"""What a model has to beat: rankings that need no training set, each over all products, not only over those that the
-model considers.
+"""The baselines that a model has to beat: rankings without a training set, over all products rather than only the
+model's candidates.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ SCORES = {
     "decayed": "decayed",
     "decayed_popular": "decayed + 0.1 * ln(1 + buyers)",
 }
-"""By name the score of a pair in SQL: most buyers in 28 days; baskets in 90 days, then the latest; purchases weighted
-by exp(-age / 90 days); the same with 0.1 log popularity.
+"""Ranking -> the score of a pair of customer and product in SQL: most buyers in 28 days; baskets in 90 days, then the
+latest; purchases weighted by exp(-age / 90 days); the same plus 0.1 log popularity.
 """
 STRONGEST = "decayed_popular"
 FACTORS, ITERATIONS, NEIGHBORS = 64, 10, 20
-"""Of ALS, and of item-kNN."""
+"""The first two are of ALS, the last of item-kNN."""
 
 
 def rankings(reader: LakeReader, week: date, seed: int) -> dict[str, pd.DataFrame]:
-    """By name the TOP products of each customer at the midnight before the week: `since`, `customer_id`, `product_id`,
-    `score`.
+    """Each baseline's TOP products of every customer, at the midnight before the week.
+
+    Columns: `since`, `customer_id`, `product_id`, `score`.
     """
     pairs = _pairs(reader, week)
-    found = {name: _best(pairs, name) for name in SCORES}
-    found |= dict(_collaborative(pairs, seed))
-    return {name: one.assign(**{WEEK: pd.Timestamp(week, tz="UTC")}) for name, one in found.items()}
+    ranked = {name: _best(pairs, name) for name in SCORES}
+    ranked |= dict(_collaborative(pairs, seed))
+    return {name: ranking.assign(**{WEEK: pd.Timestamp(week, tz="UTC")}) for name, ranking in ranked.items()}
 
 
 def _pairs(reader: LakeReader, week: date) -> pd.DataFrame:
-    """What each customer ever bought, and the TOP most popular products with each of them."""
+    """One row per customer and product: what each ever bought, plus the TOP most popular products."""
     since = f"TIMESTAMPTZ '{week} 00:00:00+00'"
     sql = f"""
         WITH known AS (SELECT *, epoch({since} - transaction_at) / 86400 AS age FROM silver.transactions
@@ -63,8 +64,8 @@ def _pairs(reader: LakeReader, week: date) -> pd.DataFrame:
     """
     reader.create_views(sql)
     scores = ", ".join(f"{score} AS {name}_score" for name, score in SCORES.items())
-    found: pd.DataFrame = reader.connection.sql(f"SELECT *, {scores} FROM ({sql})").to_arrow_table().to_pandas()
-    return found
+    pairs: pd.DataFrame = reader.connection.sql(f"SELECT *, {scores} FROM ({sql})").to_arrow_table().to_pandas()
+    return pairs
 
 
 def _best(pairs: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -73,7 +74,7 @@ def _best(pairs: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _collaborative(pairs: pd.DataFrame, seed: int) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Item-kNN (cosine) and ALS over the decayed purchases; products that the customer has bought may come again."""
+    """Item-kNN (cosine) and ALS over the decayed purchases; they may rank products that the customer has bought."""
     from implicit.als import AlternatingLeastSquares
     from implicit.nearest_neighbours import CosineRecommender
     from scipy.sparse import csr_matrix
@@ -89,9 +90,9 @@ def _collaborative(pairs: pd.DataFrame, seed: int) -> Iterator[tuple[str, pd.Dat
         }
         for name, model in models.items():
             model.fit(matrix, show_progress=False)
-            found, scores = model.recommend(np.arange(len(customers)), matrix, N=TOP, filter_already_liked_items=False)
+            best, scores = model.recommend(np.arange(len(customers)), matrix, N=TOP, filter_already_liked_items=False)
             ranked = pd.DataFrame(
-                {CUSTOMER: np.repeat(customers, found.shape[1]), PRODUCT: found.ravel(), "score": scores.ravel()}
+                {CUSTOMER: np.repeat(customers, best.shape[1]), PRODUCT: best.ravel(), "score": scores.ravel()}
             )
             ranked = ranked[ranked[PRODUCT] >= 0]
             yield name, ranked.assign(**{PRODUCT: np.asarray(products)[ranked[PRODUCT]]})
@@ -99,7 +100,7 @@ def _collaborative(pairs: pd.DataFrame, seed: int) -> Iterator[tuple[str, pd.Dat
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """`implicit` calls BLAS from threads of its own; it warns of that, and of formats that it converts itself."""
+    """Limit BLAS to one thread, since `implicit` calls it from its own threads, and silence its warnings."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, "blas"), warnings.catch_warnings():

@@ -1,8 +1,7 @@
-"""Which products are considered for a customer, and which of them were bought in the seven days after: SQL over a
-release's tables.
+"""SQL over a release's tables: the products considered for a customer, and those bought in the seven days after.
 
-Retrieval, the first of two stages: each customer's CONSIDERED products with the best simple score; `model` ranks them
-anew. What else was bought counts as missed.
+Retrieval, the first of two stages: each customer's CONSIDERED products with the best simple score, which `model` then
+ranks. Purchases of other products count as missed.
 """
 
 from __future__ import annotations
@@ -14,39 +13,38 @@ EVENTS = "silver.transactions"
 """The table that candidates and labels are read from."""
 WEEK = timedelta(days=7)
 ACTIVE_DAYS, SEEN_DAYS, POPULAR_DAYS, POPULAR = 90, 365, 28, 100
-"""A customer is active who bought something in so many days. Offered are what it bought in SEEN_DAYS, and the products
-with the most buyers in POPULAR_DAYS, so many of them.
+"""An active customer bought something in the last ACTIVE_DAYS. Its products are those it bought in SEEN_DAYS, plus the
+POPULAR ones with the most buyers in POPULAR_DAYS.
 """
 CONSIDERED = 60
-"""Products a customer that the model ranks."""
+"""Products per customer that the model ranks."""
 HALF_LIFE, POPULARITY = 60, 0.1
-"""The simple score: purchases, each counted half for every so many days of its age, plus so much of the logarithm of
-the product's buyers.
+"""The simple score: purchases that decay with a half-life of HALF_LIFE days, plus POPULARITY times the logarithm of the
+product's number of buyers.
 """
 
 
 def weeks(horizon: date, number: int, held_back: int = 1) -> tuple[tuple[date, ...], tuple[date, ...]]:
-    """First days, oldest first, of all weeks to learn from and of the weeks held back, which are the last before the
-    horizon.
+    """First days, oldest first, of all training weeks, and of the held-back weeks, the last ones before the horizon.
 
-    Each held-back week has a model of its own, of the `number` weeks right before it (`learned_before`): no week is
-    learned from and judged on by one model.
+    Each held-back week has its own model, trained on the `number` weeks right before it (`learned_before`), so that no
+    model is evaluated on a week that it was trained on.
     """
     held = tuple(horizon - WEEK * back for back in range(held_back, 0, -1))
     return tuple(held[0] - WEEK * back for back in range(number, 0, -1)) + held[:-1], held
 
 
 def learned_before(week: date, number: int) -> tuple[date, ...]:
-    """The weeks that the model judged on `week` learns from, oldest first."""
+    """The weeks that the model evaluated on `week` is trained on, oldest first."""
     return tuple(week - WEEK * back for back in range(number, 0, -1))
 
 
 def labels_sql(days: Sequence[date]) -> str:
-    """A row per week, customer who bought anything in it, and considered product. `bought` says whether it was bought
-    in the week.
+    """SQL for one row per week, customer who bought anything in it, and considered product. `bought` says whether the
+    customer bought the product in that week.
 
-    Only `bought`, and which customers there are, knows of anything from the week's first midnight on: a customer who
-    buys nothing has nothing to rank.
+    Only `bought` and the choice of customers use purchases from the week's first midnight on: a customer who buys
+    nothing has nothing to rank.
     """
     return f"""
         {_considered(_started(days))},
@@ -63,7 +61,7 @@ def labels_sql(days: Sequence[date]) -> str:
 
 
 def considered_sql(day: date, customer: int | None = None) -> str:
-    """The products considered at a midnight, for each active customer or for one: `customer_id`, `product_id`."""
+    """SQL for the products considered at a midnight: `customer_id`, `product_id`, of all active customers or of one."""
     return (
         f"{_considered(_started([day]), customer)} SELECT customer_id, product_id FROM considered ORDER BY customer_id,"
         " product_id"
@@ -71,7 +69,7 @@ def considered_sql(day: date, customer: int | None = None) -> str:
 
 
 def bought_sql(days: Sequence[date]) -> str:
-    """What was bought in the weeks from these midnights on, considered or not: `since`, `customer_id`, `product_id`."""
+    """SQL for all purchases in the weeks from these midnights on: `since`, `customer_id`, `product_id`."""
     return f"""
         WITH weeks AS (SELECT unnest([{_started(days)}]) AS since)
         SELECT DISTINCT since, customer_id, product_id FROM silver.transactions
@@ -84,8 +82,8 @@ def _started(days: Sequence[date]) -> str:
 
 
 def _considered(instants: str, customer: int | None = None) -> str:
-    """`weeks` and `considered`, from what was bought before each instant. Scores are rounded, so that the order in
-    which an engine adds them up decides nothing.
+    """The CTEs `weeks` and `considered`, from purchases before each instant. Scores are rounded, so that an engine's
+    order of summation does not change the ranking.
     """
     only = "" if customer is None else f"AND customer_id = {customer}"
     return f"""

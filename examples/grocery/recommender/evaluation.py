@@ -1,6 +1,4 @@
-"""How good a ranking is: recall and NDCG of the first ten products of each customer, against what was bought in weeks
-that nobody learned from.
-"""
+"""Measure a ranking: recall and NDCG of each customer's first ten products, against purchases of held-back weeks."""
 
 from __future__ import annotations
 
@@ -13,18 +11,18 @@ import pandas as pd
 TOP = 10
 WEEK, CUSTOMER, PRODUCT = "since", "customer_id", "product_id"
 DRAWS, SEED = 2000, 7
-"""How often the bootstrap draws, and its seed."""
+"""Number of bootstrap samples, and their seed."""
 Interval = tuple[float, float]
 """From the 2.5th to the 97.5th percentile."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over the customers and weeks in which one bought anything: `recall` is the share of the products bought
-    that stand among the first TOP, `ndcg` also counts how far up.
+    """Means over all weeks and customers with a purchase. `recall` is the share of the purchased products among the
+    first TOP; `ndcg` also weighs their ranks.
 
-    The intervals are a bootstrap's over customers, all weeks of one together. `*_lead` are paired differences to
-    another ranking, which is 0 for that one itself.
+    Intervals come from a bootstrap over customers, which keeps a customer's weeks together. `*_lead` are paired
+    differences to the reference ranking, and 0 for that ranking itself.
     """
 
     recall: float
@@ -38,15 +36,15 @@ class Quality:
     ndcg_lead_interval: Interval = (0.0, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """As values that JSON can hold."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def by_customer(ranked: pd.DataFrame, score: str, bought: pd.DataFrame) -> pd.DataFrame:
     """`recall` and `ndcg` of each week and customer in `bought` (`since`, `customer_id`, `product_id`).
 
-    `ranked` has a row per week, customer and considered product: higher scores first, of equal ones the smaller
-    product.
+    `ranked` has a row per week, customer and considered product. Higher scores rank first; ties go to the smaller
+    `product_id`.
     """
     key = [WEEK, CUSTOMER]
     ordered = ranked.sort_values([*key, score, PRODUCT], ascending=[True, True, False, True], na_position="last")
@@ -66,18 +64,18 @@ def _discount(positions: pd.Series) -> Any:
 
 
 def qualities(measured: dict[str, pd.DataFrame], against: str) -> dict[str, Quality]:
-    """The quality of each ranking, from what `by_customer` says of it, with its lead over the one named `against`."""
-    return {name: _quality(one, one - measured[against]) for name, one in measured.items()}
+    """The quality of each ranking, from its frame of `by_customer`, with its lead over the ranking named `against`."""
+    return {name: _quality(values, values - measured[against]) for name, values in measured.items()}
 
 
-def _quality(one: pd.DataFrame, lead: pd.DataFrame) -> Quality:
-    means, leads = one.mean(), lead.mean()
+def _quality(values: pd.DataFrame, lead: pd.DataFrame) -> Quality:
+    means, leads = values.mean(), lead.mean()
     return Quality(
         recall=float(means["recall"]),
         ndcg=float(means["ndcg"]),
-        customers=int(one.index.get_level_values(CUSTOMER).nunique()),
-        recall_interval=interval(one["recall"]),
-        ndcg_interval=interval(one["ndcg"]),
+        customers=int(values.index.get_level_values(CUSTOMER).nunique()),
+        recall_interval=interval(values["recall"]),
+        ndcg_interval=interval(values["ndcg"]),
         recall_lead=float(leads["recall"]),
         ndcg_lead=float(leads["ndcg"]),
         recall_lead_interval=interval(lead["recall"]),
@@ -86,8 +84,9 @@ def _quality(one: pd.DataFrame, lead: pd.DataFrame) -> Quality:
 
 
 def interval(values: pd.Series) -> Interval:
-    """Of the mean of a value per week and customer: customers are drawn with replacement, each with all of its weeks,
-    because those resemble each other.
+    """Bootstrap interval of the mean of a value per week and customer.
+
+    It resamples customers with all of their weeks, because the weeks of one customer are correlated.
     """
     grouped = values.groupby(level=CUSTOMER).agg(["sum", "count"]).to_numpy()
     drawn = np.random.default_rng(SEED).integers(0, len(grouped), (DRAWS, len(grouped)))
@@ -97,7 +96,5 @@ def interval(values: pd.Series) -> Interval:
 
 
 def retrieved(considered: pd.DataFrame, bought: pd.DataFrame) -> float:
-    """The share of all that was bought that was considered at all: what no ranking of it can exceed (before the cut at
-    TOP).
-    """
+    """The share of the purchases that was considered: an upper bound of any ranking's recall, before the cut at TOP."""
     return len(considered.merge(bought, on=[WEEK, CUSTOMER, PRODUCT])) / len(bought)

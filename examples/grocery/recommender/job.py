@@ -1,8 +1,8 @@
-"""The way from a release to a judged model: two training sets, a fit for each week held back, and figures beside those
-of the baselines.
+"""Train and evaluate a model on a release: two training sets, one fit per held-back week, and figures beside those of
+the baselines.
 
-Rolling origin: every held-back week is judged by a model of the weeks right before it. The model that is kept is that
-of the last week, so it has not seen it.
+Rolling origin: each held-back week evaluates a model of the weeks right before it. The last week's model, which was not
+trained on that week, is kept.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from grocery.recommender.model import Model
 from lake import manifest
 
 WEEKS, HELD_BACK = 5, 4
-"""Weeks that a model learns from, and weeks held back."""
+"""Number of weeks that a model is trained on, and of held-back weeks."""
 Say = Callable[[str], Any]
 
 
 @dataclass(frozen=True)
 class Sets:
-    """The training sets by name: the weeks to learn from, and the weeks held back. A week may be in both, but never for
-    one model.
+    """The names of both training sets: the training weeks and the held-back weeks. A week may be in both, but no model
+    uses it for both.
     """
 
     learned: str
@@ -43,13 +43,13 @@ def prepare(
     seed: int = model.SEED,
     say: Say = lambda _: None,
 ) -> Sets:
-    """Make both training sets of a release (the newest one by default) and of the features as they are defined now;
-    those that are there already are left as they are.
+    """Create both training sets of a release (by default the newest) with the current feature definitions. Existing
+    ones are reused.
     """
     release = pinned(number)
     learned, held = candidates.weeks(date.fromisoformat(release.horizon), weeks, held_back)
-    of = f"recommender_r{release.number}_{registry.fingerprint()[:8]}_w{weeks}_h{held_back}"
-    names = Sets(f"{of}_learned", f"{of}_held_back")
+    prefix = f"recommender_r{release.number}_{registry.fingerprint()[:8]}_w{weeks}_h{held_back}"
+    names = Sets(f"{prefix}_learned", f"{prefix}_held_back")
     for name, days in ((names.learned, learned), (names.held_back, held)):
         if name in manifest.names():
             say(f"training set {name} is there already")
@@ -67,12 +67,12 @@ def train(
     seed: int = model.SEED,
     say: Say = lambda _: None,
 ) -> Model:
-    """All of it: sets, fits, figures; the model of the last week is kept with them."""
+    """Create the training sets, fit and evaluate. Keeps and returns the model of the last held-back week."""
     return finish(prepare(number, weeks, held_back, seed, say), weeks, seed, say)
 
 
 def finish(sets: Sets, weeks: int = WEEKS, seed: int = model.SEED, say: Say = lambda _: None) -> Model:
-    """Fit and judge week by week, keep the last model and its figures."""
+    """Fit and evaluate week by week; keep and return the last model, with the figures of all weeks."""
     held, ranked = training.read(sets.held_back).to_pandas(), []
     for week in sorted(held["event_timestamp"].dt.date.unique()):
         say(f"learning from the {weeks} weeks before {week}")
@@ -90,8 +90,9 @@ def finish(sets: Sets, weeks: int = WEEKS, seed: int = model.SEED, say: Say = la
 
 
 def judge(ranked: pd.DataFrame, release: int, seed: int = model.SEED) -> dict[str, Any]:
-    """The figures of a ranking (`since`, `customer_id`, `product_id`, `score`) and of the baselines over the same
-    weeks. What was bought but not considered counts as missed, for all of them.
+    """The figures of a ranking (`since`, `customer_id`, `product_id`, `score`) and of the baselines for the same weeks.
+
+    Purchases that were not considered count as missed, for all rankings.
     """
     reader, weeks = LakeReader(pinned(release)), sorted(ranked[WEEK].dt.date.unique())
     bought = bought_in(reader, weeks)
@@ -99,7 +100,7 @@ def judge(ranked: pd.DataFrame, release: int, seed: int = model.SEED) -> dict[st
     by_week = [baselines.rankings(reader, week, seed) for week in weeks]
     for name in by_week[0]:
         measured[name] = evaluation.by_customer(
-            pd.concat([one[name] for one in by_week], ignore_index=True), "score", bought
+            pd.concat([rankings[name] for rankings in by_week], ignore_index=True), "score", bought
         )
     figures = evaluation.qualities(measured, baselines.STRONGEST)
     return {
@@ -111,8 +112,8 @@ def judge(ranked: pd.DataFrame, release: int, seed: int = model.SEED) -> dict[st
 
 
 def bought_in(reader: LakeReader, weeks: list[date]) -> pd.DataFrame:
-    """What was bought in these weeks: `since`, `customer_id`, `product_id`."""
+    """The purchases of these weeks: `since`, `customer_id`, `product_id`."""
     sql = candidates.bought_sql(weeks)
     reader.create_views(sql)
-    found: pd.DataFrame = reader.connection.sql(sql).to_arrow_table().to_pandas()
-    return found
+    purchases: pd.DataFrame = reader.connection.sql(sql).to_arrow_table().to_pandas()
+    return purchases

@@ -1,6 +1,6 @@
-"""The model: LambdaMART (LightGBM) over the features of `recommendation_v1`, kept with the training set that made it.
+"""The model: LambdaMART (LightGBM) on the features of `recommendation_v1`, kept with the name of its training set.
 
-A kept model is a pickle, which runs code when it is opened: only those that this home made are opened.
+A kept model is a pickle, and loading one runs code: only models of this home are loaded.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ PARAMETERS = {
     "force_col_wise": True,
     "verbose": -1,
 }
-"""Chosen on the two weeks before those that docs/train-and-serve.md reports, which had no say. One thread: more change
-the last digits.
+"""Tuned on the two weeks before those that docs/train-and-serve.md reports. More than one thread changes the last
+digits.
 """
 
 
 class ModelError(LookupError):
-    """There is no such model, or its features are gone."""
+    """There is no such model, or its features no longer exist."""
 
 
 @dataclass
 class Model:
-    """`features` are the columns in order, `categories` the texts that a text column may hold, and `about` says what it
-    was made from and how good it is.
+    """A fitted model. `features` are its columns in order, `categories` the known values of each text column, and
+    `about` says what it was made from and how good it is. Kept models are pickles of this class.
     """
 
     booster: Any
@@ -61,14 +61,12 @@ class Model:
 
     @property
     def digest(self) -> str:
-        """Of the trees, the features and the categories: what decides every score."""
+        """SHA-256 of the trees, the features and the categories: all that determines a score."""
         facts = json.dumps([self.features, self.categories])
         return hashlib.sha256((self.booster.model_to_string() + facts).encode()).hexdigest()
 
     def scores(self, data: pd.DataFrame) -> Any:
-        """A number a row, which ranks the products of one customer and week and means nothing else; ModelError when a
-        feature is missing.
-        """
+        """One score per row, comparable only within one customer and week. ModelError for a missing feature."""
         missing = [name for name in self.features if name not in data]
         if missing:
             raise ModelError(
@@ -79,8 +77,9 @@ class Model:
 
 
 def fit(training_set: str, weeks: Sequence[date], seed: int = SEED) -> Model:
-    """Learn from these weeks of a training set with `bought`. The same set, weeks and seed give the same model.
-    ModelError when it has no row of a week.
+    """Fit a model to `bought` in these weeks of a training set. The same set, weeks and seed give the same model.
+
+    ModelError if the set has no row of a week.
     """
     import lightgbm
 
@@ -122,14 +121,12 @@ def fit(training_set: str, weeks: Sequence[date], seed: int = SEED) -> Model:
 
 
 def used(made: Manifest, data: pa.Table) -> tuple[str, ...]:
-    """The features that a tree can use: all but instants, whose distances are features of their own."""
-    return tuple(one.name for one in made.features if not pa.types.is_timestamp(data[one.name].type))
+    """The names of the features that a tree can use: all but timestamps, whose ages are features of their own."""
+    return tuple(feature.name for feature in made.features if not pa.types.is_timestamp(data[feature.name].type))
 
 
 def inputs(data: pd.DataFrame, features: tuple[str, ...], categories: dict[str, list[str]]) -> pd.DataFrame:
-    """The features as the trees take them: numbers, and texts as the numbers of categories; what it does not know is
-    missing.
-    """
+    """The features as LightGBM takes them: numbers, and category codes for texts; an unknown text is missing."""
     return pd.DataFrame(
         {
             name: (
@@ -146,39 +143,39 @@ def _codes(texts: pd.Series, categories: list[str]) -> pd.Series:
 
 
 def folder() -> Path:
-    """Where models lie."""
+    """The folder of all kept models."""
     return settings.home() / "models" / "recommender"
 
 
 def keep(model: Model) -> Path:
-    """Write the model, then what it is about: without that it is none. Returns its folder."""
-    place = folder() / str(model.about["name"])
+    """Write the model, then `about.json`, without which it does not count as kept. Returns its folder."""
+    path = folder() / str(model.about["name"])
     model.about["digest"] = model.digest
     pickled = io.BytesIO()
     joblib.dump(model, pickled)
-    write_whole(place / "model.joblib", pickled.getvalue())
-    write_whole(place / "about.json", json.dumps(model.about, indent=1).encode())
-    return place
+    write_whole(path / "model.joblib", pickled.getvalue())
+    write_whole(path / "about.json", json.dumps(model.about, indent=1).encode())
+    return path
 
 
 def kept() -> list[dict[str, Any]]:
-    """What every kept model is about, oldest first."""
-    known = [json.loads(path.read_text()) for path in folder().glob("*/about.json")]
-    return sorted(known, key=lambda about: (about["created_at"], about["name"]))
+    """The `about` of every kept model, oldest first."""
+    contents = [json.loads(path.read_text()) for path in folder().glob("*/about.json")]
+    return sorted(contents, key=lambda about: (about["created_at"], about["name"]))
 
 
 def about(name: str | None = None) -> dict[str, Any]:
-    """What the model of that name, or the newest one, is about; ModelError when there is none."""
-    known = {found["name"]: found for found in kept()}
-    if not known:
+    """The `about` of the named model, by default of the newest; ModelError if there is none."""
+    by_name = {content["name"]: content for content in kept()}
+    if not by_name:
         raise ModelError(f"there is no model below {folder()}. Train one: millrace recommender train")
-    if name is not None and name not in known:
-        raise ModelError(f"there is no model {name}. There are {', '.join(sorted(known))}")
-    found: dict[str, Any] = known[name or [*known][-1]]
-    return found
+    if name is not None and name not in by_name:
+        raise ModelError(f"there is no model {name}. There are {', '.join(sorted(by_name))}")
+    content: dict[str, Any] = by_name[name or [*by_name][-1]]
+    return content
 
 
 def load(name: str | None = None) -> Model:
-    """The model of that name, or the newest one."""
-    found: Model = joblib.load(folder() / about(name)["name"] / "model.joblib")
-    return found
+    """The named model, by default the newest; ModelError if there is none."""
+    model: Model = joblib.load(folder() / about(name)["name"] / "model.joblib")
+    return model

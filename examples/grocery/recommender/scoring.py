@@ -1,6 +1,6 @@
 """Batch scoring: the best products of every active customer at a release's horizon, as rows of `scores.recommender`.
 
-The rows are computed here; `millrace.pipeline` stages, audits and publishes them like those of any other table.
+This module computes the rows; `millrace.pipeline` stages, audits and publishes them like those of any other table.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class ScoringError(RuntimeError):
 
 
 def part(model: Model, release: Release) -> dict[str, Any]:
-    """What all rows of a scoring have in common, and no other row has. A release that was removed and made again has
-    its number, and another time of creation.
+    """The columns that identify the rows of one scoring. They include the release's creation time, since a release that
+    was removed and made again has the same number.
     """
     created_at = datetime.fromisoformat(release.created_at)
     return {"model_digest": model.digest, "release": release.number, "release_created_at": created_at}
 
 
 def scores(model: Model, release: Release, top: int = TOP) -> tuple[pa.Table, int]:
-    """The rows of a scoring by customer and rank, and how many there must be: `top` for each active customer, or as
-    many as it has candidates.
+    """The rows of a scoring, by customer and rank, and the expected number of rows: `top` for each active customer, or
+    as many as it has candidates.
 
-    Features come from the offline store at the horizon, and are those served online. ScoringError when nobody is
-    active.
+    Features come from the offline store at the horizon, and equal those served online. ScoringError without an active
+    customer.
     """
     at = midnight(date.fromisoformat(release.horizon))
     considered = _considered(release, at.date())

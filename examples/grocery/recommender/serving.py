@@ -1,5 +1,5 @@
-"""Recommendations for one customer, from what is online now: candidates of the release, features through
-`get_online_features`, and the model's scores.
+"""Recommend products to one customer: the online release's candidates, their features from `get_online_features`, and
+the model's scores.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from lake import release
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A product and its score, which orders the products of one customer and means nothing else, with what the
-    catalogue says of it.
-    """
+    """A product with its department and category. Scores are comparable only within one customer."""
 
     product_id: int
     score: float
@@ -32,8 +30,9 @@ class Recommendation:
 
 
 def recommend(model: Model, customer: int, number: int = TOP) -> list[Recommendation]:
-    """The products that the customer most likely buys in the seven days from the horizon on; none for a customer who
-    bought nothing in the 90 days before.
+    """The products that the customer will most likely buy in the seven days from the horizon, best first.
+
+    Empty for a customer who bought nothing in the 90 days before. OnlineStoreEmptyError if no release is online.
     """
     about = backends.metadata()
     if about is None or about.release is None or about.horizon is None:
@@ -55,12 +54,12 @@ def recommend(model: Model, customer: int, number: int = TOP) -> list[Recommenda
         zip(model.scores(served).tolist(), served["product_id"].tolist(), strict=True),
         key=lambda pair: (-pair[0], pair[1]),
     )[:number]
-    named = _catalogue(reader, [product for _, product in best])
-    return [Recommendation(product, score, *named.get(product, ("", ""))) for score, product in best]
+    catalogue = _catalogue(reader, [product for _, product in best])
+    return [Recommendation(product, score, *catalogue.get(product, ("", ""))) for score, product in best]
 
 
 def _catalogue(reader: LakeReader, products: list[int]) -> dict[int, tuple[str, str]]:
-    """Department and category of each product that the catalogue has."""
+    """Department and category of each of these products that is in the catalogue."""
     query = (
         "SELECT product_id, coalesce(department, ''), coalesce(product_category, '') FROM"
         f" {reader.table('silver.products')} WHERE product_id IN (SELECT unnest(?))"

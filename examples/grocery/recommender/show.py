@@ -1,4 +1,4 @@
-"""The recommender's tables in a terminal."""
+"""Print the recommender's results in a terminal."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def model(about: dict[str, Any]) -> Grid:
     )
     for name in ("recall@10", "95 %", "NDCG@10", "95 % ", "model's NDCG lead", "95 %  "):
         grid.add_column(name, justify="right")
-    ours = about["quality"]["model"]
+    model_quality = about["quality"]["model"]
     for name, figures in about["quality"].items():
         leads = (
-            (f"{ours['ndcg_lead']:+.4f}", _interval(ours["ndcg_lead_interval"]))
+            (f"{model_quality['ndcg_lead']:+.4f}", _interval(model_quality["ndcg_lead_interval"]))
             if name == about["against"]
             else ("", "")
         )
@@ -39,9 +39,9 @@ def model(about: dict[str, Any]) -> Grid:
         )
     weeks = about["held_back_weeks"]
     grid.caption = (
-        f"{len(weeks)} weeks from {weeks[0]} on, {ours['customers']:,} customers; {about['retrieved']:.1%} of what was"
-        f" bought was considered; training set {about['training_set']}, digest {about['training_set_digest'][:12]};"
-        f" seed {about['seed']}"
+        f"{len(weeks)} weeks from {weeks[0]} on, {model_quality['customers']:,} customers; {about['retrieved']:.1%} of"
+        f" what was bought was considered; training set {about['training_set']}, digest"
+        f" {about['training_set_digest'][:12]}; seed {about['seed']}"
     )
     return grid
 
@@ -63,10 +63,10 @@ def model_origin(link: Link) -> Grid:
     return grid
 
 
-def recommendations(customer: int, found: Sequence[Recommendation]) -> Grid:
-    """What a customer will most likely buy within a week."""
+def recommendations(customer: int, products: Sequence[Recommendation]) -> Grid:
+    """The products that a customer will most likely buy within a week."""
     grid = new_grid(f"Customer {customer}, the next seven days", "product", "department", "category")
     grid.add_column("score", justify="right")
-    for one in found:
-        grid.add_row(str(one.product_id), one.department, one.category, f"{one.score:.3f}")
+    for product in products:
+        grid.add_row(str(product.product_id), product.department, product.category, f"{product.score:.3f}")
     return grid

@@ -1,4 +1,4 @@
-"""The steps of the recommender that meet the lake: score every customer, and record where a model comes from."""
+"""The recommender's steps that write to the lake or to lineage: score every customer, record a model's inputs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ JOB = "models.recommender"
 
 @dataclass(frozen=True)
 class Scored:
-    """A scoring that is in the table: by which model, of which release, as of its horizon, and what the table's run
-    said.
-    """
+    """A published scoring: its model, its release, the release's horizon as `as_of`, and the table's report."""
 
     model: str
     release: int
@@ -38,21 +36,20 @@ class Scored:
 def score(
     name: str | None = None, number: int | None = None, run_id: str = "scores", parent: Parent | None = None
 ) -> Scored:
-    """Publish the best products of every active customer, unless they are there: by a model (default: the newest) as of
-    a release (default: the newest).
+    """Publish the best products of every active customer, by a model as of a release; the newest ones by default.
+
+    Nothing is written if the table already has this scoring.
     """
     table = catalog.table(scoring.TABLE)
     fitted, release = models.load(name), pinned(number)
     artifacts = (_artifact(fitted.about),)
-    rows = scoring.part(fitted, release)
-    report = pipeline.add_part(table, release, rows, lambda: scoring.scores(fitted, release), run_id, parent, artifacts)
+    part = scoring.part(fitted, release)
+    report = pipeline.add_part(table, release, part, lambda: scoring.scores(fitted, release), run_id, parent, artifacts)
     return Scored(fitted.about["name"], release.number, release.horizon, report)
 
 
 def record_model(about: dict[str, Any], parent: Parent | None = None) -> None:
-    """Record as lineage that a kept model was made from the tables of its training sets, at the versions that their
-    manifests name, and from the labels'.
-    """
+    """Record a kept model's inputs as lineage: the tables of its training sets and labels, at their pinned versions."""
     (link,) = tracking.links(about["name"])
     tags = {"release": str(link.release), "training_set": about["training_set"], "held_back": about["held_back"]}
     record_artifact(JOB, _artifact(about), link.tables, parent=parent, tags=tags)

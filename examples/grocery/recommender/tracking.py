@@ -1,8 +1,8 @@
-"""MLflow: each kept model becomes a run with its parameters, figures, signature, and the tables that it was made from;
-and the way back from a table to the models made from it.
+"""Track kept models in MLflow, with parameters, figures, signature and input tables, and find the models made from a
+table.
 
-Without `MLFLOW_TRACKING_URI` runs are kept in sqlite below `$MILLRACE_HOME/mlflow`. The model is kept before: a server
-that is away loses nothing.
+Without `MLFLOW_TRACKING_URI`, runs go to sqlite below `$MILLRACE_HOME/mlflow`. The model is kept first, so an
+unreachable server loses nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ EXPERIMENT = "recommender"
 TAG = "millrace."
 URI = "MLFLOW_TRACKING_URI"
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""MLflow's own defaults, 7 retries of 120 s, would keep a finished training waiting for minutes. The environment
-wins.
+"""Used unless the environment sets them: MLflow's defaults, 7 retries of 120 s, would make a finished training wait for
+minutes.
 """
 
 
@@ -38,8 +38,8 @@ class TrackingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Link:
-    """A model and what it was made from: both training sets, the release, the Delta version of each table read; `run`
-    is MLflow's id, if it was tracked.
+    """A model and its inputs: both training sets, the release, the Delta version of each table. `run` is MLflow's id,
+    or None for a model that was not tracked.
     """
 
     model: str
@@ -60,19 +60,17 @@ def _local_store() -> str:
 
 
 def track(model: Model) -> str:
-    """Make the run of a kept model, or find the one there is; returns its id. TrackingError when MLflow cannot be
-    reached or refuses.
-    """
+    """Create the run of a kept model, or find the existing one, and return its id. TrackingError if MLflow fails."""
     about = model.about
     with _connected(about["name"]) as mlflow:
         experiment = _experiment(mlflow)
-        found = mlflow.MlflowClient().search_runs(
+        runs = mlflow.MlflowClient().search_runs(
             [experiment],
             f"tags.`{TAG}digest` = '{about['digest']}' and tags.`{TAG}model` = '{about['name']}' and attributes.status"
             " = 'FINISHED'",
         )
-        if found:
-            run_id = str(found[0].info.run_id)
+        if runs:
+            run_id = str(runs[0].info.run_id)
         else:
             with mlflow.start_run(experiment_id=experiment, run_name=about["name"]) as run:
                 _log(mlflow, model)
@@ -103,13 +101,13 @@ def _log(mlflow: Any, model: Model) -> None:
         "service": about["service"],
         "release": str(about["release"]),
     }
-    tags |= {f"{role}_set": made.name for role, made in sets.items()} | {
-        f"{role}_set_digest": made.data.digest for role, made in sets.items()
-    }
+    for role, training_set in sets.items():
+        tags |= {f"{role}_set": training_set.name, f"{role}_set_digest": training_set.data.digest}
     mlflow.set_tags({f"{TAG}{name}": value for name, value in tags.items()})
-    for role, made in sets.items():
-        mlflow.log_dict(asdict(made), f"manifests/{made.name}.json")
-        mlflow.log_input(_dataset(made.name, manifest.table_path(made.name), None, made.data.digest), context=role)
+    for role, training_set in sets.items():
+        name, digest = training_set.name, training_set.data.digest
+        mlflow.log_dict(asdict(training_set), f"manifests/{name}.json")
+        mlflow.log_input(_dataset(name, manifest.table_path(name), None, digest), context=role)
     for table, identity, number in sets["training"].versions:
         mlflow.log_input(_dataset(table, settings.table_path(table), number, f"{identity}-{number}"), context="table")
     mlflow.log_dict(about, "about.json")
@@ -129,26 +127,20 @@ def _one_row(model: Model) -> Any:
 
 def _metrics(quality: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Every figure as `<ranking>.<name>`, the ends of an interval as `_low` and `_high`."""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for ranking, figures in quality.items():
         for name, value in figures.items():
-            ends = (
-                dict(
-                    zip(
-                        (f"{name.removesuffix('_interval')}_low", f"{name.removesuffix('_interval')}_high"),
-                        value,
-                        strict=True,
-                    )
-                )
-                if isinstance(value, list)
-                else {name: value}
-            )
-            found |= {f"{ranking}.{key}": float(end) for key, end in ends.items()}
-    return found
+            if isinstance(value, list):
+                low, high = value
+                prefix = f"{ranking}.{name.removesuffix('_interval')}"
+                metrics |= {f"{prefix}_low": float(low), f"{prefix}_high": float(high)}
+            else:
+                metrics[f"{ranking}.{name}"] = float(value)
+    return metrics
 
 
 def _dataset(name: str, path: Path, number: int | None, digest: str) -> Any:
-    """A Delta table, as MLflow's datasets have it: MLflow keeps 36 characters of a digest, the tags hold it whole."""
+    """A Delta table as an MLflow dataset. MLflow keeps 36 characters of a digest; the run's tags have all of it."""
     from mlflow.data.delta_dataset_source import DeltaDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
 
@@ -156,19 +148,17 @@ def _dataset(name: str, path: Path, number: int | None, digest: str) -> Any:
 
 
 def _experiment(mlflow: Any) -> str:
-    found = mlflow.get_experiment_by_name(EXPERIMENT)
-    if found:
-        return str(found.experiment_id)
-    ours = str(mlflow.get_tracking_uri()) == _local_store()
-    local = (settings.home() / "mlflow" / "artifacts").as_uri() if ours else None
-    return str(mlflow.create_experiment(EXPERIMENT, artifact_location=local))
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    if experiment:
+        return str(experiment.experiment_id)
+    is_local = str(mlflow.get_tracking_uri()) == _local_store()
+    location = (settings.home() / "mlflow" / "artifacts").as_uri() if is_local else None
+    return str(mlflow.create_experiment(EXPERIMENT, artifact_location=location))
 
 
 @contextmanager
 def _connected(name: str) -> Iterator[Any]:
-    """MLflow at our store, without a word to anybody else; its errors, and those of the network, become a
-    TrackingError.
-    """
+    """MLflow, set to the tracking store and without telemetry. Its errors and network errors become a TrackingError."""
     for variable, value in PATIENCE.items():
         os.environ.setdefault(variable, value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -176,37 +166,34 @@ def _connected(name: str) -> Iterator[Any]:
     import mlflow.lightgbm
     from mlflow.exceptions import MlflowException
 
-    named = os.environ.get(URI)
-    if not named:
+    is_remote = bool(os.environ.get(URI))
+    if not is_remote:
         (settings.home() / "mlflow").mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(store())
     try:
         yield mlflow
     except (MlflowException, OSError) as error:
-        where = f"the server that {URI} names" if named else f"the store below {settings.home() / 'mlflow'}"
+        where = f"the server that {URI} names" if is_remote else f"the store below {settings.home() / 'mlflow'}"
         raise TrackingError(
             f"MLflow did not take the run of model {name}: {where} answered {type(error).__name__}. The model is kept"
             f" at {models.folder() / name}, and can be used. See that MLflow is up, then send it again: millrace"
             f" recommender track {name}"
-        ) from None  # what MLflow says may hold the URI, and a password in it
+        ) from None  # MLflow's message may contain the URI, with a password
     finally:
-        if not named:
-            os.environ.pop(
-                URI, None
-            )  # MLflow sets it, and the next home of this process would write to this one's store
+        if not is_remote:
+            # MLflow sets it, and the next home of this process would use this one's store.
+            os.environ.pop(URI, None)
 
 
 def links(
     model: str | None = None, training_set: str | None = None, release: int | None = None, table: str | None = None
 ) -> list[Link]:
-    """The kept models that were made from a training set, a release or a table, or the one of that name; all, when
-    nothing is named. Oldest first.
-    """
+    """The kept models, oldest first: those that match every given name, training set, release and table."""
     names = [models.about(model)["name"]] if model else None
-    found = [_link(about) for about in models.kept() if names is None or about["name"] in names]
+    candidates = [_link(about) for about in models.kept() if names is None or about["name"] in names]
     return [
         link
-        for link in found
+        for link in candidates
         if (training_set is None or training_set in link.training_sets)
         and (release is None or release == link.release)
         and (table is None or table in link.tables)
@@ -215,8 +202,8 @@ def links(
 
 def _link(about: dict[str, Any]) -> Link:
     sets = (about["training_set"], about["held_back"])
-    known = [manifest.read(name) for name in sets if name in manifest.names()]
-    tables = {table: number for made in known for table, _, number in made.versions}
+    manifests = [manifest.read(name) for name in sets if name in manifest.names()]
+    tables = {table: number for training_set in manifests for table, _, number in training_set.versions}
     if about["release"] in releases.numbers():  # the labels are read from it
         tables |= {candidates.EVENTS: releases.read(about["release"]).tables[candidates.EVENTS]}
     return Link(about["name"], about.get("digest", ""), sets, about["release"], tables, about.get("mlflow_run"))

@@ -4,12 +4,13 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 SHELF = ("product_id", "store_id", "week")
-"""What a promotion and a transaction share."""
+"""The columns that join promotions to transactions."""
 
 
 def events(transactions: DataFrame, promotions: DataFrame) -> DataFrame:
-    """The transactions with `promoted_quantity`. The few shelves of the transactions pick the promotions, not the other
-    way round: there are 14 times more promotions.
+    """The transactions with `promoted_quantity`.
+
+    The distinct shelves of the transactions are matched with the promotions first: there are 14 times more promotions.
     """
     shown = promotions.filter("display_location <> '0' OR mailer_location <> '0'").select(*SHELF)
     promoted = (

@@ -7,7 +7,7 @@ from etl.silver import PROVENANCE
 
 
 def clean(campaigns: DataFrame, campaign_descriptions: DataFrame) -> DataFrame:
-    """One row per row of `campaigns`; a campaign without a description keeps its customers."""
+    """One row per row of `campaigns`, also for a campaign without a description."""
     newest = Window.partitionBy("campaign_id").orderBy(*(F.col(name).desc() for name in PROVENANCE))
     described = campaign_descriptions.withColumn("nth", F.row_number().over(newest)).filter("nth = 1")
     described = described.select("campaign_id", "campaign_type", _day("start_date"), _day("end_date"))
