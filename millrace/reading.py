@@ -1,5 +1,5 @@
-"""Read features as a user does, with the plain Feast SDK: for serving and for training. What to read is the project's
-example, or the newest row of its views.
+"""Read features with the Feast SDK, as a user does for serving and for training: those of the project's example, or of
+the newest rows of its views.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _store() -> FeatureStore:
 
 
 def horizon() -> datetime:
-    """Up to when the newest release knows: a sample may have ended long ago."""
+    """The horizon of the newest release, which may lie long ago."""
     return midnight(date.fromisoformat(release.read().horizon))
 
 
@@ -80,8 +80,8 @@ def online_over_http(url: str, keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def training_set() -> pd.DataFrame:
-    """Features of a few entities as of several midnights: a month apart where the project chose the entities, and a day
-    apart otherwise.
+    """Features of a few entities, each as of a different midnight: a month apart if the project chose the entities, and
+    a day apart otherwise.
     """
     import pandas as pd
 
@@ -97,15 +97,16 @@ def training_set() -> pd.DataFrame:
 
 
 def _newest(count: int) -> list[dict[str, Any]]:
-    """Keys of the newest rows of the service's views: of each key, as the view with the most keys has them together."""
-    named = {projection.name for projection in service().feature_view_projections}
-    views = [view for view in _store().list_batch_feature_views() if view.name in named]
-    found: list[dict[str, Any]] = [{} for _ in range(count)]
+    """Join keys of the newest rows of the service's views. Each key comes from the view that has the most keys."""
+    names = {projection.name for projection in service().feature_view_projections}
+    views = [view for view in _store().list_batch_feature_views() if view.name in names]
+    entities: list[dict[str, Any]] = [{} for _ in range(count)]
     for view in sorted(views, key=lambda view: -len(view.join_keys)):
-        missing = [key for key in view.join_keys if key not in found[0]]
-        for row, values in zip(found, _keys(f"gold.{view.name}", missing, count) if missing else [], strict=False):
-            row.update(zip(missing, values, strict=True))
-    return [row for row in found if row]
+        missing = [key for key in view.join_keys if key not in entities[0]]
+        rows = _keys(f"gold.{view.name}", missing, count) if missing else []
+        for entity_keys, values in zip(entities, rows, strict=False):
+            entity_keys.update(zip(missing, values, strict=True))
+    return [entity_keys for entity_keys in entities if entity_keys]
 
 
 def _keys(table: str, columns: list[str], count: int) -> list[tuple[Any, ...]]:
@@ -118,7 +119,7 @@ def _keys(table: str, columns: list[str], count: int) -> list[tuple[Any, ...]]:
 
 
 def query(table: str, sql: str) -> list[tuple[Any, ...]]:
-    """Rows of the newest release's version of a table; `read_parquet(?)` in the SQL is the table."""
+    """Query a table at its version in the newest release; the SQL reads it as `read_parquet(?)`."""
     import duckdb
     from deltalake import DeltaTable
 

@@ -1,4 +1,4 @@
-"""New projects and new tables: copy a project under another name, and propose contracts for a landed file."""
+"""Create projects and tables: copy a project under another name, and propose contracts for a landed file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ IGNORED = ("*.pyc", "__pycache__", ".pytest_cache")
 
 
 class ProposalError(ValueError):
-    """A file from which no contract can be proposed; the message says why."""
+    """No contract can be proposed for the file; the message says why."""
 
 
 def init(folder: Path, example: bool = False) -> Project:
-    """Write a project that runs at once: a small one, or the grocery example. Its name is that of its folder.
-    ProjectError where something is there already.
+    """Create a project that runs at once: a small one, or the grocery example. The folder's name becomes its name.
+
+    ProjectError if the folder is not empty, or if its name is invalid or taken.
     """
     folder = folder.expanduser().absolute()
     if folder.exists() and any(folder.iterdir()):
@@ -47,8 +48,8 @@ def init(folder: Path, example: bool = False) -> Project:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a column of a file holds."""
+class FileColumn:
+    """A column of a landed file, with its DuckDB type (`kind`) and its statistics."""
 
     name: str
     kind: str
@@ -57,7 +58,7 @@ class Found:
     low: Any
     high: Any
     is_money: bool = False
-    """A number with two digits after the point at most."""
+    """Whether it has fractional numbers, with at most two decimal places."""
 
     @property
     def lower(self) -> str:
@@ -66,7 +67,7 @@ class Found:
         return re.sub(r"\W+", "_", spaced).strip("_").lower()
 
 
-KINDS = {
+COLUMN_TYPES = {
     "BIGINT": "LONG",
     "INTEGER": "LONG",
     "SMALLINT": "LONG",
@@ -81,44 +82,44 @@ KINDS = {
     "VARCHAR": "STRING",
     "UUID": "STRING",
 }
-"""DuckDB's types -> ours; timestamps and decimals beside."""
+"""DuckDB's types -> contract types; `_type` maps timestamps and decimals."""
 
 
 def propose(layer: str, name: str, file: Path) -> dict[Path, str]:
-    """Contracts for a table like this landed file, and a test: path in the project -> text. Nothing is written.
+    """Propose contracts, and a test, for a table like this landed file: path in the project -> text. Writes nothing.
 
-    A proposal says what the file shows: types, columns that are never NULL, a key, ranges. What it should promise is
-    for its reader to say.
+    A proposal states what the file shows: types, columns without NULL, a key, ranges. Its reader decides what the
+    contract should promise. ProposalError for a file or name that cannot be used.
     """
     if not NAME.fullmatch(name):
         raise ProposalError(
             f"{name!r} is no name of a table. A name is lower case letters, digits and underscores, such as orders"
         )
-    columns, rows = _look_into(file)
-    _refuse_odd_headers(file, columns)
-    found = {Path(f"contracts/bronze/{name}.py"): _bronze(name, columns)}
+    columns, rows = _inspect(file)
+    _ensure_valid_headers(file, columns)
+    files = {Path(f"contracts/bronze/{name}.py"): _bronze(name, columns)}
     if layer == "silver":
-        found[Path(f"contracts/silver/{name}.py")] = _silver(name, columns, rows)
-        found[Path(f"tests/test_{name}.py")] = _test(name, file)
-    return found
+        files[Path(f"contracts/silver/{name}.py")] = _silver(name, columns, rows)
+        files[Path(f"tests/test_{name}.py")] = _test(name, file)
+    return files
 
 
-def _refuse_odd_headers(file: Path, columns: list[Found]) -> None:
+def _ensure_valid_headers(file: Path, columns: list[FileColumn]) -> None:
     names = [column.lower for column in columns]
-    odd = [
+    invalid = [
         column.name
         for column in columns
         if not NAME.fullmatch(column.lower) or names.count(column.lower) > 1 or '"' in column.name
     ]
-    if odd:
+    if invalid:
         raise ProposalError(
-            f"{file}: no names of columns can be made of {', '.join(map(repr, odd))}. A name has letters from a to z,"
-            " digits and underscores, and comes once: write the contract by hand, with the header as `source`"
+            f"{file}: no names of columns can be made of {', '.join(map(repr, invalid))}. A name has letters from a to"
+            " z, digits and underscores, and comes once: write the contract by hand, with the header as `source`"
         )
 
 
 def write(into: Project, files: dict[Path, str]) -> list[Path]:
-    """Write what is not there yet; the paths that were written."""
+    """Write the files that do not exist yet, and return their paths."""
     written = []
     for relative, text in files.items():
         path = into.root / relative
@@ -129,7 +130,7 @@ def write(into: Project, files: dict[Path, str]) -> list[Path]:
     return written
 
 
-def _look_into(file: Path) -> tuple[list[Found], int]:
+def _inspect(file: Path) -> tuple[list[FileColumn], int]:
     import duckdb
 
     readers = {".csv": "read_csv(?, sample_size=-1, delim=',')", ".parquet": "read_parquet(?)"}
@@ -144,14 +145,14 @@ def _look_into(file: Path) -> tuple[list[Found], int]:
         if not rows:
             raise ProposalError(f"{file} has no rows, so it shows nothing. Name a file with rows")
         return [
-            _found(con, name, kind)
+            _inspect_column(con, name, kind)
             for name, kind in con.execute(
                 "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 'landed'"
             ).fetchall()
         ], rows
 
 
-def _found(con: Any, name: str, kind: str) -> Found:
+def _inspect_column(con: Any, name: str, kind: str) -> FileColumn:
     quoted = identifier(name)
     counts = con.execute(
         f"SELECT count(*) - count({quoted}), count(DISTINCT {quoted}), min({quoted}), max({quoted}) FROM landed"
@@ -159,31 +160,33 @@ def _found(con: Any, name: str, kind: str) -> Found:
     nulls, distinct, low, high = counts
     number = kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL")
     finer = f"SELECT count(*) FROM landed WHERE abs({quoted} * 100 - round({quoted} * 100)) > 1e-6"
-    return Found(name, kind, nulls, distinct, low, high, is_money=number and con.execute(finer).fetchall()[0][0] == 0)
+    return FileColumn(
+        name, kind, nulls, distinct, low, high, is_money=number and con.execute(finer).fetchall()[0][0] == 0
+    )
 
 
-def _type(column: Found) -> str:
+def _type(column: FileColumn) -> str:
     if column.kind.startswith("TIMESTAMP"):
         return "TIMESTAMP"
     if column.kind.startswith("DECIMAL"):
         return "DOUBLE"
-    if column.kind not in KINDS:
+    if column.kind not in COLUMN_TYPES:
         raise ProposalError(
             f"the column {column.name} is {column.kind}, which no contract has. Land it as text or as a number"
         )
-    return KINDS[column.kind]
+    return COLUMN_TYPES[column.kind]
 
 
-def _time(columns: list[Found]) -> Found | None:
-    """When a row happened: the first timestamp, or the first date."""
+def _time(columns: list[FileColumn]) -> FileColumn | None:
+    """The time column: the first timestamp without NULL, or else the first such date."""
     return next(
         (column for kind in ("TIMESTAMP", "DATE") for column in columns if _type(column) == kind and not column.nulls),
         None,
     )
 
 
-def _keys(columns: list[Found], rows: int) -> list[Found]:
-    """Columns that are different in each row, identifiers before others."""
+def _keys(columns: list[FileColumn], rows: int) -> list[FileColumn]:
+    """Columns with a different value in each row; only those named like identifiers, if there are any."""
     unique = [
         column
         for column in columns
@@ -202,13 +205,13 @@ def _header(layer: str, name: str, words: str, types: set[str], more: str = "") 
     )
 
 
-def _bronze(name: str, columns: list[Found]) -> str:
+def _bronze(name: str, columns: list[FileColumn]) -> str:
     time = _time(columns)
     lines = [_bronze_column(column) for column in columns]
     header = _header(
         "bronze",
         name,
-        f"{_words(name)}, as they landed.",
+        f"{_title(name)}, as they landed.",
         {_type(column) for column in columns} | (set() if time else {"Load"}),
         "from contracts.columns import AUDIT_COLUMNS\n",
     )
@@ -216,7 +219,7 @@ def _bronze(name: str, columns: list[Found]) -> str:
     return f"""{header}{name} = Table(
     layer=Layer.BRONZE,
     name="{name}",
-    doc="{_words(name)}, as they landed",
+    doc="{_title(name)}, as they landed",
     grain="one row per line of the file",
     owner="TODO",
     freshness=timedelta(days=1),
@@ -229,13 +232,13 @@ def _bronze(name: str, columns: list[Found]) -> str:
 """
 
 
-def _bronze_column(column: Found) -> str:
+def _bronze_column(column: FileColumn) -> str:
     required = ", required=True" if not column.nulls else ""
     source = f', source="{column.name}"' if column.lower != column.name else ""
     return f'        Column("{column.lower}", {_type(column)}, "{_doc(column)}"{required}{source}),'
 
 
-def _silver(name: str, columns: list[Found], rows: int) -> str:
+def _silver(name: str, columns: list[FileColumn], rows: int) -> str:
     time, keys = _time(columns), _keys(columns, rows)
     key = f'("{keys[0].lower}",)' if keys else "()"
     comment = "" if keys else "  # TODO: no column is different in each row; name those that are so together"
@@ -246,12 +249,12 @@ def _silver(name: str, columns: list[Found], rows: int) -> str:
     )
     lines = [_silver_column(column) for column in columns]
     types = {_silver_type(column) for column in columns} | (set() if time else {"Load"})
-    header = _header("silver", name, f"{_words(name)}, cleaned and keyed.", types)
+    header = _header("silver", name, f"{_title(name)}, cleaned and keyed.", types)
     body = "\n".join(lines)
     return f"""{header}{name} = Table(
     layer=Layer.SILVER,
     name="{name}",
-    doc="{_words(name)}",
+    doc="{_title(name)}",
     grain="one row per {" and ".join([keys[0].lower] if keys else ["TODO"])}",
     owner="TODO",
     freshness=timedelta(days=1),
@@ -265,16 +268,16 @@ def _silver(name: str, columns: list[Found], rows: int) -> str:
 """
 
 
-def _silver_type(column: Found) -> str:
-    """Numbers with a point become decimals where two digits do: a sum of doubles depends on its order."""
+def _silver_type(column: FileColumn) -> str:
+    """Fractional numbers become decimals if two decimal places suffice: a sum of doubles depends on its order."""
     return "MONEY" if column.is_money else _type(column)
 
 
-def _silver_column(column: Found) -> str:
+def _silver_column(column: FileColumn) -> str:
     options = [", required=True"] if not column.nulls else []
     if _type(column) in ("LONG", "DOUBLE") and column.low is not None and column.low >= 0:
         options.append(f", minimum={0 if column.low == 0 or _type(column) == 'DOUBLE' else 1}")
-    # Numbers and times only: what a text column holds may be about persons.
+    # Ranges of numbers and times only: texts may be personal data.
     seen = (
         f"{column.distinct:,} different" if _type(column) in ("STRING", "BOOLEAN") else f"{column.low} to {column.high}"
     )
@@ -285,11 +288,11 @@ def _silver_column(column: Found) -> str:
     )
 
 
-def _doc(column: Found) -> str:
-    return _words(column.lower)
+def _doc(column: FileColumn) -> str:
+    return _title(column.lower)
 
 
-def _words(name: str) -> str:
+def _title(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
