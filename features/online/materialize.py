@@ -73,13 +73,6 @@ class MaterializationResult:
     consistency: Consistency | None
 
 
-def online_release() -> GenerationMetadata | None:
-    """Release number, horizon, table versions, definitions and rows per view of what is online; None when nothing
-    is.
-    """
-    return backends.metadata()
-
-
 def materialize(
     release: Release, progress: Progress | None = None, sample: int | None = consistency.SAMPLE, *, fresh: bool = False
 ) -> MaterializationResult:

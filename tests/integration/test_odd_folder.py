@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from features import registry
-from features.online import materialize
+from features.online import backends
 from lake.delta import LakeError
 from millrace import cli, pipeline
 from tests.cinema import Cinema, ticket
@@ -46,7 +46,7 @@ def test_the_whole_way_from_landing_to_serving(odd: Path) -> None:
     pipeline.run_all("2017-03-03", "2017-03-04", "third")
     loaded = {view["view"]: view["loaded"] for view in pipeline.serve()["views"]}
     assert loaded["guest_profile"] == 0, "what changed between two versions was told"
-    assert materialize.online_release().release == 3  # type: ignore[union-attr]
+    assert backends.metadata().release == 3  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", ["a b", "é", "a%b", "a%20b", "a#b", "a?b", "a[b]", "a*b", 'a"b', "a~b", "a$b"])

@@ -84,7 +84,7 @@ def test_the_same_release_is_no_work_until_the_store_is_deleted(cinema: Lake) ->
     ]
     assert {report.status for report in again} == {"unchanged"}
     backends.configured().remove_all()
-    assert materialize.online_release() is None
+    assert backends.metadata() is None
     assert {report.status for report in materialize.materialize(release.read()).views} == {"published"}
 
 
@@ -111,7 +111,7 @@ def test_the_report_counts_entities(cinema: Lake) -> None:
         "movie_demand": 2,
     }
     assert sorted(seen) == sorted((report.view, report.rows) for report in reports)
-    about = materialize.online_release()
+    about = backends.metadata()
     assert about is not None
     assert (about.release, about.horizon, about.tables) == (1, "2017-02-01", release.read().tables)
 
