@@ -277,10 +277,13 @@ class Dimension:
 class MappedInTime:
     """A table that the transform joins to the events. Its rows only affect events with the same values in the columns
     `by`, such as a week.
+
+    `reads` names the columns that the transform uses, for column lineage; by default all of the table's.
     """
 
     table: Table
     by: tuple[str, ...]
+    reads: tuple[str, ...] = ()
 
     @property
     def pairs(self) -> dict[str, str]:
@@ -619,6 +622,8 @@ def _problems_of_joins(declared: Aggregates) -> Iterator[str]:
             for name in sorted(origins.keys() & set(join.take)):
                 yield f"{table.qualified} adds {name}, which {origins[name]} also has. Rename it in silver"
             origins |= dict.fromkeys(join.take, table.qualified)
+        else:
+            needed = (*needed, *join.reads)
         for name in pairs:
             if name not in events.column_names:
                 yield f"{table.qualified} is joined by {name}, which is not a column of {events.qualified}"

@@ -43,7 +43,7 @@ with DAG(
             title="Labels",
             description="One SELECT, or a file below $MILLRACE_LABELS, with event_timestamp and the service's keys",
         ),
-        "service": Param("recommendation_v1", type="string", title="Feature service"),
+        "service": Param(type="string", minLength=1, title="Feature service"),
         "release": tasks.release_param(),
         "knowledge_time": Param(
             False, type="boolean", title="Knowledge time", description="Each label sees the release of its own time"

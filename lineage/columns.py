@@ -1,8 +1,9 @@
 """Where each column comes from, derived from the contracts: landed field -> bronze -> silver -> feature.
 
 A declared column names its source, and an aggregation names the columns of its events in `of` and `where`. What a
-transform computes is known by name only: a column has the source that its contract gives, or else the columns of the
-same name among the inputs. A column that neither names has no entry.
+transform computes is known by name only: a column has the source that its contract gives, or else the column of the
+same name among the inputs. A column that neither names has no entry. A prepared column may depend on whatever the
+transform reads of a mapped table.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from contracts import catalog
-from contracts.aggregations import Aggregates, Aggregation, Dimension, Ratio
+from contracts.aggregations import Aggregates, Aggregation, Dimension, MappedInTime, Ratio
 from contracts.columns import AUDIT_COLUMNS, EVENT_TIMESTAMP
 from contracts.model import Column, ContractError, Layer, Table
 
 LANDING = "landing"
 """The layer of landed files in a `Source`."""
 STRING_LITERAL = re.compile(r"'(?:[^']|'')*'")
-IDENTIFIER = re.compile(r"(?<![\w.])([a-z_][a-z0-9_]*)(?!\w|\s*\()")
+IDENTIFIER = re.compile(r"(?<![\w.])([A-Za-z_]\w*)(?!\w|\s*\()")
 
 
 class Use(StrEnum):
@@ -81,8 +82,8 @@ def trace(table: Table, column: str) -> Iterator[tuple[int, str, Source]]:
 
 
 def names_in(expression: str, columns: Mapping[str, Column]) -> list[str]:
-    """The columns that an SQL expression names, in order."""
-    text = STRING_LITERAL.sub(" ", expression)
+    """The columns that an SQL expression names, in whatever case, in order."""
+    text = STRING_LITERAL.sub(" ", expression).lower()
     return [name for name in dict.fromkeys(IDENTIFIER.findall(text)) if name in columns]
 
 
@@ -145,8 +146,17 @@ def _value(declared: Aggregates, name: str, use: Use) -> list[Source]:
     own = [prepared.source] if prepared.source and prepared.source in events.column_names else []
     return [
         *(Source(events.qualified, column, use) for column in own),
-        *(Source(other.table.qualified, column, Use.JOIN) for other in declared.mapped for column in other.by),
+        *(source for other in declared.mapped for source in _read_from(declared, other, use)),
     ]
+
+
+def _read_from(declared: Aggregates, other: MappedInTime, use: Use) -> Iterator[Source]:
+    """What the transform reads of a mapped table: columns that the events have, too, join it to them."""
+    for column in dict.fromkeys((*other.by, *(other.reads or other.table.column_names))):
+        joins = column in declared.events.column_names
+        yield Source(other.table.qualified, column, Use.JOIN if joins else use)
+        if joins:
+            yield Source(declared.events.qualified, column, Use.JOIN)
 
 
 def _joined_by(declared: Aggregates, dimension: Dimension) -> list[Source]:

@@ -51,7 +51,9 @@ STAYS = table(
     time_column="arrived_at",
 )
 HOTELS = table(Layer.SILVER, "hotels", ("hotel_id",), column("hotel_id", LONG), column("stars", LONG))
-OFFERS = table(Layer.SILVER, "offers", ("channel",), column("channel", STRING), column("percent", LONG))
+OFFERS = table(
+    Layer.SILVER, "offers", ("channel",), column("channel", STRING), column("hotel", LONG), column("percent", LONG)
+)
 GUESTS = feature_table(
     name="guests",
     doc="Guests",
@@ -156,22 +158,32 @@ def test_how_a_source_is_used() -> None:
     assert Use.FILTER in {origin.use for origin in result["long_share_30d"]}
 
 
-def test_a_prepared_column_has_the_source_that_it_declares_and_what_it_is_joined_by() -> None:
-    prepared = column("reduced", MONEY, source="paid")
+def prepared(**mapped: tuple[str, ...]) -> set[Source]:
+    """The sources of a feature over a prepared column, besides key and time."""
     declared = feature_table(
         name="guests",
         doc="Guests",
         owner="tests",
         key=(GUEST,),
         events=STAYS,
-        joined=(MappedInTime(OFFERS, ("channel",)),),
-        prepared=(prepared,),
+        joined=(MappedInTime(OFFERS, ("channel",), **mapped),),
+        prepared=(column("reduced", MONEY, source="paid"),),
         aggregations=(Sum("reduced", "reduced", windows=days(7)),),
     )
-    assert sources_of(declared)["reduced_7d"][:2] == (
-        Source("silver.stays", "paid", Use.AGGREGATION),
-        Source("silver.offers", "channel", Use.JOIN),
-    )
+    return {source for source in sources_of(declared)["reduced_7d"] if source.use not in (Use.GROUP_BY, Use.WINDOW)}
+
+
+def test_a_prepared_column_depends_on_its_source_and_on_what_the_transform_reads() -> None:
+    by = {Source("silver.offers", "channel", Use.JOIN), Source("silver.stays", "channel", Use.JOIN)}
+    own = {Source("silver.stays", "paid", Use.AGGREGATION)}
+    percent, hotel = Source("silver.offers", "percent", Use.AGGREGATION), Source("silver.offers", "hotel", Use.JOIN)
+    assert prepared() == {*own, *by, percent, hotel, Source("silver.stays", "hotel", Use.JOIN)}
+    assert prepared(reads=("percent",)) == {*own, *by, percent}
+
+
+def test_a_column_that_is_not_there_cannot_be_read() -> None:
+    with pytest.raises(ContractError, match=r"silver\.offers has no column procent; it has channel, hotel, percent"):
+        prepared(reads=("procent",))
 
 
 def test_columns_are_followed_to_the_landed_field(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +226,7 @@ def test_columns_are_followed_to_the_landed_field(monkeypatch: pytest.MonkeyPatc
         "round(paid / nights, 2)",
         "channel IN ('web', 'tip''s') AND nights BETWEEN 1 AND 3",
         "CAST(paid AS DOUBLE)",
+        "PAID + Tip",
         "hotel",
     ],
 )
@@ -225,7 +238,7 @@ def test_names_are_those_that_duckdb_finds(expression: str) -> None:
     def visit(node: object) -> None:
         if isinstance(node, dict):
             if node.get("class") == "COLUMN_REF":
-                result.add(node["column_names"][-1])
+                result.add(node["column_names"][-1].lower())
             for child in node.values():
                 visit(child)
         elif isinstance(node, list):

@@ -13,7 +13,13 @@ product_popularity = feature_table(
     grain="one row per product and midnight at which a window changes",
     key=(PRODUCT_ID,),
     events=transactions,
-    joined=(MappedInTime(promotions, by=("week",)),),
+    joined=(
+        MappedInTime(
+            promotions,
+            by=("week",),
+            reads=("product_id", "store_id", "week", "display_location", "mailer_location"),
+        ),
+    ),
     prepared=(
         Column(
             "promoted_quantity",
