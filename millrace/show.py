@@ -85,7 +85,7 @@ def accounts(reports: Sequence[TableReport]) -> Grid:
     ):
         grid.add_column(name, justify="right", no_wrap=True)
     for report in reports:
-        grid.add_row(report.table, *(f"{n:,}" for n in _counts(report)), str(report.version), *_times(report))
+        grid.add_row(report.table, *(f"{count:,}" for count in _counts(report)), str(report.version), *_times(report))
     changed = [report for report in reports if report.status != UNCHANGED]
     if len(changed) < len(reports):
         grid.caption = (

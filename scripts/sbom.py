@@ -71,8 +71,8 @@ def bill(image: str, debian: str = "") -> str:
         SCHEMA,
         "-",
     ]
-    made = subprocess.run(command, input=for_image(lock), capture_output=True, text=True, check=True)
-    content: dict[str, Any] = json.loads(made.stdout)
+    result = subprocess.run(command, input=for_image(lock), capture_output=True, text=True, check=True)
+    content: dict[str, Any] = json.loads(result.stdout)
     version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
     name = f"millrace-{image}"
     content["metadata"]["component"] = {"type": "container", "bom-ref": name, "name": name, "version": version}

@@ -30,8 +30,8 @@ def weeks(horizon: date, number: int, held_back: int = 1) -> tuple[tuple[date, .
     Each held-back week has its own model, trained on the `number` weeks right before it (`learned_before`), so that no
     model is evaluated on a week that it was trained on.
     """
-    held = tuple(horizon - WEEK * back for back in range(held_back, 0, -1))
-    return tuple(held[0] - WEEK * back for back in range(number, 0, -1)) + held[:-1], held
+    last = tuple(horizon - WEEK * back for back in range(held_back, 0, -1))
+    return tuple(last[0] - WEEK * back for back in range(number, 0, -1)) + last[:-1], last
 
 
 def learned_before(week: date, number: int) -> tuple[date, ...]:

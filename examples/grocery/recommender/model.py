@@ -83,8 +83,8 @@ def fit(training_set: str, weeks: Sequence[date], seed: int = SEED) -> Model:
     """
     import lightgbm
 
-    made, data = manifest.read(training_set), training.read(training_set)
-    names = used(made, data)
+    source, data = manifest.read(training_set), training.read(training_set)
+    names = used(source, data)
     categories = {
         name: sorted(filter(None, data[name].unique().to_pylist()))
         for name in names
@@ -106,10 +106,10 @@ def fit(training_set: str, weeks: Sequence[date], seed: int = SEED) -> Model:
     booster = lightgbm.train({**PARAMETERS, "seed": seed}, matrix, TREES)
     about = {
         "name": f"{training_set}_s{seed}_{weeks[-1]:%Y%m%d}",
-        "service": made.service,
-        "release": made.release,
-        "training_set": made.name,
-        "training_set_digest": made.data.digest,
+        "service": source.service,
+        "release": source.release,
+        "training_set": source.name,
+        "training_set_digest": source.data.digest,
         "weeks": [str(week) for week in weeks],
         "rows": len(frame),
         "seed": seed,
@@ -120,9 +120,9 @@ def fit(training_set: str, weeks: Sequence[date], seed: int = SEED) -> Model:
     return Model(booster, names, categories, about)
 
 
-def used(made: Manifest, data: pa.Table) -> tuple[str, ...]:
+def used(source: Manifest, data: pa.Table) -> tuple[str, ...]:
     """The names of the features that a tree can use: all but timestamps, whose ages are features of their own."""
-    return tuple(feature.name for feature in made.features if not pa.types.is_timestamp(data[feature.name].type))
+    return tuple(feature.name for feature in source.features if not pa.types.is_timestamp(data[feature.name].type))
 
 
 def inputs(data: pd.DataFrame, features: tuple[str, ...], categories: dict[str, list[str]]) -> pd.DataFrame:

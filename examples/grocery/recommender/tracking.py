@@ -190,10 +190,10 @@ def links(
 ) -> list[Link]:
     """The kept models, oldest first: those that match every given name, training set, release and table."""
     names = [models.about(model)["name"]] if model else None
-    candidates = [_link(about) for about in models.kept() if names is None or about["name"] in names]
+    kept = [_link(about) for about in models.kept() if names is None or about["name"] in names]
     return [
         link
-        for link in candidates
+        for link in kept
         if (training_set is None or training_set in link.training_sets)
         and (release is None or release == link.release)
         and (table is None or table in link.tables)
