@@ -23,6 +23,8 @@ COMPILE_IMAGE = $(COMPILE) --universal -c requirements.txt --override requiremen
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
+install: $(VENV) ## Build .venv
+
 demo: $(VENV) ## The main job on the real sample, from landed files to served features; services stay up
 	@$(RUN) millrace.demo
 
@@ -114,4 +116,4 @@ $(VENV): requirements.txt scripts/venv.sh scripts/millrace scripts/health.py
 	@PYTHON=$(PYTHON) bash scripts/venv.sh
 	@touch $@
 
-.PHONY: help images compose compose-down docker-down demo up down status sample test test-compose unit chaos check format bench scale parity gpu-plan gpu lock relock sbom release-notes push-images
+.PHONY: help install images compose compose-down docker-down demo up down status sample test test-compose unit chaos check format bench scale parity gpu-plan gpu lock relock sbom release-notes push-images

@@ -30,7 +30,7 @@ def test_every_target_is_documented_and_is_no_file() -> None:
     assert targets == {*DOCUMENTED} == {*phony.split()}
 
 
-@pytest.mark.parametrize("promised", ["demo", "up", "down", "test", "bench"])
+@pytest.mark.parametrize("promised", ["install", "demo", "up", "down", "test", "bench"])
 def test_a_target_that_users_rely_on_is_there(promised: str) -> None:
     assert promised in DOCUMENTED
 
