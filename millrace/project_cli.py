@@ -78,13 +78,16 @@ def new(
     file: Annotated[
         Path, typer.Option("--from", metavar="FILE", help="A .csv or .parquet file as it lands.", show_default=False)
     ],
+    snapshot: Annotated[
+        bool, typer.Option("--snapshot", help="Each file is the table's whole state, as of people or prices.")
+    ] = False,
 ) -> None:
     """Propose contracts and a test from a landed file.
 
     For you to edit.
     """
     console, current = show.console(), project.current()
-    proposed = scaffold.propose(layer, name, file)
+    proposed = scaffold.propose(layer, name, file, snapshot)
     written = scaffold.write(current, proposed)
     for relative in proposed:
         path = current.root / relative

@@ -59,6 +59,10 @@ class FileColumn:
     high: Any
     is_money: bool = False
     """Whether it has fractional numbers, with at most two decimal places."""
+    shared: int = 0
+    """Rows whose value another row has, too."""
+    other_dates: tuple[tuple[str, int], ...] = ()
+    """Cells of a date or time column that do not land as such: (format, cells)."""
 
     @property
     def lower(self) -> str:
@@ -85,11 +89,25 @@ COLUMN_TYPES = {
 """DuckDB's types -> contract types; `_type` maps timestamps and decimals."""
 
 
-def propose(layer: str, name: str, file: Path) -> dict[Path, str]:
+DAY_PATTERN = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+TIME_PATTERN = f"{DAY_PATTERN}([ T][0-9]{{2}}(:[0-9]{{2}}(:[0-9]{{2}}(\\.[0-9]+)?)?)?(Z|[+-][0-9:]+)?)?"
+"""Dates and times as the landing zone accepts them in a CSV file."""
+OTHER_DATES = {
+    "YYYY/MM/DD": "[0-9]{4}/[0-9]{1,2}/[0-9]{1,2}.*",
+    "DD.MM.YYYY": "[0-9]{1,2}\\.[0-9]{1,2}\\.[0-9]{4}.*",
+    "DD/MM/YYYY or MM/DD/YYYY": "[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}.*",
+    "of another format": ".*",
+}
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+"""What separates cells in other programs' files."""
+
+
+def propose(layer: str, name: str, file: Path, snapshot: bool = False) -> dict[Path, str]:
     """Propose contracts, and a test, for a table like this landed file: path in the project -> text. Writes nothing.
 
-    A proposal states what the file shows: types, columns without NULL, a key, ranges. Its reader decides what the
-    contract should promise. ProposalError for a file or name that cannot be used.
+    With `snapshot`, each file is the table's whole state; otherwise a file with a time holds events. A proposal states
+    what the file shows: types, columns without NULL, a key, ranges. Its reader decides what the contract should
+    promise. ProposalError for a file or name that cannot be used.
     """
     if not NAME.fullmatch(name):
         raise ProposalError(
@@ -97,9 +115,9 @@ def propose(layer: str, name: str, file: Path) -> dict[Path, str]:
         )
     columns, rows = _inspect(file)
     _ensure_valid_headers(file, columns)
-    files = {Path(f"contracts/bronze/{name}.py"): _bronze(name, columns)}
+    files = {Path(f"contracts/bronze/{name}.py"): _bronze(name, columns, rows, snapshot)}
     if layer == "silver":
-        files[Path(f"contracts/silver/{name}.py")] = _silver(name, columns, rows)
+        files[Path(f"contracts/silver/{name}.py")] = _silver(name, columns, rows, snapshot)
         files[Path(f"tests/test_{name}.py")] = _test(name, file)
     return files
 
@@ -131,14 +149,22 @@ def write(into: Project, files: dict[Path, str]) -> list[Path]:
 
 
 def _inspect(file: Path) -> tuple[list[FileColumn], int]:
+    """The file's columns and its rows, without exact duplicates: a run publishes one of these."""
     import duckdb
 
-    readers = {".csv": "read_csv(?, sample_size=-1, delim=',')", ".parquet": "read_parquet(?)"}
+    # Dates are recognized by `_find_dates`: DuckDB accepts formats that do not land.
+    types = "auto_type_candidates=['BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR']"
+    readers = {
+        ".csv": f"read_csv(?, sample_size=-1, delim=',', header=true, {types})",
+        ".parquet": "read_parquet(?)",
+    }
     if file.suffix not in readers:
         raise ProposalError(f"{file} is neither .csv nor .parquet, and only these land")
+    if file.suffix == ".csv":
+        _ensure_commas(file)
     with duckdb.connect() as con:
         try:
-            con.execute(f"CREATE TABLE landed AS SELECT * FROM {readers[file.suffix]}", [str(file)])
+            con.execute(f"CREATE TABLE landed AS SELECT DISTINCT * FROM {readers[file.suffix]}", [str(file)])
         except duckdb.Error as error:
             raise ProposalError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
         rows = con.execute("SELECT count(*) FROM landed").fetchall()[0][0]
@@ -152,17 +178,73 @@ def _inspect(file: Path) -> tuple[list[FileColumn], int]:
         ], rows
 
 
+def _ensure_commas(file: Path) -> None:
+    try:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            header = re.sub(r'"[^"]*"', "", lines.readline())
+    except OSError as error:
+        raise ProposalError(f"{file} cannot be read: {error.strerror}") from error
+    separator = max(SEPARATORS, key=header.count)
+    if header.count(separator) > header.count(","):
+        shown = repr(separator)
+        raise ProposalError(
+            f"{file}: {SEPARATORS[separator]} separate its cells, and only commas do so in a file that lands. Convert"
+            " it, and land the converted files: in DuckDB, COPY (FROM"
+            f" read_csv('{file.name}', delim={shown}, decimal_separator=',')) TO 'comma_{file.name}'. Leave out"
+            " decimal_separator if its numbers have a decimal point"
+        )
+
+
 def _inspect_column(con: Any, name: str, kind: str) -> FileColumn:
-    quoted = identifier(name)
+    quoted, nulls = identifier(name), None
+    other_dates: tuple[tuple[str, int], ...] = ()
+    if kind == "VARCHAR":
+        nulls = con.execute(f"SELECT count(*) - count({quoted}) FROM landed").fetchall()[0][0]
+        kind, other_dates = _find_dates(con, quoted)
     counts = con.execute(
         f"SELECT count(*) - count({quoted}), count(DISTINCT {quoted}), min({quoted}), max({quoted}) FROM landed"
     ).fetchall()[0]
-    nulls, distinct, low, high = counts
+    empty, distinct, low, high = counts
+    alone = f"SELECT count(*) FROM (FROM landed SELECT {quoted} GROUP BY ALL HAVING count(*) = 1)"
     number = kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL")
     finer = f"SELECT count(*) FROM landed WHERE abs({quoted} * 100 - round({quoted} * 100)) > 1e-6"
     return FileColumn(
-        name, kind, nulls, distinct, low, high, is_money=number and con.execute(finer).fetchall()[0][0] == 0
+        name,
+        kind,
+        empty if nulls is None else nulls,
+        distinct,
+        low,
+        high,
+        is_money=number and con.execute(finer).fetchall()[0][0] == 0,
+        shared=con.execute(f"SELECT count(*) - ({alone}) FROM landed").fetchall()[0][0],
+        other_dates=other_dates,
     )
+
+
+def _find_dates(con: Any, quoted: str) -> tuple[str, tuple[tuple[str, int], ...]]:
+    """The type of a column of text: DATE or TIMESTAMP if most cells land as such, and the cells of other formats.
+
+    Its cells are converted. A column whose cells are all dates of other formats remains text.
+    """
+
+    def count(pattern: str, *others: str) -> int:
+        excluded = "".join(f" AND NOT regexp_full_match({quoted}, '{other}')" for other in others)
+        sql = f"SELECT count(*) FROM landed WHERE regexp_full_match({quoted}, '{pattern}'){excluded}"
+        return int(con.execute(sql).fetchall()[0][0])
+
+    cells, days, times = count("(?s).*"), count(DAY_PATTERN), count(TIME_PATTERN)
+    preceding, formats = [TIME_PATTERN], []
+    for name, pattern in OTHER_DATES.items():
+        formats.append((name, count(pattern, *preceding)))
+        preceding.append(pattern)
+    if not cells:
+        return "VARCHAR", ()
+    if times * 2 < cells:
+        dates = tuple((name, found) for name, found in formats[:-1] if found)
+        return "VARCHAR", dates if sum(found for _, found in dates) + times == cells else ()
+    kind = "DATE" if days == times else "TIMESTAMP"
+    con.execute(f"ALTER TABLE landed ALTER {quoted} TYPE {kind} USING TRY_CAST({quoted} AS {kind})")
+    return kind, tuple((name, found) for name, found in formats if found)
 
 
 def _type(column: FileColumn) -> str:
@@ -192,8 +274,28 @@ def _keys(columns: list[FileColumn], rows: int) -> list[FileColumn]:
         for column in columns
         if column.distinct == rows and not column.nulls and _type(column) in ("LONG", "STRING")
     ]
-    named = [column for column in unique if re.search(r"(^|_)(id|key|number|no|code)$", column.lower)]
-    return named or unique
+    return _named_like_keys(unique) or unique
+
+
+def _nearly_key(columns: list[FileColumn], rows: int) -> FileColumn | None:
+    """The column with a value of its own in most rows, at least three of four; None if there is none."""
+    nearly = [
+        column
+        for column in columns
+        if column.shared * 4 <= rows and not column.nulls and _type(column) in ("LONG", "STRING")
+    ]
+    return min(_named_like_keys(nearly) or nearly, key=lambda column: column.shared, default=None)
+
+
+def _named_like_keys(columns: list[FileColumn]) -> list[FileColumn]:
+    return [column for column in columns if re.search(r"(^|_)(id|key|number|no|code)$", column.lower)]
+
+
+def _todo_of_load(time: FileColumn | None, columns: list[FileColumn], rows: int) -> str:
+    """The question that a file with a time and a key cannot answer; empty for other files."""
+    if not time or not (_keys(columns, rows) or _nearly_key(columns, rows)):
+        return ""
+    return "    # TODO: events that add up, or the whole state in each file? then --snapshot / load=Load.SNAPSHOT\n"
 
 
 def _header(layer: str, name: str, words: str, types: set[str], more: str = "") -> str:
@@ -205,8 +307,9 @@ def _header(layer: str, name: str, words: str, types: set[str], more: str = "") 
     )
 
 
-def _bronze(name: str, columns: list[FileColumn]) -> str:
-    time = _time(columns)
+def _bronze(name: str, columns: list[FileColumn], rows: int, snapshot: bool) -> str:
+    time = None if snapshot else _time(columns)
+    load = "" if time else "\n    load=Load.SNAPSHOT,"
     lines = [_bronze_column(column) for column in columns]
     header = _header(
         "bronze",
@@ -223,7 +326,7 @@ def _bronze(name: str, columns: list[FileColumn]) -> str:
     grain="one row per line of the file",
     owner="TODO",
     freshness=timedelta(days=1),
-    time_column="{time.lower if time else "_landed_date"}",{"" if time else f"{chr(10)}    load=Load.SNAPSHOT,"}
+{_todo_of_load(time, columns, rows)}    time_column="{time.lower if time else "_landed_date"}",{load}
     columns=(
 {body}
         *AUDIT_COLUMNS,
@@ -235,13 +338,33 @@ def _bronze(name: str, columns: list[FileColumn]) -> str:
 def _bronze_column(column: FileColumn) -> str:
     required = ", required=True" if not column.nulls else ""
     source = f', source="{column.name}"' if column.lower != column.name else ""
-    return f'        Column("{column.lower}", {_type(column)}, "{_doc(column)}"{required}{source}),'
+    comment = f"  # {todo}" if (todo := _todo_of_dates(column)) else ""
+    return f'        Column("{column.lower}", {_type(column)}, "{_doc(column)}"{required}{source}),{comment}'
 
 
-def _silver(name: str, columns: list[FileColumn], rows: int) -> str:
-    time, keys = _time(columns), _keys(columns, rows)
-    key = f'("{keys[0].lower}",)' if keys else "()"
+def _todo_of_dates(column: FileColumn) -> str:
+    """What to do about dates that do not land as such; empty if there are none."""
+    formats = ", ".join(f"{found:,} {name}" for name, found in column.other_dates)
+    if not formats:
+        return ""
+    if _type(column) == "STRING":
+        return f"TODO: only YYYY-MM-DD lands as a date; cells of other formats: {formats}"
+    expected = "YYYY-MM-DD" if _type(column) == "DATE" else "YYYY-MM-DD HH:MM:SS"
+    return f"TODO: cells that are not {expected}, whose rows will be rejected: {formats}"
+
+
+def _silver(name: str, columns: list[FileColumn], rows: int, snapshot: bool) -> str:
+    time, keys = None if snapshot else _time(columns), _keys(columns, rows)
     comment = "" if keys else "  # TODO: no column is different in each row; name those that are so together"
+    if not keys and (nearly := _nearly_key(columns, rows)):
+        keys = [nearly]
+        comment = f"  # TODO: {nearly.shared:,} of {rows:,} rows share their value with another row; is it the key?"
+    key = f'("{keys[0].lower}",)' if keys else "()"
+    state = (
+        "each file is the whole state"
+        if _time(columns)
+        else "no column has a time in each row: each file is the whole state"
+    )
     others = (
         f"  # or {', '.join(column.lower for column in keys[1:])}: they are different in each row, too"
         if keys[1:]
@@ -260,7 +383,7 @@ def _silver(name: str, columns: list[FileColumn], rows: int) -> str:
     freshness=timedelta(days=1),
     inputs=("bronze.{name}",),
     key={key},{comment}{others}
-    {f'time_column="{time.lower}",' if time else "load=Load.SNAPSHOT,  # it has no time: each file is the whole state"}
+{_todo_of_load(time, columns, rows)}    {f'time_column="{time.lower}",' if time else f"load=Load.SNAPSHOT,  # {state}"}
     columns=(
 {body}
     ),

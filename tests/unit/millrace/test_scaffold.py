@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import duckdb
@@ -128,6 +129,98 @@ def test_a_file_without_a_time_is_a_snapshot(tmp_path: Path) -> None:
     assert all("load=Load.SNAPSHOT," in text for path, text in files.items() if "contracts" in str(path))
     scaffold.write(made, files)
     assert check.problems(made) == []
+
+
+PEOPLE = "rider_id,plan,joined\n1,basic,2024-03-01\n2,gold,2024-03-02\n"
+QUESTION = "# TODO: events that add up, or the whole state in each file? then --snapshot / load=Load.SNAPSHOT"
+
+
+def test_a_file_with_a_time_and_a_key_asks_whether_it_holds_events(tmp_path: Path) -> None:
+    files = proposed(tmp_path, PEOPLE)
+    for path in ("contracts/bronze/orders.py", "contracts/silver/orders.py"):
+        assert f'    {QUESTION}\n    time_column="joined",' in files[path]
+    no_key = proposed(tmp_path, "sensor,at\na,2024-03-01\na,2024-03-02\nb,2024-03-02\n")
+    assert not [text for text in no_key.values() if "add up" in text]
+
+
+def test_a_snapshot_has_no_time_in_silver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = scaffold.init(tmp_path / "riders_shop")
+    monkeypatch.setenv("MILLRACE_PROJECT", str(made.root))
+    (tmp_path / "people.csv").write_text(PEOPLE)
+    assert cli.main(["new", "silver", "people", "--from", str(tmp_path / "people.csv"), "--snapshot"]) == 0
+    bronze, silver = ((made.root / "contracts" / layer / "people.py").read_text() for layer in ("bronze", "silver"))
+    assert 'time_column="_landed_date",\n    load=Load.SNAPSHOT,' in bronze
+    assert "load=Load.SNAPSHOT,  # each file is the whole state" in silver
+    assert "time_column" not in silver
+    assert "TODO: events" not in bronze + silver
+    assert check.problems(made) == []
+
+
+def test_exact_duplicates_hide_no_key(tmp_path: Path) -> None:
+    assert 'key=("rider_id",),\n' in proposed(tmp_path, PEOPLE + "2,gold,2024-03-02\n")["contracts/silver/orders.py"]
+
+
+def test_a_nearly_unique_column_is_proposed_with_the_rows_that_share_a_value(tmp_path: Path) -> None:
+    lines = "".join(f"{number},basic,2024-03-01\n" for number in (1, 2, 3, 4, 5, 6, 7)) + "7,gold,2024-03-01\n"
+    silver = proposed(tmp_path, f"rider_id,plan,joined\n{lines}")["contracts/silver/orders.py"]
+    assert (
+        'key=("rider_id",),  # TODO: 2 of 8 rows share their value with another row; is it the key?\n'
+        f"    {QUESTION}\n" in silver
+    )
+    silver = proposed(tmp_path, "rider_id,n\n1,1\n1,2\n2,1\n")["contracts/silver/orders.py"]
+    assert "key=(),  # TODO: no column is different in each row" in silver
+
+
+@pytest.mark.parametrize(
+    ("cells", "column"),
+    [
+        (
+            ["2024-03-01", "2024-03-02", "2024-03-03", "2024/03/01", "31.12.2024", "soon"],
+            'DATE, "Day", required=True),  # TODO: cells that are not YYYY-MM-DD, whose rows will be rejected: 1'
+            " YYYY/MM/DD, 1 DD.MM.YYYY, 1 of another format",
+        ),
+        (
+            ["2024-03-01 10:00:00", "2024-03-02", "2024-03-03T10:00:00Z", "2024/03/01 10:00:00"],
+            'TIMESTAMP, "Day", required=True),  # TODO: cells that are not YYYY-MM-DD HH:MM:SS, whose rows will be'
+            " rejected: 1 YYYY/MM/DD",
+        ),
+        (
+            ["31.12.2024", "01.02.2024"],
+            'STRING, "Day", required=True),  # TODO: only YYYY-MM-DD lands as a date; cells of other formats: 2'
+            " DD.MM.YYYY",
+        ),
+        (["2024-03-01", "2024-03-02"], 'DATE, "Day", required=True),'),
+        (["soon", "2024-03-02", "later"], 'STRING, "Day", required=True),'),
+    ],
+)
+def test_dates_of_other_formats_are_counted(tmp_path: Path, cells: list[str], column: str) -> None:
+    text = "day,n\n" + "".join(f"{cell},{number}\n" for number, cell in enumerate(cells))
+    assert f'        Column("day", {column}\n' in proposed(tmp_path, text)["contracts/bronze/orders.py"]
+
+
+@pytest.mark.parametrize(
+    ("text", "separator"),
+    [
+        ("id;amount\n1;2,50\n2;3,75\n", "semicolons"),
+        ("id\tamount\n1\t2,50\n", "tabs"),
+        ("a|b,c|d\n1|2|3\n", "vertical"),
+    ],
+)
+def test_a_file_with_another_separator_is_to_be_converted(tmp_path: Path, text: str, separator: str) -> None:
+    with pytest.raises(
+        ProposalError, match=rf"{separator} .*separate its cells, and only commas .*Convert it"
+    ) as raised:
+        proposed(tmp_path, text)
+    [command] = re.findall(r"in DuckDB, (COPY .*?)\. Leave out", str(raised.value))
+    command = command.replace("'orders.csv'", f"'{tmp_path}/orders.csv'").replace("'comma_", f"'{tmp_path}/comma_")
+    duckdb.sql(command)
+    scaffold.propose("silver", "orders", tmp_path / "comma_orders.csv")
+
+
+def test_a_quoted_header_may_hold_semicolons(tmp_path: Path) -> None:
+    assert 'source="a;b;c"' in proposed(tmp_path, '"a;b;c",n\n1,2\n')["contracts/bronze/orders.py"]
 
 
 @pytest.mark.parametrize(
