@@ -7,12 +7,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from contracts import catalog, project
+from contracts.model import Layer, Table
 from millrace import pipeline, scaffold, settings_cli, show
+
+if TYPE_CHECKING:
+    from lineage.columns import Source
 
 SAMPLE = 100
 
@@ -124,29 +128,57 @@ def verify(
 
 
 def lineage(
-    column: Annotated[str, typer.Argument(help="A column, such as gold.customer_activity.spend_30d.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="A column, such as gold.customer_activity.spend_30d, or a table.", metavar="COLUMN|TABLE"),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the steps as JSON.")] = False,
 ) -> None:
     """Trace a column back to the landed fields it comes from.
 
-    From the declarations alone: nothing is run or read.
+    Or list the direct sources of each column of a table. From the declarations alone: nothing is run or read.
     """
-    from lineage.columns import trace
+    from lineage.columns import sources_of, trace
 
-    qualified, _, name = column.rpartition(".")
-    if qualified.count(".") != 1:
-        raise CheckError(f"{column!r} is not a column. Give it as layer.table.column, such as silver.orders.amount")
-    steps = [*trace(catalog.table(qualified), name)]
+    parts = name.split(".")
+    if len(parts) not in (2, 3):
+        raise CheckError(
+            f"{name!r} is neither a column nor a table. Give a column as layer.table.column, such as"
+            " silver.orders.amount, or a table as silver.orders"
+        )
+    table = catalog.table(".".join(parts[:2]))
+    if len(parts) == 3:
+        traced = {parts[2]: [*trace(table, parts[2])]}
+    else:
+        sources = sources_of(table)
+        traced = {
+            column: [(0, f"{table.qualified}.{column}", source) for source in _direct(sources.get(column, ()))]
+            for column in table.column_names
+        }
     if as_json:
+        steps = [step for found in traced.values() for step in found]
         print(
             json.dumps([{"depth": depth, "of": of, "source": asdict(source)} for depth, of, source in steps], indent=1)
         )
         return
     console = show.console()
-    console.print(column, markup=False)
-    for depth, _, source in steps:
-        console.print(
-            f"{'  ' * (depth + 1)}{source.table}.{source.column}  {source.use.lower().replace('_', ' ')}", markup=False
-        )
-    if not steps:
-        console.print("  no contract names its source", markup=False)
+    for column, found in traced.items():
+        console.print(f"{table.qualified}.{column}", markup=False)
+        for depth, _, source in found:
+            console.print(
+                f"{'  ' * (depth + 1)}{source.table}.{source.column}  {source.use.lower().replace('_', ' ')}",
+                markup=False,
+            )
+        if not found:
+            console.print(f"  {_unknown_source(table)}", markup=False)
+
+
+def _direct(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    """Those whose values flow into the column; all, if there are none."""
+    return tuple(source for source in sources if source.use.is_direct) or sources
+
+
+def _unknown_source(table: Table) -> str:
+    if table.layer == Layer.BRONZE:
+        return "Millrace adds it to each landed row"
+    return "a transform computes it; name its source with `source`"

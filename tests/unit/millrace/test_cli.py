@@ -243,10 +243,43 @@ def test_a_feature_is_traced_to_its_landed_fields(capsys: Out) -> None:
     assert step == {"depth": 0, "of": "gold.guest_activity.paid_7d", "source": source}
 
 
+def test_a_table_is_listed_with_the_direct_sources_of_each_column(capsys: Out) -> None:
+    """Without the columns that only select or group rows."""
+    assert cli.main(["lineage", "gold.guest_activity"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:6] == [
+        "gold.guest_activity.guest_id",
+        "  silver.tickets.guest_id  identity",
+        "gold.guest_activity.event_timestamp",
+        "  silver.tickets.sold_at  transformation",
+        "gold.guest_activity.paid_7d",
+        "  silver.tickets.paid  aggregation",
+    ]
+    assert cli.main(["lineage", "gold.guest_activity", "--json"]) == 0
+    steps = json.loads(capsys.readouterr().out)
+    assert {step["depth"] for step in steps} == {0}
+    source = {"table": "silver.tickets", "column": "sold_at", "use": "TRANSFORMATION"}
+    assert {"depth": 0, "of": "gold.guest_activity.event_timestamp", "source": source} in steps
+
+
+@pytest.mark.parametrize("name", ["gold.guest_profile", "gold.guest_profile.event_timestamp"])
+def test_a_column_without_a_source_says_how_to_name_it(capsys: Out, name: str) -> None:
+    assert cli.main(["lineage", name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("gold.guest_profile.event_timestamp")
+    assert lines[at + 1] == "  a transform computes it; name its source with `source`"
+
+
+def test_a_column_that_loading_adds_has_no_source(capsys: Out) -> None:
+    assert cli.main(["lineage", "bronze.tickets._file"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "  Millrace adds it to each landed row"
+
+
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ("paid", "'paid' is not a column. Give it as layer.table.column"),
+        ("paid", "'paid' is neither a column nor a table. Give a column as layer.table.column"),
+        ("gold.guests", "there is no table 'gold.guests'"),
         ("gold.guest_activity.spend", "gold.guest_activity has no column spend; it has guest_id"),
         ("gold.guests.spend", "there is no table 'gold.guests'"),
     ],
