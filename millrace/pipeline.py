@@ -6,17 +6,20 @@ a DAG file stays cheap.
 
 from __future__ import annotations
 
+import re
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contracts import catalog, project
 from contracts.interval import DAY, Interval, IntervalError
-from contracts.model import Layer, Load, Table
+from contracts.model import ContractError, Layer, Load, Table
 from contracts.project import ProjectError
 from contracts.report import PUBLISHED, UNCHANGED, CheckResult, RowAccount, TableReport
 from lake import bucket, release, settings, storage
@@ -47,6 +50,11 @@ RELEASE_ROUNDS = 5
 """How often a release brings outdated tables up to date before it gives up."""
 WORKERS = 2
 """Tables that one process builds at a time."""
+
+
+MISSING_COLUMN = re.compile(r"attribute ObjectName\(\[(.*)\]\) is missing from the schema")
+IDENTIFIER = re.compile(r'Identifier\("([^"]*)"\)')
+"""How Sail names a column that is not there."""
 
 
 class ReleaseBusyError(RuntimeError):
@@ -245,13 +253,31 @@ def translate_errors(name: str, retry: str = "run the interval again") -> Iterat
                 f"{name}: the run failed ({reason}). Published tables are intact. {remedy}, then {retry}"
             ) from error
         explanation = errors.explain(error, settings.lake)
-        reason, remedy = explanation or (
-            f"{type(error).__name__}: {message}",
-            "The traceback in the log says where. Correct that",
-        )
+        reason, remedy = explanation or _origin(name, error, message)
         raise RunError(
             f"{name}: the run failed ({reason}). Published tables are intact. {remedy}, then {retry}"
         ) from error
+
+
+def _origin(name: str, error: Exception, message: str) -> tuple[str, str]:
+    """Reason and remedy of an error that nothing explains: the line of the project that raised it.
+
+    The engine evaluates a transform's rows after the transform has returned. The table's transform is named then.
+    """
+    reason = f"{type(error).__name__}: {message}"
+    if match := MISSING_COLUMN.search(str(error)):
+        reason = f"there is no column {'.'.join(IDENTIFIER.findall(match[1]))}"
+    frames = traceback.extract_tb(error.__traceback__)
+    with suppress(ProjectError, ContractError, LookupError):
+        root = project.current().root
+        if own := [frame for frame in frames if Path(frame.filename).is_relative_to(root)]:
+            return reason, f"{own[-1].filename}:{own[-1].lineno} raised it. Correct that"
+        table = catalog.table(name)
+        file = project.current().file(f"transforms.{table.layer}.{table.name}")
+        if file.exists():
+            return reason, f"It was raised as the rows of {file} were computed. Correct that"
+    last = next((frame for frame in reversed(frames) if "site-packages" not in frame.filename), frames[-1])
+    return reason, f"{last.filename}:{last.lineno} raised it. Correct that"
 
 
 @contextmanager
