@@ -18,7 +18,7 @@ import duckdb
 
 from contracts import catalog
 from contracts.aggregations import Aggregates, Aggregation, Ratio
-from contracts.model import Column, ContractError, Layer, Load, Table
+from contracts.model import DATE, Column, ContractError, Layer, Load, Table
 from contracts.project import ENGINE, Project, ProjectError
 
 CALL = re.compile(r"\b([a-z_][a-z0-9_]*)\s*\(|\b(?=current_)([a-z_]+)\b")
@@ -316,6 +316,13 @@ class _TableCheck:
                 " knowable",
                 "key",
             )
+        for column in table.columns:
+            if column.type == DATE and column.name not in table.key:
+                yield self._problem(
+                    f"the feature {column.name} is a date, which Feast cannot serve. Make it a timestamp, such as"
+                    f" Latest({column.name!r}, 'CAST(day AS timestamp)', type=TIMESTAMP)",
+                    column.name,
+                )
         entities = [name for name in table.key if name != "event_timestamp"]
         for other in self.tables.values():
             if other.layer != Layer.GOLD or other.qualified >= table.qualified:

@@ -13,6 +13,8 @@ from decimal import Decimal as Number
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from contracts.expressions import portable, string
+
 if TYPE_CHECKING:
     from contracts.aggregations import Aggregates
 
@@ -300,7 +302,7 @@ def _checks_of(column: Column) -> Iterator[Check]:
     if column.minimum is not None or column.maximum is not None:
         yield Check(f"{name}_range", (name,), _range_sql(column), _range_reason(column), column.severity)
     if column.allowed:
-        values = ", ".join("'" + value.replace("'", "''") + "'" for value in column.allowed)
+        values = ", ".join(string(value) for value in column.allowed)
         yield Check(
             f"{name}_allowed",
             (name,),
@@ -312,7 +314,7 @@ def _checks_of(column: Column) -> Iterator[Check]:
         yield Check(
             f"{name}_pattern",
             (name,),
-            f"{name} RLIKE '^(?:{column.pattern})$'",
+            f"{name} RLIKE {string(f'^(?:{column.pattern})$')}",
             f"{name} does not look like {column.pattern}",
             column.severity,
         )
@@ -338,4 +340,4 @@ def _range_reason(column: Column) -> str:
 
 
 def _rule_check(rule: Rule) -> Check:
-    return Check(rule.name, (), rule.sql, rule.reason, rule.severity)
+    return Check(rule.name, (), portable(rule.sql), rule.reason, rule.severity)

@@ -18,9 +18,9 @@ from etl.deduplicate import count_keys, deduplicate, keys_are_unique, passes_cri
 from etl.gold import aggregate, dependencies, windows
 from etl.gold.dependencies import read_days
 from etl.planning import Plan, drivers, reach
-from etl.silver import select
+from etl.silver import PROVENANCE, select
 from etl.staged import Staged, count_rows, new_folder, write, write_by_month
-from etl.transforms import StageError, has_transform, transform
+from etl.transforms import StageError, ensure_columns, has_transform, transform
 from lake import delta, storage
 from lake.publishing import days_sql, nullable_schema
 
@@ -118,6 +118,7 @@ def clean(table: Table, incoming: DataFrame, *others: DataFrame) -> DataFrame:
     if not has_transform(table):
         return select.clean(table, catalog.table(table.inputs[0]), incoming)
     cleaned: DataFrame = transform(table).clean(incoming, *others)
+    ensure_columns(table, cleaned, PROVENANCE)
     return cleaned
 
 
@@ -184,6 +185,7 @@ def _stage_gold(planned: Plan, folder: Path) -> Staged:
     if table.load == Load.SNAPSHOT:
         inputs = (table_reader.read(name, version) for name, version in planned.inputs.items())
         rows = transform(table).features(*inputs)
+        ensure_columns(table, rows)
     else:
         rows = _features(planned)
     if planned.whole or planned.days:
@@ -210,4 +212,6 @@ def _features(planned: Plan) -> DataFrame:
         read_days(name, version, needed) if name in by_day else table_reader.read(name, version)
         for name, version in versions.items()
     ]
-    return transform(table).features(planned.days, *frames)
+    rows: DataFrame = transform(table).features(planned.days, *frames)
+    ensure_columns(table, rows)
+    return rows

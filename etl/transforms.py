@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from etl.gold import aggregate, windows
 from etl.silver import select
 
 if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
     from contracts.aggregations import Aggregates
 
 
@@ -37,6 +39,24 @@ def transform(table: Table) -> ModuleType:
 def has_transform(table: Table) -> bool:
     """Whether the project has a transform for the table. Declared columns and aggregations need none."""
     return project.current().has_module(_module_name(table))
+
+
+def ensure_columns(table: Table, rows: DataFrame, more: Sequence[str] = ()) -> None:
+    """StageError unless a transform returned the contract's columns in the contract's types, and the columns `more`.
+
+    A file with another type would be published as it is, and no reader could read the table.
+    """
+    found = {field.name: field.dataType.simpleString() for field in rows.schema}
+    missing = [name for name in (*table.column_names, *more) if name not in found]
+    if missing:
+        problem = f"returns no {', '.join(missing)}. It returns {', '.join(found)}"
+    else:
+        wrong = [column for column in table.columns if found[column.name] != column.type.spark]
+        if not wrong:
+            return
+        types = ", ".join(f"{column.name} as {found[column.name]} instead of {column.type.spark}" for column in wrong)
+        problem = f"returns {types}. Cast them, such as F.col({wrong[0].name!r}).cast({wrong[0].type.spark!r})"
+    raise StageError(f"{table.qualified}: its transform, {transform(table).__file__}, {problem}")
 
 
 def _module_name(table: Table) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from contracts.expressions import portable
 from contracts.model import Severity, Table
 from contracts.report import CheckResult
 from expectations.evaluate import AuditError, measure, row_level_sql, validate
@@ -108,7 +109,7 @@ def _with_flags(table: Table, staged: DataFrame, references: Mapping[str, DataFr
             "_known"
         )
     for rule in table.rules:
-        frame = frame.withColumn(rule_column(rule), F.coalesce(F.expr(rule.sql), F.lit(True)))
+        frame = frame.withColumn(rule_column(rule), F.coalesce(F.expr(portable(rule.sql)), F.lit(True)))
     return frame
 
 

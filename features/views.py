@@ -46,6 +46,11 @@ def declared() -> dict[str, Any]:
 
 def problems() -> Iterator[str]:
     """Problems of the current project's views and services, each with its remedy."""
+    try:
+        _project_objects()
+    except Exception as error:  # whatever the project's module does
+        yield f"it cannot be imported: {type(error).__name__}: {error}"
+        return
     yield from _collisions()
     objects = declared().values()
     services = [service for service in objects if isinstance(service, FeatureService)]

@@ -14,12 +14,14 @@ from pyspark.sql import functions as F
 
 from contracts import aggregations
 from contracts.aggregations import Aggregates, Aggregation, AsOf, Dimension
+from contracts.expressions import portable
 from contracts.interval import Interval
-from contracts.model import TIMESTAMP, Table
+from contracts.model import LONG, TIMESTAMP, Table
 from etl.gold import windows
 from etl.gold.windows import AT, NEWEST, Measures
 
 Prepare = Callable[..., DataFrame]
+EXACT_LONG = "decimal(20,0)"
 
 
 def features(
@@ -222,20 +224,23 @@ class _MeasureBuilder:
         return F.col(result)
 
     def _summed(self, part: Aggregation) -> str:
-        kind = self.declared.value_type(part).spark
-        return self._name("sum", part, F.coalesce(self._value(part).cast(kind), F.lit(0).cast(kind)), kind)
+        kind = self.declared.value_type(part)
+        value = self._value(part).cast(kind.spark)
+        # a sum of bigints would wrap around; as decimals it grows, and a result beyond bigint fails the run
+        summed_as = EXACT_LONG if kind == LONG else kind.spark
+        return self._name("sum", part, F.coalesce(value.cast(summed_as), F.lit(0).cast(summed_as)), kind.spark)
 
     def _counted(self, part: Aggregation) -> str:
-        counts = F.expr(part.of).isNotNull() if part.of else F.lit(True)
+        counts = _expression(part.of).isNotNull() if part.of else F.lit(True)
         if part.where:
-            counts = counts & F.expr(part.where)
+            counts = counts & _expression(part.where)
         return self._name("count", part, F.when(counts, 1).otherwise(0).cast("bigint"))
 
     def _value(self, part: Aggregation) -> Column:
-        value = F.expr(part.of or self.declared.time_column)
+        value = _expression(part.of or self.declared.time_column)
         if part.type and part.of:
             value = value.cast(part.type.spark)
-        return F.when(F.expr(part.where), value) if part.where else value
+        return F.when(_expression(part.where), value) if part.where else value
 
     def _name(self, kind: str, part: Aggregation, column: Column, detail: str = "") -> str:
         """The name of the measure's column, shared by features with the same measure."""
@@ -244,3 +249,7 @@ class _MeasureBuilder:
         )
         self._columns.setdefault(name, column)
         return name
+
+
+def _expression(sql: str) -> Column:
+    return F.expr(portable(sql))

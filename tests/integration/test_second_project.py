@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from millrace import pipeline
 from tests.carrying import differing
 from tests.conftest import set_home
 from tests.landing import LandingZone, rows
-from tests.projects import ARCADE
+from tests.projects import ARCADE, CINEMA, GROCERY
 
 DAY = timedelta(days=1)
 START = date(2031, 1, 1)
@@ -143,7 +143,7 @@ class Arcade:
             if self.tiers.get(player) == "gold"
             else Decimal("0.00"),
             "payments_30d": len(within(30)),
-            "last_paid_on": max(row["paid_on"] for row in known),
+            "last_paid_at": datetime.combine(max(row["paid_on"] for row in known), time(), UTC),
         }
 
     def takings(self, t: date) -> dict[str, Row]:
@@ -350,3 +350,10 @@ def test_a_shop_day_by_day_is_the_shop_at_once(tmp_path: Path, monkeypatch: pyte
     run(START + 182 * DAY)
     assert differing(lake, tmp_path / "once" / "lake") == []
     assert len(catalog.tables()) == 9
+
+
+@pytest.mark.parametrize("root", [ARCADE, CINEMA, GROCERY, GROCERY.parent / "starter"], ids=lambda root: root.name)
+def test_no_project_of_ours_has_a_problem(root: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views and services included, which a run without serving does not look at."""
+    monkeypatch.setenv("MILLRACE_PROJECT", str(root))
+    assert pipeline.project_problems() == []

@@ -111,6 +111,19 @@ def test_the_examples_have_none() -> None:
 
 
 CASES = {
+    "a date to serve": (
+        {
+            "contracts__gold__guests": GOLD.replace(
+                'Count("visits", windows=days(7))', 'Latest("last_on", "CAST(seen_at AS date)", type=DATE)'
+            )
+            .replace("Count, MappedInTime", "Latest, MappedInTime")
+            .replace("import LONG, STRING", "import DATE, LONG, STRING")
+        },
+        (
+            "contracts/gold/guests.py:12: gold.guests: the feature last_on is a date, which Feast cannot serve. Make it"
+            " a timestamp, such as Latest('last_on', 'CAST(day AS timestamp)', type=TIMESTAMP)"
+        ),
+    ),
     "unknown input": (
         {"contracts__silver__visits": SILVER.replace('inputs=("bronze.visits",)', 'inputs=("bronze.visit",)')},
         (

@@ -5,10 +5,11 @@ many.
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 
-from contracts.aggregations import Dimension, Distinct, Latest, Max, days, feature_table
+from contracts.aggregations import Count, Dimension, Distinct, Latest, Max, Sum, days, feature_table
 from contracts.interval import Interval
 from contracts.model import LONG, STRING, TIMESTAMP, Column, Layer, Load, Table
 from etl import engine
@@ -101,3 +102,23 @@ def test_the_newest_row_of_a_dimension_is_the_latest_in_time(midnights: Interval
         ]
         == "new"
     )
+
+
+@pytest.mark.parametrize("midnights", [FEW, MANY])
+def test_a_sum_beyond_bigint_fails_instead_of_wrapping_around(midnights: Interval) -> None:
+    largest = str(2**63 - 1)
+    assert (
+        features_at(midnights, Sum("one", largest, where="bid = 1", type=LONG, windows=days(7)))["one_7d"] == 2**63 - 1
+    )
+    with pytest.raises(Exception, match=r"(?i)out of range|overflow"):
+        features_at(midnights, Sum("three", largest, type=LONG, windows=days(7)))
+
+
+@pytest.mark.parametrize("midnights", [FEW, MANY])
+@pytest.mark.parametrize("text", ["it's", "a\\b", "'", "\\", "''\\n", "plain", "", "-- no comment", '"'])
+def test_text_in_an_expression_is_what_the_standard_says(midnights: Interval, text: str) -> None:
+    """DuckDB, which `millrace verify` counts with, agrees."""
+    literal = "'" + text.replace("'", "''") + "'"
+    where = f"concat(offer, {literal}) = concat('9', {literal}) AND length({literal}) = {len(text)}"
+    assert duckdb.sql(f"SELECT {where} FROM (SELECT '9' AS offer)").fetchall() == [(True,)]
+    assert features_at(midnights, Count("same", where=where, windows=days(7)))["same_7d"] == 1

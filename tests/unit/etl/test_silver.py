@@ -7,11 +7,13 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
+from pyspark.sql import functions as F
 
 from contracts import catalog
 from etl import engine, stage
 from etl.deduplicate import deduplicate
 from etl.silver import PROVENANCE
+from etl.transforms import StageError, ensure_columns
 from lake import publishing
 from tests import cinema
 
@@ -136,6 +138,27 @@ def test_a_clean_frame_has_the_columns_and_types_of_its_contract(table: Any) -> 
         "_loaded_at": "timestamp",
         "_file": "string",
     }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda rows: rows.withColumn("movie_id", F.col("movie_id").cast("string")),
+            r"returns movie_id as string instead of bigint\. Cast them, such as F\.col\('movie_id'\)\.cast\('bigint'\)",
+        ),
+        (lambda rows: rows.withColumn("studio_id", F.lit(1)), r"returns studio_id as int instead of bigint"),
+        (lambda rows: rows.drop("title", "genre"), r"returns no genre, title\. It returns movie_id"),
+        (lambda rows: rows.drop("_file"), r"returns no _file\."),
+    ],
+)
+def test_a_transform_must_return_the_contracts_columns_and_types(change: Any, message: str) -> None:
+    """Otherwise its files would be published in another type than the table's, and nobody could read them."""
+    table = cinema.table("silver.movies")
+    rows = clean("movies", bronze("movies", {"movie_id": 7}))
+    ensure_columns(table, rows.withColumn("more", F.lit(1)), PROVENANCE)
+    with pytest.raises(StageError, match=rf"^silver\.movies: its transform, .*movies\.py, {message}"):
+        ensure_columns(table, change(rows), PROVENANCE)
 
 
 # --- duplicates

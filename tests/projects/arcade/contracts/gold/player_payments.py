@@ -5,6 +5,7 @@ from arcade.contracts.silver.payments import payments
 from arcade.contracts.silver.players import players
 
 from contracts.aggregations import Count, Dimension, Latest, Sum, days, feature_table
+from contracts.model import TIMESTAMP
 
 player_payments = feature_table(
     name="player_payments",
@@ -17,6 +18,6 @@ player_payments = feature_table(
         Sum("paid", "amount", windows=days(30, 180)),
         Sum("paid_as_gold", "amount", windows=days(180), where="tier = 'gold'"),
         Count("payments", windows=days(30)),
-        Latest("last_paid_on"),
+        Latest("last_paid_at", "CAST(paid_on AS timestamp)", type=TIMESTAMP),
     ),
 )
