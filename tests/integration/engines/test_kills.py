@@ -46,7 +46,7 @@ ALL = (
     "before sync_log",
     "after sync_log",
     "before _metadata",
-    "after _settled",
+    "after _confirm",
 )
 ON_SPARK = {"append": ALL, "create": ("before _newest",), "replace": ("before _newest",), "optimize": AROUND}
 """At which steps: a session and a statement take seconds there. A creation and a replacement are an append with another
