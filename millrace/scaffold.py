@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,12 +188,13 @@ def _ensure_commas(file: Path) -> None:
         raise ProposalError(f"{file} cannot be read: {error.strerror}") from error
     separator = max(SEPARATORS, key=header.count)
     if header.count(separator) > header.count(","):
-        shown = repr(separator)
+        converted = file.with_name(f"comma_{file.name}")
+        read, written, cells = (json.dumps(text) for text in (str(file), str(converted), separator))
+        code = f'import duckdb; duckdb.read_csv({read}, sep={cells}, decimal=",").write_csv({written})'
         raise ProposalError(
             f"{file}: {SEPARATORS[separator]} separate its cells, and only commas do so in a file that lands. Convert"
-            " it, and land the converted files: in DuckDB, COPY (FROM"
-            f" read_csv('{file.name}', delim={shown}, decimal_separator=',')) TO 'comma_{file.name}'. Leave out"
-            " decimal_separator if its numbers have a decimal point"
+            f" it, and land the converted file: python -c {shlex.quote(code)}. Without decimal, if its numbers have a"
+            " decimal point"
         )
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -201,22 +204,22 @@ def test_dates_of_other_formats_are_counted(tmp_path: Path, cells: list[str], co
 
 
 @pytest.mark.parametrize(
-    ("text", "separator"),
+    ("text", "separator", "column"),
     [
-        ("id;amount\n1;2,50\n2;3,75\n", "semicolons"),
-        ("id\tamount\n1\t2,50\n", "tabs"),
-        ("a|b,c|d\n1|2|3\n", "vertical"),
+        ("id;amount\n1;2,50\n2;3,75\n", "semicolons", 'Column("amount", DOUBLE'),
+        ("id\tamount\n1\t2,50\n", "tabs", 'Column("amount", DOUBLE'),
+        ("a|b, or c|d\n1|2|3\n", "vertical bars", 'Column("d", LONG'),
     ],
 )
-def test_a_file_with_another_separator_is_to_be_converted(tmp_path: Path, text: str, separator: str) -> None:
-    with pytest.raises(
-        ProposalError, match=rf"{separator} .*separate its cells, and only commas .*Convert it"
-    ) as raised:
+def test_a_file_with_another_separator_is_to_be_converted(
+    tmp_path: Path, text: str, separator: str, column: str
+) -> None:
+    with pytest.raises(ProposalError, match=rf"{separator} separate its cells, and only commas .*Convert it") as raised:
         proposed(tmp_path, text)
-    [command] = re.findall(r"in DuckDB, (COPY .*?)\. Leave out", str(raised.value))
-    command = command.replace("'orders.csv'", f"'{tmp_path}/orders.csv'").replace("'comma_", f"'{tmp_path}/comma_")
-    duckdb.sql(command)
-    scaffold.propose("silver", "orders", tmp_path / "comma_orders.csv")
+    [command] = re.findall(r"the converted file: python (.*)\. Without decimal", str(raised.value))
+    subprocess.run([sys.executable, *shlex.split(command)], check=True)
+    bronze = scaffold.propose("bronze", "orders", tmp_path / "comma_orders.csv")[Path("contracts/bronze/orders.py")]
+    assert column in bronze
 
 
 def test_a_quoted_header_may_hold_semicolons(tmp_path: Path) -> None:
