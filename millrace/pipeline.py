@@ -267,7 +267,8 @@ def _origin(name: str, error: Exception, message: str) -> tuple[str, str]:
     reason = f"{type(error).__name__}: {message}"
     if match := MISSING_COLUMN.search(str(error)):
         reason = f"there is no column {'.'.join(IDENTIFIER.findall(match[1]))}"
-    frames = traceback.extract_tb(error.__traceback__)
+    raised = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in raised if "site-packages" not in frame.filename] or raised
     with suppress(ProjectError, ContractError, LookupError):
         root = project.current().root
         if own := [frame for frame in frames if Path(frame.filename).is_relative_to(root)]:
@@ -276,8 +277,7 @@ def _origin(name: str, error: Exception, message: str) -> tuple[str, str]:
         file = project.current().file(f"transforms.{table.layer}.{table.name}")
         if file.exists():
             return reason, f"It was raised as the rows of {file} were computed. Correct that"
-    last = next((frame for frame in reversed(frames) if "site-packages" not in frame.filename), frames[-1])
-    return reason, f"{last.filename}:{last.lineno} raised it. Correct that"
+    return reason, f"{frames[-1].filename}:{frames[-1].lineno} raised it. Correct that"
 
 
 @contextmanager
