@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 from lake import secret_files, tls
+from lake.masking import mask_url
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 SCHEMES = ("s3", "s3a")
+NAME = re.compile(r"[A-Za-z0-9._-]+")
+"""A bucket's name: no user or password before it, and no port behind."""
 BUNDLE, CERTIFICATES = "AWS_CA_BUNDLE", "SSL_CERT_FILE"
 LEASE_SECONDS = 30.0
 """A lease that is not renewed for this long belongs to a dead process."""
@@ -65,11 +68,17 @@ def to_path(root: str) -> Path:
     scheme, _, rest = root.partition("://")
     if scheme not in SCHEMES:
         raise StorageError(
-            f"{root} is neither a folder nor s3://bucket/path, and nothing else can hold a lake or a landing zone"
+            f"{mask_url(root)} is neither a folder nor s3://bucket/path, and nothing else can hold a lake or a landing"
+            " zone"
         )
     bucket, _, key = rest.partition("/")
     if not bucket or not key.strip("/"):
-        raise StorageError(f"{root} does not name a folder in a bucket. Use s3://bucket/path")
+        raise StorageError(f"{mask_url(root)} does not name a folder in a bucket. Use s3://bucket/path")
+    if not NAME.fullmatch(bucket):
+        raise StorageError(
+            f"{mask_url(root)} has more than a bucket's name before the path. Use s3://bucket/path, and put the key"
+            " into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     if bundle := os.environ.get(BUNDLE):
         _ensure_bundle(bundle)
     secret_files.load()  # credentials, for clients that read them from the environment

@@ -24,11 +24,13 @@ from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from lake import defaults, secret_files, storage
+from lake import bucket, defaults, masking, secret_files, storage
 from lake.defaults import SettingError
 
 LINK = re.compile(r"\[([^]]+)\]\([^)]+\)")
 PREFIX = "MILLRACE_"
+SPARK_KEY = re.compile(r"spark\.[A-Za-z0-9_.-]+")
+POSTGRES = ("postgresql", "postgres")
 BEGIN, END = "<!-- generated: python -m lake.variables docs/settings.md -->", "<!-- end -->"
 
 
@@ -58,14 +60,41 @@ def _pairs(text: Any) -> Any:
     return tuple(tuple(word.split("=", 1)) for word in _words(text)) if isinstance(text, str) else text
 
 
-def _url(*schemes: str, words: tuple[str, ...] = ()) -> Callable[[SecretStr], SecretStr]:
-    def check(secret: SecretStr) -> SecretStr:
+def _mask_values(text: str) -> str:
+    """`spark.a=1,spark.b=2` as `spark.a=***,spark.b=***`, and `***` for anything else: a comma may be a password's."""
+    keys = [key for key, *_ in _pairs(text)]
+    return ",".join(f"{key}=***" for key in keys) if all(map(SPARK_KEY.fullmatch, keys)) else "***"
+
+
+@dataclass(frozen=True)
+class _Url:
+    """Accepts `scheme://` with a host, or what the scheme allows instead, and the words."""
+
+    schemes: tuple[str, ...]
+    words: tuple[str, ...] = ()
+
+    def __call__(self, secret: SecretStr) -> SecretStr:
         text = secret.get_secret_value()
-        if text not in words and urlsplit(text).scheme not in schemes:
-            raise ValueError("wrong scheme")
+        if text not in self.words and not self._names_server(text):
+            raise ValueError("no URL of a server")
         return secret
 
-    return check
+    def _names_server(self, text: str) -> bool:
+        parts, (scheme, separator, _) = urlsplit(text), text.partition("://")
+        if not separator or scheme not in self.schemes:
+            return False
+        if scheme == "unix":
+            return bool(parts.path.strip("/"))
+        if scheme in POSTGRES:  # libpq takes the host from `?host=`, PGHOST or its default, a socket
+            return bool(parts.hostname or parts.path.strip("/") or parts.query)
+        return bool(parts.hostname)
+
+    def shown(self, text: str) -> str:
+        """The words and the scheme; nothing else, because any part may be a misplaced password."""
+        if text in self.words:
+            return text
+        scheme, separator, _ = text.partition("://")
+        return f"{scheme}://***" if separator and scheme in self.schemes else "***"
 
 
 def _local_folder(path: Path) -> Path:
@@ -74,16 +103,28 @@ def _local_folder(path: Path) -> Path:
     return path
 
 
-def _folder_or_bucket(text: str) -> str:
-    parts = urlsplit(text) if "://" in text else None
-    if parts and (parts.scheme != "s3" or not parts.netloc or not parts.path.strip("/")):
-        raise ValueError("neither a folder nor s3://bucket/prefix")
-    return text
+POSTGRES_URL = _Url(POSTGRES)
+ENGINE_URL = _Url(("sc",), ("sail", "spark"))
+ONLINE_URL = _Url(("redis", "rediss", "unix", *POSTGRES), ("sqlite",))
+SECRET_URLS = {"engine": ENGINE_URL, "online": ONLINE_URL, "registry": POSTGRES_URL, "database": POSTGRES_URL}
+"""By field. Of any other secret nothing is shown."""
+
+
+def _folder_or_bucket(*schemes: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        scheme, separator, rest = text.partition("://")
+        bucket_name, _, prefix = rest.partition("/")
+        if separator and not (scheme in schemes and bucket.NAME.fullmatch(bucket_name) and prefix.strip("/")):
+            raise ValueError("neither a folder nor s3://bucket/prefix")
+        return text
+
+    return check
 
 
 def _http_url(text: str) -> str:
-    if urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).hostname:
-        raise ValueError("no URL")
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("no URL")  # `port` raises it by itself for one above 65535
     return text
 
 
@@ -95,14 +136,16 @@ Memory = Annotated[str, StringConstraints(pattern=r"^[1-9]\d*[kKmMgGtT]?$")]
 Limit = Annotated[str, StringConstraints(pattern=r"^[1-9]\d*[bkmgBKMG]?[bB]?$")]
 Host = Annotated[str, StringConstraints(pattern=f"^(?:{defaults.HOST.pattern})$")]
 Hosts = Annotated[tuple[Host, ...], NoDecode, BeforeValidator(_words)]
-Postgres = Annotated[SecretStr, AfterValidator(_url("postgresql", "postgres"))]
+Postgres = Annotated[SecretStr, AfterValidator(POSTGRES_URL)]
 Pairs = Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(_pairs)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Lake = Annotated[str, AfterValidator(_folder_or_bucket(*bucket.SCHEMES))]
 
 PORT = "a port from 1 to 65535"
 SECONDS = "a number of seconds, 1 or more"
 URL = "a URL such as http://api-server:8080"
 LIMIT = "a limit such as 8g or 512m"
+LAKE = "a folder or to s3://bucket/path (the key in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
 
 
 class Section(BaseSettings):
@@ -135,14 +178,16 @@ class Paths(Section):
         "The [project](projects.md) whose tables and features are used",
         unset="the nearest folder above the working directory with a `millrace.toml`, else the sample",
     )
-    lake: str | None = _setting(
+    lake: Lake | None = _setting(
         None,
         "The Delta tables: a folder, or [`s3://bucket/path`](engines.md#a-lake-and-a-landing-zone-in-a-bucket)",
+        LAKE,
         unset="`$MILLRACE_HOME/lake`",
     )
-    landing: str | None = _setting(
+    landing: Lake | None = _setting(
         None,
         "The landing zone: a folder, or [`s3://bucket/path`](engines.md#a-lake-and-a-landing-zone-in-a-bucket)",
+        LAKE,
         unset="`$MILLRACE_HOME/landing`",
     )
     labels: Annotated[Path, AfterValidator(_local_folder)] | None = _setting(
@@ -161,7 +206,7 @@ class Paths(Section):
 class Engine(Section):
     """What computes"""
 
-    engine: Annotated[SecretStr, AfterValidator(_url("sc", words=("sail", "spark")))] = _setting(
+    engine: Annotated[SecretStr, AfterValidator(ENGINE_URL)] = _setting(
         SecretStr(defaults.ENGINE),
         "The [engine](engines.md): `sail` runs in the task's process; `spark` is a local Spark (on Java 17 or 21 of the"
         " machine, or on the Java in `.venv`); `sc://host:port` is any Spark Connect server",
@@ -199,9 +244,7 @@ class Engine(Section):
 class Features(Section):
     """Features"""
 
-    online: Annotated[
-        SecretStr, AfterValidator(_url("redis", "rediss", "unix", "postgresql", "postgres", words=("sqlite",)))
-    ] = _setting(
+    online: Annotated[SecretStr, AfterValidator(ONLINE_URL)] = _setting(
         SecretStr(defaults.ONLINE),
         "The [online store](features.md#served-from-redis-or-postgresql): files in the home, `redis://host:port/0`, or"
         " `postgresql://user:password@host:port/database`",
@@ -270,7 +313,7 @@ class Components(Section):
         "postgresql://user@host:5432/database (the password in it, or in the file that PGPASSFILE names)",
         unset="a SQLite file in the home",
     )
-    task_logs: Annotated[str, AfterValidator(_folder_or_bucket)] | None = _setting(
+    task_logs: Annotated[str, AfterValidator(_folder_or_bucket("s3"))] | None = _setting(
         None,
         "Where task logs are kept: a folder, or `s3://bucket/prefix`, from which every api-server can show them",
         "a folder or to s3://bucket/prefix",
@@ -401,6 +444,11 @@ class Variable:
         return self.name in secret_files.NAMES
 
     @property
+    def holds_pairs(self) -> bool:
+        """Whether its value is `key=value` pairs, of which any value may be a secret."""
+        return self.field == "spark_conf"
+
+    @property
     def is_internal(self) -> bool:
         """Whether Millrace sets it for its own processes."""
         return bool(self._extra("internal"))
@@ -427,8 +475,8 @@ class Variable:
         return getattr(holder, self.field)
 
     def error(self, text: str) -> str:
-        """A sentence that refuses a value. It shows the value of no secret."""
-        value = "set to a value that it cannot have" if self.is_secret else repr(text)
+        """A sentence that refuses a value. It shows no secret."""
+        value = "set to a value that it cannot have" if self.is_secret or self.holds_pairs else repr(self.shown(text))
         default = self.default.replace("`", "")
         unset = "unset it" if default == "none" else f"unset it for the default: {default}"
         return f"{self.name} is {value}. Set it to {self.expected}, or {unset}"
@@ -440,10 +488,15 @@ class Variable:
         return str(secret_files.files.get(self.name, "environment"))
 
     def shown(self, text: str) -> str:
-        """A value for people to read: of a URL that may hold a password only the scheme, of another secret nothing."""
-        if not self.is_secret or text in ("", "sail", "spark", "sqlite"):
-            return text
-        return f"{text.partition('://')[0]}://***" if "://" in text else "***"
+        """A value for people to read: of a secret URL the scheme, of another URL no user, password or options, of pairs
+        the keys, of another secret nothing.
+        """
+        if not text:
+            return ""
+        if self.is_secret:
+            url = SECRET_URLS.get(self.field)
+            return url.shown(text) if url else "***"
+        return _mask_values(text) if self.holds_pairs else masking.mask_url(text)
 
     def _extra(self, key: str) -> Any:
         return cast("dict[str, Any]", self.info.json_schema_extra)[key]
