@@ -461,9 +461,14 @@ class Variable:
     @property
     def default(self) -> str:
         """What counts where it is unset, in Markdown."""
+        return cast("str | None", self._extra("unset")) or (f"`{self.constant}`" if self.constant else "none")
+
+    @property
+    def constant(self) -> str:
+        """The default, if it is a constant; else empty."""
         default = self.info.default
         text = default.get_secret_value() if isinstance(default, SecretStr) else default
-        return cast("str | None", self._extra("unset")) or ("none" if text in (None, ()) else f"`{text}`")
+        return "" if text in (None, ()) else str(text)
 
     def parse(self, text: str) -> Any:
         """The typed value of a variable's text; SettingError if it may not have it."""
@@ -480,6 +485,15 @@ class Variable:
         default = self.default.replace("`", "")
         unset = "unset it" if default == "none" else f"unset it for the default: {default}"
         return f"{self.name} is {value}. Set it to {self.expected}, or {unset}"
+
+    def problem(self, text: str) -> str:
+        """The sentence of `error` for a value that it cannot have; else empty."""
+        try:
+            if text:
+                self.parse(text)
+        except SettingError as error:
+            return str(error)
+        return ""
 
     def source(self) -> str:
         """Where its value comes from: `default`, `environment`, or the file that `NAME_FILE` named."""
@@ -524,18 +538,26 @@ def problems(sections: tuple[type[Section], ...] = SECTIONS) -> list[str]:
     return found
 
 
-def unknown(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """A sentence for each `MILLRACE_*` variable that is not in the list, with the name that was probably meant."""
+def unknown(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Each `MILLRACE_*` variable that is not in the list, with a sentence that has the name that was probably meant."""
     files = [name + secret_files.SUFFIX for name in secret_files.NAMES]
     names = [*all_variables(), *(name for name in files if name.startswith(PREFIX))]
-    found = []
-    for name in sorted(environment):
-        if name.startswith(PREFIX) and name not in names:
-            word = name.removeprefix(PREFIX).removesuffix(secret_files.SUFFIX)
-            close = difflib.get_close_matches(word, [known.removeprefix(PREFIX) for known in names], n=1)
-            hint = f"Did you mean {PREFIX}{close[0]}?" if close else "`millrace settings` lists those that it knows"
-            found.append(f"{name} is not a setting of Millrace. {hint}")
-    return found
+    return {
+        name: f"{name} is not a setting of Millrace. {_hint(name, names)}"
+        for name in sorted(environment)
+        if name.startswith(PREFIX) and name not in names
+    }
+
+
+def _hint(name: str, names: list[str]) -> str:
+    word = name.removeprefix(PREFIX).removesuffix(secret_files.SUFFIX)
+    close = difflib.get_close_matches(word, [known.removeprefix(PREFIX) for known in names], n=1)
+    if not close:
+        return "`millrace settings` lists those that it knows"
+    meant = PREFIX + close[0]
+    if name.endswith(secret_files.SUFFIX) and meant + secret_files.SUFFIX in names:
+        meant += secret_files.SUFFIX
+    return f"Did you mean {meant}?"
 
 
 def _tables() -> Iterator[str]:

@@ -118,7 +118,7 @@ def run(
         if isinstance(result, TableReport):
             reports.append(result)
 
-    settings_cli.warn_of_unknown(show.print_error)
+    settings_cli.warn_of_unknown()
     settings_cli.ensure_valid(of_a_run=True)
     pipeline.ensure_project(services=False)
     try:
@@ -150,6 +150,7 @@ def serve(
 
     The newest one, or with --release an older one, to go back.
     """
+    settings_cli.warn_of_unknown()
     show.console().print(show.views(pipeline.serve(release, fresh=fresh)))
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from lake import settings
-from millrace import foreground, metadata, show
+from millrace import foreground, metadata, settings_cli, show
 
 SHORTEST_PASSWORD = 8
 
@@ -33,6 +33,7 @@ def start(component: foreground.Name) -> None:
 
     It runs until SIGTERM. See docs/components.md.
     """
+    settings_cli.warn_of_unknown()
     foreground.start(component)
 
 

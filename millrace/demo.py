@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from contracts import catalog, project
 from contracts.report import TableReport
 from lake import secret_files, settings
-from millrace import errors, memory, services, show
+from millrace import errors, memory, services, settings_cli, show
 from millrace.environment import ADMIN_PASSWORD, USERNAME
 from millrace.services import ApiError, Services
 
@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = show.console()
     started = time.monotonic()
     try:
+        settings_cli.warn_of_unknown()
         secret_files.load()
         _demo(console, started, _remote_airflow(options) if options.airflow else None)
     except Exception as error:
@@ -118,9 +119,9 @@ def _demo(console: Console, started: float, remote: Services | None) -> None:
 @contextmanager
 def _timed(console: Console, what: str) -> Iterator[None]:
     started = time.monotonic()
-    console.print(f"[bold]{what}[/bold]")
+    console.print(what, style="bold", markup=False)
     yield
-    console.print(f"[dim]{what}: {time.monotonic() - started:.1f} s[/dim]")
+    console.print(f"{what}: {time.monotonic() - started:.1f} s", style="dim", markup=False)
 
 
 def _prepare(console: Console, remote: Services | None) -> Services:
@@ -295,7 +296,7 @@ def _watch(console: Console, run: Run) -> None:
     """Print each task as it ends, with a progress bar on a terminal. DemoError if the run fails."""
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -365,7 +366,7 @@ def _read_features(console: Console, remote: Services | None) -> None:
     protocol = ", over HTTP" if remote else ""
     console.print(show.pairs(f"Online features of {entity} ({reading.service().name}{protocol})", features))
     head = reading.training_set()
-    console.print(f"[bold]Head of a training set ({reading.service().name})[/bold]")
+    console.print(f"Head of a training set ({reading.service().name})", style="bold", markup=False)
     console.print(head.to_string(index=False), markup=False)
     console.print()
 
@@ -396,7 +397,7 @@ def _print_links(
     from expectations import docs
 
     rows = sum(report.account.rows_in for report in reports)
-    console.print("[bold]Where to look next[/bold]")
+    console.print("Where to look next", style="bold")
     links = (
         _container_links(airflow)
         if remote

@@ -58,7 +58,7 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="Print the proble
     In the project and in the settings. Exit status 1 if something cannot work.
     """
     console = show.console()
-    settings_cli.warn_of_unknown(show.print_error)
+    settings_cli.warn_of_unknown()
     settings_cli.ensure_valid()
     problems = pipeline.project_problems()
     if as_json:

@@ -29,7 +29,7 @@ from etl.spark import SparkError, jars, java, server
 from features.serving import options
 from lake import secret_files, settings
 from lake.settings import SettingError
-from millrace import errors
+from millrace import errors, settings_cli
 from millrace.components import tail
 from millrace.environment import (
     ADMIN_PASSWORD,
@@ -613,6 +613,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = parser.parse_args(arguments).command
     try:
         if command == "up":
+            settings_cli.warn_of_unknown()
             services = up(_print)
             is_own = settings.auth() == settings.FAB and os.environ.get(ADMIN_PASSWORD)
             _print(

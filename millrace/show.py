@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table as Grid
+from rich.table import Table
 from rich.text import Text
 
 from contracts.report import UNCHANGED, TableReport
@@ -23,15 +23,26 @@ if TYPE_CHECKING:
     from lake.manifest import Manifest
     from millrace.maintenance import MaintenanceReport
 
-PIPE_WIDTH = 140
+PIPE_WIDTH = 100_000
+"""Characters. Nothing is cut or folded in a pipe, where lines are for `grep`."""
+FOLDED = ("reason", "value", "default", "from")
+"""Columns that a narrow terminal breaks into lines. Others keep to one line."""
 CELL_WIDTH = 24
 SHOWN_DIFFERENCES = 20
 """How many differences are printed."""
 QUANTILES = (5, 25, 50, 75, 95)
 
 
+class Grid(Table):
+    """A table whose cells are plain text: square brackets are no markup, and unprintable characters are escaped."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row of strings, or of `Text` that has a style."""
+        super().add_row(*(Text(_printable(cell)) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
 def console() -> Console:
-    """A console for standard output: as wide as the terminal, or wide enough for the row account in a pipe."""
+    """A console for standard output: as wide as the terminal, or as its text in a pipe."""
     if sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, soft_wrap=True, width=PIPE_WIDTH)
@@ -156,7 +167,7 @@ def consistency(result: Consistency) -> Grid:
             feature.view,
             feature.feature,
             *(f"{count:,}" for count in (feature.compared, feature.mismatched, feature.missing, feature.extra)),
-            Text(feature.example),
+            feature.example,
         )
     return grid
 
@@ -172,11 +183,13 @@ def sizes(rows: Sequence[tuple]) -> Grid:
 
 
 def settings(rows: Sequence[dict[str, str]]) -> Iterator[Grid]:
-    """One grid per section."""
+    """One grid per section. Wrong values are marked; unknown variables have no default."""
     for section, group in groupby(rows, key=lambda row: row["section"]):
         grid = new_grid(section, "variable", "value", "default", "from")
         for row in group:
-            grid.add_row(row["name"], row["value"] or "-", row["default"], row["source"])
+            value = _printable(row["value"] or "-") + (" (wrong)" if row["problem"] and row["default"] else "")
+            style = "red" if row["problem"] else ""
+            grid.add_row(row["name"], Text(value, style), row["default"], row["source"])
         yield grid
 
 
@@ -252,10 +265,14 @@ def _cell(value: Any) -> Text:
     elif isinstance(value, float):
         text = f"{value:,.6g}"
     elif isinstance(value, str):
-        text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in value) or "''"
+        text = _printable(value) or "''"
     else:
         text = "" if value is None else str(value)
     return Text(text if len(text) <= CELL_WIDTH else text[: CELL_WIDTH - 1] + "…")
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def training_sets(manifests: Sequence[Manifest]) -> Grid:
@@ -320,13 +337,12 @@ def leaks(report: LeakReport) -> Grid:
 def new_grid(title: str, *left: str) -> Grid:
     """A grid with a title and these left-aligned columns."""
     grid = Grid(
-        title=title,
+        title=Text(_printable(title), style="bold"),
         title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD,
         caption_justify="left",
         pad_edge=False,
     )
     for name in left:
-        grid.add_column(name, no_wrap=name != "reason")
+        grid.add_column(name, no_wrap=name not in FOLDED, overflow="fold")
     return grid

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table as Grid
+from rich.text import Text
 
-from millrace.show import new_grid
+from millrace.show import Grid, new_grid
 
 if TYPE_CHECKING:
     from grocery.recommender.serving import Recommendation
@@ -38,10 +38,11 @@ def model(about: dict[str, Any]) -> Grid:
             *leads,
         )
     weeks = about["held_back_weeks"]
-    grid.caption = (
+    grid.caption = Text(
         f"{len(weeks)} weeks from {weeks[0]} on, {model_quality['customers']:,} customers; {about['retrieved']:.1%} of"
         f" what was bought was considered; training set {about['training_set']}, digest"
-        f" {about['training_set_digest'][:12]}; seed {about['seed']}"
+        f" {about['training_set_digest'][:12]}; seed {about['seed']}",
+        style="table.caption",
     )
     return grid
 

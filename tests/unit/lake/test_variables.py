@@ -1,17 +1,20 @@
 """Every environment variable is declared once, checked, and on the page docs/settings.md."""
 
+import json
 import os
 import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from contracts import project
 from lake import secret_files, settings, variables
 from lake.settings import SettingError
-from millrace import cli
+from millrace import cli, demo, services
 
 NAME = re.compile(r"(?<![A-Z_])MILLRACE_[A-Z0-9_]*[A-Z0-9]\b(?!_?[{*])")
 LINK = re.compile(r"\]\(([^)]+)\)")
@@ -187,9 +190,11 @@ def test_the_health_check_has_the_same_defaults(monkeypatch: pytest.MonkeyPatch)
 def test_a_misspelled_variable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_LAEK", "/lake")
     monkeypatch.setenv("MILLRACE_HOME_FILE", "/home")
+    monkeypatch.setenv("MILLRACE_DATABSE_FILE", "/database")
     monkeypatch.setenv("MILLRACE_XYZ", "1")
     monkeypatch.setenv("MILLRACE_ONLINE_FILE", "/run/secrets/online")
-    assert variables.unknown() == [
+    assert [*variables.unknown().values()] == [
+        "MILLRACE_DATABSE_FILE is not a setting of Millrace. Did you mean MILLRACE_DATABASE_FILE?",
         "MILLRACE_HOME_FILE is not a setting of Millrace. Did you mean MILLRACE_HOME?",
         "MILLRACE_LAEK is not a setting of Millrace. Did you mean MILLRACE_LAKE?",
         "MILLRACE_XYZ is not a setting of Millrace. `millrace settings` lists those that it knows",
@@ -213,6 +218,79 @@ def test_a_run_warns_and_refuses(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert re.fullmatch(
         r"Warning: MILLRACE_LAEK .*\nSettingError: MILLRACE_JOIN is 'polars'.*\n", capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "started"),
+    [
+        (cli.main, ["serve"], "millrace.pipeline.serve"),
+        (cli.main, ["start", "scheduler"], "millrace.foreground.start"),
+        (services.main, ["up"], "millrace.services.up"),
+        (demo.main, [], "millrace.demo._demo"),
+    ],
+)
+def test_whatever_starts_something_warns_once(
+    main: Callable[[list[str]], int],
+    arguments: list[str],
+    started: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise SettingError("started")
+
+    monkeypatch.setenv("MILLRACE_LAEK", "/lake")
+    monkeypatch.setattr(started, fail)
+    assert main(arguments) == 1
+    output = capsys.readouterr()
+    assert output.err.count("MILLRACE_LAEK is not a setting of Millrace. Did you mean MILLRACE_LAKE?") == 1
+    assert "started" in output.out + output.err
+
+
+def rows(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, str]]:
+    """What `millrace settings --json` prints, by name."""
+    assert cli.main(["settings", "--json"]) == 0
+    return {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+
+
+def test_unset_settings_have_the_value_that_counts(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MILLRACE_PORT", "8230")
+    monkeypatch.setenv("MILLRACE_BIND", "::")
+    values = {name.removeprefix("MILLRACE_"): row["value"] for name, row in rows(capsys).items()}
+    assert (values["FEATURES_PORT"], values["API_URL"]) == ("8231", "http://[::1]:8230")
+    assert (values["LAKE"], values["TASK_LOGS"]) == (str(home / "lake"), str(home / "logs" / "tasks"))
+    assert (values["PROJECT"], values["ENGINE"]) == (str(project.current().root), "sail")
+    assert (values["REGISTRY"], values["ADMIN_PASSWORD"]) == ("", "")
+    monkeypatch.setenv("MILLRACE_PORT", "http")
+    monkeypatch.setenv("MILLRACE_PROJECT", "/nowhere")
+    listed = rows(capsys)
+    assert listed["MILLRACE_FEATURES_PORT"]["value"] == ""
+    assert listed["MILLRACE_PORT"]["problem"].startswith("MILLRACE_PORT is 'http'. Set it to a port")
+
+
+def test_the_list_has_unknown_variables_and_marks_wrong_values(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MILLRACE_PASWORD", "opensesame")
+    monkeypatch.setenv("MILLRACE_PORT", "http")
+    assert rows(capsys)["MILLRACE_PASWORD"]["problem"].startswith("MILLRACE_PASWORD is not a setting of Millrace.")
+    assert cli.main(["settings"]) == 0
+    out = capsys.readouterr().out
+    assert "opensesame" not in out
+    assert re.search(r"^ *MILLRACE_PORT +http \(wrong\) +8080 +environment", out, re.M)
+    assert re.search(r"^ *MILLRACE_PASWORD +\*\*\* +environment", out, re.M)
+    assert "\nMILLRACE_PORT is 'http'. Set it to a port" in out
+
+
+@pytest.mark.parametrize("name", ["[/x]", "x[bold]"])
+def test_square_brackets_of_a_value_are_text(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path / name))
+    assert cli.main(["settings"]) == 0
+    assert f" {tmp_path / name} " in capsys.readouterr().out
 
 
 def test_a_value_from_a_file_is_traced_to_it(

@@ -2,6 +2,8 @@
 
 import io
 import re
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
@@ -9,6 +11,7 @@ from rich.table import Table as Grid
 
 from contracts.model import Severity
 from contracts.report import CheckResult, RowAccount, TableReport
+from expectations.brute_force import Difference, Verification
 from millrace import show
 
 QUANTITY = CheckResult("seats_positive", None, Severity.WARNING, False, "seats is 0", 8869)
@@ -96,6 +99,66 @@ def test_warnings_are_listed_with_their_rows() -> None:
 def test_a_table_that_took_no_time_has_no_speed() -> None:
     text = plain(show.accounts([TableReport("bronze.coupons", "published", 1, RowAccount(3, 3, 0, 0))]))
     assert row(text, "bronze.coupons") == ["bronze.coupons", "3", "3", "0", "0", "1", "0.00", "0.00", "0.00"]
+
+
+SETTING = {
+    "name": "MILLRACE_PUBLIC_FEATURES_URL",
+    "value": "https://features.example.com/a/long/path/below/which/it/lies",
+    "default": "the nearest folder above the working directory with a `millrace.toml`, else the sample",
+    "source": "/run/secrets/public_features_url",
+    "section": "Where state lies",
+    "problem": "",
+}
+
+
+def test_a_setting_in_a_pipe_is_one_line(capsys: pytest.CaptureFixture) -> None:
+    values = {"default": "word " * 100, "value": "x" * 500}
+    for grid in show.settings([SETTING, {**SETTING, "name": "MILLRACE_HOME", **values}]):
+        show.console().print(grid)
+    out = capsys.readouterr().out
+    assert row(out, SETTING["name"])[1] == SETTING["value"]
+    assert row(out, SETTING["name"])[-1] == SETTING["source"]
+    assert row(out, "MILLRACE_HOME")[1] == "x" * 500
+
+
+def test_a_narrow_terminal_folds_a_setting_and_cuts_nothing() -> None:
+    out = io.StringIO()
+    for grid in show.settings([SETTING]):
+        Console(file=out, width=80).print(grid)
+    text = out.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    head, _, *lines = [line for line in text.splitlines()[1:] if line.strip()]
+    starts = [head.index(name) for name in ("variable", "value", "default", "from")]
+    cells = [
+        "".join(line[start:end].strip() for line in lines)
+        for start, end in zip(starts, [*starts[1:], None], strict=True)
+    ]
+    assert cells == [SETTING[name].replace(" ", "") for name in ("name", "value")] + [cells[2], SETTING["source"]]
+    assert cells[2].replace(" ", "") == SETTING["default"].replace(" ", "")
+
+
+MARKUP = "x [/y][bold]"
+
+
+def test_cells_and_titles_are_text_and_not_markup() -> None:
+    verification = Verification(
+        "gold.x", 1, 1, 1, [Difference((MARKUP,), datetime(2017, 1, 1, tzinfo=UTC), MARKUP, MARKUP, f"{MARKUP}\x1b[1m")]
+    )
+    setting = {**SETTING, "value": MARKUP, "source": MARKUP}
+    wrong = {**setting, "problem": "wrong"}
+    report = replace(BUSY, checks=(replace(QUANTITY, reason=MARKUP),))
+    grids = [
+        show.pairs(MARKUP, {MARKUP: MARKUP}),
+        show.differences(verification),
+        *show.settings([setting, wrong]),
+        show.warnings([report]),
+        show.sizes([(MARKUP, 1, 1, 1)]),
+    ]
+    texts = [plain(grid) for grid in grids]
+    assert [text.count(MARKUP) for text in texts] == [3, 4, 4, 1, 1]
+    assert "\x1b" not in "".join(texts)
+    assert f"{MARKUP} (wrong)" in texts[2]
 
 
 def test_serving_says_that_it_was_compared_with_training() -> None:
