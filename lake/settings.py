@@ -5,6 +5,7 @@ Pydantic is imported only when a variable is set that has values to refuse.
 """
 
 import os
+import tomllib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -74,6 +75,11 @@ def parse(name: str, text: str) -> Any:
 def _value(name: str, default: T) -> T:
     text = os.environ.get(name)
     return cast(T, parse(name, text)) if text else default
+
+
+def version() -> str:
+    """The version of Millrace, such as `0.1.0`."""
+    return str(tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"])
 
 
 def home() -> Path:

@@ -7,8 +7,12 @@ Commands call the same steps as the DAG. Training sets are in `millrace.training
 from __future__ import annotations
 
 import json
+import platform
 import sys
+from contextlib import suppress
 from datetime import timedelta
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +27,7 @@ from millrace import (
     components_cli,
     errors,
     maintenance,
+    output,
     pipeline,
     project_cli,
     run_ids,
@@ -31,8 +36,10 @@ from millrace import (
     training_cli,
 )
 
-WITHOUT_PROJECT = ("init", "check", "new", "start", "health", "settings")
+WITHOUT_PROJECT = ("init", "check", "new", "start", "health", "settings", "--version")
 """Commands that must work even if the project's own `commands.py` is broken."""
+VERSIONED = {"pysail": "pysail", "pyspark": "pyspark", "feast": "feast", "airflow": "apache-airflow"}
+"""What `--version` prints besides Millrace and Python, and the distribution of each."""
 KEPT_DAYS, SAMPLE = 7, 500
 HELP = """Carry an e-commerce lake from landed files to served features.
 
@@ -47,10 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         app = build_app(own=not arguments or arguments[0] not in WITHOUT_PROJECT)
         secret_files.load()
-        app(arguments, prog_name="millrace" if Path(sys.argv[0]).name == "millrace" else "python -m millrace")
-    except SystemExit as ending:
-        if ending.code:
-            raise
+        _run(app, arguments)
     except Exception as error:
         explanation = None if errors.is_ours(error) else errors.explain(error)
         if explanation is None and not isinstance(error, RuntimeError | ValueError | LookupError | OSError):
@@ -60,12 +64,23 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _run(app: typer.Typer, arguments: list[str]) -> None:
+    """Run a command and write all of its output; SystemExit for a status other than 0."""
+    with output.checked():
+        try:
+            app(arguments, prog_name="millrace" if Path(sys.argv[0]).name == "millrace" else "python -m millrace")
+        except SystemExit as ending:
+            if ending.code:
+                raise
+
+
 def build_app(own: bool = True) -> typer.Typer:
     """The commands of the engine and, if `own`, those of the project. ProjectError if its `commands.py` cannot be used.
 
     Help and errors are plain text, and an exception of a command reaches `main`.
     """
     app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.callback()(_options)
     for command in (sample, run, serve, compare, migrate, tables, profile, optimize, vacuum):
         app.command()(command)
     app.add_typer(training_cli.app, name="training-set")
@@ -89,6 +104,24 @@ def _add_commands_of_project(app: typer.Typer) -> None:
         raise ProjectError(
             f"{path} cannot be used: {type(error).__name__}: {error}. `millrace check` looks for what else is wrong"
         ) from error
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=lambda asked: _print_versions() if asked else None)
+    ] = False,
+) -> None:
+    """Options of `millrace` itself. Help is that of the app."""
+
+
+def _print_versions() -> None:
+    """Print the versions of Millrace, Python and the engines, none of which is imported."""
+    print(f"millrace {settings.version()}")
+    print(f"python {platform.python_version()}")
+    for name, package in VERSIONED.items():
+        with suppress(PackageNotFoundError):
+            print(f"{name} {distribution_version(package)}")
+    raise typer.Exit
 
 
 def sample() -> None:

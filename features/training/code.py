@@ -5,21 +5,16 @@ writes the file.
 from __future__ import annotations
 
 import subprocess
-import tomllib
 
 import pyarrow as pa
 
 from lake.manifest import Code
-from lake.settings import CHECKOUT
+from lake.settings import CHECKOUT, version
 
 
 def current() -> Code:
     """The code of this checkout."""
-    return Code(_version(), _commit(), pa.__version__)
-
-
-def _version() -> str:
-    return str(tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"])
+    return Code(version(), _commit(), pa.__version__)
 
 
 def _commit() -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -84,6 +85,57 @@ def test_the_command_millrace_is_this_command_line(tmp_path: Path, home: Path) -
         [tmp_path / "venv" / "millrace", "fly"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert (wrong.returncode, wrong.stderr.split()[:2]) == (2, ["Usage:", "millrace"])
+
+
+def command(*arguments: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`millrace` as a user calls it, in its own process."""
+    for name in ("millrace", "health.py"):
+        target = folder / ("millrace-health.py" if name == "health.py" else name)
+        shutil.copy(settings.CHECKOUT / "scripts" / name, target)
+    (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (folder / "python").chmod(0o755)
+    environment = {**os.environ, "PYTHONPATH": str(settings.CHECKOUT)}
+    return subprocess.run(
+        [folder / "millrace", *arguments], env=environment, text=True, stderr=subprocess.PIPE, **options
+    )
+
+
+@pytest.mark.parametrize("arguments", [["health", "--help"], ["health", "scheduler", "--help"]], ids=" ".join)
+def test_the_short_cut_of_health_has_help(arguments: list[str], tmp_path: Path) -> None:
+    done = command(*arguments, folder=tmp_path, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: millrace health" in done.stdout
+    assert "--live" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["settings"], ["settings", "--json"], ["--version"], ["--help"]], ids=" ".join)
+def test_output_that_cannot_be_written_is_no_fault_of_the_home(arguments: list[str], tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = command(*arguments, folder=tmp_path, stdout=full)
+    assert done.returncode == 1
+    message = (
+        "OutputError: standard output cannot be written: No space left on device. Send it to a file or a disk with"
+    )
+    assert done.stderr == f"{message} room\n"
+
+
+def test_a_pipe_that_is_closed_early_is_silent(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        done = command("settings", folder=tmp_path, stdout=pipe)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_versions_are_printed_and_nothing_of_the_project_is_imported(capsys: Out, monkeypatch: Any) -> None:
+    monkeypatch.setattr(cli, "_add_commands_of_project", lambda _: pytest.fail("the project was imported"))
+    assert cli.main(["--version"]) == 0
+    versions = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert versions["millrace"] == "0.1.0"
+    assert versions.keys() == {"millrace", "python", "pysail", "pyspark", "feast", "airflow"}
+    code = "import sys; from millrace import cli; cli.main(['--version']); print({*sys.modules} & {'pysail', 'feast'})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=settings.CHECKOUT, capture_output=True, text=True)
+    assert done.stdout.endswith("set()\n")
 
 
 @pytest.fixture
