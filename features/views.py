@@ -75,8 +75,7 @@ def _collisions() -> Iterator[str]:
     for duplicate in sorted(entities & names | others & (entities | names)):
         yield (
             f"{duplicate} is the name of two things: an entity (a key), a gold table's view, or a variable of"
-            " services.py."
-            " Rename one of them"
+            " services.py. Rename one of them"
         )
     for hidden in sorted((entities | names | others) & {"declared", "project", "registry", "views"}):
         yield f"{hidden} is a name that Millrace's Feast repository uses itself. Call it otherwise"

@@ -130,7 +130,7 @@ def verify(
 def lineage(
     name: Annotated[
         str,
-        typer.Argument(help="A column, such as gold.customer_activity.spend_30d, or a table.", metavar="COLUMN|TABLE"),
+        typer.Argument(help="A column, such as silver.orders.amount, or a table.", metavar="COLUMN|TABLE"),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the steps as JSON.")] = False,
 ) -> None:
