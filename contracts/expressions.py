@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+IDENTIFIER = re.compile(r"(?<![\w.])([A-Za-z_]\w*)(?!\w|\s*\()")
 TOKEN = re.compile(r"""'(?P<text>(?:[^']|'')*)'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 SPECIAL = re.compile(r"(['\\])")
 
@@ -18,6 +19,12 @@ def string(text: str) -> str:
         return f"'{text}'"
     parts = [f"chr({ord(part)})" if SPECIAL.fullmatch(part) else f"'{part}'" for part in SPECIAL.split(text) if part]
     return f"concat({', '.join(parts)})"
+
+
+def identifiers(sql: str) -> list[str]:
+    """What an expression names outside of text and comments, in lower case and in order: columns, and words of SQL."""
+    text = TOKEN.sub(lambda match: match[0] if match[0].startswith('"') else " ", sql)
+    return [*dict.fromkeys(IDENTIFIER.findall(text.lower()))]
 
 
 def portable(sql: str) -> str:

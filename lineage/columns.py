@@ -8,7 +8,6 @@ transform reads of a mapped table.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,12 +15,11 @@ from enum import StrEnum
 from contracts import catalog
 from contracts.aggregations import Aggregates, Aggregation, Dimension, MappedInTime, Ratio
 from contracts.columns import AUDIT_COLUMNS, EVENT_TIMESTAMP
+from contracts.expressions import identifiers
 from contracts.model import Column, ContractError, Layer, Table
 
 LANDING = "landing"
 """The layer of landed files in a `Source`."""
-STRING_LITERAL = re.compile(r"'(?:[^']|'')*'")
-IDENTIFIER = re.compile(r"(?<![\w.])([A-Za-z_]\w*)(?!\w|\s*\()")
 
 
 class Use(StrEnum):
@@ -83,8 +81,7 @@ def trace(table: Table, column: str) -> Iterator[tuple[int, str, Source]]:
 
 def names_in(expression: str, columns: Mapping[str, Column]) -> list[str]:
     """The columns that an SQL expression names, in whatever case, in order."""
-    text = STRING_LITERAL.sub(" ", expression).lower()
-    return [name for name in dict.fromkeys(IDENTIFIER.findall(text)) if name in columns]
+    return [name for name in identifiers(expression) if name in columns]
 
 
 def _of_landed(table: Table) -> dict[str, list[Source]]:

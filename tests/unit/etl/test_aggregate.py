@@ -11,25 +11,18 @@ import pytest
 
 from contracts.aggregations import Count, Dimension, Distinct, Latest, Max, Sum, days, feature_table
 from contracts.interval import Interval
-from contracts.model import LONG, STRING, TIMESTAMP, Column, Layer, Load, Table
+from contracts.model import LONG, STRING, TIMESTAMP, Load
 from etl import engine
 from etl.gold import aggregate
+from tests.declared import column, silver
 
 DAY = date(2031, 5, 2)
 FEW, MANY = Interval(DAY, DAY + timedelta(days=1)), Interval(DAY, DAY + timedelta(days=9))
 
 
-def silver(name: str, key: str, *columns: Column, **other: Any) -> Table:
-    return Table(Layer.SILVER, name, name, "one row", "tests", timedelta(days=1), columns, (key,), **other)
-
-
-def column(name: str, kind: Any) -> Column:
-    return Column(name, kind, name, required=True)
-
-
 BIDS = silver(
     "bids",
-    "bid",
+    ("bid",),
     column("bid", LONG),
     column("bidder", STRING),
     column("offer", STRING),
@@ -38,7 +31,7 @@ BIDS = silver(
 )
 RANKS = silver(
     "ranks",
-    "change",
+    ("change",),
     column("change", STRING),
     column("bidder", STRING),
     column("rank", STRING),

@@ -14,24 +14,17 @@ import pytest
 from contracts import catalog
 from contracts.aggregations import AsOf, Dimension, Latest, MappedInTime, Sum, days, feature_table
 from contracts.interval import Interval
-from contracts.model import DATE, LONG, MONEY, STRING, TIMESTAMP, Column, Layer, Load, Table
+from contracts.model import DATE, LONG, MONEY, STRING, TIMESTAMP, Column, Load, Table
 from etl import planning, table_reader
 from etl.gold import aggregate, dependencies
 from lake import delta, publishing, settings
 from lake.delta import CommitMetadata
+from tests.declared import column, silver
 from tests.unit.etl.visits import of
 
 pytestmark = pytest.mark.usefixtures("home")
 Row = dict[str, Any]
 LAST = date(2017, 7, 1)
-
-
-def silver(name: str, key: tuple[str, ...], *columns: Column, **other: Any) -> Table:
-    return Table(Layer.SILVER, name, name, "one row per key", "tests", timedelta(days=1), columns, key, **other)
-
-
-def column(name: str, kind: Any) -> Column:
-    return Column(name, kind, name, required=True)
 
 
 GUEST = column("guest", STRING)

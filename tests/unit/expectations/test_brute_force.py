@@ -12,10 +12,11 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from contracts.aggregations import AsOf, Count, Dimension, Latest, MappedInTime, Sum, days, feature_table
-from contracts.model import DATE, LONG, MONEY, STRING, TIMESTAMP, Column, Layer, Table
+from contracts.model import DATE, LONG, MONEY, STRING, TIMESTAMP, Column, Table
 from expectations.brute_force import NO_ROW, Difference, VerifyError, verify
 from lake import settings
 from lake.delta import METADATA_KEY, CommitMetadata
+from tests.declared import column, silver
 
 pytestmark = pytest.mark.usefixtures("home")
 Row = dict[str, Any]
@@ -27,14 +28,6 @@ TYPES = {
     TIMESTAMP: pa.timestamp("us", tz="UTC"),
     MONEY: pa.decimal128(12, 2),
 }
-
-
-def silver(name: str, key: tuple[str, ...], *columns: Column, **other: Any) -> Table:
-    return Table(Layer.SILVER, name, name, "one row per key", "tests", timedelta(days=1), columns, key, **other)
-
-
-def column(name: str, kind: Any) -> Column:
-    return Column(name, kind, name, required=True)
 
 
 GUEST, ROOM, DAY = column("guest", STRING), column("room", LONG), column("arrived_on", DATE)

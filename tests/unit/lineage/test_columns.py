@@ -1,6 +1,7 @@
 """The sources of a column are those that can change it: each is perturbed in turn, and DuckDB computes the features."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -22,22 +23,13 @@ from contracts.aggregations import (
     feature_table,
 )
 from contracts.columns import AUDIT_COLUMNS
-from contracts.model import DATE, DOUBLE, LONG, MONEY, STRING, TIMESTAMP, Column, ContractError, Layer, Table
+from contracts.model import DATE, DOUBLE, LONG, MONEY, STRING, TIMESTAMP, Column, ContractError, Layer
 from expectations import brute_force
 from lineage.columns import LANDING, Source, Use, names_in, sources_of, trace
-
-
-def table(layer: Layer, name: str, key: tuple[str, ...], *fields: Column, **other: object) -> Table:
-    return Table(layer, name, name, "one row per key", "tests", timedelta(days=1), fields, key, **other)
-
-
-def column(name: str, kind: object, **other: object) -> Column:
-    return Column(name, kind, name, required=True, **other)
-
+from tests.declared import column, silver
 
 GUEST = column("guest", STRING)
-STAYS = table(
-    Layer.SILVER,
+STAYS = silver(
     "stays",
     ("stay_id",),
     column("stay_id", LONG),
@@ -50,10 +42,8 @@ STAYS = table(
     column("channel", STRING),
     time_column="arrived_at",
 )
-HOTELS = table(Layer.SILVER, "hotels", ("hotel_id",), column("hotel_id", LONG), column("stars", LONG))
-OFFERS = table(
-    Layer.SILVER, "offers", ("channel",), column("channel", STRING), column("hotel", LONG), column("percent", LONG)
-)
+HOTELS = silver("hotels", ("hotel_id",), column("hotel_id", LONG), column("stars", LONG))
+OFFERS = silver("offers", ("channel",), column("channel", STRING), column("hotel", LONG), column("percent", LONG))
 GUESTS = feature_table(
     name="guests",
     doc="Guests",
@@ -187,16 +177,9 @@ def test_a_column_that_is_not_there_cannot_be_read() -> None:
 
 
 def test_columns_are_followed_to_the_landed_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    landed = table(
-        Layer.BRONZE,
-        "visits",
-        (),
-        Column("visit", LONG, "Visit", source="Visit No"),
-        Column("fee", DOUBLE, "Fee"),
-        *AUDIT_COLUMNS,
-    )
-    cleaned = table(
-        Layer.SILVER,
+    fields = (Column("visit", LONG, "Visit", source="Visit No"), Column("fee", DOUBLE, "Fee"))
+    landed = replace(silver("visits", (), *fields, *AUDIT_COLUMNS), layer=Layer.BRONZE)
+    cleaned = silver(
         "visits",
         ("id",),
         column("id", LONG, source="visit"),
@@ -227,6 +210,8 @@ def test_columns_are_followed_to_the_landed_field(monkeypatch: pytest.MonkeyPatc
         "channel IN ('web', 'tip''s') AND nights BETWEEN 1 AND 3",
         "CAST(paid AS DOUBLE)",
         "PAID + Tip",
+        "paid /* and tip, it's */ + nights -- hotel",
+        '"paid" + "tip"',
         "hotel",
     ],
 )

@@ -1,0 +1,16 @@
+"""Contracts for tests that write their own tables: only what a test is about has to be said."""
+
+from datetime import timedelta
+from typing import Any
+
+from contracts.model import Column, Layer, Table, Type
+
+
+def silver(name: str, key: tuple[str, ...], *columns: Column, **other: Any) -> Table:
+    """A silver table of these columns."""
+    return Table(Layer.SILVER, name, name, "one row per key", "tests", timedelta(days=1), columns, key, **other)
+
+
+def column(name: str, kind: Type, **other: Any) -> Column:
+    """A required column."""
+    return Column(name, kind, name, required=True, **other)
