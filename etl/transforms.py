@@ -117,10 +117,15 @@ def _imports(text: str, package: str) -> Iterator[str]:
 
 
 def _declaration(declared: Aggregates) -> tuple[Any, ...]:
-    """The parts of a declaration that decide values. Descriptions and units do not."""
+    """The parts of a declaration that decide values. Descriptions, units and what lineage needs to know do not."""
     parts = [replace(part, doc="", meaning="", unit=None) for part in declared.aggregations]
     joined = [
-        (type(other).__name__, _identity(other.table), {**vars(other), "table": None}) for other in declared.joined
+        (
+            type(other).__name__,
+            _identity(other.table),
+            {**{name: value for name, value in vars(other).items() if name != "reads"}, "table": None},
+        )
+        for other in declared.joined
     ]
     prepared = [(column.name, column.type.spark, column.required) for column in declared.prepared]
     return (_identity(declared.events), [column.name for column in declared.key], parts, joined, prepared)

@@ -246,6 +246,12 @@ def test_the_fingerprint_follows_the_transform_the_layer_and_the_checks(monkeypa
         "columns": transforms.code_of(replace(table, columns=table.columns[:-1])),
     }
     assert len({before, *changed.values()}) == 4
+    demand = catalog.table("gold.movie_demand")
+    assert demand.aggregates
+    [mapped] = demand.aggregates.mapped
+    for join, is_same in ((replace(mapped, reads=("show_week",)), True), (replace(mapped, by=("movie_id",)), False)):
+        other = replace(demand, aggregates=replace(demand.aggregates, joined=(join,)))
+        assert (transforms.code_of(other) == transforms.code_of(demand)) is is_same, join
     sources, movies = transforms.inspect.getsource, catalog.table("silver.movies")
     for contract, module in (
         (table, "etl.silver.select"),
