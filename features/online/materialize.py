@@ -88,9 +88,7 @@ def materialize(
     Rows that were known at the horizon's midnight count; later rows, which record how windows empty, wait for a later
     release.
     """
-    generation.ensure_own(backends.configured(), project.current().name)
-    registry.apply()
-    views = registry.online_views(registry.open_store())
+    views = _applied_views()
     ensure_tables(release, (as_of.gold(view.batch_source).table for view in views))
     comparisons: list[Consistency] = []
 
@@ -100,6 +98,13 @@ def materialize(
 
     reports = load(release, views, registry.fingerprint(), progress, validate, fresh=fresh)
     return MaterializationResult(reports, comparisons[-1] if comparisons else None)
+
+
+def _applied_views() -> list[FeatureView]:
+    """The views to load, after applying the definitions; OnlineStoreOwnedError before, if another project serves."""
+    generation.ensure_own(backends.configured(), project.current().name)
+    registry.apply()
+    return registry.online_views(registry.open_store())
 
 
 def ensure_tables(release: Release, tables: Iterable[str]) -> None:
@@ -121,11 +126,12 @@ def materialize_until(
     NothingToServeError when no row was known by `end`.
     """
     requested = replace(release, horizon=min(release.horizon, queries.utc(end).date().isoformat()))
-    served = _served(backends.configured())
+    backend = backends.configured()
+    generation.ensure_own(backend, project.current().name)
+    served = _served(backend)
     if served and served.metadata.horizon and served.metadata.horizon > requested.horizon:
         return None
-    registry.apply()
-    first = _first_midnight(LakeReader(requested), registry.online_views(registry.open_store()))
+    first = _first_midnight(LakeReader(requested), _applied_views())
     if first is None or first > queries.microseconds(midnight(date.fromisoformat(requested.horizon))):
         raise NothingToServeError(
             f"release {release.number} has no feature row that was known at {requested.horizon}T00:00 UTC:"
@@ -165,23 +171,16 @@ def load(
     its copy, and only changes between the two releases are loaded. If that fails, rows may have been changed in the
     store: all rows are then loaded from the release, as with `fresh`.
     """
-    backend, requested = (
-        backends.configured(),
-        GenerationMetadata(
-            release.number,
-            release.horizon,
-            definitions,
-            release.tables,
-            release.ids,
-            project=project.current().name,
-        ),
+    backend, name = backends.configured(), project.current().name
+    requested = GenerationMetadata(
+        release.number, release.horizon, definitions, release.tables, release.ids, project=name
     )
-    generation.ensure_own(backend, project.current().name)
     if not fresh and (unchanged := _unchanged(backend, requested, views)):
         return unchanged
     while True:
         with backend.drafting(f"release-{release.number}") as draft:
-            # another process may have served it while this one waited
+            # another process may have served it, or another project, while this one waited
+            generation.ensure_own(backend, name)
             if not fresh and (unchanged := _unchanged(backend, requested, views)):
                 return unchanged
             base, reader = None if fresh else _base(backend, requested, views), LakeReader(release)

@@ -5,6 +5,7 @@ its lease, pushes while a generation is copied, a removal while one is loaded.
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,6 +21,7 @@ from features.online.generation import (
     GenerationGoneError,
     GenerationMetadata,
     OnlineBackend,
+    OnlineStoreOwnedError,
     OnlineStoreUnreachableError,
     RowSchema,
 )
@@ -104,6 +106,20 @@ def test_taking_everything_offline_waits_for_the_loader(place: OnlineBackend) ->
         assert values(place, ONE, [(1,)]) == [(6, 11)]
     removing.join()
     assert place.current() is None
+
+
+def test_another_project_that_is_served_while_a_loader_waits_is_left_alone(place: OnlineBackend) -> None:
+    """Both found the store empty; the one that gets the lock later sees that it is taken."""
+    things = Things()
+    with ThreadPoolExecutor(1) as pool, place.drafting("bakery") as draft:
+        loading = pool.submit(materialize.load, things.pinned(), [THINGS], "as defined")
+        time.sleep(0.5)
+        assert not loading.done()
+        draft.finish(GenerationMetadata(project="bakery"))
+        draft.publish()
+    with pytest.raises(OnlineStoreOwnedError, match="features of the project bakery"):
+        loading.result()
+    assert place.current() == draft.name
 
 
 def test_what_is_pushed_while_the_next_generation_is_made_goes_with_it(

@@ -96,6 +96,8 @@ def test_another_projects_features_and_definitions_are_left_alone(
     monkeypatch.setenv("MILLRACE_PROJECT", str(GROCERY))
     with pytest.raises(OnlineStoreOwnedError, match=r"and this is grocery\. Nothing was changed\. Set MILLRACE_ONLINE"):
         materialize.materialize(release.read(), fresh=True)
+    with pytest.raises(OnlineStoreOwnedError, match="and this is grocery"):
+        materialize.materialize_until(release.read(), at("2017-01-10"))
     with pytest.raises(RegistryOwnedError, match=r"and this is grocery\. Nothing was changed\. Set MILLRACE_REGISTRY"):
         registry.apply()
     assert (backends.metadata(), registry.path().read_bytes()) == (before, definitions)
