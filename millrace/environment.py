@@ -33,7 +33,7 @@ FAB_AUTH_MANAGER = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthM
 
 def environment(port: int, features: int, caller: Mapping[str, str]) -> dict[str, str]:
     """The environment of the components: the caller's variables, Millrace's own, and defaults for the rest."""
-    state, url = settings.home(), _api_url(port, caller)
+    state, url = settings.home(), api_url(port, caller)
     own = {
         "MILLRACE_HOME": str(state),
         project.SETTING: str(project.current().root),  # components run in another folder
@@ -54,7 +54,7 @@ def environment(port: int, features: int, caller: Mapping[str, str]) -> dict[str
     # The first triples the time of every start, the second is for `millrace.metadata` alone.
     dropped = ("PYTHONDONTWRITEBYTECODE", ADMIN_PASSWORD)
     inherited = {name: value for name, value in caller.items() if name not in dropped}
-    return {**_defaults(url), **_database(caller), **_task_logs(state, caller), **_auth(), **inherited, **own}
+    return {**_defaults(url), **_database(caller), **_task_logs(caller), **_auth(), **inherited, **own}
 
 
 def own_host() -> str:
@@ -64,7 +64,7 @@ def own_host() -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _api_url(port: int, caller: Mapping[str, str]) -> str:
+def api_url(port: int, caller: Mapping[str, str]) -> str:
     """Where components reach the api-server: `MILLRACE_API_URL`, or this machine."""
     url = caller.get("MILLRACE_API_URL")
     return str(settings.parse("MILLRACE_API_URL", url)).rstrip("/") if url else f"http://{own_host()}:{port}"
@@ -138,9 +138,14 @@ def _database(caller: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _task_logs(state: Path, caller: Mapping[str, str]) -> dict[str, str]:
+def task_logs() -> Path:
+    """The folder of task logs in the home."""
+    return settings.home() / "logs" / "tasks"
+
+
+def _task_logs(caller: Mapping[str, str]) -> dict[str, str]:
     """Where task logs go: `MILLRACE_TASK_LOGS`; if unset, the home. From a bucket every api-server can show them."""
-    local = state / "logs" / "tasks"
+    local = task_logs()
     where = caller.get("MILLRACE_TASK_LOGS")
     if where:
         where = str(settings.parse("MILLRACE_TASK_LOGS", where))

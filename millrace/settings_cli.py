@@ -84,6 +84,8 @@ def _unknown() -> Iterator[Row]:
 
 def _effective(variable: Variable) -> str:
     """What counts where a variable is unset; empty where only a run can tell, or where another setting is wrong."""
+    from features.serving import token
+
     home = settings.home
     computed: dict[str, Callable[[], object]] = {
         "MILLRACE_HOME": home,
@@ -93,9 +95,9 @@ def _effective(variable: Variable) -> str:
         "MILLRACE_LABELS": settings.labels,
         "MILLRACE_JARS": settings.jars,
         "MILLRACE_FEATURES_PORT": settings.features_port,
-        "MILLRACE_FEATURES_TOKEN_FILE": lambda: home() / "feast" / "write_token",
-        "MILLRACE_TASK_LOGS": lambda: home() / "logs" / "tasks",
-        "MILLRACE_API_URL": lambda: f"http://{environment.own_host()}:{settings.airflow_port()}",
+        "MILLRACE_FEATURES_TOKEN_FILE": token.path,
+        "MILLRACE_TASK_LOGS": environment.task_logs,
+        "MILLRACE_API_URL": lambda: environment.api_url(settings.airflow_port(), {}),
         "MILLRACE_SECRETS": lambda: home() / "compose" / "secrets",
         "MILLRACE_DOCKER_HOME": lambda: home() / "docker",
     }
