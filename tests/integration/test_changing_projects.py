@@ -170,6 +170,21 @@ def test_a_transform_that_moves_rows_to_another_day_is_refused(project: Callable
         run(2, 3)
 
 
+def test_a_transform_of_another_type_publishes_nothing_and_can_be_corrected(
+    project: Callable[..., LandingZone],
+) -> None:
+    shop = project(seen='F.col("seen_at").cast("string").alias("seen_at")')
+    land(shop, "visits", 1, visit(1, 1))
+    land(shop, "tips", 1, {"tip": 1, "visit": 1, "given_at": datetime(2031, 1, 1, 13)})
+    with pytest.raises(
+        StageError, match=r"silver\.visits: its transform.* returns seen_at as string instead of timestamp"
+    ):
+        run(1, 2)
+    project()
+    run(1, 2)
+    assert tips() == {1: 1}
+
+
 def test_a_table_that_is_made_anew_reaches_as_far_as_the_release(project: Callable[..., LandingZone]) -> None:
     import shutil
 

@@ -11,10 +11,11 @@ from pyspark.sql import DataFrame
 
 import etl.planning
 import etl.stage
-from contracts import catalog
+from contracts import catalog, project
 from contracts.interval import IntervalError
 from contracts.model import Layer, Table
 from contracts.report import PUBLISHED, TableReport
+from etl.transforms import StageError
 from lake import release
 from millrace import pipeline
 from tests import comparison
@@ -124,6 +125,18 @@ def four_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Cinema.open(path / "landing").land("tickets", [ticket(3, at="2017-03-04 09:00:00")], day="2017-03-04")
         run("2017-03-01", "2017-03-05")
     return path
+
+
+def test_a_snapshot_transform_that_lacks_a_column_publishes_nothing(
+    published_cinema: Cinema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = project.current().module("transforms.gold.guest_profile")
+    before, features = rows("gold.guest_profile"), module.features
+    monkeypatch.setattr(module, "features", lambda guests: features(guests).drop("tier"))
+    published_cinema.land("members", [{"card_id": 1, "tier": "gold"}], "2017-03-02", suffix=".csv")
+    with pytest.raises(StageError, match=r"gold\.guest_profile: its transform.* returns no tier\. It returns guest_id"):
+        run("2017-03-02", "2017-03-03")
+    assert rows("gold.guest_profile") == before
 
 
 @pytest.mark.parametrize(

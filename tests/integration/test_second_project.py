@@ -16,11 +16,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pyspark.sql import functions as F
 
 from contracts import catalog
 from contracts.check import problems
 from contracts.project import current
 from contracts.report import PUBLISHED, UNCHANGED
+from etl.transforms import StageError
 from lake import delta
 from millrace import pipeline
 from tests.carrying import differing
@@ -357,3 +359,18 @@ def test_no_project_of_ours_has_a_problem(root: Path, home: Path, monkeypatch: p
     """Views and services included, which a run without serving does not look at."""
     monkeypatch.setenv("MILLRACE_PROJECT", str(root))
     assert pipeline.project_problems() == []
+
+
+def test_a_gold_transform_of_another_type_publishes_nothing(arcade: Arcade, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = first_days(arcade)
+    module = current().module("transforms.gold.tier_takings")
+    features = module.features
+    with monkeypatch.context() as wrong:
+        wrong.setattr(
+            module, "features", lambda *inputs: features(*inputs).withColumn("takings", F.col("takings").cast("double"))
+        )
+        message = r"gold\.tier_takings: its transform.* returns takings as double instead of decimal\(18,2\)"
+        with pytest.raises(StageError, match=message):
+            run(end)
+    run(end)
+    check(arcade, end)

@@ -6,8 +6,10 @@ import duckdb
 import pytest
 
 from contracts.expressions import portable, string
-from contracts.model import STRING, Column, Layer, Table
+from contracts.model import STRING, Column, Layer, Rule, Table
 from etl import engine
+from expectations.audit import audit
+from expectations.suite import Facts
 
 TEXTS = ["plain", "it's", "'", "''", "a\\b", "\\", "\\'", "\\d+", "", "a\nb", "ä'\\", "-- x", "/* ' */", '"']
 
@@ -22,6 +24,20 @@ def test_a_text_is_itself_on_both(text: str) -> None:
     assert duckdb.sql(f"SELECT {string(text)}").fetchall() == [(text,)]
     standard = "'" + text.replace("'", "''") + "'"
     assert on_sail(portable(f"concat({standard}, 'x', {standard})")) == f"{text}x{text}"
+
+
+def test_the_audit_reads_a_rule_as_the_standard_does() -> None:
+    """A rule is evaluated twice: for the suite, and to split bad rows from good ones."""
+    rule = Rule("known", "c <> 'it''s' AND c <> 'a\\b'", "c is not known")
+    table = Table(
+        Layer.SILVER, "t", "t", "one row", "tests", timedelta(days=1), (Column("c", STRING, "c"),), rules=(rule,)
+    )
+    rows = engine.session().createDataFrame([(text,) for text in ("it's", "its", "a\\b", "ab")], "c string")
+    verdict = audit(table, rows, {}, Facts(4, 4))
+    assert verdict.good is not None
+    assert [check.failed for check in verdict.checks if check.check == "known"] == [2]
+    assert verdict.bad_rows == 2
+    assert sorted(row["c"] for row in verdict.good.collect()) == ["ab", "its"]
 
 
 @pytest.mark.parametrize(

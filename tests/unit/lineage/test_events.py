@@ -94,6 +94,24 @@ def test_the_output_is_the_contract_and_the_account(silver, home):
     assert rejected["outputFacets"]["outputStatistics"]["rowCount"] == 3
 
 
+def test_columns_come_from_the_inputs_and_go_to_the_served_view(silver, home):
+    """Every source that an output names is an input of the same event."""
+    view = samples.of_view()[1]
+    gold = samples.of_table(samples.GOLD)[1]
+    for event, column, source in (
+        (silver[1], "paid", "paid"),
+        (gold, "paid_7d", "paid"),
+        (view, "paid_7d", "paid_7d"),
+    ):
+        fields = event["outputs"][0]["facets"]["columnLineage"]["fields"]
+        assert fields[column]["inputFields"][0]["field"] == source
+        datasets = {(item["namespace"], item["name"]) for item in event["inputs"]}
+        named = {(origin["namespace"], origin["name"]) for field in fields.values() for origin in field["inputFields"]}
+        assert named
+        assert named <= datasets
+    assert fields["paid_7d"]["inputFields"][0]["transformations"] == [{"type": "DIRECT", "subtype": "IDENTITY"}]
+
+
 def test_checks_are_assertions_about_the_published_table(silver, home):
     (audited,) = silver[3]["inputs"]
 

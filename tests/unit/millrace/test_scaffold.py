@@ -161,6 +161,17 @@ def test_a_snapshot_has_no_time_in_silver(
     assert check.problems(made) == []
 
 
+def test_check_names_services_that_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = scaffold.init(tmp_path / "unserved_shop")
+    monkeypatch.setenv("MILLRACE_PROJECT", str(made.root))
+    (made.root / "services.py").write_text("from features import view\n")
+    assert cli.main(["check"]) == 1
+    out = capsys.readouterr().out.replace("\n", "")
+    assert "services.py:1: it cannot be imported: ImportError: cannot import name 'view' from 'features'" in out
+
+
 def test_exact_duplicates_hide_no_key(tmp_path: Path) -> None:
     assert 'key=("rider_id",),\n' in proposed(tmp_path, PEOPLE + "2,gold,2024-03-02\n")["contracts/silver/orders.py"]
 

@@ -1,5 +1,8 @@
 """Serving a release whose tables are not those that the project declares."""
 
+from dataclasses import replace
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
@@ -32,3 +35,18 @@ def test_a_declared_table_that_the_release_lacks_is_named_and_nothing_changes(ci
     with pytest.raises(SourceError, match=message):
         materialize.materialize(older)
     assert backends.current() == before
+
+
+def test_a_view_that_services_define_themselves_has_no_lineage_and_stops_nothing(
+    cinema: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no gold table's, and lineage records what becomes of gold tables."""
+    loaded = materialize.materialize
+
+    def with_own_view(*arguments: Any, **options: Any) -> materialize.MaterializationResult:
+        result = loaded(*arguments, **options)
+        own = materialize.ViewReport("own", "published", 1, 0.1, "generation")
+        return replace(result, views=[*result.views, own])
+
+    monkeypatch.setattr(materialize, "materialize", with_own_view)
+    assert [view["view"] for view in pipeline.serve()["views"]] == [*sorted(VIEWS), "own"]
