@@ -53,6 +53,8 @@ SLOW_SECONDS = 120.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
 """Seconds between retries of a call that may be repeated; each pause is twice the one before."""
 STOP_SECONDS = 10.0
+EXEC_SECONDS = 0.5
+"""A process that is younger than this may be about to have an environment."""
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
 Progress = Callable[[str], None]
@@ -524,7 +526,11 @@ def _host_lives(record: Record) -> bool:
 
 def _has_token(process: psutil.Process, token: str) -> bool:
     try:
-        return process.environ().get(TOKEN) == token
+        variables = process.environ()
+        while not variables and time.time() - process.create_time() < EXEC_SECONDS:
+            time.sleep(0.01)  # Linux shows no environment while a process is between two programs
+            variables = process.environ()
+        return variables.get(TOKEN) == token
     except (psutil.Error, OSError):
         return False
 

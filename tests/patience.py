@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-SECONDS = 600.0
+SECONDS = 300.0
 
 
 def until(condition: Callable[[], object], what: str, every: float = 0.05) -> None:

@@ -20,6 +20,9 @@ from etl.spark import SparkError, java
 from lake import settings
 from lake.files import locked
 
+SILENT_SECONDS = 60
+"""A repository that sends nothing for this long is given up; Ivy by itself waits forever."""
+
 
 @dataclass(frozen=True)
 class Jar:
@@ -124,8 +127,11 @@ def _fetch(jars: list[Jar]) -> None:
     """
     descriptor, resolver = folder() / ".ivy.xml", folder() / ".ivysettings.xml"
     resolver.write_text(
-        '<ivysettings><settings defaultResolver="central"/><resolvers><ibiblio name="central" m2compatible="true"'
-        ' usepoms="false"/></resolvers></ivysettings>'
+        '<ivysettings><settings defaultResolver="central"/>'
+        '<timeout-constraints><timeout-constraint name="silent" connectionTimeout="30000"'
+        f' readTimeout="{1000 * SILENT_SECONDS}"/>'
+        '</timeout-constraints><resolvers><ibiblio name="central" m2compatible="true" usepoms="false"'
+        ' timeoutConstraint="silent"/></resolvers></ivysettings>'
     )
     lines = [
         f'<dependency org="{jar.organisation}" name="{jar.name}" rev="{jar.version}" conf="default->default"'

@@ -61,6 +61,9 @@ def s3_settings() -> dict[str, str]:
         "fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
         "fs.AbstractFileSystem.s3.impl": "org.apache.hadoop.fs.s3a.S3A",
         "fs.s3a.endpoint.region": variables["AWS_REGION"],
+        # A store that stays silent fails the task in minutes: Hadoop's defaults multiply to an hour.
+        "fs.s3a.attempts.maximum": "3",
+        "fs.s3a.retry.limit": "3",
     }
     if endpoint:
         options |= {
@@ -96,6 +99,8 @@ def environment() -> dict[str, str]:
         "JAVA_HOME": str(java.find().resolve().parent.parent),
         "SPARK_NO_DAEMONIZE": "1",
     }
+    if settings.spark_master().startswith("local"):
+        variables.setdefault("SPARK_LOCAL_IP", LOOPBACK)  # the machine's own address may change, as on a laptop
     if storage.is_remote(settings.lake()) and (bundle := os.environ.get(bucket.BUNDLE)):
         variables["JAVA_TOOL_OPTIONS"] = (
             f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {_trust_options(Path(bundle))}".strip()

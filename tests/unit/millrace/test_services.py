@@ -34,6 +34,11 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MILLRACE_PORT", raising=False)
     monkeypatch.delenv("MILLRACE_FEATURES_PORT", raising=False)
 
+    def start(*ports: int) -> None:
+        pytest.fail(f"Airflow would have started on port {ports[0]}")
+
+    monkeypatch.setattr(services, "_start", start)
+
 
 def write_record(**changes: Any) -> Record:
     fields = {"pid": 1, "port": 1, "token": OURS, "started_at": "2026-01-01T00:00:00+00:00", "dags_folder": "dags"}

@@ -1,12 +1,14 @@
 """Jars are those that were tested, or none; what cannot be fetched is named, with the folder to put it into."""
 
 import hashlib
+import socket
 from pathlib import Path
 
 import pytest
 
 from etl.spark import SparkError, jars
 from etl.spark.jars import Jar
+from tests import programs
 
 WHOLE = b"a jar"
 ONE = Jar("org.example", "one", "1.0", hashlib.sha256(WHOLE).hexdigest())
@@ -55,6 +57,17 @@ def test_what_cannot_be_fetched_is_named_with_the_folder_it_belongs_into(
         ),
     ):
         jars.fetched([ONE])
+
+
+def test_a_repository_that_stays_silent_is_given_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs.java()
+    monkeypatch.setattr(jars, "SILENT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        proxies = [f"-D{scheme}.proxy{key}" for scheme in ("http", "https") for key in ("Host", "Port")]
+        options = zip(proxies, ["127.0.0.1", silent.getsockname()[1]] * 2, strict=True)
+        monkeypatch.setenv("JAVA_TOOL_OPTIONS", " ".join(f"{name}={value}" for name, value in options))
+        with pytest.raises(SparkError, match=r"^delta-storage-4\.1\.0\.jar could not be fetched with Ivy"):
+            jars.fetched(jars.DELTA[1:2])
 
 
 def test_every_jar_of_delta_is_pinned_with_a_sum() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pytest
 from feast import Entity, FeatureView, Field
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
@@ -198,6 +199,7 @@ cases = st.builds(
 )
 
 
+@pytest.mark.filterwarnings("ignore::features.offline.labels.BeyondHorizonWarning")
 @on_one_lake
 @example(case=Case(dense(), None, timedelta(hours=12), created=True, by_sql=False))
 @example(case=Case(dense(), None, FOREVER, created=False, by_sql=True))

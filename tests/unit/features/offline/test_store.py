@@ -223,6 +223,7 @@ def test_what_nobody_defined(cinema: Lake) -> None:
         registry.open_store(release=9).get_historical_features(inputs, ["guest_activity:paid_7d"])
 
 
+@pytest.mark.filterwarnings("ignore::features.offline.labels.BeyondHorizonWarning")
 def test_instants_far_away(cinema: Lake, join: Join) -> None:
     far = pd.Series([datetime(1, 1, 1), datetime(9999, 12, 31, tzinfo=UTC), None, datetime(2017, 1, 3)], dtype=object)
     result = join(
