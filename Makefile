@@ -40,9 +40,12 @@ status: ## Say what is running, starting or failed
 sample: $(VENV) ## Land the sample without running anything
 	@$(RUN) millrace sample
 
-test: $(VENV) ## Lint, types, then all tests: unit, integration, end to end
+test: $(VENV) ## Lint, types, then the tests: unit, integration, end to end
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4
+	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --maxprocesses 4
+
+test-slow: $(VENV) ## The tests that `make test` leaves out: scenarios of half a minute or more
+	@$(BIN)/python -m pytest -m slow -n $(WORKERS) --maxprocesses 4
 
 test-compose: $(VENV) ## Inject faults into the containers that `make images` built (MARK=essential: each kind once)
 	@$(BIN)/python -m pytest tests/compose $(if $(MARK),-m $(MARK))
@@ -116,4 +119,4 @@ $(VENV): requirements.txt scripts/venv.sh scripts/millrace scripts/health.py
 	@PYTHON=$(PYTHON) bash scripts/venv.sh
 	@touch $@
 
-.PHONY: help install images compose compose-down docker-down demo up down status sample test test-compose unit chaos check format bench scale parity gpu-plan gpu lock relock sbom release-notes push-images
+.PHONY: help install images compose compose-down docker-down demo up down status sample test test-slow test-compose unit chaos check format bench scale parity gpu-plan gpu lock relock sbom release-notes push-images

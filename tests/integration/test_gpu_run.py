@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from bench import gpu_run
 from contracts import catalog
 from tests.cinema import Cinema, ticket
 
 
+@pytest.mark.slow
 def test_two_engines_are_run_and_compared_for_real(cinema: Cinema, home: Path) -> None:
     """Sail twice: equal tables, and no GPU."""
     cinema.land("tickets", [ticket(3, at="2017-03-02 10:00")], "2017-03-02")

@@ -60,6 +60,7 @@ def test_a_list_that_dpkg_did_not_write_is_refused(sbom: ModuleType) -> None:
         sbom.bill("engine", "libc6 2.36\n")
 
 
+@pytest.mark.slow
 def test_the_files_are_the_same_every_time_and_keep_the_schema(sbom: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "engine.dpkg").write_text(DEBIAN)
     done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, check=True)

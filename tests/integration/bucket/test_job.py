@@ -56,7 +56,7 @@ def sail_on_s3(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> It
         yield stack.start("engine").engine_url
 
 
-@pytest.fixture(params=["sail", "spark"])
+@pytest.fixture(params=["sail", pytest.param("spark", marks=pytest.mark.slow)])
 def engine(request: pytest.FixtureRequest) -> str:
     """MILLRACE_ENGINE of one of the engines; tests/compose has a Sail apart."""
     return "sail" if request.param == "sail" else str(request.getfixturevalue("spark_on_s3"))

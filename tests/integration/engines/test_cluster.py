@@ -91,6 +91,7 @@ def cluster(
         yield server.url(connect), workers
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_a_stage_does_not_fail_the_run(
     cinema: Cinema, home: Path, cluster: tuple[str, list[subprocess.Popen]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

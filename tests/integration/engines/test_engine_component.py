@@ -11,6 +11,7 @@ from tests import programs
 from tests.components import Stack
 
 
+@pytest.mark.slow
 def test_spark_is_the_engine_where_the_setting_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs.java()
     variables = {"MILLRACE_ENGINE": "spark", "MILLRACE_JARS": str(jars.folder()), "MILLRACE_SPARK_MEMORY": "1g"}

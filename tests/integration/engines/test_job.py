@@ -64,6 +64,7 @@ def killable(home: Path, spark_url: str) -> Iterator[Any]:
         yield found
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_costs_the_run_and_nothing_else(
     cinema: Cinema, home: Path, spark_url: str, killable: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_server_that_dies_in_the_middle_costs_the_run_and_nothing_else(
     assert len(release.numbers()) == 1
 
 
+@pytest.mark.slow
 def test_a_spark_of_a_process_that_is_killed_ends_too(home: Path, spark_url: str) -> None:
     share_jars(home)
     script = "import time; from etl import engine; print(engine._local_spark(), flush=True); time.sleep(600)"
@@ -121,6 +123,7 @@ def test_a_spark_of_a_process_that_is_killed_ends_too(home: Path, spark_url: str
     assert not server.listens(port)
 
 
+@pytest.mark.slow
 def test_two_processes_commit_through_spark_and_lose_no_row(
     home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,6 +174,7 @@ def test_delta_rs_killed_at_every_step(home: Path, act: str, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("act", ON_SPARK)
+@pytest.mark.slow
 def test_delta_spark_killed_around_the_statement(
     home: Path, act: str, tmp_path: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +182,7 @@ def test_delta_spark_killed_around_the_statement(
 
 
 @pytest.mark.parametrize("act", ["append", "replace"])
+@pytest.mark.slow
 def test_delta_spark_killed_in_the_middle_of_a_statement(
     home: Path, act: str, tmp_path: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,7 +120,7 @@ def first(home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     committer().publish(VISITS, [staged(visit(1))], CommitMetadata("first"), base=None)
 
 
-@pytest.mark.parametrize("engine_name", ["spark", "sail"])
+@pytest.mark.parametrize("engine_name", [pytest.param("spark", marks=pytest.mark.slow), "sail"])
 def test_a_rerun_that_is_quicker_than_what_a_killed_client_left(
     orphan: Orphan, engine_name: str, monkeypatch: pytest.MonkeyPatch, spark_url: str
 ) -> None:
@@ -147,7 +147,7 @@ def overtaken(orphan: Orphan, original: Callable[..., Any]) -> Callable[..., Any
     return late
 
 
-@pytest.mark.parametrize("engine_name", ["spark", "sail"])
+@pytest.mark.parametrize("engine_name", [pytest.param("spark", marks=pytest.mark.slow), "sail"])
 def test_what_a_killed_client_left_is_quicker_than_the_rerun(
     orphan: Orphan, engine_name: str, monkeypatch: pytest.MonkeyPatch, spark_url: str
 ) -> None:

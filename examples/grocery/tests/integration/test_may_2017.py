@@ -107,6 +107,7 @@ def lakes(home: Path, landed: Path, monkeypatch: pytest.MonkeyPatch) -> Lakes:
 # --- the order of the runs
 
 
+@pytest.mark.slow
 def test_day_by_day_is_one_run(lakes: Lakes, one_run: Contents) -> None:
     lakes.fresh("daily")
     for day in _days(START, END):
@@ -123,6 +124,7 @@ def test_day_by_day_is_one_run(lakes: Lakes, one_run: Contents) -> None:
         pytest.param([(9, 11), (1, 2), (5, 6), (1, 11)], id="a gap, filled by one run over all"),
     ],
 )
+@pytest.mark.slow
 def test_the_order_of_runs_does_not_matter(lakes: Lakes, ten_days: Contents, order: list[tuple[int, int]]) -> None:
     lakes.fresh("crooked")
     for first, end in order:

@@ -238,6 +238,7 @@ def script(*arguments: str) -> list[bool]:
     return [line == "True" for line in done.stdout.split()]
 
 
+@pytest.mark.slow
 def test_killed_at_any_write_a_rerun_ends_in_the_same_table(
     lake: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
