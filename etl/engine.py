@@ -61,6 +61,11 @@ def session() -> SparkSession:
         return spark
 
 
+def is_embedded() -> bool:
+    """Whether the engine runs in this process, and so can call back into it."""
+    return settings.engine() == "sail"
+
+
 @cache
 def _session(engine: str) -> SparkSession:
     from pyspark.sql import SparkSession

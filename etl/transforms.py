@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from contracts import project
 from contracts.model import Layer, Table
-from etl.gold import aggregate, windows
+from etl.gold import aggregate, arrow, measures, windows
 from etl.silver import select
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def code_of(table: Table) -> str:
     """
     if table.layer not in (Layer.SILVER, Layer.GOLD):
         return ""
-    shared = [windows, aggregate] if table.layer == Layer.GOLD else [select]
+    shared = [measures, windows, arrow, aggregate] if table.layer == Layer.GOLD else [select]
     own = _sources(transform(table)) if has_transform(table) else {}
     facts = (
         repr([(c.name, c.type.spark, c.source) for c in table.columns])

@@ -18,7 +18,7 @@ from contracts.expressions import portable
 from contracts.interval import Interval
 from contracts.model import LONG, TIMESTAMP, Table
 from etl.gold import windows
-from etl.gold.windows import AT, NEWEST, Measures
+from etl.gold.measures import AT, NEWEST, Extreme, Measures, Recent
 
 Prepare = Callable[..., DataFrame]
 EXACT_LONG = "decimal(20,0)"
@@ -127,7 +127,7 @@ class _MeasureBuilder:
     _distinct: dict[str, set[int]] = field(default_factory=dict)
     _extremes: dict[str, tuple[bool, set[int]]] = field(default_factory=dict)
     _any_age: set[str] = field(default_factory=set)
-    _recent: dict[str, windows.Recent] = field(default_factory=dict)
+    _recent: dict[str, Recent] = field(default_factory=dict)
     _newest: bool = False
 
     def columns(self) -> list[Column]:
@@ -140,7 +140,7 @@ class _MeasureBuilder:
             sums={name: sorted(lengths) for name, lengths in self._sums.items()},
             distinct={name: sorted(lengths) for name, lengths in self._distinct.items()},
             extremes={
-                name: windows.Extreme(largest, sorted(lengths), name in self._any_age)
+                name: Extreme(largest, sorted(lengths), name in self._any_age)
                 for name, (largest, lengths) in self._extremes.items()
             },
             recent=self._recent,
@@ -217,10 +217,10 @@ class _MeasureBuilder:
     def _recent_value(self, part: Aggregation, days: int) -> Column:
         result = f"_r{len(self._recent)}"
         if isinstance(part, aggregations.First):
-            self._recent[result] = windows.Recent(self._ordered(part, largest=False), days, smallest=True)
+            self._recent[result] = Recent(self._ordered(part, largest=False), days, smallest=True)
             return self._value_of(part, result)
         half_life = part.half_life if isinstance(part, aggregations.Decayed) else 0
-        self._recent[result] = windows.Recent(self._counted(part), days, half_life)
+        self._recent[result] = Recent(self._counted(part), days, half_life)
         return F.col(result)
 
     def _summed(self, part: Aggregation) -> str:

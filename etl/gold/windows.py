@@ -10,7 +10,8 @@ d+1+w. `contents` computes the same rows in two ways:
 - For a few midnights, as on an ordinary day, by the definition: an aggregate over the events of each window. Measured
   for one midnight of the sample: 0.04 s instead of 0.14 s.
 
-The property tests compare both with a plain loop over the events.
+The property tests compare both with a plain loop over the events. An engine in this process computes many midnights by
+Arrow (`etl.gold.arrow`), others in SQL.
 
 Every engine pays per window partition, and there are a million (customer, product) pairs. So a window partition is one
 of BUCKETS buckets of keys, ordered by key and time. Running sums do not leak from one key to the next: all that enters
@@ -19,8 +20,9 @@ leaves again, so a key's changes add up to 0, and the first row of a key is alwa
 
 Measured on Sail 0.7.2, for whoever looks for more speed:
 
-- A running window expression costs about 150 ns a row each, for decimal, bigint and double alike. Sorting the buckets
-  costs 0.25 us a row, `lag` or `lead` 40 ns. `lag` over a struct is slower than three lags.
+- A running window expression costs about 150 ns a row each, for decimal, bigint and double alike, so an engine in this
+  process gets running sums from `etl.gold.arrow`. Sorting the buckets costs 0.25 us a row, `lag` or `lead` 40 ns. `lag`
+  over a struct is slower than three lags.
 - Sail writes at least 4 files per job, even after `coalesce(1)`. A job per month that partitions by a constant writes
   one file, for 1.5 times the cost of a plain write.
 """
@@ -28,7 +30,6 @@ Measured on Sail 0.7.2, for whoever looks for more speed:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import date
 from functools import reduce
 from operator import or_
@@ -37,15 +38,14 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
 from contracts.interval import DAY, Interval, merged, midnight
+from etl import engine
+from etl.gold import arrow
+from etl.gold.measures import AT, ENTERED, NEWEST, Measures, Recent, daily_name
 
-AT, NEWEST = "_at", "_newest"
-"""Columns: an event's instant, and the newest instant before the midnight."""
 BUCKETS = 16
 """Window partitions, to each of which the keys are hashed."""
 FEW_MIDNIGHTS = 3
 """Up to so many midnights are computed by the definition of a window."""
-ENTERED = 0
-"""In place of a window's length in days: the change is an entry into all windows."""
 EPOCH = date(1970, 1, 1)
 
 
@@ -61,58 +61,6 @@ def midnights_changed_by(events: Interval, longest: int | None) -> Interval:
     with None for an unbounded one.
     """
     return Interval(events.start + DAY, date.max if longest is None else events.end + (longest + 1) * DAY)
-
-
-@dataclass(frozen=True)
-class Extreme:
-    """The largest (or smallest) value of a column in each window of `windows` days, and with `any_age` of all events so
-    far. The column may be a struct.
-    """
-
-    largest: bool
-    windows: Sequence[int]
-    any_age: bool = False
-
-
-@dataclass(frozen=True)
-class Recent:
-    """The sum of column `of` over the `days` days that end with the day of the key's newest event, weighted as
-    `Decayed` says where there is a `half_life` (in days); or, with `smallest`, its smallest value.
-    """
-
-    of: str
-    days: int
-    half_life: int = 0
-    smallest: bool = False
-
-
-@dataclass(frozen=True)
-class Measures:
-    """What to compute over the windows. Result columns are called `<name>_<w>d` for a window of w days, and `<name>`
-    without a window, by the names that are the mappings' keys.
-
-    `sums` maps a column (never NULL) to the windows, in days, that sum it; `distinct` maps one to the windows that
-    count its distinct values other than NULL; `extremes` and `recent` map names to their definitions. `newest` adds the
-    column NEWEST, which `recent` needs.
-    """
-
-    sums: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    distinct: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    extremes: Mapping[str, Extreme] = field(default_factory=dict)
-    recent: Mapping[str, Recent] = field(default_factory=dict)
-    newest: bool = False
-    trailing: tuple[int, ...] = ()
-    """All window lengths in days, ascending: each makes a row where an event leaves it."""
-
-    @property
-    def running(self) -> dict[str, Sequence[int]]:
-        """The measures that are running sums of changes."""
-        return {**self.sums, **self.distinct}
-
-    @property
-    def looks_back(self) -> int:
-        """The most days that `recent` looks back from the newest event; 0 without `recent`."""
-        return max((part.days for part in self.recent.values()), default=0)
 
 
 def contents(events: DataFrame, midnights: Sequence[Interval], keys: Sequence[str], measures: Measures) -> DataFrame:
@@ -131,8 +79,14 @@ def contents(events: DataFrame, midnights: Sequence[Interval], keys: Sequence[st
         return reduce(DataFrame.unionAll, (_at_midnight(events, day, keys, measures) for day in days))
     daily = _daily(events, keys, measures)
     inside = [(F.col("t") >= F.lit(interval.start)) & (F.col("t") < F.lit(interval.end)) for interval in midnights]
-    rows = totals(changes(daily, keys, measures), keys, measures).filter(reduce(or_, inside, F.lit(False)))
-    if measures.recent:
+    if engine.is_embedded():
+        rows = arrow.totals(daily, keys, _bucket(keys), measures)
+        if measures.extremes:
+            rows = rows.withColumns(_running_extremes(keys, measures))
+    else:
+        rows = totals(changes(daily, keys, measures), keys, measures)
+    rows = rows.filter(reduce(or_, inside, F.lit(False)))
+    if measures.recent and not engine.is_embedded():
         recent = _recent_values(daily, daily.select(*keys, "day", NEWEST), keys, measures)
         rows = rows.join(recent.drop("day"), [*keys, NEWEST])
     return rows.withColumn("event_timestamp", F.col("t").cast("timestamp")).drop("t")
@@ -311,26 +265,32 @@ def totals(changed: DataFrame, keys: Sequence[str], measures: Measures) -> DataF
         for w in windows
     ]
     latest = [F.timestamp_micros(F.sum(NEWEST).over(until)).alias(NEWEST)] if measures.newest else []
-    return changed.select(*keys, "t", *running, *_running_extremes(keys, measures), *latest)
+    extremes = [column.alias(name) for name, column in _running_extremes(keys, measures).items()]
+    return changed.select(*keys, "t", *running, *extremes, *latest)
 
 
-def _running_extremes(keys: Sequence[str], measures: Measures) -> Iterator[Column]:
+def _running_extremes(keys: Sequence[str], measures: Measures) -> dict[str, Column]:
     """The extremes of what entered at the last w midnights. Nothing cancels out at the end of a key as sums do, so each
     key is a window partition.
     """
     ordered = Window.partitionBy(*keys).orderBy(F.datediff("t", F.lit(EPOCH)))
+    columns = {}
     for name, part in measures.extremes.items():
         best = F.max if part.largest else F.min
-        yield from (
-            best(name).over(ordered.rangeBetween(1 - w, Window.currentRow)).alias(f"{name}_{w}d") for w in part.windows
-        )
+        for w in part.windows:
+            columns[f"{name}_{w}d"] = best(name).over(ordered.rangeBetween(1 - w, Window.currentRow))
         if part.any_age:
-            yield best(name).over(ordered.rangeBetween(Window.unboundedPreceding, Window.currentRow)).alias(name)
+            columns[name] = best(name).over(ordered.rangeBetween(Window.unboundedPreceding, Window.currentRow))
+    return columns
 
 
 def _in_buckets(keys: Sequence[str], *order: str) -> WindowSpec:
     """A window over a bucket of keys, in the order of the keys, then of `order`."""
-    return Window.partitionBy(F.pmod(F.xxhash64(*keys), F.lit(BUCKETS))).orderBy(*keys, *order)
+    return Window.partitionBy(_bucket(keys)).orderBy(*keys, *order)
+
+
+def _bucket(keys: Sequence[str]) -> Column:
+    return F.pmod(F.xxhash64(*keys), F.lit(BUCKETS))
 
 
 def with_presence(days: DataFrame, keys: Sequence[str], member: str, windows: Sequence[int]) -> DataFrame:
@@ -380,13 +340,9 @@ def _recent_aggregates(measures: Measures, *, of_members: bool = False) -> list[
     """The sums and minima of a day that `recent` needs, of events, or of what this gave per member."""
     kinds = {(part.of, part.smallest) for part in measures.recent.values()}
     return [
-        (F.min if smallest else F.sum)(_daily_name(of, smallest) if of_members else of).alias(_daily_name(of, smallest))
+        (F.min if smallest else F.sum)(daily_name(of, smallest) if of_members else of).alias(daily_name(of, smallest))
         for of, smallest in sorted(kinds)
     ]
-
-
-def _daily_name(of: str, smallest: bool) -> str:
-    return f"_day_{'first' if smallest else 'sum'}_{of}"
 
 
 def _recent_values(by_day: DataFrame, days: DataFrame, keys: Sequence[str], measures: Measures) -> DataFrame:
@@ -400,7 +356,7 @@ def _recent_values(by_day: DataFrame, days: DataFrame, keys: Sequence[str], meas
     """
     longest = measures.looks_back
     block = F.floor(F.datediff("day", F.lit(EPOCH)) / longest).cast("bigint")
-    names = sorted({_daily_name(part.of, part.smallest) for part in measures.recent.values()})
+    names = sorted({daily_name(part.of, part.smallest) for part in measures.recent.values()})
     past = by_day.select(
         *keys, F.col("day").alias("past_day"), *names, F.explode(F.array(block, block + 1)).alias("block")
     )
@@ -411,7 +367,7 @@ def _recent_values(by_day: DataFrame, days: DataFrame, keys: Sequence[str], meas
 
 
 def _recent_value(part: Recent, age: Column, longest: int) -> Column:
-    value = F.col(_daily_name(part.of, part.smallest))
+    value = F.col(daily_name(part.of, part.smallest))
     if part.half_life:
         value = value * F.round(F.pow(F.lit(2.0), 20 - age / part.half_life)).cast("bigint")
     if part.days < longest:

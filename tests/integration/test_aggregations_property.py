@@ -19,6 +19,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame
@@ -678,11 +679,15 @@ def with_examples(test: Any) -> Any:
     return reduce(lambda decorated, each: example(each=each)(decorated), EXAMPLES, test)
 
 
+@pytest.mark.parametrize("embedded", [True, False], ids=["arrow", "sql"])
 @hostile
 @given(each=cases())
 @with_examples
-def test_every_midnight_is_right(each: Case) -> None:
-    assert_right(each, by_key(each, features(each, [whole(each)])))
+def test_every_midnight_is_right(embedded: bool, each: Case) -> None:
+    """By Arrow, and by SQL as engines apart do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "is_embedded", lambda: embedded)
+        assert_right(each, by_key(each, features(each, [whole(each)])))
 
 
 @settings(hostile, max_examples=8 * EFFORT)
