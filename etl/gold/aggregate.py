@@ -38,14 +38,14 @@ def features(
     keys = [column.name for column in declared.key]
     builder = _MeasureBuilder(declared)
     results = builder.results()
-    events = _not_null(declared, inputs[declared.events.qualified], [declared.time_column]).withColumn(
+    events = _not_null(inputs[declared.events.qualified], [declared.time_column]).withColumn(
         AT, F.col(declared.time_column).cast("timestamp")
     )
     # where the events have the keys before they are prepared, drop keys without a change first, to keep joins small
     has_keys = {column.name for column in declared.events.columns}.issuperset(keys)
     if has_keys:
         events = windows.keep_changing_keys(events, keys, midnights, declared.trailing)
-    events = _not_null(declared, prepared_events(declared, events, inputs, prepare), keys)
+    events = _not_null(prepared_events(declared, events, inputs, prepare), keys)
     if not has_keys:
         events = windows.keep_changing_keys(events, keys, midnights, declared.trailing)
     # a key may have the name of a column of the windows, such as `day`
@@ -57,11 +57,9 @@ def features(
     return rows.select(*named_keys, "event_timestamp", *values)
 
 
-def _not_null(declared: Aggregates, events: DataFrame, names: Sequence[str]) -> DataFrame:
-    """Drop events with a NULL in these columns: they have no key, or no time. Required columns need no filter."""
-    columns = declared.columns()
-    optional = [F.col(name).isNotNull() for name in names if not columns[name].required]
-    return events.filter(reduce(and_, optional)) if optional else events
+def _not_null(events: DataFrame, names: Sequence[str]) -> DataFrame:
+    """Drop events with a NULL in these columns: they have no key, or no time."""
+    return events.filter(reduce(and_, (F.col(name).isNotNull() for name in names)))
 
 
 def prepared_events(

@@ -37,7 +37,8 @@ def totals(daily: DataFrame, keys: Sequence[str], bucket: Column, measures: Meas
     """One row per key and midnight `t` at which a window changes, with the sums and counts of `measures`, its extremes'
     entries of the day before (NULL without one), NEWEST, and the values of `recent`.
 
-    `daily` has one row per key and `day`, as `windows._daily` makes it. The query fails where a bigint overflows.
+    `daily` has one row per key and `day`, as `windows._daily` makes it, without NULLs in either. The query fails where
+    a bigint overflows.
     """
     schema = _schema(daily.schema, keys, measures)
     return (
