@@ -30,7 +30,7 @@ uv pip install --no-progress --python .venv/bin/python --compile-bytecode --requ
   sed -u -e '/^ *[+~-] /d' -e 's/^ */  /'
 kill "$counting"
 wait "$counting" 2>/dev/null || true
-# The checkout's rooms (contracts, features, ...) are importable from any process of this .venv; `millrace` is `python -m millrace` of this checkout.
+# The checkout's packages (contracts, features, ...) are importable from any process of this .venv; `millrace` is `python -m millrace` of this checkout.
 .venv/bin/python - <<'PY'
 import pathlib, sysconfig
 pathlib.Path(sysconfig.get_path("purelib"), "millrace.pth").write_text(str(pathlib.Path.cwd()) + "\n")

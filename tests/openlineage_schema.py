@@ -126,10 +126,10 @@ def _misplaced(url: str, base: str, key: str, where: str) -> Iterator[str]:
         definition = _registry().resolver().lookup(url).contents
     except (NoSuchResource, Unresolvable):
         return
-    expected = next((one for one in declared), None) or KEYS.get(SUFFIX.sub("", name)) or SUFFIX.sub("", name)
+    expected = next(iter(declared), None) or KEYS.get(SUFFIX.sub("", name)) or SUFFIX.sub("", name)
     if expected.lower() != key.lower():
         yield f"{where}: the key of {name} is {expected}"
-    bases = {one["$ref"].rpartition("/")[2] for one in definition.get("allOf", []) if "$ref" in one}
+    bases = {part["$ref"].rpartition("/")[2] for part in definition.get("allOf", []) if "$ref" in part}
     if bases and base not in bases:
         yield f"{where}: {name} is a {' and '.join(sorted(bases))}, and stands where a {base} belongs"
 
@@ -264,14 +264,14 @@ def _schema_of_type(hint: Any) -> dict[str, Any]:
         return {"type": simple[hint]}
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        alternatives = [_schema_of_type(one) for one in arguments if one is not type(None)]
+        alternatives = [_schema_of_type(argument) for argument in arguments if argument is not type(None)]
         return alternatives[0] if len(alternatives) == 1 else {"anyOf": alternatives}
     if origin is list:
         return {"type": "array", "items": _schema_of_type(arguments[0])}
     if origin is dict:
         return {"type": "object", "additionalProperties": _schema_of_type(arguments[1])}
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return {"enum": [one.value for one in hint]}
+        return {"enum": [member.value for member in hint]}
     if attr.has(hint):
         return {"$ref": hint._get_schema()} if "_get_schema" in vars(hint) else _schema_of_class(hint)
     return {}

@@ -37,7 +37,8 @@ def request(store: Any, names: list[str]) -> Answer | None:
         return None
     return tuple(
         sorted(
-            (name, tuple(plain(value) for value in response[name])) for name in (one.partition(":")[2] for one in names)
+            (name, tuple(plain(value) for value in response[name]))
+            for name in (full_name.partition(":")[2] for full_name in names)
         )
     )
 

@@ -130,11 +130,11 @@ from feast import FeatureStore
 store = FeatureStore(sys.argv[1])
 customers = json.loads(sys.argv[2])
 names = ["customer_activity:spend_30d", "customer_activity:items_90d", "customer_activity:baskets_7d"]
-answer = store.get_online_features(names, [{"customer_id": one} for one in customers]).to_dict()
+answer = store.get_online_features(names, [{"customer_id": customer} for customer in customers]).to_dict()
 print(json.dumps(answer))
 """
     asked = oracle.sample("customer_activity", 40, seed=7)
-    customers = [int(one) for one in dict.fromkeys(asked["customer_id"])]
+    customers = [int(customer) for customer in dict.fromkeys(asked["customer_id"])]
     repo = str(settings.CHECKOUT / "features" / "feast_repo")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, repo, json.dumps(customers)],
@@ -168,7 +168,9 @@ def test_the_feature_server_says_what_the_sdk_says(airflow: Services, year_run: 
     )
     with urllib.request.urlopen(request, timeout=30) as response:
         answer = json.load(response)
-    told = dict(zip(answer["metadata"]["feature_names"], (one["values"] for one in answer["results"]), strict=True))
+    told = dict(
+        zip(answer["metadata"]["feature_names"], (vector["values"] for vector in answer["results"]), strict=True)
+    )
     served = store.get_online_features(store.get_feature_service("recommendation_v1"), rows).to_dict()
     instants = ("last_basket_at", "last_purchased_at", "memory_began_at")
     assert {name: values for name, values in told.items() if name not in instants} == {
@@ -183,8 +185,8 @@ def test_the_feature_server_says_what_the_sdk_says(airflow: Services, year_run: 
 def test_what_is_served_was_compared_with_training_first(year_run: demo.Run) -> None:
     compared = year_run.result("serve.materialize")["consistency"]["features"]
     assert len(compared) == 31
-    assert {(one["mismatched"], one["missing"], one["extra"]) for one in compared} == {(0, 0, 0)}
-    assert min(one["compared"] for one in compared) > 500
+    assert {(view["mismatched"], view["missing"], view["extra"]) for view in compared} == {(0, 0, 0)}
+    assert min(view["compared"] for view in compared) > 500
 
 
 def test_a_training_set_is_made_over_rest(airflow: Services, year_run: demo.Run) -> None:
@@ -192,7 +194,7 @@ def test_a_training_set_is_made_over_rest(airflow: Services, year_run: demo.Run)
     run = trigger(airflow, {"name": "few", "labels": labels, "service": "customer_value_v1"}, "training_set")
     assert run.state() == "success", run.error()
     assert run.result("create")["rows"] == training.read("few").num_rows > 100
-    assert {one["future"] for one in run.result("check_leaks")["features"]} == {0}
+    assert {feature["future"] for feature in run.result("check_leaks")["features"]} == {0}
     again = trigger(airflow, {"name": "few", "labels": labels, "service": "customer_value_v1"}, "training_set")
     assert "there is a training set few already" in again.error()
 

@@ -16,5 +16,5 @@ def test_two_engines_are_run_and_compared_for_real(cinema: Cinema, home: Path) -
     sail = {"MILLRACE_ENGINE": "sail"}
     found = gpu_run.run(home / "run", {"one": sail, "other": sail}, "2017-03-01", "2017-03-03", landing=cinema.root)
     assert len(found.tables) == len(catalog.tables())
-    assert all(one.equal and one.rows["one"] for one in found.tables)
+    assert all(table.equal and table.rows["one"] for table in found.tables)
     assert found.problems == ["no plan of other names an operator of the GPU: RAPIDS took no part"]

@@ -44,7 +44,7 @@ def test_equals_brute_force(lake: Lake, pasts: list[Past], asked: list[tuple[int
         (manifest.folder() / f"{name}.json").unlink()
     training.create(labels(asked), SERVICE, "then", knowledge_time=True)
     data = training.read("then")
-    found = {one.feature: one for one in training.check_labels(labels(asked), SERVICE).features}
+    found = {check.feature: check for check in training.check_labels(labels(asked), SERVICE).features}
     for feature, say in (("paid_7d", spend), ("age_band", age)):
         values, counts = expected(pasts, asked, say)
         assert data[feature].to_pylist() == values

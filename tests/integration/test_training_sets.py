@@ -121,7 +121,7 @@ def test_without_the_manifest_the_vacuum_would_have_taken_them(went_on: Cinema) 
 
 def test_a_release_of_the_time_of_the_labels_makes_no_difference_to_event_time(went_on: Cinema) -> None:
     found = training.check_leaks("kept")
-    assert {one.future for one in found.features} == {0}
+    assert {feature.future for feature in found.features} == {0}
     assert found.unheard == found.rows
     assert found.sentences[0].startswith(f"{found.rows} of {found.rows} labels lie before the first release")
 

@@ -79,7 +79,7 @@ def test_labels_are_those_of_a_loop(rows: Rows) -> None:
     assert {(row["customer_id"], row["product_id"]) for row in query(rows, considered_sql(WEEK))} == pairs
     for customer in (1, 2, 3):
         assert {row["product_id"] for row in query(rows, considered_sql(WEEK, customer))} == {
-            product for one, product in pairs if one == customer
+            product for buyer, product in pairs if buyer == customer
         }
 
 

@@ -109,7 +109,7 @@ def test_a_row_of_each_year_is_found_where_it_belongs(target: Path) -> None:
 
 def test_a_file_lands_on_the_day_of_its_rows(target: Path) -> None:
     for path in target.glob("transactions/*/*"):
-        days = {one.date() for one in pq.read_table(path)["transaction_timestamp"].to_pylist()}
+        days = {instant.date() for instant in pq.read_table(path)["transaction_timestamp"].to_pylist()}
         assert days == {date.fromisoformat(path.parent.name)}
 
 

@@ -142,7 +142,7 @@ def test_a_column_more_is_passed_over(published_cinema: Cinema, run_tickets: Cal
         ("sold_time", pa.array([1488448800])),
         ("sold_time", pa.array([1488448800.0])),
     ],
-    ids=lambda one: one if isinstance(one, str) else str(one.type),
+    ids=lambda value: value if isinstance(value, str) else str(value.type),
 )
 def test_a_column_of_another_kind_is_refused(
     published_cinema: Cinema, refused: Callable, column: str, values: pa.Array
@@ -161,7 +161,7 @@ def test_a_column_of_another_kind_is_refused(
         ("sold_time", pa.array(["2017-03-02T12:00:00+02:00"])),
         ("sold_time", pa.array([1488448800000000000], pa.timestamp("ns", "America/New_York"))),
     ],
-    ids=lambda one: one if isinstance(one, str) else str(one.type),
+    ids=lambda value: value if isinstance(value, str) else str(value.type),
 )
 def test_another_type_that_means_the_same_is_loaded(
     published_cinema: Cinema, run_tickets: Callable, column: str, values: pa.Array

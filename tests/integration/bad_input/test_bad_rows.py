@@ -45,8 +45,8 @@ def bookings(where: str = "true") -> list[int]:
 def accounts(reports: dict) -> list[tuple[int, int, int, int]]:
     """Rows in, published, quarantined and duplicates of tickets in bronze and in silver."""
     return [
-        (one.rows_in, one.published, one.quarantined, one.duplicates)
-        for one in (reports[name].account for name in TICKETS)
+        (account.rows_in, account.published, account.quarantined, account.duplicates)
+        for account in (reports[name].account for name in TICKETS)
     ]
 
 
@@ -229,7 +229,7 @@ def test_a_bad_delivery_does_not_displace_the_good_row(published_cinema: Cinema,
 def test_an_unknown_movie_is_a_warning_published_and_counted(published_cinema: Cinema, run: Callable) -> None:
     published_cinema.land("tickets", [ticket(5, movie=99, at=MORNING), ticket(6, at=MORNING)], NEXT)
     report = run(DAY, END)["silver.tickets"]
-    assert [(one.reason, one.severity, one.failed) for one in report.warnings] == [
+    assert [(check.reason, check.severity, check.failed) for check in report.warnings] == [
         ("movie_id is not in silver.movies", "warning", 1)
     ]
     assert report.account == RowAccount(2, 2, 0, 0)
@@ -239,7 +239,9 @@ def test_an_unknown_movie_is_a_warning_published_and_counted(published_cinema: C
 
 def test_0_seats_are_a_warning_and_published(published_cinema: Cinema, run_tickets: Callable) -> None:
     published_cinema.land("tickets", [ticket(5, seats=0, at=MORNING)], NEXT)
-    assert [(one.reason, one.failed) for one in run_tickets(DAY, END)["silver.tickets"].warnings] == [("seats is 0", 1)]
+    assert [(check.reason, check.failed) for check in run_tickets(DAY, END)["silver.tickets"].warnings] == [
+        ("seats is 0", 1)
+    ]
     assert bookings("seats = 0") == [5]
 
 

@@ -414,8 +414,8 @@ def test_a_foreign_commit_during_the_run_is_not_overwritten(
     def meanwhile(*arguments: Any) -> Any:
         result = whole(*arguments)
         if "silver.tickets" in (
-            getattr(one, "qualified", None) or getattr(getattr(one, "table", None), "qualified", None)
-            for one in arguments
+            getattr(argument, "qualified", None) or getattr(getattr(argument, "table", None), "qualified", None)
+            for argument in arguments
         ):
             write_deltalake(path, DeltaTable(path).to_pyarrow_table(), mode="overwrite")
         return result

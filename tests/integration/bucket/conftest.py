@@ -43,8 +43,8 @@ def use(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], lake: str,
         monkeypatch.setenv("MILLRACE_LANDING", landing)
     bucket._store.cache_clear()
     engine._session.cache_clear()
-    for one in {FsspecStore, *FsspecStore.__subclasses__()}:
-        one.clear_instance_cache()
+    for filesystem in {FsspecStore, *FsspecStore.__subclasses__()}:
+        filesystem.clear_instance_cache()
     for name, value in bucket.environment().items():  # what `settings.lake()` would set for good
         monkeypatch.setenv(name, value)
     settings.lake()

@@ -135,7 +135,7 @@ def test_an_object_reads_like_a_file(home: Path) -> None:
     storage.write_whole(path, content)
     local = home / "bytes"
     local.write_bytes(content)
-    with path.open("rb") as one, local.open("rb") as other:
+    with path.open("rb") as remote, local.open("rb") as other:
         for offset, whence, length in (
             (10, 0, 5),
             (-3, 1, 300_000),
@@ -146,9 +146,9 @@ def test_an_object_reads_like_a_file(home: Path) -> None:
             (1_000_000, 0, 0),
             (0, 0, None),
         ):
-            assert one.seek(offset, whence) == other.seek(offset, whence)
-            assert one.read(length) == other.read(length)
-            assert one.tell() == other.tell()
+            assert remote.seek(offset, whence) == other.seek(offset, whence)
+            assert remote.read(length) == other.read(length)
+            assert remote.tell() == other.tell()
     with pytest.raises(FileNotFoundError):
         (settings.lake() / "never" / "there").open("rb")
 
@@ -187,10 +187,10 @@ def test_threads_of_a_process_wait_for_each_other(lock: Path) -> None:
             inside -= 1
 
     threads = [threading.Thread(target=work) for _ in range(5)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert (inside, most) == (0, 1)
 
 

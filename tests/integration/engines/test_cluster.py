@@ -46,9 +46,9 @@ def end(process: subprocess.Popen) -> None:
     family = []
     with suppress(psutil.Error):
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for one in family:
+    for process in family:
         with suppress(psutil.Error):
-            one.kill()
+            process.kill()
     process.wait()
 
 

@@ -74,8 +74,8 @@ def test_a_server_that_dies_in_the_middle_costs_the_run_and_nothing_else(
     begun = time.monotonic()
 
     def killed(*arguments: Any) -> Any:
-        for one in psutil.Process(process.pid).children(recursive=True):
-            one.kill()
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
         process.wait()
         return original(*arguments)
 

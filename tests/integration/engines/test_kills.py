@@ -125,7 +125,7 @@ def check(act: str, step: str, home: Path, url: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MILLRACE_ENGINE", "sail")
     committer().publish(VISITS, [staged(visit(9))], CommitMetadata("next"), base=delta.version_of(NAME))
     assert found() == [*EXPECTED[act], 9], step
-    assert sum(one["num_records"] for one in delta.data_files(DeltaTable(str(settings.table_path(NAME))))) == len(
+    assert sum(file["num_records"] for file in delta.data_files(DeltaTable(str(settings.table_path(NAME))))) == len(
         found()
     ), step
 

@@ -112,7 +112,7 @@ def inputs(table: Table) -> st.SearchStrategy[tuple[list[Row], ...]]:
     return st.tuples(*(rows(catalog.table(name)) for name in table.inputs))
 
 
-@pytest.mark.parametrize("table", catalog.tables(Layer.SILVER), ids=lambda one: one.qualified)
+@pytest.mark.parametrize("table", catalog.tables(Layer.SILVER), ids=lambda table: table.qualified)
 def test_silver_is_the_same(sessions: dict[str, Any], table: Table) -> None:
     @FEW
     @given(inputs(table))
@@ -129,7 +129,7 @@ def test_silver_is_the_same(sessions: dict[str, Any], table: Table) -> None:
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("table", catalog.tables(Layer.GOLD), ids=lambda one: one.qualified)
+@pytest.mark.parametrize("table", catalog.tables(Layer.GOLD), ids=lambda table: table.qualified)
 def test_gold_is_the_same(sessions: dict[str, Any], table: Table, run: str) -> None:
     if table.load == Load.SNAPSHOT and run != "one midnight":
         return  # it looks at no midnight

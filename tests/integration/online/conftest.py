@@ -19,8 +19,8 @@ def running() -> Iterator[dict[str, Server]]:
     """The servers that were asked for so far."""
     found: dict[str, Server] = {}
     yield found
-    for one in found.values():
-        one.remove()
+    for place in found.values():
+        place.remove()
 
 
 def started(running: dict[str, Server], name: str) -> Server:

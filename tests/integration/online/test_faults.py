@@ -63,7 +63,7 @@ def test_a_server_that_was_stopped_is_an_error_and_one_that_came_back_answers(
     finally:
         server.start()
     assert online(served, SPEND, guest_id=1) == 0.05
-    assert {one.status for one in materialize.materialize(release.read()).views} == {"published"}
+    assert {view.status for view in materialize.materialize(release.read()).views} == {"published"}
     assert online(served, SPEND, guest_id=1) == 99.0
 
 

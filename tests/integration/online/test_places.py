@@ -89,7 +89,7 @@ def traces(place: OnlineBackend, name: str) -> list[Any]:
     if isinstance(place, RedisBackend):
         return [
             *place.client.scan_iter(f"*{name}*"),
-            *(one for one in place.client.hkeys("millrace:generations") if one == name.encode()),
+            *(key for key in place.client.hkeys("millrace:generations") if key == name.encode()),
         ]  # type: ignore[union-attr]
     with psycopg.connect(online()) as connection:
         return connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE %s", [f"%{name}%"]).fetchall()
@@ -117,7 +117,7 @@ def values(place: OnlineBackend, row_schema: RowSchema, keys: list[Any]) -> list
 
 def alike(found: Any) -> Any:
     """With types, so that 1 is not True and 1.0 is not 1."""
-    return [(type(one), one) for one in found] if found is not None else None
+    return [(type(value), value) for value in found] if found is not None else None
 
 
 @EXAMPLES
@@ -356,7 +356,7 @@ def test_readers_see_a_generation_whole_while_others_come(place: OnlineBackend) 
         stop.set()
         reading.join()
     assert {(1, 0), (1, 7)} <= set.union(*answers) <= {(1, value) for value in range(8)}
-    assert {len(one) for one in answers} == {1}
+    assert {len(answer) for answer in answers} == {1}
 
 
 @pytest.mark.parametrize("key", [True, 1.0, 1.5, "1", b"1", 2**63, -(2**63) - 1])
@@ -425,8 +425,8 @@ def test_half_a_push_that_was_killed_is_taken_back_by_who_reads_next(
     path = sqlite.path_of(name)
     with closing(sqlite3.connect(path, isolation_level=None)) as pushing:
         pushing.executescript("PRAGMA cache_size=5; BEGIN IMMEDIATE; UPDATE one SET value = -1")
-        half = {one: one.read_bytes() for one in path.parent.glob(f"{name}*")}
+        half = {file: file.read_bytes() for file in path.parent.glob(f"{name}*")}
     assert len(half) == 2
-    for one, content in half.items():
-        one.write_bytes(content)
+    for file, content in half.items():
+        file.write_bytes(content)
     assert values(place, ONE, [(key,) for key in range(0, 20_000, 100)]) == [(5, key) for key in range(0, 20_000, 100)]

@@ -182,7 +182,7 @@ def test_a_view_that_was_dropped_is_loaded_again_by_the_same_release(place: Onli
     things = Things()
     materialize.load(things.pinned(), [THINGS], "as defined")
     place.drop(["things"])
-    assert {one.status for one in materialize.load(things.pinned(), [THINGS], "as defined")} == {"published"}
+    assert {view.status for view in materialize.load(things.pinned(), [THINGS], "as defined")} == {"published"}
     assert values(place, row_schema_of(THINGS), [(3,)]) == [(1_483_228_800_000_000, 0)]
 
 

@@ -109,12 +109,12 @@ def test_the_registry_server_answers(sql: Postgres, monkeypatch: pytest.MonkeyPa
 
 def test_a_writer_that_read_an_older_version_is_refused(sql: Postgres) -> None:
     registry.apply()
-    one, other = registry.open_store(), registry.open_store()
-    assert names(one) == names(other)
-    one.apply([entity("first")])
+    first, second = registry.open_store(), registry.open_store()
+    assert names(first) == names(second)
+    first.apply([entity("first")])
     with pytest.raises(RegistryConflictError, match=r"another process wrote .* run the same command once more"):
-        other.registry.apply_entity(entity("second"), "millrace")
-    other.registry.apply_entity(entity("second"), "millrace")
+        second.registry.apply_entity(entity("second"), "millrace")
+    second.registry.apply_entity(entity("second"), "millrace")
     assert {"first", "second"} <= names(registry.open_store())
 
 

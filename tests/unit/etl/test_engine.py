@@ -90,15 +90,15 @@ class Answering(base_pb2_grpc.SparkConnectServiceServicer):
 @contextmanager
 def serving(service: Any | None) -> Iterator[str]:
     """A real gRPC server on loopback; its URL."""
-    one = grpc.server(futures.ThreadPoolExecutor(2))
+    server = grpc.server(futures.ThreadPoolExecutor(2))
     if service:
-        base_pb2_grpc.add_SparkConnectServiceServicer_to_server(service, one)
-    port = one.add_insecure_port("127.0.0.1:0")
-    one.start()
+        base_pb2_grpc.add_SparkConnectServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
     try:
         yield f"sc://127.0.0.1:{port}"
     finally:
-        one.stop(None).wait()
+        server.stop(None).wait()
 
 
 @pytest.mark.parametrize("theirs", ["4.0.1", "3.5.6", "5.1.1", "4.2.0-SNAPSHOT"])

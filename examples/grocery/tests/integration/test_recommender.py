@@ -86,15 +86,15 @@ def test_a_week_that_the_set_lacks_is_named(trained: model.Model) -> None:
 
 def test_a_customer_is_answered_from_the_online_store(trained: model.Model) -> None:
     found = recommend(model.load(), 1)
-    assert len({one.product_id for one in found}) == 10
-    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    assert len({item.product_id for item in found}) == 10
+    assert [item.score for item in found] == sorted((item.score for item in found), reverse=True)
     store = registry.open_store()
     rows = [
-        {"customer_id": 1, "product_id": one.product_id, "request_time": pd.Timestamp("2018-01-02", tz="UTC")}
-        for one in found
+        {"customer_id": 1, "product_id": item.product_id, "request_time": pd.Timestamp("2018-01-02", tz="UTC")}
+        for item in found
     ]
     served = pd.DataFrame(store.get_online_features(store.get_feature_service("recommendation_v1"), rows).to_dict())
-    assert trained.scores(served).tolist() == [one.score for one in found]
+    assert trained.scores(served).tolist() == [item.score for item in found]
     assert recommend(model.load(), 999_999) == []
 
 
@@ -109,7 +109,7 @@ def test_scores_in_batch_are_those_online_and_a_rerun_adds_nothing(trained: mode
         theirs = rows[rows["customer_id"] == customer].sort_values("rank")
         online = recommend(trained, customer)
         assert list(zip(theirs["product_id"], theirs["score"], strict=True)) == [
-            (one.product_id, one.score) for one in online
+            (item.product_id, item.score) for item in online
         ]
     assert set(rows["model_digest"]) == {trained.digest}
 
@@ -133,7 +133,7 @@ def test_a_model_is_tracked_once_and_followed_both_ways(trained: model.Model) ->
     assert kept.data.tags["millrace.training_set_digest"] == made.data.digest
     assert kept.data.tags["millrace.release"] == str(made.release)
     assert kept.data.metrics["model.ndcg_low"] < kept.data.metrics["model.ndcg"] < kept.data.metrics["model.ndcg_high"]
-    inputs = {one.dataset.name: json.loads(one.dataset.source) for one in kept.inputs.dataset_inputs}
+    inputs = {used.dataset.name: json.loads(used.dataset.source) for used in kept.inputs.dataset_inputs}
     assert {made.name, trained.about["held_back"]} <= set(inputs)
     assert {table: inputs[table]["delta_table_version"] for table, _, _ in made.versions} == {
         table: number for table, _, number in made.versions
@@ -161,7 +161,7 @@ def test_lineage_leads_from_a_model_to_its_tables_and_back(trained: model.Model)
         tracking.links(release=trained.about["release"]),
         tracking.links(table="gold.customer_product"),
     ):
-        assert trained.about["name"] in {one.model for one in found}
+        assert trained.about["name"] in {link.model for link in found}
     assert tracking.links(release=99) == []
 
 

@@ -139,7 +139,7 @@ def shops(draw: st.DrawFn) -> Shop:
         coupon_disc=discounts,
         coupon_match_disc=discounts,
     )
-    lines = draw(st.lists(line, max_size=16, unique_by=lambda one: (one.basket_id, one.product_id)))
+    lines = draw(st.lists(line, max_size=16, unique_by=lambda made: (made.basket_id, made.product_id)))
     places = st.sampled_from(("0", "0", "5", "A"))
     promotion = st.builds(
         Promotion,
@@ -151,7 +151,7 @@ def shops(draw: st.DrawFn) -> Shop:
     )
     promotions = draw(st.lists(promotion, max_size=6, unique=True))
     span = (days[-1] - days[0]).days + AFTER
-    interesting = sorted({(one - days[0]).days + 1 + lag for one in days for lag in (0, 7, 28, 30, 90)})
+    interesting = sorted({(day - days[0]).days + 1 + lag for day in days for lag in (0, 7, 28, 30, 90)})
     cut = st.tuples(st.one_of(st.sampled_from(interesting), st.integers(0, span)), st.booleans())
     return Shop(tuple(lines), tuple(promotions), tuple(draw(st.lists(cut, max_size=4))))
 
@@ -215,11 +215,11 @@ FREE = Shop((_line(1, LEAP, quantity=0, sales_value=Decimal("0.00")),), (Promoti
 
 def _within(lines: Sequence[Line], t: datetime, days: int) -> list[Line]:
     """The window of w days at midnight t: [t - w days, t)."""
-    return [one for one in lines if t - days * DAY <= one.transaction_at < t]
+    return [line for line in lines if t - days * DAY <= line.transaction_at < t]
 
 
 def _sum(lines: Sequence[Line], field: str) -> Any:
-    return sum((getattr(one, field) for one in lines), Decimal("0.00") if field in ("sales_value", "discount") else 0)
+    return sum((getattr(line, field) for line in lines), Decimal("0.00") if field in ("sales_value", "discount") else 0)
 
 
 def _share(part: Decimal | int, whole: Decimal | int) -> float:
@@ -236,32 +236,32 @@ def activity(lines: Sequence[Line], t: datetime, _: Shop) -> Row:
         row |= {
             f"spend_{w}d": _sum(window, "sales_value"),
             f"items_{w}d": _sum(window, "quantity"),
-            f"baskets_{w}d": len({one.basket_id for one in window}),
+            f"baskets_{w}d": len({line.basket_id for line in window}),
         }
-    return row | {"last_basket_at": max(one.transaction_at for one in lines if one.transaction_at < t)}
+    return row | {"last_basket_at": max(line.transaction_at for line in lines if line.transaction_at < t)}
 
 
 def popularity(lines: Sequence[Line], t: datetime, shop: Shop) -> Row:
     shown = {
-        (one.product_id, one.store_id, one.week)
-        for one in shop.promotions
-        if one.display_location != "0" or one.mailer_location != "0"
+        (row.product_id, row.store_id, row.week)
+        for row in shop.promotions
+        if row.display_location != "0" or row.mailer_location != "0"
     }
     month = _within(lines, t, 28)
-    promoted = [one for one in month if (one.product_id, one.store_id, one.week) in shown]
+    promoted = [line for line in month if (line.product_id, line.store_id, line.week) in shown]
     row: Row = {"promoted_share_28d": _share(_sum(promoted, "quantity"), _sum(month, "quantity"))}
     for w in (7, 28):
         window = _within(lines, t, w)
         row |= {
             f"units_{w}d": _sum(window, "quantity"),
-            f"buyers_{w}d": len({one.customer_id for one in window}),
+            f"buyers_{w}d": len({line.customer_id for line in window}),
             f"revenue_{w}d": _sum(window, "sales_value"),
         }
     return row
 
 
 def pair(lines: Sequence[Line], t: datetime, _: Shop) -> Row:
-    baskets = {one.basket_id for one in _within(lines, t, 90)}
+    baskets = {line.basket_id for line in _within(lines, t, 90)}
     known = [line for line in lines if line.transaction_at < t]
     last = max(line.transaction_at for line in known)
     remembered = [line for line in known if (last.date() - line.day).days < 365]
@@ -280,8 +280,8 @@ class View:
     windows: tuple[int, ...]
     row: Callable[[Sequence[Line], datetime, Shop], Row]
 
-    def key_of(self, one: Line | Row) -> tuple[int, ...]:
-        return tuple(one[key] if isinstance(one, dict) else getattr(one, key) for key in self.keys)
+    def key_of(self, item: Line | Row) -> tuple[int, ...]:
+        return tuple(item[key] if isinstance(item, dict) else getattr(item, key) for key in self.keys)
 
 
 VIEWS = (
@@ -306,7 +306,7 @@ def _frame(rows: Sequence[Line | Promotion], schema: pa.Schema) -> DataFrame:
     if not rows:
         kinds = {pa.string(): "string", pa.int64(): "bigint", MONEY: "decimal(12,2)"}
         return engine.empty(", ".join(f"{field.name} {kinds.get(field.type, 'timestamp')}" for field in schema))
-    return engine.session().createDataFrame(pa.Table.from_pylist([asdict(one) for one in rows], schema=schema))
+    return engine.session().createDataFrame(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema))
 
 
 def by_key(view: View, frame: DataFrame) -> dict[tuple[int, ...], dict[datetime, Row]]:
@@ -322,7 +322,7 @@ def by_key(view: View, frame: DataFrame) -> dict[tuple[int, ...], dict[datetime,
 
 def whole(shop: Shop) -> Interval:
     """Every midnight from that of the first purchase's day to AFTER days after the last."""
-    days = [one.day for one in shop.lines] or [date(2017, 1, 1)]
+    days = [line.day for line in shop.lines] or [date(2017, 1, 1)]
     return Interval(min(days), max(days) + (AFTER + 1) * DAY)
 
 
@@ -334,14 +334,14 @@ def runs(shop: Shop) -> list[tuple[Interval, ...]]:
         for offset, alone in shop.cuts
         if alone and midnights.start + offset * DAY in midnights
     }
-    edges = {midnights.start + offset * DAY for offset, _ in shop.cuts} | single | {one + DAY for one in single}
-    edges = sorted({one for one in edges if one in midnights} | {midnights.start, midnights.end})
+    edges = {midnights.start + offset * DAY for offset, _ in shop.cuts} | single | {day + DAY for day in single}
+    edges = sorted({edge for edge in edges if edge in midnights} | {midnights.start, midnights.end})
     pieces = [Interval(low, high) for low, high in pairwise(edges)]
-    between = [one for one in pieces if one.start not in single]
+    between = [piece for piece in pieces if piece.start not in single]
     return [
-        one
-        for one in (merged(Interval(day, day + DAY) for day in single), merged(between[::2]), merged(between[1::2]))
-        if one
+        span
+        for span in (merged(Interval(day, day + DAY) for day in single), merged(between[::2]), merged(between[1::2]))
+        if span
     ]
 
 
@@ -358,14 +358,14 @@ class TestAView:
     @example(shop=FREE)
     def test_is_right_at_every_midnight(self, view: View, shop: Shop) -> None:
         found = by_key(view, features(view, shop, [whole(shop)]))
-        assert set(found) == {view.key_of(one) for one in shop.lines}
+        assert set(found) == {view.key_of(line) for line in shop.lines}
         for key, rows in found.items():
-            lines = [one for one in shop.lines if view.key_of(one) == key]
+            lines = [line for line in shop.lines if view.key_of(line) == key]
             assert set(rows) == _moves(view, lines, whole(shop))
             newest = None
             for t in _midnights(whole(shop)):
                 newest = rows.get(t, newest)
-                expected = view.row(lines, t, shop) if any(one.transaction_at < t for one in lines) else None
+                expected = view.row(lines, t, shop) if any(line.transaction_at < t for line in lines) else None
                 assert newest == expected, f"{key} at {t}"
 
     @hostile_twice
@@ -389,7 +389,7 @@ class TestAView:
         if not shop.lines:
             return
         gone = shop.lines[which % len(shop.lines)]
-        rest = [one for one in shop.lines if one is not gone]
+        rest = [line for line in shop.lines if line is not gone]
         concerned = windows.midnights_changed_by(Interval(gone.day, gone.day + DAY), _reach(view))
         before, after = (by_key(view, features(view, shop, [whole(shop)], lines)) for lines in (rest, shop.lines))
         for key in {*before, *after}:
@@ -402,7 +402,7 @@ class TestAView:
 
 def _moves(view: View, lines: Sequence[Line], midnights: Interval) -> set[datetime]:
     """Where a purchase enters the windows or leaves one."""
-    days = {one.day + (1 + w) * DAY for one in lines for w in (0, *view.windows)}
+    days = {line.day + (1 + w) * DAY for line in lines for w in (0, *view.windows)}
     return {midnight(day) for day in days if day in midnights}
 
 
@@ -417,5 +417,5 @@ def _midnights(days: Interval) -> list[datetime]:
 
 def _known(view: View, shop: Shop, run: Sequence[Interval]) -> list[Line]:
     """The purchases that staging reads for these midnights."""
-    history = merged(windows.history_for(one, _reach(view)) for one in run)
-    return [one for one in shop.lines if any(one.day in days for days in history)]
+    history = merged(windows.history_for(span, _reach(view)) for span in run)
+    return [line for line in shop.lines if any(line.day in days for days in history)]

@@ -233,9 +233,9 @@ def _account(table: Table) -> RowAccount:
 def _failed(qualified: str) -> dict[str, int]:
     """The expectations that failed in the run's audit, each with its number of rows; all must be warnings."""
     [path] = (settings.home() / "data_docs" / "results").glob(f"*/{qualified}.json")
-    failed = [one for one in json.loads(path.read_text())["results"] if not one["success"]]
-    assert {one["expectation_config"]["severity"] for one in failed} <= {"warning"}
-    return {one["expectation_config"]["notes"]: one["result"]["unexpected_count"] for one in failed}
+    failed = [result for result in json.loads(path.read_text())["results"] if not result["success"]]
+    assert {result["expectation_config"]["severity"] for result in failed} <= {"warning"}
+    return {result["expectation_config"]["notes"]: result["result"]["unexpected_count"] for result in failed}
 
 
 def test_money_is_exact_from_silver_on(con: duckdb.DuckDBPyConnection) -> None:
@@ -486,7 +486,8 @@ def test_a_customer_s_value_does_not_need_a_product(store: Any) -> None:
         oracle.sample("customer_activity", 50, 5).assign(event_timestamp=LAST).drop_duplicates(ignore_index=True)
     )
     served = store.get_online_features(
-        store.get_feature_service("customer_value_v1"), [{"customer_id": int(one)} for one in customers["customer_id"]]
+        store.get_feature_service("customer_value_v1"),
+        [{"customer_id": int(customer)} for customer in customers["customer_id"]],
     ).to_dict()
     activity = oracle.customer_activity(customers).set_index("customer_id").loc[customers["customer_id"]]
     assert served["spend_90d"] == [float(value) for value in activity["spend_90d"]]
