@@ -9,8 +9,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -W ignore -m
 VENV := .venv/.complete
-# Test processes. One holds up to 3 GB; `make test WORKERS=0` runs all tests in one process, in the order of the folders.
-WORKERS ?= logical
+# Test processes: one more than there are cores, as tests also wait. One holds up to 3 GB. `make test WORKERS=0` runs all
+# tests in one process, in the order of the folders.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 KILLS ?= 200
 SBOM ?= $(MILLRACE_HOME)/sbom
 SEED ?= 1

@@ -199,7 +199,10 @@ def test_a_training_set_is_made_over_rest(airflow: Services, year_run: demo.Run)
     assert "there is a training set few already" in again.error()
 
 
-def test_the_recommender_is_trained_over_rest_and_answers(airflow: Services, year_run: demo.Run) -> None:
+@pytest.mark.slow
+def test_the_recommender_is_trained_over_rest_and_answers(
+    airflow: Services, year_run: demo.Run, e2e_home: Path
+) -> None:
     run = trigger(airflow, {"weeks": 1, "held_back": 1}, "recommender")
     assert run.state() == "success", run.error()
     figures = run.result("train")["quality"]
@@ -227,13 +230,20 @@ def test_the_recommender_is_trained_over_rest_and_answers(airflow: Services, yea
         "scores.recommender": report["version"]
     }
     assert trigger(airflow, {}, "recommender_scores").result("score")["status"] == "unchanged"
+    jobs = {event["job"]["name"] for event in lineage(e2e_home) if event["eventType"] == "COMPLETE"}
+    assert {"millrace.models.recommender", "millrace.scores.recommender"} <= jobs
+
+
+def lineage(home: Path) -> list[dict[str, Any]]:
+    """All OpenLineage events of the home."""
+    files = sorted((home / "lineage").glob("*.ndjson"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def test_lineage_of_our_tables_hangs_below_the_airflow_tasks_and_keeps_the_schema(
     year_run: demo.Run, e2e_home: Path
 ) -> None:
-    files = sorted((e2e_home / "lineage").glob("*.ndjson"))
-    events = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    events = lineage(e2e_home)
     for event in events:
         openlineage_schema.validate(event)
     ours = [event for event in events if event["job"]["namespace"] == "millrace"]
@@ -243,7 +253,6 @@ def test_lineage_of_our_tables_hangs_below_the_airflow_tasks_and_keeps_the_schem
     jobs = {event["job"]["name"] for event in ours if event["eventType"] == "COMPLETE"}
     for table in catalog.tables():
         assert f"millrace.{table.qualified}" in jobs
-    assert {"millrace.models.recommender", "millrace.scores.recommender"} <= jobs
     for view in ("customer_activity", "product_popularity", "customer_product", "customer_profile"):
         assert f"millrace.features.{view}" in jobs
     top = [event for event in ours if event["job"]["name"] == "millrace.silver.transactions"]
@@ -252,6 +261,7 @@ def test_lineage_of_our_tables_hangs_below_the_airflow_tasks_and_keeps_the_schem
     }
 
 
+@pytest.mark.slow
 def test_two_more_runs_over_the_year_at_once_both_succeed_and_change_nothing(
     airflow: Services, year_run: demo.Run
 ) -> None:

@@ -36,7 +36,7 @@ asked = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pasts=pasts, asked=asked)
 def test_equals_brute_force(lake: Lake, pasts: list[Past], asked: list[tuple[int, datetime]]) -> None:
     publish(lake, pasts)

@@ -33,6 +33,7 @@ def refusing_proxy(store: Gateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     running.stop()
 
 
+@pytest.mark.slow
 def test_a_store_that_refuses_writes_half_way_costs_the_run_and_nothing_else(
     cinema: Cinema, home: Path, store: Gateway, refusing_proxy: RefusingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

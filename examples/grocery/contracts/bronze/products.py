@@ -1,4 +1,4 @@
-"""`bronze.products`: the product catalogue, as they landed."""
+"""`bronze.products`: the product catalogue, as it landed."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from contracts.model import LONG, STRING, Column, Layer, Load, Table
 products = Table(
     layer=Layer.BRONZE,
     name="products",
-    doc="The product catalogue, as they landed",
+    doc="The product catalogue, as it landed",
     grain="one row per product and snapshot",
     owner="data-platform",
     freshness=timedelta(days=400),

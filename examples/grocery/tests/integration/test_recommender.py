@@ -24,6 +24,8 @@ from grocery.recommender.tracking import TrackingError
 from lake import manifest, release, settings
 from millrace import cli
 
+pytestmark = pytest.mark.slow  # training takes a minute
+
 
 @pytest.fixture(scope="module")
 def trained(year_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[model.Model]:
