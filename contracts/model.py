@@ -202,13 +202,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class Check:
-    """A row-level check, however it was declared: it passes where `sql` is true or NULL."""
+    """A row-level check, however it was declared: it passes where `sql` is true or NULL. With `is_presence` it only
+    asks for a value in its column.
+    """
 
     name: str
     columns: tuple[str, ...]
     sql: str
     reason: str
     severity: Severity
+    is_presence: bool = False
 
 
 @dataclass(frozen=True)
@@ -298,7 +301,8 @@ def _checks_of(column: Column) -> Iterator[Check]:
     if column.required:
         # a transform's cast to a decimal turns a number with too many digits into NULL
         unfit = f", or does not fit {column.type.spark}" if isinstance(column.type, DecimalType) else ""
-        yield Check(f"{name}_present", (name,), f"{name} IS NOT NULL", f"{name} is missing{unfit}", Severity.CRITICAL)
+        reason = f"{name} is missing{unfit}"
+        yield Check(f"{name}_present", (name,), f"{name} IS NOT NULL", reason, Severity.CRITICAL, is_presence=True)
     if column.minimum is not None or column.maximum is not None:
         yield Check(f"{name}_range", (name,), _range_sql(column), _range_reason(column), column.severity)
     if column.allowed:
