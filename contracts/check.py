@@ -19,7 +19,7 @@ import duckdb
 from contracts import catalog
 from contracts.aggregations import Aggregates, Aggregation, Ratio
 from contracts.model import DATE, Column, ContractError, Layer, Load, Table
-from contracts.project import ENGINE, Project, ProjectError
+from contracts.project import ENGINE, FILE, Project, ProjectError
 
 CALL = re.compile(r"\b([a-z_][a-z0-9_]*)\s*\(|\b(?=current_)([a-z_]+)\b")
 CLOCKS = frozenset({"current_date", "current_timestamp", "current_time", "now", "today", "localtime", "localtimestamp"})
@@ -95,8 +95,15 @@ def _tables(project: Project) -> tuple[dict[str, Table], list[Problem]]:
             except (ContractError, ProjectError) as error:
                 problems.append(Problem(path, _line_of(error, path), str(error)))
             except Exception as error:  # any error of a user's file is reported at its line
-                problems.append(Problem(path, _line_of(error, path), f"{type(error).__name__}: {error}"))
+                problems.append(Problem(path, _line_of(error, path), _message_of(error, project)))
     return tables, problems
+
+
+def _message_of(error: Exception, project: Project) -> str:
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != project.name:
+        message += f". If that is this project, import its modules from {project.name}, its name in {FILE}"
+    return message
 
 
 def _line_of(error: BaseException, path: Path) -> int:

@@ -101,6 +101,13 @@ def problems_of(tmp_path: Path, **changed: str | None) -> list[str]:
     return [str(problem).removeprefix(f"{root}/") for problem in check.problems(project.load(root))]
 
 
+def test_a_renamed_project_says_what_its_modules_are_imported_from(tmp_path: Path) -> None:
+    assert problems_of(tmp_path, contracts__gold__guests=GOLD.replace("{name}", "former"))[0] == (
+        "contracts/gold/guests.py:5: ModuleNotFoundError: No module named 'former'. If that is this project, import"
+        f" its modules from checked_{count}, its name in millrace.toml"
+    )
+
+
 def test_a_sound_project_has_none(tmp_path: Path) -> None:
     assert problems_of(tmp_path) == []
 
