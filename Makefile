@@ -11,7 +11,7 @@ RUN := $(BIN)/python -W ignore -m
 VENV := .venv/.complete
 # Test processes: one more than there are cores, as tests also wait. One holds up to 3 GB. `make test WORKERS=0` runs all
 # tests in one process, in the order of the folders.
-WORKERS ?= $(shell expr $$(nproc) + 1)
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 KILLS ?= 200
 SBOM ?= $(MILLRACE_HOME)/sbom
 SEED ?= 1
@@ -52,7 +52,7 @@ test-compose: $(VENV) ## Inject faults into the containers that `make images` bu
 	@$(BIN)/python -m pytest tests/compose $(if $(MARK),-m $(MARK))
 
 unit: $(VENV) ## Unit tests only, in seconds
-	@$(BIN)/python -m pytest tests/unit
+	@$(BIN)/python -m pytest tests/unit -m "not slow"
 
 chaos: $(VENV) ## Kill operations at random (KILLS=200 SEED=1) and compare with an undisturbed control; see docs/chaos.md
 	@$(RUN) tests.chaos --kills $(KILLS) --seed $(SEED)

@@ -249,4 +249,4 @@ def empty(ddl: str) -> DataFrame:
     return session().createDataFrame([], ddl)
 
 
-__all__ = ["EngineError", "SparkError", "describe", "empty", "session"]
+__all__ = ["EngineError", "SparkError", "describe", "empty", "is_embedded", "session"]

@@ -56,18 +56,19 @@ def measure(table: Table, frame: DataFrame) -> Measurements:
 
     # a missing value is counted with its column: that is cheaper than one more expression
     present = {check.name: check.columns[0] for check in table.checks() if check.is_presence}
-    checks = {name: sql for name, sql in row_level_sql(table).items() if name not in present}
+    checks = row_level_sql(table)
+    counted = {name: sql for name, sql in checks.items() if name not in present}
     counts = [F.count(F.lit(1)).alias("rows")]
     counts += [F.count(name).alias(f"filled_{name}") for name in table.column_names]
     try:
-        row = frame.agg(*counts, *(_count_failed(name, sql) for name, sql in checks.items())).toArrow().to_pylist()[0]
+        row = frame.agg(*counts, *(_count_failed(name, sql) for name, sql in counted.items())).toArrow().to_pylist()[0]
     except Exception:
         _raise_for_failing_check(table, frame, checks)
         raise
     return Measurements(
         rows=row["rows"],
         columns=tuple(frame.columns),
-        failed={name: row[f"failed_{name}"] for name in checks}
+        failed={name: row[f"failed_{name}"] for name in counted}
         | {name: row["rows"] - row[f"filled_{column}"] for name, column in present.items()},
         filled={name: row[f"filled_{name}"] for name in table.column_names},
     )

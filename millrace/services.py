@@ -53,8 +53,10 @@ SLOW_SECONDS = 120.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
 """Seconds between retries of a call that may be repeated; each pause is twice the one before."""
 STOP_SECONDS = 10.0
-EXEC_SECONDS = 0.5
-"""A process that is younger than this may be about to have an environment."""
+EXEC_SECONDS, YOUNG_SECONDS, KERNEL = 0.5, 5.0, 2
+"""How long to wait for the environment of a process that started less than so many seconds ago, unless its parent is
+the kernel's.
+"""
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
 Progress = Callable[[str], None]
@@ -526,13 +528,18 @@ def _host_lives(record: Record) -> bool:
 
 def _has_token(process: psutil.Process, token: str) -> bool:
     try:
-        variables = process.environ()
-        while not variables and time.time() - process.create_time() < EXEC_SECONDS:
-            time.sleep(0.01)  # Linux shows no environment while a process is between two programs
+        variables, deadline = process.environ(), time.monotonic() + EXEC_SECONDS
+        # Linux shows none while a process is between two programs, and never one of a thread of the kernel
+        while not variables and time.monotonic() < deadline and _is_young(process):
+            time.sleep(0.01)
             variables = process.environ()
         return variables.get(TOKEN) == token
     except (psutil.Error, OSError):
         return False
+
+
+def _is_young(process: psutil.Process) -> bool:
+    return time.time() - process.create_time() < YOUNG_SECONDS and process.ppid() != KERNEL and _is_alive(process)
 
 
 def _session(process: psutil.Process) -> int | None:

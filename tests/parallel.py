@@ -1,5 +1,4 @@
-"""How the processes of one test run share the machine: which tests stay together, what is built once for all, and what
-runs alone.
+"""How the processes of one test run share the machine: which tests stay together, and what is built once for all.
 
 `make test` starts several pytest processes (pytest-xdist). A file's tests run in one process, one after the other.
 These are the exceptions.
@@ -7,9 +6,9 @@ These are the exceptions.
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -27,6 +26,13 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid.partition("::")[0])
+
+    def remove_node(self, node: Any) -> str | None:
+        """A test that ended its process has failed; the base class would run it again in the next process."""
+        crashed: str | None = super().remove_node(node)
+        if crashed is not None:
+            self.workqueue.get(self._split_scope(crashed), {})[crashed] = True
+        return crashed
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -51,16 +57,6 @@ def in_order(items: list[pytest.Item]) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
         in_order(items)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """A test that is marked `alone` waits until every other process is between two tests, and they wait for it."""
-    if not hasattr(item.config, "workerinput"):
-        return (yield)
-    with (shared_folder(item.config._tmp_path_factory) / "alone.lock").open("a") as file:  # type: ignore[attr-defined]
-        fcntl.flock(file, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
-        return (yield)
 
 
 def shared_folder(factory: pytest.TempPathFactory) -> Path:

@@ -84,8 +84,8 @@ def _slide(table: pa.Table, keys: Sequence[str], measures: Measures) -> pa.Table
     position = number + daily.column("day").cast(pa.int32()).to_numpy()
     moved = np.concatenate([position + 1 + w for w in shifts])
     order = np.argsort(moved, kind="stable")  # which merges sorted runs
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
     moved = moved[order]
     last = np.flatnonzero(np.append(moved[1:] != moved[:-1], True))
     midnight, source = moved[last], order[last] % count
@@ -99,8 +99,8 @@ def _slide(table: pa.Table, keys: Sequence[str], measures: Measures) -> pa.Table
         kind = daily.schema.field(enters).type
         entered, left = integers(daily.column(enters)), integers(daily.column(leaves))
         change: Integers = np.zeros(len(order), _safe(entered, left))
-        change[place[:count]] = entered
-        change[place[begin : begin + count]] = -left
+        change[rank[:count]] = entered
+        change[rank[begin : begin + count]] -= left
         columns[name] = column(np.cumsum(change)[last], pa.decimal128(38, kind.scale) if _is_decimal(kind) else kind)
     entered_now = position[entry] + 1 == midnight
     for name in measures.extremes:
@@ -125,6 +125,8 @@ def _begins(table: pa.Table, keys: Sequence[str]) -> npt.NDArray[np.int64]:
 def _recent(daily: pa.Table, position: npt.NDArray[np.int64], part: Recent) -> pa.Array | pa.ChunkedArray:
     """The value of `part` on each daily row: over the days of its key up to that row's day."""
     values = daily.column(daily_name(part.of, part.smallest))
+    if not part.smallest and _is_decimal(values.type) and values.type.scale:
+        raise ValueError(f"{part.of} is {values.type}, and the sum up to the newest event is a bigint")
     begin, here = np.searchsorted(position, position - (part.days - 1)), np.arange(len(position))
     if part.smallest:
         valid = np.where(values.is_valid().to_numpy(), here, len(position))
@@ -167,7 +169,9 @@ def _safe(*amounts: Integers) -> type:
 
 
 def integers(values: pa.ChunkedArray) -> Integers:
-    """Bigints or decimals without their scale."""
+    """Bigints or decimals without their scale; ValueError for a NULL, which has no value to add."""
+    if values.null_count:
+        raise ValueError(f"{values.null_count} of {len(values)} values to sum are NULL")
     if not _is_decimal(values.type):
         return np.asarray(values)
     return np.concatenate([_unscaled(chunk) for chunk in values.chunks] or [np.zeros(0, np.int64)])

@@ -61,9 +61,9 @@ def s3_settings() -> dict[str, str]:
         "fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
         "fs.AbstractFileSystem.s3.impl": "org.apache.hadoop.fs.s3a.S3A",
         "fs.s3a.endpoint.region": variables["AWS_REGION"],
-        # A store that stays silent fails the task in minutes: Hadoop's defaults multiply to an hour.
+        # Hadoop repeats a request 8 times, and its client each time 5 times, after 200 s of silence
+        "fs.s3a.connection.timeout": "60s",
         "fs.s3a.attempts.maximum": "3",
-        "fs.s3a.retry.limit": "3",
     }
     if endpoint:
         options |= {

@@ -46,9 +46,9 @@ def end(process: subprocess.Popen) -> None:
     family = []
     with suppress(psutil.Error):
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for process in family:
+    for member in family:
         with suppress(psutil.Error):
-            process.kill()
+            member.kill()
     process.wait()
 
 

@@ -19,8 +19,8 @@ def running() -> Iterator[dict[str, Server]]:
     """The servers that were asked for so far."""
     found: dict[str, Server] = {}
     yield found
-    for place in found.values():
-        place.remove()
+    for server in found.values():
+        server.remove()
 
 
 def started(running: dict[str, Server], name: str) -> Server:

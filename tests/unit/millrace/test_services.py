@@ -192,6 +192,43 @@ class TestPort:
             services.up()
 
 
+class BetweenPrograms:
+    """A process whose environment is empty the first times that it is looked at."""
+
+    def __init__(self, looks: int, age: float = 0.0, parent: int = 1) -> None:
+        self.looks, self.age, self.parent = looks, age, parent
+
+    def environ(self) -> dict[str, str]:
+        self.looks -= 1
+        return {} if self.looks >= 0 else {services.TOKEN: OURS}
+
+    def create_time(self) -> float:
+        return time.time() - self.age
+
+    def ppid(self) -> int:
+        return self.parent
+
+    def is_running(self) -> bool:
+        return True
+
+    def status(self) -> str:
+        return psutil.STATUS_RUNNING
+
+
+@pytest.mark.parametrize(
+    ("process", "ours"),
+    [
+        (BetweenPrograms(0), True),
+        (BetweenPrograms(3), True),
+        (BetweenPrograms(3, age=2.0), True),
+        (BetweenPrograms(3, age=60.0), False),
+        (BetweenPrograms(3, parent=services.KERNEL), False),
+    ],
+)
+def test_a_process_between_two_programs_is_looked_at_again(process: Any, ours: bool) -> None:
+    assert services._has_token(process, OURS) is ours
+
+
 class TestSecrets:
     def test_only_this_user_may_read_them(self) -> None:
         folder = settings.home() / "airflow"
