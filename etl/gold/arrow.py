@@ -21,7 +21,8 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql.types import DataType, DateType, DecimalType, LongType, StructField, StructType
 
-from etl.gold.measures import ENTERED, NEWEST, Measures, Recent, daily_name
+from contracts.interval import Interval, merged
+from etl.gold.measures import ENTERED, EPOCH, NEWEST, Measures, Recent, daily_name
 
 BUCKET = "_bucket"
 PAIRS = 1 << 22
@@ -33,9 +34,12 @@ Integers = npt.NDArray[Any]
 """int64, or Python's integers as objects."""
 
 
-def totals(daily: DataFrame, keys: Sequence[str], bucket: Column, measures: Measures) -> DataFrame:
+def totals(
+    daily: DataFrame, keys: Sequence[str], bucket: Column, measures: Measures, midnights: Sequence[Interval]
+) -> DataFrame:
     """One row per key and midnight `t` at which a window changes, with the sums and counts of `measures`, its extremes'
-    entries of the day before (NULL without one), NEWEST, and the values of `recent`.
+    entries of the day before (NULL without one), NEWEST, and the values of `recent`. Without extremes, which look at
+    earlier rows, only the rows of `midnights`.
 
     `daily` has one row per key and `day`, as `windows._daily` makes it, without NULLs in either. The query fails where
     a bigint overflows.
@@ -44,7 +48,7 @@ def totals(daily: DataFrame, keys: Sequence[str], bucket: Column, measures: Meas
     return (
         daily.withColumn(BUCKET, bucket)
         .groupBy(BUCKET)
-        .applyInArrow(lambda table: _slide(table, keys, measures).select(schema.names), schema)
+        .applyInArrow(lambda table: _slide(table, keys, measures, midnights).select(schema.names), schema)
     )
 
 
@@ -75,7 +79,7 @@ def _moves(measures: Measures) -> Iterator[tuple[str, str, str, int]]:
         yield from ((f"{name}_{w}d", f"{name}_in_{w}", f"{name}_out_{w}", w) for w in windows)
 
 
-def _slide(table: pa.Table, keys: Sequence[str], measures: Measures) -> pa.Table:
+def _slide(table: pa.Table, keys: Sequence[str], measures: Measures, midnights: Sequence[Interval]) -> pa.Table:
     """The rows of `totals`, from the daily rows of a bucket."""
     daily = table.sort_by([(name, "ascending") for name in (*keys, "day")])
     count, shifts = len(daily), (ENTERED, *measures.trailing)
@@ -88,6 +92,8 @@ def _slide(table: pa.Table, keys: Sequence[str], measures: Measures) -> pa.Table
     rank[order] = np.arange(len(order))
     moved = moved[order]
     last = np.flatnonzero(np.append(moved[1:] != moved[:-1], True))
+    if not measures.extremes:
+        last = last[_within(moved[last] - number[order[last] % count], midnights)]
     midnight, source = moved[last], order[last] % count
     # the first row of a key is an entry, so the newest entry before each row is one of its own key
     entry = np.maximum.accumulate(np.where(order < count, order, -1))[last]
@@ -110,6 +116,14 @@ def _slide(table: pa.Table, keys: Sequence[str], measures: Measures) -> pa.Table
     for name, part in measures.recent.items():
         columns[name] = _recent(daily, position, part).take(pa.array(entry))
     return pa.table(columns)
+
+
+def _within(days: npt.NDArray[np.int64], intervals: Sequence[Interval]) -> npt.NDArray[np.bool_]:
+    """Which of these days, counted from 1970, lie in one of the intervals."""
+    edges = [((span.start - EPOCH).days, (span.end - EPOCH).days) for span in merged(intervals)]
+    starts, ends = np.array(edges, np.int64).reshape(-1, 2).T
+    number = np.searchsorted(starts, days, side="right")
+    return (number > 0) & (days < np.append(days.min(), ends)[number])
 
 
 def _begins(table: pa.Table, keys: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -190,6 +204,8 @@ def column(values: Integers, kind: pa.DataType) -> pa.Array:
     if not _is_decimal(kind):
         return pa.array(values.tolist() if values.dtype == object else values, kind)
     if values.dtype == object:
+        if max(map(abs, values), default=0) >= 10**kind.precision:
+            raise OverflowError(f"a sum has more digits than {kind}")
         with decimal.localcontext(prec=80):
             return pa.array([decimal.Decimal(value).scaleb(-kind.scale) for value in values], kind)
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.stack([values, values >> 63], axis=1))])

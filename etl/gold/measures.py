@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 
 AT, NEWEST = "_at", "_newest"
 """Columns: an event's instant, and the newest instant before the midnight."""
+EPOCH = date(1970, 1, 1)
 ENTERED = 0
 """In place of a window's length in days: the change is an entry into all windows."""
 

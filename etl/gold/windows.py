@@ -40,13 +40,12 @@ from pyspark.sql import functions as F
 from contracts.interval import DAY, Interval, merged, midnight
 from etl import engine
 from etl.gold import arrow
-from etl.gold.measures import AT, ENTERED, NEWEST, Measures, Recent, daily_name
+from etl.gold.measures import AT, ENTERED, EPOCH, NEWEST, Measures, Recent, daily_name
 
 BUCKETS = 16
 """Window partitions, to each of which the keys are hashed."""
 FEW_MIDNIGHTS = 3
 """Up to so many midnights are computed by the definition of a window."""
-EPOCH = date(1970, 1, 1)
 
 
 def history_for(midnights: Interval, longest: int | None) -> Interval:
@@ -80,13 +79,14 @@ def contents(events: DataFrame, midnights: Sequence[Interval], keys: Sequence[st
     daily = _daily(events, keys, measures)
     inside = [(F.col("t") >= F.lit(interval.start)) & (F.col("t") < F.lit(interval.end)) for interval in midnights]
     if engine.is_embedded():
-        rows = arrow.totals(daily, keys, _bucket(keys), measures)
+        rows = arrow.totals(daily, keys, _bucket(keys), measures, midnights)
         if measures.extremes:
             entries = [name for name, part in measures.extremes.items() if not part.any_age]
             rows = rows.withColumns(_running_extremes(keys, measures)).drop(*entries)
     else:
         rows = totals(changes(daily, keys, measures), keys, measures)
-    rows = rows.filter(reduce(or_, inside, F.lit(False)))
+    if measures.extremes or not engine.is_embedded():
+        rows = rows.filter(reduce(or_, inside, F.lit(False)))
     if measures.recent and not engine.is_embedded():
         recent = _recent_values(daily, daily.select(*keys, "day", NEWEST), keys, measures)
         rows = rows.join(recent.drop("day"), [*keys, NEWEST])
