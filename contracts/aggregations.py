@@ -430,7 +430,7 @@ class Aggregates:
         types = {columns[name].type for _, name in terms if name in columns}
         if not terms or any(name not in columns for _, name in terms) or len(types) != 1:
             raise ContractError(
-                f"{part.name or 'a part of a ratio'}: declare the type of {part.of!r} in `type`, such as type=LONG. It"
+                f"{part.name or 'a part of a ratio'}: declare the type of {part.of!r} in `type`, such as type=MONEY. It"
                 " is derived only where columns of one type are added up"
             )
         [value_type] = types
@@ -688,7 +688,7 @@ def _problems_of_value(declared: Aggregates, part: Aggregation, value: Aggregati
         if not isinstance(value, (Sum, Count, Distinct)):
             yield f"{part.name}: a ratio is of a Sum, Count or Distinct, not of a {type(value).__name__}"
         if value.name or value.windows:
-            yield f"{part.name}: the parts of a ratio have its windows, and no name"
+            yield f"{part.name}: the parts of a ratio have its windows, and no name: Sum(of=...), Count(where=...)"
     if isinstance(value, (Count, Decayed, Ratio)):
         return
     if not value.of and not isinstance(value, (Latest, First)):

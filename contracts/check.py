@@ -23,6 +23,12 @@ from contracts.project import ENGINE, FILE, Project, ProjectError
 
 CALL = re.compile(r"\b([a-z_][a-z0-9_]*)\s*\(|\b(?=current_)([a-z_]+)\b")
 CLOCKS = frozenset({"current_date", "current_timestamp", "current_time", "now", "today", "localtime", "localtimestamp"})
+UNSTABLE, STABLE = "stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')", "stability = 'CONSISTENT'"
+PARTS = ("year", "quarter", "month", "day", "hour", "minute")
+SHARED = (*PARTS, "dayofmonth", "dayofyear", "weekofyear", "second", "last_day", "date_trunc")
+"""Functions of times that are the same on every engine, in UTC. DuckDB has them as unstable, as zones can change."""
+FIELD, FIELDS = re.compile(r"\bextract\s*\(\s*(\w+)\s+from\b"), (*PARTS, "week", "doy")
+"""What EXTRACT finds the same on every engine. They number days of the week differently; seconds may have fractions."""
 EARLIER = {Layer.SILVER: (Layer.BRONZE, Layer.SILVER), Layer.GOLD: (Layer.SILVER, Layer.GOLD)}
 """Layer -> the layers that its tables may read."""
 
@@ -369,10 +375,8 @@ def binding_problem(sql: str, columns: Mapping[str, Column], of_one_row: bool = 
 
     With `of_one_row` it must be deterministic and use one row only.
     """
-    if of_one_row and (
-        unsuitable := sorted({name for names in CALL.findall(sql.lower()) for name in names} & _not_of_one_row())
-    ):
-        return f"{', '.join(unsuitable)} does not give one value of one row, the same each time"
+    if of_one_row and (problem := _not_of_one_row(sql.lower()) or _differs(sql.lower())):
+        return problem
     typed = ", ".join(f'NULL::{column.type.duckdb} AS "{name}"' for name, column in columns.items())
     try:
         _connection().execute(f"EXPLAIN SELECT {sql} FROM (SELECT {typed})")
@@ -381,14 +385,29 @@ def binding_problem(sql: str, columns: Mapping[str, Column], of_one_row: bool = 
     return ""
 
 
+def _not_of_one_row(sql: str) -> str:
+    """Which function uses or returns several rows, or differs from call to call."""
+    several = _functions("function_type IN ('aggregate', 'table')") | CLOCKS | {"over"}
+    unsuitable = sorted(_called(sql) & (several | (_functions(UNSTABLE) - _functions(STABLE))))
+    return f"{', '.join(unsuitable)} does not give one value of one row, the same each time" if unsuitable else ""
+
+
+def _differs(sql: str) -> str:
+    """Which function of times differs between engines."""
+    if differing := sorted(_called(sql) & (_functions(UNSTABLE) - {*SHARED})):
+        return f"{', '.join(differing)} differs between engines. The same on all are {', '.join(SHARED)}"
+    fields = sorted({*FIELD.findall(sql)} - {*FIELDS})
+    return f"EXTRACT({fields[0].upper()}) differs between engines. The same are {', '.join(FIELDS)}" if fields else ""
+
+
+def _called(sql: str) -> set[str]:
+    return {name for names in CALL.findall(sql) for name in names}
+
+
 @cache
-def _not_of_one_row() -> frozenset[str]:
-    """Functions that use or return several rows, or differ from call to call."""
-    rows = _connection().execute(
-        "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE function_type IN ('aggregate', 'table') OR"
-        " stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
-    )
-    return frozenset(name for (name,) in rows.fetchall()) | CLOCKS | {"over"}
+def _functions(condition: str) -> frozenset[str]:
+    rows = _connection().execute(f"SELECT lower(function_name) FROM duckdb_functions() WHERE {condition}")
+    return frozenset(name for (name,) in rows.fetchall())
 
 
 @cache

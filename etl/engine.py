@@ -76,6 +76,9 @@ def _session(engine: str) -> SparkSession:
     spark = SparkSession.builder.remote(url).create()
     # by default the client retries a dead server for ten minutes
     spark.client.set_retry_policies([DefaultPolicy(max_retries=5, max_backoff=2000)])
+    # PySpark closes a forgotten session in whatever thread collects garbage, and then waits for threads that may log:
+    # if the first one holds the lock of a log handler, none of them goes on
+    type(spark).__del__ = _forget
     # Sail has no ML cache: the cleanup fails, and logs a traceback at the exit of every process
     atexit.unregister(spark.client._cleanup_ml_cache)
     try:
@@ -87,6 +90,10 @@ def _session(engine: str) -> SparkSession:
     on_sail = engine == "sail" or (engine != "spark" and _sail_version(spark) != "")
     keep_alive.start(spark, OPTIONS | SAIL_OPTIONS if on_sail else OPTIONS)
     return spark
+
+
+def _forget(_session: SparkSession) -> None:
+    """Leave a session that nobody stopped to the server, which ends idle sessions."""
 
 
 def _url(engine: str) -> str:

@@ -454,7 +454,7 @@ REFUSED: dict[str, tuple[tuple[Aggregation, ...], dict[str, Any], str]] = {
     "a ratio with a window in it": (
         (Ratio("n", part=Count(windows=days(1)), windows=days(7)),),
         {},
-        "n: the parts of a ratio have its windows, and no name",
+        "n: the parts of a ratio have its windows, and no name: Sum(of=...), Count(where=...)",
     ),
     "a ratio with a filter": (
         (Ratio("n", where="nights > 1", windows=days(7)),),
@@ -466,14 +466,14 @@ REFUSED: dict[str, tuple[tuple[Aggregation, ...], dict[str, Any], str]] = {
         (replace(SPENT, of="payed"),),
         {},
         (
-            "spent: declare the type of 'payed' in `type`, such as type=LONG. It is derived only where columns"
+            "spent: declare the type of 'payed' in `type`, such as type=MONEY. It is derived only where columns"
             " of one type are added up"
         ),
     ),
     "a sum of two types": (
         (replace(SPENT, of="paid + nights"),),
         {},
-        "spent: declare the type of 'paid + nights' in `type`, such as type=LONG",
+        "spent: declare the type of 'paid + nights' in `type`, such as type=MONEY",
     ),
     "a sum of doubles": (
         (replace(SPENT, of="weight"),),

@@ -112,6 +112,15 @@ def test_a_sound_project_has_none(tmp_path: Path) -> None:
     assert problems_of(tmp_path) == []
 
 
+@pytest.mark.parametrize("part", [*check.SHARED[:-1], *(f"EXTRACT({field} FROM" for field in check.FIELDS)])
+def test_parts_of_times_are_allowed(tmp_path: Path, part: str) -> None:
+    call = f"{part} seen_at)" if " " in part else f"{part}(seen_at)"
+    counted = f'Count("visits", windows=days(7), where="{call} IS NOT NULL")'
+    assert (
+        problems_of(tmp_path, contracts__gold__guests=GOLD.replace('Count("visits", windows=days(7))', counted)) == []
+    )
+
+
 def test_the_examples_have_none() -> None:
     for root in (project.DEFAULT, project.DEFAULT.parent / "starter", ARCADE, CINEMA):
         assert check.problems(project.load(root)) == []
@@ -289,6 +298,30 @@ CASES = {
         (
             "contracts/gold/guests.py:12: gold.guests: visits, where='seen_at < now()': now does not give one value of"
             " one row, the same each time"
+        ),
+    ),
+    "days of the week": (
+        {
+            "contracts__gold__guests": GOLD.replace(
+                'Count("visits", windows=days(7))', 'Count("visits", windows=days(7), where="dayofweek(seen_at) = 1")'
+            )
+        },
+        (
+            "contracts/gold/guests.py:12: gold.guests: visits, where='dayofweek(seen_at) = 1': dayofweek differs"
+            " between engines. The same on all are year, quarter, month, day, hour, minute, dayofmonth, dayofyear,"
+            " weekofyear, second, last_day, date_trunc"
+        ),
+    ),
+    "a part of a time that engines number differently": (
+        {
+            "contracts__gold__guests": GOLD.replace(
+                'Count("visits", windows=days(7))',
+                'Count("visits", windows=days(7), where="EXTRACT(DOW FROM seen_at) = 1")',
+            )
+        },
+        (
+            "contracts/gold/guests.py:12: gold.guests: visits, where='EXTRACT(DOW FROM seen_at) = 1': EXTRACT(DOW)"
+            " differs between engines. The same are year, quarter, month, day, hour, minute, week, doy"
         ),
     ),
     "an expression of several rows": (

@@ -124,6 +124,17 @@ def test_a_server_of_another_patch_is_taken(home: Path, monkeypatch: pytest.Monk
             engine.session().stop()
 
 
+def test_garbage_collection_closes_no_session(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs in any thread, under any lock, and closing waits for other threads."""
+    with serving(Answering("4.1.9")) as url:
+        monkeypatch.setenv("MILLRACE_ENGINE", url)
+        spark = engine.session()
+        spark.__del__()
+        assert not spark.client.is_closed
+        spark.stop()
+        assert spark.client.is_closed
+
+
 def test_a_server_of_something_else_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(None) as url:
         monkeypatch.setenv("MILLRACE_ENGINE", f"{url}/;x-secret=secret")

@@ -10,6 +10,7 @@ import pytest
 
 from contracts import catalog, project
 from contracts.aggregations import (
+    AsOf,
     Count,
     Decayed,
     Dimension,
@@ -174,6 +175,34 @@ def test_a_prepared_column_depends_on_its_source_and_on_what_the_transform_reads
 def test_a_column_that_is_not_there_cannot_be_read() -> None:
     with pytest.raises(ContractError, match=r"silver\.offers has no column procent; it has channel, hotel, percent"):
         prepared(reads=("procent",))
+
+
+@pytest.mark.parametrize(
+    ("valid_from", "deciding"), [("valid_from", {"valid_from"}), (None, {"valid_from", "seen_at"})]
+)
+def test_a_dimension_with_a_history_depends_on_what_chooses_its_row(valid_from: str | None, deciding: set[str]) -> None:
+    history = silver(
+        "grades",
+        ("hotel_id", "valid_from"),
+        column("hotel_id", LONG),
+        column("valid_from", DATE),
+        column("stars", LONG),
+        column("seen_at", TIMESTAMP),
+        time_column="seen_at",
+    )
+    as_of = AsOf.EVENT if valid_from else AsOf.NEWEST
+    declared = feature_table(
+        name="guests",
+        doc="Guests",
+        owner="tests",
+        key=(GUEST,),
+        events=STAYS,
+        joined=(Dimension(history, {"hotel": "hotel_id"}, ("stars",), as_of=as_of, valid_from=valid_from),),
+        aggregations=(Sum("stars", "stars", windows=days(7)),),
+    )
+    of_dimension = {source for source in sources_of(declared)["stars_7d"] if source.table == "silver.grades"}
+    joins = {Source("silver.grades", name, Use.JOIN) for name in {"hotel_id", *deciding}}
+    assert of_dimension == {Source("silver.grades", "stars", Use.AGGREGATION), *joins}
 
 
 def test_columns_are_followed_to_the_landed_field(monkeypatch: pytest.MonkeyPatch) -> None:
