@@ -680,7 +680,7 @@ def with_examples(test: Any) -> Any:
 
 
 @pytest.mark.parametrize("embedded", [True, False], ids=["arrow", "sql"])
-@hostile
+@settings(hostile, max_examples=15 * EFFORT)
 @given(each=cases())
 @with_examples
 def test_every_midnight_is_right(embedded: bool, each: Case) -> None:
