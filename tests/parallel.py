@@ -29,9 +29,11 @@ class ByFile(LoadScopeScheduling):
 
     def remove_node(self, node: Any) -> str | None:
         """A test that ended its process has failed; the base class would run it again in the next process."""
-        crashed: str | None = super().remove_node(node)
+        units = self.assigned_work[node].values()
+        crashed: str | None = next((name for unit in units for name, completed in unit.items() if not completed), None)
         if crashed is not None:
-            self.workqueue.get(self._split_scope(crashed), {})[crashed] = True
+            self.assigned_work[node][self._split_scope(crashed)][crashed] = True  # before others are given the rest
+        super().remove_node(node)
         return crashed
 
 
