@@ -267,6 +267,16 @@ class Dimension:
         return dict(self.on) if isinstance(self.on, Mapping) else {name: name for name in self.on}
 
     @property
+    def identity(self) -> tuple[str, ...]:
+        """The columns of the table by which an event finds its row: its keys, and `valid_from`."""
+        return (*self.pairs.values(), *((self.valid_from,) if self.valid_from else ()))
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether the table has one row of each identity. Otherwise the newest by `rank` counts."""
+        return {*self.table.key} <= {*self.identity}
+
+    @property
     def rank(self) -> tuple[str, ...]:
         """The columns that order rows from oldest to newest: the table's time, then its key."""
         time = (self.table.time_column,) if self.table.time_column else ()

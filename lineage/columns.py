@@ -157,18 +157,8 @@ def _read_from(declared: Aggregates, other: MappedInTime, use: Use) -> Iterator[
 
 
 def _joined_by(declared: Aggregates, dimension: Dimension) -> list[Source]:
+    deciding = (*dimension.identity, *(() if dimension.is_unique else dimension.rank))
     return [
         *(Source(declared.events.qualified, here, Use.JOIN) for here in dimension.pairs),
-        *(
-            Source(dimension.table.qualified, there, Use.JOIN)
-            for there in (*dimension.pairs.values(), *_deciding(dimension))
-        ),
+        *(Source(dimension.table.qualified, there, Use.JOIN) for there in dict.fromkeys(deciding)),
     ]
-
-
-def _deciding(dimension: Dimension) -> list[str]:
-    """The columns by which the row of a key is chosen among several."""
-    valid_from = [dimension.valid_from] if dimension.valid_from else []
-    keys = {*dimension.pairs.values(), *valid_from}
-    rank = [] if {*dimension.table.key} <= keys else [name for name in dimension.rank if name not in keys]
-    return [*valid_from, *dict.fromkeys(rank)]

@@ -102,11 +102,12 @@ def _newest_rows(rows: DataFrame, dimension: Dimension) -> DataFrame:
     """The newest row of each key, or of each key and `valid_from`: by the table's time, then the rest of its key, then
     all other columns, so that every engine takes the same.
     """
-    keys = [*dimension.pairs.values(), *([dimension.valid_from] if dimension.valid_from else [])]
-    if set(dimension.table.key) <= set(keys):
+    if dimension.is_unique:
         return rows
-    order = [name for name in (*dimension.rank, *dimension.table.column_names) if name not in keys]
-    newest_first = Window.partitionBy(*keys).orderBy(*(F.col(name).desc() for name in dict.fromkeys(order)))
+    order = [name for name in (*dimension.rank, *dimension.table.column_names) if name not in dimension.identity]
+    newest_first = Window.partitionBy(*dimension.identity).orderBy(
+        *(F.col(name).desc() for name in dict.fromkeys(order))
+    )
     ranked = rows.withColumn("_rank", F.row_number().over(newest_first))
     return ranked.filter("_rank = 1").drop("_rank")
 

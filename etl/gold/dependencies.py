@@ -88,8 +88,7 @@ def _changed_values(other: Joined, before: int, now: int, days: Days) -> DataFra
 def _used_columns(other: Joined) -> tuple[str, ...]:
     if not isinstance(other, Dimension):
         return other.table.column_names
-    valid_from = [other.valid_from] if other.valid_from else []
-    return tuple(dict.fromkeys((*other.pairs.values(), *other.take, *valid_from, *other.rank)))
+    return tuple(dict.fromkeys((*other.identity, *other.take, *other.rank)))
 
 
 def _differing(old: DataFrame, new: DataFrame) -> DataFrame:
