@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from typing import NamedTuple
 
 AT, NEWEST = "_at", "_newest"
 """Columns: an event's instant, and the newest instant before the midnight."""
@@ -37,6 +38,17 @@ class Recent:
     smallest: bool = False
 
 
+class Sliding(NamedTuple):
+    """A sum or count over a window of `days` days: the result's name, and the daily columns with what enters and what
+    leaves.
+    """
+
+    name: str
+    enters: str
+    leaves: str
+    days: int
+
+
 @dataclass(frozen=True)
 class Measures:
     """What to compute over the windows. Result columns are called `<name>_<w>d` for a window of w days, and `<name>`
@@ -56,9 +68,15 @@ class Measures:
     """All window lengths in days, ascending: each makes a row where an event leaves it."""
 
     @property
-    def running(self) -> dict[str, Sequence[int]]:
-        """The measures that are running sums of changes."""
-        return {**self.sums, **self.distinct}
+    def sliding(self) -> list[Sliding]:
+        """The sums, then the counts."""
+        sums = [Sliding(f"{name}_{w}d", name, name, w) for name, windows in self.sums.items() for w in windows]
+        counts = [
+            Sliding(f"{name}_{w}d", f"{name}_in_{w}", f"{name}_out_{w}", w)
+            for name, windows in self.distinct.items()
+            for w in windows
+        ]
+        return [*sums, *counts]
 
     @property
     def looks_back(self) -> int:

@@ -40,7 +40,7 @@ from pyspark.sql import functions as F
 from contracts.interval import DAY, Interval, merged, midnight
 from etl import engine
 from etl.gold import arrow
-from etl.gold.measures import AT, ENTERED, EPOCH, NEWEST, Measures, Recent, daily_name
+from etl.gold.measures import AT, ENTERED, EPOCH, NEWEST, Measures, Recent, Sliding, daily_name
 
 BUCKETS = 16
 """Window partitions, to each of which the keys are hashed."""
@@ -76,21 +76,30 @@ def contents(events: DataFrame, midnights: Sequence[Interval], keys: Sequence[st
     )
     if days:
         return reduce(DataFrame.unionAll, (_at_midnight(events, day, keys, measures) for day in days))
-    daily = _daily(events, keys, measures)
-    inside = [(F.col("t") >= F.lit(interval.start)) & (F.col("t") < F.lit(interval.end)) for interval in midnights]
-    if engine.is_embedded():
-        rows = arrow.totals(daily, keys, _bucket(keys), measures, midnights)
-        if measures.extremes:
-            entries = [name for name, part in measures.extremes.items() if not part.any_age]
-            rows = rows.withColumns(_running_extremes(keys, measures)).drop(*entries)
-    else:
-        rows = totals(changes(daily, keys, measures), keys, measures)
-    if measures.extremes or not engine.is_embedded():
-        rows = rows.filter(reduce(or_, inside, F.lit(False)))
-    if measures.recent and not engine.is_embedded():
-        recent = _recent_values(daily, daily.select(*keys, "day", NEWEST), keys, measures)
-        rows = rows.join(recent.drop("day"), [*keys, NEWEST])
+    compute = _by_arrow if engine.is_embedded() else _in_sql
+    rows = compute(_daily(events, keys, measures), midnights, keys, measures)
     return rows.withColumn("event_timestamp", F.col("t").cast("timestamp")).drop("t")
+
+
+def _by_arrow(daily: DataFrame, midnights: Sequence[Interval], keys: Sequence[str], measures: Measures) -> DataFrame:
+    rows = arrow.totals(daily, keys, _bucket(keys), measures, midnights)
+    if not measures.extremes:
+        return rows
+    entries = [name for name, part in measures.extremes.items() if not part.any_age]
+    return rows.withColumns(_running_extremes(keys, measures)).drop(*entries).filter(_at(midnights))
+
+
+def _in_sql(daily: DataFrame, midnights: Sequence[Interval], keys: Sequence[str], measures: Measures) -> DataFrame:
+    rows = totals(changes(daily, keys, measures), keys, measures).filter(_at(midnights))
+    if not measures.recent:
+        return rows
+    recent = _recent_values(daily, daily.select(*keys, "day", NEWEST), keys, measures)
+    return rows.join(recent.drop("day"), [*keys, NEWEST])
+
+
+def _at(midnights: Sequence[Interval]) -> Column:
+    inside = [(F.col("t") >= F.lit(interval.start)) & (F.col("t") < F.lit(interval.end)) for interval in midnights]
+    return reduce(or_, inside, F.lit(False))
 
 
 def keep_changing_keys(
@@ -154,9 +163,7 @@ def _at_midnight(events: DataFrame, day: date, keys: Sequence[str], measures: Me
             for w in counted_in
         ]
         by_member = known.groupBy(*keys, member).agg(*summed, *present, *rest)
-        sums = [
-            F.sum(f"{name}_{w}d").alias(f"{name}_{w}d") for name, windows in measures.running.items() for w in windows
-        ]
+        sums = [F.sum(part.name).alias(part.name) for part in measures.sliding]
         rows = by_member.groupBy(*keys).agg(*sums, *_extremes_of_members(measures), F.max("moved").alias("moved"))
     else:
         counted = [
@@ -242,29 +249,21 @@ def changes(daily: DataFrame, keys: Sequence[str], measures: Measures) -> DataFr
     moved = daily.withColumn("w", F.explode(F.array(*(F.lit(w) for w in (ENTERED, *measures.trailing))))).withColumn(
         "t", F.expr("date_add(day, w + 1)")
     )
-    changed = [_change(name, name, w).alias(f"{name}_{w}d") for name, windows in measures.sums.items() for w in windows]
-    changed += [
-        _change(f"{name}_in_{w}", f"{name}_out_{w}", w).alias(f"{name}_{w}d")
-        for name, windows in measures.distinct.items()
-        for w in windows
-    ]
+    changed = [_change(part) for part in measures.sliding]
     changed += [F.max(F.when(F.col("w") == ENTERED, F.col(name))).alias(name) for name in measures.extremes]
     steps = [F.sum(F.when(F.col("w") == ENTERED, F.col("step")).otherwise(0)).alias(NEWEST)] if measures.newest else []
     return moved.groupBy(*keys, "t").agg(*changed, *steps)
 
 
-def _change(enters: str, leaves: str, window: int) -> Column:
-    return F.sum(F.when(F.col("w") == ENTERED, F.col(enters)).when(F.col("w") == window, -F.col(leaves)).otherwise(0))
+def _change(part: Sliding) -> Column:
+    enters = F.when(F.col("w") == ENTERED, F.col(part.enters))
+    return F.sum(enters.when(F.col("w") == part.days, -F.col(part.leaves)).otherwise(0)).alias(part.name)
 
 
 def totals(changed: DataFrame, keys: Sequence[str], measures: Measures) -> DataFrame:
     """The contents of each window at each midnight: the columns of `changes`, summed up to it."""
     until = _in_buckets(keys, "t").rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    running = [
-        F.sum(f"{name}_{w}d").over(until).alias(f"{name}_{w}d")
-        for name, windows in measures.running.items()
-        for w in windows
-    ]
+    running = [F.sum(part.name).over(until).alias(part.name) for part in measures.sliding]
     latest = [F.timestamp_micros(F.sum(NEWEST).over(until)).alias(NEWEST)] if measures.newest else []
     extremes = [column.alias(name) for name, column in _running_extremes(keys, measures).items()]
     return changed.select(*keys, "t", *running, *extremes, *latest)
