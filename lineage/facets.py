@@ -171,21 +171,19 @@ def schema(columns: Iterable[Column]) -> schema_dataset.SchemaDatasetFacet:
 
 def column_lineage(table: Table) -> dict[str, Any]:
     """The sources of each column of a published table that contracts name; no facet where they name none."""
-    dataset = cache(_dataset)  # for this event: a location costs system calls, and columns share a few tables
-    return _column_lineage({name: _fields(origins, dataset) for name, origins in sources_of(table).items()})
+    return _column_lineage(sources_of(table))
 
 
 def column_lineage_of_view(table: Table) -> dict[str, Any]:
     """A view serves the gold table's newest row of each key, column by column."""
-    dataset = cache(_dataset)
-    return _column_lineage(
-        {name: _fields([Source(table.qualified, name, Use.IDENTITY)], dataset) for name in table.column_names}
-    )
+    return _column_lineage({name: [Source(table.qualified, name, Use.IDENTITY)] for name in table.column_names})
 
 
-def _column_lineage(fields: dict[str, column_lineage_dataset.Fields]) -> dict[str, Any]:
-    if not fields:
+def _column_lineage(sources: Mapping[str, Iterable[Source]]) -> dict[str, Any]:
+    if not sources:
         return {}
+    dataset = cache(_dataset)  # a location costs system calls, and all columns share a few tables
+    fields = {name: _fields(origins, dataset) for name, origins in sources.items()}
     return {"columnLineage": _facet(column_lineage_dataset.ColumnLineageDatasetFacet, fields=fields, dataset=[])}
 
 
