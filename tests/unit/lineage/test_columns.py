@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 
 import duckdb
 import pytest
@@ -45,12 +46,8 @@ STAYS = silver(
 )
 HOTELS = silver("hotels", ("hotel_id",), column("hotel_id", LONG), column("stars", LONG))
 OFFERS = silver("offers", ("channel",), column("channel", STRING), column("hotel", LONG), column("percent", LONG))
-GUESTS = feature_table(
-    name="guests",
-    doc="Guests",
-    owner="tests",
-    key=(GUEST,),
-    events=STAYS,
+guests = partial(feature_table, name="guests", doc="Guests", owner="tests", key=(GUEST,), events=STAYS)
+GUESTS = guests(
     joined=(Dimension(HOTELS, {"hotel": "hotel_id"}, ("stars",)),),
     aggregations=(
         Sum("spent", "paid + tip", windows=days(7, 30)),
@@ -151,12 +148,7 @@ def test_how_a_source_is_used() -> None:
 
 def prepared(**mapped: tuple[str, ...]) -> set[Source]:
     """The sources of a feature over a prepared column, besides key and time."""
-    declared = feature_table(
-        name="guests",
-        doc="Guests",
-        owner="tests",
-        key=(GUEST,),
-        events=STAYS,
+    declared = guests(
         joined=(MappedInTime(OFFERS, ("channel",), **mapped),),
         prepared=(column("reduced", MONEY, source="paid"),),
         aggregations=(Sum("reduced", "reduced", windows=days(7)),),
@@ -191,12 +183,7 @@ def test_a_dimension_with_a_history_depends_on_what_chooses_its_row(valid_from: 
         time_column="seen_at",
     )
     as_of = AsOf.EVENT if valid_from else AsOf.NEWEST
-    declared = feature_table(
-        name="guests",
-        doc="Guests",
-        owner="tests",
-        key=(GUEST,),
-        events=STAYS,
+    declared = guests(
         joined=(Dimension(history, {"hotel": "hotel_id"}, ("stars",), as_of=as_of, valid_from=valid_from),),
         aggregations=(Sum("stars", "stars", windows=days(7)),),
     )
