@@ -739,6 +739,19 @@ def test_an_event_without_a_time_is_in_no_window() -> None:
         assert by_key(loose, features(loose, run, [*many, *lost])) == by_key(timed, features(timed, run))
 
 
+@pytest.mark.parametrize("embedded", [True, False], ids=["arrow", "sql"])
+@pytest.mark.parametrize("absent", ["guest", "arrived_at"])
+def test_that_a_column_is_required_is_not_trusted(monkeypatch: pytest.MonkeyPatch, embedded: bool, absent: str) -> None:
+    """Rows that no audit has seen are in no window either, without a key or a time."""
+    monkeypatch.setattr(engine, "is_embedded", lambda: embedded)
+    some = [stay(n, n % 9, guest=f"guest {n % 3}") for n in range(9)]
+    strict = case(declare("guest", "arrived_at", Latest(), Count(windows=days(2))), *some)
+    assert strict.declared.columns()[absent].required
+    lost = [{**row, "stay_id": 100 + n, absent: None} for n, row in enumerate(some)]
+    for run in ([whole(strict)], [Interval(NOON.date() + DAY, NOON.date() + 2 * DAY)]):
+        assert by_key(strict, features(strict, run, [*some, *lost])) == by_key(strict, features(strict, run))
+
+
 @settings(hostile, max_examples=40 * EFFORT)
 @given(each=cases())
 @with_examples
