@@ -48,6 +48,7 @@ from contracts.interval import DAY, Interval, merged, midnight
 from contracts.model import DATE, LONG, MONEY, STRING, TIMESTAMP, Column, Layer, Load, Table, Type
 from etl import engine
 from etl.gold import aggregate, windows
+from etl.gold.measures import Extreme, Measures
 from expectations import brute_force
 from lake.publishing import arrow_schema
 
@@ -737,6 +738,19 @@ def test_an_event_without_a_time_is_in_no_window() -> None:
     lost = [{**row, "stay_id": 100 + n, "arrived_at": None} for n, row in enumerate(many)]
     for run in ([whole(timed)], [Interval(NOON.date() + DAY, NOON.date() + 2 * DAY)]):
         assert by_key(loose, features(loose, run, [*many, *lost])) == by_key(timed, features(timed, run))
+
+
+def test_both_ways_have_the_same_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = engine.session().createDataFrame(
+        [("k", NOON, 1, 1)], "key string, _at timestamp, paid bigint, high bigint"
+    )
+    measures = Measures(sums={"paid": (2,)}, extremes={"high": Extreme(True, (2,))}, trailing=(2,))
+    year = Interval(date(NOON.year, 1, 1), date(NOON.year + 1, 1, 1))
+    columns = []
+    for embedded in (True, False):
+        monkeypatch.setattr(engine, "is_embedded", lambda embedded=embedded: embedded)
+        columns.append(sorted(windows.contents(events, [year], ["key"], measures).columns))
+    assert columns[0] == columns[1]
 
 
 @pytest.mark.parametrize("embedded", [True, False], ids=["arrow", "sql"])

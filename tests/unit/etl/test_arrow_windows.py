@@ -106,6 +106,13 @@ def test_null_is_refused() -> None:
         slide(table_of({("a", 0): 1}, unit=lambda _: None))
 
 
+def test_a_recent_sum_with_decimals_is_refused() -> None:
+    """It would be the unscaled number."""
+    measures = Measures(recent={"recent": Recent("amount", 4)}, trailing=WINDOWS)
+    with pytest.raises(ValueError, match=r"^amount is decimal128\(38, 2\), and the sum up to .* is a bigint$"):
+        slide(table_of({("a", 0): 125}), measures)
+
+
 @settings(deadline=None)
 @given(rows=shops, spans=st.lists(st.tuples(st.integers(-2, 30), st.integers(1, 5)), max_size=4))
 def test_only_the_midnights_that_were_asked_for(rows: Days, spans: list[tuple[int, int]]) -> None:
