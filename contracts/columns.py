@@ -19,5 +19,6 @@ AUDIT_COLUMNS = (
 """
 EVENT_TIMESTAMP = Column("event_timestamp", TIMESTAMP, "Midnight at which the row becomes knowable", required=True)
 AT_MIDNIGHT = Rule(
-    "at_midnight", "event_timestamp = date_trunc('day', event_timestamp)", "event_timestamp is not a midnight"
+    "at_midnight", "event_timestamp = CAST(event_timestamp AS DATE)", "event_timestamp is not a midnight"
 )
+"""Not by `date_trunc`: on Sail it takes three times as long, and was most of a gold table's audit."""

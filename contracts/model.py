@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal as Number
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from contracts.expressions import portable, string
@@ -289,11 +290,12 @@ class Table:
 
     def checks(self) -> tuple[Check, ...]:
         """The row-level checks without references: of columns, in their order, then rules."""
-        return (*self._column_checks(), *(_rule_check(rule) for rule in self.rules))
+        return self._checks
 
-    def _column_checks(self) -> Iterator[Check]:
-        for column in self.columns:
-            yield from _checks_of(column)
+    @cached_property
+    def _checks(self) -> tuple[Check, ...]:
+        of_columns = (check for column in self.columns for check in _checks_of(column))
+        return (*of_columns, *(_rule_check(rule) for rule in self.rules))
 
 
 def _checks_of(column: Column) -> Iterator[Check]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from contracts.expressions import portable
 from contracts.model import Severity, Table
 from contracts.report import CheckResult
-from expectations.evaluate import AuditError, measure, row_level_sql, validate
+from expectations.evaluate import AuditError, measure, row_level_sql, to_plain, validate
 from expectations.suite import Facts, expectations_of, reference_column, rule_column
 
 if TYPE_CHECKING:
@@ -167,10 +167,10 @@ def _split(report: Audit, frame: DataFrame) -> None:
 
 def to_json(audit_: Audit, run_id: str) -> str:
     """The validation result as Great Expectations writes it, for the Data Docs."""
-    plain = audit_.result.to_json_dict()
     checks = [
         {"reason": check.reason, "severity": str(check.severity), "success": check.success, "failed": check.failed}
         for check in audit_.checks
     ]
-    plain["meta"] = {**plain.get("meta", {}), "run_id": run_id, "table": audit_.table.qualified, "checks": checks}
+    plain = to_plain(audit_.result)
+    plain["meta"] |= {"run_id": run_id, "table": audit_.table.qualified, "checks": checks}
     return json.dumps(plain)

@@ -61,7 +61,7 @@ def measure(table: Table, frame: DataFrame) -> Measurements:
     counts = [F.count(F.lit(1)).alias("rows")]
     counts += [F.count(name).alias(f"filled_{name}") for name in table.column_names]
     try:
-        row = frame.agg(*counts, *(_count_failed(name, sql) for name, sql in counted.items())).toArrow().to_pylist()[0]
+        [row] = frame.agg(*counts, *(_count_failed(name, sql) for name, sql in counted.items())).collect()
     except Exception:
         _raise_for_failing_check(table, frame, checks)
         raise
@@ -148,3 +148,41 @@ def _metrics(expectation: Expectation, check: str, measurements: Measurements) -
         f"{expectation.map_metric}.unexpected_values": [],
     }
     return {**table_level, "column_values.nonnull.unexpected_count": nulls, **unexpected}
+
+
+def to_plain(result: ExpectationSuiteValidationResult) -> dict[str, Any]:
+    """What `to_json_dict` of the result gives, for expectations that this package makes.
+
+    It copies every object three times on the way, 10 ms for a table of 30 checks.
+    """
+    return {
+        "success": result.success,
+        "results": [_to_plain(check) for check in result.results],
+        "suite_name": result.suite_name,
+        "suite_parameters": {},
+        "statistics": dict(result.statistics),
+        "meta": dict(result.meta),
+        "id": None,
+    }
+
+
+def _to_plain(check: ExpectationValidationResult) -> dict[str, Any]:
+    from great_expectations.util import convert_to_json_serializable
+
+    config = check.expectation_config
+    if config is None:
+        raise ValueError("a validation result without its expectation")
+    notes = {"notes": config.notes} if config.notes else {}
+    return {
+        "success": check.success,
+        "expectation_config": {
+            "type": config.type,
+            "kwargs": convert_to_json_serializable(config.kwargs),
+            "meta": config.meta or {},
+            **notes,
+            "severity": config.severity.value,
+        },
+        "result": check.result,
+        "meta": check.meta,
+        "exception_info": check.exception_info,
+    }

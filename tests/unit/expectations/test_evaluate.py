@@ -1,7 +1,9 @@
 """`validate`, from the measurements of one pass, agrees with Great Expectations' own validation of the frame."""
 
+import json
 import logging
 from dataclasses import replace
+from decimal import Decimal as Number
 from typing import Any
 
 import great_expectations as gx
@@ -9,10 +11,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 
-from contracts.model import Table
+from contracts.model import Column, Table, decimal
 from etl import engine
 from expectations.audit import audit
-from expectations.evaluate import Measurements, measure, row_level_sql, validate
+from expectations.evaluate import Measurements, measure, row_level_sql, to_plain, validate
 from expectations.suite import Facts, expectations_of
 from lake.publishing import arrow_type
 from tests.unit.expectations import test_audit as hand
@@ -101,6 +103,7 @@ def test_the_verdict_on_hostile_rows_is_that_of_great_expectations(batches: Any,
         assert verdicts(ours) == verdicts(theirs)
         assert ours.statistics == theirs.statistics
         assert (ours.success, ours.suite_name) == (theirs.success, theirs.suite_name)
+        assert to_plain(ours) == ours.to_json_dict()
         assert [configuration(result) for result in ours.results] == [
             configuration(result) for result in theirs.results
         ]
@@ -125,6 +128,15 @@ def test_a_column_too_many_is_found_by_both(batches: Any) -> None:
     ours = validate("narrow", pairs, measure(narrow, results))
     assert [result.success for result in ours.results] == [result.success for result in theirs.results]
     assert not ours.success
+
+
+def test_the_plain_result_is_the_json_of_great_expectations_for_decimal_bounds_too() -> None:
+    cost = Column("cost", decimal(12, 2), "Cost", minimum=Number("0.25"), maximum=Number("9.50"))
+    table = replace(CAMPAIGNS, columns=(*CAMPAIGNS.columns, cost))
+    checks = row_level_sql(table)
+    measurements = Measurements(3, table.column_names, dict.fromkeys(checks, 1), dict.fromkeys(table.column_names, 2))
+    result = validate("decimals", expectations_of(table, Facts(3, 3)), measurements)
+    assert json.dumps(to_plain(result), sort_keys=True) == json.dumps(result.to_json_dict(), sort_keys=True)
 
 
 def test_counts_stand_in_the_result_though_nothing_failed() -> None:

@@ -20,9 +20,19 @@ promotions = Table(
         STORE_ID,
         WEEK,
         Column(
-            "display_location", STRING, "Place of the in-store display, 0 for none", required=True, pattern="[0-9A-Z]"
+            "display_location",
+            STRING,
+            "Place of the in-store display, 0 for none",
+            required=True,
+            allowed=("0", "1", "2", "3", "4", "5", "6", "7", "9", "A"),
         ),
-        Column("mailer_location", STRING, "Place in the mailer, 0 for none", required=True, pattern="[0-9A-Z]"),
+        Column(
+            "mailer_location",
+            STRING,
+            "Place in the mailer, 0 for none",
+            required=True,
+            allowed=("0", "A", "C", "D", "F", "H", "J", "L", "P", "X", "Z"),
+        ),
         landed("landed_date", "Date of the weekly delivery"),
     ),
     references=(Reference(("product_id",), "silver.products", ("product_id",)),),
