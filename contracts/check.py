@@ -18,7 +18,7 @@ import duckdb
 
 from contracts import catalog
 from contracts.aggregations import Aggregates, Aggregation, Ratio
-from contracts.model import DATE, Column, ContractError, Layer, Load, Table
+from contracts.model import DATE, LONG, Column, ContractError, Layer, Load, Table
 from contracts.project import ENGINE, FILE, Project, ProjectError
 
 CALL = re.compile(r"\b([a-z_][a-z0-9_]*)\s*\(|\b(?=current_)([a-z_]+)\b")
@@ -280,9 +280,10 @@ class _TableCheck:
     def _expressions(self) -> Iterator[Problem]:
         columns = {column.name: column for column in self.table.columns}
         for name in columns:
-            if binding_problem(name, columns):
+            if is_keyword(name):
+                landed = f', with source="{name}"' if self.table.layer == Layer.BRONZE else ""
                 yield self._problem(
-                    f"{name} is a SQL keyword, so no rule could use the column. Call it {name}_id, or what it is",
+                    f"{name} is a SQL keyword, so no rule could use the column. Call it {name}_, or what it is{landed}",
                     f'"{name}"',
                 )
         for rule in self.table.rules:
@@ -383,6 +384,11 @@ def binding_problem(sql: str, columns: Mapping[str, Column], of_one_row: bool = 
     except duckdb.Error as error:
         return " ".join(str(error).split("\n\n")[0].split())
     return ""
+
+
+def is_keyword(name: str) -> bool:
+    """Whether SQL does not accept the name as a column."""
+    return bool(binding_problem(name, {name: Column(name, LONG, name)}))
 
 
 def _not_of_one_row(sql: str) -> str:

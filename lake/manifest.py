@@ -40,11 +40,14 @@ class Feature:
 
 @dataclass(frozen=True)
 class Code:
-    """The code that made the training set: package version and Git commit (None without Git, `+` for local changes)."""
+    """The code that made the training set: Millrace's version, Git commit (None without Git, `+` for local changes) and
+    pyarrow. `project` is the commit of a project that lies outside of the checkout.
+    """
 
     version: str
     commit: str | None
     pyarrow: str
+    project: str | None = None
 
 
 @dataclass(frozen=True)

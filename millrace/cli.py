@@ -7,6 +7,7 @@ Commands call the same steps as the DAG. Training sets are in `millrace.training
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 from contextlib import suppress
@@ -14,7 +15,7 @@ from datetime import timedelta
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -41,6 +42,8 @@ WITHOUT_PROJECT = ("init", "check", "new", "start", "health", "settings", "--ver
 VERSIONED = {"pysail": "pysail", "pyspark": "pyspark", "feast": "feast", "airflow": "apache-airflow"}
 """What `--version` prints besides Millrace and Python, and the distribution of each."""
 KEPT_DAYS, SAMPLE = 7, 500
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, by convention and of typer."""
 HELP = """Carry an e-commerce lake from landed files to served features.
 
 State lies in .millrace (MILLRACE_HOME), tables in its lake (MILLRACE_LAKE), landed files in its landing
@@ -61,7 +64,22 @@ def main(arguments: list[str] | None = None) -> int:
             raise  # a defect
         show.print_error(f"{type(error).__name__}: {explanation or error}")
         return 1
+    except SystemExit as ending:
+        if ending.code == INTERRUPTED:
+            _end_interrupted()
+        raise
     return 0
+
+
+def _end_interrupted() -> NoReturn:
+    """End at once, as a kill does: an engine in this process may still compute, and would abort the interpreter's own
+    end.
+    """
+    show.print_error("Interrupted. What was published is intact, and the same command goes on from there.")
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 def _run(app: typer.Typer, arguments: list[str]) -> None:

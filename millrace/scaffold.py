@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts import project
+from contracts.check import is_keyword
 from contracts.model import NAME
 from contracts.project import Project, ProjectError
 from lake.sql import identifier
@@ -68,9 +69,12 @@ class FileColumn:
 
     @property
     def lower(self) -> str:
-        """Its name in silver: `orderDate` and `Order Date` become `order_date`."""
+        """Its name in contracts: `orderDate` and `Order Date` become `order_date`, and a SQL keyword such as `order`
+        becomes `order_`.
+        """
         spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name)
-        return re.sub(r"\W+", "_", spaced).strip("_").lower()
+        lower = re.sub(r"\W+", "_", spaced).strip("_").lower()
+        return f"{lower}_" if NAME.fullmatch(lower) and is_keyword(lower) else lower
 
 
 COLUMN_TYPES = {
@@ -419,7 +423,7 @@ def _doc(column: FileColumn) -> str:
 
 
 def _title(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+    return name.replace("_", " ").strip().capitalize()
 
 
 def _test(name: str, file: Path) -> str:

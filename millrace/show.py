@@ -303,7 +303,8 @@ def origin(manifest: Manifest) -> Grid:
         versions = ", ".join(f"{table} {version}" for table, version in release.tables.items())
         grid.add_row(f"  release {release.number}", versions)
     code = manifest.code
-    grid.add_row("code", f"{code.version}, commit {code.commit or 'unknown'}, pyarrow {code.pyarrow}")
+    of_project = f", project's commit {code.project}" if code.project else ""
+    grid.add_row("code", f"{code.version}, commit {code.commit or 'unknown'}{of_project}, pyarrow {code.pyarrow}")
     grid.add_row("seed", "" if manifest.seed is None else str(manifest.seed))
     if beyond := manifest.beyond_horizon:
         grid.add_row("after the horizon", f"{beyond:,} labels, which have the features of {manifest.horizon}")

@@ -24,6 +24,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction
 
+from contracts import project
 from features.lake_reader import pinned
 from features.offline.labels import EVENT_TIMESTAMP, Horizon
 from features.training import availability, code, columns, joining, label_input, services
@@ -173,12 +174,15 @@ def defined_as(record: Manifest) -> Service:
 
 
 def _rebuild_hint(record: Manifest) -> str:
-    commit = (record.code.commit or "").removesuffix("+")
-    remedy = (
-        f"check out the commit that made it (git worktree add ../then {commit})"
-        if commit
-        else f"take the code that made it (version {record.code.version})"
-    )
+    commit, of_project = ((made_by or "").removesuffix("+") for made_by in (record.code.commit, record.code.project))
+    if of_project:
+        remedy = f"check out the project's commit that made it (git worktree add ../then {of_project})"
+    elif not project.current().root.is_relative_to(settings.CHECKOUT):
+        remedy = f"take the project as it was on {record.created_at[:10]}"
+    elif commit:
+        remedy = f"check out the commit that made it (git worktree add ../then {commit})"
+    else:
+        remedy = f"take the code that made it (version {record.code.version})"
     return f"To rebuild it, {remedy} and rebuild there; for the features as they are now, create another training set"
 
 

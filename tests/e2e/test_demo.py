@@ -292,6 +292,7 @@ def test_a_malformed_date_is_refused_with_what_was_expected(airflow: Services, y
     assert versions() == before
 
 
+@pytest.mark.slow
 def test_airflows_own_backfill_runs_each_day_with_its_interval_and_picks_up_a_late_file(
     airflow: Services, year_run: demo.Run
 ) -> None:

@@ -217,7 +217,7 @@ CASES = {
         {"contracts__silver__visits": SILVER.replace('Column("guest", STRING', 'Column("order", STRING')},
         (
             "contracts/silver/visits.py:12: silver.visits: order is a SQL keyword, so no rule could use the column."
-            " Call it order_id, or what it is"
+            " Call it order_, or what it is"
         ),
     ),
     "an unsupported key": (

@@ -127,6 +127,26 @@ def test_a_pipe_that_is_closed_early_is_silent(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+INTERRUPTED = """
+import atexit, os, signal, sys, time
+from millrace import cli, pipeline
+atexit.register(os.abort)  # as an engine's thread does that still computes
+def run_all(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+pipeline.run_all = run_all
+sys.exit(cli.main(["run", "--start", "2017-03-01", "--end", "2017-03-02"]))
+"""
+
+
+def test_an_interrupted_run_is_130_with_a_sentence() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=settings.CHECKOUT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        130,
+        "Interrupted. What was published is intact, and the same command goes on from there.\n",
+    )
+
+
 def test_versions_are_printed_and_nothing_of_the_project_is_imported(capsys: Out, monkeypatch: Any) -> None:
     monkeypatch.setattr(cli, "_add_commands_of_project", lambda _: pytest.fail("the project was imported"))
     assert cli.main(["--version"]) == 0

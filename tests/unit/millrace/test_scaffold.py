@@ -110,6 +110,19 @@ def test_a_number_of_many_digits_is_not_rounded_to_money(tmp_path: Path) -> None
     assert 'Column("price", MONEY' in silver
 
 
+def test_headers_that_are_words_of_sql_get_names_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "sales.csv").write_text("order,Group,date\n1,a,2024-05-01\n2,b,2024-05-02\n")
+    files = scaffold.propose("silver", "sales", tmp_path / "sales.csv")
+    bronze, silver, _ = files.values()
+    assert 'Column("order_", LONG, "Order", required=True, source="order")' in bronze
+    assert 'Column("group_", STRING, "Group", required=True, source="Group")' in bronze
+    assert 'Column("order_", LONG, "Order", required=True, minimum=1)' in silver
+    assert 'Column("date", DATE' in silver
+    made = scaffold.init(tmp_path / "sql_shop")
+    scaffold.write(made, files)
+    assert check.problems(made) == []
+
+
 @pytest.mark.parametrize("header", ["order id,Order-ID", "größe,n", "1st,n"])
 def test_headers_that_give_no_names_are_refused(tmp_path: Path, header: str) -> None:
     (tmp_path / "odd.csv").write_text(f"{header}\n1,2\n")

@@ -27,7 +27,7 @@ from features.offline import as_of
 from features.offline.labels import LabelError
 from features.training import TrainingSetError, sets
 from lake import manifest, release, settings, storage
-from lake.manifest import ManifestError
+from lake.manifest import Code, ManifestError
 from lake.release import ReleaseError
 from lake.storage import LockedError
 from tests.unit.features.conftest import VIEWS, Lake, activity, at, definitions, pair
@@ -266,19 +266,33 @@ def test_a_definition_that_the_service_does_not_use_may_change(cinema: Lake, mon
     assert training.rebuild("value").same_file
 
 
-def test_the_remedy_names_the_commit(cinema: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, commit, message in (
-        ("with_git", "abc123+", r"git worktree add \.\./then abc123\)"),
-        ("without", None, r"take the code that made it \(version 0\.1\.0\)"),
-    ):
-        monkeypatch.setattr(sets.code, "_commit", lambda commit=commit: commit)
-        training.create(LABELS, "guest_value_v1", name)
-        made = manifest.read(name)
-        assert made.code.commit == commit
-        with monkeypatch.context() as changed:
-            redefined(changed, "guest_profile", short_lived)
-            with pytest.raises(training.DefinitionsChangedError, match=message):
-                training.rebuild(name)
+@pytest.mark.parametrize(
+    ("commit", "of_project", "message"),
+    [
+        ("abc123+", None, r"check out the commit that made it \(git worktree add \.\./then abc123\)"),
+        (None, None, r"take the code that made it \(version 0\.1\.0\)"),
+        ("abc123", "def456+", r"check out the project's commit that made it \(git worktree add \.\./then def456\)"),
+    ],
+)
+def test_the_remedy_names_the_commit(
+    cinema: Lake, monkeypatch: pytest.MonkeyPatch, commit: str | None, of_project: str | None, message: str
+) -> None:
+    monkeypatch.setattr(sets.code, "current", lambda: Code("0.1.0", commit, pa.__version__, of_project))
+    training.create(LABELS, "guest_value_v1", "made")
+    redefined(monkeypatch, "guest_profile", short_lived)
+    with pytest.raises(training.DefinitionsChangedError, match=message):
+        training.rebuild("made")
+
+
+def test_the_remedy_for_a_project_elsewhere_without_git_is_its_day(
+    cinema: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    training.create(LABELS, "guest_value_v1", "made")
+    redefined(monkeypatch, "guest_profile", short_lived)
+    monkeypatch.setattr(sets.settings, "CHECKOUT", tmp_path)
+    day = manifest.read("made").created_at[:10]
+    with pytest.raises(training.DefinitionsChangedError, match=f"take the project as it was on {day} and rebuild"):
+        training.rebuild("made")
 
 
 # --- versions that are gone
