@@ -166,7 +166,8 @@ def _ensure_server_listens(url: str) -> None:
     if not server.listens(port, host):
         raise EngineError(
             f"no engine answers at {host}:{port}, which MILLRACE_ENGINE names. Start the Spark Connect server there, or"
-            " correct the URL"
+            " correct the URL. If it ends again and again, it may lack memory; a container of it has what"
+            " MILLRACE_ENGINE_MEMORY says"
         )
 
 
