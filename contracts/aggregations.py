@@ -20,6 +20,7 @@ from typing import ClassVar
 
 from contracts.columns import AT_MIDNIGHT, EVENT_TIMESTAMP
 from contracts.model import (
+    BOOLEAN,
     DATE,
     DOUBLE,
     LONG,
@@ -32,6 +33,7 @@ from contracts.model import (
     DecimalType,
     Layer,
     Load,
+    Pii,
     Reference,
     Rule,
     Severity,
@@ -45,6 +47,8 @@ WEIGHT_OF_NEWEST = 2**20
 """Weight of an event on the day of the newest event, for `Decayed`: integers have the same sum on every engine."""
 SUM_DIGITS, MOST_DIGITS = 6, 38
 """Digits that a sum of decimals has more than its terms, and the most that a decimal can have."""
+INSTANT_DIGITS = 18
+"""Digits of a decimal that fit 64 bits."""
 TERM = re.compile(r"\s*([+-]?)\s*([a-z_][a-z0-9_]*)\s*")
 KEY_TYPES = (LONG, STRING, DATE)
 
@@ -237,6 +241,15 @@ class Ratio(Aggregation):
 # --- joined tables
 
 
+class At(StrEnum):
+    """For which instants a feature table has values."""
+
+    MIDNIGHTS = "midnights"
+    """Its rows hold the values at each midnight at which one changes. Between midnights they stay."""
+    INSTANTS = "instants"
+    """Its rows hold the events. Values are computed when they are read, for any instant, from the events before it."""
+
+
 class AsOf(StrEnum):
     """Which row of a dimension an event is joined to."""
 
@@ -305,8 +318,17 @@ Joined = Dimension | MappedInTime
 
 
 @dataclass(frozen=True)
+class Measure:
+    """What one event gives to `part`: the column of a table of instants; None where each event counts as one."""
+
+    part: Aggregation
+    column: Column | None
+
+
+@dataclass(frozen=True)
 class Aggregates:
-    """The declaration of a feature table: one row per key and midnight at which a window's content changes.
+    """The declaration of a feature table: one row per key and midnight at which a window's content changes, or with
+    At.INSTANTS one row per event.
 
     `prepared` are columns that the table's transform, `events(events, *mapped) -> DataFrame`, adds: one row per event.
     """
@@ -316,6 +338,7 @@ class Aggregates:
     aggregations: tuple[Aggregation, ...]
     joined: tuple[Joined, ...] = ()
     prepared: tuple[Column, ...] = ()
+    at: At = At.MIDNIGHTS
 
     @property
     def time_column(self) -> str:
@@ -387,6 +410,28 @@ class Aggregates:
         for part in self.aggregations:
             for window in part.windows or (None,):
                 yield part, window, self._column(part, window)
+
+    def measures(self) -> tuple[tuple[Measure, ...], ...]:
+        """What one event gives to each of `aggregations`: one measure, or two for a ratio's part and whole."""
+        return tuple(self._measures(part) for part in self.aggregations)
+
+    def _measures(self, part: Aggregation) -> tuple[Measure, ...]:
+        if isinstance(part, Ratio):
+            sides = {"part": part.part, "whole": part.whole}
+            return tuple(replace(self._measure(side, f"{part.name}_{name}"), part=side) for name, side in sides.items())
+        return (self._measure(part, part.name),)
+
+    def _measure(self, part: Aggregation, name: str) -> Measure:
+        is_time = isinstance(part, (Latest, First)) and not part.of
+        if (isinstance(part, Count) and not part.of and not part.where) or (is_time and not part.where):
+            return Measure(part, None)
+        counted = isinstance(part, Count) or is_time
+        kind = BOOLEAN if counted else self.value_type(part)
+        what = "Whether the event counts" if counted else f"{part.of} of the event"
+        kept = f", where {part.where}" if part.where else ""
+        source = None if counted else self.columns().get(part.of)
+        pii = source.pii if source else Pii.NONE
+        return Measure(part, Column(name, kind, f"{what}{kept}: for {name}", pii=pii))
 
     def _column(self, part: Aggregation, window: Window | Recent | None) -> Column:
         source = (
@@ -545,15 +590,34 @@ def feature_table(
     references: tuple[Reference, ...] = (),
     rules: tuple[Rule, ...] = (),
     max_quarantine_share: float = 0.05,
+    at: At = At.MIDNIGHTS,
 ) -> Table:
-    """The contract of `gold.<name>`: `key`, `event_timestamp`, then one column per aggregation and window.
+    """The contract of `gold.<name>`: `key`, `event_timestamp`, then one column per aggregation and window, or with
+    At.INSTANTS, what each event gives to each aggregation.
 
     ContractError for a declaration that cannot be computed.
     """
-    declared = Aggregates(events, key, aggregations, joined, prepared)
+    declared = Aggregates(events, key, aggregations, joined, prepared, at)
     for problem in problems(declared):
         raise ContractError(f"gold.{name}: {problem}")
     keys = tuple(column.name for column in key)
+    if at == At.INSTANTS:
+        return Table(
+            layer=Layer.GOLD,
+            name=name,
+            doc=doc,
+            grain=grain or f"one row per {' and '.join(keys)} and event",
+            owner=owner,
+            freshness=freshness,
+            columns=_columns_of_instants(declared),
+            key=tuple(dict.fromkeys((*keys, *events.key))),
+            time_column=EVENT_TIMESTAMP.name,
+            references=references,
+            rules=rules,
+            inputs=tuple(dict.fromkeys((events.qualified, *(join.table.qualified for join in joined)))),
+            max_quarantine_share=max_quarantine_share,
+            aggregates=declared,
+        )
     return Table(
         layer=Layer.GOLD,
         name=name,
@@ -572,6 +636,31 @@ def feature_table(
     )
 
 
+def entity_columns(table: Table) -> tuple[Column, ...]:
+    """The columns of a gold table that name whom its features are about."""
+    if table.aggregates:
+        return table.aggregates.key
+    return tuple(table.column(name) for name in table.key if name != EVENT_TIMESTAMP.name)
+
+
+def served_columns(table: Table) -> tuple[Column, ...]:
+    """The columns of a gold table's view, entities included: the table's own, or for a table of instants what is
+    computed from its events.
+    """
+    if table.aggregates and table.aggregates.at == At.INSTANTS:
+        return (*table.aggregates.key, *(column for _, _, column in table.aggregates.features()))
+    return tuple(column for column in table.columns if column.name != EVENT_TIMESTAMP.name)
+
+
+def _columns_of_instants(declared: Aggregates) -> tuple[Column, ...]:
+    """The keys, what identifies the event, its instant, and its measures."""
+    keys = {column.name: column for column in declared.key}
+    identity = [declared.events.column(name) for name in declared.events.key if name not in keys]
+    measures = [measure.column for of_part in declared.measures() for measure in of_part if measure.column]
+    plain = [replace(column, source=None) for column in identity]
+    return (*keys.values(), *plain, replace(EVENT_TIMESTAMP, doc="Instant of the event"), *measures)
+
+
 def problems(declared: Aggregates) -> Iterator[str]:
     """What is wrong with a declaration, each with its remedy."""
     yield from _problems_of_events(declared)
@@ -581,6 +670,19 @@ def problems(declared: Aggregates) -> Iterator[str]:
         yield f"two features are called {duplicate}. Rename one of the aggregations"
     for part in declared.aggregations:
         yield from _problems_of_aggregation(declared, part)
+    if declared.at == At.INSTANTS:
+        yield from _problems_of_measures(declared)
+
+
+def _problems_of_measures(declared: Aggregates) -> Iterator[str]:
+    """A table of instants has a column of each aggregation's name, beside those of its keys and events."""
+    taken = {*(column.name for column in declared.key), *declared.events.key, EVENT_TIMESTAMP.name}
+    names = [part.name for part in declared.aggregations]
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            yield f"two aggregations are called {name}, and a table of instants has a column of each. Rename one"
+        elif name in taken:
+            yield f"{name} is a key of the table or of its events, and an aggregation's column. Rename the aggregation"
 
 
 def _problems_of_events(declared: Aggregates) -> Iterator[str]:
@@ -674,11 +776,13 @@ def _problems_of_aggregation(declared: Aggregates, part: Aggregation) -> Iterato
     for window in part.windows:
         if isinstance(window, Recent) and not part.recent:
             yield f"{part.name}: before_latest is for Count, First and Decayed"
-        if isinstance(window, Window) and window.length % DAY:
+        if isinstance(window, Window) and window.length % DAY and declared.at == At.MIDNIGHTS:
             yield (
-                f"{part.name}: a window of {window.label} is for streams, and a batch has midnights only. Give whole"
-                " days"
+                f"{part.name}: a window of {window.label} needs values between midnights. Give whole days, or the table"
+                " at=At.INSTANTS"
             )
+        if isinstance(window, Recent) and declared.at == At.INSTANTS:
+            yield f"{part.name}: before_latest counts whole days. Leave out at=At.INSTANTS, or give another window"
         if isinstance(window, Window) and isinstance(part, Decayed):
             yield f"{part.name}: Decayed counts back from the newest event. Give windows=before_latest(365)"
     if len([window for window in part.windows if isinstance(window, Recent)]) > 1:
@@ -709,6 +813,11 @@ def _problems_of_value(declared: Aggregates, part: Aggregation, value: Aggregati
     except ContractError as error:
         yield str(error)
         return
+    if declared.at == At.INSTANTS and isinstance(value_type, DecimalType) and value_type.precision > INSTANT_DIGITS:
+        yield (
+            f"{part.name}: {value_type.spark} has more than {INSTANT_DIGITS} digits, which the online store keeps of an"
+            f" event. Give `type`, such as type=decimal({INSTANT_DIGITS}, {value_type.scale})"
+        )
     if isinstance(value, (Sum, Mean)) and value_type != LONG and not isinstance(value_type, DecimalType):
         yield (
             f"{part.name}: a sum of {value_type.spark} depends on the order of its terms, so training and serving would"

@@ -17,7 +17,7 @@ from pathlib import Path
 import duckdb
 
 from contracts import catalog
-from contracts.aggregations import Aggregates, Aggregation, Ratio
+from contracts.aggregations import Aggregates, Aggregation, At, Ratio, entity_columns, served_columns
 from contracts.model import DATE, LONG, Column, ContractError, Layer, Load, Table
 from contracts.project import ENGINE, FILE, Project, ProjectError
 
@@ -324,29 +324,31 @@ class _TableCheck:
                     " followed",
                     name,
                 )
-        if not table.key or table.key[-1] != "event_timestamp" or "event_timestamp" not in table.column_names:
+        is_of_instants = bool(table.aggregates and table.aggregates.at == At.INSTANTS)
+        if not is_of_instants and (not table.key or table.key[-1] != "event_timestamp"):
             yield self._problem(
                 'its key is (..., "event_timestamp"): entity columns, then the midnight at which a row becomes'
                 " knowable",
                 "key",
             )
-        for column in table.columns:
-            if column.type == DATE and column.name not in table.key:
+        entities = {column.name for column in entity_columns(table)}
+        for column in served_columns(table):
+            if column.type == DATE and column.name not in entities:
                 yield self._problem(
                     f"the feature {column.name} is a date, which Feast cannot serve. Make it a timestamp, such as"
                     f" Latest({column.name!r}, 'CAST(day AS timestamp)', type=TIMESTAMP)",
                     column.name,
                 )
-        entities = [name for name in table.key if name != "event_timestamp"]
         for other in self.tables.values():
             if other.layer != Layer.GOLD or other.qualified >= table.qualified:
                 continue
-            for name in entities:
-                if name in other.key and other.column(name).type != table.column(name).type:
+            types = {column.name: column.type for column in entity_columns(other)}
+            for column in entity_columns(table):
+                if types.get(column.name, column.type) != column.type:
                     yield self._problem(
-                        f"its key {name} is {table.column(name).type.spark}, and that of {other.qualified} is"
-                        f" {other.column(name).type.spark}",
-                        name,
+                        f"its key {column.name} is {column.type.spark}, and that of {other.qualified} is"
+                        f" {types[column.name].spark}",
+                        column.name,
                     )
 
     def _aggregates(self, declared: Aggregates) -> Iterator[Problem]:

@@ -1,6 +1,6 @@
 """Columns that the engine adds: AUDIT_COLUMNS to bronze tables, EVENT_TIMESTAMP to gold tables."""
 
-from contracts.model import DATE, STRING, TIMESTAMP, Column, Rule
+from contracts.model import DATE, LONG, STRING, TIMESTAMP, Column, Rule
 
 AUDIT_COLUMNS = (
     Column("_file", STRING, "Landed file the row came from, relative to the landing zone", required=True),
@@ -17,6 +17,11 @@ AUDIT_COLUMNS = (
 
 `_loaded_at` grows with each load of the table, even if the clock is set back: it orders deliveries.
 """
+STREAM_COLUMNS = (
+    Column("_partition", LONG, "Partition of the topic, for a row that came as a message"),
+    Column("_offset", LONG, "Offset in that partition", minimum=0),
+)
+"""Added to each row of a table with a topic. Topic, partition and offset name one message."""
 EVENT_TIMESTAMP = Column("event_timestamp", TIMESTAMP, "Midnight at which the row becomes knowable", required=True)
 AT_MIDNIGHT = Rule(
     "at_midnight", "event_timestamp = CAST(event_timestamp AS DATE)", "event_timestamp is not a midnight"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from contracts.aggregations import Aggregates
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 WINDOW = re.compile(r"\bover\s*\(", re.IGNORECASE)
 """A window function in SQL."""
 
@@ -57,6 +58,23 @@ class Pii(StrEnum):
     """Identifies a person to whoever holds the key table."""
     QUASI = "quasi-identifier"
     """Narrows down a person together with other columns."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A Kafka topic whose messages are rows of a bronze table, beside its landed files or in place of them.
+
+    A message's value is a JSON object with the columns as fields, under the names that landed files have. Fields that
+    the contract lacks are ignored; a missing field is NULL.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not TOPIC.fullmatch(self.name) or self.name in (".", ".."):
+            raise ContractError(
+                f"topic {self.name!r}: Kafka's names are up to 249 letters, digits, dots, underscores and hyphens"
+            )
 
 
 class Load(StrEnum):
@@ -242,6 +260,7 @@ class Table:
     max_quarantine_share: float = 0.05
     history: timedelta | None = None
     aggregates: Aggregates | None = None
+    topic: Topic | None = None
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]

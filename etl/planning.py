@@ -14,6 +14,7 @@ from operator import and_
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from contracts import catalog
+from contracts.aggregations import At
 from contracts.interval import DAY, Interval, merged
 from contracts.model import DATE, LONG, TIMESTAMP, Layer, Load, Table
 from contracts.report import RowAccount
@@ -162,9 +163,14 @@ def _all_days(inputs: Inputs) -> Days:
 
 
 def _plan_gold(common: Plan, inputs: Inputs, changed: Changes) -> Plan:
-    """Plan the midnights that look back on a changed day, up to the horizon."""
+    """Plan the midnights that look back on a changed day, up to the horizon; in a table of instants, the changed days
+    of events.
+    """
     look_back, horizon = reach(common.table), _horizon(common)
     days = None if common.whole else _changed_event_days(common, inputs, changed)
+    if common.table.aggregates and common.table.aggregates.at == At.INSTANTS:
+        known = _all_days({name: inputs[name] for name in drivers(common.table)})
+        return replace(common, whole=days is None, days=known if days is None else merged(days), horizon=horizon)
     if days is None:
         common = replace(common, whole=True)
         known = _all_days({name: inputs[name] for name in drivers(common.table)})

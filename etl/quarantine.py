@@ -80,9 +80,12 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def _predicate(staged: Staged) -> str:
-    """The SQL condition for the quarantined rows that this run replaces."""
+    """The SQL condition for the quarantined rows that this run replaces: those of its files, messages or days."""
     layer = f"layer = '{staged.table.layer}'"
     if staged.table.layer == Layer.BRONZE:
+        if staged.spans:
+            within = " OR ".join(f"(file >= '{first}' AND file <= '{last}')" for first, last in staged.spans)
+            return f"{layer} AND ({within})"
         names = ", ".join("'" + name.replace("'", "''") + "'" for name in staged.files)
         return f"{layer} AND file IN ({names or chr(39) * 2})"
     if staged.plan.whole or not staged.table.time_column:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,16 +10,20 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from contracts import catalog
+from contracts.aggregations import At
 from contracts.interval import Interval, days_of, merged
 from contracts.model import DATE, LONG, Layer, Load, Table
 from contracts.report import RowAccount
 from etl import staged, table_reader
+from etl.bronze import stream
 from etl.bronze.load import Loaded, load
 from etl.deduplicate import count_keys, deduplicate, keys_are_unique, passes_critical_checks
-from etl.gold import aggregate, dependencies, windows
+from etl.gold import aggregate, dependencies, instants, windows
 from etl.gold.dependencies import read_days
 from etl.planning import Plan, drivers, reach
 from etl.silver import PROVENANCE, select
+from etl.sources.messages import Message
+from etl.sources.offsets import Begin
 from etl.staged import Staged, count_rows, new_folder, write, write_by_month
 from etl.transforms import StageError, ensure_columns, has_transform, transform
 from lake import delta, storage
@@ -56,6 +61,23 @@ def stage_rows(planned: Plan, rows: pa.Table, rows_in: int) -> Staged:
         pq.write_table(rows, output, compression="zstd")
     keys = rows.group_by([*table.key]).aggregate([]).num_rows if table.key else None
     return Staged(planned, folder, rows_in, count_rows(folder), 0, distinct_keys=keys)
+
+
+def stage_messages(planned: Plan, batch: Sequence[Message], identity: int, begin: Mapping[int, Begin]) -> Staged:
+    """Stage the messages of a topic that the bronze table has not read; see `etl.bronze.stream.load`."""
+    folder = new_folder(planned.table)
+    loaded = stream.load(planned.table, batch, folder, identity, begin)
+    return Staged(
+        planned,
+        folder,
+        loaded.rows_in,
+        loaded.staged,
+        0,
+        rejected=loaded.rejected,
+        changed_days=loaded.changed_days,
+        transactions=loaded.transactions,
+        spans=loaded.spans,
+    )
 
 
 def _stage_bronze(planned: Plan, folder: Path) -> Staged:
@@ -205,6 +227,8 @@ def _features(planned: Plan) -> DataFrame:
             if planned.whole
             else dependencies.history(table, planned.days, versions)
         )
+        if table.aggregates.at == At.INSTANTS:
+            return instants.rows(table, table.aggregates, inputs, prepare)
         return aggregate.features(table, planned.days, inputs, prepare)
     needed = merged(windows.history_for(span, reach(table)) for span in planned.days)
     by_day = () if planned.whole else drivers(table)

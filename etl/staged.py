@@ -39,6 +39,10 @@ class Staged:
     rejected: list[Rejected] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     changed_days: tuple[Interval, ...] = ()
+    transactions: dict[str, int] = field(default_factory=dict)
+    """Delta application transactions to commit with the rows: how far a topic was read (see `etl.sources.offsets`)."""
+    spans: tuple[tuple[str, str], ...] = ()
+    """The first and last name of the messages of each partition, where there are messages instead of files."""
 
     @property
     def table(self) -> Table:

@@ -7,9 +7,9 @@ its docstring in `contracts.aggregations`. So errors in windows, increments and 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from contracts.aggregations import (
@@ -17,6 +17,7 @@ from contracts.aggregations import (
     Aggregates,
     Aggregation,
     AsOf,
+    At,
     Count,
     Decayed,
     Dimension,
@@ -44,6 +45,9 @@ Prepared = Any
 """`Callable[[DuckDBPyConnection, str], DuckDBPyRelation]`, a `DuckDBPyRelation`, or a `pyarrow.Table`."""
 Key = tuple[Any, ...]
 Row = dict[str, Any]
+Values = Callable[[Sequence[tuple[Key, datetime]]], Mapping[tuple[Key, datetime], Row]]
+"""The features of keys at instants; no entry for a key without an event before."""
+A_MOMENT = timedelta(microseconds=1)
 
 NO_ROW = "no row"
 """Stands for the value at a key and instant without a row."""
@@ -88,6 +92,7 @@ def verify(
     seed: int,
     prepared: Prepared = None,
     until: date | None = None,
+    values: Values | None = None,
 ) -> Verification:
     """Compute the features of `sample` random keys at a few midnights each, and compare them with the table's rows.
 
@@ -103,7 +108,11 @@ def verify(
       input under its name, such as `silver.promotions`. Written in SQL, the callable verifies the transform as well.
     - prepared rows: an Arrow table or a DuckDB relation. They are trusted: errors of the transform are not found.
 
-    VerifyError where `prepared` is missing, or a table was never published.
+    The instants of a table of instants are others: random ones, those of events and those at which an event leaves a
+    window, and a microsecond later. The table holds only the events; `values` computes features from them as the
+    offline store does.
+
+    VerifyError where `prepared` or `values` is missing, or a table was never published.
     """
     declared = _declared(table)
     with _connection() as connection:
@@ -116,8 +125,18 @@ def verify(
             connection, declared, events, sample, random.Random(seed), end or _last_midnight(connection, table)
         )
         expected = counted(connection, declared, events, samples)
-        found = _rows_at(connection, table, samples)
+        found = (
+            _rows_at(connection, table, samples) if declared.at == At.MIDNIGHTS else _computed(table, samples, values)
+        )
     return _compare(table, samples, expected, found)
+
+
+def _computed(
+    table: Table, samples: Sequence[tuple[Key, datetime]], values: Values | None
+) -> Mapping[tuple[Key, datetime], Row]:
+    if values is None:
+        raise VerifyError(f"{table.qualified} has values at instants. Pass `values`, which computes them")
+    return values(samples)
 
 
 def _declared(table: Table) -> Aggregates:
@@ -289,11 +308,44 @@ def _draw_samples(
         return []
     keys = connection.execute(f"SELECT DISTINCT {names} FROM {events} WHERE {known} ORDER BY {names}").fetchall()
     chosen = rng.sample(keys, min(sample, len(keys)))
+    if declared.at == At.INSTANTS:
+        return _draw_instants(connection, declared, events, chosen, rng, end)
     days = _event_days(connection, declared, events, chosen)
     samples = {
         (key, day) for key in chosen for day in _days_of(declared, days[key], rng, first, end) if first <= day <= end
     }
     return [(key, midnight(day)) for key, day in sorted(samples)]
+
+
+def _draw_instants(
+    connection: duckdb.DuckDBPyConnection,
+    declared: Aggregates,
+    events: str,
+    keys: Sequence[Key],
+    rng: random.Random,
+    end: date,
+) -> list[tuple[Key, datetime]]:
+    """Keys and instants up to `end`, sorted; see `verify`."""
+    lengths = {window.length for part in declared.aggregations for window in part.windows if isinstance(window, Window)}
+    horizon, samples = midnight(end), set()
+    for key, instants in _event_instants(connection, declared, events, keys).items():
+        first, event = instants[0], rng.choice(instants)
+        drawn = [first + rng.random() * (horizon - first), first, event, *(event + length for length in lengths)]
+        samples |= {(key, at + shift) for at in drawn for shift in (timedelta(0), A_MOMENT) if at + shift <= horizon}
+        samples.add((key, horizon))
+    return sorted(samples)
+
+
+def _event_instants(
+    connection: duckdb.DuckDBPyConnection, declared: Aggregates, events: str, keys: Sequence[Key]
+) -> dict[Key, list[datetime]]:
+    """The sorted instants of the events of each of these keys."""
+    _register_samples(connection, declared, [(key, datetime.min) for key in keys])
+    same = " AND ".join(f"e.{identifier(column.name)} = a._k{n}" for n, column in enumerate(declared.key))
+    rows = connection.execute(
+        f"SELECT _sample, list(_at ORDER BY _at) FROM {SAMPLES} a JOIN {events} e ON {same} GROUP BY _sample"
+    )
+    return {keys[row[0]]: [at.replace(tzinfo=UTC) for at in row[1]] for row in rows.fetchall()}
 
 
 def _days_of(declared: Aggregates, days: list[date], rng: random.Random, first: date, end: date) -> Iterator[date]:

@@ -12,10 +12,11 @@ from feast import Entity, FeatureService, FeatureView, Field, OnDemandFeatureVie
 from feast.types import Float64, UnixTimestamp
 
 from contracts import catalog, project
-from contracts.columns import EVENT_TIMESTAMP
+from contracts.aggregations import entity_columns, served_columns
 from contracts.model import Column, Layer, Pii, Table
 from contracts.project import Project
 from features import type_mapping
+from features.instants import declaration
 from features.source import GoldTable
 
 REQUEST_TIME = "request_time"
@@ -110,7 +111,7 @@ def _entity(_: Project, name: str) -> Entity:
 
 
 def _keys(table: Table) -> list[str]:
-    return [name for name in table.key if name != EVENT_TIMESTAMP.name]
+    return [column.name for column in entity_columns(table)]
 
 
 def entity(column: Column) -> Entity:
@@ -134,13 +135,17 @@ def feature_view(table: Table, entities: Sequence[Entity]) -> FeatureView:
     return FeatureView(
         name=table.name,
         entities=list(entities),
-        schema=[_field(column) for column in table.columns if column.name != "event_timestamp"],
+        schema=[_field(column) for column in served_columns(table)],
         source=source,
         ttl=timedelta(0),
         online=True,
         description=table.doc,
         owner=table.owner,
-        tags={"table": table.qualified, "freshness_hours": f"{table.freshness.total_seconds() / 3600:g}"},
+        tags={
+            "table": table.qualified,
+            "freshness_hours": f"{table.freshness.total_seconds() / 3600:g}",
+            **declaration.tags(table),
+        },
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, datetime
 from pathlib import Path
@@ -167,10 +167,12 @@ def publish(
     base: int | None,
     replace: Sequence[Interval] = (),
     whole: bool = False,
+    transactions: Mapping[str, int] | None = None,
 ) -> int:
     """Commit the staged files and return the version that holds them.
 
-    `replace` names the days whose old rows are removed; `whole` removes all; with neither, rows are appended. `base` is
+    `replace` names the days whose old rows are removed; `whole` removes all; with neither, rows are appended.
+    `transactions` are application transactions, id -> version, of the same commit. `base` is
     the version that the rows were computed from (None for a new table): PublishError when the table has a newer one,
     and nothing is written. The caller holds the table's lock.
     """
@@ -180,7 +182,7 @@ def publish(
     partly_replaced = [file for file, partly in removed if partly]
     if partly_replaced:
         added += _rewrite_kept_rows(contract, partly_replaced, replace)
-    _commit(table, contract, added, [file for file, _ in removed], metadata)
+    _commit(table, contract, added, [file for file, _ in removed], metadata, transactions or {})
     return finish_commit(contract, table)
 
 
@@ -340,9 +342,14 @@ def _json_value(value: Any) -> Any:
 
 
 def _commit(
-    table: DeltaTable, contract: Table, added: list[Any], removed: list[dict[str, Any]], metadata: CommitMetadata
+    table: DeltaTable,
+    contract: Table,
+    added: list[Any],
+    removed: list[dict[str, Any]],
+    metadata: CommitMetadata,
+    transactions: Mapping[str, int],
 ) -> None:
-    from deltalake import CommitProperties
+    from deltalake import CommitProperties, Transaction
     from deltalake.exceptions import CommitFailedError
     from deltalake.transaction import RemoveAction
 
@@ -353,7 +360,10 @@ def _commit(
     ]
     properties = CommitProperties(
         custom_metadata={METADATA_KEY: metadata.to_json()},
-        app_transactions=fence_transactions(table),
+        app_transactions=[
+            *fence_transactions(table),
+            *(Transaction(name, version) for name, version in transactions.items()),
+        ],
         max_commit_retries=0,
     )
     try:

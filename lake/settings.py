@@ -32,6 +32,7 @@ from lake.defaults import (
     SPARK_PROFILE,
     START_SECONDS,
     STOP_SECONDS,
+    STREAM_SECONDS,
     Counter,
     SettingError,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "SPARK_PROFILE",
     "START_SECONDS",
     "STOP_SECONDS",
+    "STREAM_SECONDS",
     "SettingError",
 ]
 
@@ -152,6 +154,22 @@ def registry() -> str:
     Empty (default): a file in the home.
     """
     return secret_files.get("MILLRACE_REGISTRY") or ""
+
+
+def kafka() -> str:
+    """`MILLRACE_KAFKA`: the brokers, `host:port,host:port`; empty without."""
+    return ",".join(_value("MILLRACE_KAFKA", cast("tuple[str, ...]", ())))
+
+
+def kafka_conf() -> dict[str, str]:
+    """`MILLRACE_KAFKA_CONF`: more settings of Kafka clients. It may hold passwords."""
+    text = secret_files.get("MILLRACE_KAFKA_CONF")
+    return dict(parse("MILLRACE_KAFKA_CONF", text)) if text else {}
+
+
+def stream_seconds() -> float:
+    """`MILLRACE_STREAM_SECONDS`: how long messages are collected before they are committed to bronze."""
+    return float(_value("MILLRACE_STREAM_SECONDS", STREAM_SECONDS))
 
 
 def spark_memory() -> str | None:

@@ -60,6 +60,13 @@ def _pairs(text: Any) -> Any:
     return tuple(tuple(word.split("=", 1)) for word in _words(text)) if isinstance(text, str) else text
 
 
+def _pairs_or_lines(text: Any) -> Any:
+    """`_pairs`, or one pair a line: a value with a comma needs a line of its own."""
+    if not isinstance(text, str) or "\n" not in text:
+        return _pairs(text)
+    return tuple(tuple(line.strip().split("=", 1)) for line in text.splitlines() if line.strip())
+
+
 def _mask_values(text: str) -> str:
     """`spark.a=1,spark.b=2` as `spark.a=***,spark.b=***`, and `***` for anything else: a comma may be a password's."""
     keys = [key for key, *_ in _pairs(text)]
@@ -138,6 +145,7 @@ Host = Annotated[str, StringConstraints(pattern=f"^(?:{defaults.HOST.pattern})$"
 Hosts = Annotated[tuple[Host, ...], NoDecode, BeforeValidator(_words)]
 Postgres = Annotated[SecretStr, AfterValidator(POSTGRES_URL)]
 Pairs = Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(_pairs)]
+Lines = Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(_pairs_or_lines)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Lake = Annotated[str, AfterValidator(_folder_or_bucket(*bucket.SCHEMES))]
 
@@ -297,6 +305,27 @@ class Features(Section):
     )
 
 
+class Streams(Section):
+    """Streams"""
+
+    kafka: Hosts = _setting(
+        (),
+        "The Kafka brokers of [topics](streams.md)",
+        "host:port, or several of them, separated by commas",
+    )
+    kafka_conf: Annotated[Lines, Field(repr=False)] = _setting(
+        (),
+        "More [settings of Kafka clients](streams.md#a-kafka-of-your-own), `key=value,key=value`, in librdkafka's"
+        " names, such as `security.protocol=SASL_SSL`",
+        "key=value pairs, separated by commas",
+    )
+    stream_seconds: Annotated[float, Field(gt=0)] = _setting(
+        defaults.STREAM_SECONDS,
+        "How long messages are collected before they are committed to bronze",
+        "a number of seconds",
+    )
+
+
 class Components(Section):
     """Airflow and the other components"""
 
@@ -393,6 +422,7 @@ class Containers(Section):
     api_server_memory: Limit = _setting("2g", "Memory limit of the api-server", LIMIT)
     scheduler_memory: Limit = _setting("8g", "Memory limit of the scheduler with its tasks", LIMIT)
     dag_processor_memory: Limit = _setting("1g", "Memory limit of the dag-processor", LIMIT)
+    lake_writer_memory: Limit = _setting("2g", "Memory limit of the lake writer", LIMIT)
     triggerer_memory: Limit = _setting("1g", "Memory limit of the triggerer", LIMIT)
     features_memory: Limit = _setting("1g", "Memory limit of a feature server", LIMIT)
     docker_home: Path | None = _setting(
@@ -414,7 +444,7 @@ class Development(Section):
     openlineage_spec: Path | None = _setting(None, "The `spec` folder of an OpenLineage checkout, to check events by")
 
 
-SECTIONS: tuple[type[Section], ...] = (Paths, Engine, Features, Components, Containers, Development)
+SECTIONS: tuple[type[Section], ...] = (Paths, Engine, Features, Streams, Components, Containers, Development)
 OF_A_RUN: tuple[type[Section], ...] = (Paths, Engine, Features)
 """Sections whose values a run depends on."""
 
@@ -446,7 +476,7 @@ class Variable:
     @property
     def holds_pairs(self) -> bool:
         """Whether its value is `key=value` pairs, of which any value may be a secret."""
-        return self.field == "spark_conf"
+        return self.field in ("spark_conf", "kafka_conf")
 
     @property
     def is_internal(self) -> bool:

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from contracts import catalog
-from contracts.aggregations import Aggregates, Aggregation, Dimension, MappedInTime, Ratio
+from contracts.aggregations import (
+    Aggregates,
+    Aggregation,
+    At,
+    Dimension,
+    MappedInTime,
+    Ratio,
+    served_columns,
+)
 from contracts.columns import AUDIT_COLUMNS, EVENT_TIMESTAMP
 from contracts.expressions import identifiers
 from contracts.model import Column, ContractError, Layer, Table
@@ -59,17 +67,43 @@ def sources_of(table: Table) -> dict[str, tuple[Source, ...]]:
     return {name: tuple(dict.fromkeys(parts)) for name, parts in found.items() if parts}
 
 
+def view_columns(table: Table) -> tuple[Column, ...]:
+    """The columns that the view of a gold table serves."""
+    is_of_instants = table.aggregates is not None and table.aggregates.at == At.INSTANTS
+    return served_columns(table) if is_of_instants else table.columns
+
+
+def sources_of_view(table: Table) -> dict[str, tuple[Source, ...]]:
+    """Column of a gold table's view -> its sources in the table."""
+    declared = table.aggregates
+    if declared is None or declared.at == At.MIDNIGHTS:
+        return {name: (Source(table.qualified, name, Use.IDENTITY),) for name in table.column_names}
+    keys = tuple(Source(table.qualified, column.name, Use.GROUP_BY) for column in declared.key)
+    found: dict[str, tuple[Source, ...]] = {
+        column.name: (Source(table.qualified, column.name, Use.IDENTITY),) for column in declared.key
+    }
+    for part, of_part in zip(declared.aggregations, declared.measures(), strict=True):
+        read = [measure.column.name for measure in of_part if measure.column]
+        direct = tuple(Source(table.qualified, name, Use.AGGREGATION) for name in read)
+        window = Source(table.qualified, EVENT_TIMESTAMP.name, Use.WINDOW)
+        found |= {part.feature(length): (*direct, *keys, window) for length in part.windows or (None,)}
+    return found
+
+
 def trace(table: Table, column: str) -> Iterator[tuple[int, str, Source]]:
-    """Each step from a column back to the landed fields, depth first: (depth, `table.column`, source).
+    """Each step from a column, or a feature that is computed from it, back to the landed fields, depth first: (depth,
+    `table.column`, source).
 
     ContractError for a column that the table does not have. A source is followed once, however often it is used.
     """
-    if column not in table.column_names:
-        raise ContractError(f"{table.qualified} has no column {column}; it has {', '.join(table.column_names)}")
+    names = dict.fromkeys((*table.column_names, *(served.name for served in view_columns(table))))
+    if column not in names:
+        raise ContractError(f"{table.qualified} has no column {column}; it has {', '.join(names)}")
     seen: set[tuple[str, str]] = set()
 
     def follow(current: Table, name: str, depth: int) -> Iterator[tuple[int, str, Source]]:
-        for source in sources_of(current).get(name, ()):
+        known = sources_of(current) if name in current.column_names else sources_of_view(current)
+        for source in known.get(name, ()):
             yield depth, f"{current.qualified}.{name}", source
             step = (source.table, source.column)
             if not source.table.startswith(f"{LANDING}.") and step not in seen:
@@ -112,6 +146,15 @@ def _of_features(table: Table, declared: Aggregates) -> dict[str, list[Source]]:
     time = declared.time_column
     found = {column.name: _value(declared, column.name, Use.IDENTITY) for column in declared.key}
     found[EVENT_TIMESTAMP.name] = _value(declared, time, Use.TRANSFORMATION)
+    if declared.at == At.INSTANTS:
+        found |= {name: _value(declared, name, Use.IDENTITY) for name in table.key}
+        found |= {
+            measure.column.name: [*_of_aggregation(declared, measure.part)]
+            for of_part in declared.measures()
+            for measure in of_part
+            if measure.column
+        }
+        return {name: found[name] for name in table.column_names}
     for part, _, column in declared.features():
         direct = [*_of_aggregation(declared, part)]
         keys = [source for key in declared.key for source in _value(declared, key.name, Use.GROUP_BY)]

@@ -47,7 +47,7 @@ from contracts.interval import Interval, midnight
 from contracts.model import Column, Pii, Severity, Table
 from contracts.report import CheckResult, RowAccount, TableReport
 from lineage import naming
-from lineage.columns import LANDING, Source, Use, sources_of
+from lineage.columns import LANDING, Source, Use, sources_of, sources_of_view, view_columns
 from lineage.naming import Name
 
 PRODUCER = "urn:millrace:lineage:1"
@@ -146,7 +146,7 @@ def of_delta(qualified: str, version: int | None = None) -> dict[str, Any]:
 
 def of_view(table: Table) -> dict[str, Any]:
     """The facets of what an online store serves from a gold table: no source or storage, which depend on the store."""
-    facets = of_table(table)
+    facets = {**of_table(table), "schema": schema(view_columns(table))}
     return {name: facets[name] for name in ("schema", "documentation", "ownership", "tags") if name in facets}
 
 
@@ -175,8 +175,8 @@ def column_lineage(table: Table) -> dict[str, Any]:
 
 
 def column_lineage_of_view(table: Table) -> dict[str, Any]:
-    """A view serves the gold table's newest row of each key, column by column."""
-    return _column_lineage({name: [Source(table.qualified, name, Use.IDENTITY)] for name in table.column_names})
+    """A view serves the gold table's newest row of each key, column by column, or computes features from its rows."""
+    return _column_lineage(sources_of_view(table))
 
 
 def _column_lineage(sources: Mapping[str, Iterable[Source]]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from millrace import (
     run_ids,
     settings_cli,
     show,
+    stream_cli,
     training_cli,
 )
 
@@ -102,6 +103,7 @@ def build_app(own: bool = True) -> typer.Typer:
     for command in (sample, run, serve, compare, migrate, tables, profile, optimize, vacuum):
         app.command()(command)
     app.add_typer(training_cli.app, name="training-set")
+    app.add_typer(stream_cli.app, name="stream")
     components_cli.add(app)
     project_cli.add(app)
     settings_cli.add(app)
@@ -202,6 +204,7 @@ def serve(
     The newest one, or with --release an older one, to go back.
     """
     settings_cli.warn_of_unknown()
+    pipeline.ensure_project()
     show.console().print(show.views(pipeline.serve(release, fresh=fresh)))
 
 

@@ -31,7 +31,7 @@ from lake.settings import SettingError
 from millrace import components, environment, health, memory
 from millrace.components import Component
 
-Name = Literal["api-server", "scheduler", "dag-processor", "triggerer", "features", "engine"]
+Name = Literal["api-server", "scheduler", "dag-processor", "triggerer", "features", "engine", "lake-writer"]
 NAMES: tuple[Name, ...] = get_args(Name)
 PR_SET_PDEATHSIG = 1
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
@@ -85,6 +85,10 @@ def main(name: str) -> int:
         secret_files.load()  # the engine's image runs this module directly, without `start`
         if name == "engine":
             return _engine()
+        if name == "lake-writer":
+            from millrace import lake_writer
+
+            return lake_writer.run()
         if name == "api-server":  # it handles signals itself, and serves /api/v2/monitor/health
             components.import_airflow()
             _wait_for_tables()

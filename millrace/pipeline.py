@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     from contracts.check import Problem
     from etl.planning import Plan
+    from etl.sources.messages import Message
+    from etl.sources.offsets import Begin
     from etl.staged import Staged
     from expectations.audit import Audit
     from expectations.brute_force import Verification
@@ -92,14 +95,25 @@ def check_interval(start: str | None, end: str | None, *, scheduled: bool = Fals
 
     interval = Interval.parse(start, end)
     table_reader.check_format()
-    landed = landing.coverage(catalog.tables(Layer.BRONZE))
-    last = landed.end + (catalog.longest_window() + 1) * DAY
-    if not scheduled and (interval.start < landed.start or interval.start >= last or interval.end > last):
+    streamed = _streamed_days()
+    known = landing.coverage(catalog.tables(Layer.BRONZE), streamed)
+    last = known.end + (catalog.longest_window() + 1) * DAY
+    if not scheduled and (interval.start < known.start or interval.start >= last or interval.end > last):
+        what = "files and messages have come" if streamed else "files have landed"
         raise IntervalError(
-            f"{interval} lies outside the data: files have landed for {landed}, and windows are empty from {last} on."
-            f" Give start and end within [{landed.start}, {last})"
+            f"{interval} lies outside the data: {what} for {known}, and windows are empty from {last} on."
+            f" Give start and end within [{known.start}, {last})"
         )
     return interval
+
+
+def _streamed_days() -> list[Interval]:
+    """From the first to the last day of each bronze table that has a topic and rows."""
+    from lake import delta
+
+    streamed = [table for table in catalog.tables(Layer.BRONZE) if table.topic]
+    opened = [(table, delta.open_table(table.qualified)) for table in streamed]
+    return [span for table, published in opened if published and (span := delta.extent(published, table))]
 
 
 def project_problems(services: bool = True) -> list[Problem]:
@@ -152,13 +166,20 @@ def verify(name: str, sample: int, seed: int = 0) -> Verification:
             f" events) in {path}"
         )
     try:
-        return brute_force.verify(table, pinned.tables, sample, seed, prepare)
+        return brute_force.verify(table, pinned.tables, sample, seed, prepare, values=partial(_values, table, pinned))
     except duckdb.Error as error:
         message = str(error).splitlines()[0].rstrip(".")
         raise RunError(
             f"{name} cannot be verified: {message}. If its declaration changed since release {pinned.number}, run an"
             " interval first: millrace run"
         ) from error
+
+
+def _values(table: Table, pinned: Release, samples: Sequence[Any]) -> Mapping[Any, dict[str, Any]]:
+    """The values of a table of instants, as a training set has them."""
+    from features.instants import values
+
+    return values.at(table, pinned, samples)
 
 
 def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None = None) -> TableReport:
@@ -198,6 +219,73 @@ def _build(
             report = _execute(planned, stage, run_id, on_checks=lambda checks: setattr(recording, "checks", checks))
             recording.report = report
             return report
+
+
+def append_messages(
+    table: Table, batch: Sequence[Message], run_id: str, identity: int, begin: Mapping[int, Begin]
+) -> TableReport:
+    """Publish the messages of a topic that the bronze table has not read yet, with their offsets, in one commit.
+
+    `identity` is that of the topic, `begin` where the table ended when they were read.
+    """
+    from etl import table_reader
+    from etl.planning import plan
+    from etl.stage import stage_messages
+    from lake.publishing import locked
+
+    today = datetime.now(UTC).date()
+    with (
+        translate_errors(table.qualified, "the messages are read again"),
+        locked(table.qualified),
+        table_reader.holding_files(table.qualified),
+    ):
+        planned = plan(table, Interval(today, today + DAY))
+        return _execute(
+            planned, lambda planned: stage_messages(planned, batch, identity, begin), run_id, on_checks=lambda _: None
+        )
+
+
+def pass_offsets(table: Table, identity: int, passed: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+    """Commit that there are no messages from one offset to another, for the partitions that the table has read up to
+    the first. Returns their next offsets.
+    """
+    from etl.sources import messages, offsets
+    from lake import delta, publishing
+    from lake.delta import CommitMetadata
+
+    with translate_errors(table.qualified, "the messages are read again"), publishing.locked(table.qualified):
+        read = offsets.next_offsets(table, [*passed])
+        following = {partition: end for partition, (at, end) in passed.items() if read[partition] == at}
+        if following:
+            transactions = offsets.transactions(messages.topic_of(table), identity, following)
+            base = delta.version_of(table.qualified)
+            publishing.publish(table, [], CommitMetadata("stream"), base=base, transactions=transactions)
+        return following
+
+
+def skip_messages(table: Table, identity: int, ranges: Mapping[int, tuple[int, int]], run_id: str) -> dict[int, int]:
+    """Let the table read on where the messages that it reads next are gone. `ranges` has the first and the end offset
+    of each partition. Returns the partitions that now begin at their first message, with its offset.
+
+    A topic of another identity than the one that the table has read is read from its beginning.
+    """
+    from etl.sources import messages, offsets
+    from lake import delta, publishing
+    from lake.delta import CommitMetadata
+
+    with translate_errors(table.qualified, "skip again"), publishing.locked(table.qualified):
+        is_another = offsets.is_another(table, identity)
+        following = dict.fromkeys(ranges) if is_another else offsets.next_offsets(table, [*ranges])
+        skipped = {
+            partition: first
+            for partition, (first, end) in ranges.items()
+            if (at := following[partition]) is None or not first <= at <= end
+        }
+        if skipped:
+            transactions = offsets.transactions(messages.topic_of(table), identity, skipped)
+            base = delta.version_of(table.qualified)
+            publishing.publish(table, [], CommitMetadata(run_id), base=base, transactions=transactions)
+        return skipped
 
 
 def add_part(
@@ -318,12 +406,17 @@ def _execute(
     with clock.phase("stage"):
         staged = stage(planned)
     try:
-        if planned.table.layer == Layer.BRONZE and not staged.files and planned.base is not None:
+        if (
+            planned.table.layer == Layer.BRONZE
+            and not (staged.files or staged.transactions)
+            and planned.base is not None
+        ):
             return _unchanged(planned)
         with clock.phase("audit"):
             verdict = _audit(staged, run_id)
             on_checks(verdict.checks)
-            verdict.stop_if_critical(staged.rows, len(staged.rejected))
+            if not staged.transactions:  # a poison message never stops its stream
+                verdict.stop_if_critical(staged.rows, len(staged.rejected))
         with clock.phase("publish"):
             expected = RowAccount(
                 staged.rows_in,
@@ -345,7 +438,7 @@ def _execute(
 
 def _changes(staged: Staged) -> bool:
     """Whether there is something to commit. Landed files without new rows, such as copies, do not change bronze."""
-    return staged.plan.base is None or not staged.plan.appends or staged.rows > 0
+    return staged.plan.base is None or not staged.plan.appends or staged.rows > 0 or bool(staged.transactions)
 
 
 def _audit(staged: Staged, run_id: str) -> Audit:
@@ -379,12 +472,17 @@ def _publish(staged: Staged, account: RowAccount, run_id: str) -> int:
     from dataclasses import asdict
 
     from etl.commits import committer
+    from lake import publishing
     from lake.delta import CommitMetadata
 
     planned = staged.plan
     metadata = CommitMetadata(
         run_id, planned.inputs, staged.changed_days, planned.horizon, planned.code, asdict(account), planned.ids
     )
+    if staged.transactions:
+        return publishing.publish(
+            planned.table, staged.paths(), metadata, base=planned.base, transactions=staged.transactions
+        )
     whole = planned.whole or (not planned.appends and planned.table.load == Load.SNAPSHOT)
     replace = () if planned.appends else planned.days
     return committer().publish(planned.table, staged.paths(), metadata, base=planned.base, replace=replace, whole=whole)

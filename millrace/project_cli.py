@@ -101,8 +101,8 @@ def new(
 
 def verify(
     table: Annotated[str, typer.Argument(help="A table, such as gold.customer_activity.")],
-    sample: Annotated[int, typer.Option(min=1, help="Keys, each at several midnights.")] = SAMPLE,
-    seed: Annotated[int, typer.Option(help="Of the random keys and midnights.")] = 0,
+    sample: Annotated[int, typer.Option(min=1, help="Keys, each at several midnights or instants.")] = SAMPLE,
+    seed: Annotated[int, typer.Option(help="Of the random keys, midnights and instants.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print counts and differences as JSON.")] = False,
 ) -> None:
     """Recount features by brute force, and compare.
@@ -113,8 +113,10 @@ def verify(
     if as_json:
         print(json.dumps(asdict(result), indent=1, default=str))
     else:
+        declared = catalog.table(table).aggregates
         console.print(
-            f"{result.table}: {result.compared:,} values of {result.keys:,} keys at {result.instants:,} midnights"
+            f"{result.table}: {result.compared:,} values of {result.keys:,} keys at {result.instants:,}"
+            f" {declared.at if declared else 'instants'}"
             f" compared, {len(result.differences):,} differ",
             markup=False,
         )

@@ -190,7 +190,7 @@ case "$1" in
     run --no-deps --entrypoint tar demo -C /var/lib/millrace -cf - data_docs | tar -xf - --no-same-owner -C "$folder"
     echo "$folder/data_docs/site/index.html"
     ;;
-  down) compose --profile demo down --remove-orphans ;;
-  purge) compose --profile demo down --remove-orphans --volumes ;;
+  down) compose --profile demo --profile streams down --remove-orphans ;;
+  purge) compose --profile demo --profile streams down --remove-orphans --volumes ;;
   *) compose "$@" ;;
 esac

@@ -9,7 +9,7 @@ import socket
 import sys
 
 SECONDS = 8.0
-COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer", "features", "engine")
+COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer", "features", "engine", "lake-writer")
 
 
 def _target(component, live):

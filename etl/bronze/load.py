@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from contracts.columns import AUDIT_COLUMNS
+from contracts.columns import AUDIT_COLUMNS, STREAM_COLUMNS
 from contracts.interval import Interval, days_of
 from contracts.model import Table
 from etl.sources import landing
@@ -58,7 +58,7 @@ def load(table: Table, interval: Interval, stage: Path) -> Loaded:
     loaded = _known_files(table, published, interval) if published else {}
     result, new = Loaded(), []
     digests: dict[str, str] = {}
-    for file, digest in landing.digests(table, landing.files(table, interval)):
+    for file, digest in landing.digests(table, _landed(table, interval)):
         if (loaded_as := loaded.get((digest, file.day))) is None:
             loaded[digest, file.day] = file.name
             digests[file.name] = digest
@@ -68,7 +68,7 @@ def load(table: Table, interval: Interval, stage: Path) -> Loaded:
             result.files.append(file.name)
     result.rows_in = result.duplicates
     days: set[date] = set()
-    staging = Staging(table, digests, _load_time(table, published), stage)
+    staging = Staging(table, digests, load_time(table, published), stage)
     with ThreadPoolExecutor(READERS) as pool:
         for month in pool.map(lambda group: staging.month(*group), landing.months(new)):
             result.rows_in += month.rows_in
@@ -78,6 +78,13 @@ def load(table: Table, interval: Interval, stage: Path) -> Loaded:
     result.files += [file.name for file in new]
     result.changed_days = days_of(days)
     return result
+
+
+def _landed(table: Table, interval: Interval) -> list[LandedFile]:
+    """The files of the interval; none without a landing zone for a table that has a topic."""
+    if table.topic and not storage.is_folder(settings.landing()):
+        return []
+    return landing.files(table, interval)
 
 
 def _known_files(table: Table, published: DeltaTable, interval: Interval) -> dict[tuple[str, date], str]:
@@ -91,9 +98,10 @@ def _known_files(table: Table, published: DeltaTable, interval: Interval) -> dic
     files = [str(root / file["path"]) for file in delta.data_files(published, within=within)]
     if not files:
         return {}
+    of_files = " AND _offset IS NULL" if table.topic else ""
     query = (
         "SELECT max_by(_file_hash, _loaded_at), _landed_date, _file FROM read_parquet(?) WHERE _landed_date >= ? AND"
-        " _landed_date < ? GROUP BY ALL"
+        f" _landed_date < ?{of_files} GROUP BY ALL"
     )
     with storage.readable(duckdb.connect(), root) as con:
         return {
@@ -102,7 +110,7 @@ def _known_files(table: Table, published: DeltaTable, interval: Interval) -> dic
         }
 
 
-def _load_time(table: Table, published: DeltaTable | None) -> datetime:
+def load_time(table: Table, published: DeltaTable | None) -> datetime:
     """The time of this load: now, but always after all earlier loads, because it orders deliveries and the clock may be
     set back.
     """
@@ -167,6 +175,8 @@ class Staging:
             distinct = pa.array(values, arrow_type(column.type)).dictionary_encode()
             indices = distinct.indices.take(pa.array(positions))
             rows = rows.append_column(column.name, pa.DictionaryArray.from_arrays(indices, distinct.dictionary))
+        for column in STREAM_COLUMNS if self.table.topic else ():
+            rows = rows.append_column(column.name, pa.nulls(rows.num_rows, arrow_type(column.type)))
         return rows
 
 
@@ -189,9 +199,14 @@ def _row_groups(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 
 def _days(table: Table, rows: pa.Table, file: LandedFile) -> set[date]:
     """The days of the rows."""
+    if table.time_column == "_landed_date":
+        return {file.day} if rows.num_rows else set()
+    return days_in(table, rows)
+
+
+def days_in(table: Table, rows: pa.Table) -> set[date]:
+    """The days in the table's time column."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if table.time_column == "_landed_date":
-        return {file.day} if rows.num_rows else set()
     return {day for day in pc.unique(pc.cast(rows[table.time_column], pa.date32())).to_pylist() if day}

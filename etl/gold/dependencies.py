@@ -7,7 +7,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from contracts import catalog
-from contracts.aggregations import Aggregates, Dimension, Joined
+from contracts.aggregations import Aggregates, At, Dimension, Joined
 from contracts.interval import Interval, days_of, merged
 from contracts.model import DATE, LONG, Load, Table
 from etl import table_reader
@@ -112,13 +112,16 @@ def _days_of_events_with(declared: Aggregates, other: Joined, values: DataFrame,
 
 
 def history(table: Table, midnights: Sequence[Interval], versions: Versions) -> dict[str, DataFrame]:
-    """The rows of each input, by name, that decide a table's rows at these midnights. ValueError for a table without
-    aggregations.
+    """The rows of each input, by name, that decide a table's rows at these midnights, or on these days in a table of
+    instants. ValueError for a table without aggregations.
     """
     declared = table.aggregates
     if declared is None:
         raise ValueError(f"{table.qualified} declares no aggregations")
-    days = merged(windows.history_for(interval, declared.reach) for interval in midnights)
+    if declared.at == At.INSTANTS:
+        days = tuple(midnights)
+    else:
+        days = merged(windows.history_for(interval, declared.reach) for interval in midnights)
     events = read_days(declared.events.qualified, versions[declared.events.qualified], days)
     inputs = {declared.events.qualified: events}
     for other in declared.joined:

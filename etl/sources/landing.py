@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from contracts.columns import AUDIT_COLUMNS
+from contracts.columns import AUDIT_COLUMNS, STREAM_COLUMNS
 from contracts.interval import DAY, Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Table, Type
 from etl.sources import csv_lines
@@ -45,7 +45,7 @@ CACHE_BYTES = 32 << 20
 """Bytes of small objects that a load caches between hashing and reading them."""
 FEW_CELLS = 64
 """Up to this many cells, of which one does not fit, are cast one by one."""
-AUDIT_NAMES = tuple(column.name for column in AUDIT_COLUMNS)
+ADDED_NAMES = tuple(column.name for column in (*AUDIT_COLUMNS, *STREAM_COLUMNS))
 YEARS = (1900, 2199)
 """First and last year of folders and of time columns. Dates outside are placeholders (0001-01-01, 9999-12-31) or in
 the wrong unit, and must not enter date arithmetic.
@@ -296,10 +296,15 @@ def _raise_for_folder(table: Table, entry: AnyEntry) -> NoReturn:
     )
 
 
-def coverage(tables: tuple[Table, ...]) -> Interval:
-    """The days from the first to the last folder of these tables. LandingError when there is none."""
+def coverage(tables: tuple[Table, ...], streamed: Sequence[Interval] = ()) -> Interval:
+    """The days from the first to the last folder of these tables, and those that are `streamed`. LandingError when
+    there is none.
+    """
+    if streamed and not storage.is_folder(settings.landing()):
+        return Interval(min(span.start for span in streamed), max(span.end for span in streamed))
     _ensure_tables_are_spelled_right(tables)
     ends = [day for table in tables for day in _ends(table)]
+    ends += [day for span in streamed for day in (span.start, span.end - DAY)]
     if not ends:
         raise LandingError(
             f"the landing zone at {settings.landing()} is empty. Run `make sample` to land the sample, or drop files at"
@@ -349,7 +354,7 @@ def read_each(table: Table, landed: Sequence[LandedFile]) -> Iterator[tuple[Land
 
 
 def _read(table: Table, file: LandedFile, source: Source) -> Content:
-    columns = [column for column in table.columns if column.name not in AUDIT_NAMES]
+    columns = [column for column in table.columns if column.name not in ADDED_NAMES]
     raw, unreadable, total = (_read_csv if file.path.suffix == ".csv" else _read_parquet)(table, file, source, columns)
     source.ensure_unchanged()
     return _typed(
@@ -521,14 +526,7 @@ def _typed(
 ) -> Content:
     import pyarrow as pa
 
-    reasons: dict[int, list[str]] = {}
-    arrays = []
-    for column in columns:
-        values, bad = _cast(table, file, raw.column(column.name), column)
-        arrays.append(values)
-        for row, value in bad:
-            reasons.setdefault(row, []).append(f"{column.name} is {_shown(value)}, not a {_expected(table, column)}")
-    rows = pa.table(arrays, names=[column.name for column in columns])
+    rows, reasons = cast_cells(table, file, raw, columns)
     if not reasons:
         return Content(rows, tuple(unreadable), total)
     by_row = sorted(reasons.items())
@@ -538,6 +536,22 @@ def _typed(
     ]
     keep = pa.array([row not in reasons for row in range(rows.num_rows)])
     return Content(rows.filter(keep), (*unreadable, *rejected), total)
+
+
+def cast_cells(
+    table: Table, file: LandedFile, raw: pa.Table, columns: Sequence[Column]
+) -> tuple[pa.Table, dict[int, list[str]]]:
+    """The rows in the columns' types, and why some of them do not fit: row -> reasons. Such a row has NULLs."""
+    import pyarrow as pa
+
+    reasons: dict[int, list[str]] = {}
+    arrays = []
+    for column in columns:
+        values, bad = _cast(table, file, raw.column(column.name), column)
+        arrays.append(values)
+        for row, value in bad:
+            reasons.setdefault(row, []).append(f"{column.name} is {_shown(value)}, not a {_expected(table, column)}")
+    return pa.table(arrays, names=[column.name for column in columns]), reasons
 
 
 def _cast(

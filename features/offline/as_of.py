@@ -17,6 +17,7 @@ import pyarrow as pa
 from feast.feature_view import FeatureView
 
 from features import queries
+from features.instants import declaration, offline
 from features.lake_reader import LakeReader, SourceError
 from features.offline import frames, spark_join
 from features.offline.labels import JoinKey, LabelError, Labels, LabelSource
@@ -122,7 +123,8 @@ class AsOfJoin:
         result = batch.table
         self.reader.connection.register("labels", batch.joinable)
         for selection in self.requested:
-            joined = self.join(self.reader, batch, selection, _readable_source(self.reader, selection))
+            join = _join_at_instants if declaration.is_of_instants(selection.view) else self.join
+            joined = join(self.reader, batch, selection, _readable_source(self.reader, selection))
             if joined.num_rows != result.num_rows:
                 raise _row_count_error(selection.view.name, result.num_rows, joined.num_rows)
             for feature in selection.features:
@@ -150,7 +152,10 @@ def gold(source: Any) -> GoldTable:
 def _readable_source(reader: LakeReader, selection: RequestedFeatures) -> GoldTable:
     """The view's source; SourceError unless its table has all requested columns."""
     source = gold(selection.view.batch_source)
-    names = [*(key.name for key in selection.view.entity_columns), *selection.features]
+    read = selection.features
+    if declaration.is_of_instants(selection.view):
+        read = tuple(declaration.columns_of(selection.view, selection.features))
+    names = [*(key.name for key in selection.view.entity_columns), *read]
     reader.require(
         source.table,
         [*map(source.column, names), source.event_column, *([source.created_column] if source.created_column else [])],
@@ -159,9 +164,19 @@ def _readable_source(reader: LakeReader, selection: RequestedFeatures) -> GoldTa
 
 
 def _join_by_duckdb(reader: LakeReader, labels: Labels, selection: RequestedFeatures, source: GoldTable) -> pa.Table:
-    matches = reader.connection.sql(
-        queries.as_of(reader.rows(source.table), source, selection.view, selection.features)
-    ).to_arrow_table()
+    sql = queries.as_of(reader.rows(source.table), source, selection.view, selection.features)
+    return _in_order(reader, labels, selection, sql)
+
+
+def _join_at_instants(reader: LakeReader, labels: Labels, selection: RequestedFeatures, source: GoldTable) -> pa.Table:
+    """The features of a view of instants, computed by DuckDB whatever the join."""
+    sql = offline.as_of(reader.table(source.table), source, selection.view, selection.features)
+    return _in_order(reader, labels, selection, sql)
+
+
+def _in_order(reader: LakeReader, labels: Labels, selection: RequestedFeatures, sql: str) -> pa.Table:
+    """The rows of a query with `__row`, one for each label, in the labels' order."""
+    matches = reader.connection.sql(sql).to_arrow_table()
     if matches.nbytes <= MAX_TAKE_BYTES:
         return matches.take(_positions(matches["__row"], labels.joinable["__row"], selection.view.name))
     reader.connection.register("matches", matches)

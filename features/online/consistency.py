@@ -7,6 +7,7 @@ generation before it is served.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
@@ -18,6 +19,8 @@ from feast import FeatureStore, FeatureView
 
 from contracts.interval import midnight
 from features import queries, registry
+from features.instants import declaration
+from features.instants.state import MARGIN
 from features.lake_reader import LakeReader
 from features.online import backends, generation
 from features.online.generation import Key, Reader
@@ -145,9 +148,10 @@ def _compare_view(
     all_keys = iter(sorted({*_offline_keys(reader, view, sample), *served.keys(row_schema_of(view), sample)}, key=repr))
     while keys := list(islice(all_keys, BATCH)):
         rows = pd.DataFrame(keys, columns=list(row_schema_of(view).keys))
-        offline, online = _trained(store, refs, rows, _instant(reader)), _served(store, refs, rows, _instant(reader))
-        for tally in tallies:
-            tally.count(keys, offline[tally.feature], online[tally.feature])
+        for at in _instants(reader, view):
+            offline, online = _trained(store, refs, rows, at), _served(store, refs, rows, at)
+            for tally in tallies:
+                tally.count(keys, offline[tally.feature], online[tally.feature])
     return [tally.result() for tally in tallies]
 
 
@@ -163,6 +167,15 @@ def _features(store: FeatureStore, view: FeatureView) -> list[str]:
 
 def _instant(reader: LakeReader) -> datetime:
     return midnight(date.fromisoformat(reader.release.horizon))
+
+
+def _instants(reader: LakeReader, view: FeatureView) -> list[datetime]:
+    """The instants at which a view is compared: the horizon and, for a view of instants, two random ones before it."""
+    horizon = _instant(reader)
+    if not declaration.is_of_instants(view):
+        return [horizon]
+    draw = random.Random(f"{reader.release.number} {view.name}")
+    return [horizon, *(horizon - draw.random() * MARGIN for _ in range(2))]
 
 
 def _offline_keys(reader: LakeReader, view: FeatureView, sample: int | None) -> list[Key]:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timedelta
+from itertools import islice
 from time import perf_counter
 from typing import Any
 
@@ -17,6 +18,7 @@ from contracts import project
 from contracts.interval import midnight
 from contracts.report import PUBLISHED, UNCHANGED
 from features import queries, registry
+from features.instants import declaration, state
 from features.lake_reader import LakeReader, SourceError
 from features.offline import as_of
 from features.online import backends, consistency, delta_changes, generation
@@ -260,20 +262,36 @@ def _load_view(
             if progress:
                 progress(view.name, loaded)
 
+    read = _states if declaration.is_of_instants(view) else _rows
     if base is None or changed is None or changed > base.rows[view.name] * MOST_CHANGED:
-        rows = draft.load(row_schema, counted(_batches(reader, _newest(reader, view))))
+        rows = draft.load(row_schema, counted(read(reader, view)))
     else:
         keys = reader.connection.execute(f"SELECT * FROM {delta_changes.CHANGED}").fetchall()
-        rows = draft.apply_changes(
-            row_schema, keys, counted(_batches(reader, _newest(reader, view, delta_changes.CHANGED)))
-        )
+        rows = draft.apply_changes(row_schema, keys, counted(read(reader, view, delta_changes.CHANGED)))
     return ViewReport(view.name, PUBLISHED, rows, round(perf_counter() - started, 3), draft.name, loaded)
 
 
-def _batches(reader: LakeReader, sql: str) -> Iterator[list[StoredRow]]:
-    result = reader.connection.execute(sql)
+def _rows(reader: LakeReader, view: FeatureView, among: str | None = None) -> Iterator[list[StoredRow]]:
+    result = reader.connection.execute(_newest(reader, view, among))
     while batch := result.fetchmany(BATCH):
         yield batch
+
+
+def _states(reader: LakeReader, view: FeatureView, among: str | None = None) -> Iterator[list[StoredRow]]:
+    """The states of a view of instants as rows."""
+    source, horizon = as_of.gold(view.batch_source), _horizon(reader.release)
+    names = declaration.columns_of(view, [field.name for field in view.features])
+    keys = [source.column(key.name) for key in view.entity_columns]
+    reader.require(source.table, [*keys, source.event_column, *names])
+    events = reader.connection.sql(state.query(reader.table(source.table), source, view, horizon, among))
+    packed = state.states(events.to_arrow_table(), view, horizon)
+    rows: Iterator[StoredRow] = ([*key, newest, None, blob] for key, newest, blob in packed)
+    while batch := list(islice(rows, BATCH)):
+        yield batch
+
+
+def _horizon(release: Release) -> int:
+    return queries.microseconds(midnight(date.fromisoformat(release.horizon)))
 
 
 def _newest(reader: LakeReader, view: FeatureView, among: str | None = None) -> str:

@@ -21,8 +21,11 @@ from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from feast.types import Bytes
 
 from features import type_mapping
+from features.instants import declaration, request
+from features.instants.fold import Fold, OtherDeclarationError, TooOldError
 from features.online import backends, generation
 from features.online.generation import (
     GenerationGoneError,
@@ -38,6 +41,8 @@ from features.serving.request_plan import Plans, ensure_keys
 from features.views import REQUEST_TIME
 
 Row = tuple[datetime | None, dict[str, Value] | None]
+STATE = "state"
+"""The column of a view of instants, from which its features are computed."""
 ABSENT: Row = (None, None)
 T = TypeVar("T")
 
@@ -54,6 +59,8 @@ def row_schema_of(view: FeatureView) -> RowSchema:
         column.name: type_mapping.of(column.dtype, f"key {column.name} of {view.name}")
         for column in view.entity_columns
     }
+    if declaration.is_of_instants(view):
+        return RowSchema(view.name, keys, {STATE: type_mapping.of(Bytes, STATE)})
     return RowSchema(
         view.name,
         keys,
@@ -65,23 +72,42 @@ class Query:
     """Reads `features` of one view of a generation, in the requested order."""
 
     def __init__(self, reader: Reader, view: FeatureView, requested: tuple[str, ...]) -> None:
-        self._reader, self._row_schema = reader, row_schema_of(view)
-        self.features = tuple(name for name in requested if name in self._row_schema.features)
-        self._protos = [self._row_schema.features[name].proto for name in self.features]
+        self._reader, self._row_schema, self._view = reader, row_schema_of(view), view.name
+        mappings = {field.name: type_mapping.of(field.dtype, field.name) for field in view.features}
+        self.features = tuple(name for name in requested if name in mappings)
+        self._protos = [mappings[name].proto for name in self.features]
+        self._fold = Fold(view, self.features) if declaration.is_of_instants(view) else None
         self._key_protos = [mapping.proto for mapping in self._row_schema.keys.values()]
         self._ttl = view.ttl // timedelta(microseconds=1) if view.ttl else None
 
-    def rows(self, keys: Sequence[Key]) -> list[ReadRow | None]:
+    def rows(self, keys: Sequence[Key], times: Sequence[int] | None = None) -> list[ReadRow | None]:
         """For each key (values in the order of the RowSchema) the event time, in microseconds since 1970, and the
         `features` as the protobuf would return them; None where there is no row within the view's ttl.
+
+        A view of instants is computed at `times`, one for each key, or now.
         """
-        rows = self._reader.rows(
-            self._row_schema, self.features, [tuple(map(type_mapping.key, key, self._key_protos)) for key in keys]
-        )
+        stored_keys = [tuple(map(type_mapping.key, key, self._key_protos)) for key in keys]
+        if self._fold:
+            return self._folded(self._fold, stored_keys, times or [request.now()] * len(keys))
+        rows = self._reader.rows(self._row_schema, self.features, stored_keys)
         if self._ttl is None:
             return rows
         oldest = microseconds(generation.now()) - self._ttl
         return [row if row and row[0] >= oldest else None for row in rows]
+
+    def _folded(self, fold: Fold, keys: Sequence[Key], times: Sequence[int]) -> list[ReadRow | None]:
+        rows = self._reader.rows(self._row_schema, (STATE,), keys)
+        folded: list[ReadRow | None] = []
+        for row, at in zip(rows, times, strict=True):
+            try:
+                folded.append(fold.values(row[1], at) if row else None)
+            except TooOldError:
+                raise request.too_old(self._view, at) from None
+            except OtherDeclarationError:
+                raise generation.OnlineStoreError(
+                    f"{self._view} was declared anew since it was loaded. Run the interval again, then millrace serve"
+                ) from None
+        return folded
 
     def read(self, entity_keys: list[EntityKey]) -> list[Row]:
         """`rows` as Feast expects them."""
@@ -126,6 +152,10 @@ class PackedOnlineStore(OnlineStore):
         generation.
         """
         row_schema = row_schema_of(table)
+        if declaration.is_of_instants(table):
+            raise generation.OnlineStoreError(
+                f"{table.name} is computed from events, so no values can be written to it. Land the events"
+            )
         if data:
             backends.configured().merge(row_schema, [_stored(row_schema, *row) for row in data])
         if progress:
@@ -157,16 +187,17 @@ class PackedOnlineStore(OnlineStore):
                         return response
                 ensure_keys(features, entity_rows, registry, project, full_feature_names)
                 rows = _with_request_time(entity_rows)
-                return OnlineStore.get_online_features(
-                    self,
-                    config,
-                    features,
-                    rows,
-                    registry,
-                    project,
-                    full_feature_names,
-                    include_feature_view_version_metadata,
-                )
+                with request.asked_together(rows):
+                    return OnlineStore.get_online_features(
+                        self,
+                        config,
+                        features,
+                        rows,
+                        registry,
+                        project,
+                        full_feature_names,
+                        include_feature_view_version_metadata,
+                    )
 
         return self._retry_once(answer)
 
@@ -307,7 +338,8 @@ def _stored(
 def _with_request_time(rows: Any) -> Any:
     """Entity rows with `request_time` set to now where it is absent; views that do not use it do not see it."""
     if isinstance(rows, list):
-        return rows if rows and REQUEST_TIME in rows[0] else [{**row, REQUEST_TIME: datetime.now(UTC)} for row in rows]
+        now = datetime.now(UTC)
+        return [row if REQUEST_TIME in row else {**row, REQUEST_TIME: now} for row in rows]
     if REQUEST_TIME in rows:
         return rows
     first: Any = next(iter(rows.values()), [])

@@ -21,6 +21,8 @@ from feast.utils import _get_cached_request_context, _parse_feature_ref
 from feast.value_type import ValueType
 
 from features import type_mapping
+from features.instants import declaration
+from features.instants import request as instants_of_request
 from features.online.generation import Key, ReadRow
 from features.serving.response import TIMESTAMP, Answer, Columns, Events, columns, python
 from features.views import REQUEST_TIME
@@ -36,9 +38,9 @@ EntityColumns = dict[str, list[Any]]
 class Rows(Protocol):
     """Features of one view in a store."""
 
-    def rows(self, keys: Sequence[Key]) -> list[ReadRow | None]:
+    def rows(self, keys: Sequence[Key], times: Sequence[int] | None = None) -> list[ReadRow | None]:
         """For each key, with values in the order of the view's key columns, the event time (microseconds since 1970)
-        and the features; None without a row.
+        and the features; None without a row. `times` are the instants that a view of instants is computed at.
         """
 
 
@@ -54,12 +56,17 @@ class Source:
     features: tuple[str, ...]
     names: tuple[str, ...]
     fields: tuple[str, ...]
+    is_of_instants: bool = False
 
-    def columns(self, entities: Mapping[str, tuple[str, Sequence[Any]]], read: Read) -> Columns:
+    def columns(
+        self, entities: Mapping[str, tuple[str, Sequence[Any]]], read: Read, times: Sequence[int] | None
+    ) -> Columns:
         """A row for each entity."""
         keys = list(zip(*[entities[name][1] for name in self.keys], strict=True))
         blank = (None,) * (1 + len(self.features))
-        events, *values = zip(*(row or blank for row in _read_rows(read(self.view, self.features), keys)), strict=True)
+        reader = read(self.view, self.features)
+        rows = reader.rows(keys, times) if self.is_of_instants else _read_rows(reader, keys)
+        events, *values = zip(*(row or blank for row in rows), strict=True)
         return Columns(self.names, self.fields, values, events)
 
 
@@ -110,8 +117,11 @@ class Plan:
         columns_of = self._entity_columns(entities)
         if columns_of is None:
             return None
-        read_columns = [source.columns(columns_of, read) for source in self.sources]
-        events = (0,) * len(next(iter(columns_of.values()))[1])
+        count = len(next(iter(columns_of.values()))[1])
+        is_timed = any(source.is_of_instants for source in self.sources)
+        times = instants_of_request.times(entities, count) if is_timed else None
+        read_columns = [source.columns(columns_of, read, times) for source in self.sources]
+        events = (0,) * count
         keys, request = (
             columns([(name, *column) for name, column in columns_of.items() if name in names], events)
             for names in (self.keys, self.request)
@@ -286,6 +296,7 @@ def _source(view: FeatureView, features: tuple[str, ...], full_names: bool) -> S
         features,
         tuple(prefix + name for name in features),
         tuple(fields[name] for name in features),
+        declaration.is_of_instants(view),
     )
 
 

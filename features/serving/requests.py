@@ -17,6 +17,7 @@ from feast.errors import FeatureServiceNotFoundException
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.value_type import ValueType
 
+from features.instants import declaration
 from features.serving.errors import EntityError, FieldError, MalformedRequestError, NameNotFoundError, TooLargeError
 from features.serving.options import MOST_ENTITIES, MOST_FEATURES
 from features.views import REQUEST_TIME
@@ -200,7 +201,12 @@ class Resolver:
                 if column.name != DUMMY_ENTITY_ID and name not in keys:
                     reader = f"a key of the view {view.projection.name_to_use()}"
                     keys[name] = Column(name, column.dtype.to_value_type(), reader)
-        return ResolvedRequest(features, list(keys.values()), list(_inputs(on_demand, inputs)))
+        columns = {column.name: column for column in _inputs(on_demand, inputs)}
+        for view, _ in grouped:
+            if declaration.is_of_instants(view) and REQUEST_TIME not in columns:
+                reader = f"the instant of the view {view.projection.name_to_use()}"
+                columns[REQUEST_TIME] = Column(REQUEST_TIME, ValueType.UNIX_TIMESTAMP, reader)
+        return ResolvedRequest(features, list(keys.values()), list(columns.values()))
 
     def _service(self, name: str) -> FeatureService:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from feast.errors import FeastError
 
+from features.instants.request import RequestTimeError
 from features.online.generation import OnlineStoreError
 from features.registry.database import RegistryDeniedError, RegistryUnreachableError
 from features.registry.store import RegistryConflictError
@@ -19,7 +20,7 @@ def status_of(error: Exception) -> int:
         return error.status
     if isinstance(error, OnlineStoreError | RegistryUnreachableError | RegistryDeniedError | RegistryConflictError):
         return UNAVAILABLE
-    if isinstance(error, UnsupportedTypeError):
+    if isinstance(error, UnsupportedTypeError | RequestTimeError):
         return UNPROCESSABLE
     if isinstance(error, FeastError):
         return int(error.http_status_code())

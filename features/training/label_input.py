@@ -37,6 +37,11 @@ def table(label_input: LabelInput, release: Release, service: Service) -> pa.Tab
             "there are no labels: the label set is empty. Give at least one row with the join keys and event_timestamp"
         )
     rows = labels.check(rows, service.join_keys, _origin(label_input)).table
+    if EVENT_TIMESTAMP not in rows.column_names:
+        raise LabelError(
+            f"labels have no {EVENT_TIMESTAMP}; they have {', '.join(rows.column_names)}. Give each label its instant"
+            " in a column of that name, in SQL with AS"
+        )
     _ensure_instants(rows[EVENT_TIMESTAMP])
     for name in service.request:
         if name not in rows.column_names:

@@ -2,7 +2,7 @@
 
 By publish time, each label is joined again with the release in force at its instant, and the values are compared. By
 event time, each value is looked up in the release's rows with plain aggregates, which share no code with the join that
-made the training set.
+made the training set. Values of a view of instants are computed again by that join, so only altered ones are found.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from feast import FeatureView
 
 from features import queries, type_mapping
+from features.instants import declaration, offline
 from features.lake_reader import LakeReader, pinned
 from features.offline import labels
 from features.offline.labels import EVENT_TIMESTAMP, Horizon
@@ -213,6 +214,8 @@ def _not_newest(
     source, fields = view.batch_source, {field.name: field.dtype for field in view.features}
     features = [service.columns[name].ref.split(":", 1)[1] for name in names]
     reader.connection.register("labels", checked)
+    if declaration.is_of_instants(view):
+        return _not_of_earlier_events(reader, view, features)
     keys = [*map(identifier, queries.label_keys(view))]
     key_list = ", ".join(f"__k{i}" for i in range(len(keys)))
     same_label, same_key = (" AND ".join(f"l.{key} = {side}.__k{i}" for i, key in enumerate(keys)) for side in "af")
@@ -238,4 +241,18 @@ def _not_newest(
             GROUP BY l.__row)
         SELECT {counts} FROM labels l LEFT JOIN seen ON seen.__row = l.__row"""
     (row,) = reader.connection.sql(query).fetchall()
+    return [int(count) for count in row]
+
+
+def _not_of_earlier_events(reader: LakeReader, view: FeatureView, features: Sequence[str]) -> list[int]:
+    """For each feature of a view of instants, the number of labels whose value (`__s0`, ... of `labels`) is not that of
+    the events before the label.
+    """
+    source = view.batch_source
+    values = offline.as_of(reader.table(source.table), source, view, features)
+    counts = ", ".join(
+        f"count(*) FILTER (l.__s{i} IS NOT NULL AND l.__s{i} IS DISTINCT FROM v.{identifier(name)})"
+        for i, name in enumerate(features)
+    )
+    (row,) = reader.connection.sql(f"SELECT {counts} FROM labels l LEFT JOIN ({values}) v USING (__row)").fetchall()
     return [int(count) for count in row]

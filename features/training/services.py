@@ -14,6 +14,7 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, OnDemandFea
 from feast.errors import FeatureServiceNotFoundException
 
 from features import registry, type_mapping
+from features.instants import declaration
 from features.offline import as_of
 from features.offline.labels import JoinKey
 from features.source import GoldTable
@@ -87,7 +88,7 @@ def _resolved(store: FeatureStore, service: FeatureService) -> Service:
         if view is None:
             views[projection.name_to_use()] = store.get_feature_view(projection.name).with_projection(projection)
             read: dict[str, tuple[SourceColumn, ...]] = {
-                field.name: (_source_column(views[projection.name_to_use()], field.name),)
+                field.name: _source_columns(views[projection.name_to_use()], field.name)
                 for field in projection.features
             }
         else:
@@ -97,9 +98,10 @@ def _resolved(store: FeatureStore, service: FeatureService) -> Service:
             }
             views = {**fed, **views}
             sources = tuple(
-                _source_column(fed[source.name], field.name)
+                column
                 for source in view.source_feature_view_projections.values()
                 for field in source.features
+                for column in _source_columns(fed[source.name], field.name)
             )
             read = {field.name: sources for field in projection.features}
         for field in projection.features:
@@ -135,8 +137,11 @@ def _source(view: FeatureView) -> GoldTable:
     return source
 
 
-def _source_column(view: FeatureView, feature: str) -> SourceColumn:
-    return _source(view).table, _source(view).column(feature)
+def _source_columns(view: FeatureView, feature: str) -> tuple[SourceColumn, ...]:
+    """The column of a feature, or those that it is computed from."""
+    source = _source(view)
+    names = declaration.columns_of(view, [feature]) if declaration.is_of_instants(view) else [source.column(feature)]
+    return tuple((source.table, name) for name in names or [source.event_column])
 
 
 def _definitions(service: str, views: list[Any]) -> dict[str, str]:

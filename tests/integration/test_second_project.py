@@ -351,7 +351,7 @@ def test_a_shop_day_by_day_is_the_shop_at_once(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("MILLRACE_LANDING", str(arcade.landing.root))
     run(START + 182 * DAY)
     assert differing(lake, tmp_path / "once" / "lake") == []
-    assert len(catalog.tables()) == 9
+    assert len(catalog.tables()) == 10
 
 
 @pytest.mark.parametrize("root", [ARCADE, CINEMA, GROCERY, GROCERY.parent / "starter"], ids=lambda root: root.name)

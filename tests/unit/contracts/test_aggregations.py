@@ -429,7 +429,7 @@ REFUSED: dict[str, tuple[tuple[Aggregation, ...], dict[str, Any], str]] = {
     "hours": (
         (replace(SPENT, windows=hours(36)),),
         {},
-        "spent: a window of 36 hours is for streams, and a batch has midnights only. Give whole days",
+        "spent: a window of 36 hours needs values between midnights. Give whole days, or the table at=At.INSTANTS",
     ),
     "decay over a window": (
         (Decayed("n", windows=days(7), half_life=1),),

@@ -31,6 +31,7 @@ def test_the_setting_chooses_before_the_working_directory(monkeypatch: pytest.Mo
     assert project.current().name == "arcade"
     assert {table.qualified for table in catalog.tables(catalog.Layer.GOLD)} == {
         "gold.player_payments",
+        "gold.player_now",
         "gold.player_rounds",
         "gold.tier_takings",
     }

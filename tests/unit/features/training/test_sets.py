@@ -483,6 +483,13 @@ def test_a_csv_whose_quote_is_not_closed_loses_no_label(cinema: Lake, tmp_path: 
         training.create(path, SERVICE, "bad")
 
 
+def test_labels_without_the_column_of_instants_are_refused(cinema: Lake) -> None:
+    with pytest.raises(
+        LabelError, match=r"^labels have no event_timestamp; they have guest_id, when\. Give each label"
+    ):
+        training.create(pa.table({"guest_id": [1], "when": [at("2017-03-01")]}), "guest_value_v1", "kept")
+
+
 def test_labels_without_an_instant_are_counted(cinema: Lake) -> None:
     frame = LABELS.to_pandas().astype({"guest_id": "Int64"})
     frame.loc[[1, 3], "event_timestamp"] = None

@@ -2,8 +2,8 @@
 
 from datetime import timedelta
 
-from contracts.columns import AUDIT_COLUMNS
-from contracts.model import DOUBLE, LONG, STRING, TIMESTAMP, Column, Layer, Table
+from contracts.columns import AUDIT_COLUMNS, STREAM_COLUMNS
+from contracts.model import DOUBLE, LONG, STRING, TIMESTAMP, Column, Layer, Table, Topic
 
 plays = Table(
     layer=Layer.BRONZE,
@@ -12,6 +12,7 @@ plays = Table(
     grain="one row per round, once per file",
     owner="games",
     freshness=timedelta(days=1),
+    topic=Topic("plays"),
     time_column="ended_at",
     columns=(
         Column("round", STRING, "Round", required=True),
@@ -22,5 +23,6 @@ plays = Table(
         Column("seconds", LONG, "How long it took", required=True),
         Column("stake", DOUBLE, "What was at stake", minimum=-1e9, maximum=1e9, unit="EUR"),
         *AUDIT_COLUMNS,
+        *STREAM_COLUMNS,
     ),
 )

@@ -1,0 +1,68 @@
+"""How far bronze tables have read their topics, by their own commits.
+
+A commit that holds messages carries, as Delta application transactions, the identity of the topic and the next offset
+of each partition. The offsets are kept by identity: those of a topic that was deleted say nothing about one that was
+created again under its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from contracts.model import Table
+from etl.sources.messages import topic_of
+from lake import delta
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Where the reading of a partition began: at `offset`. `recorded` is the next offset that the table had; None where
+    it had read none.
+    """
+
+    recorded: int | None
+    offset: int
+
+
+UNKNOWN = 0
+"""The identity of a topic whose brokers give none."""
+
+
+def identity_key(topic: str) -> str:
+    """The Delta application transaction whose version is the topic's identity."""
+    return f"kafka/{topic}/id"
+
+
+def offset_key(topic: str, identity: int, partition: int) -> str:
+    """The Delta application transaction whose version is the partition's next offset."""
+    return f"kafka/{topic}/{identity}/{partition}"
+
+
+def identity_of(table: Table) -> int | None:
+    """The identity of the topic that the table has read; None where it has read none."""
+    published = delta.open_table(table.qualified)
+    return published.transaction_version(identity_key(topic_of(table))) if published else None
+
+
+def is_another(table: Table, identity: int) -> bool:
+    """Whether a topic of this identity is not the one that the table has read: it was deleted, and created again."""
+    known = identity_of(table)
+    return known is not None and UNKNOWN not in (known, identity) and known != identity
+
+
+def next_offsets(table: Table, partitions: Sequence[int]) -> dict[int, int | None]:
+    """The offset of the first message of each partition that the table has not read; None where it has read none."""
+    published, topic = delta.open_table(table.qualified), topic_of(table)
+    identity = identity_of(table)
+    if published is None or identity is None:
+        return dict.fromkeys(partitions)
+    return {
+        partition: published.transaction_version(offset_key(topic, identity, partition)) for partition in partitions
+    }
+
+
+def transactions(topic: str, identity: int, offsets: Mapping[int, int]) -> dict[str, int]:
+    """The transactions that record the topic's identity and the next offset of each partition."""
+    of_partitions = {offset_key(topic, identity, partition): offset for partition, offset in sorted(offsets.items())}
+    return {identity_key(topic): identity, **of_partitions}

@@ -1,0 +1,229 @@
+"""Write the messages of topics to bronze tables, each exactly once: `millrace start lake-writer`.
+
+Messages are collected for a moment and published like a landed file: decoded, audited, quarantined where they are bad,
+and committed with their offsets. After a kill, or a failed commit, reading goes on from the newest commit.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from setproctitle import setproctitle
+
+from contracts import catalog
+from contracts.model import Layer, Table
+from contracts.report import TableReport
+from etl.sources.kafka import Reader, StreamError
+from etl.sources.messages import Message
+from etl.sources.offsets import Begin
+from lake import settings
+from millrace import errors, health, pipeline
+
+MOST_MESSAGES, MOST_BYTES = 100_000, 64 << 20
+"""A batch is published before its time when it has so many messages or bytes."""
+POLL_MESSAGES, POLL_SECONDS = 10_000, 0.2
+LONGEST_PAUSE = 30.0
+"""Seconds between two attempts to publish a batch, at most."""
+REPORT_SECONDS = 10.0
+
+
+class Source(Protocol):
+    """What the writer reads from: `etl.sources.kafka.Reader`."""
+
+    problem: str
+
+    def read(self, most: int, seconds: float) -> list[tuple[Table, Message]]:
+        """Messages, with their tables."""
+
+    def begin(self, table: Table) -> dict[int, Begin]:
+        """Where the reading of each partition began."""
+
+    def passed(self, table: Table) -> dict[int, tuple[int, int]]:
+        """From which offset to which one of each partition there is no message."""
+
+    def identity(self, table: Table) -> int:
+        """The identity of the topic; StreamError where it was created again since."""
+
+    def rewind(self) -> None:
+        """Read all messages again from where the tables' commits end."""
+
+    def keep(self, table: Table, read: dict[int, int]) -> None:
+        """Tell the source how far the table has read."""
+
+
+@dataclass
+class _Waiting:
+    """Messages of a table that are not published yet."""
+
+    messages: list[Message] = field(default_factory=list)
+    size: int = 0
+    since: float = 0.0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether to publish them at once."""
+        return len(self.messages) >= MOST_MESSAGES or self.size >= MOST_BYTES
+
+
+@dataclass
+class _Failure:
+    """Why a table's messages could not be published, and when to try again."""
+
+    reason: str
+    pause: float
+    resumes: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.resumes = time.monotonic() + self.pause
+
+
+def tables() -> list[Table]:
+    """The bronze tables that have a topic."""
+    return [table for table in catalog.tables(Layer.BRONZE) if table.topic]
+
+
+def run() -> int:
+    """Write until SIGTERM, then publish what was read and return 0; 1 with a message where messages are missing."""
+    setproctitle("millrace lake-writer")
+    ended = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda _signum, _frame: ended.set())
+    streamed = tables()
+    if not streamed:
+        raise SystemExit("No bronze table has a topic: give its contract topic=Topic(...). See docs/streams.md")
+    try:
+        writer = LakeWriter(Reader(streamed), print_line)
+        probe = health.Probe(writer.health)
+        health.serve(probe, settings.health_port())
+        print_line(
+            f"Reading {', '.join(f'{table.topic.name} into {table.qualified}' for table in streamed if table.topic)}"
+        )
+        try:
+            while not ended.is_set():
+                writer.step()
+        finally:
+            probe.ending = "the lake writer is ending"
+            writer.flush()  # what was read may be gone from Kafka later
+    except StreamError as error:
+        raise SystemExit(str(error)) from None
+    return 0
+
+
+def print_line(text: str) -> None:
+    """Print a line with the time, at once."""
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}", flush=True)
+
+
+class LakeWriter:
+    """Collects messages and publishes them."""
+
+    def __init__(self, source: Source, say: Callable[[str], None]) -> None:
+        self._source, self._say = source, say
+        self._run_id = f"stream-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+        self._waiting: dict[str, _Waiting] = defaultdict(_Waiting)
+        self._tables: dict[str, Table] = {}
+        self._counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        self._reported = time.monotonic()
+        self._failures: dict[str, _Failure] = {}
+
+    def health(self) -> health.Health:
+        """Not ready while the brokers, or the lake, cannot be used."""
+        failures = " ".join(failure.reason for failure in self._failures.values())
+        return health.Health(unready=failures or self._source.problem)
+
+    def step(self) -> None:
+        """Read for a moment, then publish what has waited long enough."""
+        for table, message in self._read():
+            waiting = self._waiting[table.qualified]
+            self._tables[table.qualified] = table
+            waiting.since = waiting.since or time.monotonic()
+            waiting.messages.append(message)
+            waiting.size += len(message.value or b"")
+        for name, waiting in list(self._waiting.items()):
+            if self._is_due(name, waiting):
+                self._publish(self._tables[name])
+        self._report()
+
+    def flush(self) -> None:
+        """Publish all that was read."""
+        for name in list(self._waiting):
+            self._publish(self._tables[name])
+        self._report(now=True)
+
+    def _is_due(self, name: str, waiting: _Waiting) -> bool:
+        now, failure = time.monotonic(), self._failures.get(name)
+        if failure and now < failure.resumes:
+            return False
+        return now - waiting.since >= settings.stream_seconds() or waiting.is_full
+
+    def _read(self) -> list[tuple[Table, Message]]:
+        if any(waiting.is_full for waiting in self._waiting.values()):
+            time.sleep(POLL_SECONDS)  # the lake cannot be written now, and memory is limited
+            return []
+        return self._source.read(POLL_MESSAGES, POLL_SECONDS)
+
+    def _publish(self, table: Table) -> None:
+        """Publish the table's messages. If that fails, all tables' messages are read again: none is lost."""
+        name, waiting = table.qualified, self._waiting.pop(table.qualified, None)
+        if waiting is None:  # dropped when another table's messages could not be published
+            return
+        try:
+            identity, begin = self._source.identity(table), self._source.begin(table)
+            report = pipeline.append_messages(table, waiting.messages, self._run_id, identity, begin)
+        except StreamError:
+            raise
+        except Exception as error:
+            if not errors.is_ours(error):
+                raise
+            former = self._failures.get(name)
+            failure = _Failure(str(error), min(2 * former.pause, LONGEST_PAUSE) if former else 1.0)
+            self._failures[name] = failure
+            self._say(f"{failure.reason.rstrip('.')}. Trying again in {failure.pause:.0f} s")
+            self._waiting.clear()
+            self._source.rewind()
+            return
+        self._failures.pop(name, None)
+        self._source.keep(table, _ends(waiting.messages))
+        self._count(report)
+
+    def _pass_offsets(self) -> None:
+        """Commit offsets at which there is no message, so that they are neither lag nor missing later."""
+        for table in self._tables.values():
+            waiting = self._waiting.get(table.qualified, _Waiting()).messages
+            busy = {message.partition for message in waiting}
+            passed = {at: span for at, span in self._source.passed(table).items() if at not in busy}
+            if passed and table.qualified not in self._failures:
+                identity = self._source.identity(table)
+                self._source.keep(table, pipeline.pass_offsets(table, identity, passed))
+
+    def _count(self, report: TableReport) -> None:
+        counts = self._counts[report.table]
+        counts[0] += report.account.published
+        counts[1] += report.account.quarantined
+
+    def _report(self, *, now: bool = False) -> None:
+        """Say every few seconds what was published."""
+        seconds = time.monotonic() - self._reported
+        if not now and seconds < REPORT_SECONDS:
+            return
+        self._pass_offsets()
+        for name, (published, quarantined) in self._counts.items():
+            bad = f", {quarantined:,} to quarantine" if quarantined else ""
+            self._say(f"{name}: {published:,} messages published in {seconds:.0f} s{bad}")
+        self._counts.clear()
+        self._reported = time.monotonic()
+
+
+def _ends(batch: Sequence[Message]) -> dict[int, int]:
+    """The next offset of each partition after a batch."""
+    ends: dict[int, int] = {}
+    for message in batch:
+        ends[message.partition] = max(ends.get(message.partition, 0), message.offset + 1)
+    return ends

@@ -1,0 +1,183 @@
+"""A view of instants from landed files to training and serving: values at any instant, against a loop in Python."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from features import registry
+from features.instants.request import RequestTimeError
+from features.instants.state import MARGIN
+from millrace import pipeline
+from tests.conftest import set_home
+from tests.integration.test_second_project import PLAYERS, SCHEMAS, cents
+from tests.landing import LandingZone
+from tests.projects import ARCADE
+
+PROJECT = ARCADE
+DAY = date(2031, 1, 1)
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+Row = dict[str, Any]
+SHOWN = (
+    "rounds_now_10m",
+    "rounds_now_1h",
+    "rounds_now_7d",
+    "ranked_now_1h",
+    "seconds_now_10m",
+    "stakes_now_24h",
+    "games_now_1h",
+    "games_now_7d",
+    "mean_stake_now_7d",
+    "ranked_share_now_24h",
+    "newest_game_now",
+    "first_game_now_24h",
+)
+
+
+def oracle(plays: list[Row], player: str, at: datetime) -> tuple[Any, ...] | None:
+    """The features of SHOWN by their sentences."""
+    known = sorted(
+        (row for row in plays if row["player"] == player and row["ended_at"] < at),
+        key=lambda row: (row["ended_at"], row["game"]),
+    )
+    if not known:
+        return None
+
+    def within(length: timedelta) -> list[Row]:
+        return [row for row in known if row["ended_at"] >= at - length]
+
+    day, week = within(24 * HOUR), within(168 * HOUR)
+    stakes = [cents(row["stake"]) for row in day if row["stake"] is not None]
+    weekly = [cents(row["stake"]) for row in week if row["stake"] is not None]
+    return (
+        len(within(10 * MINUTE)),
+        len(within(HOUR)),
+        len(week),
+        sum(row["mode"] == "ranked" for row in within(HOUR)),
+        sum(row["seconds"] for row in within(10 * MINUTE)),
+        float(sum(stakes, Decimal())),
+        len({row["game"] for row in within(HOUR)}),
+        len({row["game"] for row in week}),
+        float(sum(weekly, Decimal())) / len(weekly) if weekly else None,
+        sum(row["mode"] == "ranked" for row in day) / len(day) if day else 0.0,
+        known[-1]["game"],
+        day[0]["game"] if day else None,
+    )
+
+
+class Arcade:
+    """Landed rounds, and what the newest delivery of each says."""
+
+    def __init__(self, home: Path) -> None:
+        self.zone, self.files, self.plays = LandingZone(home / "landing"), 0, dict[str, Row]()
+        self.draw = random.Random(5)
+        self._land("payments", [{"number": 1, "player": PLAYERS[0], "paid_on": DAY, "amount": 1.0}], DAY, ".csv")
+        self._land("players", [{"player": player, "tier": "basic", "country": None} for player in PLAYERS], DAY)
+
+    def _land(self, table: str, rows: list[Row], day: date, suffix: str = ".parquet") -> None:
+        self.files += 1
+        rows_of = pa.Table.from_pylist(rows, schema=SCHEMAS[table])
+        self.zone.land(table, rows_of, day, f"{table}_{self.files}", suffix=suffix)
+
+    def play(self, landed: date, *rows: Row) -> None:
+        self._land("plays", [*rows], landed)
+        self.plays |= {row["round"]: row for row in rows}
+
+    def rounds(self, day: date, count: int) -> list[Row]:
+        start = datetime(day.year, day.month, day.day)
+        return [
+            {
+                "round": f"{day}-{n}",
+                "player": self.draw.choice(PLAYERS),
+                "game": self.draw.choice(("go", "chess", "Ärger")),
+                "mode": self.draw.choice(("ranked", "casual", None)),
+                "ended_at": start + self.draw.randrange(24 * 12) * 5 * MINUTE,
+                "seconds": self.draw.randrange(900),
+                "stake": self.draw.choice((None, self.draw.randrange(10_000) / 100)),
+            }
+            for n in range(count)
+        ]
+
+    def instants(self, end: date, count: int = 12) -> list[datetime]:
+        """Some in the last two days, some at which an event comes or leaves."""
+        horizon = datetime(end.year, end.month, end.day)
+        drawn = [horizon - self.draw.random() * MARGIN for _ in range(count)]
+        borders = [row["ended_at"] + length for row in self.plays.values() for length in (0 * HOUR, HOUR, 10 * MINUTE)]
+        return [*drawn, horizon, *(at for at in borders if horizon - MARGIN <= at <= horizon)][:60]
+
+
+@pytest.fixture
+def arcade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Arcade:
+    set_home(tmp_path, monkeypatch, ARCADE)
+    return Arcade(tmp_path)
+
+
+def check(arcade: Arcade, end: date) -> None:
+    """Training and serving give the oracle's values at many instants."""
+    store = registry.open_store()
+    plays, refs = [*arcade.plays.values()], [f"player_now:{name}" for name in SHOWN]
+    moments = [at.replace(tzinfo=UTC) for at in arcade.instants(end)]
+    labels = [(player, at) for at in moments for player in (*PLAYERS, "nobody")]
+    expected = [oracle(plays, player, at.replace(tzinfo=None)) or (None,) * len(SHOWN) for player, at in labels]
+    frame = pd.DataFrame(labels, columns=["player", "event_timestamp"])
+    trained = store.get_historical_features(frame, refs).to_arrow()
+    assert [*zip(*(trained[name].to_pylist() for name in SHOWN), strict=True)] == expected
+    served = store.get_online_features(
+        refs, {"player": [player for player, _ in labels], "request_time": [at for _, at in labels]}
+    ).to_dict()
+    assert [*zip(*(served[name] for name in SHOWN), strict=True)] == expected
+
+
+def test_values_at_any_instant_after_each_run(arcade: Arcade) -> None:
+    for n in range(3):
+        day = DAY + timedelta(days=n)
+        arcade.play(day, *arcade.rounds(day, 25))
+    end = DAY + timedelta(days=3)
+    pipeline.run_all(str(DAY), str(end), "first")
+    pipeline.serve()
+    check(arcade, end)
+
+    late = arcade.rounds(DAY, 3)
+    for number, row in enumerate(late):
+        row["round"] = f"late-{number}"
+    corrected = [row | {"seconds": 1, "game": "go"} for row in [*arcade.plays.values()][:4]]
+    arcade.play(end, *late, *corrected, *arcade.rounds(end, 10))
+    pipeline.run_all(str(end), str(end + timedelta(days=1)), "second")
+    pipeline.serve()
+    check(arcade, end + timedelta(days=1))
+
+
+def test_windows_empty_without_a_write_and_the_past_is_refused(arcade: Arcade) -> None:
+    arcade.play(DAY, *arcade.rounds(DAY, 25))
+    pipeline.run_all(str(DAY), str(DAY + timedelta(days=1)), "run")
+    pipeline.serve()
+    store = registry.open_store()
+    later = datetime(2031, 1, 20, tzinfo=UTC)
+    entities = {"player": [PLAYERS[0]], "request_time": [later]}
+    features = ["player_now:rounds_now_7d", "player_now:newest_game_now"]
+    answer = store.get_online_features(features, entities).to_dict()
+    plays = [*arcade.plays.values()]
+    assert (answer["rounds_now_7d"], answer["newest_game_now"]) == (
+        [0],
+        [oracle(plays, PLAYERS[0], datetime(2031, 1, 20))[10]],  # type: ignore[index]
+    )
+    entities["request_time"] = [datetime(2030, 12, 1, tzinfo=UTC)]
+    with pytest.raises(
+        RequestTimeError, match=r"player_now: request_time is 2030-12-01 00:00:00, and the online store"
+    ):
+        store.get_online_features(features, entities)
+
+
+def test_verify_recounts_at_random_instants(arcade: Arcade) -> None:
+    arcade.play(DAY, *arcade.rounds(DAY, 60))
+    pipeline.run_all(str(DAY), str(DAY + timedelta(days=1)), "run")
+    found = pipeline.verify("gold.player_now", 5, 1)
+    assert found.compared > 500
+    assert not found.differences
