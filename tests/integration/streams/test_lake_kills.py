@@ -90,6 +90,7 @@ def test_sigterm_publishes_what_was_read(stream: Stream, tmp_path: Path, monkeyp
     assert "bronze.plays: 30 messages published" in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_broker_that_restarts_is_waited_for(stream: Stream, tmp_path: Path) -> None:
     log = tmp_path / "log"
     stream.produce(*(play(number) for number in range(10)))

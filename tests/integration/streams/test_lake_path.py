@@ -162,6 +162,7 @@ def test_a_topic_that_is_created_again_while_it_is_read_ends_the_writer(stream: 
     assert sorted(int(row["round"][1:]) for row in stream.rows()) == [*range(5), *range(100, 120)]
 
 
+@pytest.mark.slow
 def test_many_poison_messages_are_quarantined(stream: Stream) -> None:
     stream.produce(b"poison")
     stream.catch_up()
