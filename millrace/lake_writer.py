@@ -98,6 +98,7 @@ def run() -> int:
     streamed = tables()
     if not streamed:
         raise SystemExit("No bronze table has a topic: give its contract topic=Topic(...). See docs/streams.md")
+    warm_up(streamed)
     try:
         writer = LakeWriter(Reader(streamed), print_line)
         probe = health.Probe(writer.health)
@@ -114,6 +115,16 @@ def run() -> int:
     except StreamError as error:
         raise SystemExit(str(error)) from None
     return 0
+
+
+def warm_up(streamed: Sequence[Table]) -> None:
+    """Start the engine and import Great Expectations: the first messages would wait seconds for both."""
+    from etl import engine
+    from expectations.suite import Facts, expectations_of
+
+    engine.session()
+    for table in streamed:
+        expectations_of(table, Facts())
 
 
 def print_line(text: str) -> None:

@@ -152,8 +152,12 @@ def _amount(part: Aggregation, position: int | None, window: int | None, kind: T
     if position is None:
         return lambda segments: sum(end - start for start, end in (_span(segment, window) for segment in segments))
     if isinstance(part, Distinct):
+        if kind == DOUBLE:
+            return lambda segments: len(
+                {_member(cell) for s in segments for cell in _cells(s.columns[position], *_span(s, window), kind)}
+            )
         return lambda segments: len(
-            set().union(*(map(_member, _cells(s.columns[position], *_span(s, window), kind)) for s in segments))
+            set().union(*(_cells(s.columns[position], *_span(s, window), kind) for s in segments))
         )
     return lambda segments: sum(_sum(segment.columns[position], *_span(segment, window)) for segment in segments)
 
