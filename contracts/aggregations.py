@@ -341,6 +341,11 @@ class Aggregates:
     at: At = At.MIDNIGHTS
 
     @property
+    def is_of_instants(self) -> bool:
+        """Whether the table's rows are events, from which features are computed for any instant."""
+        return self.at == At.INSTANTS
+
+    @property
     def time_column(self) -> str:
         """The time column of the events."""
         return self.events.time_column or ""
@@ -411,15 +416,17 @@ class Aggregates:
             for window in part.windows or (None,):
                 yield part, window, self._column(part, window)
 
-    def measures(self) -> tuple[tuple[Measure, ...], ...]:
-        """What one event gives to each of `aggregations`: one measure, or two for a ratio's part and whole."""
-        return tuple(self._measures(part) for part in self.aggregations)
-
-    def _measures(self, part: Aggregation) -> tuple[Measure, ...]:
+    def measures(self, part: Aggregation) -> tuple[Measure, ...]:
+        """What one event gives to `part`: one measure, or two for a ratio's part and whole."""
         if isinstance(part, Ratio):
             sides = {"part": part.part, "whole": part.whole}
-            return tuple(replace(self._measure(side, f"{part.name}_{name}"), part=side) for name, side in sides.items())
+            return tuple(self._measure(side, f"{part.name}_{name}") for name, side in sides.items())
         return (self._measure(part, part.name),)
+
+    def measure_columns(self) -> tuple[tuple[Aggregation, Column], ...]:
+        """Each column of the measures of a table of instants, after the aggregation it is for."""
+        measures = [measure for part in self.aggregations for measure in self.measures(part)]
+        return tuple((measure.part, measure.column) for measure in measures if measure.column)
 
     def _measure(self, part: Aggregation, name: str) -> Measure:
         is_time = isinstance(part, (Latest, First)) and not part.of
@@ -601,35 +608,26 @@ def feature_table(
     for problem in problems(declared):
         raise ContractError(f"gold.{name}: {problem}")
     keys = tuple(column.name for column in key)
-    if at == At.INSTANTS:
-        return Table(
-            layer=Layer.GOLD,
-            name=name,
-            doc=doc,
-            grain=grain or f"one row per {' and '.join(keys)} and event",
-            owner=owner,
-            freshness=freshness,
-            columns=_columns_of_instants(declared),
-            key=tuple(dict.fromkeys((*keys, *events.key))),
-            time_column=EVENT_TIMESTAMP.name,
-            references=references,
-            rules=rules,
-            inputs=tuple(dict.fromkeys((events.qualified, *(join.table.qualified for join in joined)))),
-            max_quarantine_share=max_quarantine_share,
-            aggregates=declared,
-        )
+    own_rules: tuple[Rule, ...] = ()
+    if declared.is_of_instants:
+        row, columns = "event", _columns_of_instants(declared)
+        own_key = tuple(dict.fromkeys((*keys, *events.key)))
+    else:
+        row = "midnight at which a window changes"
+        columns = (*key, EVENT_TIMESTAMP, *(column for _, _, column in declared.features()))
+        own_key, own_rules = (*keys, EVENT_TIMESTAMP.name), (AT_MIDNIGHT, *declared.rules())
     return Table(
         layer=Layer.GOLD,
         name=name,
         doc=doc,
-        grain=grain or f"one row per {' and '.join(keys)} and midnight at which a window changes",
+        grain=grain or f"one row per {' and '.join(keys)} and {row}",
         owner=owner,
         freshness=freshness,
-        columns=(*key, EVENT_TIMESTAMP, *(column for _, _, column in declared.features())),
-        key=(*keys, EVENT_TIMESTAMP.name),
+        columns=columns,
+        key=own_key,
         time_column=EVENT_TIMESTAMP.name,
         references=references,
-        rules=(AT_MIDNIGHT, *declared.rules(), *rules),
+        rules=(*own_rules, *rules),
         inputs=tuple(dict.fromkeys((events.qualified, *(join.table.qualified for join in joined)))),
         max_quarantine_share=max_quarantine_share,
         aggregates=declared,
@@ -647,7 +645,7 @@ def served_columns(table: Table) -> tuple[Column, ...]:
     """The columns of a gold table's view, entities included: the table's own, or for a table of instants what is
     computed from its events.
     """
-    if table.aggregates and table.aggregates.at == At.INSTANTS:
+    if table.aggregates and table.aggregates.is_of_instants:
         return (*table.aggregates.key, *(column for _, _, column in table.aggregates.features()))
     return tuple(column for column in table.columns if column.name != EVENT_TIMESTAMP.name)
 
@@ -656,7 +654,7 @@ def _columns_of_instants(declared: Aggregates) -> tuple[Column, ...]:
     """The keys, what identifies the event, its instant, and its measures."""
     keys = {column.name: column for column in declared.key}
     identity = [declared.events.column(name) for name in declared.events.key if name not in keys]
-    measures = [measure.column for of_part in declared.measures() for measure in of_part if measure.column]
+    measures = [column for _, column in declared.measure_columns()]
     plain = [replace(column, source=None) for column in identity]
     return (*keys.values(), *plain, replace(EVENT_TIMESTAMP, doc="Instant of the event"), *measures)
 
@@ -670,7 +668,7 @@ def problems(declared: Aggregates) -> Iterator[str]:
         yield f"two features are called {duplicate}. Rename one of the aggregations"
     for part in declared.aggregations:
         yield from _problems_of_aggregation(declared, part)
-    if declared.at == At.INSTANTS:
+    if declared.is_of_instants:
         yield from _problems_of_measures(declared)
 
 
@@ -776,12 +774,12 @@ def _problems_of_aggregation(declared: Aggregates, part: Aggregation) -> Iterato
     for window in part.windows:
         if isinstance(window, Recent) and not part.recent:
             yield f"{part.name}: before_latest is for Count, First and Decayed"
-        if isinstance(window, Window) and window.length % DAY and declared.at == At.MIDNIGHTS:
+        if isinstance(window, Window) and window.length % DAY and not declared.is_of_instants:
             yield (
                 f"{part.name}: a window of {window.label} needs values between midnights. Give whole days, or the table"
                 " at=At.INSTANTS"
             )
-        if isinstance(window, Recent) and declared.at == At.INSTANTS:
+        if isinstance(window, Recent) and declared.is_of_instants:
             yield f"{part.name}: before_latest counts whole days. Leave out at=At.INSTANTS, or give another window"
         if isinstance(window, Window) and isinstance(part, Decayed):
             yield f"{part.name}: Decayed counts back from the newest event. Give windows=before_latest(365)"
@@ -813,7 +811,7 @@ def _problems_of_value(declared: Aggregates, part: Aggregation, value: Aggregati
     except ContractError as error:
         yield str(error)
         return
-    if declared.at == At.INSTANTS and isinstance(value_type, DecimalType) and value_type.precision > INSTANT_DIGITS:
+    if declared.is_of_instants and isinstance(value_type, DecimalType) and value_type.precision > INSTANT_DIGITS:
         yield (
             f"{part.name}: {value_type.spark} has more than {INSTANT_DIGITS} digits, which the online store keeps of an"
             f" event. Give `type`, such as type=decimal({INSTANT_DIGITS}, {value_type.scale})"

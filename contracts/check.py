@@ -17,7 +17,7 @@ from pathlib import Path
 import duckdb
 
 from contracts import catalog
-from contracts.aggregations import Aggregates, Aggregation, At, Ratio, entity_columns, served_columns
+from contracts.aggregations import Aggregates, Aggregation, Ratio, entity_columns, served_columns
 from contracts.model import DATE, LONG, Column, ContractError, Layer, Load, Table
 from contracts.project import ENGINE, FILE, Project, ProjectError
 
@@ -324,8 +324,7 @@ class _TableCheck:
                     " followed",
                     name,
                 )
-        is_of_instants = bool(table.aggregates and table.aggregates.at == At.INSTANTS)
-        if not is_of_instants and (not table.key or table.key[-1] != "event_timestamp"):
+        if not table.is_of_instants and (not table.key or table.key[-1] != "event_timestamp"):
             yield self._problem(
                 'its key is (..., "event_timestamp"): entity columns, then the midnight at which a row becomes'
                 " knowable",

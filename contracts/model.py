@@ -307,6 +307,11 @@ class Table:
                 return column
         raise KeyError(f"{self.qualified} has no column {name}; it has {', '.join(self.column_names)}")
 
+    @property
+    def is_of_instants(self) -> bool:
+        """Whether it is a gold table of events, from which features are computed for any instant."""
+        return self.aggregates is not None and self.aggregates.is_of_instants
+
     def checks(self) -> tuple[Check, ...]:
         """The row-level checks without references: of columns, in their order, then rules."""
         return self._checks

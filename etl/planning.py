@@ -14,7 +14,6 @@ from operator import and_
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from contracts import catalog
-from contracts.aggregations import At
 from contracts.interval import DAY, Interval, merged
 from contracts.model import DATE, LONG, TIMESTAMP, Layer, Load, Table
 from contracts.report import RowAccount
@@ -168,7 +167,7 @@ def _plan_gold(common: Plan, inputs: Inputs, changed: Changes) -> Plan:
     """
     look_back, horizon = reach(common.table), _horizon(common)
     days = None if common.whole else _changed_event_days(common, inputs, changed)
-    if common.table.aggregates and common.table.aggregates.at == At.INSTANTS:
+    if common.table.is_of_instants:
         known = _all_days({name: inputs[name] for name in drivers(common.table)})
         return replace(common, whole=days is None, days=known if days is None else merged(days), horizon=horizon)
     if days is None:

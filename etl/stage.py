@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from contracts import catalog
-from contracts.aggregations import At
 from contracts.interval import Interval, days_of, merged
 from contracts.model import DATE, LONG, Layer, Load, Table
 from contracts.report import RowAccount
@@ -23,7 +22,7 @@ from etl.gold.dependencies import read_days
 from etl.planning import Plan, drivers, reach
 from etl.silver import PROVENANCE, select
 from etl.sources.messages import Message
-from etl.sources.offsets import Begin
+from etl.sources.offsets import Start
 from etl.staged import Staged, count_rows, new_folder, write, write_by_month
 from etl.transforms import StageError, ensure_columns, has_transform, transform
 from lake import delta, storage
@@ -63,10 +62,10 @@ def stage_rows(planned: Plan, rows: pa.Table, rows_in: int) -> Staged:
     return Staged(planned, folder, rows_in, count_rows(folder), 0, distinct_keys=keys)
 
 
-def stage_messages(planned: Plan, batch: Sequence[Message], identity: int, begin: Mapping[int, Begin]) -> Staged:
+def stage_messages(planned: Plan, batch: Sequence[Message], identity: int, starts: Mapping[int, Start]) -> Staged:
     """Stage the messages of a topic that the bronze table has not read; see `etl.bronze.stream.load`."""
     folder = new_folder(planned.table)
-    loaded = stream.load(planned.table, batch, folder, identity, begin)
+    loaded = stream.load(planned.table, batch, folder, identity, starts)
     return Staged(
         planned,
         folder,
@@ -227,7 +226,7 @@ def _features(planned: Plan) -> DataFrame:
             if planned.whole
             else dependencies.history(table, planned.days, versions)
         )
-        if table.aggregates.at == At.INSTANTS:
+        if table.is_of_instants:
             return instants.rows(table, table.aggregates, inputs, prepare)
         return aggregate.features(table, planned.days, inputs, prepare)
     needed = merged(windows.history_for(span, reach(table)) for span in planned.days)

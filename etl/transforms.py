@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from contracts import project
-from contracts.aggregations import At
 from contracts.model import Layer, Table
 from etl.gold import aggregate, arrow, instants, measures, windows
 from etl.silver import select
@@ -73,7 +72,7 @@ def code_of(table: Table) -> str:
     """
     if table.layer not in (Layer.SILVER, Layer.GOLD):
         return ""
-    of_gold = [instants, aggregate] if _is_of_instants(table) else [measures, windows, arrow, aggregate]
+    of_gold = [instants, aggregate] if table.is_of_instants else [measures, windows, arrow, aggregate]
     shared = of_gold if table.layer == Layer.GOLD else [select]
     own = _sources(transform(table)) if has_transform(table) else {}
     facts = (
@@ -85,10 +84,6 @@ def code_of(table: Table) -> str:
     )
     text = "".join((*(own[name] for name in sorted(own)), *(inspect.getsource(module) for module in shared))) + facts
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _is_of_instants(table: Table) -> bool:
-    return table.aggregates is not None and table.aggregates.at == At.INSTANTS
 
 
 def _sources(module: ModuleType) -> dict[str, str]:
@@ -134,7 +129,7 @@ def _declaration(declared: Aggregates) -> tuple[Any, ...]:
         for other in declared.joined
     ]
     prepared = [(column.name, column.type.spark, column.required) for column in declared.prepared]
-    if declared.at == At.INSTANTS:  # windows are computed where the table is read
+    if declared.is_of_instants:  # windows are computed where the table is read
         parts = [replace(part, windows=()) for part in parts]
     return (_identity(declared.events), [column.name for column in declared.key], parts, joined, prepared)
 

@@ -17,7 +17,6 @@ from contracts.aggregations import (
     Aggregates,
     Aggregation,
     AsOf,
-    At,
     Count,
     Decayed,
     Dimension,
@@ -35,6 +34,7 @@ from contracts.aggregations import (
 from contracts.interval import midnight
 from contracts.model import Table
 from lake import delta, settings, storage
+from lake.publishing import arrow_type
 from lake.sql import identifier, parquet
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def verify(
         )
         expected = counted(connection, declared, events, samples)
         found = (
-            _rows_at(connection, table, samples) if declared.at == At.MIDNIGHTS else _computed(table, samples, values)
+            _rows_at(connection, table, samples) if not declared.is_of_instants else _computed(table, samples, values)
         )
     return _compare(table, samples, expected, found)
 
@@ -308,9 +308,9 @@ def _draw_samples(
         return []
     keys = connection.execute(f"SELECT DISTINCT {names} FROM {events} WHERE {known} ORDER BY {names}").fetchall()
     chosen = rng.sample(keys, min(sample, len(keys)))
-    if declared.at == At.INSTANTS:
+    if declared.is_of_instants:
         return _draw_instants(connection, declared, events, chosen, rng, end)
-    days = _event_days(connection, declared, events, chosen)
+    days = _times_of_events(connection, declared, events, chosen, "CAST(_at AS DATE)")
     samples = {
         (key, day) for key in chosen for day in _days_of(declared, days[key], rng, first, end) if first <= day <= end
     }
@@ -328,24 +328,13 @@ def _draw_instants(
     """Keys and instants up to `end`, sorted; see `verify`."""
     lengths = {window.length for part in declared.aggregations for window in part.windows if isinstance(window, Window)}
     horizon, samples = midnight(end), set()
-    for key, instants in _event_instants(connection, declared, events, keys).items():
+    for key, naive in _times_of_events(connection, declared, events, keys, "_at").items():
+        instants = [at.replace(tzinfo=UTC) for at in naive]
         first, event = instants[0], rng.choice(instants)
         drawn = [first + rng.random() * (horizon - first), first, event, *(event + length for length in lengths)]
         samples |= {(key, at + shift) for at in drawn for shift in (timedelta(0), A_MOMENT) if at + shift <= horizon}
         samples.add((key, horizon))
     return sorted(samples)
-
-
-def _event_instants(
-    connection: duckdb.DuckDBPyConnection, declared: Aggregates, events: str, keys: Sequence[Key]
-) -> dict[Key, list[datetime]]:
-    """The sorted instants of the events of each of these keys."""
-    _register_samples(connection, declared, [(key, datetime.min) for key in keys])
-    same = " AND ".join(f"e.{identifier(column.name)} = a._k{n}" for n, column in enumerate(declared.key))
-    rows = connection.execute(
-        f"SELECT _sample, list(_at ORDER BY _at) FROM {SAMPLES} a JOIN {events} e ON {same} GROUP BY _sample"
-    )
-    return {keys[row[0]]: [at.replace(tzinfo=UTC) for at in row[1]] for row in rows.fetchall()}
 
 
 def _days_of(declared: Aggregates, days: list[date], rng: random.Random, first: date, end: date) -> Iterator[date]:
@@ -361,15 +350,15 @@ def _days_of(declared: Aggregates, days: list[date], rng: random.Random, first: 
     yield min(days[-1] + (longest + rng.randint(2, LONG_IDLE)) * DAY, end)
 
 
-def _event_days(
-    connection: duckdb.DuckDBPyConnection, declared: Aggregates, events: str, keys: Sequence[Key]
-) -> dict[Key, list[date]]:
-    """The sorted days with an event of each of these keys."""
+def _times_of_events(
+    connection: duckdb.DuckDBPyConnection, declared: Aggregates, events: str, keys: Sequence[Key], time: str
+) -> dict[Key, list[Any]]:
+    """The sorted values of `time`, SQL of the instant `_at`, of the events of each of these keys."""
     _register_samples(connection, declared, [(key, datetime.min) for key in keys])
     same = " AND ".join(f"e.{identifier(column.name)} = a._k{n}" for n, column in enumerate(declared.key))
     rows = connection.execute(
-        f"SELECT _sample, list(DISTINCT CAST(_at AS DATE) ORDER BY CAST(_at AS DATE)) FROM {SAMPLES} a"
-        f" JOIN {events} e ON {same} GROUP BY _sample"
+        f"SELECT _sample, list(DISTINCT {time} ORDER BY {time}) FROM {SAMPLES} a JOIN {events} e ON {same}"
+        " GROUP BY _sample"
     )
     return {keys[row[0]]: row[1] for row in rows.fetchall()}
 
@@ -380,10 +369,9 @@ def _register_samples(
     """Register the relation SAMPLES: number, key parts, and instant in UTC without a zone."""
     import pyarrow as pa
 
-    arrow_types = {"bigint": pa.int64(), "string": pa.string(), "date": pa.date32()}
     columns: dict[str, pa.Array] = {"_sample": pa.array(range(len(samples)), pa.int64())}
     for n, column in enumerate(declared.key):
-        columns[f"_k{n}"] = pa.array([key[n] for key, _ in samples], arrow_types[column.type.spark])
+        columns[f"_k{n}"] = pa.array([key[n] for key, _ in samples], arrow_type(column.type))
     columns["_t"] = pa.array([at.replace(tzinfo=None) for _, at in samples], pa.timestamp("us"))
     connection.register(SAMPLES, pa.table(columns))
 

@@ -172,9 +172,9 @@ def publish(
     """Commit the staged files and return the version that holds them.
 
     `replace` names the days whose old rows are removed; `whole` removes all; with neither, rows are appended.
-    `transactions` are application transactions, id -> version, of the same commit. `base` is
-    the version that the rows were computed from (None for a new table): PublishError when the table has a newer one,
-    and nothing is written. The caller holds the table's lock.
+    `transactions` are application transactions, id -> version, of the same commit. `base` is the version that the rows
+    were computed from (None for a new table): PublishError when the table has a newer one, and nothing is written. The
+    caller holds the table's lock.
     """
     table = open_at(contract, base)
     added = [_move_into_table(contract, path) for path in staged]

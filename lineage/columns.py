@@ -16,7 +16,6 @@ from contracts import catalog
 from contracts.aggregations import (
     Aggregates,
     Aggregation,
-    At,
     Dimension,
     MappedInTime,
     Ratio,
@@ -69,21 +68,20 @@ def sources_of(table: Table) -> dict[str, tuple[Source, ...]]:
 
 def view_columns(table: Table) -> tuple[Column, ...]:
     """The columns that the view of a gold table serves."""
-    is_of_instants = table.aggregates is not None and table.aggregates.at == At.INSTANTS
-    return served_columns(table) if is_of_instants else table.columns
+    return served_columns(table) if table.is_of_instants else table.columns
 
 
 def sources_of_view(table: Table) -> dict[str, tuple[Source, ...]]:
     """Column of a gold table's view -> its sources in the table."""
     declared = table.aggregates
-    if declared is None or declared.at == At.MIDNIGHTS:
+    if declared is None or not declared.is_of_instants:
         return {name: (Source(table.qualified, name, Use.IDENTITY),) for name in table.column_names}
     keys = tuple(Source(table.qualified, column.name, Use.GROUP_BY) for column in declared.key)
     found: dict[str, tuple[Source, ...]] = {
         column.name: (Source(table.qualified, column.name, Use.IDENTITY),) for column in declared.key
     }
-    for part, of_part in zip(declared.aggregations, declared.measures(), strict=True):
-        read = [measure.column.name for measure in of_part if measure.column]
+    for part in declared.aggregations:
+        read = [measure.column.name for measure in declared.measures(part) if measure.column]
         direct = tuple(Source(table.qualified, name, Use.AGGREGATION) for name in read)
         window = Source(table.qualified, EVENT_TIMESTAMP.name, Use.WINDOW)
         found |= {part.feature(length): (*direct, *keys, window) for length in part.windows or (None,)}
@@ -146,14 +144,9 @@ def _of_features(table: Table, declared: Aggregates) -> dict[str, list[Source]]:
     time = declared.time_column
     found = {column.name: _value(declared, column.name, Use.IDENTITY) for column in declared.key}
     found[EVENT_TIMESTAMP.name] = _value(declared, time, Use.TRANSFORMATION)
-    if declared.at == At.INSTANTS:
+    if declared.is_of_instants:
         found |= {name: _value(declared, name, Use.IDENTITY) for name in table.key}
-        found |= {
-            measure.column.name: [*_of_aggregation(declared, measure.part)]
-            for of_part in declared.measures()
-            for measure in of_part
-            if measure.column
-        }
+        found |= {column.name: [*_of_aggregation(declared, part)] for part, column in declared.measure_columns()}
         return {name: found[name] for name in table.column_names}
     for part, _, column in declared.features():
         direct = [*_of_aggregation(declared, part)]

@@ -146,7 +146,7 @@ def of_delta(qualified: str, version: int | None = None) -> dict[str, Any]:
 
 def of_view(table: Table) -> dict[str, Any]:
     """The facets of what an online store serves from a gold table: no source or storage, which depend on the store."""
-    facets = {**of_table(table), "schema": schema(view_columns(table))}
+    facets = of_table(table) | {"schema": schema(view_columns(table))}
     return {name: facets[name] for name in ("schema", "documentation", "ownership", "tags") if name in facets}
 
 

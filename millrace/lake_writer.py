@@ -10,7 +10,8 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -22,7 +23,7 @@ from contracts.model import Layer, Table
 from contracts.report import TableReport
 from etl.sources.kafka import Reader, StreamError
 from etl.sources.messages import Message
-from etl.sources.offsets import Begin
+from etl.sources.offsets import Start
 from lake import settings
 from millrace import errors, health, pipeline
 
@@ -39,14 +40,18 @@ class Source(Protocol):
 
     problem: str
 
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """The table of each topic."""
+
     def read(self, most: int, seconds: float) -> list[tuple[Table, Message]]:
         """Messages, with their tables."""
 
-    def begin(self, table: Table) -> dict[int, Begin]:
-        """Where the reading of each partition began."""
+    def starts(self, table: Table) -> dict[int, Start]:
+        """Where the reading of each partition started."""
 
-    def passed(self, table: Table) -> dict[int, tuple[int, int]]:
-        """From which offset to which one of each partition there is no message."""
+    def gaps(self, table: Table) -> dict[int, tuple[int, int]]:
+        """Partition -> from which offset to which one there is no message."""
 
     def identity(self, table: Table) -> int:
         """The identity of the topic; StreamError where it was created again since."""
@@ -54,7 +59,7 @@ class Source(Protocol):
     def rewind(self) -> None:
         """Read all messages again from where the tables' commits end."""
 
-    def keep(self, table: Table, read: dict[int, int]) -> None:
+    def acknowledge(self, table: Table, read: dict[int, int]) -> None:
         """Tell the source how far the table has read."""
 
 
@@ -139,7 +144,7 @@ class LakeWriter:
         self._source, self._say = source, say
         self._run_id = f"stream-{datetime.now(UTC):%Y%m%dT%H%M%S}"
         self._waiting: dict[str, _Waiting] = defaultdict(_Waiting)
-        self._tables: dict[str, Table] = {}
+        self._tables = {table.qualified: table for table in source.tables.values()}
         self._counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         self._reported = time.monotonic()
         self._failures: dict[str, _Failure] = {}
@@ -153,26 +158,30 @@ class LakeWriter:
         """Read for a moment, then publish what has waited long enough."""
         for table, message in self._read():
             waiting = self._waiting[table.qualified]
-            self._tables[table.qualified] = table
             waiting.since = waiting.since or time.monotonic()
             waiting.messages.append(message)
             waiting.size += len(message.value or b"")
         for name, waiting in list(self._waiting.items()):
             if self._is_due(name, waiting):
                 self._publish(self._tables[name])
-        self._report()
+        if time.monotonic() - self._reported >= REPORT_SECONDS:
+            self._pass_gaps()
+            self._report()
 
     def flush(self) -> None:
         """Publish all that was read."""
         for name in list(self._waiting):
             self._publish(self._tables[name])
-        self._report(now=True)
+        self._pass_gaps()
+        self._report()
 
     def _is_due(self, name: str, waiting: _Waiting) -> bool:
-        now, failure = time.monotonic(), self._failures.get(name)
-        if failure and now < failure.resumes:
-            return False
-        return now - waiting.since >= settings.stream_seconds() or waiting.is_full
+        waited = time.monotonic() - waiting.since
+        return not self._is_paused(name) and (waited >= settings.stream_seconds() or waiting.is_full)
+
+    def _is_paused(self, name: str) -> bool:
+        failure = self._failures.get(name)
+        return failure is not None and time.monotonic() < failure.resumes
 
     def _read(self) -> list[tuple[Table, Message]]:
         if any(waiting.is_full for waiting in self._waiting.values()):
@@ -182,49 +191,53 @@ class LakeWriter:
 
     def _publish(self, table: Table) -> None:
         """Publish the table's messages. If that fails, all tables' messages are read again: none is lost."""
-        name, waiting = table.qualified, self._waiting.pop(table.qualified, None)
+        waiting = self._waiting.pop(table.qualified, None)
         if waiting is None:  # dropped when another table's messages could not be published
             return
+        with self._read_again_on_failure(table):
+            identity, starts = self._source.identity(table), self._source.starts(table)
+            report = pipeline.append_messages(table, waiting.messages, self._run_id, identity, starts)
+            self._source.acknowledge(table, _ends(waiting.messages))
+            self._count(report)
+
+    def _pass_gaps(self) -> None:
+        """Commit offsets at which there is no message, so that they are neither lag nor missing later."""
+        for name, table in self._tables.items():
+            waiting = self._waiting.get(name, _Waiting()).messages
+            busy = {message.partition for message in waiting}
+            gaps = {partition: gap for partition, gap in self._source.gaps(table).items() if partition not in busy}
+            if gaps and not self._is_paused(name):
+                with self._read_again_on_failure(table):
+                    identity = self._source.identity(table)
+                    self._source.acknowledge(table, pipeline.pass_gaps(table, identity, gaps, self._run_id))
+
+    @contextmanager
+    def _read_again_on_failure(self, table: Table) -> Iterator[None]:
+        """If the table cannot be written within it, say why, pause, and read the messages of all tables again."""
         try:
-            identity, begin = self._source.identity(table), self._source.begin(table)
-            report = pipeline.append_messages(table, waiting.messages, self._run_id, identity, begin)
+            yield
         except StreamError:
             raise
         except Exception as error:
             if not errors.is_ours(error):
                 raise
-            former = self._failures.get(name)
+            former = self._failures.get(table.qualified)
             failure = _Failure(str(error), min(2 * former.pause, LONGEST_PAUSE) if former else 1.0)
-            self._failures[name] = failure
+            self._failures[table.qualified] = failure
             self._say(f"{failure.reason.rstrip('.')}. Trying again in {failure.pause:.0f} s")
             self._waiting.clear()
             self._source.rewind()
-            return
-        self._failures.pop(name, None)
-        self._source.keep(table, _ends(waiting.messages))
-        self._count(report)
-
-    def _pass_offsets(self) -> None:
-        """Commit offsets at which there is no message, so that they are neither lag nor missing later."""
-        for table in self._tables.values():
-            waiting = self._waiting.get(table.qualified, _Waiting()).messages
-            busy = {message.partition for message in waiting}
-            passed = {at: span for at, span in self._source.passed(table).items() if at not in busy}
-            if passed and table.qualified not in self._failures:
-                identity = self._source.identity(table)
-                self._source.keep(table, pipeline.pass_offsets(table, identity, passed))
+        else:
+            self._failures.pop(table.qualified, None)
 
     def _count(self, report: TableReport) -> None:
         counts = self._counts[report.table]
         counts[0] += report.account.published
         counts[1] += report.account.quarantined
 
-    def _report(self, *, now: bool = False) -> None:
-        """Say every few seconds what was published."""
+    def _report(self) -> None:
+        """Say what was published since the last report."""
         seconds = time.monotonic() - self._reported
-        if not now and seconds < REPORT_SECONDS:
-            return
-        self._pass_offsets()
         for name, (published, quarantined) in self._counts.items():
             bad = f", {quarantined:,} to quarantine" if quarantined else ""
             self._say(f"{name}: {published:,} messages published in {seconds:.0f} s{bad}")

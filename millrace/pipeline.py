@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from contracts.check import Problem
     from etl.planning import Plan
     from etl.sources.messages import Message
-    from etl.sources.offsets import Begin
+    from etl.sources.offsets import Start
     from etl.staged import Staged
     from expectations.audit import Audit
     from expectations.brute_force import Verification
@@ -222,11 +222,11 @@ def _build(
 
 
 def append_messages(
-    table: Table, batch: Sequence[Message], run_id: str, identity: int, begin: Mapping[int, Begin]
+    table: Table, batch: Sequence[Message], run_id: str, identity: int, starts: Mapping[int, Start]
 ) -> TableReport:
     """Publish the messages of a topic that the bronze table has not read yet, with their offsets, in one commit.
 
-    `identity` is that of the topic, `begin` where the table ended when they were read.
+    `identity` is that of the topic, `starts` where the table ended when they were read.
     """
     from etl import table_reader
     from etl.planning import plan
@@ -241,39 +241,34 @@ def append_messages(
     ):
         planned = plan(table, Interval(today, today + DAY))
         return _execute(
-            planned, lambda planned: stage_messages(planned, batch, identity, begin), run_id, on_checks=lambda _: None
+            planned, lambda planned: stage_messages(planned, batch, identity, starts), run_id, on_checks=lambda _: None
         )
 
 
-def pass_offsets(table: Table, identity: int, passed: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+def pass_gaps(table: Table, identity: int, gaps: Mapping[int, tuple[int, int]], run_id: str) -> dict[int, int]:
     """Commit that there are no messages from one offset to another, for the partitions that the table has read up to
     the first. Returns their next offsets.
     """
-    from etl.sources import messages, offsets
-    from lake import delta, publishing
-    from lake.delta import CommitMetadata
+    from etl.sources import offsets
+    from lake.publishing import locked
 
-    with translate_errors(table.qualified, "the messages are read again"), publishing.locked(table.qualified):
-        read = offsets.next_offsets(table, [*passed])
-        following = {partition: end for partition, (at, end) in passed.items() if read[partition] == at}
-        if following:
-            transactions = offsets.transactions(messages.topic_of(table), identity, following)
-            base = delta.version_of(table.qualified)
-            publishing.publish(table, [], CommitMetadata("stream"), base=base, transactions=transactions)
+    with translate_errors(table.qualified, "the messages are read again"), locked(table.qualified):
+        read = offsets.next_offsets(table, [*gaps])
+        following = {partition: end for partition, (at, end) in gaps.items() if read[partition] == at}
+        _commit_offsets(table, identity, following, run_id)
         return following
 
 
 def skip_messages(table: Table, identity: int, ranges: Mapping[int, tuple[int, int]], run_id: str) -> dict[int, int]:
     """Let the table read on where the messages that it reads next are gone. `ranges` has the first and the end offset
-    of each partition. Returns the partitions that now begin at their first message, with its offset.
+    of each partition. Returns the partitions that are now read from their first message, with its offset.
 
     A topic of another identity than the one that the table has read is read from its beginning.
     """
-    from etl.sources import messages, offsets
-    from lake import delta, publishing
-    from lake.delta import CommitMetadata
+    from etl.sources import offsets
+    from lake.publishing import locked
 
-    with translate_errors(table.qualified, "skip again"), publishing.locked(table.qualified):
+    with translate_errors(table.qualified, "skip again"), locked(table.qualified):
         is_another = offsets.is_another(table, identity)
         following = dict.fromkeys(ranges) if is_another else offsets.next_offsets(table, [*ranges])
         skipped = {
@@ -281,11 +276,21 @@ def skip_messages(table: Table, identity: int, ranges: Mapping[int, tuple[int, i
             for partition, (first, end) in ranges.items()
             if (at := following[partition]) is None or not first <= at <= end
         }
-        if skipped:
-            transactions = offsets.transactions(messages.topic_of(table), identity, skipped)
-            base = delta.version_of(table.qualified)
-            publishing.publish(table, [], CommitMetadata(run_id), base=base, transactions=transactions)
+        _commit_offsets(table, identity, skipped, run_id)
         return skipped
+
+
+def _commit_offsets(table: Table, identity: int, following: Mapping[int, int], run_id: str) -> None:
+    """Commit next offsets without rows; nothing where there are none. The caller holds the table's lock."""
+    from etl.sources import messages, offsets
+    from lake import delta, publishing
+    from lake.commits.delta_rs import maintenance_metadata
+
+    if following:
+        transactions = offsets.transactions(messages.topic_of(table), identity, following)
+        metadata = maintenance_metadata(delta.last_commit(delta.open_table(table.qualified)), run_id)
+        base = delta.version_of(table.qualified)
+        publishing.publish(table, [], metadata, base=base, transactions=transactions)
 
 
 def add_part(

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from contracts.model import Column, Layer, Table, Type
+from contracts.model import LONG, STRING, TIMESTAMP, Column, Layer, Load, Pii, Table, Type
 
 
 def silver(name: str, key: tuple[str, ...], *columns: Column, **other: Any) -> Table:
@@ -14,3 +14,25 @@ def silver(name: str, key: tuple[str, ...], *columns: Column, **other: Any) -> T
 def column(name: str, kind: Type, **other: Any) -> Column:
     """A required column."""
     return Column(name, kind, name, required=True, **other)
+
+
+BIDS = silver(
+    "bids",
+    ("bid",),
+    column("bid", LONG),
+    column("bidder", STRING, pii=Pii.PSEUDONYM),
+    column("offer", STRING),
+    column("price", LONG),
+    column("made_at", TIMESTAMP),
+    time_column="made_at",
+)
+RANKS = silver(
+    "ranks",
+    ("change",),
+    column("change", STRING),
+    column("bidder", STRING),
+    column("rank", STRING),
+    column("changed_at", TIMESTAMP),
+    time_column="changed_at",
+    load=Load.SNAPSHOT,
+)

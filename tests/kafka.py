@@ -11,8 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec
 
 from etl.spark import jars
 from etl.spark.jars import Jar
@@ -128,7 +134,7 @@ class Kafka(Server):
         admin.create_partitions([NewPartitions(topic, total)])[topic].result(SECONDS)
 
     def abort(self, topic: str, *values: bytes) -> None:
-        """Write messages in a transaction, and abort it."""
+        """Write messages in a transaction, and abort it: readers of committed messages can read past them."""
         producer = Producer({"bootstrap.servers": self.url, "transactional.id": uuid.uuid4().hex})
         producer.init_transactions(SECONDS)
         producer.begin_transaction()
@@ -136,6 +142,18 @@ class Kafka(Server):
             producer.produce(topic, value)
         producer.flush(SECONDS)
         producer.abort_transaction(SECONDS)
+        deadline = time.monotonic() + SECONDS
+        while self._ends(topic, IsolationLevel.READ_COMMITTED) < self._ends(topic, IsolationLevel.READ_UNCOMMITTED):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)  # the broker marks the end of the transaction later
+
+    def _ends(self, topic: str, level: IsolationLevel) -> int:
+        """The sum of the end offsets of a topic's partitions."""
+        admin = self.admin()
+        partitions = admin.list_topics(topic, SECONDS).topics[topic].partitions
+        latest = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
+        offsets = admin.list_offsets(latest, isolation_level=level)
+        return sum(int(found.result(SECONDS).offset) for found in offsets.values())
 
     def produce(self, topic: str, *values: bytes | None, **options: Any) -> None:
         """Write messages with these values, and wait until the broker has them."""

@@ -20,7 +20,7 @@ from etl.bronze.load import days_in, load_time
 from etl.sources import messages, offsets
 from etl.sources.landing import LandingError, Rejected
 from etl.sources.messages import Decoded, Message
-from etl.sources.offsets import Begin
+from etl.sources.offsets import Start
 from lake import delta, storage
 from lake.publishing import arrow_type
 
@@ -43,16 +43,17 @@ class LoadedMessages:
 
 
 def load(
-    table: Table, batch: Sequence[Message], stage: Path, identity: int, begin: Mapping[int, Begin]
+    table: Table, batch: Sequence[Message], stage: Path, identity: int, starts: Mapping[int, Start]
 ) -> LoadedMessages:
     """Stage the messages that the table has not read in the folder `stage`, in one parquet file. The caller holds the
     table's lock until it has published. `identity` is that of the topic they come from.
 
-    LandingError where the table ends before `begin`: messages between the two would be lost.
+    LandingError where the table ends before `starts`: messages between the two would be lost.
     """
     import pyarrow.parquet as pq
 
-    new = _unread(table, batch, begin)
+    recorded = offsets.next_offsets(table, sorted({*starts, *(message.partition for message in batch)}))
+    new = _unread(table, batch, starts, recorded)
     loaded_at = load_time(table, delta.open_table(table.qualified))
     decoded = messages.decode(table, new, loaded_at.date())
     if decoded.rows.num_rows:
@@ -67,22 +68,24 @@ def load(
         decoded.rejected,
         days_of(_days(table, decoded, loaded_at)),
         tuple((messages.name_of(topic, first), messages.name_of(topic, last)) for first, last in ends),
-        offsets.transactions(topic, identity, _next(table, begin, ends)) if ends else {},
+        offsets.transactions(topic, identity, _next(starts, recorded, ends)) if ends else {},
     )
 
 
-def _next(table: Table, begin: Mapping[int, Begin], ends: Sequence[tuple[Message, Message]]) -> dict[int, int]:
+def _next(
+    starts: Mapping[int, Start], recorded: Mapping[int, int | None], ends: Sequence[tuple[Message, Message]]
+) -> dict[int, int]:
     """The next offset of each partition with new messages, and of those of which none was read yet."""
-    recorded = offsets.next_offsets(table, [*begin])
-    unread = {partition: start.offset for partition, start in begin.items() if recorded[partition] is None}
+    unread = {partition: start.offset for partition, start in starts.items() if recorded[partition] is None}
     return unread | {last.partition: last.offset + 1 for _, last in ends}
 
 
-def _unread(table: Table, batch: Sequence[Message], begin: Mapping[int, Begin]) -> list[Message]:
+def _unread(
+    table: Table, batch: Sequence[Message], starts: Mapping[int, Start], recorded: Mapping[int, int | None]
+) -> list[Message]:
     """The messages that the table has not read, each once, in the order of their offsets."""
-    ends = offsets.next_offsets(table, sorted({message.partition for message in batch}))
-    for partition, end in ends.items():
-        expected = begin[partition].recorded if partition in begin else None
+    for partition in {message.partition for message in batch}:
+        expected, end = starts[partition].recorded if partition in starts else None, recorded[partition]
         if expected is not None and (end is None or end < expected):
             raise LandingError(
                 f"{table.qualified}: it had read partition {partition} of {messages.topic_of(table)} up to"
@@ -92,7 +95,7 @@ def _unread(table: Table, batch: Sequence[Message], begin: Mapping[int, Begin]) 
     distinct = {
         (message.partition, message.offset): message
         for message in batch
-        if message.offset >= (ends[message.partition] or 0)
+        if message.offset >= (recorded[message.partition] or 0)
     }
     return [distinct[place] for place in sorted(distinct)]
 

@@ -7,7 +7,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from contracts import catalog
-from contracts.aggregations import Aggregates, At, Dimension, Joined
+from contracts.aggregations import Aggregates, Dimension, Joined
 from contracts.interval import Interval, days_of, merged
 from contracts.model import DATE, LONG, Load, Table
 from etl import table_reader
@@ -118,7 +118,7 @@ def history(table: Table, midnights: Sequence[Interval], versions: Versions) -> 
     declared = table.aggregates
     if declared is None:
         raise ValueError(f"{table.qualified} declares no aggregations")
-    if declared.at == At.INSTANTS:
+    if declared.is_of_instants:
         days = tuple(midnights)
     else:
         days = merged(windows.history_for(interval, declared.reach) for interval in midnights)

@@ -12,7 +12,7 @@ from operator import and_
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from contracts.aggregations import Aggregates, Aggregation, Count, First, Latest, Measure
+from contracts.aggregations import Aggregates, Aggregation, Count, First, Latest
 from contracts.columns import EVENT_TIMESTAMP
 from contracts.expressions import portable
 from contracts.model import Table
@@ -30,13 +30,11 @@ def rows(table: Table, declared: Aggregates, inputs: Mapping[str, DataFrame], pr
     events = events.filter(reduce(and_, (F.col(name).isNotNull() for name in needed)))
     own = [name for name in table.key if name in declared.events.column_names or name in needed]
     instant = F.col(AT).alias(EVENT_TIMESTAMP.name)
-    measures = [measure for of_part in declared.measures() for measure in of_part]
-    values = [_value(declared, measure).alias(measure.column.name) for measure in measures if measure.column]
+    values = [_value(declared, part).alias(column.name) for part, column in declared.measure_columns()]
     return events.select(*own, instant, *values).select(*table.column_names)
 
 
-def _value(declared: Aggregates, measure: Measure) -> Column:
-    part = measure.part
+def _value(declared: Aggregates, part: Aggregation) -> Column:
     if isinstance(part, Count) or (isinstance(part, (Latest, First)) and not part.of):
         return _counts(part)
     value = F.expr(portable(part.of)).cast(declared.value_type(part).spark)

@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from contracts.model import Table
 from etl.sources import messages, offsets
 from etl.sources.messages import Message
-from etl.sources.offsets import UNKNOWN, Begin
+from etl.sources.offsets import UNKNOWN, Start
 from lake import settings
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ CLIENT_LOG = logging.getLogger("millrace.kafka.client")
 CLIENT_LOG.setLevel(logging.CRITICAL)
 """The client repeats each failed connection many times a second; `Reader.problem` has it once."""
 Client = TypeVar("Client")
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class StreamError(RuntimeError):
@@ -72,12 +70,12 @@ def configuration() -> dict[str, Any]:
     return {"bootstrap.servers": brokers, "client.id": "millrace", **settings.kafka_conf()}
 
 
-def _connected(client: Callable[[dict[str, Any]], Client], enforced: Mapping[str, Any] = NOTHING) -> Client:
+def _connect(make: Callable[[dict[str, Any]], Client], enforced: Mapping[str, Any] | None = None) -> Client:
     """A client with the settings; StreamError for settings that it refuses, without their values."""
     from confluent_kafka import KafkaException
 
     try:
-        return client({**configuration(), **enforced})
+        return make({**configuration(), **(enforced or {})})
     except (KafkaException, TypeError, ValueError):
         raise StreamError(
             "the Kafka client refuses MILLRACE_KAFKA_CONF. Give settings of librdkafka as key=value,key=value; a value"
@@ -100,10 +98,10 @@ class Reader:
         """Why the brokers cannot be reached; empty while they can."""
         self._identities: dict[str, int] = {}
         self._assigned: dict[tuple[str, int], int] = {}
-        self._begin: dict[tuple[str, int], Begin] = {}
+        self._started: dict[tuple[str, int], Start] = {}
         self._ends: dict[tuple[str, int], int] = {}
         self._refreshed = float("-inf")
-        self._admin = _connected(AdminClient)
+        self._admin = _connect(AdminClient)
         own = {
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
@@ -115,7 +113,7 @@ class Reader:
             "queued.max.messages.kbytes": 64 << 10,
             "error_cb": lambda error: self._note(error.str()),
         }
-        self._consumer = _connected(lambda conf: Consumer({"group.id": GROUP, **conf}, logger=CLIENT_LOG), own)
+        self._consumer = _connect(lambda conf: Consumer({"group.id": GROUP, **conf}, logger=CLIENT_LOG), own)
 
     def read(self, most: int, seconds: float) -> list[tuple[Table, Message]]:
         """Up to `most` messages, of the next `seconds`; none while the brokers do not answer. StreamError where some
@@ -142,18 +140,22 @@ class Reader:
             found.append((self.tables[received.topic() or ""], message))
         return found
 
-    def begin(self, table: Table) -> dict[int, Begin]:
-        """Where the reading of each partition began."""
+    def starts(self, table: Table) -> dict[int, Start]:
+        """Where the reading of each partition started."""
         topic = messages.topic_of(table)
-        return {partition: begin for (name, partition), begin in self._begin.items() if name == topic}
+        return {partition: start for (name, partition), start in self._started.items() if name == topic}
 
-    def passed(self, table: Table) -> dict[int, tuple[int, int]]:
+    def gaps(self, table: Table) -> dict[int, tuple[int, int]]:
         """Partition -> from which offset to which one there is no message for readers: transactions were aborted there,
         or leave their marks.
         """
         topic = messages.topic_of(table)
-        found = {place: (self._begin[place].offset, end) for place, end in self._ends.items() if place in self._begin}
-        return {place[1]: (at, end) for place, (at, end) in found.items() if place[0] == topic and at < end}
+        ends = {partition: self._ends.get((topic, partition), 0) for partition in self.starts(table)}
+        return {
+            partition: (start.offset, ends[partition])
+            for partition, start in self.starts(table).items()
+            if start.offset < ends[partition]
+        }
 
     def identity(self, table: Table) -> int:
         """The identity of the topic that is read; StreamError where it was created again since."""
@@ -163,12 +165,12 @@ class Reader:
             raise StreamError(_created_again(table, topic))
         return known or current
 
-    def keep(self, table: Table, read: Mapping[int, int]) -> None:
+    def acknowledge(self, table: Table, read: Mapping[int, int]) -> None:
         """Note how far the table has read, and tell Kafka for its own tools: best effort, the table decides."""
         from confluent_kafka import KafkaException, TopicPartition
 
         topic = messages.topic_of(table)
-        self._begin |= {(topic, partition): Begin(offset, offset) for partition, offset in read.items()}
+        self._started |= {(topic, partition): Start(offset, offset) for partition, offset in read.items()}
         with suppress(KafkaException):
             self._consumer.commit(
                 offsets=[TopicPartition(topic, partition, offset) for partition, offset in read.items()],
@@ -203,12 +205,12 @@ class Reader:
         """Assign partitions that are not assigned yet, each from the offset that the table's commits name."""
         from confluent_kafka import KafkaException
 
-        assigned, begin = dict(self._assigned), dict(self._begin)
+        assigned, started = dict(self._assigned), dict(self._started)
         for topic, table in self.tables.items():
             self._identities[topic] = self.identity(table)
             new = [partition for partition in self._partitions(topic) if (topic, partition) not in assigned]
-            for partition, start in self._starts(table, new).items():
-                assigned[topic, partition], begin[topic, partition] = start.offset, start
+            for partition, start in self._find_starts(table, new).items():
+                assigned[topic, partition], started[topic, partition] = start.offset, start
         if assigned != self._assigned:
             try:
                 places = self._consumer.position(self._consumer.assignment())
@@ -218,14 +220,14 @@ class Reader:
                 )
             except KafkaException as error:
                 raise UnreachableError(f"partitions cannot be assigned: {error.args[0].str()}") from error
-            self._assigned, self._begin = assigned, begin
+            self._assigned, self._started = assigned, started
         self._refreshed = time.monotonic()
 
-    def _starts(self, table: Table, partitions: Sequence[int]) -> dict[int, Begin]:
+    def _find_starts(self, table: Table, partitions: Sequence[int]) -> dict[int, Start]:
         """Where to read each partition from; StreamError where messages from there on are gone. A table that has read
         the topic reads a partition that was added from offset 0.
         """
-        topic, starts = messages.topic_of(table), dict[int, Begin]()
+        topic, starts = messages.topic_of(table), dict[int, Start]()
         has_read = offsets.identity_of(table) is not None
         if offsets.is_another(table, self._identities[topic]):
             raise StreamError(_created_again(table, topic))
@@ -244,7 +246,7 @@ class Reader:
                     f" {end:,}: the topic was created again, or its brokers lost messages. To read it from its"
                     f" beginning: millrace stream skip {table.qualified}"
                 )
-            starts[partition] = Begin(following, start)
+            starts[partition] = Start(following, start)
         return starts
 
     def _partitions(self, topic: str) -> list[int]:

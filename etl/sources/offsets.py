@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from contracts.model import Table
 from etl.sources.messages import topic_of
 from lake import delta
 
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
 
 @dataclass(frozen=True)
-class Begin:
-    """Where the reading of a partition began: at `offset`. `recorded` is the next offset that the table had; None where
-    it had read none.
-    """
+class Start:
+    """Where the reading of a partition starts: at `offset`. `recorded` is the table's next offset; None without one."""
 
     recorded: int | None
     offset: int
@@ -41,8 +43,11 @@ def offset_key(topic: str, identity: int, partition: int) -> str:
 
 def identity_of(table: Table) -> int | None:
     """The identity of the topic that the table has read; None where it has read none."""
-    published = delta.open_table(table.qualified)
-    return published.transaction_version(identity_key(topic_of(table))) if published else None
+    return _identity(delta.open_table(table.qualified), topic_of(table))
+
+
+def _identity(published: DeltaTable | None, topic: str) -> int | None:
+    return published.transaction_version(identity_key(topic)) if published else None
 
 
 def is_another(table: Table, identity: int) -> bool:
@@ -54,7 +59,7 @@ def is_another(table: Table, identity: int) -> bool:
 def next_offsets(table: Table, partitions: Sequence[int]) -> dict[int, int | None]:
     """The offset of the first message of each partition that the table has not read; None where it has read none."""
     published, topic = delta.open_table(table.qualified), topic_of(table)
-    identity = identity_of(table)
+    identity = _identity(published, topic)
     if published is None or identity is None:
         return dict.fromkeys(partitions)
     return {

@@ -40,7 +40,7 @@ def is_of_instants(view: FeatureView) -> bool:
 
 def tags(table: Table) -> dict[str, str]:
     """The tags of a table's view; none for a view of midnights, whose definition must not change."""
-    if table.aggregates is None or table.aggregates.at != At.INSTANTS:
+    if table.aggregates is None or not table.is_of_instants:
         return {}
     return {TAG: str(At.INSTANTS), DIGEST: digest(table.aggregates)}
 
@@ -67,9 +67,8 @@ def _of_table(name: str) -> Aggregates:
 @cache
 def features(declared: Aggregates) -> tuple[Feature, ...]:
     """The features of a declaration, in order."""
-    of_part = dict(zip(map(id, declared.aggregations), declared.measures(), strict=True))
     return tuple(
-        Feature(column, part, _window(window), of_part[id(part)]) for part, window, column in declared.features()
+        Feature(column, part, _window(window), declared.measures(part)) for part, window, column in declared.features()
     )
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from feast import FeatureView
 
 from contracts.aggregations import Aggregation, Count, Distinct, First, Latest, Max, Mean, Min, Ratio, Sum
-from contracts.model import BOOLEAN, DOUBLE, TIMESTAMP, Column, DecimalType, Type
+from contracts.model import BOOLEAN, DOUBLE, TIMESTAMP, DecimalType, Type
 from features.instants import state
 from features.instants.declaration import Feature, digest, features, of_view
-from features.instants.state import Cells, State
+from features.instants.state import Cells
 
 Value = Any
 Part = Callable[[Sequence["Segment"]], Value]
@@ -58,12 +58,10 @@ class Fold:
 
     def values(self, packed: bytes, at: int) -> tuple[int, ...] | None:
         """The newest event's instant, in microseconds since 1970, and the features at the instant `at`; None without
-        an event before it. TooOldError where events are missing.
+        an event before it. TooOldError where events are missing, OtherDeclarationError where `packed` is of another
+        declaration.
         """
-        return self.of_state(state.unpack(packed), at)
-
-    def of_state(self, known: State, at: int) -> tuple[int, ...] | None:
-        """`values` of an unpacked state."""
+        known = state.unpack(packed)
         if known.declaration != self._declaration:
             raise OtherDeclarationError
         if at < known.exact_from:
@@ -82,14 +80,14 @@ class Fold:
         part, window = feature.part, feature.microseconds
         columns = [measure.column for measure in feature.measures]
         positions = [self._positions[column.name] if column else None for column in columns]
+        kinds = [column.type if column else None for column in columns]
         if isinstance(part, Ratio):
-            sides = [
-                _as_double(_amount(side, position, window, _type(column)), _summed_type(side, column))
-                for side, position, column in zip((part.part, part.whole), positions, columns, strict=True)
-            ]
-            return _ratio(sides[0], sides[1], part.empty)
-        [position], [column] = positions, columns
-        kind = column.type if column else None
+            top, bottom = (
+                _as_double(_amount(side, position, window, kind), kind if isinstance(side, Sum) else None)
+                for side, position, kind in zip((part.part, part.whole), positions, kinds, strict=True)
+            )
+            return _ratio(top, bottom, part.empty)
+        [position], [kind] = positions, kinds
         if isinstance(part, Mean):
             return _ratio(_as_double(_amount(part, position, window), kind), _valid(position or 0, window), None)
         if isinstance(part, (Count, Distinct)):
@@ -102,15 +100,6 @@ class Fold:
         if isinstance(part, (Min, Max)):
             return _served(_extreme(position or 0, window, min if isinstance(part, Min) else max, kind), kind)
         raise ValueError(f"{type(part).__name__} has no value at instants")
-
-
-def _type(column: Column | None) -> Type | None:
-    return column.type if column else None
-
-
-def _summed_type(part: Aggregation, column: Column | None) -> Type | None:
-    """The type of an amount; counts have none."""
-    return column.type if column and isinstance(part, Sum) else None
 
 
 def _span(segment: Segment, window: int | None) -> tuple[int, int]:
@@ -152,13 +141,12 @@ def _amount(part: Aggregation, position: int | None, window: int | None, kind: T
     if position is None:
         return lambda segments: sum(end - start for start, end in (_span(segment, window) for segment in segments))
     if isinstance(part, Distinct):
-        if kind == DOUBLE:
-            return lambda segments: len(
-                {_member(cell) for s in segments for cell in _cells(s.columns[position], *_span(s, window), kind)}
-            )
-        return lambda segments: len(
-            set().union(*(_cells(s.columns[position], *_span(s, window), kind) for s in segments))
-        )
+
+        def members(segments: Sequence[Segment]) -> int:
+            found = set[Any]().union(*(_cells(s.columns[position], *_span(s, window), kind) for s in segments))
+            return len({*map(_member, found)} if kind == DOUBLE else found)
+
+        return members
     return lambda segments: sum(_sum(segment.columns[position], *_span(segment, window)) for segment in segments)
 
 

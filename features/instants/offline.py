@@ -78,10 +78,10 @@ class _Query:
         running = "".join(f", sum({name}) OVER w AS {name}" for name in self._running.values())
         by_time = f"WINDOW w AS (PARTITION BY __key ORDER BY {TIME})"
         return [
-            ("spans", f"SELECT DISTINCT {of_labels} FROM labels"),
-            ("numbers", "SELECT *, CAST(row_number() OVER () AS INTEGER) AS __key FROM spans"),
-            ("requests", f"SELECT __row, __at, __key FROM ({labels}) JOIN numbers USING ({same})"),
-            ("events", f"SELECT __key, {TIME}{columns} FROM ({events}) JOIN numbers USING ({same})"),
+            ("entities", f"SELECT DISTINCT {of_labels} FROM labels"),
+            ("numbered", "SELECT *, CAST(row_number() OVER () AS INTEGER) AS __key FROM entities"),
+            ("requests", f"SELECT __row, __at, __key FROM ({labels}) JOIN numbered USING ({same})"),
+            ("events", f"SELECT __key, {TIME}{columns} FROM ({events}) JOIN numbered USING ({same})"),
             ("instants", f"SELECT __key, {TIME}, count(*) AS n{sums} FROM events GROUP BY ALL"),
             ("running", f"SELECT __key, {TIME}, sum(n) OVER w AS n{running} FROM instants {by_time}"),
         ]

@@ -14,8 +14,8 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from features import queries
 from features.online import generation
+from features.views import REQUEST_TIME
 
-REQUEST_TIME = "request_time"
 SEVERAL = -(2**63)
 FIRST, LAST = (queries.microseconds(datetime(year, 1, 1, tzinfo=UTC)) for year in (1900, 2200))
 _common: ContextVar[int | None] = ContextVar("request_time", default=None)
@@ -71,7 +71,7 @@ def _within_years(at: int) -> int:
 
 
 @contextmanager
-def asked_together(rows: Any) -> Iterator[None]:
+def at_common_instant(rows: Any) -> Iterator[None]:
     """Within it, `now` is the one instant of a request that Feast answers itself, one view at a time."""
     token = _common.set(_common_instant(rows))
     try:
@@ -99,5 +99,5 @@ def too_old(view: str, at: int) -> RequestTimeError:
     moment = datetime.fromtimestamp(at / 1_000_000, UTC)
     return RequestTimeError(
         f"{view}: {REQUEST_TIME} is {moment:%Y-%m-%d %H:%M:%S}, and the online store no longer has the events for it."
-        " Ask for the past with get_historical_features"
+        " Request past instants with get_historical_features"
     )

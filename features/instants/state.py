@@ -23,7 +23,7 @@ from features.source import GoldTable
 from lake.sql import identifier
 
 MARGIN = timedelta(days=2)
-"""How far before the horizon features can be asked for online."""
+"""How far before the horizon features can be requested online."""
 LARGEST = 2**62
 AT = "__t"
 
@@ -57,7 +57,7 @@ unpack = msgspec.msgpack.Decoder(State).decode
 
 def columns(declared: Aggregates) -> tuple[Column, ...]:
     """The columns of the gold table that a state has, in order."""
-    return tuple(measure.column for of_part in declared.measures() for measure in of_part if measure.column)
+    return tuple(column for _, column in declared.measure_columns())
 
 
 def query(table: str, source: GoldTable, view: FeatureView, horizon: int, among: str | None = None) -> str:
@@ -86,11 +86,10 @@ def query(table: str, source: GoldTable, view: FeatureView, horizon: int, among:
 
 def _of_any_age(declared: Aggregates) -> Iterator[str]:
     """Which events have a value that may be wanted at any age."""
-    for part, of_part in zip(declared.aggregations, declared.measures(), strict=True):
-        for measure in of_part:
-            if isinstance(part, Latest) and not part.windows and measure.column:
-                name = identifier(measure.column.name)
-                yield name if measure.column.type == BOOLEAN and not part.of else f"{name} IS NOT NULL"
+    for part, column in declared.measure_columns():
+        if isinstance(part, Latest) and not part.windows:
+            name = identifier(column.name)
+            yield f"{name} IS NOT NULL" if part.of else name
 
 
 def _stored(column: Column) -> str:

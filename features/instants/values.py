@@ -13,6 +13,7 @@ from features import queries, views
 from features.instants import offline
 from features.instants.declaration import of_view
 from features.lake_reader import LakeReader
+from lake.publishing import arrow_type
 from lake.release import Release
 
 Sample = tuple[tuple[Any, ...], datetime]
@@ -23,13 +24,12 @@ def at(table: Table, release: Release, samples: Sequence[Sample]) -> Mapping[Sam
     view, declared = views.view(table.name), of_view(views.view(table.name))
     names = [column.name for _, _, column in declared.features()]
     reader = LakeReader(release)
-    types = {"bigint": pa.int64(), "string": pa.string(), "date": pa.date32()}
     columns: dict[str, pa.Array] = {
         "__row": pa.array(range(len(samples)), pa.int64()),
         "__at": pa.array([queries.microseconds(instant) for _, instant in samples], pa.int64()),
     }
     for n, column in enumerate(declared.key):
-        columns[column.name] = pa.array([key[n] for key, _ in samples], types[column.type.spark])
+        columns[column.name] = pa.array([key[n] for key, _ in samples], arrow_type(column.type))
     reader.connection.register("labels", pa.table(columns))
     sql = offline.as_of(reader.table(table.qualified), view.batch_source, view, names, as_served=False)
     return {

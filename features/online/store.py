@@ -105,7 +105,8 @@ class Query:
                 raise request.too_old(self._view, at) from None
             except OtherDeclarationError:
                 raise generation.OnlineStoreError(
-                    f"{self._view} was declared anew since it was loaded. Run the interval again, then millrace serve"
+                    f"{self._view}: its declaration has changed since it was loaded. Run the interval again, then"
+                    " millrace serve"
                 ) from None
         return folded
 
@@ -187,7 +188,7 @@ class PackedOnlineStore(OnlineStore):
                         return response
                 ensure_keys(features, entity_rows, registry, project, full_feature_names)
                 rows = _with_request_time(entity_rows)
-                with request.asked_together(rows):
+                with request.at_common_instant(rows):
                     return OnlineStore.get_online_features(
                         self,
                         config,

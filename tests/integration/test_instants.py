@@ -11,10 +11,16 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
+from fastapi.testclient import TestClient
 
-from features import registry
+from features import registry, training, views
+from features.instants import request
 from features.instants.request import RequestTimeError
 from features.instants.state import MARGIN
+from features.lake_reader import SourceError
+from features.online.generation import OnlineStoreError
+from features.serving.app import app
+from features.training import sets
 from millrace import pipeline
 from tests.conftest import set_home
 from tests.integration.test_second_project import PLAYERS, SCHEMAS, cents
@@ -173,6 +179,76 @@ def test_windows_empty_without_a_write_and_the_past_is_refused(arcade: Arcade) -
         RequestTimeError, match=r"player_now: request_time is 2030-12-01 00:00:00, and the online store"
     ):
         store.get_online_features(features, entities)
+
+
+def test_what_is_refused_says_what_to_do(arcade: Arcade, monkeypatch: pytest.MonkeyPatch) -> None:
+    arcade.play(DAY, *arcade.rounds(DAY, 25))
+    pipeline.run_all(str(DAY), str(DAY + timedelta(days=1)), "run")
+    pipeline.serve()
+    player, noon = PLAYERS[0], datetime(2031, 1, 1, 12, tzinfo=UTC)
+    store, features = registry.open_store(), ["player_now:rounds_now_7d"]
+    with TestClient(app(), base_url="http://127.0.0.1:6566", raise_server_exceptions=False) as client:
+        for moment, status, reason in (
+            ("2031-01-02T00:00:00Z", 200, ""),
+            ("2030-12-01T00:00:00Z", 422, "player_now: request_time is 2030-12-01 00:00:00, and the online store no"),
+        ):
+            entities = {"player": [player], "request_time": [moment]}
+            answer = client.post("/get-online-features", json={"features": features, "entities": entities})
+            assert (answer.status_code, reason in answer.text) == (status, True), answer.text
+    with pytest.raises(OnlineStoreError, match="player_now is computed from events, so no values can be written"):
+        store._get_provider().online_write_batch(store.config, views.view("player_now"), [], None)
+    with monkeypatch.context() as patch:
+        patch.setattr("features.instants.fold.digest", lambda _: "another")
+        with pytest.raises(OnlineStoreError, match="its declaration has changed since it was loaded"):
+            registry.open_store().get_online_features(features, {"player": [player]})
+    with monkeypatch.context() as patch:
+        patch.setattr("features.instants.declaration.columns_of", lambda *_: ["no_such_column"])
+        with pytest.raises(SourceError, match="no_such_column"):
+            pipeline.serve(fresh=True)
+
+    labels = pd.DataFrame([{"player": player, "tier": "basic", "event_timestamp": noon} for player in PLAYERS])
+    training.create(labels, "player_v1", "set")
+    read = sets.read("set")
+    before = {found.feature: found.future for found in training.check_leaks("set").features}
+    assert {*before.values()} == {0}
+    altered = pa.array([100] * len(PLAYERS), pa.int64())
+    column = read.column_names.index("rounds_now_7d")
+    monkeypatch.setattr(sets, "read", lambda _: read.set_column(column, "rounds_now_7d", altered))
+    after = {found.feature: found.future for found in training.check_leaks("set").features}
+    assert after == before | {"rounds_now_7d": len(PLAYERS)}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (datetime(2031, 1, 1), 1_924_992_000_000_000),
+        (datetime(2031, 1, 1, 1, tzinfo=UTC), 1_924_995_600_000_000),
+        ("2031-01-01T02:00:00.000001+02:00", 1_924_992_000_000_001),
+        (1_924_992_000, 1_924_992_000_000_000),
+        (1_924_992_000_000, "lies outside of the years 1900 to 2199. Whole numbers are seconds"),
+        (datetime(1899, 12, 31), "lies outside of the years 1900 to 2199"),
+        (pd.NaT, "request_time is a NaTType, and must be an instant"),
+        (None, "request_time is a NoneType, and must be an instant"),
+        (True, "request_time is a bool, and must be an instant"),
+        ("tomorrow", "request_time is 'tomorrow', and must be an instant"),
+    ],
+)
+def test_request_times(value: Any, expected: int | str) -> None:
+    if isinstance(expected, int):
+        assert request.microseconds(value) == expected
+    else:
+        with pytest.raises(RequestTimeError, match=expected):
+            request.microseconds(value)
+
+
+def test_each_row_without_a_request_time_has_that_of_the_request(arcade: Arcade) -> None:
+    arcade.play(DAY, *arcade.rounds(DAY, 25))
+    pipeline.run_all(str(DAY), str(DAY + timedelta(days=1)), "run")
+    pipeline.serve()
+    rows = [{"player": PLAYERS[0]}, {"player": PLAYERS[0], "request_time": datetime(2031, 1, 2, tzinfo=UTC)}]
+    for entities in (rows, rows[::-1]):
+        with pytest.raises(RequestTimeError, match="one request_time, an instant, for all of its entities"):
+            registry.open_store().get_online_features(["player_now:rounds_now_7d"], entities)
 
 
 def test_verify_recounts_at_random_instants(arcade: Arcade) -> None:

@@ -7,6 +7,7 @@ import shutil
 import time
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -198,11 +199,36 @@ def test_skip_does_nothing_where_nothing_is_gone(stream: Stream, capsys: pytest.
 
 
 def test_settings_of_the_client_cannot_weaken_what_is_promised(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lake_writer, "REPORT_SECONDS", 0.5)
     monkeypatch.setenv("MILLRACE_KAFKA_CONF", "isolation.level=read_uncommitted,auto.offset.reset=latest")
     stream.abort(play(1), play(2))
     stream.produce(play(3))
     stream.catch_up()
     assert [row["round"] for row in stream.rows()] == ["r3"]
+
+
+def test_the_end_of_an_aborted_transaction_is_no_lag(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lake_writer, "REPORT_SECONDS", 0.5)
+    stream.produce(play(1), play(2), play(3))
+    stream.catch_up()
+    stream.abort(*(play(number) for number in range(4, 20)))
+    stream.catch_up()
+    assert len(stream.rows()) == 3
+
+
+def test_poison_is_quarantined_once_though_its_commit_failed(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish, failing = pipeline._publish, [True]
+
+    def fail_once(*arguments: Any) -> int:
+        if failing and failing.pop():
+            raise pipeline.RunError("the disk is full")
+        return publish(*arguments)
+
+    monkeypatch.setattr(pipeline, "_publish", fail_once)
+    stream.produce(play(1), b"poison", play(2), {"round": "r3"}, partition=0)
+    stream.catch_up()
+    assert "the disk is full. Trying again in 1 s" in stream.said
+    assert len(stream.rows()) == len(stream.quarantine()) == 2
 
 
 def test_a_setting_that_the_client_refuses_is_a_sentence_without_it(

@@ -11,34 +11,13 @@ import pytest
 
 from contracts.aggregations import Count, Dimension, Distinct, Latest, Max, Sum, days, feature_table
 from contracts.interval import Interval
-from contracts.model import LONG, STRING, TIMESTAMP, Load
+from contracts.model import LONG, STRING
 from etl import engine
 from etl.gold import aggregate
-from tests.declared import column, silver
+from tests.declared import BIDS, RANKS, column
 
 DAY = date(2031, 5, 2)
 FEW, MANY = Interval(DAY, DAY + timedelta(days=1)), Interval(DAY, DAY + timedelta(days=9))
-
-
-BIDS = silver(
-    "bids",
-    ("bid",),
-    column("bid", LONG),
-    column("bidder", STRING),
-    column("offer", STRING),
-    column("made_at", TIMESTAMP),
-    time_column="made_at",
-)
-RANKS = silver(
-    "ranks",
-    ("change",),
-    column("change", STRING),
-    column("bidder", STRING),
-    column("rank", STRING),
-    column("changed_at", TIMESTAMP),
-    time_column="changed_at",
-    load=Load.SNAPSHOT,
-)
 
 
 def at(day: int, hour: int = 12) -> datetime:

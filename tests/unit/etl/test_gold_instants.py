@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,30 +9,10 @@ import pyarrow as pa
 import pytest
 
 from contracts.aggregations import AsOf, At, Count, Dimension, Distinct, Latest, Ratio, Sum, feature_table, hours
-from contracts.model import LONG, STRING, TIMESTAMP, ContractError, Load, Pii
+from contracts.model import STRING, ContractError, Pii
 from etl import engine
 from etl.gold import instants
-from tests.declared import column, silver
-
-BIDS = silver(
-    "bids",
-    ("bid",),
-    column("bid", LONG),
-    replace(column("bidder", STRING), pii=Pii.PSEUDONYM),
-    column("price", LONG),
-    column("made_at", TIMESTAMP),
-    time_column="made_at",
-)
-RANKS = silver(
-    "ranks",
-    ("change",),
-    column("change", STRING),
-    column("bidder", STRING),
-    column("rank", STRING),
-    column("changed_at", TIMESTAMP),
-    time_column="changed_at",
-    load=Load.SNAPSHOT,
-)
+from tests.declared import BIDS, RANKS, column
 
 
 def at(day: int, hour: int = 12) -> datetime:

@@ -154,6 +154,13 @@ def test_typed_values_follow_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     assert settings.airflow_port() == 8080
 
 
+def test_a_setting_of_kafka_clients_with_a_comma_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_KAFKA_CONF", "security.protocol=SSL, client.rack=a")
+    assert settings.kafka_conf() == {"security.protocol": "SSL", "client.rack": "a"}
+    monkeypatch.setenv("MILLRACE_KAFKA_CONF", "sasl.password=a,b=c\n\n client.rack=a\n")
+    assert settings.kafka_conf() == {"sasl.password": "a,b=c", "client.rack": "a"}
+
+
 def test_the_defaults_of_the_accessors_are_those_of_the_list() -> None:
     values = {
         "PORT": settings.airflow_port(),

@@ -12,6 +12,7 @@ import pytest
 from contracts import catalog, project
 from contracts.aggregations import (
     AsOf,
+    At,
     Count,
     Decayed,
     Dimension,
@@ -27,7 +28,7 @@ from contracts.aggregations import (
 from contracts.columns import AUDIT_COLUMNS
 from contracts.model import DATE, DOUBLE, LONG, MONEY, STRING, TIMESTAMP, Column, ContractError, Layer
 from expectations import brute_force
-from lineage.columns import LANDING, Source, Use, names_in, sources_of, trace
+from lineage.columns import LANDING, Source, Use, names_in, sources_of, sources_of_view, trace, view_columns
 from tests.declared import column, silver
 
 GUEST = column("guest", STRING)
@@ -190,6 +191,28 @@ def test_a_dimension_with_a_history_depends_on_what_chooses_its_row(valid_from: 
     of_dimension = {source for source in sources_of(declared)["stars_7d"] if source.table == "silver.grades"}
     joins = {Source("silver.grades", name, Use.JOIN) for name in {"hotel_id", *deciding}}
     assert of_dimension == {Source("silver.grades", "stars", Use.AGGREGATION), *joins}
+
+
+def test_a_feature_at_instants_has_the_sources_that_it_has_at_midnights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its view reads the columns of the table's measures, and those have the sources."""
+    declared = GUESTS.aggregates
+    assert declared
+    aggregations = tuple(part for part in declared.aggregations if not isinstance(part, Decayed))
+    midnights = guests(joined=declared.joined, aggregations=aggregations)
+    table = guests(joined=declared.joined, aggregations=aggregations, at=At.INSTANTS)
+    of_columns, of_view = sources_of(table), sources_of_view(table)
+    assert [served.name for served in view_columns(table)] == [*of_view]
+    assert [*of_columns] == [*table.column_names]
+    for _, _, feature in declared.features():
+        if feature.name in of_view:
+            read = [field for field in of_view[feature.name] if field.table == "gold.guests"]
+            through = {(source.table, source.column) for field in read for source in of_columns[field.column]}
+            assert through == {(source.table, source.column) for source in sources_of(midnights)[feature.name]}
+    tables = {found.qualified: found for found in (table, STAYS, HOTELS)}
+    monkeypatch.setattr(catalog, "table", tables.__getitem__)
+    steps = [source for _, _, source in trace(table, "spent_7d")]
+    assert Source("gold.guests", "spent", Use.AGGREGATION) in steps
+    assert Source("silver.stays", "tip", Use.AGGREGATION) in steps
 
 
 def test_columns_are_followed_to_the_landed_field(monkeypatch: pytest.MonkeyPatch) -> None:

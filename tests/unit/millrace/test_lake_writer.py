@@ -10,7 +10,7 @@ import pytest
 
 from contracts.report import PUBLISHED, RowAccount, TableReport
 from etl.sources.messages import Message
-from etl.sources.offsets import Begin
+from etl.sources.offsets import Start
 from millrace import lake_writer, pipeline
 from millrace.lake_writer import LakeWriter, _Failure
 from tests.projects import ARCADE
@@ -23,18 +23,20 @@ class Topic:
 
     def __init__(self) -> None:
         [self.table] = lake_writer.tables()
+        self.tables = {"plays": self.table}
         self.problem = ""
-        self.position, self.rewound, self.kept = 0, 0, dict[int, int]()
+        self.position, self.rewound, self.acknowledged = 0, 0, dict[int, int]()
+        self.gap = dict[int, tuple[int, int]]()
 
     def read(self, _most: int, _seconds: float) -> list[tuple[Any, Message]]:
         self.position += 1
         return [(self.table, Message(0, self.position - 1, b"{}"))]
 
-    def begin(self, _table: Any) -> dict[int, Begin]:
-        return {0: Begin(0, 0)}
+    def starts(self, _table: Any) -> dict[int, Start]:
+        return {0: Start(0, 0)}
 
-    def passed(self, _table: Any) -> dict[int, tuple[int, int]]:
-        return {}
+    def gaps(self, _table: Any) -> dict[int, tuple[int, int]]:
+        return self.gap
 
     def identity(self, _table: Any) -> int:
         return 7
@@ -42,8 +44,8 @@ class Topic:
     def rewind(self) -> None:
         self.position, self.rewound = 0, self.rewound + 1
 
-    def keep(self, _table: Any, read: dict[int, int]) -> None:
-        self.kept = read
+    def acknowledge(self, _table: Any, read: dict[int, int]) -> None:
+        self.acknowledged = read
 
 
 @pytest.fixture
@@ -59,8 +61,8 @@ def report(count: int) -> TableReport:
 def test_a_batch_that_cannot_be_published_is_read_again(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
     published, said, failing = list[int](), list[str](), [True, True]
 
-    def append(_table: Any, batch: Any, _run: str, identity: int, begin: Any) -> TableReport:
-        assert (identity, begin) == (7, {0: Begin(0, 0)})
+    def append(_table: Any, batch: Any, _run: str, identity: int, starts: Any) -> TableReport:
+        assert (identity, starts) == (7, {0: Start(0, 0)})
         if failing:
             failing.pop()
             raise pipeline.RunError("bronze.plays: the run failed (No space left on device).")
@@ -79,7 +81,32 @@ def test_a_batch_that_cannot_be_published_is_read_again(topic: Topic, monkeypatc
     assert said[1].endswith("Trying again in 2 s")
     writer._failures["bronze.plays"].resumes = 0
     writer.step()
-    assert (published, topic.kept, writer.health().unready) == ([0], {0: 1}, "")
+    assert (published, topic.acknowledged, writer.health().unready) == ([0], {0: 1}, "")
+
+
+def test_a_gap_that_cannot_be_committed_is_tried_again(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, failing = list[str](), [True]
+
+    def pass_gaps(_table: Any, identity: int, gaps: Any, _run: str) -> dict[int, int]:
+        assert (identity, gaps) == (7, {1: (4, 6)})
+        if failing:
+            failing.pop()
+            raise pipeline.RunError("bronze.plays: the run failed (No space left on device).")
+        return {1: 6}
+
+    monkeypatch.setattr(pipeline, "pass_gaps", pass_gaps)
+    monkeypatch.setattr(pipeline, "append_messages", lambda _table, batch, *_: report(len(batch)))
+    monkeypatch.setattr(lake_writer, "REPORT_SECONDS", 0.0)
+    writer = LakeWriter(topic, said.append)
+    topic.gap = {1: (4, 6)}
+    writer.step()
+    assert said[0] == "bronze.plays: the run failed (No space left on device). Trying again in 1 s"
+    assert (topic.rewound, writer.health().unready) == (1, "bronze.plays: the run failed (No space left on device).")
+    writer.step()  # not before its pause has passed
+    assert topic.acknowledged != {1: 6}
+    writer._failures["bronze.plays"].resumes = 0
+    writer.step()
+    assert (topic.acknowledged, writer.health().unready) == ({1: 6}, "")
 
 
 def test_memory_is_limited_while_the_lake_cannot_be_written(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:

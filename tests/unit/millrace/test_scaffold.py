@@ -316,6 +316,8 @@ def test_a_project_that_cannot_run_is_not_run(
     assert cli.main(["sample"]) == 0
     assert cli.main(["run", "--start", "2030-01-01", "--end", "2030-01-02"]) == 1
     assert "ProjectError: the project unsound_shop cannot run: " in capsys.readouterr().err
+    assert cli.main(["serve"]) == 1
+    assert "ProjectError: the project unsound_shop cannot run: " in capsys.readouterr().err
     assert not (tmp_path / "home" / "lake").exists()
 
 

@@ -19,7 +19,7 @@ from contracts.model import DecimalType
 from expectations import brute_force
 from features import queries, views
 from features.instants import fold, offline, state
-from features.instants.fold import Fold, TooOldError
+from features.instants.fold import Fold, OtherDeclarationError, TooOldError
 from tests.projects import ARCADE
 
 PROJECT = ARCADE
@@ -77,12 +77,7 @@ def events(connection: duckdb.DuckDBPyConnection, found: list[Row]) -> None:
     )
     declared = catalog.table("gold.player_now").aggregates
     assert declared
-    cells = [
-        f"{_measure(measure.part)} AS {measure.column.name}"
-        for of_part in declared.measures()
-        for measure in of_part
-        if measure.column
-    ]
+    cells = [f"{_measure(part)} AS {column.name}" for part, column in declared.measure_columns()]
     connection.execute(
         f"CREATE TEMP TABLE gold AS SELECT player, round, ended_at AS event_timestamp, {', '.join(cells)} FROM events"
     )
@@ -182,8 +177,20 @@ def test_an_instant_without_all_events_is_refused(view: FeatureView) -> None:
     assert folding.values(blob, oldest + 1) == (queries.microseconds(START), 0, "go")
     with pytest.raises(TooOldError):
         folding.values(blob, oldest - 1)
+    other = state.unpack(blob)
+    other.declaration = "another"
+    with pytest.raises(OtherDeclarationError):
+        folding.values(state.pack(other), oldest)
 
 
 def test_sums_beyond_64_bits_are_exact() -> None:
+    row = {"player": "ann", "game": "go", "mode": None, "ended_at": START, "seconds": 2**62, "stake": None}
+    con, horizon = connection(), queries.microseconds(START + STEP)
+    view = views.view("player_now")
+    events(con, [row] * 4)
+    [(_, _, blob)] = state.states(
+        con.sql(state.query("gold", view.batch_source, view, horizon)).to_arrow_table(), view, horizon
+    )
+    assert Fold(view, ["seconds_now_10m"]).values(blob, horizon) == (queries.microseconds(START), 2**64)
     cells = state.Cells((2**62).to_bytes(8, "little") * 4, None, None, wide=True)
     assert fold._sum(cells, 0, 4) == 2**64
