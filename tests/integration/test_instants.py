@@ -203,6 +203,7 @@ def test_what_is_refused_says_what_to_do(arcade: Arcade, monkeypatch: pytest.Mon
             registry.open_store().get_online_features(features, {"player": [player]})
     with monkeypatch.context() as patch:
         patch.setattr("features.instants.declaration.columns_of", lambda *_: ["no_such_column"])
+        patch.setattr("features.instants.state.query", lambda *_: pytest.fail("it was read"))
         with pytest.raises(SourceError, match="no_such_column"):
             pipeline.serve(fresh=True)
 

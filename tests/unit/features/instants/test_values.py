@@ -24,7 +24,8 @@ from tests.projects import ARCADE
 
 PROJECT = ARCADE
 START = datetime(2031, 1, 1, tzinfo=UTC)
-HORIZON = START + timedelta(days=9)
+HORIZON = START + timedelta(days=12)
+"""The longest window is 7 days: of the events of the first 3, a state has only those that a value of any age needs."""
 STEP = timedelta(minutes=5)
 LENGTHS = [timedelta(0), timedelta(minutes=10), timedelta(hours=1), timedelta(hours=24), timedelta(days=7)]
 PLAYERS = ("ann", "bob")
@@ -32,6 +33,7 @@ Row = dict[str, Any]
 
 # Instants on a grid of a few minutes, so that they often meet the ends of windows and each other.
 instants = st.integers(0, 9 * 288 - 1).map(lambda n: START + n * STEP)
+late_instants = st.integers(10 * 288, 12 * 288 - 1).map(lambda n: START + n * STEP)
 rows = st.lists(
     st.builds(
         dict,
@@ -116,7 +118,7 @@ def served(value: Any, kind: Any) -> Any:
 
 
 @settings(max_examples=40, deadline=None)
-@given(rows, st.lists(instants, min_size=1, max_size=8), st.lists(st.integers(-1, 1), max_size=25))
+@given(rows, st.lists(instants | late_instants, min_size=1, max_size=8), st.lists(st.integers(-1, 1), max_size=25))
 def test_training_and_serving_have_the_values_of_brute_force(
     view: FeatureView, declared: Aggregates, found: list[Row], drawn: list[datetime], shifts: list[int]
 ) -> None:
@@ -164,17 +166,17 @@ def test_training_and_serving_have_the_values_of_brute_force(
 
 
 def test_an_instant_without_all_events_is_refused(view: FeatureView) -> None:
-    con = connection()
-    row = {"player": "ann", "game": "go", "mode": None, "ended_at": START, "seconds": 1, "stake": None}
+    con, event = connection(), HORIZON - state.MARGIN - timedelta(days=7)
+    row = {"player": "ann", "game": "go", "mode": None, "ended_at": event, "seconds": 1, "stake": None}
     events(con, [row])
     horizon = queries.microseconds(HORIZON)
     rows_of_state = con.sql(state.query("gold", view.batch_source, view, horizon)).to_arrow_table()
     [(key, newest, blob)] = state.states(rows_of_state, view, horizon)
-    assert (key, newest) == (("ann",), queries.microseconds(START))
+    assert (key, newest) == (("ann",), queries.microseconds(event))
     folding = Fold(view, ["rounds_now_7d", "newest_game_now"])
     oldest = queries.microseconds(HORIZON - state.MARGIN)
-    assert folding.values(blob, oldest) == (queries.microseconds(START), 1, "go")
-    assert folding.values(blob, oldest + 1) == (queries.microseconds(START), 0, "go")
+    assert folding.values(blob, oldest) == (queries.microseconds(event), 1, "go")
+    assert folding.values(blob, oldest + 1) == (queries.microseconds(event), 0, "go")
     with pytest.raises(TooOldError):
         folding.values(blob, oldest - 1)
     other = state.unpack(blob)
