@@ -11,6 +11,7 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +19,8 @@ import duckdb
 
 from contracts import catalog
 from contracts.aggregations import Aggregates, Aggregation, Ratio, entity_columns, served_columns
-from contracts.model import DATE, LONG, Column, ContractError, Layer, Load, Table
+from contracts.columns import AUDIT_COLUMNS, CHANGE_COLUMNS, STREAM_COLUMNS
+from contracts.model import DATE, LONG, TIMESTAMP, Column, ContractError, Database, Layer, Load, Table
 from contracts.project import ENGINE, FILE, Project, ProjectError
 
 CALL = re.compile(r"\b([a-z_][a-z0-9_]*)\s*\(|\b(?=current_)([a-z_]+)\b")
@@ -133,6 +135,7 @@ class _TableCheck:
         yield from self._references()
         yield from self._transform()
         yield from self._expressions()
+        yield from self._source()
         if self.table.layer == Layer.GOLD:
             yield from self._gold()
 
@@ -184,6 +187,86 @@ class _TableCheck:
                         f" {other.column(to_name).type.spark}. Declare one type",
                         name,
                     )
+
+    # --- topics and databases
+
+    def _source(self) -> Iterator[Problem]:
+        table = self.table
+        if table.layer != Layer.BRONZE:
+            if table.database or table.topic:
+                yield self._problem(
+                    "only bronze tables have a database or a topic", "database" if table.database else "topic"
+                )
+            if table.load == Load.CHANGES:
+                yield self._problem(
+                    "Load.CHANGES is for bronze tables. A silver table has the newest state of each key by itself",
+                    "load",
+                )
+            return
+        if table.load == Load.CHANGES:
+            yield from self._changes()
+        if table.is_change_stream:
+            yield from self._change_stream()
+        if table.database:
+            yield from self._database(table.database)
+
+    def _changes(self) -> Iterator[Problem]:
+        table = self.table
+        if not table.key:
+            yield self._problem("its rows are states, so it needs a `key` that says of what", "load")
+        for name in table.key:
+            if not table.column(name).required:
+                yield self._problem(f"{name} is in its key: give it required=True", f'"{name}"')
+        time = table.column(table.time_column) if table.time_column in table.column_names else None
+        if time and not table.is_change_stream and not time.required:
+            yield self._problem(f"{time.name} is its time_column: give it required=True", f'"{time.name}"')
+
+    def _change_stream(self) -> Iterator[Problem]:
+        table = self.table
+        if table.load != Load.CHANGES:
+            yield self._problem("a topic of changes needs load=Load.CHANGES", "topic")
+        missing = [c.name for c in (*STREAM_COLUMNS, *CHANGE_COLUMNS) if c.name not in table.column_names]
+        if missing:
+            yield self._problem(f"it lacks {', '.join(missing)}. Add *STREAM_COLUMNS and *CHANGE_COLUMNS", "columns")
+        added = {column.name for column in (*AUDIT_COLUMNS, *STREAM_COLUMNS, *CHANGE_COLUMNS)}
+        for column in table.columns:
+            if column.required and column.name not in (*table.key, *added):
+                yield self._problem(
+                    f"{column.name} is required, and a deletion has only the key. Require it in silver",
+                    f'"{column.name}"',
+                )
+
+    def _database(self, database: Database) -> Iterator[Problem]:
+        table = self.table
+        if table.topic:
+            yield self._problem("it has a database and a topic. Declare two tables", "database")
+        if database.cursor is None:
+            if table.load != Load.SNAPSHOT:
+                yield self._problem(
+                    "a pull without a cursor is a snapshot: give it load=Load.SNAPSHOT, or a cursor and an overlap",
+                    "database",
+                )
+            return
+        if table.load == Load.SNAPSHOT:
+            yield self._problem(
+                "a pull from a cursor on has only some rows: give it load=Load.CHANGES, where rows are updated, or"
+                " Load.EVENTS",
+                "cursor",
+            )
+        column = next((column for column in table.columns if column.source_name == database.cursor), None)
+        if column is None:
+            yield self._problem(
+                f"no column comes from its cursor {database.cursor}, by which it is known what has been pulled",
+                "cursor",
+            )
+            return
+        fitting = (TIMESTAMP, DATE) if isinstance(database.overlap, timedelta) else (LONG,)
+        if column.type not in fitting:
+            yield self._problem(
+                f"its cursor {database.cursor} is {column.type.spark}, and its overlap is for"
+                f" {' or '.join(kind.spark for kind in fitting)}",
+                "overlap",
+            )
 
     # --- transforms
 

@@ -1,4 +1,4 @@
-"""Columns that the engine adds: AUDIT_COLUMNS to bronze tables, EVENT_TIMESTAMP to gold tables."""
+"""Columns that the engine adds: AUDIT_, STREAM_ and CHANGE_COLUMNS to bronze tables, EVENT_TIMESTAMP to gold tables."""
 
 from contracts.model import DATE, LONG, STRING, TIMESTAMP, Column, Rule
 
@@ -22,6 +22,16 @@ STREAM_COLUMNS = (
     Column("_offset", LONG, "Offset in that partition", minimum=0),
 )
 """Added to each row of a table with a topic. Topic, partition and offset name one message."""
+CHANGE_COLUMNS = (
+    Column(
+        "_op", STRING, "What happened to the row: c, u, d or r, as Debezium writes it", allowed=("c", "u", "d", "r")
+    ),
+    Column("_lsn", LONG, "Position of the change in the log of a PostgreSQL database"),
+    Column("_source_at", TIMESTAMP, "When the change was made in the database"),
+)
+"""Added to each row of a table with a topic in Debezium's format. They order the changes of a key; NULL for rows of
+files.
+"""
 EVENT_TIMESTAMP = Column("event_timestamp", TIMESTAMP, "Midnight at which the row becomes knowable", required=True)
 AT_MIDNIGHT = Rule(
     "at_midnight", "event_timestamp = CAST(event_timestamp AS DATE)", "event_timestamp is not a midnight"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+CONNECTION = re.compile(r"(?!.*_file$)[a-z][a-z0-9_]*")
 WINDOW = re.compile(r"\bover\s*\(", re.IGNORECASE)
 """A window function in SQL."""
 
@@ -60,15 +61,26 @@ class Pii(StrEnum):
     """Narrows down a person together with other columns."""
 
 
+class Format(StrEnum):
+    """What the value of a message is."""
+
+    JSON = "json"
+    """A row: a JSON object with the columns as fields."""
+    DEBEZIUM = "debezium"
+    """A change of a row of a database, as Debezium writes it in JSON, with or without its schema."""
+
+
 @dataclass(frozen=True)
 class Topic:
     """A Kafka topic whose messages are rows of a bronze table, beside its landed files or in place of them.
 
     A message's value is a JSON object with the columns as fields, under the names that landed files have. Fields that
-    the contract lacks are ignored; a missing field is NULL.
+    the contract lacks are ignored; a missing field is NULL. In Debezium's format these are the fields of `before` and
+    `after`.
     """
 
     name: str
+    format: Format = Format.JSON
 
     def __post_init__(self) -> None:
         if not TOPIC.fullmatch(self.name) or self.name in (".", ".."):
@@ -77,13 +89,56 @@ class Topic:
             )
 
 
+@dataclass(frozen=True)
+class Database:
+    """A table or view of a PostgreSQL database whose rows are pulled into the landing zone of a bronze table.
+
+    `connection` names the setting with the URL: MILLRACE_SOURCE_SHOP for `shop`. `relation` is `table` or
+    `schema.table`, spelled as the database spells it. Columns have the names that landed files would have.
+
+    Without a cursor each pull is a snapshot of all rows. `cursor` is a column that grows with each new or changed row.
+    A pull then reads the rows from `overlap` before the newest value pulled, because transactions commit later than
+    they set the column: a timedelta for times, an integer for numbers. Deleted rows leave no trace in it.
+    """
+
+    connection: str
+    relation: str
+    cursor: str | None = None
+    overlap: timedelta | int | None = None
+
+    def __post_init__(self) -> None:
+        if not CONNECTION.fullmatch(self.connection):
+            raise ContractError(
+                f"database connection {self.connection!r}: a name is lower case letters, digits and underscores, such"
+                " as shop, and does not end in _file"
+            )
+        schema, dot, name = self.relation.rpartition(".")
+        if not name or (dot and not schema) or "." in schema:
+            raise ContractError(f"database relation {self.relation!r}: write table or schema.table")
+        if self.cursor and self.overlap is None:
+            raise ContractError(
+                f"database cursor {self.cursor}: say in `overlap` how far before its newest value to read again, such"
+                " as timedelta(minutes=10): longer than any transaction that writes the table"
+            )
+        size = self.overlap.total_seconds() if isinstance(self.overlap, timedelta) else self.overlap
+        if size is not None and (not self.cursor or size < 0):
+            raise ContractError("database overlap: it is for a cursor, and not negative")
+
+    @property
+    def variable(self) -> str:
+        """The setting with the URL of the database."""
+        return f"MILLRACE_SOURCE_{self.connection.upper()}"
+
+
 class Load(StrEnum):
-    """How landed files add up to a table."""
+    """How landed files, or messages, add up to a table."""
 
     EVENTS = "events"
     """A folder has the events of a period; the table is the union of all folders."""
     SNAPSHOT = "snapshot"
     """A folder has the whole state on its date; the newest row of each key counts."""
+    CHANGES = "changes"
+    """For bronze: a row is the new state of its key, or its deletion; the newest of each key counts, on its own day."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +316,7 @@ class Table:
     history: timedelta | None = None
     aggregates: Aggregates | None = None
     topic: Topic | None = None
+    database: Database | None = None
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]
@@ -306,6 +362,16 @@ class Table:
             if column.name == name:
                 return column
         raise KeyError(f"{self.qualified} has no column {name}; it has {', '.join(self.column_names)}")
+
+    @property
+    def is_change_stream(self) -> bool:
+        """Whether it reads the changes of a database from a topic."""
+        return self.topic is not None and self.topic.format == Format.DEBEZIUM
+
+    @property
+    def is_replaced_by_pulls(self) -> bool:
+        """Whether each pull of a database brings the whole table, so that only the newest one counts."""
+        return self.database is not None and self.database.cursor is None
 
     @property
     def is_of_instants(self) -> bool:

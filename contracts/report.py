@@ -88,3 +88,12 @@ class TableReport:
         return cls(
             **{**plain, "account": RowAccount(**plain["account"]), "checks": checks, "files": tuple(plain["files"])}
         )
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What was landed from a table's database: the file, None where there was nothing new, and its rows."""
+
+    table: str
+    file: str | None
+    rows: int
