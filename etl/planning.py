@@ -21,7 +21,7 @@ from etl.gold import dependencies, windows
 from etl.transforms import StageError, code_of
 from lake import delta, release
 from lake.delta import CommitMetadata
-from lake.publishing import ensure_schema
+from lake.publishing import ensure_schema, missing_columns, take_columns
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -65,6 +65,8 @@ def plan(table: Table, interval: Interval) -> Plan:
 
     StageError where an input was never published, or where the contract does not say how far back the rows look.
     """
+    if table.layer == Layer.BRONZE:
+        take_columns(table)
     published = _open_published(table)
     base, last = (published.version() if published else None), delta.last_commit(published)
     if table.layer == Layer.BRONZE:
@@ -73,12 +75,14 @@ def plan(table: Table, interval: Interval) -> Plan:
     versions = {name: source.version() for name, source in inputs.items()}
     ids = {name: str(source.metadata().id) for name, source in inputs.items()}
     code = code_of(table)
-    comparable = last if last is not None and last.code == code and last.ids == ids else None
+    is_current = last is not None and last.code == code and last.ids == ids
+    comparable = last if is_current and not (published and missing_columns(table, published)) else None
     changed = {
         name: delta.changed_since(source, comparable.inputs[name]) if comparable else None
         for name, source in inputs.items()
     }
     whole = any(days is None for days in changed.values()) or _other_input_changed(table, inputs, changed, last)
+    whole = whole or _is_replaced(table, changed)
     common = Plan(table, interval, base, versions, whole=whole, last=last, ids=ids, code=code)
     if table.load == Load.SNAPSHOT:  # replaced as a whole, so its commits name no days
         return replace(common, whole=comparable is None or _any_rows_changed(inputs, comparable.inputs))
@@ -143,6 +147,15 @@ def _other_input_changed(table: Table, inputs: Inputs, changed: Changes, last: C
         return False
     others = {name: inputs[name] for name in table.inputs[1:] if name in last.inputs}
     return any(changed[name] for name in others) or _any_rows_changed(_snapshots(others), last.inputs)
+
+
+def _is_replaced(table: Table, changed: Changes) -> bool:
+    """Whether a new snapshot replaces all rows of a silver table: also those of days that it has no row of."""
+    return table.layer == Layer.SILVER and any(changed[name] for name in table.inputs[:1] if _is_pulled(name))
+
+
+def _is_pulled(name: str) -> bool:
+    return catalog.table(name).is_replaced_by_pulls
 
 
 def _snapshots(inputs: Inputs) -> Inputs:

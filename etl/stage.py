@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +14,14 @@ from contracts.interval import Interval, days_of, merged
 from contracts.model import DATE, LONG, Layer, Load, Table
 from contracts.report import RowAccount
 from etl import staged, table_reader
-from etl.bronze import stream
+from etl.bronze import spark_stream, stream
 from etl.bronze.load import Loaded, load
+from etl.bronze.stream import LoadedMessages
 from etl.deduplicate import count_keys, deduplicate, keys_are_unique, passes_critical_checks
 from etl.gold import aggregate, dependencies, instants, windows
 from etl.gold.dependencies import read_days
 from etl.planning import Plan, drivers, reach
-from etl.silver import PROVENANCE, select
+from etl.silver import PROVENANCE, select, states
 from etl.sources.messages import Message
 from etl.sources.offsets import Start
 from etl.staged import Staged, count_rows, new_folder, write, write_by_month
@@ -65,7 +66,18 @@ def stage_rows(planned: Plan, rows: pa.Table, rows_in: int) -> Staged:
 def stage_messages(planned: Plan, batch: Sequence[Message], identity: int, starts: Mapping[int, Start]) -> Staged:
     """Stage the messages of a topic that the bronze table has not read; see `etl.bronze.stream.load`."""
     folder = new_folder(planned.table)
-    loaded = stream.load(planned.table, batch, folder, identity, starts)
+    return _staged_messages(planned, folder, stream.load(planned.table, batch, folder, identity, starts))
+
+
+def stage_offsets(
+    planned: Plan, identify: Callable[[], int], starts: Mapping[int, Start], ends: Mapping[int, int]
+) -> Staged:
+    """Stage the messages of a topic from `starts` to `ends` on a cluster; see `etl.bronze.spark_stream.load`."""
+    folder = new_folder(planned.table)
+    return _staged_messages(planned, folder, spark_stream.load(planned.table, folder, identify, starts, ends))
+
+
+def _staged_messages(planned: Plan, folder: Path, loaded: LoadedMessages) -> Staged:
     return Staged(
         planned,
         folder,
@@ -97,11 +109,15 @@ def _stage_bronze(planned: Plan, folder: Path) -> Staged:
 
 
 def _stage_silver(planned: Plan, folder: Path) -> Staged:
-    table = planned.table
-    incoming, cleaned = _incoming_and_cleaned(planned)
-    while displaced := _days_of_later_duplicates(planned, cleaned):
-        planned = replace(planned, days=merged((*planned.days, *displaced)))
+    table, superseded = planned.table, 0
+    if catalog.table(table.inputs[0]).load == Load.CHANGES:
+        planned, incoming, superseded = _incoming_states(planned)
+        cleaned = clean(table, incoming, *_other_inputs(planned))
+    else:
         incoming, cleaned = _incoming_and_cleaned(planned)
+        while displaced := _days_of_later_duplicates(planned, cleaned):
+            planned = replace(planned, days=merged((*planned.days, *displaced)))
+            incoming, cleaned = _incoming_and_cleaned(planned)
     _ensure_days_are_kept(planned, cleaned)
     rows_in = incoming.count()
     unique = keys_are_unique(table, cleaned, rows_in)
@@ -116,7 +132,29 @@ def _stage_silver(planned: Plan, folder: Path) -> Staged:
     if count != rows_in:  # fewer rows may only mean duplicates: the transform itself must keep every row
         RowAccount(rows_in, cleaned.count(), 0, 0).verify(table.qualified)
     keys = rows_in if unique and count == rows_in else count_keys(table, staged.read(table, folder), count)
-    return Staged(planned, folder, rows_in, count, rows_in - count, distinct_keys=keys, changed_days=planned.days)
+    duplicates = rows_in - count + superseded
+    return Staged(
+        planned, folder, rows_in + superseded, count, duplicates, distinct_keys=keys, changed_days=planned.days
+    )
+
+
+def _incoming_states(planned: Plan) -> tuple[Plan, DataFrame, int]:
+    """The current rows of an input of changes, and how many rows of their keys are earlier states or deleted.
+
+    The plan has the days on which changes arrived; the one that is returned has those on which their keys have had a
+    state. So a row that moves to another day leaves its old one.
+    """
+    source = catalog.table(planned.table.inputs[0])
+    rows = table_reader.read(source.qualified, planned.inputs[source.qualified])
+    if planned.whole:
+        current = states.current(source, rows)
+        return planned, current, rows.count() - current.count()
+    planned = replace(planned, days=states.days_of_arrivals(source, rows, planned.days))
+    rows = states.of_keys_on(source, rows, planned.days)
+    current = states.current(source, rows)
+    on_other_days = current.filter(f"NOT coalesce({days_sql(source, planned.days)}, false)").count()
+    superseded = rows.count() - current.count()
+    return planned, current.filter(days_sql(source, planned.days)), superseded + on_other_days
 
 
 def _incoming_and_cleaned(planned: Plan) -> tuple[DataFrame, DataFrame]:
@@ -128,8 +166,16 @@ def _incoming_and_cleaned(planned: Plan) -> tuple[DataFrame, DataFrame]:
         if planned.whole
         else read_days(source.qualified, version, planned.days)
     )
-    others = [table_reader.read(name, planned.inputs[name]) for name in planned.table.inputs[1:]]
-    return incoming, clean(planned.table, incoming, *others)
+    incoming = states.current(source, incoming)
+    return incoming, clean(planned.table, incoming, *_other_inputs(planned))
+
+
+def _other_inputs(planned: Plan) -> list[DataFrame]:
+    """The inputs that a transform gets beside its rows."""
+    return [
+        states.current(catalog.table(name), table_reader.read(name, planned.inputs[name]))
+        for name in planned.table.inputs[1:]
+    ]
 
 
 def clean(table: Table, incoming: DataFrame, *others: DataFrame) -> DataFrame:

@@ -10,10 +10,10 @@ from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from contracts import project
-from contracts.model import Layer, Table
+from contracts import catalog, project
+from contracts.model import Layer, Load, Table
 from etl.gold import aggregate, arrow, instants, measures, windows
-from etl.silver import select
+from etl.silver import select, states
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -74,6 +74,10 @@ def code_of(table: Table) -> str:
         return ""
     of_gold = [instants, aggregate] if table.is_of_instants else [measures, windows, arrow, aggregate]
     shared = of_gold if table.layer == Layer.GOLD else [select]
+    source = catalog.table(table.inputs[0]) if table.layer == Layer.SILVER and table.inputs else None
+    of_states = source is not None and (source.load == Load.CHANGES or source.is_replaced_by_pulls)
+    if source is not None and of_states:
+        shared.append(states)
     own = _sources(transform(table)) if has_transform(table) else {}
     facts = (
         repr([(c.name, c.type.spark, c.source) for c in table.columns])
@@ -82,6 +86,8 @@ def code_of(table: Table) -> str:
         + repr(table.references)
         + repr([_declaration(table.aggregates)] if table.aggregates else table.history)
     )
+    if source is not None and of_states:
+        facts += repr((source.load, source.key, source.time_column, source.is_change_stream))
     text = "".join((*(own[name] for name in sorted(own)), *(inspect.getsource(module) for module in shared))) + facts
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -32,8 +32,12 @@ FILES_ATTRIBUTE = "_millrace_files"
 Within = Mapping[str, Sequence[tuple[Any, Any]]]
 """Column -> closed ranges of days or numbers."""
 ANYWHERE: Within = {}
-MAINTENANCE_RUNS = ("optimize", "vacuum")
+ADDED_COLUMNS = "columns"
+"""Run id of a commit that adds columns to a bronze table."""
+MAINTENANCE_RUNS = ("optimize", "vacuum", ADDED_COLUMNS)
 """Run ids of commits that change no row."""
+STREAM_RUNS = "stream-"
+"""What the run ids of commits begin with that bring messages of a topic, and that no run carries on by itself."""
 FEATURES = {"appendOnly", "invariants", "timestampNtz"}
 """Delta table features under which a data file still holds all of its rows under the table's own column names."""
 
@@ -243,6 +247,20 @@ def last_commit(table: DeltaTable | None) -> CommitMetadata | None:
     return commits[0] if commits else None
 
 
+def commit_of(qualified: str, version: int) -> CommitMetadata | None:
+    """The metadata of the commit that made a version; None when something else than Millrace made it, or its entry in
+    the log was cleaned up.
+
+    It is looked up in the newest version's history: delta-rs gives an older version the newest commits under the wrong
+    numbers.
+    """
+    newest = open_table(qualified)
+    if newest is None or newest.version() < version:
+        return None
+    commits = newest.history(newest.version() - version + 1)
+    return next((parse_commit(commit) for commit in commits if commit["version"] == version), None)
+
+
 def changed_since(table: DeltaTable, version: int) -> tuple[Interval, ...] | None:
     """The days whose rows changed after `version`; None when that is unknown: something else committed in between, the
     log was cleaned up, or the table was rebuilt.
@@ -266,11 +284,19 @@ def rows_changed_since(table: DeltaTable, version: int) -> bool:
 
 
 def extent(table: DeltaTable, contract: Table) -> Interval | None:
-    """The days from the oldest row to the newest, by the files' statistics; None when the table is empty."""
-    ranges = [(low, high) for _, low, high, rows in file_days(table, contract) if rows != 0]
-    if not ranges:
+    """The days from the oldest row to the newest, by the files' statistics; None when no row has a day: deletions have
+    none.
+    """
+    column = contract.time_column
+    timed = [
+        file
+        for file in data_files(table, column)
+        if file["num_records"] != 0 and file.get(f"null_count.{column}") != file["num_records"]
+    ]
+    if not timed:
         return None
-    return Interval(min(low for low, _ in ranges), max(high for _, high in ranges) + DAY)
+    days = [_day(file.get(f"{bound}.{column}")) for file in timed for bound in ("min", "max")]
+    return Interval(min(days), max(days) + DAY)
 
 
 def size(table: DeltaTable, root: Path) -> tuple[int, int]:
@@ -285,12 +311,12 @@ def size(table: DeltaTable, root: Path) -> tuple[int, int]:
 
 def data_files(table: DeltaTable, ranged: str | None = None, within: Within = ANYWHERE) -> list[dict[str, Any]]:
     """The log's entry of each data file of the version that may hold rows `within`: path, size_bytes, num_records, and
-    min and max of the column `ranged`.
+    min, max and null_count of the column `ranged`.
     """
     files = _actions(table)
     for column, ranges in within.items():
         files = files.filter(_may_meet(files, column, ranges))
-    names = ["path", "size_bytes", "num_records", f"min.{ranged}", f"max.{ranged}"]
+    names = ["path", "size_bytes", "num_records", f"min.{ranged}", f"max.{ranged}", f"null_count.{ranged}"]
     entries: list[dict[str, Any]] = files.select([name for name in names if name in files.column_names]).to_pylist()
     return entries
 

@@ -12,12 +12,13 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace as changed
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contracts.interval import Interval
-from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, DecimalType, Table, Type
+from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Layer, Table, Type
 from lake import delta, settings, storage
 from lake.bucket import LockedError
 from lake.delta import METADATA_KEY, CommitMetadata
@@ -39,6 +40,13 @@ By default the log is cleaned up after 30 days. delta-spark 4.1 refuses versions
 `deletedFileRetentionDuration`, a week by default, even where their files exist, and other tools vacuum by it. Our own
 vacuum keeps pinned versions, and takes its own number of days for the others.
 """
+STREAM_RETENTION = {
+    "delta.logRetentionDuration": "interval 3 days",
+    "delta.deletedFileRetentionDuration": "interval 1 days",
+}
+"""The same for a table with a topic, of which no release pins a version. At a commit every two seconds, the log would
+have 300,000 files after a week, and listing them takes 0.15 s. A run that comes later than that reads the whole table.
+"""
 FENCE = "millrace"
 """Delta transaction id of every commit; its version is the table version that the commit makes. Spark refuses the
 statement of a killed client whose version is taken.
@@ -47,6 +55,14 @@ statement of a killed client whose version is taken.
 
 class PublishError(RuntimeError):
     """The commit was refused; the table is unchanged."""
+
+
+class SchemaError(PublishError):
+    """The published table and the contract differ in these columns, in a way that no commit can bring together."""
+
+    def __init__(self, message: str, columns: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.columns = tuple(columns)
 
 
 @contextmanager
@@ -110,36 +126,96 @@ def open_or_create(contract: Table) -> DeltaTable:
         schema=arrow_schema(contract),
         name=contract.qualified,
         description=f"{contract.doc}; {contract.grain}. Owner: {contract.owner}",
-        configuration=dict(RETENTION),
+        configuration=dict(retention(contract)),
     )
 
 
-def ensure_retention(table: DeltaTable, properties: CommitProperties) -> None:
-    """Set the properties of RETENTION on a table of an earlier release, if they are missing, in one commit."""
+def retention(contract: Table) -> dict[str, str]:
+    """The table properties that say how long old versions are kept."""
+    return STREAM_RETENTION if contract.topic else RETENTION
+
+
+def ensure_retention(contract: Table, table: DeltaTable, properties: CommitProperties) -> None:
+    """Set the properties of `retention` on a table that has others, as of an earlier release, in one commit."""
     current = table.metadata().configuration
-    if missing := {name: value for name, value in RETENTION.items() if current.get(name) != value}:
+    if missing := {name: value for name, value in retention(contract).items() if current.get(name) != value}:
         table.alter.set_table_properties(missing, commit_properties=properties)
         table.update_incremental()
 
 
 def ensure_schema(contract: Table, table: DeltaTable) -> None:
-    """Raise PublishError unless the published table has the contract's columns and types.
+    """Raise SchemaError unless the published table has the contract's columns and types, or lacks only columns that can
+    be added.
 
-    Tables are not altered in place: older rows would have NULL in an added column, which is not the feature's value.
+    Bronze takes optional columns, which older rows do not have (see `take_columns`). Tables of silver and gold take any
+    column: a new one changes the fingerprint of their code, so all of their rows are computed again, and `publish`
+    replaces rows and columns in one commit.
     """
+    got, expected = _types(table), {field.name: str(field.type) for field in arrow_schema(contract)}
+    differing = sorted(name for name in got.keys() | expected.keys() if got.get(name) != expected.get(name))
+    wrong = [name for name in differing if name in got or not _is_addable(contract, name)]
+    if not wrong:
+        return
+    lacked = [name for name in differing if name not in got]
+    raise SchemaError(
+        f"{contract.qualified}: the published table and contracts/{contract.layer}/{contract.name}.py differ in"
+        f" {', '.join(_difference(name, got.get(name), expected.get(name)) for name in wrong)}."
+        f" Remove {settings.table_path(contract.qualified)}, then run again: the table is rebuilt as a whole from"
+        f" {_upstream(contract)}. Former releases and training sets cannot read it afterwards: copy the folder"
+        f" first if you need them. Or change the contract{_in_contract(contract, wrong, lacked, got, expected)}",
+        wrong,
+    )
+
+
+def _types(table: DeltaTable) -> dict[str, str]:
+    """Column -> Arrow type of a published table."""
     import pyarrow as pa
 
-    got = {field.name: str(field.type) for field in pa.schema(table.schema().to_arrow())}
-    expected = {field.name: str(field.type) for field in arrow_schema(contract)}
-    if got != expected:
-        names = sorted(name for name in got.keys() | expected.keys() if got.get(name) != expected.get(name))
-        raise PublishError(
-            f"{contract.qualified}: the published table and contracts/{contract.layer}/{contract.name}.py differ in"
-            f" {', '.join(_difference(name, got.get(name), expected.get(name)) for name in names)}. Remove"
-            f" {settings.table_path(contract.qualified)}, then run again: the table is rebuilt as a whole from"
-            f" {_upstream(contract)}. Former releases and training sets cannot read it afterwards: copy the folder"
-            " first if you need them. Or change the contract back"
-        )
+    return {field.name: str(field.type) for field in pa.schema(table.schema().to_arrow())}
+
+
+def _is_addable(contract: Table, name: str) -> bool:
+    """Whether a published table without the column takes it."""
+    return contract.layer in (Layer.SILVER, Layer.GOLD) or (
+        contract.layer == Layer.BRONZE and not contract.column(name).required
+    )
+
+
+def missing_columns(contract: Table, table: DeltaTable) -> list[Column]:
+    """The contract's columns that the published table lacks."""
+    got = _types(table)
+    return [column for column in contract.columns if column.name not in got]
+
+
+def take_columns(contract: Table) -> None:
+    """Add the optional columns that the contract of a published bronze table has gained, in a commit of its own that
+    changes no row: rows that were published before have NULL there. SchemaError for any other difference.
+
+    The caller holds the table's lock. delta-rs commits it on every engine: Sail ignores `mergeSchema`.
+    """
+    from deltalake import CommitProperties, Schema
+
+    table = delta.open_to_write(contract.qualified)
+    if table is None:
+        return
+    ensure_schema(contract, table)
+    names = {column.name for column in missing_columns(contract, table)}
+    if not names:
+        return
+    import pyarrow as pa
+
+    fields = [field for field in arrow_schema(contract) if field.name in names]
+    last = delta.last_commit(table)
+    metadata = changed(last, run_id=delta.ADDED_COLUMNS, changed_days=()) if last else None
+    table.alter.add_columns(
+        list(Schema.from_arrow(pa.schema(fields)).fields),
+        commit_properties=CommitProperties(
+            custom_metadata={METADATA_KEY: (metadata or CommitMetadata(delta.ADDED_COLUMNS)).to_json()},
+            app_transactions=fence_transactions(table),
+            max_commit_retries=0,
+        ),
+    )
+    finish_commit(contract, table)
 
 
 def _difference(name: str, got: str | None, expected: str | None) -> str:
@@ -149,6 +225,25 @@ def _difference(name: str, got: str | None, expected: str | None) -> str:
     if expected is None:
         return f"{name} {got} (which the contract lacks)"
     return f"{name} {got} (the contract says {expected})"
+
+
+def _in_contract(
+    contract: Table, wrong: Sequence[str], lacked: Sequence[str], got: Mapping[str, str], expected: Mapping[str, str]
+) -> str:
+    """What to change in the contract of a bronze table, which may hold what its sources no longer have."""
+    if contract.layer != Layer.BRONZE:
+        return " back"
+    remedies = []
+    for name in wrong:
+        if name not in got:
+            remedies.append(f"declare {name} optional, and require it in silver (rows published before lack it)")
+        elif name in expected:
+            remedies.append(f"give {name} its type back, and cast it in silver")
+        else:
+            near = [other for other in lacked if expected[other] == got[name]]
+            renamed = f', with source="{near[0]}" if it is called {near[0]} now' if len(near) == 1 else ""
+            remedies.append(f"declare {name} again{renamed} (files and messages without it have NULL there)")
+    return f": {'; '.join(remedies)}"
 
 
 def _upstream(contract: Table) -> str:
@@ -178,6 +273,13 @@ def publish(
     """
     table = open_at(contract, base)
     added = [_move_into_table(contract, path) for path in staged]
+    if missing_columns(contract, table) and (staged or whole):
+        if not whole:
+            raise SchemaError(
+                f"{contract.qualified}: the contract has gained columns while this run worked. Run the interval again"
+            )
+        _commit(table, contract, added, None, metadata, transactions or {})
+        return finish_commit(contract, table)
     removed = _files_to_remove(table, contract, replace, whole)
     partly_replaced = [file for file, partly in removed if partly]
     if partly_replaced:
@@ -216,12 +318,12 @@ def finish_commit(contract: Table, table: DeltaTable) -> int:
     version: int = table.version()
     sync_log(contract.qualified, version)
     if version and version % CHECKPOINT_EVERY == 0:
-        _checkpoint(contract, table)
+        write_checkpoint(contract, table)
     delta.remember(contract.qualified, table)
     return version
 
 
-def _checkpoint(contract: Table, table: DeltaTable) -> None:
+def write_checkpoint(contract: Table, table: DeltaTable) -> None:
     """Write a checkpoint, best effort: the commit is valid without it."""
     from deltalake.exceptions import DeltaError
 
@@ -345,10 +447,11 @@ def _commit(
     table: DeltaTable,
     contract: Table,
     added: list[Any],
-    removed: list[dict[str, Any]],
+    removed: list[dict[str, Any]] | None,
     metadata: CommitMetadata,
     transactions: Mapping[str, int],
 ) -> None:
+    """Commit these files; without `removed`, they and the contract's columns replace all that the table had."""
     from deltalake import CommitProperties, Transaction
     from deltalake.exceptions import CommitFailedError
     from deltalake.transaction import RemoveAction
@@ -356,7 +459,7 @@ def _commit(
     now = int(time.time() * 1000)
     remove_actions = [
         RemoveAction(file["path"], deletion_timestamp=now, data_change=True, size=file["size_bytes"])
-        for file in removed
+        for file in removed or ()
     ]
     properties = CommitProperties(
         custom_metadata={METADATA_KEY: metadata.to_json()},
@@ -368,7 +471,10 @@ def _commit(
     )
     try:
         table.create_write_transaction(
-            [*added, *remove_actions], "append", table.schema(), commit_properties=properties
+            [*added, *remove_actions],
+            "append" if removed is not None else "overwrite",
+            table.schema() if removed is not None else arrow_schema(contract),
+            commit_properties=properties,
         )
     except CommitFailedError as error:
         raise PublishError(

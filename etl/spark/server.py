@@ -49,6 +49,8 @@ def settings_of(port: int, master: str) -> dict[str, str]:
     if storage.is_remote(settings.lake()):
         spark_conf |= s3_settings()
         spark_conf["spark.jars"] += "".join(f",{path}" for path in jars.fetched(jars.S3))
+    if settings.stream_reader() == "spark":
+        spark_conf["spark.jars"] += "".join(f",{path}" for path in jars.fetched(jars.KAFKA))
     spark_conf |= _profile(settings.spark_profile(), spark_conf["spark.jars"], master)
     return spark_conf | settings.spark_conf()
 
@@ -100,6 +102,7 @@ def environment() -> dict[str, str]:
         "SPARK_NO_DAEMONIZE": "1",
     }
     if settings.spark_master().startswith("local"):
+        variables.setdefault("PYSPARK_PYTHON", sys.executable)
         variables.setdefault("SPARK_LOCAL_IP", LOOPBACK)  # the machine's own address may change, as on a laptop
     if storage.is_remote(settings.lake()) and (bundle := os.environ.get(bucket.BUNDLE)):
         variables["JAVA_TOOL_OPTIONS"] = (

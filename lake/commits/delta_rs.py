@@ -61,10 +61,12 @@ class DeltaRs:
 
 
 def open_for_maintenance(contract: Table, operation: str) -> DeltaTable:
-    """The table, with the retention of RETENTION: tables of earlier releases get it at their first maintenance."""
+    """The table, with the retention of its kind: tables of earlier releases get it at their first maintenance."""
     table = publishing.open_or_create(contract)
     before = table.version()
-    publishing.ensure_retention(table, _properties(maintenance_metadata(delta.last_commit(table), operation), table))
+    publishing.ensure_retention(
+        contract, table, _properties(maintenance_metadata(delta.last_commit(table), operation), table)
+    )
     if table.version() > before:
         publishing.finish_commit(contract, table)
     return table
