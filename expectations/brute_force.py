@@ -120,7 +120,7 @@ def verify(
             name: _attach(connection, name, versions) for name in dict.fromkeys((*table.inputs, table.qualified))
         }
         events = events_of(connection, declared, {name: identifier(name) for name in table.inputs}, prepared)
-        end = until or _horizon(published[table.qualified])
+        end = until or _horizon(table.qualified, published[table.qualified].version())
         samples = _draw_samples(
             connection, declared, events, sample, random.Random(seed), end or _last_midnight(connection, table)
         )
@@ -402,9 +402,9 @@ def _last_midnight(connection: duckdb.DuckDBPyConnection, table: Table) -> date 
     return last.date() if isinstance(last, datetime) else last
 
 
-def _horizon(table: DeltaTable) -> date | None:
-    """The horizon in the table's newest commit; None without one."""
-    commit = delta.last_commit(table)
+def _horizon(qualified: str, version: int) -> date | None:
+    """The horizon in the commit of that version; None without one."""
+    commit = delta.commit_of(qualified, version)
     return commit.horizon if commit else None
 
 

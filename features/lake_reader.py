@@ -145,7 +145,8 @@ class LakeReader:
         """Make a version of a table readable under the name `qualified`."""
         uris = delta.file_uris()
         view = identifier(qualified)
-        if uris and is_plain(delta) and not {field.name.lower() for field in delta.schema().fields} & {*ROW_POSITION}:
+        names = {field.name.lower() for field in delta.schema().fields}
+        if uris and is_plain(delta) and not names & {*ROW_POSITION} and self._have(qualified, uris, names):
             self._rows[qualified] = NumberedTable(
                 parquet(uris), f"{ROW_POSITION[0]}::BIGINT * {2**40} + {ROW_POSITION[1]}"
             )
@@ -155,6 +156,13 @@ class LakeReader:
         else:
             self._rows[qualified] = NumberedTable(view, "row_number() OVER ()", is_stable=False)
             self.connection.register(qualified, arrow_dataset(delta))
+
+    def _have(self, qualified: str, uris: list[str], names: set[str]) -> bool:
+        """Whether each column is in one of the files at least. Only bronze tables take columns without new rows."""
+        if not qualified.startswith(f"{Layer.BRONZE}."):
+            return True
+        described = self.connection.execute(f"DESCRIBE FROM {parquet(uris)}").fetchall()
+        return names <= {row[0].lower() for row in described}
 
     def table(self, qualified: str) -> str:
         """The name of a DuckDB view over the pinned version of `layer.name`."""

@@ -73,6 +73,12 @@ def _collisions() -> Iterator[str]:
     """
     entities, names = set(_entities()), {table.name for table in catalog.tables(Layer.GOLD)}
     others = {name for name, value in _project_objects().items() if not isinstance(value, FeatureView)}
+    views = {name: value for name, value in _project_objects().items() if isinstance(value, FeatureView)}
+    for name in sorted(name for name, value in views.items() if value.name in names and name != value.name):
+        yield (
+            f"{name} is a second variable with the view {views[name].name}, which Feast would find twice. Use"
+            f" views.view({views[name].name!r}) where it is needed, or name the variable {views[name].name}"
+        )
     for duplicate in sorted(entities & names | others & (entities | names)):
         yield (
             f"{duplicate} is the name of two things: an entity (a key), a gold table's view, or a variable of"
@@ -150,9 +156,14 @@ def feature_view(table: Table, entities: Sequence[Entity]) -> FeatureView:
 
 
 def on_demand_view(
-    name: str, udf: Callable[[dict[str, list]], dict[str, list]], source: FeatureView, doc: str
+    name: str,
+    udf: Callable[[dict[str, list]], dict[str, list]],
+    source: FeatureView,
+    doc: str,
+    requests: Sequence[RequestSource] = (request,),
 ) -> OnDemandFeatureView:
-    """A view with one Float64 feature, named after the function that computes it from `source` and the request.
+    """A view with one Float64 feature, named after the function that computes it from `source` and the request:
+    `request_time`, or what `requests` declare instead.
 
     With full feature names, Feast drops a Python-mode result unless the function returns it under both names. Its
     inference rejects a field with a description. The registry gets the function's source text; pickled by Feast's
@@ -160,7 +171,7 @@ def on_demand_view(
     """
     return OnDemandFeatureView(
         name=name,
-        sources=[source, request],
+        sources=[source, *requests],
         schema=[Field(name=udf.__name__, dtype=Float64)],
         mode="python",
         udf=udf,

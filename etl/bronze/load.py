@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from contracts.columns import AUDIT_COLUMNS, STREAM_COLUMNS
+from contracts.columns import AUDIT_COLUMNS
 from contracts.interval import Interval, days_of
-from contracts.model import Table
+from contracts.model import Load, Table
 from etl.sources import landing
 from etl.sources.landing import LandedFile, Rejected
 from lake import delta, settings, storage
@@ -64,7 +64,7 @@ def load(table: Table, interval: Interval, stage: Path) -> Loaded:
             digests[file.name] = digest
             new.append(file)
         elif loaded_as != file.name:
-            result.duplicates += landing.read(table, file).total
+            result.duplicates += sum(content.total for content in landing.parts(table, file))
             result.files.append(file.name)
     result.rows_in = result.duplicates
     days: set[date] = set()
@@ -98,10 +98,11 @@ def _known_files(table: Table, published: DeltaTable, interval: Interval) -> dic
     files = [str(root / file["path"]) for file in delta.data_files(published, within=within)]
     if not files:
         return {}
-    of_files = " AND _offset IS NULL" if table.topic else ""
+    # files of before the table had a topic lack the column
+    rows = "FROM read_parquet(?, union_by_name = true) UNION ALL BY NAME SELECT NULL::BIGINT AS _offset WHERE false"
     query = (
-        "SELECT max_by(_file_hash, _loaded_at), _landed_date, _file FROM read_parquet(?) WHERE _landed_date >= ? AND"
-        f" _landed_date < ?{of_files} GROUP BY ALL"
+        f"SELECT max_by(_file_hash, _loaded_at), _landed_date, _file FROM ({rows}) WHERE _landed_date >= ? AND"
+        " _landed_date < ? AND _offset IS NULL GROUP BY ALL"
     )
     with storage.readable(duckdb.connect(), root) as con:
         return {
@@ -175,7 +176,7 @@ class Staging:
             distinct = pa.array(values, arrow_type(column.type)).dictionary_encode()
             indices = distinct.indices.take(pa.array(positions))
             rows = rows.append_column(column.name, pa.DictionaryArray.from_arrays(indices, distinct.dictionary))
-        for column in STREAM_COLUMNS if self.table.topic else ():
+        for column in landing.columns_of_messages(self.table):
             rows = rows.append_column(column.name, pa.nulls(rows.num_rows, arrow_type(column.type)))
         return rows
 
@@ -198,8 +199,8 @@ def _row_groups(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 
 
 def _days(table: Table, rows: pa.Table, file: LandedFile) -> set[date]:
-    """The days of the rows."""
-    if table.time_column == "_landed_date":
+    """The days of the rows; of changes those of their arrival, because they concern other days, too."""
+    if table.time_column == "_landed_date" or table.load == Load.CHANGES:
         return {file.day} if rows.num_rows else set()
     return days_in(table, rows)
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from contracts.columns import AUDIT_COLUMNS, STREAM_COLUMNS
 from contracts.interval import Interval, days_of
-from contracts.model import Table
+from contracts.model import Load, Table
 from etl.bronze.load import days_in, load_time
-from etl.sources import messages, offsets
+from etl.sources import debezium, messages, offsets
 from etl.sources.landing import LandingError, Rejected
 from etl.sources.messages import Decoded, Message
 from etl.sources.offsets import Start
@@ -55,15 +55,16 @@ def load(
     recorded = offsets.next_offsets(table, sorted({*starts, *(message.partition for message in batch)}))
     new = _unread(table, batch, starts, recorded)
     loaded_at = load_time(table, delta.open_table(table.qualified))
-    decoded = messages.decode(table, new, loaded_at.date())
+    decode = debezium.decode if table.is_change_stream else messages.decode
+    decoded = decode(table, new, loaded_at.date())
     if decoded.rows.num_rows:
-        rows = _with_added_columns(table, decoded, loaded_at)
+        rows = with_added_columns(table, decoded, loaded_at)
         storage.make_folder(stage)
         with (stage / "messages.parquet").open("wb") as output:
             pq.write_table(rows, output, compression="zstd", store_schema=False)
     topic, ends = messages.topic_of(table), _spans(new)
     return LoadedMessages(
-        len(new),
+        len(new) - decoded.ignored,
         decoded.rows.num_rows,
         decoded.rejected,
         days_of(_days(table, decoded, loaded_at)),
@@ -110,7 +111,8 @@ def _spans(new: Sequence[Message]) -> list[tuple[Message, Message]]:
     return [(first[partition], last[partition]) for partition in first]
 
 
-def _with_added_columns(table: Table, decoded: Decoded, loaded_at: datetime) -> pa.Table:
+def with_added_columns(table: Table, decoded: Decoded, loaded_at: datetime) -> pa.Table:
+    """The decoded rows in the contract's columns, with where they come from."""
     import pyarrow as pa
 
     topic, count = messages.topic_of(table), len(decoded.messages)
@@ -129,6 +131,6 @@ def _with_added_columns(table: Table, decoded: Decoded, loaded_at: datetime) -> 
 
 
 def _days(table: Table, decoded: Decoded, loaded_at: datetime) -> set[date]:
-    if table.time_column == "_landed_date":
+    if table.time_column == "_landed_date" or table.load == Load.CHANGES:
         return {loaded_at.date()} if decoded.messages else set()
     return days_in(table, decoded.rows)

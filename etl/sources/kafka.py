@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from contracts.model import Table
 from etl.sources import messages, offsets
 from etl.sources.messages import Message
-from etl.sources.offsets import UNKNOWN, Start
+from etl.sources.offsets import Start
 from lake import settings
+from lake.topics import UNKNOWN
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, TopicPartition
+    from confluent_kafka.admin import AdminClient
 
 GROUP = "millrace-lake"
 TIMEOUT = 10.0
@@ -34,6 +36,8 @@ log = logging.getLogger("millrace")
 CLIENT_LOG = logging.getLogger("millrace.kafka.client")
 CLIENT_LOG.setLevel(logging.CRITICAL)
 """The client repeats each failed connection many times a second; `Reader.problem` has it once."""
+QUIET = {"log_level": 0}
+"""For clients that are not polled, which would print each failed connection."""
 Client = TypeVar("Client")
 
 
@@ -70,7 +74,7 @@ def configuration() -> dict[str, Any]:
     return {"bootstrap.servers": brokers, "client.id": "millrace", **settings.kafka_conf()}
 
 
-def _connect(make: Callable[[dict[str, Any]], Client], enforced: Mapping[str, Any] | None = None) -> Client:
+def connect(make: Callable[[dict[str, Any]], Client], enforced: Mapping[str, Any] | None = None) -> Client:
     """A client with the settings; StreamError for settings that it refuses, without their values."""
     from confluent_kafka import KafkaException
 
@@ -101,7 +105,7 @@ class Reader:
         self._started: dict[tuple[str, int], Start] = {}
         self._ends: dict[tuple[str, int], int] = {}
         self._refreshed = float("-inf")
-        self._admin = _connect(AdminClient)
+        self._admin = connect(AdminClient, QUIET)
         own = {
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
@@ -113,7 +117,7 @@ class Reader:
             "queued.max.messages.kbytes": 64 << 10,
             "error_cb": lambda error: self._note(error.str()),
         }
-        self._consumer = _connect(lambda conf: Consumer({"group.id": GROUP, **conf}, logger=CLIENT_LOG), own)
+        self._consumer = connect(lambda conf: Consumer({"group.id": GROUP, **conf}, logger=CLIENT_LOG), own)
 
     def read(self, most: int, seconds: float) -> list[tuple[Table, Message]]:
         """Up to `most` messages, of the next `seconds`; none while the brokers do not answer. StreamError where some
@@ -140,6 +144,17 @@ class Reader:
             found.append((self.tables[received.topic() or ""], message))
         return found
 
+    def unread(self, table: Table) -> tuple[dict[int, Start], dict[int, int]]:
+        """Where the table's reading starts and the topic ends, by partition, for a reader elsewhere. StreamError where
+        messages are gone.
+        """
+        topic = messages.topic_of(table)
+        if topic not in self._identities:
+            self._ensure_messages_are_kept(table)
+        self._identities[topic] = self.identity(table)
+        starts = self._find_starts(table, self._partitions(topic))
+        return starts, {partition: self._watermarks(topic, partition)[1] for partition in starts}
+
     def starts(self, table: Table) -> dict[int, Start]:
         """Where the reading of each partition started."""
         topic = messages.topic_of(table)
@@ -160,7 +175,7 @@ class Reader:
     def identity(self, table: Table) -> int:
         """The identity of the topic that is read; StreamError where it was created again since."""
         topic = messages.topic_of(table)
-        known, current = self._identities.get(topic, UNKNOWN), self._identity(topic)
+        known, current = self._identities.get(topic, UNKNOWN), identity_of(self._admin, topic)
         if UNKNOWN not in (known, current) and known != current:
             raise StreamError(_created_again(table, topic))
         return known or current
@@ -207,6 +222,8 @@ class Reader:
 
         assigned, started = dict(self._assigned), dict(self._started)
         for topic, table in self.tables.items():
+            if topic not in self._identities:
+                self._ensure_messages_are_kept(table)
             self._identities[topic] = self.identity(table)
             new = [partition for partition in self._partitions(topic) if (topic, partition) not in assigned]
             for partition, start in self._find_starts(table, new).items():
@@ -278,19 +295,37 @@ class Reader:
             ) from error
         return first, end
 
-    def _identity(self, topic: str) -> int:
-        """A number for Kafka's id of a topic, which a topic of that name that is created later does not have; UNKNOWN
-        where the brokers give no ids, or do not answer.
+    def _ensure_messages_are_kept(self, table: Table) -> None:
+        """StreamError for a topic that Kafka compacts: messages that are not read yet may go without a trace. Of a
+        topic of changes the newest of each key is enough to end at the right rows, so that is only a warning.
         """
-        from confluent_kafka import KafkaException, TopicCollection
+        topic = messages.topic_of(table)
+        if "compact" not in self._cleanup_policy(topic):
+            return
+        problem = (
+            f"{table.qualified}: Kafka compacts the topic {topic} (cleanup.policy), so messages whose key comes again"
+            " go before they are read, and nothing tells"
+        )
+        if not table.is_change_stream:
+            raise StreamError(
+                f"{problem}. Set it to delete: kafka-configs.sh --alter --entity-type topics --entity-name {topic}"
+                " --add-config cleanup.policy=delete. Or write the messages to a topic of their own"
+            )
+        log.warning("%s: a row keeps its newest change, and may lack some before it", problem)
 
+    def _cleanup_policy(self, topic: str) -> str:
+        """The topic's `cleanup.policy`; empty where this user may not see it, or the brokers do not answer."""
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import ConfigResource  # type: ignore[attr-defined]
+
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
         try:
-            request = self._admin.describe_topics(TopicCollection([topic]), request_timeout=TIMEOUT)
-            described = request[topic].result()
+            request = self._admin.describe_configs([resource], request_timeout=TIMEOUT)
+            entries = request[resource].result()
         except KafkaException:
-            return UNKNOWN
-        digest = hashlib.sha256(str(described.topic_id).encode()).digest()
-        return int.from_bytes(digest[:8]) >> 1 if described.topic_id else UNKNOWN
+            return ""
+        entry = entries.get("cleanup.policy")
+        return str(entry.value) if entry else ""
 
     def _raise_or_note(self, error: KafkaError, topic: str | None) -> None:
         """StreamError for a topic that is gone; after an offset that is gone, look where to read from. Other errors
@@ -308,6 +343,21 @@ class Reader:
         if problem != self.problem:
             log.warning("Kafka: %s", problem)
         self.problem = problem
+
+
+def identity_of(admin: AdminClient, topic: str) -> int:
+    """A number for Kafka's id of a topic, which a topic of that name that is created later does not have; UNKNOWN where
+    the brokers give no ids, or do not answer.
+    """
+    from confluent_kafka import KafkaException, TopicCollection
+
+    try:
+        request = admin.describe_topics(TopicCollection([topic]), request_timeout=TIMEOUT)
+        described = request[topic].result()
+    except KafkaException:
+        return UNKNOWN
+    digest = hashlib.sha256(str(described.topic_id).encode()).digest()
+    return int.from_bytes(digest[:8]) >> 1 if described.topic_id else UNKNOWN
 
 
 def _position(topic: str, partition: int, offset: int = 0) -> TopicPartition:

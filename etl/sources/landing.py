@@ -9,10 +9,12 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -20,14 +22,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from contracts.columns import AUDIT_COLUMNS, STREAM_COLUMNS
+from contracts.columns import AUDIT_COLUMNS, CHANGE_COLUMNS, STREAM_COLUMNS
 from contracts.interval import DAY, Interval
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, DecimalType, Table, Type
 from etl.sources import csv_lines
 from etl.sources.csv_lines import LineError, Lines
 from lake import settings, storage
 from lake.publishing import arrow_type
-from lake.storage import Source
+from lake.storage import Mark, Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,9 +45,16 @@ LARGEST_BLOCK = 2**31 - 1
 """The parser's limit."""
 CACHE_BYTES = 32 << 20
 """Bytes of small objects that a load caches between hashing and reading them."""
+NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+LONGEST_NUMBER = 4000
+"""Characters of a number, at most: Python takes no more digits, and time with the square of them."""
+LONGEST_SHOWN = 100
+"""Characters of a cell in a reason."""
+PART_ROWS = 1 << 20
+"""Rows of a parquet file that are in memory at a time, or those of one row group."""
 FEW_CELLS = 64
 """Up to this many cells, of which one does not fit, are cast one by one."""
-ADDED_NAMES = tuple(column.name for column in (*AUDIT_COLUMNS, *STREAM_COLUMNS))
+ADDED_NAMES = tuple(column.name for column in (*AUDIT_COLUMNS, *STREAM_COLUMNS, *CHANGE_COLUMNS))
 YEARS = (1900, 2199)
 """First and last year of folders and of time columns. Dates outside are placeholders (0001-01-01, 9999-12-31) or in
 the wrong unit, and must not enter date arithmetic.
@@ -123,9 +132,27 @@ def files(table: Table, interval: Interval | None = None) -> list[LandedFile]:
     return [file for _, file in landed]
 
 
+def marks(table: Table) -> dict[date, dict[str, Mark]]:
+    """The mark of each file that a run would load, by its path in the table's folder, for each day with files. Nothing
+    is refused here.
+    """
+    days: dict[date, dict[str, Mark]] = {}
+    for path, mark in storage.marks(settings.landing() / table.name).items():
+        folder, _, name = path.partition("/")
+        day = _day_of(folder)
+        if day and _visible(folder) and _visible(name):
+            days.setdefault(day, {})[path] = mark
+    return days
+
+
 def _as_path(root: Path, path: str) -> Path:
     """The path of an entry, in the class of the landing zone's path."""
     return type(root)(path)
+
+
+def columns_of_messages(table: Table) -> tuple[Column, ...]:
+    """The columns of a table with a topic that rows of files leave NULL."""
+    return (*(STREAM_COLUMNS if table.topic else ()), *(CHANGE_COLUMNS if table.is_change_stream else ()))
 
 
 def digest(table: Table, file: LandedFile) -> tuple[str, Source]:
@@ -344,27 +371,67 @@ def read(table: Table, file: LandedFile) -> Content:
 
 
 def read_each(table: Table, landed: Sequence[LandedFile]) -> Iterator[tuple[LandedFile, Content]]:
-    """Each file, in order, with its rows. Small objects are prefetched."""
+    """Each file, in order, with its rows: large parquet files in several parts. Small objects are prefetched."""
     sources = (file.source or storage.source(file.path) for file in landed)
     fetched = storage.map_concurrently(lambda source: source.fetch(), sources, settings.landing())
     for file, source in zip(landed, fetched, strict=True):
-        content = _read(table, file, source)
+        for content in parts(table, file, source):
+            yield file, content
         source.release()
-        yield file, content
+
+
+def parts(table: Table, file: LandedFile, source: Source | None = None) -> Iterator[Content]:
+    """`read` in parts of some PART_ROWS rows, where a parquet file has more than one row group."""
+    source = source or file.source or storage.source(file.path)
+    if file.path.suffix == ".csv":
+        yield _read(table, file, source)
+        return
+    columns = [column for column in table.columns if column.name not in ADDED_NAMES]
+    for raw in _parquet_parts(table, file, source, columns):
+        yield _typed(table, file, _renamed(raw, columns), columns, [], raw.num_rows)
+    source.ensure_unchanged()
+
+
+def _parquet_parts(table: Table, file: LandedFile, source: Source, columns: list[Column]) -> Iterator[pa.Table]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(source.for_arrow()) as reader:
+            _ensure_columns(table, file, columns, reader.schema_arrow.names)
+            for groups in _groups(reader.metadata):
+                yield reader.read_row_groups(groups)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(table, file, "parquet", error) from error
+
+
+def _groups(metadata: Any) -> Iterator[list[int]]:
+    """Row groups that have at least PART_ROWS rows together; one list, even if it is empty."""
+    groups, rows = [], 0
+    for number in range(metadata.num_row_groups):
+        groups.append(number)
+        rows += metadata.row_group(number).num_rows
+        if rows >= PART_ROWS and number + 1 < metadata.num_row_groups:
+            yield groups
+            groups, rows = [], 0
+    yield groups
+
+
+def _renamed(raw: pa.Table, columns: Sequence[Column]) -> pa.Table:
+    """The contract's columns, under its names; NULLs where the file has no such column."""
+    import pyarrow as pa
+
+    missing = pa.chunked_array([pa.nulls(raw.num_rows)])
+    sources, got = [column.source_name for column in columns], {*raw.column_names}
+    cells = [raw.column(name) if name in got else missing for name in sources]
+    return pa.table(cells, names=[column.name for column in columns])
 
 
 def _read(table: Table, file: LandedFile, source: Source) -> Content:
     columns = [column for column in table.columns if column.name not in ADDED_NAMES]
     raw, unreadable, total = (_read_csv if file.path.suffix == ".csv" else _read_parquet)(table, file, source, columns)
     source.ensure_unchanged()
-    return _typed(
-        table,
-        file,
-        raw.select([column.source_name for column in columns]).rename_columns([column.name for column in columns]),
-        columns,
-        unreadable,
-        total,
-    )
+    return _typed(table, file, _renamed(raw, columns), columns, unreadable, total)
 
 
 def _read_parquet(table: Table, file: LandedFile, source: Source, columns: list[Column]) -> Raw:
@@ -399,7 +466,7 @@ def _read_csv(table: Table, file: LandedFile, source: Source, columns: list[Colu
         rejected.append(Rejected(file.name, file.day, json.dumps({"line": row.text}), (reason,)))
         return "skip"
 
-    names = [column.source_name for column in columns]
+    names = [column.source_name for column in columns if column.source_name in lines.header]
     convert = csv.ConvertOptions(
         include_columns=names,
         column_types=dict.fromkeys(names, pa.string()),
@@ -482,11 +549,21 @@ def _ensure_columns(table: Table, file: LandedFile, columns: list[Column], got: 
 
 
 def _ensure_none_is_missing(table: Table, file: LandedFile, columns: list[Column], got: Sequence[str]) -> None:
+    """Raise LandingError for a required column that is missing, and for an optional one that looks renamed. Other
+    optional columns may be missing: files of before they were declared do not have them.
+    """
     expected = [column.source_name for column in columns]
-    missing = [name for name in expected if name not in got]
+    extra = {name.strip().lower(): name for name in got if name not in expected}
+    missing = [
+        column.source_name
+        for column in columns
+        if column.source_name not in got
+        and (column.required or difflib.get_close_matches(column.source_name.lower(), extra, 1, 0.8))
+    ]
+    if not missing and not any(name in got for name in expected):
+        missing = expected
     if not missing:
         return
-    extra = {name.strip().lower(): name for name in got if name not in expected}
     guesses = [
         f"{extra[near[0]]} instead of {name}"
         for name in missing
@@ -601,6 +678,8 @@ def _cast_distinct(cells: pa.Array, column: Column) -> tuple[pa.ChunkedArray, np
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if isinstance(column.type, DecimalType) and _is_text(cells.type):
+        return _decimals(pa.chunked_array([cells]), column.type)
     unfit = _impossible(cells, column)
     cells = pc.if_else(pa.array(unfit), pa.scalar(None, cells.type), cells)
     parts, waiting = [], [(0, len(cells))]
@@ -634,7 +713,6 @@ def _impossible(cells: pa.Array, column: Column) -> np.ndarray:
 
 def _pattern(column_type: Type) -> str | None:
     """A regular expression that matches all text which Arrow casts to the type, and some that it does not cast."""
-    number = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
     leap = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29"
     day = (
         "(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
@@ -643,17 +721,57 @@ def _pattern(column_type: Type) -> str | None:
     clock = r"(?:[01][0-9]|2[0-3])(?::[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,9})?)?)?(?:Z|[+-][0-9:]+)?"
     patterns = {
         LONG: "-?0*(?:[0-9]{1,18}|[1-8][0-9]{18}|9[0-2][0-9]{17})",
-        DOUBLE: number,
+        DOUBLE: NUMBER.pattern,
         BOOLEAN: "(?i:true|false|0|1)",
         DATE: day,
         TIMESTAMP: f"{day}(?:[ T]{clock})?",
     }
-    if isinstance(column_type, DecimalType):
-        precision, scale = column_type.precision, column_type.scale
-        plain = rf"0*[0-9]{{0,{precision - scale}}}(?:\.[0-9]{{0,{scale}}}0*)?"
-        # Arrow accepts repeated signs of an exponent, and more digits than a decimal of its own has
-        patterns[column_type] = rf"[+-]?(?:{plain}|[0-9]*\.?[0-9]*[eE][+-]*[0-9]+|[0-9.]{{38,}})"
     return rf"^(?:{patterns[column_type]})$" if column_type in patterns else None
+
+
+def _decimals(values: pa.ChunkedArray, column_type: DecimalType) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """The text cells as decimals, with NULL where they do not fit, and the mask of those cells.
+
+    Arrow only gets text of few digits: it casts 307.0 to a decimal(38,38), and 50 nines to a decimal(12,2), as another
+    number, and reads beyond its tables for an exponent such as e-1000.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    target, (whole, scale) = arrow_type(column_type), (column_type.precision - column_type.scale, column_type.scale)
+    plain = rf"^[+-]?(?:[0-9]{{1,{whole}}}\.?" if whole else r"^[+-]?(?:0\.?"
+    plain += rf"|[0-9]{{0,{whole}}}\.[0-9]{{1,{scale}}})$" if scale else ")$"
+    is_plain = pc.fill_null(pc.match_substring_regex(values, plain), True)
+    if pc.all(is_plain, min_count=0).as_py():
+        return values.cast(target), np.zeros(len(values), bool)
+    others = pc.unique(values.filter(pc.invert(is_plain)))
+    exact = [_exact(text, column_type) for text in _plain_cells(pa.chunked_array([others]))]
+    positions = pc.index_in(values, value_set=others)
+    typed = pc.coalesce(
+        pc.if_else(is_plain, values, pa.scalar(None, values.type)).cast(target),
+        pa.chunked_array([pa.array(exact, target).take(positions.combine_chunks())]),
+    )
+    unfit: np.ndarray = (pc.is_null(typed).to_numpy()) & ~pc.is_null(values).to_numpy()
+    return typed, unfit
+
+
+def _exact(text: str, column_type: DecimalType) -> Decimal | None:
+    """The number that the text is, in a type that holds all of its digits; None where there is none."""
+    if len(text) > LONGEST_NUMBER or not NUMBER.fullmatch(text):
+        return None
+    try:
+        sign, digits, exponent = Decimal(text).as_tuple()
+    except InvalidOperation:  # an exponent of more than 18 digits
+        return None
+    number, shift = int("".join(map(str, digits))), int(exponent) + column_type.scale
+    if not number:
+        return Decimal(0)
+    if shift > column_type.precision or -shift > len(digits):
+        return None
+    scaled, rest = divmod(number * 10 ** max(shift, 0), 10 ** max(-shift, 0))
+    if rest or scaled >= 10**column_type.precision:
+        return None
+    return Decimal((sign, tuple(map(int, str(scaled))), -column_type.scale))
 
 
 def _is_text(data_type: pa.DataType) -> bool:
@@ -686,6 +804,12 @@ def _fits(table: Table, values: pa.ChunkedArray, column: Column) -> pa.ChunkedAr
     if column.name == table.time_column:
         low, high = (pa.scalar(datetime(year, 1, 1, tzinfo=UTC), values.type) for year in (YEARS[0], YEARS[1] + 1))
         return pc.and_(pc.greater_equal(values, low), pc.less(values, high))
+    if column.type in (DATE, TIMESTAMP):  # Arrow knows a year 0 and a year 10000, which Python and JSON do not
+        low, high = (
+            pa.scalar(bound if column.type == DATE else datetime.combine(bound, clock, UTC), values.type)
+            for bound, clock in ((date.min, time.min), (date.max, time.max))
+        )
+        return pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high))
     return None
 
 
@@ -707,6 +831,11 @@ def _cast_all(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
 
     target = arrow_type(column.type)
     values = _decoded(values)
+    if isinstance(column.type, DecimalType) and _is_text(values.type):
+        typed, unfit = _decimals(values, column.type)
+        if unfit.any():
+            raise pa.ArrowInvalid("not a decimal")
+        return typed
     if _changes_meaning(values.type, target):
         raise pa.ArrowNotImplementedError(f"{values.type} is not {target}")
     if (
@@ -776,7 +905,9 @@ def _plain_cells(cells: pa.ChunkedArray) -> list[Any]:
 
 
 def _shown(value: Any) -> str:
-    return repr(str(value) if isinstance(value, date) else value)
+    """A cell for a reason: its beginning, where it is long."""
+    shown = repr(str(value) if isinstance(value, date) else value)
+    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}... ({len(shown):,} characters)"
 
 
 def _as_json(rows: pa.Table) -> list[str]:

@@ -39,12 +39,13 @@ class Message:
 class Decoded:
     """The rows of a batch in the contract's own columns, the messages that they come from, and the rejected messages.
 
-    `rows` and `messages` are in the same order.
+    `rows` and `messages` are in the same order. `ignored` messages say nothing of a row.
     """
 
     rows: pa.Table
     messages: list[Message]
     rejected: list[Rejected]
+    ignored: int = 0
 
 
 class MessageError(ValueError):
@@ -55,6 +56,14 @@ class _Number(str):
     """A number of JSON, as it is written: a double would lose digits of a decimal."""
 
     __slots__ = ()
+
+
+def ends(batch: Sequence[Message]) -> dict[int, int]:
+    """The next offset of each partition after a batch."""
+    following: dict[int, int] = {}
+    for message in batch:
+        following[message.partition] = max(following.get(message.partition, 0), message.offset + 1)
+    return following
 
 
 def name_of(topic: str, message: Message) -> str:
@@ -75,7 +84,7 @@ def decode(table: Table, messages: Sequence[Message], day: date) -> Decoded:
             rows.append(_cells(message.value, columns))
             kept.append(message)
         except MessageError as error:
-            rejected.append(_reject(table, message, day, (str(error),)))
+            rejected.append(reject(table, message, day, (str(error),)))
     cells = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
     raw = pa.table(
         [pa.chunked_array([pa.array(values, pa.string())]) for values in cells], names=[c.name for c in columns]
@@ -84,7 +93,7 @@ def decode(table: Table, messages: Sequence[Message], day: date) -> Decoded:
     typed, reasons = landing.cast_cells(table, whole, raw, columns)
     if not reasons:
         return Decoded(typed, kept, rejected)
-    rejected += [_reject(table, kept[row], day, tuple(causes)) for row, causes in sorted(reasons.items())]
+    rejected += [reject(table, kept[row], day, tuple(causes)) for row, causes in sorted(reasons.items())]
     fits = [row not in reasons for row in range(len(kept))]
     return Decoded(
         typed.filter(pa.array(fits)),
@@ -104,6 +113,12 @@ def _cells(value: bytes | None, columns: Sequence[Column]) -> list[str | None]:
     """The message's cells as text, as a CSV file would have them."""
     if value is None:
         raise MessageError("it has no value, and a table of rows has no use for a deletion")
+    row = parse(value)
+    return [_cell(row.get(column.source_name), column) for column in columns]
+
+
+def parse(value: bytes) -> dict[str, Any]:
+    """The JSON object of a message, with numbers as they are written; MessageError for anything else."""
     try:
         row = json.loads(
             value.decode(),
@@ -119,8 +134,8 @@ def _cells(value: bytes | None, columns: Sequence[Column]) -> list[str | None]:
     except RecursionError as error:
         raise MessageError("it is nested too deeply") from error
     if not isinstance(row, dict):
-        raise MessageError(f"its JSON is {_kind(row)}, not an object")
-    return [_cell(row.get(column.source_name), column) for column in columns]
+        raise MessageError(f"its JSON is {kind_of(row)}, not an object")
+    return row
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -153,13 +168,14 @@ def _cell(value: Any, column: Column) -> str | None:
         if column.type not in (STRING, BOOLEAN, DATE, TIMESTAMP):
             return value
     elif isinstance(value, str):
-        if not (value.isascii() or _is_text(value)):
+        if not (value.isascii() or is_text(value)):
             raise MessageError(f"{column.source_name} is not text: half of a surrogate pair stands alone")
         return value
-    raise MessageError(f"{column.source_name} is {_kind(value)}, not a {column.type.spark}")
+    raise MessageError(f"{column.source_name} is {kind_of(value)}, not a {column.type.spark}")
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
+    """Whether a string of JSON is text: half of a surrogate pair is not."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -167,7 +183,12 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _kind(value: Any) -> str:
+def is_number(value: Any) -> bool:
+    """Whether a value of `parse` is a number: the text of it."""
+    return isinstance(value, _Number)
+
+
+def kind_of(value: Any) -> str:
     """What a JSON value is, without its content."""
     if value is None:
         return "null"
@@ -180,7 +201,8 @@ def _kind(value: Any) -> str:
     return "an array" if isinstance(value, list) else "an object"
 
 
-def _reject(table: Table, message: Message, day: date, reasons: tuple[str, ...]) -> Rejected:
+def reject(table: Table, message: Message, day: date, reasons: tuple[str, ...]) -> Rejected:
+    """A rejected message, with its topic, partition, offset and value."""
     topic = topic_of(table)
     place = {"topic": topic, "partition": message.partition, "offset": message.offset}
     text = "" if message.value is None else message.value.decode(errors="backslashreplace")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from contracts.model import Table
 from etl.sources.messages import topic_of
 from lake import delta
+from lake.topics import UNKNOWN, identity_key, offset_key
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -25,20 +26,6 @@ class Start:
 
     recorded: int | None
     offset: int
-
-
-UNKNOWN = 0
-"""The identity of a topic whose brokers give none."""
-
-
-def identity_key(topic: str) -> str:
-    """The Delta application transaction whose version is the topic's identity."""
-    return f"kafka/{topic}/id"
-
-
-def offset_key(topic: str, identity: int, partition: int) -> str:
-    """The Delta application transaction whose version is the partition's next offset."""
-    return f"kafka/{topic}/{identity}/{partition}"
 
 
 def identity_of(table: Table) -> int | None:

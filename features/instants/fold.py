@@ -15,9 +15,10 @@ from feast import FeatureView
 
 from contracts.aggregations import Aggregation, Count, Distinct, First, Latest, Max, Mean, Min, Ratio, Sum
 from contracts.model import BOOLEAN, DOUBLE, TIMESTAMP, DecimalType, Type
-from features.instants import state
+from features.instants import state, tail
 from features.instants.declaration import Feature, digest, features, of_view
 from features.instants.state import Cells
+from features.instants.tail import NO_EVENTS, Recent
 
 Value = Any
 Part = Callable[[Sequence["Segment"]], Value]
@@ -52,27 +53,41 @@ class Fold:
         self._declaration = digest(declared)
         known = {feature.column.name: feature for feature in features(declared)}
         self._features = [known[name] for name in requested]
-        self._positions = {column.name: n for n, column in enumerate(state.columns(declared))}
+        self.columns = state.columns(declared)
+        self._positions = {column.name: n for n, column in enumerate(self.columns)}
+        names = {measure.column.name for f in self._features for measure in f.measures if measure.column}
+        self.needed = frozenset(self._positions[name] for name in names)
+        """The positions of the columns that the features are computed from."""
         self._windows = sorted({feature.microseconds for feature in self._features if feature.microseconds})
         self._parts = [self._feature(feature) for feature in self._features]
 
-    def values(self, packed: bytes, at: int) -> tuple[int, ...] | None:
+    def values(self, packed: bytes | None, at: int, came: Recent = NO_EVENTS) -> tuple[int, ...] | None:
         """The newest event's instant, in microseconds since 1970, and the features at the instant `at`; None without
-        an event before it. TooOldError where events are missing, OtherDeclarationError where `packed` is of another
-        declaration.
+        an event before it. `packed` is the entity's state, None without one; the events `came` since it was packed.
+
+        TooOldError where events are missing, OtherDeclarationError where `packed` is of another declaration.
         """
-        known = state.unpack(packed)
-        if known.declaration != self._declaration:
-            raise OtherDeclarationError
-        if at < known.exact_from:
-            raise TooOldError
-        times = np.frombuffer(known.at, np.int64)
-        end = int(times.searchsorted(at))
-        if not end:
+        known = None if packed is None else state.unpack(packed)
+        if known is not None:
+            if known.declaration != self._declaration:
+                raise OtherDeclarationError
+            if at < known.exact_from:
+                raise TooOldError
+        if known is None:
+            parts: Sequence[tuple[np.ndarray, Sequence[Cells]]] = [(came.at, came.columns)]
+        elif len(came.at):
+            parts = tail.merge(known, came)
+        else:
+            parts = [(np.frombuffer(known.at, np.int64), known.columns)]
+        segments = [segment for times, columns in parts if (segment := self._segment(times, columns, at)).end]
+        if not segments:
             return None
-        starts = {window: int(times.searchsorted(at - window)) for window in self._windows}
-        segments = (Segment(times, end, starts, known.columns),)
-        return (int(times[end - 1]), *(part(segments) for part in self._parts))
+        newest = max(int(segment.at[segment.end - 1]) for segment in segments)
+        return (newest, *(part(segments) for part in self._parts))
+
+    def _segment(self, times: np.ndarray, columns: Sequence[Cells], at: int) -> Segment:
+        end = int(times.searchsorted(at))
+        return Segment(times, end, {window: int(times.searchsorted(at - window)) for window in self._windows}, columns)
 
     # --- features
 

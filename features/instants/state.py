@@ -6,7 +6,7 @@ needs. Decimals are whole numbers of their last digit, times microseconds since 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,7 +25,7 @@ from lake.sql import identifier
 MARGIN = timedelta(days=2)
 """How far before the horizon features can be requested online."""
 LARGEST = 2**62
-AT = "__t"
+AT, ID = "__t", "__id"
 
 
 class Cells(msgspec.Struct, array_like=True):
@@ -42,13 +42,15 @@ class Cells(msgspec.Struct, array_like=True):
 class State(msgspec.Struct, array_like=True):
     """An entity's events in the order of their instants. Features are exact from the instant `exact_from` on.
 
-    `declaration` is the digest of the declaration that decided what is in it.
+    `declaration` is the digest of the declaration that decided what is in it. `ids` are the events' identities, 8 bytes
+    each, in a view that also counts events of a stream: one that comes twice counts once.
     """
 
     declaration: str
     exact_from: int
     at: bytes
     columns: list[Cells]
+    ids: bytes | None = None
 
 
 pack = msgspec.msgpack.Encoder().encode
@@ -60,28 +62,48 @@ def columns(declared: Aggregates) -> tuple[Column, ...]:
     return tuple(column for _, column in declared.measure_columns())
 
 
-def query(table: str, source: GoldTable, view: FeatureView, horizon: int, among: str | None = None) -> str:
-    """SQL for the events that the states need: keys, AT and columns, ordered by key and instant. `horizon` is in
-    microseconds since 1970. `among` names a table of keys, to which it is limited.
+def identity(columns: Iterable[Column]) -> str:
+    """SQL for an event's identity: 63 bits of a digest of its key, the same in every version of DuckDB."""
+    texts = (f"CAST({identifier(column.name)} AS VARCHAR)" for column in columns)
+    parts = ", ".join(f"strlen({text}), ':', {text}" for text in texts)
+    return f"CAST(md5_number_lower(concat({parts})) >> 1 AS BIGINT)"
+
+
+def query(
+    table: str,
+    source: GoldTable,
+    view: FeatureView,
+    horizon: int,
+    among: str | None = None,
+    event_key: Sequence[Column] = (),
+) -> str:
+    """SQL for the events that the states need: keys, AT, ID where the events have an `event_key`, and columns, ordered
+    by key and instant. `horizon` is in microseconds since 1970. `among` names a table of keys, to which it is limited.
     """
     declared = of_view(view)
     keys = ", ".join(identifier(source.column(key.name)) for key in view.entity_columns)
     longest = max((feature.microseconds or 0 for feature in features(declared)), default=0)
     since = horizon - longest - MARGIN // timedelta(microseconds=1)
-    cells = "".join(f", {_stored(column)} AS {identifier(column.name)}" for column in columns(declared))
+    cells = "".join(f", {stored(column)} AS {identifier(column.name)}" for column in columns(declared))
     key_filter = f" WHERE ({keys}) IN (SELECT ({keys}) FROM {among})" if among else ""
-    events = f"SELECT {keys}, epoch_us({identifier(source.event_column)}) AS {AT}{cells} FROM {table}{key_filter}"
+    instant = f"epoch_us({identifier(source.event_column)}) AS {AT}"
+    ids = f", {identity(event_key)} AS {ID}" if event_key else ""
+    events = f"SELECT {keys}, {instant}{ids}{cells} FROM {table}{key_filter}"
     needed = ["true", *_of_any_age(declared)]
     newest = ", ".join(
         f"max({AT}) FILTER (WHERE {AT} < {since} AND {condition}) AS __n{n}" for n, condition in enumerate(needed)
     )
     is_newest = " OR ".join(f"{AT} = __n{n}" for n in range(len(needed)))
-    names = "".join(f", e.{identifier(column.name)}" for column in columns(declared))
+    names = "".join(f", e.{name}" for name in (*([ID] if event_key else []), *_names(declared)))
     return (
         f"WITH e AS MATERIALIZED ({events}), n AS (SELECT {keys}, {newest} FROM e GROUP BY {keys})"
         f" SELECT {keys}, {AT}{names} FROM e JOIN n USING ({keys}) WHERE {AT} >= {since} OR {is_newest}"
         f" ORDER BY {keys}, {AT}"
     )
+
+
+def _names(declared: Aggregates) -> list[str]:
+    return [identifier(column.name) for column in columns(declared)]
 
 
 def _of_any_age(declared: Aggregates) -> Iterator[str]:
@@ -92,7 +114,8 @@ def _of_any_age(declared: Aggregates) -> Iterator[str]:
             yield f"{name} IS NOT NULL" if part.of else name
 
 
-def _stored(column: Column) -> str:
+def stored(column: Column) -> str:
+    """SQL for a column's cells as a state keeps them."""
     name = identifier(column.name)
     if isinstance(column.type, DecimalType):
         scale = column.type.scale
@@ -114,12 +137,14 @@ def states(rows: pa.Table, view: FeatureView, horizon: int) -> Iterator[tuple[tu
     keys = [rows.column(n) for n in range(count)]
     starts = _starts(keys, rows.num_rows)
     at = rows[AT].to_numpy()
+    ids = rows[ID].to_numpy() if ID in rows.column_names else None
     packed = [_Packer(column, rows[column.name]) for column in columns(of_view(view))]
     declaration, exact_from = digest(of_view(view)), horizon - MARGIN // timedelta(microseconds=1)
     values = list(zip(*(key.take(pa.array(starts)).to_pylist() for key in keys), strict=True))
     for key, start, end in zip(values, starts, [*starts[1:], rows.num_rows], strict=True):
-        state = State(declaration, exact_from, at[start:end].tobytes(), [column.cells(start, end) for column in packed])
-        yield key, int(at[end - 1]), pack(state)
+        cells = [column.cells(start, end) for column in packed]
+        own_ids = None if ids is None else ids[start:end].tobytes()
+        yield key, int(at[end - 1]), pack(State(declaration, exact_from, at[start:end].tobytes(), cells, own_ids))
 
 
 def _starts(keys: Sequence[pa.ChunkedArray], count: int) -> list[int]:

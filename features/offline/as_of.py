@@ -17,7 +17,7 @@ import pyarrow as pa
 from feast.feature_view import FeatureView
 
 from features import queries
-from features.instants import declaration, offline
+from features.instants import cluster, declaration, offline
 from features.lake_reader import LakeReader, SourceError
 from features.offline import frames, spark_join
 from features.offline.labels import JoinKey, LabelError, Labels, LabelSource
@@ -74,16 +74,25 @@ def check_names(columns: Sequence[str], requested: list[RequestedFeatures], full
 Join = Callable[[LakeReader, Labels, RequestedFeatures, GoldTable], pa.Table]
 
 
-def select_join(engine: str | None, session: str | None) -> Join:
-    """The configured join; `session` names the function that opens a Spark session."""
+@dataclass(frozen=True)
+class Joins:
+    """What joins labels with rows of midnights, and with events."""
+
+    at_midnights: Join
+    at_instants: Join
+
+
+def select_joins(engine: str | None, session: str | None) -> Joins:
+    """The configured joins; `session` names the function that opens a Spark session. Data frames join no events."""
     if library := _stand_in.get():
-        return partial(_join_by_frames, library)
+        return Joins(partial(_join_by_frames, library), _join_events_by_duckdb)
     selected = frames.choose(engine)
     if selected == frames.DUCKDB:
-        return _join_by_duckdb
+        return Joins(_join_by_duckdb, _join_events_by_duckdb)
     if selected == frames.SPARK:
-        return partial(_join_by_spark, spark_join.opener(session))
-    return partial(_join_by_frames, selected)
+        opener = spark_join.opener(session)
+        return Joins(partial(_join_by_spark, opener), partial(_join_events_by_spark, opener))
+    return Joins(partial(_join_by_frames, selected), _join_events_by_duckdb)
 
 
 _stand_in: ContextVar[str | None] = ContextVar("stand_in", default=None)
@@ -104,13 +113,13 @@ def stand_in(library: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class AsOfJoin:
-    """Labels, the features requested for them, the release's reader, and the join that runs."""
+    """Labels, the features requested for them, the release's reader, and the joins that run."""
 
     reader: LakeReader
     labels: LabelSource
     requested: list[RequestedFeatures]
     full_names: bool
-    join: Join
+    joins: Joins
 
     def pieces(self, rows: int | None) -> Iterator[pa.Table]:
         """Tables of `rows` labels each, or one of all labels for None; at least one table, empty when there are no
@@ -123,7 +132,8 @@ class AsOfJoin:
         result = batch.table
         self.reader.connection.register("labels", batch.joinable)
         for selection in self.requested:
-            join = _join_at_instants if declaration.is_of_instants(selection.view) else self.join
+            is_of_instants = declaration.is_of_instants(selection.view)
+            join = self.joins.at_instants if is_of_instants else self.joins.at_midnights
             joined = join(self.reader, batch, selection, _readable_source(self.reader, selection))
             if joined.num_rows != result.num_rows:
                 raise _row_count_error(selection.view.name, result.num_rows, joined.num_rows)
@@ -168,8 +178,9 @@ def _join_by_duckdb(reader: LakeReader, labels: Labels, selection: RequestedFeat
     return _in_order(reader, labels, selection, sql)
 
 
-def _join_at_instants(reader: LakeReader, labels: Labels, selection: RequestedFeatures, source: GoldTable) -> pa.Table:
-    """The features of a view of instants, computed by DuckDB whatever the join."""
+def _join_events_by_duckdb(
+    reader: LakeReader, labels: Labels, selection: RequestedFeatures, source: GoldTable
+) -> pa.Table:
     sql = offline.as_of(reader.table(source.table), source, selection.view, selection.features)
     return _in_order(reader, labels, selection, sql)
 
@@ -225,6 +236,21 @@ def _join_by_spark(
     return _cast(
         reader, spark_join.as_of(spark, history, labels.joinable, source, selection.view, selection.features), selection
     )
+
+
+def _join_events_by_spark(
+    session: Callable[[], Any], reader: LakeReader, labels: Labels, selection: RequestedFeatures, source: GoldTable
+) -> pa.Table:
+    """Spark looks up sums and values among the events; DuckDB computes the features from them, as it does from its own
+    lookups.
+    """
+    if not labels.joinable.num_rows:  # Spark Connect takes no table without rows
+        return _join_events_by_duckdb(reader, labels, selection, source)
+    spark = session()
+    history = spark_join.read(spark, source.table, reader.release.tables[source.table])
+    matches = cluster.find(spark, history, labels.joinable, source, selection.view, selection.features)
+    reader.connection.register("matches", matches)
+    return _in_order(reader, labels, selection, cluster.computed(selection.view, selection.features))
 
 
 def _cast(reader: LakeReader, matches: pa.Table, selection: RequestedFeatures) -> pa.Table:

@@ -171,9 +171,9 @@ class ReleaseOfflineStore(OfflineStore):
         Without labels (`entity_df` None): as of each feature row from `start_date` to `end_date`, see
         `features.offline.ranges`.
         """
-        reader, join = (
+        reader, joins = (
             LakeReader(pinned(config.offline_store.release), shared=True),
-            as_of.select_join(config.offline_store.join, config.offline_store.session),
+            as_of.select_joins(config.offline_store.join, config.offline_store.session),
         )
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         requested = as_of.requested_features(feature_views, feature_refs)
@@ -189,7 +189,7 @@ class ReleaseOfflineStore(OfflineStore):
         _check_request_data(checked.columns, on_demand)
         as_of.check_names(checked.columns, requested, full_feature_names)
         return ReleaseRetrievalJob(
-            as_of.AsOfJoin(reader, checked, requested, full_feature_names, join).pieces,
+            as_of.AsOfJoin(reader, checked, requested, full_feature_names, joins).pieces,
             reader.release,
             lambda: RetrievalMetadata(
                 feature_refs, [name for name in checked.columns if name != checked.instants], *checked.span

@@ -10,12 +10,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Any
 
 import pandas as pd
 from feast import FeatureStore, FeatureView
+from feast.value_type import ValueType
 
 from contracts.interval import midnight
 from features import queries, registry
@@ -25,6 +26,8 @@ from features.lake_reader import LakeReader
 from features.online import backends, generation
 from features.online.generation import Key, Reader
 from features.online.store import row_schema_of
+from features.streaming import handover
+from features.streaming.live import as_read_by
 from features.views import REQUEST_TIME
 from lake import release
 from lake.release import Release
@@ -33,6 +36,10 @@ from lake.sql import identifier
 SAMPLE = 500
 """Entities per view and side."""
 BATCH = 10_000
+
+
+class NothingToCompareError(generation.OnlineStoreError, LookupError):
+    """No stream is ahead of the release that is served."""
 
 
 class ConsistencyError(RuntimeError):
@@ -69,12 +76,15 @@ class FeatureComparison:
 
 @dataclass(frozen=True)
 class Consistency:
-    """All features of a release, as of its horizon. `generation` is the id of the one that was compared."""
+    """All features of a release, as of its horizon. `generation` is the id of the one that was compared. `of_stream`:
+    the release is not served yet, and was compared with what a stream serves.
+    """
 
     release: int
     horizon: str
     generation: str
     features: tuple[FeatureComparison, ...]
+    of_stream: bool = False
 
     @property
     def compared(self) -> int:
@@ -100,6 +110,14 @@ class Consistency:
 
     def ensure_match(self) -> None:
         """Raise ConsistencyError unless all values are equal."""
+        if self.wrong and self.of_stream:
+            differences = "; ".join(map(str, self._wrong_features()))
+            raise ConsistencyError(
+                f"release {self.release}: {self.wrong:,} of {self.compared:,} values that the stream serves are not its"
+                f" own. {differences}. Files that landed since the release that is served, and corrections"
+                " that move an event to another entity, count once the new one is served: millrace serve. See that the"
+                " lag of the views is 0 (millrace stream lag). Anything else is a defect in features/: please report it"
+            )
         if self.wrong:
             differences = "; ".join(map(str, self._wrong_features()))
             raise ConsistencyError(
@@ -140,14 +158,74 @@ def online(sample: int | None = SAMPLE) -> Consistency:
     )
 
 
+def stream(sample: int | None = SAMPLE) -> Consistency:
+    """Compare what is served of a stream with the newest release, before that goes online: the generation in use with
+    the messages that the release has, too, at random instants since the generation's horizon.
+
+    Of `sample` entities per view with events since then; None takes all of them. What came as files alone meanwhile
+    differs. NothingToCompareError where the release is online already, or no view counts messages at once.
+    """
+    backend, newest = backends.configured(), release.read()
+    served = generation.in_use(backend)
+    if served is None or served.metadata.release is None or served.metadata.horizon is None:
+        raise generation.OnlineStoreEmptyError(
+            "no release is online, so there is nothing to compare. Run the DAG `millrace` (or `make demo`) first"
+        )
+    cuts = handover.cuts(newest)
+    views = [view for view in registry.online_views(registry.open_store()) if view.enabled and view.name in cuts]
+    if served.metadata.release == newest.number or not views:
+        raise NothingToCompareError(
+            f"release {newest.number} is online already: compare a stream with the release of a run that has not been"
+            " served"
+            if views
+            else "no view counts messages before a release has them. See docs/realtime.md"
+        )
+    online_store, offline_store, reader = registry.open_store(), registry.open_store(newest.number), LakeReader(newest)
+    since = midnight(date.fromisoformat(served.metadata.horizon))
+    comparisons: list[FeatureComparison] = []
+    with as_read_by(cuts):
+        for view in views:
+            refs, numbers = _features(online_store, view)
+            tallies = [_Tally(*ref.split(":")) for ref in refs]
+            keys_left = iter(_keys_since(reader, view, since, sample))
+            while keys := list(islice(keys_left, BATCH)):
+                rows = _entities(view, keys, numbers)
+                for at in _instants_since(reader, view, since):
+                    offline, online = _trained(offline_store, refs, rows, at), _served(online_store, refs, rows, at)
+                    for tally in tallies:
+                        tally.count(keys, offline[tally.feature], online[tally.feature])
+            comparisons += [tally.result() for tally in tallies]
+    return Consistency(newest.number, newest.horizon, served.name, tuple(comparisons), of_stream=True)
+
+
+def _keys_since(reader: LakeReader, view: FeatureView, since: datetime, sample: int | None) -> list[Key]:
+    """Entities with an event in the two days before `since` or later."""
+    source = view.batch_source
+    names = ", ".join(identifier(source.column(name)) for name in row_schema_of(view).keys)
+    limit = "" if sample is None else f" ORDER BY hash({names}, {reader.release.number}) LIMIT {sample}"
+    recent = queries.between(source.event_column, since - MARGIN, None)
+    keys: list[Key] = reader.connection.execute(
+        f"SELECT DISTINCT {names} FROM {reader.table(source.table)} WHERE {recent}{limit}"
+    ).fetchall()
+    return keys
+
+
+def _instants_since(reader: LakeReader, view: FeatureView, since: datetime) -> list[datetime]:
+    """The release's horizon, and three random instants between `since`, or a day before the horizon, and there."""
+    end = _instant(reader)
+    span = max(end - since, timedelta(days=1))
+    draw = random.Random(f"{reader.release.number} {view.name} stream")
+    return [end, *(end - draw.random() * span for _ in range(3))]
+
+
 def _compare_view(
     store: FeatureStore, reader: LakeReader, served: Reader, view: FeatureView, sample: int | None
 ) -> list[FeatureComparison]:
-    refs = _features(store, view)
+    refs, numbers = _features(store, view)
     tallies = [_Tally(*ref.split(":")) for ref in refs]
     all_keys = iter(sorted({*_offline_keys(reader, view, sample), *served.keys(row_schema_of(view), sample)}, key=repr))
     while keys := list(islice(all_keys, BATCH)):
-        rows = pd.DataFrame(keys, columns=list(row_schema_of(view).keys))
+        rows = _entities(view, keys, numbers)
         for at in _instants(reader, view):
             offline, online = _trained(store, refs, rows, at), _served(store, refs, rows, at)
             for tally in tallies:
@@ -155,14 +233,25 @@ def _compare_view(
     return [tally.result() for tally in tallies]
 
 
-def _features(store: FeatureStore, view: FeatureView) -> list[str]:
-    """References of the view's features, and of on-demand features computed from this view alone."""
-    refs = [f"{view.name}:{feature.name}" for feature in view.features]
+def _features(store: FeatureStore, view: FeatureView) -> tuple[list[str], list[str]]:
+    """References of the view's features, and of on-demand features computed from this view and the request alone, and
+    the numbers that these take from the request. On-demand views that take anything else from it are not compared.
+    """
+    refs, numbers = [f"{view.name}:{feature.name}" for feature in view.features], set[str]()
     for on_demand in store.list_on_demand_feature_views():
         sources = {source.name for source in on_demand.source_feature_view_projections.values()}
-        if on_demand.enabled and sources == {view.name}:
+        inputs = on_demand.get_request_data_schema()
+        taken = {name for name in inputs if name != REQUEST_TIME}
+        if on_demand.enabled and sources == {view.name} and {inputs[name] for name in taken} <= {ValueType.DOUBLE}:
             refs += [f"{on_demand.name}:{feature.name}" for feature in on_demand.features]
-    return refs
+            numbers |= taken
+    return refs, sorted(numbers)
+
+
+def _entities(view: FeatureView, keys: list[Key], numbers: list[str]) -> pd.DataFrame:
+    """The keys, and numbers for what on-demand features take from the request."""
+    rows = pd.DataFrame(keys, columns=list(row_schema_of(view).keys))
+    return rows.assign(**{name: [float(n % 100) for n in range(len(keys))] for name in numbers})
 
 
 def _instant(reader: LakeReader) -> datetime:

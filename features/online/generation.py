@@ -17,9 +17,12 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from features.type_mapping import TypeMapping
+
+if TYPE_CHECKING:
+    from features.streaming.tail_store import TailRows, TailStore
 
 EVENT, CREATED = "_event_at", "_created_at"
 """Microseconds since 1970, UTC."""
@@ -66,6 +69,8 @@ class GenerationMetadata:
     """What a generation was made from; None and empty for one that holds only pushed rows.
 
     `project` is the project that materialized it, None where an older version did.
+    `streams` says of each view with a tail which messages its rows include: the identity of the topic, and the offset
+    of the first message of each partition that they do not.
     `ids` are the tables' Delta ids, which distinguish them from tables of the same name in another lake, or rebuilt
     ones. `pushed`: rows were merged into it since.
     """
@@ -78,12 +83,15 @@ class GenerationMetadata:
     rows: dict[str, int] = field(default_factory=dict)
     pushed: bool = False
     project: str | None = None
+    streams: dict[str, Cut] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As it is stored."""
         return json.dumps(vars(self))
 
 
+Cut = dict[str, Any]
+"""`identity` of the topic, and `offsets` by partition, whose numbers are text as in JSON."""
 METADATA_FIELDS = frozenset(GenerationMetadata.__dataclass_fields__)
 """A later version may have written more."""
 
@@ -115,6 +123,12 @@ class Reader(Protocol):
 
     def keys(self, row_schema: RowSchema, limit: int | None) -> list[Key]:
         """All keys that have a row, or `limit` random ones."""
+
+    def metadata(self) -> GenerationMetadata:
+        """What the generation was made from."""
+
+    def tail_rows(self, tail: str, keys: Sequence[bytes]) -> TailRows | None:
+        """The entries of these entities in a tail; None where no worker has begun it."""
 
 
 class Session(Protocol):
@@ -188,6 +202,9 @@ class OnlineBackend(Protocol):
     def remove_all(self) -> None:
         """Take everything offline."""
 
+    def tails(self) -> TailStore:
+        """Storage of the events that came since."""
+
 
 @dataclass(frozen=True)
 class InUse:
@@ -218,6 +235,15 @@ def ensure_own(backend: OnlineBackend, project: str) -> None:
             " Set MILLRACE_ONLINE to a database of this project's own, such as another number in redis://host:6379/1 or"
             " another database in PostgreSQL"
         )
+
+
+def offsets(cut: Cut | None, identity: int) -> dict[int, int]:
+    """The offset of the first message of each partition that a cut does not include. Of a topic that was created again
+    it includes none.
+    """
+    if cut is None or cut["identity"] != identity:
+        return {}
+    return {int(partition): offset for partition, offset in cut["offsets"].items()}
 
 
 def empty_error(where: str) -> OnlineStoreEmptyError:

@@ -14,7 +14,7 @@ from typing import Any
 
 from feast import FeatureView
 
-from contracts import project
+from contracts import catalog, project
 from contracts.interval import midnight
 from contracts.report import PUBLISHED, UNCHANGED
 from features import queries, registry
@@ -33,6 +33,7 @@ from features.online.generation import (
 )
 from features.online.store import row_schema_of
 from features.queries import EPOCH
+from features.streaming import handover, tails
 from lake.release import Release
 from lake.sql import identifier
 
@@ -175,7 +176,13 @@ def load(
     """
     backend, name = backends.configured(), project.current().name
     requested = GenerationMetadata(
-        release.number, release.horizon, definitions, release.tables, release.ids, project=name
+        release.number,
+        release.horizon,
+        definitions,
+        release.tables,
+        release.ids,
+        project=name,
+        streams=handover.cuts(release),
     )
     if not fresh and (unchanged := _unchanged(backend, requested, views)):
         return unchanged
@@ -208,7 +215,10 @@ def load(
                 )
                 fresh = True
                 continue
+            former = _served(backend)
+            handover.prepare(backend, requested)
             draft.publish()
+            handover.trim(backend, requested, former.metadata if former else None)
             return reports
 
 
@@ -242,6 +252,7 @@ def _base(backend: OnlineBackend, requested: GenerationMetadata, views: Sequence
         or served.metadata.pushed
         or served.metadata.definitions != requested.definitions
         or {*served.metadata.rows} != {view.name for view in views}
+        or served.metadata.streams.keys() != requested.streams.keys()  # the states of a view with a tail have more
     ):
         return None
     return served
@@ -283,7 +294,10 @@ def _states(reader: LakeReader, view: FeatureView, among: str | None = None) -> 
     names = declaration.columns_of(view, [field.name for field in view.features])
     keys = [source.column(key.name) for key in view.entity_columns]
     reader.require(source.table, [*keys, source.event_column, *names])
-    events = reader.connection.sql(state.query(reader.table(source.table), source, view, horizon, among))
+    tail = tails.of(catalog.table(source.table))
+    event_key = tail.event_key if tail else ()
+    reader.require(source.table, [column.name for column in event_key])
+    events = reader.connection.sql(state.query(reader.table(source.table), source, view, horizon, among, event_key))
     packed = state.states(events.to_arrow_table(), view, horizon)
     rows: Iterator[StoredRow] = ([*key, newest, None, blob] for key, newest, blob in packed)
     while batch := list(islice(rows, BATCH)):

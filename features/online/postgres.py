@@ -8,13 +8,12 @@ cannot publish.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
+from functools import partial
 from typing import Any, ClassVar
 
 import psycopg
@@ -39,15 +38,17 @@ from features.online.generation import (
 from features.online.server import (
     ANSWER_SECONDS,
     CONNECT_SECONDS,
-    Explanation,
-    OptionNames,
+    SETTING,
     invalid_url,
     mask_url,
     translate_errors,
 )
+from features.streaming import postgres as tails
+from features.streaming.tail_store import TailRows
 from features.type_mapping import convert_row
 from lake import tls
 from lake.sql import identifier
+from lake.tls import Explanation
 
 HOME = "millrace"
 """The pointer's schema; the names of generations' schemas start with it and `_`."""
@@ -62,12 +63,6 @@ WORK_SECONDS = 600
 LOCK_POLL_SECONDS = 0.2
 ANY = "\0"
 """Placeholder of a parameter, which no name contains."""
-OPTION_NAMES = OptionNames(
-    "sslrootcert",
-    "sslcert and sslkey",
-    "Where the network may be trusted, set sslmode=disable in MILLRACE_ONLINE",
-    "Set sslmode=verify-full and sslrootcert in MILLRACE_ONLINE",
-)
 CONNECTION_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 LIMITS = ["statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
 """Server settings that could end a loader during a long load or comparison."""
@@ -106,6 +101,11 @@ class PostgresBackend:
         except psycopg.ProgrammingError:
             raise invalid_url() from None
         self._prepared = False
+        self._tails = tails.PostgresTailStore(
+            partial(self.connect, BoundedConnection),
+            partial(self.connect, LoaderConnection),
+            partial(translate_errors, self.where, psycopg.Error),
+        )
 
     def current(self) -> str | None:
         """One query."""
@@ -191,6 +191,11 @@ class PostgresBackend:
             _acquire_lock(connection)
             connection.execute(f"DELETE FROM {HOME}.pointer")
             _clean(connection)
+            self._tails.remove([])
+
+    def tails(self) -> tails.PostgresTailStore:
+        """In two tables beside the pointer."""
+        return self._tails
 
     @contextmanager
     def connected(self, connection_type: type[psycopg.Connection[Any]]) -> Iterator[psycopg.Connection[Any]]:
@@ -210,27 +215,8 @@ class PostgresBackend:
             return connection
 
     def _explain(self, text: str) -> Explanation | None:
-        """What keeps a connection from being encrypted: libpq reports expired and untrusted certificates alike."""
-        if text.endswith("no encryption"):
-            return (
-                text,
-                (
-                    "If the server wants encrypted connections, set sslmode=verify-full and sslrootcert in"
-                    " MILLRACE_ONLINE. If not, let its pg_hba.conf admit this host"
-                ),
-            )
-        fault = tls.classify(text)
-        if fault is tls.Fault.UNTRUSTED:
-            options = conninfo_to_dict(self._url)
-            host, port = str(options.get("host") or ""), str(options.get("port") or "5432")
-            authority = str(
-                options.get("sslrootcert")
-                or os.environ.get("PGSSLROOTCERT")
-                or Path.home() / ".postgresql" / "root.crt"
-            )
-            if port.isdecimal() and "," not in host:
-                fault = tls.probe(host, int(port), None if authority == "system" else authority, postgres=True) or fault
-        return OPTION_NAMES.explain(fault) if fault else None
+        """What keeps a connection from being encrypted."""
+        return tls.explain_postgres(text, conninfo_to_dict(self._url), SETTING)
 
     @contextmanager
     def _writing(self) -> Iterator[tuple[psycopg.Connection[Any], str]]:
@@ -283,6 +269,16 @@ class PostgresReader:
         self._backend, self.name, self.connection = backend, name, connection
         self._schema = _schema(name)
         self._queries: dict[tuple[str, tuple[str, ...]], Query] = {}
+
+    def metadata(self) -> GenerationMetadata:
+        """From the generation's own table."""
+        with translate_errors(self._backend.where, *CONNECTION_ERRORS):
+            return _metadata(self.connection, self.name, self._backend.where)
+
+    def tail_rows(self, tail: str, keys: Sequence[bytes]) -> TailRows | None:
+        """One query."""
+        with translate_errors(self._backend.where, *CONNECTION_ERRORS):
+            return tails.rows(self.connection, tail, keys)
 
     def begin(self) -> None:
         """Nothing to do: part of a request may see rows that are pushed meanwhile."""

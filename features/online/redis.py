@@ -46,9 +46,12 @@ from features.online.generation import (
     new_name,
     parse_metadata,
 )
-from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, Explanation, OptionNames, mask_url, translate_errors
+from features.online.server import ANSWER_SECONDS, CONNECT_SECONDS, SETTING, mask_url, translate_errors
+from features.streaming.redis import RedisTailStore
+from features.streaming.tail_store import TailRows
 from features.type_mapping import convert_row
 from lake import tls
+from lake.tls import Explanation, OptionNames
 
 POINTER = "millrace:online"
 GENERATIONS = "millrace:generations"
@@ -67,6 +70,7 @@ CONNECTION_ERRORS = (redis.RedisError,)
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 OPTIONS = f"A server behind TLS is rediss://user:password@host:port/database, and its options are {', '.join(FILES)}"
 OPTION_NAMES = OptionNames(
+    SETTING,
     "ssl_ca_certs",
     "ssl_certfile and ssl_keyfile",
     "Begin MILLRACE_ONLINE with redis://",
@@ -194,6 +198,7 @@ class RedisBackend:
             self.client.register_script(START),
             self.client.register_script(UNNAMED),
         )
+        self._tails = RedisTailStore(self.client, self.translate_errors, self.ensure_no_eviction)
 
     def current(self) -> str | None:
         """One command."""
@@ -263,6 +268,11 @@ class RedisBackend:
         with self.translate_errors(), self._lease() as lease:
             self.client.delete(POINTER)
             self.clean(lease)
+            self._tails.remove([])
+
+    def tails(self) -> RedisTailStore:
+        """Keys of their own."""
+        return self._tails
 
     def translate_errors(self) -> Any:
         """OnlineStoreUnreachableError when the server does not answer."""
@@ -467,6 +477,20 @@ class RedisReader:
             self._views = backend.stored_schemas(name)
             if not self._views:
                 backend.ensure_complete(name)
+
+    def metadata(self) -> GenerationMetadata:
+        """From GENERATIONS."""
+        with self._backend.translate_errors():
+            stored: Any = self._backend.client.hget(GENERATIONS, self.name)
+        return (
+            parse_metadata(stored, self.name, self._backend.where)
+            if stored
+            else self._backend.ensure_complete(self.name)
+        )
+
+    def tail_rows(self, tail: str, keys: Sequence[bytes]) -> TailRows | None:
+        """One round trip."""
+        return self._backend.tails().rows(tail, keys)
 
     def begin(self) -> None:
         """Nothing to do: part of a request may see rows that are pushed meanwhile."""

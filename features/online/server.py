@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from features.online.generation import OnlineStoreUnfitError, OnlineStoreUnreachableError
-from lake import tls
+from lake.tls import Explanation
 
 CONNECT_SECONDS = 2
 ANSWER_SECONDS = 5
@@ -37,46 +36,8 @@ def invalid_url() -> OnlineStoreUnfitError:
     )
 
 
+SETTING = "MILLRACE_ONLINE"
 CHECK_SERVER = "See that it runs, and that MILLRACE_ONLINE names the right one"
-RENEW_CERTIFICATE = "Renew the certificate at the server, and see that the clocks are right"
-REMEDIES = {
-    tls.Fault.UNTRUSTED: (
-        "See that {authority} in MILLRACE_ONLINE names a file with the certificate of that authority, in PEM"
-    ),
-    tls.Fault.MISSING: (
-        "Let {authority} in MILLRACE_ONLINE name a file with the certificate of the authority that issued the server's,"
-        " in PEM"
-    ),
-    tls.Fault.STRICT: (
-        "Have both issued with Subject and Authority Key Identifier, basicConstraints and keyUsage (RFC 5280)"
-    ),
-    tls.Fault.OTHER_HOST: (
-        "Use a host name that it lists in MILLRACE_ONLINE, or give the server a certificate for this one"
-    ),
-    tls.Fault.ANONYMOUS: "Let {client} in MILLRACE_ONLINE name a certificate and its key",
-    tls.Fault.PLAIN: "{off}, or turn TLS on at the server",
-    tls.Fault.ENCRYPTED: "{on}",
-}
-
-
-@dataclass(frozen=True)
-class OptionNames:
-    """A client's names of the options for authorities and client certificates, and how to turn encryption off and
-    on.
-    """
-
-    authority: str
-    client: str
-    off: str
-    on: str
-
-    def explain(self, fault: tls.Fault) -> Explanation:
-        """The fault and its remedy."""
-        return fault.format(server="the server"), REMEDIES.get(fault, RENEW_CERTIFICATE).format(**vars(self))
-
-
-Explanation = tuple[str, str]
-"""The problem and its remedy."""
 
 
 def _no_explanation(_text: str) -> Explanation | None:

@@ -32,6 +32,8 @@ from features.online.generation import (
     new_name,
     parse_metadata,
 )
+from features.streaming import sqlite as tails
+from features.streaming.tail_store import TailRows
 from features.type_mapping import convert_row
 from lake import settings
 from lake.files import locked, sync, write_whole
@@ -129,6 +131,11 @@ class SqliteBackend:
             pointer().unlink(missing_ok=True)
             for path in folder().glob("*.sqlite*"):
                 path.unlink()
+            tails.remove_file()
+
+    def tails(self) -> tails.SqliteTailStore:
+        """In a file of their own."""
+        return tails.SqliteTailStore()
 
 
 class SqliteSession:
@@ -156,6 +163,15 @@ class SqliteReader:
         self.name, self.connection = name, connection
         connection.execute(f"PRAGMA mmap_size={MAPPED_BYTES}")
         self._queries: dict[tuple[str, tuple[str, ...]], Query] = {}
+        self._tails = tails.SqliteTailReader()
+
+    def metadata(self) -> GenerationMetadata:
+        """From the file."""
+        return _metadata(self.connection, self.name)
+
+    def tail_rows(self, tail: str, keys: Sequence[bytes]) -> TailRows | None:
+        """From the file of tails."""
+        return self._tails.rows(tail, keys)
 
     def begin(self) -> None:
         """Lock the file once per request instead of once per query."""

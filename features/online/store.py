@@ -26,6 +26,7 @@ from feast.types import Bytes
 from features import type_mapping
 from features.instants import declaration, request
 from features.instants.fold import Fold, OtherDeclarationError, TooOldError
+from features.instants.tail import NO_EVENTS
 from features.online import backends, generation
 from features.online.generation import (
     GenerationGoneError,
@@ -38,6 +39,7 @@ from features.online.generation import (
 )
 from features.queries import EPOCH, microseconds
 from features.serving.request_plan import Plans, ensure_keys
+from features.streaming.live import LiveTail
 from features.views import REQUEST_TIME
 
 Row = tuple[datetime | None, dict[str, Value] | None]
@@ -77,6 +79,7 @@ class Query:
         self.features = tuple(name for name in requested if name in mappings)
         self._protos = [mappings[name].proto for name in self.features]
         self._fold = Fold(view, self.features) if declaration.is_of_instants(view) else None
+        self._tail = LiveTail.of(reader, view) if self._fold else None
         self._key_protos = [mapping.proto for mapping in self._row_schema.keys.values()]
         self._ttl = view.ttl // timedelta(microseconds=1) if view.ttl else None
 
@@ -97,10 +100,11 @@ class Query:
 
     def _folded(self, fold: Fold, keys: Sequence[Key], times: Sequence[int]) -> list[ReadRow | None]:
         rows = self._reader.rows(self._row_schema, (STATE,), keys)
+        tail = self._tail.events(keys, fold.columns, fold.needed) if self._tail else [NO_EVENTS] * len(keys)
         folded: list[ReadRow | None] = []
-        for row, at in zip(rows, times, strict=True):
+        for row, at, came in zip(rows, times, tail, strict=True):
             try:
-                folded.append(fold.values(row[1], at) if row else None)
+                folded.append(fold.values(row[1] if row else None, at, came))
             except TooOldError:
                 raise request.too_old(self._view, at) from None
             except OtherDeclarationError:

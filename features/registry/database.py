@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from features.online.postgres import BoundedConnection
 from features.online.server import CONNECT_SECONDS, URL
+from lake import tls
 
 SCHEMA = "feast"
 TABLE = f"{SCHEMA}.registry"
@@ -28,6 +29,8 @@ OPTIONS: dict[str, Any] = {
     "connect_timeout": CONNECT_SECONDS,
     "application_name": "millrace registry",
 }
+SETTING = "MILLRACE_REGISTRY"
+CHECK_SERVER = "See that PostgreSQL runs there, and that MILLRACE_REGISTRY names the right database"
 NO_TABLE = (errors.UndefinedTable, errors.InvalidSchemaName)
 DENIED = (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction)
 
@@ -131,9 +134,10 @@ class RegistryDatabase:
                 " definitions"
             ) from error
         except psycopg.Error as error:
+            text = _sentence(error)
+            problem, remedy = tls.explain_postgres(text, conninfo_to_dict(self._url), SETTING) or (text, CHECK_SERVER)
             raise RegistryUnreachableError(
-                f"the feature registry at {self.where} cannot {purpose}: {_sentence(error)}."
-                " See that PostgreSQL runs there, and that MILLRACE_REGISTRY names the right database"
+                f"the feature registry at {self.where} cannot {purpose}: {problem}. {remedy}"
             ) from error
 
 

@@ -17,6 +17,7 @@ from features.offline import labels
 from features.offline.labels import EVENT_TIMESTAMP, LabelError, Origin
 from features.training import columns, sandbox
 from features.training.services import Service
+from features.views import REQUEST_TIME
 from lake import settings
 from lake.release import Release
 
@@ -44,6 +45,11 @@ def table(label_input: LabelInput, release: Release, service: Service) -> pa.Tab
         )
     _ensure_instants(rows[EVENT_TIMESTAMP])
     for name in service.request:
+        if name not in rows.column_names and name != REQUEST_TIME:
+            raise LabelError(
+                f"labels have no {name}, which an on-demand feature of {service.name} takes from the request. They have"
+                f" {', '.join(rows.column_names)}. Add what each label's request would say, in a column of that name"
+            )
         if name not in rows.column_names:
             rows = rows.append_column(name, rows[EVENT_TIMESTAMP])
         elif pa.types.is_date(rows[name].type):

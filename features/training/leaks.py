@@ -2,7 +2,8 @@
 
 By publish time, each label is joined again with the release in force at its instant, and the values are compared. By
 event time, each value is looked up in the release's rows with plain aggregates, which share no code with the join that
-made the training set. Values of a view of instants are computed again by that join, so only altered ones are found.
+made the training set. Values of a view of instants are all computed again by DuckDB, and those of a sample of labels
+are recounted from every event of their keys.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from feast import FeatureView
 
 from features import queries, type_mapping
-from features.instants import declaration, offline
+from features.instants import declaration, offline, recount
 from features.lake_reader import LakeReader, pinned
 from features.offline import labels
 from features.offline.labels import EVENT_TIMESTAMP, Horizon
@@ -29,6 +30,9 @@ from lake import manifest
 from lake.release import Release
 from lake.sql import identifier
 
+RECOUNTED = 500
+"""Labels whose values of a view of instants are recounted."""
+
 
 @dataclass(frozen=True)
 class FeatureLeaks:
@@ -36,7 +40,8 @@ class FeatureLeaks:
 
     `known`: the release in force at the label's instant has the same value (or NULL, like the set); releases after the
     set's own do not count. `changed`: it has another value, which was corrected since. `unpublished`: it has none, or
-    no release existed yet. `future`: not the value of the newest row at or before the label's instant.
+    no release existed yet. `future`: not the value of the newest row at or before the label's instant, or in a view of
+    instants, of the events before it.
     """
 
     feature: str
@@ -246,13 +251,20 @@ def _not_newest(
 
 def _not_of_earlier_events(reader: LakeReader, view: FeatureView, features: Sequence[str]) -> list[int]:
     """For each feature of a view of instants, the number of labels whose value (`__s0`, ... of `labels`) is not that of
-    the events before the label.
+    the events before the label, as the join computes it, and for some labels as it is recounted.
     """
     source = view.batch_source
-    values = offline.as_of(reader.table(source.table), source, view, features)
-    counts = ", ".join(
-        f"count(*) FILTER (l.__s{i} IS NOT NULL AND l.__s{i} IS DISTINCT FROM v.{identifier(name)})"
+    events = reader.table(source.table)
+    computed = offline.as_of(events, source, view, features)
+    recounted = recount.of_sample(events, source, view, features, RECOUNTED)
+    differs = [
+        f"l.__s{i} IS DISTINCT FROM v.{identifier(name)}"
+        f" OR (r.__row IS NOT NULL AND l.__s{i} IS DISTINCT FROM r.{identifier(name)})"
         for i, name in enumerate(features)
-    )
-    (row,) = reader.connection.sql(f"SELECT {counts} FROM labels l LEFT JOIN ({values}) v USING (__row)").fetchall()
+    ]
+    counts = ", ".join(f"count(*) FILTER (l.__s{i} IS NOT NULL AND ({each}))" for i, each in enumerate(differs))
+    (row,) = reader.connection.sql(
+        f"SELECT {counts} FROM labels l LEFT JOIN ({computed}) v USING (__row) LEFT JOIN ({recounted}) r"
+        " ON r.__row = l.__row"
+    ).fetchall()
     return [int(count) for count in row]

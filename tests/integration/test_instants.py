@@ -14,13 +14,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from features import registry, training, views
-from features.instants import request
+from features.instants import cluster, offline, request
 from features.instants.request import RequestTimeError
 from features.instants.state import MARGIN
 from features.lake_reader import SourceError
 from features.online.generation import OnlineStoreError
 from features.serving.app import app
-from features.training import sets
+from features.training import leaks, sets
 from millrace import pipeline
 from tests.conftest import set_home
 from tests.integration.test_second_project import PLAYERS, SCHEMAS, cents
@@ -217,6 +217,52 @@ def test_what_is_refused_says_what_to_do(arcade: Arcade, monkeypatch: pytest.Mon
     monkeypatch.setattr(sets, "read", lambda _: read.set_column(column, "rounds_now_7d", altered))
     after = {found.feature: found.future for found in training.check_leaks("set").features}
     assert after == before | {"rounds_now_7d": len(PLAYERS)}
+
+
+def test_the_leak_check_does_not_trust_the_join(arcade: Arcade, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A join that sees an hour of the future: the check, which uses the same one, recounts a sample."""
+    arcade.play(DAY, *arcade.rounds(DAY, 60))
+    pipeline.run_all(str(DAY), str(DAY + timedelta(days=1)), "run")
+    honest = offline.as_of
+    monkeypatch.setattr(
+        offline,
+        "as_of",
+        lambda *some, **more: honest(*some, **more).replace(
+            "__at,", f"__at + {HOUR // timedelta(microseconds=1)} AS __at,", 1
+        ),
+    )
+    noon = datetime(2031, 1, 1, 12, tzinfo=UTC)
+    rows = [
+        {"player": player, "tier": "basic", "event_timestamp": noon + n * HOUR} for player in PLAYERS for n in range(9)
+    ]
+    training.create(pd.DataFrame(rows), "player_v1", "set")
+    future = {found.feature: found.future for found in training.check_leaks("set").features}
+    assert future["rounds_now_7d"] > 0
+    monkeypatch.setattr(leaks, "RECOUNTED", 0)
+    assert {found.future for found in training.check_leaks("set").features} == {0}
+
+
+def test_a_training_set_joined_by_spark_is_the_same_file(arcade: Arcade, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Sail. With knowledge time, and with a label whose player has no event."""
+    arcade.play(DAY, *arcade.rounds(DAY, 60))
+    pipeline.run_all(str(DAY), str(DAY + timedelta(days=1)), "run")
+    moments = [at.replace(tzinfo=UTC) for at in arcade.instants(DAY + timedelta(days=1))]
+    rows = [{"player": player, "tier": "", "event_timestamp": at} for at in moments for player in (*PLAYERS, "nobody")]
+    training.create(pd.DataFrame(rows), "player_v1", "set")
+    training.create(pd.DataFrame(rows), "player_v1", "known", knowledge_time=True)
+    monkeypatch.setenv("MILLRACE_JOIN", "spark")
+    found = []
+    honest = cluster.find
+
+    def find(*some: Any) -> pa.Table:
+        found.append(honest(*some))
+        return found[-1]
+
+    monkeypatch.setattr(cluster, "find", find)
+    assert training.rebuild("set").same_file
+    assert training.rebuild("known").same_file
+    assert found
+    assert {report.future for report in training.check_leaks("set").features} == {0}
 
 
 @pytest.mark.parametrize(

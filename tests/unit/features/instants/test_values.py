@@ -1,4 +1,4 @@
-"""Features at instants, by DuckDB for training and by the fold for serving, against a count by brute force."""
+"""Features at instants, by DuckDB and Spark for training and by the fold for serving, against brute force."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import duckdb
 import pyarrow as pa
 import pytest
 from feast import FeatureView
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from contracts import catalog
 from contracts.aggregations import Aggregates
 from contracts.model import DecimalType
+from etl import engine
 from expectations import brute_force
 from features import queries, views
-from features.instants import fold, offline, state
+from features.instants import cluster, fold, offline, recount, state
 from features.instants.fold import Fold, OtherDeclarationError, TooOldError
 from tests.projects import ARCADE
 
@@ -117,40 +118,62 @@ def served(value: Any, kind: Any) -> Any:
     return value
 
 
+def counted(
+    con: duckdb.DuckDBPyConnection, declared: Aggregates, labels: list[tuple[str, datetime]]
+) -> dict[tuple[str, datetime], tuple[Any, ...]]:
+    """The features of labels whose player has an event, by brute force."""
+    con.execute("CREATE TEMP TABLE _source AS SELECT *, CAST(ended_at AS TIMESTAMP) AS _at FROM events")
+    rows = brute_force.counted(con, declared, "_source", [((player,), at) for player, at in labels])
+    return {
+        (key[0], at): tuple(served(row[column.name], column.type) for _, _, column in declared.features())
+        for (key, at), row in rows.items()
+    }
+
+
+def joinable(labels: list[tuple[str, datetime]]) -> pa.Table:
+    return pa.table(
+        {
+            "__row": pa.array(range(len(labels)), pa.int64()),
+            "__at": pa.array([queries.microseconds(at) for _, at in labels], pa.int64()),
+            "player": [player for player, _ in labels],
+        }
+    )
+
+
+def joined(con: duckdb.DuckDBPyConnection, query: str, labels: list[Any]) -> dict[Any, tuple[Any, ...]]:
+    """The rows of a query with `__row`, by label."""
+    return {labels[row[0]]: tuple(served(value, None) for value in row[1:]) for row in con.execute(query).fetchall()}
+
+
+def by_spark(
+    con: duckdb.DuckDBPyConnection, view: FeatureView, names: list[str], labels: list[Any]
+) -> dict[Any, tuple[Any, ...]]:
+    """What Spark finds in `gold`: MILLRACE_ENGINE says which."""
+    gold = con.sql("FROM gold").to_arrow_table()
+    if not gold.num_rows:  # Spark Connect takes no table without rows
+        return {}
+    history = engine.session().createDataFrame(gold)
+    matches = cluster.find(engine.session(), history, joinable(labels), view.batch_source, view, names)
+    con.register("matches", matches)
+    return joined(con, cluster.computed(view, names), labels)
+
+
 @settings(max_examples=40, deadline=None)
 @given(rows, st.lists(instants | late_instants, min_size=1, max_size=8), st.lists(st.integers(-1, 1), max_size=25))
 def test_training_and_serving_have_the_values_of_brute_force(
     view: FeatureView, declared: Aggregates, found: list[Row], drawn: list[datetime], shifts: list[int]
 ) -> None:
     names = [column.name for _, _, column in declared.features()]
-    kinds = {column.name: column.type for _, _, column in declared.features()}
     labels = [(player, at) for at in moments(found, drawn, shifts) for player in PLAYERS]
     con = connection()
     events(con, found)
-    con.execute("CREATE TEMP TABLE _source AS SELECT *, CAST(ended_at AS TIMESTAMP) AS _at FROM events")
-    expected = {
-        label: tuple(served(row[name], kinds[name]) for name in names)
-        for label, row in brute_force.counted(
-            con, declared, "_source", [((player,), at) for player, at in labels]
-        ).items()
-    }
-    expected = {(key[0], at): row for (key, at), row in expected.items()}
+    expected = counted(con, declared, labels)
 
-    con.register(
-        "labels",
-        pa.table(
-            {
-                "__row": pa.array(range(len(labels)), pa.int64()),
-                "__at": pa.array([queries.microseconds(at) for _, at in labels], pa.int64()),
-                "player": [player for player, _ in labels],
-            }
-        ),
-    )
-    trained = {
-        labels[row[0]]: tuple(served(value, None) for value in row[1:])
-        for row in con.execute(offline.as_of("gold", view.batch_source, view, names)).fetchall()
-    }
-    assert trained == expected
+    con.register("labels", joinable(labels))
+    assert joined(con, offline.as_of("gold", view.batch_source, view, names), labels) == expected
+    recounted = joined(con, recount.of_sample("gold", view.batch_source, view, names, len(labels)), labels)
+    assert {label: row for label, row in recounted.items() if label in expected} == expected
+    assert {row for label, row in recounted.items() if label not in expected} <= {(None,) * len(names)}
 
     horizon = queries.microseconds(HORIZON)
     known = con.sql(state.query("gold", view.batch_source, view, horizon)).to_arrow_table()
@@ -163,6 +186,19 @@ def test_training_and_serving_have_the_values_of_brute_force(
         if values is not None:
             folded[player, at] = values[1:]
     assert folded == {label: row for label, row in expected.items() if label[1] >= HORIZON - state.MARGIN}
+
+
+@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(rows, st.lists(instants | late_instants, min_size=1, max_size=8), st.lists(st.integers(-1, 1), max_size=25))
+def test_spark_has_the_values_of_brute_force(
+    view: FeatureView, declared: Aggregates, found: list[Row], drawn: list[datetime], shifts: list[int]
+) -> None:
+    """On Sail, in this process."""
+    names = [column.name for _, _, column in declared.features()]
+    labels = [(player, at) for at in moments(found, drawn, shifts) for player in PLAYERS]
+    con = connection()
+    events(con, found)
+    assert by_spark(con, view, names, labels) == counted(con, declared, labels)
 
 
 def test_an_instant_without_all_events_is_refused(view: FeatureView) -> None:

@@ -100,6 +100,13 @@ def test_definitions_are_those_of_the_current_project(monkeypatch: pytest.Monkey
     assert views() == {"guest_activity", "guest_movie", "guest_profile", "movie_demand"}
     with monkeypatch.context() as patch:
         patch.setenv("MILLRACE_PROJECT", str(GROCERY))
-        assert views() == {"customer_activity", "customer_product", "customer_profile", "product_popularity"}
+        assert views() == {
+            "customer_activity",
+            "customer_product",
+            "customer_profile",
+            "customer_store",
+            "customer_velocity",
+            "product_popularity",
+        }
         assert registry.fingerprint() != cinema
     assert registry.fingerprint() == cinema
