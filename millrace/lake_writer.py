@@ -21,11 +21,16 @@ from setproctitle import setproctitle
 from contracts import catalog
 from contracts.model import Layer, Table
 from contracts.report import TableReport
+from etl.sources import messages
 from etl.sources.kafka import Reader, StreamError
 from etl.sources.messages import Message
 from etl.sources.offsets import Start
-from lake import settings
-from millrace import errors, health, pipeline
+from lake import delta, publishing, settings
+from lake.delta import STREAM_RUNS
+from lake.publishing import SchemaError
+from millrace import errors, health, maintenance, pipeline
+from millrace.contract_files import ContractChangedError, ContractFiles, start_again
+from millrace.output import print_line
 
 MOST_MESSAGES, MOST_BYTES = 100_000, 64 << 20
 """A batch is published before its time when it has so many messages or bytes."""
@@ -33,6 +38,8 @@ POLL_MESSAGES, POLL_SECONDS = 10_000, 0.2
 LONGEST_PAUSE = 30.0
 """Seconds between two attempts to publish a batch, at most."""
 REPORT_SECONDS = 10.0
+CLEAN_SECONDS = 6 * 3600.0
+"""Between two deletions of files that compaction has replaced."""
 
 
 class Source(Protocol):
@@ -94,8 +101,11 @@ def tables() -> list[Table]:
     return [table for table in catalog.tables(Layer.BRONZE) if table.topic]
 
 
-def run() -> int:
-    """Write until SIGTERM, then publish what was read and return 0; 1 with a message where messages are missing."""
+def run(on_cluster: Callable[[Reader, Callable[[str], None], Callable[[], None]], LakeWriter]) -> int:
+    """Write until SIGTERM, then publish what was read and return 0; 1 with a message where messages are missing.
+
+    `on_cluster` makes the writer for `MILLRACE_STREAM_READER=spark`.
+    """
     setproctitle("millrace lake-writer")
     ended = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -103,9 +113,12 @@ def run() -> int:
     streamed = tables()
     if not streamed:
         raise SystemExit("No bronze table has a topic: give its contract topic=Topic(...). See docs/streams.md")
-    warm_up(streamed)
+    contracts = ContractFiles()
     try:
-        writer = LakeWriter(Reader(streamed), print_line)
+        ensure_schemas(streamed)
+        warm_up(streamed)
+        make = on_cluster if _reads_on_cluster() else LakeWriter
+        writer = make(Reader(streamed), print_line, contracts.ensure_unchanged)
         probe = health.Probe(writer.health)
         health.serve(probe, settings.health_port())
         print_line(
@@ -117,9 +130,31 @@ def run() -> int:
         finally:
             probe.ending = "the lake writer is ending"
             writer.flush()  # what was read may be gone from Kafka later
-    except StreamError as error:
+    except ContractChangedError as change:
+        if ended.is_set():  # what was read is read again by the next writer
+            return 0
+        start_again(change)
+    except (StreamError, SchemaError) as error:
         raise SystemExit(str(error)) from None
     return 0
+
+
+def _reads_on_cluster() -> bool:
+    if settings.stream_reader() != "spark":
+        return False
+    if settings.engine() == "sail":
+        raise SystemExit(
+            "MILLRACE_STREAM_READER is spark, and MILLRACE_ENGINE is sail, which reads no topics. Set MILLRACE_ENGINE"
+            " to spark or to the URL of a Spark Connect server, or unset MILLRACE_STREAM_READER"
+        )
+    return True
+
+
+def ensure_schemas(streamed: Sequence[Table]) -> None:
+    """SchemaError for a published table that cannot take the contract's columns, or has columns that it lacks."""
+    for table in streamed:
+        if published := delta.open_table(table.qualified):
+            publishing.ensure_schema(table, published)
 
 
 def warm_up(streamed: Sequence[Table]) -> None:
@@ -132,22 +167,21 @@ def warm_up(streamed: Sequence[Table]) -> None:
         expectations_of(table, Facts())
 
 
-def print_line(text: str) -> None:
-    """Print a line with the time, at once."""
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}", flush=True)
-
-
 class LakeWriter:
     """Collects messages and publishes them."""
 
-    def __init__(self, source: Source, say: Callable[[str], None]) -> None:
-        self._source, self._say = source, say
-        self._run_id = f"stream-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    def __init__(
+        self, source: Source, say: Callable[[str], None], ensure_contracts: Callable[[], None] = lambda: None
+    ) -> None:
+        """`ensure_contracts` is called before each commit, and raises where the contracts have changed."""
+        self._source, self._say, self._ensure_contracts = source, say, ensure_contracts
+        self._run_id = f"{STREAM_RUNS}{datetime.now(UTC):%Y%m%dT%H%M%S}"
         self._waiting: dict[str, _Waiting] = defaultdict(_Waiting)
         self._tables = {table.qualified: table for table in source.tables.values()}
         self._counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         self._reported = time.monotonic()
         self._failures: dict[str, _Failure] = {}
+        self._cleaned: dict[str, float] = {}
 
     def health(self) -> health.Health:
         """Not ready while the brokers, or the lake, cannot be used."""
@@ -166,6 +200,7 @@ class LakeWriter:
                 self._publish(self._tables[name])
         if time.monotonic() - self._reported >= REPORT_SECONDS:
             self._pass_gaps()
+            self._compact()
             self._report()
 
     def flush(self) -> None:
@@ -191,13 +226,15 @@ class LakeWriter:
 
     def _publish(self, table: Table) -> None:
         """Publish the table's messages. If that fails, all tables' messages are read again: none is lost."""
-        waiting = self._waiting.pop(table.qualified, None)
+        waiting = self._waiting.get(table.qualified)
         if waiting is None:  # dropped when another table's messages could not be published
             return
+        self._ensure_contracts()
         with self._read_again_on_failure(table):
             identity, starts = self._source.identity(table), self._source.starts(table)
             report = pipeline.append_messages(table, waiting.messages, self._run_id, identity, starts)
-            self._source.acknowledge(table, _ends(waiting.messages))
+            del self._waiting[table.qualified]  # not before: offsets of waiting messages are no gaps to pass
+            self._source.acknowledge(table, messages.ends(waiting.messages))
             self._count(report)
 
     def _pass_gaps(self) -> None:
@@ -211,12 +248,27 @@ class LakeWriter:
                     identity = self._source.identity(table)
                     self._source.acknowledge(table, pipeline.pass_gaps(table, identity, gaps, self._run_id))
 
+    def _compact(self) -> None:
+        """Compact tables that have many small files: each commit adds one. Best effort, nothing depends on it."""
+        for table in self._tables.values():
+            try:
+                compacted = maintenance.compact_small_files(table)
+                for name in compacted:
+                    self._say(f"{name}: compacted its small files")
+                if compacted and time.monotonic() - self._cleaned.get(table.qualified, float("-inf")) > CLEAN_SECONDS:
+                    maintenance.delete_replaced_files(table)
+                    self._cleaned[table.qualified] = time.monotonic()
+            except Exception as error:
+                if not errors.is_ours(error):
+                    raise
+                self._say(f"{table.qualified}: its small files are not compacted ({str(error).rstrip('.')})")
+
     @contextmanager
     def _read_again_on_failure(self, table: Table) -> Iterator[None]:
         """If the table cannot be written within it, say why, pause, and read the messages of all tables again."""
         try:
             yield
-        except StreamError:
+        except (StreamError, SchemaError):
             raise
         except Exception as error:
             if not errors.is_ours(error):
@@ -243,11 +295,3 @@ class LakeWriter:
             self._say(f"{name}: {published:,} messages published in {seconds:.0f} s{bad}")
         self._counts.clear()
         self._reported = time.monotonic()
-
-
-def _ends(batch: Sequence[Message]) -> dict[int, int]:
-    """The next offset of each partition after a batch."""
-    ends: dict[int, int] = {}
-    for message in batch:
-        ends[message.partition] = max(ends.get(message.partition, 0), message.offset + 1)
-    return ends

@@ -80,7 +80,7 @@ def test_poison_goes_to_quarantine_with_its_place_and_never_stops_the_stream(str
 
 
 def test_a_message_that_breaks_a_check_is_quarantined_by_the_audit(stream: Stream) -> None:
-    stream.produce(play(1), {"round": "r2"}, play(3, stake=2e9))
+    stream.produce(play(1), {"round": "r2"}, play(3, stake=2e9), partition=0)
     stream.catch_up()
     assert [row["round"] for row in stream.rows()] == ["r1"]
     assert [row["reasons"] for row in stream.quarantine()] == [
@@ -265,7 +265,7 @@ def test_lag_is_what_is_not_read_yet(stream: Stream, capsys: pytest.CaptureFixtu
     stream.catch_up()
     stream.produce(*(play(number) for number in range(5, 8)), partition=0)
     assert cli.main(["stream", "lag", "--json"]) == 0
-    first, second = json.loads(capsys.readouterr().out)
+    first, second, *of_view = json.loads(capsys.readouterr().out)
     assert first == {
         "table": "bronze.plays",
         "topic": stream.topic,
@@ -276,6 +276,10 @@ def test_lag_is_what_is_not_read_yet(stream: Stream, capsys: pytest.CaptureFixtu
         "messages": 3,
     }
     assert (second["next_offset"], second["messages"]) == (0, 0)
+    assert [(lag["table"], lag["next_offset"], lag["messages"]) for lag in of_view] == [
+        ("player_now", None, 8),  # no worker has begun
+        ("player_now", None, 0),
+    ]
     assert cli.main(["stream", "lag"]) == 0
     assert "bronze.plays" in capsys.readouterr().out
 

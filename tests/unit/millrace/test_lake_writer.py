@@ -4,6 +4,10 @@ tests/integration/streams.
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,7 +15,8 @@ import pytest
 from contracts.report import PUBLISHED, RowAccount, TableReport
 from etl.sources.messages import Message
 from etl.sources.offsets import Start
-from millrace import lake_writer, pipeline
+from millrace import contract_files, lake_writer, pipeline
+from millrace.contract_files import ContractChangedError, ContractFiles
 from millrace.lake_writer import LakeWriter, _Failure
 from tests.projects import ARCADE
 
@@ -123,3 +128,51 @@ def test_a_defect_ends_the_writer(topic: Topic, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(pipeline, "append_messages", lambda *_: {}["no such key"])
     with pytest.raises(KeyError):
         LakeWriter(topic, lambda _: None).step()
+
+
+def test_messages_that_could_not_be_published_are_no_gap_to_pass(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a defect, the writer's last flush must not commit offsets beyond messages that only it has read."""
+    passed = list[Any]()
+    monkeypatch.setattr(pipeline, "append_messages", lambda *_: {}["no such key"])
+    monkeypatch.setattr(pipeline, "pass_gaps", lambda _table, _identity, gaps, _run: passed.append(gaps))
+    writer = LakeWriter(topic, lambda _: None)
+    topic.gap = {0: (0, 1)}
+    for last_words in (writer.step, writer.flush):
+        with pytest.raises(KeyError):
+            last_words()
+    writer._pass_gaps()
+    assert passed == []
+
+
+def test_a_changed_contract_ends_the_writer_before_it_publishes(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = list[Any]()
+    monkeypatch.setattr(pipeline, "append_messages", lambda *_: published.append(1))
+
+    def changed() -> None:
+        raise ContractChangedError("plays.py has changed")
+
+    with pytest.raises(ContractChangedError):
+        LakeWriter(topic, lambda _: None, changed).step()
+    assert published == []
+
+
+def test_a_contract_that_is_written_again_as_it_was_is_no_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "plays.py"
+    path.write_text("a = 1")
+    monkeypatch.setattr(contract_files, "_is_of_project", lambda name: name == "plays_of_a_test")
+    module = ModuleType("plays_of_a_test")
+    module.__file__ = str(path)
+    monkeypatch.setitem(sys.modules, "plays_of_a_test", module)
+    contracts = ContractFiles()
+    os.utime(path, ns=(1, 1))
+    contracts.ensure_unchanged()
+    path.write_text("a = 2")
+    with pytest.raises(ContractChangedError, match=r"plays\.py has changed"):
+        contracts.ensure_unchanged()
+    path.write_text("a = 1")
+    contracts.ensure_unchanged()
+    path.unlink()
+    with pytest.raises(ContractChangedError):
+        contracts.ensure_unchanged()
