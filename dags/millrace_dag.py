@@ -5,6 +5,7 @@ One run carries an interval of whole days, `[start, end)` in UTC, through every 
 
 | group | what happens |
 |---|---|
+| `databases` | new rows of databases land as files, where a bronze table has one |
 | `bronze` | new files of the landing zone are loaded, typed, each row with its file and load time |
 | `silver` | rows are cleaned, deduplicated and keyed; money becomes exact |
 | `gold` | feature rows, right at every midnight, idle days included |
@@ -17,7 +18,8 @@ published + quarantined + duplicates*, or the task fails.
 **Trigger it** with `start` and `end` as ISO dates (`end` is exclusive), such as
 `{"start": "2017-01-01", "end": "2018-01-02"}`. A day that was processed before can be run again: new or late files are
 loaded, and what did not change is left alone. **Backfill** it from the UI or with `POST /api/v2/backfills`. The **daily
-schedule** is off unless the environment variable `MILLRACE_SCHEDULE` is `on`: a sample ended long ago.
+schedule** is off unless the environment variable `MILLRACE_SCHEDULE` is `on`: a sample ended long ago. With
+`MILLRACE_EVENTS=on`, **new data** starts it: landed files, or messages in bronze.
 
 Each table is an **Asset**: its events carry the Delta version and the row account. The log of a failed task names the
 table, the file and the remedy. Audit reports are in `$MILLRACE_HOME/data_docs`, lineage events in
@@ -36,13 +38,14 @@ from millrace import pipeline, tasks
 
 SCHEDULED = settings.is_scheduled()
 FIRST, LAST = project.current().schedule
+DAILY = CronDataIntervalTimetable("0 0 * * *", timezone="UTC") if SCHEDULED or LAST else None
 DATE = ["null", "string"]
 
 with DAG(
     "millrace",
     doc_md=__doc__,
     description="Landing zone to bronze, silver, gold and Feast, for the days [start, end)",
-    schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC") if SCHEDULED or LAST else None,
+    schedule=tasks.schedule(DAILY),
     start_date=FIRST,
     end_date=None if SCHEDULED else LAST,
     catchup=False,
@@ -58,6 +61,11 @@ with DAG(
 ) as dag:
 
     @task
+    def pull(qualified: str, params: Any = None, dag_run: Any = None) -> None:
+        """Land the new rows of a database."""
+        tasks.pull(qualified, params, dag_run)
+
+    @task(trigger_rule="none_failed")
     def check_interval(params: Any = None, dag_run: Any = None) -> dict[str, str]:
         """Reject an interval without data before anything is written."""
         return tasks.check_interval(params, dag_run)
@@ -86,6 +94,10 @@ with DAG(
         return tasks.render_docs()
 
     interval = check_interval()
+    if pulled := pipeline.pulled_tables():
+        with TaskGroup("databases", tooltip="Rows of databases"):
+            for table in pulled:
+                pull.override(task_id=table.name)(table.qualified) >> interval
     published: dict[str, Any] = {}
     for layer in catalog.LAYERS:
         with TaskGroup(str(layer), tooltip=f"{layer} tables"):

@@ -17,14 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts import catalog
+from contracts.model import Layer
 from contracts.report import PUBLISHED, TableReport
 from features import registry, training
 from grocery.tests import oracle
 from grocery.tests import year as computed
 from lake import settings
-from millrace import demo
+from millrace import demo, reading
 from millrace.services import ApiError, Services
 from tests import openlineage_schema, patience
+from tests.e2e.conftest import free_port
 from tests.landing import rows, versions
 from tests.projects import GROCERY
 
@@ -184,7 +186,7 @@ def test_the_feature_server_says_what_the_sdk_says(airflow: Services, year_run: 
 
 def test_what_is_served_was_compared_with_training_first(year_run: demo.Run) -> None:
     compared = year_run.result("serve.materialize")["consistency"]["features"]
-    assert len(compared) == 31
+    assert len(compared) == 44
     assert {(view["mismatched"], view["missing"], view["extra"]) for view in compared} == {(0, 0, 0)}
     assert min(view["compared"] for view in compared) > 500
 
@@ -253,7 +255,7 @@ def test_lineage_of_our_tables_hangs_below_the_airflow_tasks_and_keeps_the_schem
     jobs = {event["job"]["name"] for event in ours if event["eventType"] == "COMPLETE"}
     for table in catalog.tables():
         assert f"millrace.{table.qualified}" in jobs
-    for view in ("customer_activity", "product_popularity", "customer_product", "customer_profile"):
+    for view in (table.name for table in catalog.tables(Layer.GOLD)):
         assert f"millrace.features.{view}" in jobs
     top = [event for event in ours if event["job"]["name"] == "millrace.silver.transactions"]
     assert {theirs.get(event["run"]["facets"]["parent"]["run"]["runId"]) for event in top} == {
@@ -330,6 +332,8 @@ def test_airflows_own_backfill_runs_each_day_with_its_interval_and_picks_up_a_la
         "silver.transactions",
         "gold.customer_activity",
         "gold.customer_product",
+        "gold.customer_store",
+        "gold.customer_velocity",
         "gold.product_popularity",
     }
     assert published == {"2017-05-01": set(), "2017-05-02": changed}
@@ -339,3 +343,26 @@ def test_airflows_own_backfill_runs_each_day_with_its_interval_and_picks_up_a_la
 
 def test_no_run_is_scheduled_while_the_schedule_is_off(airflow: Services, year_run: demo.Run) -> None:
     assert airflow.api("GET", "/api/v2/dags/millrace/dagRuns?run_type=scheduled")["dag_runs"] == []
+
+
+@pytest.mark.slow
+def test_a_day_replayed_through_kafka_is_served_as_the_batch_computes_it(
+    airflow: Services, year_run: demo.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLRACE_BROKER_PORT", str(free_port()))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "millrace", "stream", "replay", "--speed", "8000"],
+        cwd=settings.CHECKOUT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    for expected in ("Replay of 2018-01-02", "for demos", "purchases_24h", "lag: bronze.transactions"):
+        assert expected in done.stdout
+    values = re.search(r"Replay = batch: ([\d,]+) values of (\d+) views compared, 0 differ", done.stdout)
+    assert values
+    assert int(values[1].replace(",", "")) > 50_000
+    assert "\x1b" not in done.stdout, "piped output is plain"
+    asked = "SELECT count(*) FROM read_parquet(?) WHERE basket_id > 1000000000000"
+    ((replayed,),) = reading.query("silver.transactions", asked)
+    assert replayed == 4_106

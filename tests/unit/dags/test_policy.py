@@ -4,6 +4,7 @@ each table.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -36,6 +37,9 @@ from dags import training_set_dag
 from grocery.dags import recommender_dag, recommender_scores_dag
 heavy = [name for name in {HEAVY} if name in sys.modules]
 result = {{"heavy": heavy, "sockets": [*sockets], "end_date": str(dag.end_date)}}
+assets = getattr(dag.timetable, "asset_condition", None)
+watched = [watcher.name for asset in assets.objects for watcher in asset.watchers] if assets else []
+result |= {{"timetable": type(dag.timetable).__name__, "watched": watched}}
 if sys.argv[1] == "all":
     from airflow.dag_processing.dagbag import DagBag
     from airflow.utils.file import list_py_file_paths
@@ -51,15 +55,15 @@ print(json.dumps(result))
 
 @pytest.fixture(scope="module")
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """What two fresh processes found, side by side: one as a user starts it, one with the schedule on."""
+    """What two fresh processes found, side by side: one as a user starts it, one that time and new data start."""
     plain = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("AIRFLOW") and name != "MILLRACE_SCHEDULE"
+        if not name.startswith("AIRFLOW") and name not in ("MILLRACE_SCHEDULE", "MILLRACE_EVENTS")
     }
     home = tmp_path_factory.mktemp("parsed")
     started = {}
-    for name, more, what in (("off", {}, "all"), ("on", {"MILLRACE_SCHEDULE": "on"}, "dag")):
+    for name, more, what in (("off", {}, "all"), ("on", {"MILLRACE_SCHEDULE": "on", "MILLRACE_EVENTS": "on"}, "dag")):
         environment = {
             **plain,
             **more,
@@ -96,8 +100,9 @@ def test_only_files_that_define_a_dag_are_parsed(parsed: Any) -> None:
     assert len(result["parsed"]) == 4
 
 
-def test_parsing_imports_nothing_heavy_and_opens_no_socket(parsed: Any) -> None:
-    assert (parsed("off")["heavy"], parsed("off")["sockets"]) == ([], [])
+@pytest.mark.parametrize("started", ["off", "on"])
+def test_parsing_imports_nothing_heavy_and_opens_no_socket(parsed: Any, started: str) -> None:
+    assert (parsed(started)["heavy"], parsed(started)["sockets"]) == ([], [])
 
 
 def test_parsing_writes_nothing_of_ours(parsed: Any) -> None:
@@ -132,6 +137,21 @@ def test_no_dag_file_shadows_a_package(package: str) -> None:
 def test_the_schedule_ends_with_the_sample_unless_it_is_switched_on(parsed: Any) -> None:
     assert parsed("off")["end_date"] == "2018-01-01 00:00:00+00:00"
     assert parsed("on")["end_date"] == "None"
+
+
+def test_new_data_starts_runs_beside_the_schedule_once_it_is_switched_on(parsed: Any) -> None:
+    assert (parsed("off")["timetable"], parsed("off")["watched"]) == ("CronDataIntervalTimetable", [])
+    assert (parsed("on")["timetable"], parsed("on")["watched"]) == ("AssetOrTimeSchedule", ["arrivals"])
+
+
+def test_the_documented_dag_of_a_project_is_started_by_the_assets_of_its_tables(airflow: None) -> None:
+    text = (settings.CHECKOUT / "docs" / "projects.md").read_text()
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "DAG(" in block]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    tables = re.findall(r'asset\("(.*?)"\)', code)
+    assets = names["dag"].timetable.asset_condition.objects
+    assert [(asset.name, asset.uri) for asset in assets] == [(table, asset_uri(table)) for table in tables]
 
 
 def test_a_run_is_a_day_in_utc(dag: Any) -> None:

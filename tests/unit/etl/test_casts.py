@@ -5,6 +5,7 @@ number of casts that does not explode.
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal, InvalidOperation, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,10 @@ def ensure_fitting(values: pa.ChunkedArray, column: Column) -> None:
     elif column.name == "at":
         low, high = (pa.scalar(datetime(year, 1, 1, tzinfo=UTC), values.type) for year in (1900, 2200))
         fits = pc.and_(pc.greater_equal(values, low), pc.less(values, high))
+    elif column.type in (DATE, TIMESTAMP):
+        days = values.cast(pa.date32()).cast(pa.int32())
+        low, high = ((day - date(1970, 1, 1)).days for day in (date.min, date.max))
+        fits = pc.and_(pc.greater_equal(days, low), pc.less_equal(days, high))
     if fits is not None and not pc.all(fits, min_count=0).as_py():
         raise pa.ArrowInvalid("does not fit")
 
@@ -156,6 +161,41 @@ def test_text_is_cast_as_by_halving(column: Column, cells: list[str | None], chu
         pa.array(cells[start : start + size], pa.string()).cast(kind) for start in range(0, max(len(cells), 1), size)
     ]
     same(pa.chunked_array(parts, kind), column)
+
+
+MANTISSAS = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "", "-", "+"]),
+    st.text("0001239", max_size=45),
+    st.sampled_from(["", "."]),
+    st.text("0001239", max_size=45),
+)
+EXPONENTS = st.sampled_from(["", "", "e"]).flatmap(
+    lambda e: st.builds("{}{}".format, st.just(e), st.integers(-60, 60)) if e else st.just("")
+)
+
+
+@pytest.mark.parametrize(("precision", "scale"), [(7, 2), (12, 2), (38, 0), (38, 10), (38, 38)])
+@settings(max_examples=60, deadline=None)
+@given(cells=st.lists(st.builds("{}{}".format, MANTISSAS, EXPONENTS), max_size=30))
+def test_text_is_the_decimal_that_python_reads_or_unfit(precision: int, scale: int, cells: list[str]) -> None:
+    """Arrow casts text of many digits, or beyond the type, to another number."""
+    column = Column("amount", decimal(precision, scale), "An amount")
+    expected = [as_decimal(cell, precision, scale) for cell in cells]
+    typed, bad = landing._cast_cells(TABLE, pa.chunked_array([pa.array(cells, pa.string())]), column)
+    assert typed.to_pylist() == expected
+    assert bad == [(at, cells[at]) for at, value in enumerate(expected) if value is None]
+
+
+def as_decimal(cell: str, precision: int, scale: int) -> Decimal | None:
+    with localcontext() as context:
+        context.prec = 300
+        try:
+            exact = Decimal(cell)
+        except InvalidOperation:
+            return None
+        rounded = exact.quantize(Decimal(1).scaleb(-scale))
+        return rounded if rounded == exact and abs(rounded) < Decimal(10) ** (precision - scale) else None
 
 
 OTHERS = {
