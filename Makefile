@@ -13,6 +13,7 @@ VENV := .venv/.complete
 # tests in one process, in the order of the folders.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 KILLS ?= 200
+STORE ?= sqlite
 SBOM ?= $(MILLRACE_HOME)/sbom
 SEED ?= 1
 UV = $(shell command -v uv || echo $(BIN)/uv)
@@ -29,6 +30,9 @@ install: $(VENV) ## Build .venv
 demo: $(VENV) ## The main job on the real sample, from landed files to served features; services stay up
 	@$(RUN) millrace.demo
 
+stream: $(VENV) ## After `make demo`: replay one more day through Kafka (SPEED=2000); fails unless what it served is what the batch computes
+	@$(RUN) millrace stream replay $(if $(SPEED),--speed $(SPEED))
+
 up: $(VENV) ## Start Airflow (port 8080, or MILLRACE_PORT) and the feature server
 	@$(RUN) millrace.services up
 
@@ -41,9 +45,9 @@ status: ## Say what is running, starting or failed
 sample: $(VENV) ## Land the sample without running anything
 	@$(RUN) millrace sample
 
-test: $(VENV) ## Lint, types, then the tests: unit, integration, end to end
+test: $(VENV) ## Lint, types, then the tests: unit, integration, end to end (SLOW=1: with those of test-slow)
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --maxprocesses 4
+	@$(BIN)/python -m pytest $(if $(SLOW),,-m "not slow") -n $(WORKERS) --maxprocesses 4
 
 test-slow: $(VENV) ## The tests that `make test` leaves out: scenarios of half a minute or more
 	@$(BIN)/python -m pytest -m slow -n $(WORKERS) --maxprocesses 4
@@ -56,6 +60,9 @@ unit: $(VENV) ## Unit tests only, in seconds
 
 chaos: $(VENV) ## Kill operations at random (KILLS=200 SEED=1) and compare with an undisturbed control; see docs/chaos.md
 	@$(RUN) tests.chaos --kills $(KILLS) --seed $(SEED)
+
+chaos-stream: $(VENV) ## Kill workers, writer, broker and store (STORE=sqlite) while messages flow; see docs/chaos.md
+	@$(RUN) tests.chaos.streams --kills $(KILLS) --seed $(SEED) --store $(STORE)
 
 check: $(VENV) ## Lint, types and import rules
 	@$(BIN)/ruff check .
@@ -120,4 +127,4 @@ $(VENV): requirements.txt scripts/venv.sh scripts/millrace scripts/health.py
 	@PYTHON=$(PYTHON) bash scripts/venv.sh
 	@touch $@
 
-.PHONY: help install images compose compose-down docker-down demo up down status sample test test-slow test-compose unit chaos check format bench scale parity gpu-plan gpu lock relock sbom release-notes push-images
+.PHONY: help install images compose compose-down docker-down demo stream up down status sample test test-slow test-compose unit chaos chaos-stream check format bench scale parity gpu-plan gpu lock relock sbom release-notes push-images

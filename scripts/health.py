@@ -9,7 +9,17 @@ import socket
 import sys
 
 SECONDS = 8.0
-COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer", "features", "engine", "lake-writer")
+COMPONENTS = (
+    "api-server",
+    "scheduler",
+    "dag-processor",
+    "triggerer",
+    "features",
+    "engine",
+    "lake-writer",
+    "feature-worker",
+    "broker",
+)
 
 
 def _target(component, live):

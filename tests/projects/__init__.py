@@ -1,5 +1,5 @@
-"""Small projects for tests: `cinema`, which most tests of the engine work on, `arcade` with tables of every kind, and
-those that a test writes itself.
+"""Small projects for tests: `cinema`, which most tests of the engine work on, `arcade` with tables of every kind,
+`depot` with tables of databases, and those that a test writes itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from contracts import project
 
 ARCADE = Path(__file__).parent / "arcade"
+DEPOT = Path(__file__).parent / "depot"
 CINEMA = Path(__file__).parent / "cinema"
 GROCERY = project.DEFAULT
 
