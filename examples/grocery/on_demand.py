@@ -1,4 +1,6 @@
-"""Features of the moment of the request: days since the last purchase, and purchases that fade as days pass."""
+"""Features of the moment of the request: days since the last purchase, purchases that fade as days pass, and how a
+line compares with what the customer has bought so far.
+"""
 
 from __future__ import annotations
 
@@ -57,3 +59,18 @@ def days_since_memory_began(inputs: dict[str, list]) -> dict[str, list]:
         for later, earlier in zip(inputs["request_time"], inputs["memory_began_at"], strict=True)
     ]
     return {"days_since_memory_began": days, "customer_product_memory__days_since_memory_began": days}
+
+
+def line_to_mean_90d(inputs: dict[str, list]) -> dict[str, list]:
+    """Feast runs this from its source text. None without a mean to compare with, or with one of 0."""
+    shares = [
+        amount / mean if amount is not None and mean else None
+        for amount, mean in zip(inputs["line_amount"], inputs["line_mean_90d"], strict=True)
+    ]
+    return {"line_to_mean_90d": shares, "customer_line__line_to_mean_90d": shares}
+
+
+def is_first_in_store(inputs: dict[str, list]) -> dict[str, list]:
+    """Feast runs this from its source text. 1 without an earlier purchase in the store, otherwise 0."""
+    firsts = [1.0 if last is None or last != last else 0.0 for last in inputs["last_in_store_at"]]
+    return {"is_first_in_store": firsts, "customer_store_novelty__is_first_in_store": firsts}

@@ -2,7 +2,8 @@
 contracts.
 """
 
-from feast import FeatureService
+from feast import FeatureService, Field, RequestSource
+from feast.types import Float64
 
 from features import views
 from grocery import on_demand
@@ -29,6 +30,8 @@ customer_activity = views.view("customer_activity")
 customer_profile = views.view("customer_profile")
 product_popularity = views.view("product_popularity")
 customer_product = views.view("customer_product")
+customer_velocity = views.view("customer_velocity")
+customer_store = views.view("customer_store")
 
 customer_recency = views.on_demand_view(
     "customer_recency",
@@ -55,6 +58,26 @@ customer_product_memory = views.on_demand_view(
     "Days from the oldest remembered purchase of the product to request_time, fractional",
 )
 
+line = RequestSource(
+    name="line",
+    schema=[Field(name="line_amount", dtype=Float64)],
+    description="The line of a basket that is being paid: its amount, USD",
+)
+customer_line = views.on_demand_view(
+    "customer_line",
+    on_demand.line_to_mean_90d,
+    customer_velocity[["line_mean_90d"]],
+    "The request's line_amount / the mean of the customer's lines of the last 90 days",
+    requests=(line,),
+)
+customer_store_novelty = views.on_demand_view(
+    "customer_store_novelty",
+    on_demand.is_first_in_store,
+    customer_store[["last_in_store_at"]],
+    "1 if the customer has never bought in the store before the instant of the request, otherwise 0",
+    requests=(),
+)
+
 recommendation_v1 = FeatureService(
     name="recommendation_v1",
     features=[
@@ -75,4 +98,10 @@ customer_value_v1 = FeatureService(
     features=[customer_activity, customer_profile],
     description="What is this customer worth? Activity and profile",
     owner="ml-platform",
+)
+fraud_v1 = FeatureService(
+    name="fraud_v1",
+    features=[customer_velocity, customer_store, customer_line, customer_store_novelty],
+    description="Is this line of a basket fraud? Velocity, amount and store, at the instant of the payment",
+    owner="risk",
 )

@@ -41,6 +41,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "product_popularity": ("product_id",),
     "customer_product": ("customer_id", "product_id"),
     "customer_profile": ("customer_id",),
+    "customer_velocity": ("customer_id",),
+    "customer_store": ("customer_id", "store_id"),
 }
 WINDOWS: dict[str, tuple[int, ...]] = {
     "customer_activity": (7, 30, 90),
@@ -135,6 +137,62 @@ def customer_profile(pairs: pd.DataFrame, demographics: Raw = None, known_at: da
         asked=pairs,
         demographics=demographics,
     )
+
+
+def customer_velocity(pairs: pd.DataFrame, transactions: Raw = None) -> pd.DataFrame:
+    """One row per asked (customer_id, event_timestamp), at any instant, with a purchase before it."""
+    windows = {"10m": "INTERVAL 10 MINUTE", "1h": "INTERVAL 1 HOUR", "24h": "INTERVAL 24 HOUR"}
+    within = {name: f"FILTER (WHERE bought_at >= event_timestamp - {length})" for name, length in windows.items()}
+    counts = [
+        *(f"count(DISTINCT basket_id) {kept} AS purchases_{name}" for name, kept in within.items()),
+        *(f"CAST(coalesce(sum(sales_value) {kept}, 0) AS DOUBLE) AS amount_{name}" for name, kept in within.items()),
+        *(f"count(DISTINCT purchases.store_id) {kept} AS stores_{name}" for name, kept in within.items()),
+    ]
+    mean = f"CAST(sum(sales_value) {_within(90)} AS DOUBLE) / nullif(count(*) {_within(90)}, 0)"
+    return _answer(
+        f"""
+        SELECT customer_id, event_timestamp, {", ".join(counts)}, {mean} AS line_mean_90d
+        FROM asked JOIN purchases USING (customer_id)
+        WHERE bought_at < event_timestamp GROUP BY ALL ORDER BY ALL""",
+        asked=pairs[["customer_id", "event_timestamp"]].drop_duplicates(),
+        transactions=transactions,
+    )
+
+
+def customer_store(triples: pd.DataFrame, transactions: Raw = None) -> pd.DataFrame:
+    """One row per asked (customer_id, store_id, event_timestamp), at any instant, with a purchase in the store before
+    it.
+    """
+    return _answer(
+        """
+        SELECT customer_id, store_id, event_timestamp, max(bought_at) AS last_in_store_at
+        FROM asked JOIN purchases USING (customer_id, store_id)
+        WHERE bought_at < event_timestamp GROUP BY ALL ORDER BY ALL""",
+        asked=triples,
+        transactions=transactions,
+    )
+
+
+def moments(size: int, seed: int, start: date = START, end: date = END, transactions: Raw = None) -> pd.DataFrame:
+    """`size` customers and stores, each at an instant in [start, end]: a basket's, the microsecond after it, the end of
+    a window of it, or a random one; some in stores where the customer never was.
+    """
+    asked = _answer(
+        f"""
+        WITH drawn AS (
+            SELECT customer_id, store_id, bought_at, hash(basket_id, {seed}) AS h FROM purchases
+            WHERE bought_at >= TIMESTAMP '{start}' AND bought_at < TIMESTAMP '{end}'
+            GROUP BY ALL ORDER BY h LIMIT {size}
+        )
+        SELECT customer_id, CASE WHEN h // 8 % 4 = 0 THEN (h // 32 % 500)::BIGINT + 1 ELSE store_id END AS store_id,
+            least(TIMESTAMP '{end}', bought_at + CASE h % 8
+                WHEN 0 THEN INTERVAL 0 SECOND WHEN 1 THEN INTERVAL 1 MICROSECOND WHEN 2 THEN INTERVAL 10 MINUTE
+                WHEN 3 THEN INTERVAL 1 HOUR WHEN 4 THEN INTERVAL 24 HOUR WHEN 5 THEN INTERVAL 90 DAY
+                ELSE to_microseconds((h // 8 % 200000000000)::BIGINT) END) AS event_timestamp
+        FROM drawn""",
+        transactions=transactions,
+    )
+    return asked.drop_duplicates(ignore_index=True)
 
 
 def rows(view: str, start: date = START, end: date = END, transactions: Raw = None) -> pd.DataFrame:

@@ -1,9 +1,9 @@
-"""`bronze.transactions`: purchases at the till, as they landed."""
+"""`bronze.transactions`: purchases at the till, as they landed, and as the topic `transactions` brings them."""
 
 from datetime import timedelta
 
-from contracts.columns import AUDIT_COLUMNS
-from contracts.model import DOUBLE, LONG, MONEY, TIMESTAMP, Column, Layer, Pii, Rule, Table
+from contracts.columns import AUDIT_COLUMNS, STREAM_COLUMNS
+from contracts.model import DOUBLE, LONG, MONEY, TIMESTAMP, Column, Layer, Pii, Rule, Table, Topic
 
 
 def _amount(name: str, doc: str) -> Column:
@@ -15,9 +15,10 @@ transactions = Table(
     layer=Layer.BRONZE,
     name="transactions",
     doc="Purchases at the till, as they landed",
-    grain="one row per basket and product, once per file",
+    grain="one row per basket and product, once per file or message",
     owner="data-platform",
     freshness=timedelta(days=1),
+    topic=Topic("transactions"),
     time_column="transaction_timestamp",
     columns=(
         Column("household_id", LONG, "Household that shops", required=True, pii=Pii.PSEUDONYM),
@@ -32,6 +33,7 @@ transactions = Table(
         Column("week", LONG, "Week of the study, from 1", required=True),
         Column("transaction_timestamp", TIMESTAMP, "When the basket was paid, UTC", required=True),
         *AUDIT_COLUMNS,
+        *STREAM_COLUMNS,
     ),
     rules=(
         Rule(

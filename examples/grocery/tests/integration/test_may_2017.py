@@ -238,6 +238,10 @@ def _products_of(late: list[dict[str, Any]]) -> set[int]:
     return {row["product_id"] for row in late}
 
 
+def _lines_of(late: list[dict[str, Any]]) -> set[tuple[int, int]]:
+    return {(line["basket_id"], line["product_id"]) for line in late}
+
+
 TENTH, WEEK_20 = date(2017, 5, 10), date(2017, 5, 8)
 CUSTOMER, PRODUCT = {"customer_id": "household_id"}, {"product_id": "product_id"}
 LATE = {
@@ -246,12 +250,14 @@ LATE = {
         TENTH,
         {
             "bronze.transactions": lambda row, _: row["_file"] == "transactions/2017-05-10/till-7.parquet",
-            "silver.transactions": lambda row, late: (
-                (row["basket_id"], row["product_id"]) in {(line["basket_id"], line["product_id"]) for line in late}
-            ),
+            "silver.transactions": lambda row, late: (row["basket_id"], row["product_id"]) in _lines_of(late),
             "gold.customer_activity": lambda row, late: _moved_by(late, CUSTOMER, (TENTH, TENTH), 90, row),
             "gold.customer_product": lambda row, late: _moved_by(late, CUSTOMER | PRODUCT, (TENTH, TENTH), 90, row),
             "gold.product_popularity": lambda row, late: _moved_by(late, PRODUCT, (TENTH, TENTH), 28, row),
+            **dict.fromkeys(
+                ("gold.customer_velocity", "gold.customer_store"),
+                lambda row, late: (row["basket_id"], row["product_id"]) in _lines_of(late),
+            ),
         },
         splits=True,
     ),

@@ -492,3 +492,50 @@ def test_a_customer_s_value_does_not_need_a_product(store: Any) -> None:
     activity = oracle.customer_activity(customers).set_index("customer_id").loc[customers["customer_id"]]
     assert served["spend_90d"] == [float(value) for value in activity["spend_90d"]]
     assert served["baskets_7d"] == activity["baskets_7d"].tolist()
+
+
+# --- features at instants
+
+
+def _fraud_expected(asked: pd.DataFrame) -> dict[str, list[Any]]:
+    """The features of `fraud_v1`, in the order of `asked`, which has `line_amount`."""
+    velocity, store = oracle.customer_velocity(asked), oracle.customer_store(asked)
+    joined = asked.merge(velocity, how="left", on=["customer_id", "event_timestamp"])
+    joined = joined.merge(store, how="left", on=["customer_id", "store_id", "event_timestamp"])
+    expected = {name: [_plain(value) for value in joined[name]] for name in joined if name not in asked}
+    means = zip(asked["line_amount"], expected["line_mean_90d"], strict=True)
+    expected["line_to_mean_90d"] = [amount / mean if mean else None for amount, mean in means]
+    expected["is_first_in_store"] = [float(last is None) for last in expected["last_in_store_at"]]
+    return expected
+
+
+def test_fraud_features_are_the_oracle_s_at_random_instants_and_borders_of_windows(store: Any) -> None:
+    asked = oracle.moments(1500, 3)
+    asked["line_amount"] = [float(n % 70) for n in range(len(asked))]
+    found = store.get_historical_features(
+        asked.assign(label=range(len(asked))), store.get_feature_service("fraud_v1")
+    ).to_df()
+    found, expected = found.sort_values("label"), _fraud_expected(asked)
+    assert set(found.columns) - set(asked.columns) - {"label"} == set(expected)
+    for name, values in expected.items():
+        assert [_plain(value) for value in found[name]] == values, name
+    assert 100 < sum(expected["is_first_in_store"]) < 1000
+    assert sum((count or 0) > 1 for count in expected["purchases_24h"]) > 100
+
+
+def test_fraud_features_online_are_the_oracle_s_at_the_last_instants(store: Any) -> None:
+    asked = oracle.moments(400, 4, start=date(2017, 12, 31))
+    asked["event_timestamp"] = asked["event_timestamp"].dt.floor("s")
+    asked["line_amount"] = 5.0
+    entities = [
+        {
+            "customer_id": int(row.customer_id),
+            "store_id": int(row.store_id),
+            "line_amount": row.line_amount,
+            "request_time": row.event_timestamp.to_pydatetime(),
+        }
+        for row in asked.itertuples()
+    ]
+    served = store.get_online_features(store.get_feature_service("fraud_v1"), entities).to_dict()
+    for name, values in _fraud_expected(asked).items():
+        assert [_plain(value) for value in served[name]] == values, name
