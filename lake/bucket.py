@@ -438,6 +438,19 @@ def entries_of(folders: Sequence[str]) -> Iterator[list[FolderEntry]]:
         yield [FolderEntry(entry, f"{folder}/{entry}", is_folder) for entry, is_folder in contents[name].items()]
 
 
+def marks(folder: Path | str) -> dict[str, tuple[Any, ...]]:
+    """Size and tag of each object in the folders of a folder, by `<folder>/<file>`, from one listing."""
+    store, key = store_and_key(folder)
+    found: dict[str, tuple[Any, ...]] = {}
+    with translate_errors(folder):
+        for page in store.list(f"{key}/"):
+            for meta in page:
+                name = meta["path"].removeprefix(f"{key}/")
+                if name.count("/") == 1 and not name.endswith("/"):
+                    found[name] = meta["size"], str(meta["e_tag"] or ""), str(meta["last_modified"])
+    return found
+
+
 def map_concurrently(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """`map`, in order, with CONNECTIONS calls at a time and at most as many finished results waiting."""
     waiting: deque[Future[R]] = deque()

@@ -13,9 +13,9 @@ JOINS = (*COUNTS, "spark")
 REFUSE, ALLOW = "refuse", "allow"
 SIMPLE, FAB = "simple", "fab"
 LOOPBACK = "127.0.0.1"
-AIRFLOW_PORT, FEATURES_PORT, ENGINE_PORT, HEALTH_PORT = 8080, 6566, 15002, 8974
+AIRFLOW_PORT, FEATURES_PORT, ENGINE_PORT, HEALTH_PORT, BROKER_PORT = 8080, 6566, 15002, 8974, 9092
 START_SECONDS = 1800
-STREAM_SECONDS = 2.0
+STREAM_SECONDS, EVENTS_SECONDS = 2.0, 2.0
 STOP_SECONDS = 25
 """Kubernetes kills after 30 s, and others take a scheduler for dead that has been silent for 30 s."""
 HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9_-]+(?:\.[a-zA-Z0-9_-]+)*)\.?(?::\d{1,5})?")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 NAMES = (
@@ -32,8 +33,12 @@ NAMES = (
     "AIRFLOW_CONN_AWS_DEFAULT",
     "OPENLINEAGE_API_KEY",
 )
-"""The only variables with a `_FILE` form. Others, such as `AWS_WEB_IDENTITY_TOKEN_FILE`, have their own meaning."""
+"""The only variables with a `_FILE` form, besides SOURCE. Others, such as `AWS_WEB_IDENTITY_TOKEN_FILE`, have their own
+meaning.
+"""
 SUFFIX = "_FILE"
+SOURCE = re.compile(r"(?!.*_FILE$)MILLRACE_SOURCE_[A-Z][A-Z0-9_]*")
+"""The variables of databases to pull from, one for each connection that a project names."""
 LARGEST = 1 << 16
 """Bytes. A larger file is not a secret."""
 files: dict[str, Path] = {}
@@ -53,14 +58,20 @@ def load(environment: MutableMapping[str, str] | None = None) -> None:
     SecretError for the first file that cannot be used.
     """
     variables = os.environ if environment is None else environment
-    for name in NAMES:
+    for name in (*NAMES, *sources(variables)):
         if name + SUFFIX in variables:
             with _loading:
                 _load(name, variables)
 
 
+def sources(environment: Mapping[str, str]) -> list[str]:
+    """The variables of databases to pull from that are set, by value or by file."""
+    names = {name.removesuffix(SUFFIX) for name in environment}
+    return sorted(filter(SOURCE.fullmatch, names))
+
+
 def get(name: str) -> str | None:
-    """A variable of `NAMES`; None where it is unset or empty."""
+    """A variable of `NAMES`, or one of SOURCE; None where it is unset or empty."""
     if name + SUFFIX in os.environ:
         load()
     return os.environ.get(name) or None

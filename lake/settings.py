@@ -14,10 +14,12 @@ from lake import secret_files, storage
 from lake.defaults import (
     AIRFLOW_PORT,
     ALLOW,
+    BROKER_PORT,
     CHECKOUT,
     COUNTS,
     ENGINE,
     ENGINE_PORT,
+    EVENTS_SECONDS,
     FAB,
     FEATURES_PORT,
     HEALTH_PORT,
@@ -40,11 +42,13 @@ from lake.defaults import (
 __all__ = [
     "AIRFLOW_PORT",
     "ALLOW",
+    "BROKER_PORT",
     "CHECKOUT",
     "COUNTS",
     "Counter",
     "ENGINE",
     "ENGINE_PORT",
+    "EVENTS_SECONDS",
     "FAB",
     "FEATURES_PORT",
     "HEALTH_PORT",
@@ -71,7 +75,7 @@ def parse(name: str, text: str) -> Any:
     """The typed value of a variable's text, as `lake.variables` declares it; SettingError if it may not have it."""
     from lake import variables
 
-    return variables.all_variables()[name].parse(text)
+    return variables.variable(name).parse(text)
 
 
 def _value(name: str, default: T) -> T:
@@ -161,6 +165,11 @@ def kafka() -> str:
     return ",".join(_value("MILLRACE_KAFKA", cast("tuple[str, ...]", ())))
 
 
+def broker_port() -> int:
+    """`MILLRACE_BROKER_PORT`: the port of the embedded broker, 9092 by default."""
+    return _value("MILLRACE_BROKER_PORT", BROKER_PORT)
+
+
 def kafka_conf() -> dict[str, str]:
     """`MILLRACE_KAFKA_CONF`: more settings of Kafka clients. It may hold passwords."""
     text = secret_files.get("MILLRACE_KAFKA_CONF")
@@ -170,6 +179,17 @@ def kafka_conf() -> dict[str, str]:
 def stream_seconds() -> float:
     """`MILLRACE_STREAM_SECONDS`: how long messages are collected before they are committed to bronze."""
     return float(_value("MILLRACE_STREAM_SECONDS", STREAM_SECONDS))
+
+
+def stream_reader() -> str:
+    """`MILLRACE_STREAM_READER`: who reads topics for the lake writer, `python` or `spark`."""
+    return _value("MILLRACE_STREAM_READER", "python")
+
+
+def source(variable: str) -> str:
+    """The URL of a database to pull from, `MILLRACE_SOURCE_...`; empty where it is unset. It may hold a password."""
+    text = secret_files.get(variable)
+    return str(parse(variable, text).get_secret_value()) if text else ""
 
 
 def spark_memory() -> str | None:
@@ -240,6 +260,16 @@ def auth() -> str:
 def is_scheduled() -> bool:
     """`MILLRACE_SCHEDULE`: whether the main DAG runs every day."""
     return _value("MILLRACE_SCHEDULE", "off") == "on"
+
+
+def starts_on_events() -> bool:
+    """`MILLRACE_EVENTS`: whether new data starts the main DAG."""
+    return _value("MILLRACE_EVENTS", "off") == "on"
+
+
+def events_seconds() -> float:
+    """`MILLRACE_EVENTS_SECONDS`: how long a landed file must not change before it starts a run."""
+    return float(_value("MILLRACE_EVENTS_SECONDS", EVENTS_SECONDS))
 
 
 def public_url() -> str | None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+Mark: TypeAlias = tuple[Any, ...]
+"""Identifies one version of a file. JSON can hold it."""
 
 
 class Entry(NamedTuple):
@@ -99,6 +101,19 @@ def move(source: Path, target: Path) -> None:
     store, key = bucket.store_and_key(target)
     with bucket.translate_errors(target):
         store.copy(bucket.store_and_key(source)[1], key)
+
+
+def place(source: Path, target: Path) -> None:
+    """Give a complete file of this machine the name `target`, at once and whole: on its file system, or in a bucket,
+    where it is uploaded and `source` stays.
+    """
+    if not is_remote(target):
+        move(source, target)
+        files.sync(target.parent)
+        return
+    store, key = bucket.store_and_key(target)
+    with bucket.translate_errors(target):
+        store.put(key, source)
 
 
 def sync(path: Path) -> None:
@@ -296,6 +311,35 @@ def entries_of(folders: Sequence[str]) -> Iterator[Sequence[AnyEntry]]:
     if folders and is_remote(folders[0]):
         return bucket.entries_of(folders)
     return map(entries, folders)
+
+
+def marks(folder: Path | str) -> dict[str, Mark]:
+    """The mark of each file in the folders of a folder, by `<folder>/<file>`; empty where there is no such folder.
+
+    What is removed meanwhile is left out, and so are links that lead nowhere.
+    """
+    if is_remote(folder):
+        return bucket.marks(folder)
+    found: dict[str, Mark] = {}
+    for inner in _scan(folder):
+        if inner.is_dir():
+            for file in _scan(inner.path):
+                with suppress(OSError):
+                    if file.is_file():
+                        found[f"{inner.name}/{file.name}"] = _mark(file.stat())
+    return found
+
+
+def _scan(folder: Path | str) -> Sequence[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as listing:
+            return list(listing)
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+
+
+def _mark(stat: os.stat_result) -> Mark:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def map_concurrently(function: Callable[[T], R], items: Iterable[T], where: Path) -> Iterator[R]:

@@ -6,12 +6,17 @@ certificate as a failed verification.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
 SECONDS = 2.0
 """Timeout of each step of a handshake, in addition to the client's own."""
@@ -55,6 +60,52 @@ PHRASES = {
 """The wordings of OpenSSL, libpq, rustls and Java, the more precise ones first."""
 
 
+Explanation = tuple[str, str]
+"""The problem and its remedy."""
+RENEW_CERTIFICATE = "Renew the certificate at the server, and see that the clocks are right"
+REMEDIES = {
+    Fault.UNTRUSTED: ("See that {authority} in {setting} names a file with the certificate of that authority, in PEM"),
+    Fault.MISSING: (
+        "Let {authority} in {setting} name a file with the certificate of the authority that issued the server's,"
+        " in PEM"
+    ),
+    Fault.STRICT: (
+        "Have both issued with Subject and Authority Key Identifier, basicConstraints and keyUsage (RFC 5280)"
+    ),
+    Fault.OTHER_HOST: ("Use a host name that it lists in {setting}, or give the server a certificate for this one"),
+    Fault.ANONYMOUS: "Let {client} in {setting} name a certificate and its key",
+    Fault.PLAIN: "{off}, or turn TLS on at the server",
+    Fault.ENCRYPTED: "{on}",
+}
+
+
+@dataclass(frozen=True)
+class OptionNames:
+    """The variable with a server's URL, a client's names of the options for authorities and client certificates, and
+    how to turn encryption off and on.
+    """
+
+    setting: str
+    authority: str
+    client: str
+    off: str
+    on: str
+
+    def explain(self, fault: Fault) -> Explanation:
+        """The fault and its remedy."""
+        remedy = REMEDIES.get(fault, RENEW_CERTIFICATE).format(**vars(self))
+        return fault.format(server="the server"), remedy.format(**vars(self))
+
+
+POSTGRES = {
+    "authority": "sslrootcert",
+    "client": "sslcert and sslkey",
+    "off": "Where the network may be trusted, set sslmode=disable in {setting}",
+    "on": "Set sslmode=verify-full and sslrootcert in {setting}",
+}
+"""The names of libpq's options."""
+
+
 def classify(text: str) -> Fault | None:
     """The fault in an error message; None where it is not about TLS."""
     return next((fault for fault, phrase in PHRASES.items() if re.search(phrase, text)), None)
@@ -96,3 +147,26 @@ def _shake_hands(context: ssl.SSLContext, host: str, port: int, *, postgres: boo
             encrypted.settimeout(SECONDS / 10)
             with suppress(TimeoutError):  # a server that requires a client certificate refuses after the handshake
                 encrypted.recv(1)
+
+
+def explain_postgres(text: str, options: Mapping[str, Any], setting: str) -> Explanation | None:
+    """What keeps a connection to PostgreSQL from being encrypted, from the message of libpq and the options of the URL
+    in a setting; None where it is something else. libpq reports expired and untrusted certificates alike.
+    """
+    if text.endswith("no encryption"):
+        return (
+            text,
+            (
+                f"If the server wants encrypted connections, set sslmode=verify-full and sslrootcert in {setting}. If"
+                " not, let its pg_hba.conf admit this host"
+            ),
+        )
+    fault = classify(text)
+    if fault is Fault.UNTRUSTED:
+        host, port = str(options.get("host") or ""), str(options.get("port") or "5432")
+        authority = str(
+            options.get("sslrootcert") or os.environ.get("PGSSLROOTCERT") or Path.home() / ".postgresql" / "root.crt"
+        )
+        if port.isdecimal() and "," not in host:
+            fault = probe(host, int(port), None if authority == "system" else authority, postgres=True) or fault
+    return OptionNames(setting, **POSTGRES).explain(fault) if fault else None

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -31,6 +31,8 @@ LINK = re.compile(r"\[([^]]+)\]\([^)]+\)")
 PREFIX = "MILLRACE_"
 SPARK_KEY = re.compile(r"spark\.[A-Za-z0-9_.-]+")
 POSTGRES = ("postgresql", "postgres")
+SOURCE_TEMPLATE = "MILLRACE_SOURCE_NAME"
+"""Stands in the list for the variables of all databases to pull from."""
 BEGIN, END = "<!-- generated: python -m lake.variables docs/settings.md -->", "<!-- end -->"
 
 
@@ -113,7 +115,13 @@ def _local_folder(path: Path) -> Path:
 POSTGRES_URL = _Url(POSTGRES)
 ENGINE_URL = _Url(("sc",), ("sail", "spark"))
 ONLINE_URL = _Url(("redis", "rediss", "unix", *POSTGRES), ("sqlite",))
-SECRET_URLS = {"engine": ENGINE_URL, "online": ONLINE_URL, "registry": POSTGRES_URL, "database": POSTGRES_URL}
+SECRET_URLS = {
+    "engine": ENGINE_URL,
+    "online": ONLINE_URL,
+    "registry": POSTGRES_URL,
+    "database": POSTGRES_URL,
+    "source_name": POSTGRES_URL,
+}
 """By field. Of any other secret nothing is shown."""
 
 
@@ -319,10 +327,32 @@ class Streams(Section):
         " names, such as `security.protocol=SASL_SSL`",
         "key=value pairs, separated by commas",
     )
+    broker_port: Port = _setting(
+        defaults.BROKER_PORT, "Port of the [embedded broker](streams.md#try-it) of `make stream`, on loopback", PORT
+    )
     stream_seconds: Annotated[float, Field(gt=0)] = _setting(
         defaults.STREAM_SECONDS,
         "How long messages are collected before they are committed to bronze",
         "a number of seconds",
+    )
+    stream_reader: Literal["python", "spark"] = _setting(
+        "python",
+        "Who reads topics for the lake writer: its own process, or the [Spark](streams.md#on-a-cluster) that"
+        " `MILLRACE_ENGINE` names",
+        "`python` or `spark`",
+    )
+
+
+class Databases(Section):
+    """Databases
+
+    `NAME` is the connection of a [database](sources.md) in a contract, in capitals: `MILLRACE_SOURCE_SHOP` for `shop`.
+    """
+
+    source_name: Postgres | None = _setting(
+        None,
+        "The PostgreSQL database of the connection, `postgresql://user@host:5432/database`, with all options of libpq",
+        "postgresql://user@host:5432/database (the password in it, or in the file that PGPASSFILE names)",
     )
 
 
@@ -361,6 +391,17 @@ class Components(Section):
     )
     admin_password: SecretStr | None = _setting(None, "The first administrator's password, with `MILLRACE_AUTH=fab`")
     schedule: Switch = _setting("off", "`on` starts the daily schedule; read when Airflow starts", "on or off")
+    events: Switch = _setting(
+        "off",
+        "`on` starts a run when [files have landed or messages have come](operations.md#runs-that-data-starts); read"
+        " when Airflow starts",
+        "on or off",
+    )
+    events_seconds: Annotated[float, Field(gt=0)] = _setting(
+        defaults.EVENTS_SECONDS,
+        "How long a landed file must not change before it starts a run",
+        "a number of seconds",
+    )
     start_seconds: Seconds = _setting(
         defaults.START_SECONDS,
         "How long `make up` and `make demo` wait for Airflow; what they started keeps running after that",
@@ -423,6 +464,7 @@ class Containers(Section):
     scheduler_memory: Limit = _setting("8g", "Memory limit of the scheduler with its tasks", LIMIT)
     dag_processor_memory: Limit = _setting("1g", "Memory limit of the dag-processor", LIMIT)
     lake_writer_memory: Limit = _setting("2g", "Memory limit of the lake writer", LIMIT)
+    feature_worker_memory: Limit = _setting("1g", "Memory limit of a feature worker", LIMIT)
     triggerer_memory: Limit = _setting("1g", "Memory limit of the triggerer", LIMIT)
     features_memory: Limit = _setting("1g", "Memory limit of a feature server", LIMIT)
     docker_home: Path | None = _setting(
@@ -444,8 +486,8 @@ class Development(Section):
     openlineage_spec: Path | None = _setting(None, "The `spec` folder of an OpenLineage checkout, to check events by")
 
 
-SECTIONS: tuple[type[Section], ...] = (Paths, Engine, Features, Streams, Components, Containers, Development)
-OF_A_RUN: tuple[type[Section], ...] = (Paths, Engine, Features)
+SECTIONS: tuple[type[Section], ...] = (Paths, Engine, Features, Streams, Databases, Components, Containers, Development)
+OF_A_RUN: tuple[type[Section], ...] = (Paths, Engine, Features, Databases)
 """Sections whose values a run depends on."""
 
 
@@ -471,7 +513,7 @@ class Variable:
     @property
     def is_secret(self) -> bool:
         """Whether its value may hold a password, so that `NAME_FILE` may name a file with it."""
-        return self.name in secret_files.NAMES
+        return self.name in secret_files.NAMES or bool(secret_files.SOURCE.fullmatch(self.name))
 
     @property
     def holds_pairs(self) -> bool:
@@ -556,6 +598,18 @@ def all_variables() -> dict[str, Variable]:
     }
 
 
+def source_variables(environment: Mapping[str, str] = os.environ) -> dict[str, Variable]:
+    """The variables of databases to pull from that are set, by name."""
+    template = all_variables()[SOURCE_TEMPLATE]
+    return {name: replace(template, name=name) for name in secret_files.sources(environment)}
+
+
+def variable(name: str) -> Variable:
+    """A variable of the list, or that of a database to pull from."""
+    known = all_variables()
+    return known[name] if name in known else replace(known[SOURCE_TEMPLATE], name=name)
+
+
 def problems(sections: tuple[type[Section], ...] = SECTIONS) -> list[str]:
     """A sentence for each variable of these sections that has a value which it cannot have."""
     found = []
@@ -565,6 +619,9 @@ def problems(sections: tuple[type[Section], ...] = SECTIONS) -> list[str]:
         except ValidationError as error:
             names = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors(include_input=False))
             found += [all_variables()[name].error(os.environ.get(name, "")) for name in names]
+    if Databases in sections:
+        others = (name for name in source_variables() if name != SOURCE_TEMPLATE)
+        found += filter(None, (variable(name).problem(os.environ.get(name, "")) for name in others))
     return found
 
 
@@ -575,7 +632,9 @@ def unknown(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {
         name: f"{name} is not a setting of Millrace. {_hint(name, names)}"
         for name in sorted(environment)
-        if name.startswith(PREFIX) and name not in names
+        if name.startswith(PREFIX)
+        and name not in names
+        and not secret_files.SOURCE.fullmatch(name.removesuffix(secret_files.SUFFIX))
     }
 
 

@@ -21,7 +21,7 @@ import typer
 
 from contracts import catalog, project
 from contracts.project import ProjectError
-from contracts.report import TableReport
+from contracts.report import Pulled, TableReport
 from lake import manifest, release, secret_files, settings
 from lake.release import Release
 from millrace import (
@@ -32,6 +32,7 @@ from millrace import (
     pipeline,
     project_cli,
     run_ids,
+    schema_check,
     settings_cli,
     show,
     stream_cli,
@@ -100,7 +101,7 @@ def build_app(own: bool = True) -> typer.Typer:
     """
     app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.callback()(_options)
-    for command in (sample, run, serve, compare, migrate, tables, profile, optimize, vacuum):
+    for command in (sample, pull, run, serve, compare, migrate, tables, profile, optimize, vacuum):
         app.command()(command)
     app.add_typer(training_cli.app, name="training-set")
     app.add_typer(stream_cli.app, name="stream")
@@ -155,6 +156,26 @@ def sample() -> None:
     console.print(f"Landed at {settings.landing()}", markup=False)
 
 
+def pull(
+    table: Annotated[
+        str | None, typer.Argument(help="A table, such as bronze.orders. [default: all that have a database]")
+    ] = None,
+) -> None:
+    """Land new rows of databases in the landing zone.
+
+    Under today, for the next run that includes it. `millrace run` does this by itself.
+    """
+    settings_cli.warn_of_unknown()
+    settings_cli.ensure_valid()
+    tables = [table] if table else [declared.qualified for declared in pipeline.pulled_tables()]
+    if not tables:
+        raise ValueError(
+            "No bronze table has a database: give its contract database=Database(...). See docs/sources.md"
+        )
+    for name in tables:
+        show.console().print(_line(pipeline.pull(name)), markup=False)
+
+
 def run(
     start: Annotated[str, typer.Option(help="First day, such as 2017-01-01.")],
     end: Annotated[str, typer.Option(help="Day after the last one, such as 2018-01-02.")],
@@ -166,7 +187,7 @@ def run(
     console = show.console()
     reports: list[TableReport] = []
 
-    def progress(result: TableReport | Release) -> None:
+    def progress(result: TableReport | Release | Pulled) -> None:
         console.print(_line(result), markup=False)
         if isinstance(result, TableReport):
             reports.append(result)
@@ -174,6 +195,7 @@ def run(
     settings_cli.warn_of_unknown()
     settings_cli.ensure_valid(of_a_run=True)
     pipeline.ensure_project(services=False)
+    schema_check.ensure()
     try:
         pipeline.run_all(start, end, run_ids.new(), progress)
     finally:  # a run that fails has published these tables all the same
@@ -186,7 +208,9 @@ def run(
         show.print_error(f"Warning: {error}")
 
 
-def _line(result: TableReport | Release) -> str:
+def _line(result: TableReport | Release | Pulled) -> str:
+    if isinstance(result, Pulled):
+        return f"{result.table}: {f'{result.rows:,} rows landed as {result.file}' if result.file else 'nothing new'}"
     if isinstance(result, Release):
         return f"release {result.number}: features are known up to {result.horizon}"
     return show.line(result)
@@ -211,13 +235,17 @@ def serve(
 def compare(
     sample: Annotated[int, typer.Option(min=1, help="Entities of each view and side.")] = SAMPLE,
     everything: Annotated[bool, typer.Option("--all", help="All entities; minutes for a million.")] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Compare what the stream serves with the newest release, not served yet.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
 ) -> None:
     """Compare served features with training values.
 
     Value by value; exit status 1 if any differs.
     """
-    consistency = pipeline.consistency(None if everything else sample)
+    entities = None if everything else sample
+    consistency = pipeline.stream_consistency(entities) if stream else pipeline.consistency(entities)
     if as_json:
         print(json.dumps(consistency.to_dict(), indent=1, ensure_ascii=False))
     else:

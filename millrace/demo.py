@@ -95,9 +95,9 @@ def _demo(console: Console, started: float, remote: Services | None) -> None:
     interval = project.required("landing", "run a demo").INTERVAL
     airflow = _prepare(console, remote)
     conf = {"start": str(interval.start), "end": str(interval.end)}
-    with _timed(console, f"Run of {interval} over REST"):
+    with timed(console, f"Run of {interval} over REST"):
         run = Run.trigger(airflow, conf)
-        _watch(console, run)
+        watch(console, run)
     results = run.results()
     reports = [TableReport.from_dict(results[table.qualified]) for table in catalog.tables()]
     console.print(show.accounts(reports))
@@ -117,7 +117,8 @@ def _demo(console: Console, started: float, remote: Services | None) -> None:
 
 
 @contextmanager
-def _timed(console: Console, what: str) -> Iterator[None]:
+def timed(console: Console, what: str) -> Iterator[None]:
+    """Print what is done, and at its end how long it took."""
     started = time.monotonic()
     console.print(what, style="bold", markup=False)
     yield
@@ -132,7 +133,7 @@ def _prepare(console: Console, remote: Services | None) -> Services:
         console.print(f"  {message}", markup=False)
 
     what = "waiting for Airflow" if remote else "starting Airflow"
-    with _timed(console, f"Landing the sample, {what}"), ThreadPoolExecutor(1) as pool:
+    with timed(console, f"Landing the sample, {what}"), ThreadPoolExecutor(1) as pool:
         landing = pool.submit(sample.land, lambda name: say(f"landing {name}"))
         if remote:
             _wait_for(remote, say)
@@ -292,7 +293,7 @@ def _union(spans: list[tuple[str, str]]) -> float:
     return total
 
 
-def _watch(console: Console, run: Run) -> None:
+def watch(console: Console, run: Run) -> None:
     """Print each task as it ends, with a progress bar on a terminal. DemoError if the run fails."""
     columns = (
         SpinnerColumn(),

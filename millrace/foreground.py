@@ -28,10 +28,20 @@ from setproctitle import setproctitle
 from lake import bucket, secret_files, settings
 from lake.secret_files import SecretError
 from lake.settings import SettingError
-from millrace import components, environment, health, memory
+from millrace import components, database, environment, health, memory
 from millrace.components import Component
 
-Name = Literal["api-server", "scheduler", "dag-processor", "triggerer", "features", "engine", "lake-writer"]
+Name = Literal[
+    "api-server",
+    "scheduler",
+    "dag-processor",
+    "triggerer",
+    "features",
+    "engine",
+    "lake-writer",
+    "feature-worker",
+    "broker",
+]
 NAMES: tuple[Name, ...] = get_args(Name)
 PR_SET_PDEATHSIG = 1
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
@@ -46,6 +56,7 @@ def start(name: str) -> NoReturn:
     """Replace this process with the component, in the environment that it needs; SettingError for a wrong setting."""
     variables = environment.environment(settings.airflow_port(), settings.features_port(), os.environ)
     settings.stop_seconds(), settings.health_port(), settings.engine_port(), settings.is_scheduled()
+    settings.starts_on_events(), settings.events_seconds()
     state = settings.home()
     for folder in ("airflow", "logs", "lineage"):
         (state / folder).mkdir(parents=True, exist_ok=True)
@@ -87,8 +98,17 @@ def main(name: str) -> int:
             return _engine()
         if name == "lake-writer":
             from millrace import lake_writer
+            from millrace.cluster_writer import ClusterWriter
 
-            return lake_writer.run()
+            return lake_writer.run(ClusterWriter)
+        if name == "broker":
+            from millrace import broker
+
+            return broker.run()
+        if name == "feature-worker":
+            from millrace import feature_worker
+
+            return feature_worker.run()
         if name == "api-server":  # it handles signals itself, and serves /api/v2/monitor/health
             components.import_airflow()
             _wait_for_tables()
@@ -143,7 +163,8 @@ def _wait_for_tables() -> None:
             " image"
         ) from None
     except Exception as error:
-        raise SystemExit(f"The metadata database cannot be used: {health.first_line(error)}") from None
+        reason, remedy = database.explain(error)
+        raise SystemExit(f"The metadata database cannot be used: {reason}. {remedy}") from None
 
 
 class Foreground:

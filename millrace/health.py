@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 from lake import settings
+from lake.settings import SettingError
 from millrace.environment import own_host
 
 CACHE_SECONDS = 1.0
@@ -208,6 +209,11 @@ def serve(probe: Probe, port: int) -> None:
         address_family = socket.AF_INET6 if ":" in settings.bind() else socket.AF_INET
         daemon_threads = True
 
-    threading.Thread(
-        target=Server((settings.bind(), port), Handler).serve_forever, daemon=True, name="health-server"
-    ).start()
+    try:
+        server = Server((settings.bind(), port), Handler)
+    except OSError as error:
+        raise SettingError(
+            f"the health probe cannot listen on {settings.bind()}:{port}: {error.strerror}. Give each component of a"
+            " machine a MILLRACE_HEALTH_PORT of its own"
+        ) from error
+    threading.Thread(target=server.serve_forever, daemon=True, name="health-server").start()

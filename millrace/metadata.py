@@ -15,9 +15,8 @@ from typing import Literal
 
 from lake import settings
 from lake.settings import SettingError
-from millrace import environment
+from millrace import database, environment
 from millrace.environment import ADMIN_PASSWORD, USERNAME
-from millrace.health import first_line
 
 LOCK = 0x6D696C6C72616365
 """The key of the PostgreSQL advisory lock that a migration holds."""
@@ -167,11 +166,8 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         if not _is_database_error(error):
             raise
-        print(
-            f"the database that MILLRACE_DATABASE names cannot be used: {first_line(error).rstrip('.')}. See that it"
-            " runs, and that user, password and database are right",
-            file=sys.stderr,
-        )
+        reason, remedy = database.explain(error)
+        print(f"the database that MILLRACE_DATABASE names cannot be used: {reason}. {remedy}", file=sys.stderr)
         return 1
     return 0
 

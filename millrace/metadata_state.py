@@ -75,10 +75,7 @@ def state() -> MetadataState:
     if result.returncode or not lines:
         messages = [line for line in result.stderr.splitlines() if line.strip()]
         reason = messages[-1] if messages else f"exit status {result.returncode}"
-        raise MetadataStateError(
-            f"Airflow's metadata cannot be asked for its version: {reason}. See that its database runs, and that user"
-            " and password are right"
-        )
+        raise MetadataStateError(f"Airflow's metadata cannot be asked for its version: {reason}")
     return MetadataState(**json.loads(lines[-1]))
 
 
@@ -140,14 +137,15 @@ def _are_providers_up_to_date() -> bool:
 
 
 def main() -> int:
-    """Print the state as JSON, or the first line of a database's error, which has no password."""
+    """Print the state as JSON, or why the database cannot be read, without its password."""
     import sqlalchemy
+
+    from millrace import database
 
     try:
         print(json.dumps(asdict(read())))
     except sqlalchemy.exc.SQLAlchemyError as error:
-        lines = str(getattr(error, "orig", None) or type(error).__name__).strip().splitlines()
-        print(lines[0] if lines else type(error).__name__, file=sys.stderr)
+        print(". ".join(database.explain(error)), file=sys.stderr)
         return 1
     return 0
 

@@ -1,4 +1,6 @@
-"""Tell apart a failed write to standard output from other errors: both are an OSError without a path."""
+"""Write to standard output: lines with the time, and errors of the output itself, which are an OSError without a path
+like many others.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 
@@ -59,3 +62,8 @@ def checked() -> Iterator[None]:
         raise
     finally:
         sys.stdout = original
+
+
+def print_line(text: str) -> None:
+    """Print a line with the time, at once, as components log."""
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}", flush=True)

@@ -22,7 +22,7 @@ from contracts import catalog, project
 from contracts.interval import DAY, Interval, IntervalError
 from contracts.model import ContractError, Layer, Load, Table
 from contracts.project import ProjectError
-from contracts.report import PUBLISHED, UNCHANGED, CheckResult, RowAccount, TableReport
+from contracts.report import PUBLISHED, UNCHANGED, CheckResult, Pulled, RowAccount, TableReport
 from lake import bucket, release, settings, storage
 from lake.bucket import StorageError
 from millrace import errors, memory
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from contracts.check import Problem
+    from etl.arrivals import Outstanding
     from etl.planning import Plan
     from etl.sources.messages import Message
     from etl.sources.offsets import Start
@@ -51,6 +52,8 @@ class RunError(RuntimeError):
 
 RELEASE_ROUNDS = 5
 """How often a release brings outdated tables up to date before it gives up."""
+LONGEST_WAIT = 30.0
+"""Seconds that a run waits for files that still change, before it looks for what it carries."""
 WORKERS = 2
 """Tables that one process builds at a time."""
 
@@ -105,6 +108,48 @@ def check_interval(start: str | None, end: str | None, *, scheduled: bool = Fals
             f" Give start and end within [{known.start}, {last})"
         )
     return interval
+
+
+def outstanding() -> Outstanding:
+    """What no run has carried on, once files have stopped changing, or after LONGEST_WAIT: what still changes
+    then starts the next run.
+    """
+    from etl.arrivals import Watcher
+
+    watcher, started = Watcher(settings.events_seconds()), time.monotonic()
+    while True:
+        now = time.monotonic()
+        found = watcher.look(now)
+        if not (found.changing or found.young) or now - started > LONGEST_WAIT:
+            return found
+        time.sleep(settings.events_seconds() / 4)
+
+
+def pulled_tables() -> tuple[Table, ...]:
+    """The bronze tables whose rows are pulled from a database."""
+    return tuple(table for table in catalog.tables(Layer.BRONZE) if table.database)
+
+
+def pull(name: str, interval: Interval | None = None) -> Pulled:
+    """Land the rows of a table's database that its bronze table lacks, under today, for all runs that include it.
+
+    For the run of an interval that ends before tomorrow, under the interval's last day: a run at midnight carries what
+    was written until then. IntervalError where it ends before today, since the rows are those of now.
+    """
+    from etl.sources import database
+
+    today = datetime.now(UTC).date()
+    if interval and interval.end < today:
+        raise IntervalError(f"{interval} ends before today, {today}, and a database has the rows of now")
+    with translate_errors(name, "pull again"):
+        return database.pull(catalog.table(name), min(today, interval.end - DAY) if interval else today)
+
+
+def pull_all(interval: Interval, say: Callable[[Any], None] = lambda _: None) -> None:
+    """Pull all tables that have a database, for the run of an interval; none for one that ends before today."""
+    if interval.end >= datetime.now(UTC).date():
+        for table in pulled_tables():
+            say(pull(table.qualified, interval))
 
 
 def _streamed_days() -> list[Interval]:
@@ -187,12 +232,17 @@ def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None 
 
     A table that is up to date gives a report with the status `unchanged`.
     """
+    from etl import arrivals
     from etl.planning import plan
     from etl.stage import stage
 
     table = catalog.table(name)
     with translate_errors(name):
-        return _build(table, interval, lambda: plan(table, interval), stage, run_id, parent)
+        landed = arrivals.landed(table, interval) if table.layer == Layer.BRONZE else {}
+        report = _build(table, interval, lambda: plan(table, interval), stage, run_id, parent)
+        if landed:
+            arrivals.record(table, landed)
+        return report
 
 
 def _build(
@@ -228,9 +278,31 @@ def append_messages(
 
     `identity` is that of the topic, `starts` where the table ended when they were read.
     """
+    from etl.stage import stage_messages
+
+    return _append(table, run_id, lambda planned: stage_messages(planned, batch, identity, starts))
+
+
+def append_offsets(
+    table: Table,
+    run_id: str,
+    identify: Callable[[], int],
+    starts: Mapping[int, Start],
+    ends: Mapping[int, int],
+) -> TableReport:
+    """As `append_messages`, for the messages of a topic from `starts` to `ends`, which the engine's cluster reads.
+
+    `identify` returns the topic's identity.
+    """
+    from etl.stage import stage_offsets
+
+    return _append(table, run_id, lambda planned: stage_offsets(planned, identify, starts, ends))
+
+
+def _append(table: Table, run_id: str, stage: Callable[[Plan], Staged]) -> TableReport:
+    """Stage messages under the table's lock, and publish them."""
     from etl import table_reader
     from etl.planning import plan
-    from etl.stage import stage_messages
     from lake.publishing import locked
 
     today = datetime.now(UTC).date()
@@ -240,9 +312,7 @@ def append_messages(
         table_reader.holding_files(table.qualified),
     ):
         planned = plan(table, Interval(today, today + DAY))
-        return _execute(
-            planned, lambda planned: stage_messages(planned, batch, identity, starts), run_id, on_checks=lambda _: None
-        )
+        return _execute(planned, stage, run_id, on_checks=lambda _: None)
 
 
 def pass_gaps(table: Table, identity: int, gaps: Mapping[int, tuple[int, int]], run_id: str) -> dict[int, int]:
@@ -589,10 +659,11 @@ def run_all(
 ) -> list[TableReport]:
     """Run what the DAG runs in this process, without Airflow. Returns the reports in the order of the catalog.
 
-    `say` gets each report as its table ends, then the release. Tables start as soon as their inputs are published,
-    WORKERS at a time. After the first error no other table starts; running ones end and are reported before it is
-    raised.
+    `say` gets what was pulled from databases, each report as its table ends, then the release. Tables start as soon as
+    their inputs are published, WORKERS at a time. After the first error no other table starts; running ones end and are
+    reported before it is raised.
     """
+    pull_all(Interval.parse(start, end), say)
     interval = check_interval(start, end)
     waiting = sorted(catalog.tables(), key=lambda table: (-len(_downstream(table)), -len(table.inputs)))
     running: dict[Future[TableReport], str] = {}
@@ -677,6 +748,16 @@ def consistency(sample: int | None) -> Consistency:
     from features.online.consistency import online
 
     return online(sample)
+
+
+def stream_consistency(sample: int | None) -> Consistency:
+    """Compare what is served of a stream with the newest release, before that is served.
+
+    `sample` is the number of entities to take from each view; None compares all.
+    """
+    from features.online.consistency import stream
+
+    return stream(sample)
 
 
 @dataclass(frozen=True)

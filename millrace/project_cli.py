@@ -13,7 +13,8 @@ import typer
 
 from contracts import catalog, project
 from contracts.model import Layer, Table
-from millrace import pipeline, scaffold, settings_cli, show
+from lake import settings, storage
+from millrace import pipeline, scaffold, schema_check, settings_cli, show
 
 if TYPE_CHECKING:
     from lineage.columns import Source
@@ -61,6 +62,8 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="Print the proble
     settings_cli.warn_of_unknown()
     settings_cli.ensure_valid()
     problems = pipeline.project_problems()
+    if not problems and not storage.is_remote(settings.lake()):  # a bucket may be out of reach from here
+        problems = schema_check.problems()
     if as_json:
         rows = [{"file": str(problem.file), "line": problem.line, "message": problem.message} for problem in problems]
         print(json.dumps(rows, indent=1))

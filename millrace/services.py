@@ -144,6 +144,7 @@ def up(progress: Progress | None = None) -> Services:
     secret_files.load()  # before keys of our own are made for Airflow
     port, features, patience = settings.airflow_port(), settings.features_port(), settings.start_seconds()
     options.read(), settings.is_scheduled()  # what a component would refuse
+    settings.starts_on_events(), settings.events_seconds()
     with _locked():
         record, host = _read_record(), None
         if record and _host_lives(record):

@@ -59,7 +59,10 @@ def _settings(as_json: Annotated[bool, typer.Option("--json", help="Print them a
 def _known() -> Iterator[Row]:
     from lake import variables
 
-    for variable in variables.all_variables().values():
+    known = [*variables.all_variables().values()]
+    after = next(number for number, variable in enumerate(known, 1) if variable.name == variables.SOURCE_TEMPLATE)
+    known[after:after] = (v for name, v in variables.source_variables().items() if name != variables.SOURCE_TEMPLATE)
+    for variable in known:
         if not variable.is_internal:
             text = os.environ.get(variable.name, "")
             yield {

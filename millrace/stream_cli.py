@@ -1,4 +1,4 @@
-"""The command line of topics: `millrace stream lag`, `millrace stream skip TABLE`."""
+"""The command line of topics: `millrace stream lag`, `millrace stream skip TABLE`, `millrace stream replay`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from rich.table import Table as Grid
 
 from contracts import catalog
 from contracts.model import Layer, Table
-from millrace import pipeline, run_ids, settings_cli, show
+from millrace import pipeline, run_ids, settings_cli, show, stream_lags
 
 app = typer.Typer(help="Look after the Kafka topics of bronze tables.", rich_markup_mode=None)
 
 
 @app.command()
 def lag(as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False) -> None:
-    """Show how far each table is behind its topic.
+    """Show how far each table, and each view that counts messages at once, is behind its topic.
 
-    By partition: the next offset that the table reads, the partition's end, and the messages between them.
+    By partition: the next offset that it reads, the partition's end, and the messages between them.
     """
     from etl.sources.kafka import Reader
+    from features.streaming import tails
     from millrace import lake_writer
 
     settings_cli.warn_of_unknown()
     reader = Reader(lake_writer.tables())
-    lags = list(reader.lags())
+    of_tables = list(reader.lags())
     reader.close()
+    lags = [*of_tables, *stream_lags.of_views(of_tables)]
     if as_json:
         print(json.dumps([{**asdict(lag), "messages": lag.messages} for lag in lags], indent=1))
         return
-    grid = Grid("table", "topic", "partition", "read up to", "ends at", "lag", title="Topics")
+    grid = Grid("table or view", "topic", "partition", "read up to", "ends at", "lag", title="Topics")
     for partition in lags:
         grid.add_row(
             partition.table,
@@ -43,6 +45,8 @@ def lag(as_json: Annotated[bool, typer.Option("--json", help="Print all figures 
             f"{partition.messages:,}",
         )
     show.console().print(grid)
+    for table, reason in tails.obstacles():
+        show.console().print(f"{table.name} counts messages once a release has them: {reason}", markup=False)
 
 
 @app.command()
@@ -62,6 +66,24 @@ def skip(name: Annotated[str, typer.Argument(metavar="TABLE", help="Such as bron
         print(f"{table.qualified} reads partition {partition} from {offset:,} on")
     if not skipped:
         print(f"{table.qualified} can go on where it is")
+
+
+@app.command()
+def replay(
+    speed: Annotated[float, typer.Option(min=1, help="How many times as fast as it happened.")] = 2_000,
+    seed: Annotated[int, typer.Option(help="Which messages come late or twice, and the instants to compare.")] = 1,
+    airflow: Annotated[bool, typer.Option(help="Run the batch as a DAG over REST, or else in this process.")] = True,
+) -> None:
+    """Replay the day after the newest release through Kafka.
+
+    Then run it as a batch, and compare what was served meanwhile with what the batch computes: exit status 1 if a value
+    differs. Brokers are those of MILLRACE_KAFKA, or an embedded one for demos.
+    """
+    from millrace.replay import command
+
+    settings_cli.warn_of_unknown()
+    if not command.run(speed, seed, airflow):
+        raise typer.Exit(1)
 
 
 def _streamed(name: str) -> Table:

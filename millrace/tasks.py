@@ -13,9 +13,10 @@ from airflow.sdk import Asset, Param, get_current_context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from contracts import project
-from contracts.interval import Interval
+from contracts.interval import Interval, IntervalError
 from contracts.model import Table
 from contracts.report import TableReport
+from lake import settings
 from lineage.naming import asset_uri
 from millrace import errors, memory
 
@@ -43,6 +44,7 @@ TRANSIENT_ERRORS = (
     "OnlineStoreUnreachableError",
     "RegistryUnreachableError",
     "RegistryConflictError",
+    "DatabaseUnreachableError",
 )
 """Millrace's errors with a cause outside, which a retry may fix. All others are verdicts on input, params or code.
 
@@ -102,16 +104,63 @@ def check_interval(params: dict[str, Any], dag_run: Any) -> dict[str, str]:
 
     AirflowFailException for an unknown param or an interval without data.
     """
-    from millrace import pipeline
+    from millrace import pipeline, schema_check
 
     pipeline.ensure_project()
-    ensure_known(dag_run.conf or {}, INTERVAL, "start and end (ISO dates, end exclusive)")
-    start, end, scheduled = params.get("start"), params.get("end"), False
-    if not start and not end and dag_run.run_type != "manual":
-        start, end, scheduled = str(dag_run.data_interval_start.date()), str(dag_run.data_interval_end.date()), True
+    schema_check.ensure()
+    start, end, scheduled = _interval(params, dag_run)
     interval = pipeline.check_interval(start, end, scheduled=scheduled)
     print(f"This run carries {interval}, {interval.days} day{'s' * (interval.days > 1)}, through every layer")
     return {"start": str(interval.start), "end": str(interval.end)}
+
+
+def _days_with_arrivals() -> tuple[str, str]:
+    """From the first to the last day with something new, exclusive. It is compared again, because more may have come
+    since the event, and a run before this one may have carried all of it. AirflowSkipException if so.
+    """
+    from millrace import pipeline
+
+    outstanding = pipeline.outstanding()
+    interval = outstanding.interval
+    if interval is None:
+        raise AirflowSkipException("an earlier run has carried on everything that came")
+    print("\n".join(map(str, outstanding.arrivals)))
+    return str(interval.start), str(interval.end)
+
+
+def schedule(daily: Any) -> Any:
+    """The schedule of the main DAG: these times and, with `MILLRACE_EVENTS=on`, whenever there is new data."""
+    if not settings.starts_on_events():
+        return daily
+    from millrace import events
+
+    return events.on_arrivals(daily)
+
+
+@final
+def pull(qualified: str, params: dict[str, Any], dag_run: Any) -> None:
+    """Land the rows of a table's database, for the interval of this run; skipped for one that ends before today."""
+    from millrace import pipeline
+
+    if dag_run.run_type == "asset_triggered":
+        raise AirflowSkipException("new data has started this run; the schedule, or a run by hand, pulls")
+    start, end, _ = _interval(params, dag_run)
+    try:
+        pulled = pipeline.pull(qualified, Interval.parse(start, end))
+    except IntervalError as error:
+        raise AirflowSkipException(str(error)) from None
+    print(f"{pulled.rows:,} rows landed as {pulled.file}" if pulled.file else "There is nothing new")
+
+
+def _interval(params: dict[str, Any], dag_run: Any) -> tuple[str | None, str | None, bool]:
+    """Start and end of a run, and whether they are those of the schedule."""
+    ensure_known(dag_run.conf or {}, INTERVAL, "start and end (ISO dates, end exclusive)")
+    start, end = params.get("start"), params.get("end")
+    if not start and not end and dag_run.run_type == "asset_triggered":
+        return *_days_with_arrivals(), False
+    if not start and not end and dag_run.run_type != "manual":
+        return str(dag_run.data_interval_start.date()), str(dag_run.data_interval_end.date()), True
+    return start, end, False
 
 
 def ensure_known(conf: dict[str, Any], known: tuple[str, ...], accepted: str) -> None:

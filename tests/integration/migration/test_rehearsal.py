@@ -38,6 +38,12 @@ def go_on(home: Path) -> None:
     pipeline.serve()
 
 
+def serve_again() -> None:
+    """From a store that is empty: a release of today's tables, some of which the old code did not have."""
+    pipeline.run_all(*FIRST, "again")
+    pipeline.serve()
+
+
 def knows(labels: str = LABELS) -> list[Any]:
     store = registry.open_store()
     service = store.get_feature_service(SERVICE)
@@ -113,7 +119,7 @@ def test_moved_to_postgresql_and_redis(
     assert main(["migrate"]) == 0
     assert capsys.readouterr().out.count("up to date") == 6
     (old / "feast" / "registry.db").unlink()
-    pipeline.serve()
+    serve_again()
     check_all(old, control)
 
 
@@ -131,5 +137,5 @@ def test_moved_to_postgresql_alone(
     monkeypatch.setenv("MILLRACE_ONLINE", other)
     assert main(["migrate"]) == 0
     assert "the pointer's table is made" in capsys.readouterr().out
-    pipeline.serve()
+    serve_again()
     assert knows() == control[1]

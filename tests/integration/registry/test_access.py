@@ -181,7 +181,7 @@ def test_libpq_finds_the_password(sql: Postgres, tmp_path: Path, monkeypatch: py
     assert "password authentication failed" in (told := refused(RegistryUnreachableError))
     assert "wrong-password" not in told
     monkeypatch.setenv("MILLRACE_REGISTRY", f"{sql.url}?sslmode=require")
-    assert "server does not support SSL" in refused(RegistryUnreachableError)
+    assert "the server does not speak TLS" in refused(RegistryUnreachableError)
 
 
 @pytest.mark.parametrize(
