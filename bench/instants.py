@@ -2,7 +2,7 @@
 
 The join of 200,000 labels with 1.5 million events of 2,500 customers, for six windows of a sum, a count and distinct
 values each, and the fold of one customer with 3,000 events. Values are compared with `expectations.brute_force` at
-random labels. No lake is needed.
+random labels. No lake is needed. With `--spark`, the engine of MILLRACE_ENGINE does the join, too, once.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def main() -> int:
     """Run the benchmark and print it as a table; 1 if a value is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--spark", action="store_true", help="join on the engine, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "instants_bench"
@@ -66,10 +67,10 @@ def main() -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         os.environ["MILLRACE_PROJECT"] = str(root)
-        return _run(options.rounds)
+        return _run(options.rounds, root if options.spark else None)
 
 
-def _run(rounds: int) -> int:
+def _run(rounds: int, spark: Path | None) -> int:
     import duckdb
 
     from features import views
@@ -100,6 +101,13 @@ def _run(rounds: int) -> int:
     what = f"join of {LABELS:,} labels with {EVENTS:,} events, {len(names)} features"
     print(f"| {what} | {median(walls):.1f} s | {median(cpus):.1f} s of CPU |")
     print(f"| values that differ from brute force at {CHECKED} labels | {wrong} | |")
+    if spark:
+        started = time.perf_counter()
+        on_spark = _join_by_spark(con, view, names, spark / "gold.parquet")
+        took = time.perf_counter() - started
+        same = on_spark.sort_by("__row").equals(trained.sort_by("__row"))
+        print(f"| the same on the engine, once, {'the same values' if same else '**other values**'} | {took:.1f} s | |")
+        wrong += not same
 
     horizon = int(1.7e15 + 365 * 86400e6)
     by_size = "SELECT customer FROM gold GROUP BY 1 ORDER BY abs(count(*) - 12000), 1 LIMIT 1"
@@ -111,6 +119,17 @@ def _run(rounds: int) -> int:
     what = f"fold of {events.num_rows:,} events, {len(names)} features, {len(blob) / 1000:.0f} kB"
     print(f"| {what} | {median(folds) * 1e3:.3f} ms | |")
     return 1 if wrong else 0
+
+
+def _join_by_spark(con: Any, view: Any, names: list[str], file: Path) -> Any:
+    from etl import engine
+    from features.instants import cluster
+
+    con.execute(f"COPY gold TO '{file}'")
+    history = engine.session().read.parquet(str(file))
+    labels = con.sql("FROM labels").to_arrow_table()
+    con.register("matches", cluster.find(engine.session(), history, labels, view.batch_source, view, names))
+    return con.sql(cluster.computed(view, names)).to_arrow_table()
 
 
 def _timed(folding: Any, blob: bytes, at: int) -> float:

@@ -171,7 +171,7 @@ def fingerprint(table: Table, path: Path) -> tuple[int, str]:
     if files:
         with duckdb.connect() as con:
             con.execute("SET TimeZone = 'UTC'")
-            row = f"SELECT {row_text(table)} AS row FROM read_parquet(?)"
+            row = f"SELECT {row_text(table)} AS row FROM read_parquet(?, union_by_name = true)"
             query = f"SELECT count(*), sum(md5_number_lower(row)), sum(md5_number_upper(row)) FROM ({row})"
             rows, low, high = con.execute(query, [files]).fetchall()[0]
     schema = json.dumps(json.loads(opened.schema().to_json()), sort_keys=True)

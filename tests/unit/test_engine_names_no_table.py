@@ -15,6 +15,7 @@ from contracts import catalog, project
 
 COMMON = {
     "age",
+    "amount",
     "brand",
     "campaigns",
     "coupons",
@@ -23,12 +24,14 @@ COMMON = {
     "end_date",
     "products",
     "promotions",
+    "purchases",
     "quantity",
     "rank",
     "redemptions",
     "release",
     "score",
     "start_date",
+    "stores",
     "transactions",
     "week",
     "model",

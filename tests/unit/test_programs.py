@@ -59,7 +59,7 @@ def test_the_list_at_the_end_counts_the_tests_of_each_program_and_leaves_out_oth
 
 
 @pytest.mark.parametrize(
-    ("version", "enough"), [("go1.27.3", True), ("go1.25", True), ("go1.19.8", False), ("", False)]
+    ("version", "enough"), [("go1.27.3", True), ("go1.26", True), ("go1.25.9", False), ("", False)]
 )
 def test_a_go_that_is_too_old_is_passed_over(bare: None, tmp_path: Path, version: str, enough: bool) -> None:
     go = tmp_path / "go"

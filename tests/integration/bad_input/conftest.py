@@ -30,11 +30,16 @@ def run_tickets(home: Path) -> Callable[..., dict]:
 
 
 def _photograph(tables: tuple[str, ...]) -> dict[str, str]:
-    """Every file of these tables, or of the whole lake, with a hash of its bytes; what was only staged is invisible and
-    does not count.
+    """Every file of these tables, or of the whole lake, with a hash of its bytes. What was only staged does not count,
+    nor the record of which files a run has looked at.
     """
     roots = [settings.table_path(name) for name in tables] or [settings.lake()]
-    files = [file for root in roots for file in root.rglob("*") if file.is_file() and "_stage" not in file.parts]
+    files = [
+        file
+        for root in roots
+        for file in root.rglob("*")
+        if file.is_file() and not {"_stage", "_landed"} & {*file.parts}
+    ]
     return {str(file.relative_to(settings.lake())): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 

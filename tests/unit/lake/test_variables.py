@@ -19,8 +19,8 @@ from millrace import cli, demo, services
 NAME = re.compile(r"(?<![A-Z_])MILLRACE_[A-Z0-9_]*[A-Z0-9]\b(?!_?[{*])")
 LINK = re.compile(r"\]\(([^)]+)\)")
 CODE = ("*.py", "*.sh", "*.yaml", "*.yml", "Makefile", "Dockerfile", ".ci/*", "scripts/*")
-NO_VARIABLES = {"MILLRACE_ADMIN", "MILLRACE_LAEK"}
-"""A prefix of two variables; a misspelling that is an example."""
+NO_VARIABLES = {"MILLRACE_ADMIN", "MILLRACE_LAEK", "MILLRACE_SOURCE_", "MILLRACE_SOURCE_SHOP"}
+"""A prefix of two variables; a misspelling that is an example; a prefix and an example of databases."""
 
 
 @pytest.fixture(autouse=True)

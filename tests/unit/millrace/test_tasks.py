@@ -2,15 +2,23 @@
 written.
 """
 
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.cinema import Cinema
+from lake import publishing
+from tests.cinema import Cinema, ticket
 
 pytestmark = pytest.mark.usefixtures("airflow", "cinema")
+
+
+@pytest.fixture(autouse=True)
+def _settled_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_EVENTS_SECONDS", "0.3")
 
 
 def checked(
@@ -70,6 +78,51 @@ def test_a_manual_run_without_days_is_reported_how_to_give_them() -> None:
         refusal() == 'start is missing. Give both as ISO dates, end exclusive, such as {"start": "2017-01-01", "end":'
         ' "2018-01-02"}'
     )
+
+
+def test_a_run_that_data_started_carries_the_days_with_something_new(cinema: Cinema) -> None:
+    from contracts import catalog
+    from contracts.interval import Interval
+    from etl import arrivals
+
+    cinema.land("tickets", [ticket(3)], day="2017-03-08")
+    assert checked("asset_triggered") == {"start": "2017-03-01", "end": "2017-03-09"}
+    for table in catalog.tables("bronze"):
+        publishing.open_or_create(table)
+        arrivals.record(table, arrivals.landed(table, Interval.parse("2017-03-01", "2017-03-02")))
+    assert checked("asset_triggered") == {"start": "2017-03-08", "end": "2017-03-09"}
+
+
+def test_a_run_that_data_started_waits_for_a_file_that_still_grows(cinema: Cinema) -> None:
+    path = cinema.land("tickets", [ticket(3)], day="2017-03-08")
+
+    def grow() -> None:
+        for _ in range(4):
+            time.sleep(0.1)
+            with path.open("ab") as file:
+                file.write(b"more")
+        grown.append(time.monotonic())
+
+    grown: list[float] = []
+    growing = threading.Thread(target=grow)
+    growing.start()
+    checked("asset_triggered")
+    assert grown, "it was looked for before the file was whole"
+    growing.join()
+
+
+def test_a_run_that_data_started_is_skipped_where_an_earlier_one_has_carried_it_on(cinema: Cinema) -> None:
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from contracts import catalog
+    from contracts.interval import Interval
+    from etl import arrivals
+
+    for table in catalog.tables("bronze"):
+        publishing.open_or_create(table)
+        arrivals.record(table, arrivals.landed(table, Interval.parse("2017-03-01", "2017-03-02")))
+    with pytest.raises(AirflowSkipException, match="an earlier run has carried on everything that came"):
+        checked("asset_triggered")
 
 
 @pytest.mark.parametrize("run_type", ["manual", "scheduled"])
