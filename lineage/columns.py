@@ -21,7 +21,7 @@ from contracts.aggregations import (
     Ratio,
     served_columns,
 )
-from contracts.columns import AUDIT_COLUMNS, EVENT_TIMESTAMP
+from contracts.columns import AUDIT_COLUMNS, CHANGE_COLUMNS, EVENT_TIMESTAMP, STREAM_COLUMNS
 from contracts.expressions import identifiers
 from contracts.model import Column, ContractError, Layer, Table
 
@@ -117,11 +117,11 @@ def names_in(expression: str, columns: Mapping[str, Column]) -> list[str]:
 
 
 def _of_landed(table: Table) -> dict[str, list[Source]]:
-    audit = {column.name for column in AUDIT_COLUMNS}
+    added = {column.name for column in (*AUDIT_COLUMNS, *STREAM_COLUMNS, *CHANGE_COLUMNS)}
     return {
         column.name: [Source(f"{LANDING}.{table.name}", column.source_name, Use.IDENTITY)]
         for column in table.columns
-        if column.name not in audit
+        if column.name not in added
     }
 
 
