@@ -75,13 +75,16 @@ class Home:
     @contextlib.contextmanager
     def here(self):  # type: ignore[no-untyped-def]
         """This process uses the home inside the block."""
-        before = dict(os.environ)
+        before = {name: os.environ.get(name) for name in self.environment}
         os.environ.update(self.environment)
         try:
             yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        finally:  # other variables stay: PySpark keeps its mode in one
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 @dataclass(frozen=True)

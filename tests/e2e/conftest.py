@@ -24,15 +24,12 @@ def free_port() -> int:
 @contextmanager
 def surroundings(variables: dict[str, str]) -> Iterator[None]:
     """These variables, and nothing else that is said to us or to Airflow."""
-    before = dict(os.environ)
-    for name in [name for name in os.environ if name.startswith(("MILLRACE_", "AIRFLOW", "OPENLINEAGE_"))]:
-        del os.environ[name]
-    os.environ.update(variables)
-    try:
+    with pytest.MonkeyPatch.context() as environment:  # other variables stay: PySpark keeps its mode in one
+        for name in [name for name in os.environ if name.startswith(("MILLRACE_", "AIRFLOW", "OPENLINEAGE_"))]:
+            environment.delenv(name)
+        for name, value in variables.items():
+            environment.setenv(name, value)
         yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def secrets_as_files(folder: Path) -> dict[str, str]:
