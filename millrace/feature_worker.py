@@ -43,7 +43,7 @@ from millrace.output import print_line
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MOST_MESSAGES, POLL_SECONDS = 5_000, 0.01
+MOST_MESSAGES, POLL_SECONDS = 5_000, 0.005
 REPORT_SECONDS = 10.0
 CHECK_SECONDS = 1.0
 """How often to look whether tails were moved."""
@@ -88,6 +88,7 @@ class FeatureWorker:
         """`ensure_contracts` raises where the contracts have changed, and so the tails."""
         self._ensure_contracts = ensure_contracts
         self._backend: OnlineBackend = backends.configured()
+        self._store = self._backend.tails()
         self._say = say
         self._tails: dict[str, list[Tail]] = defaultdict(list)
         for tail in of:
@@ -118,15 +119,14 @@ class FeatureWorker:
 
     def _begin(self, tail: Tail, identity: int, ranges: Mapping[int, tuple[int, int]]) -> dict[int, Position]:
         """The positions of a tail in these partitions, moved on in the store where that is right."""
-        store = self._backend.tails()
         for _ in range(ATTEMPTS):
-            stored, served = store.positions(tail.name), in_use(self._backend)
+            stored, served = self._store.positions(tail.name), in_use(self._backend)
             self._generation = served.name if served else None
             begun, steps = _begun(tail, identity, ranges, stored, served)
             if not steps:
                 return begun
             with suppress(FencedError):  # another member begins it, too
-                store.advance(steps)
+                self._store.advance(steps)
                 return begun
         raise OnlineStoreError(f"the tail of {tail.view} is moved by others all the time")
 
@@ -175,7 +175,7 @@ class FeatureWorker:
             self._advance(steps)
 
     def _is_moved(self, tail: Tail, partitions: Sequence[int]) -> bool:
-        stored = self._backend.tails().positions(tail.name) if partitions else {}
+        stored = self._store.positions(tail.name) if partitions else {}
         known = ((stored.get(partition), self._positions.get((tail.name, partition))) for partition in partitions)
         return any(position is None or not position.is_at(expected) for position, expected in known)
 
@@ -194,7 +194,7 @@ class FeatureWorker:
         self._counts[topic, "rejected"] += rejected
 
     def _advance(self, steps: Sequence[Advance]) -> None:
-        self._backend.tails().advance(steps)
+        self._store.advance(steps)
         for step in steps:
             self._positions[step.tail, step.partition] = step.reached
 

@@ -42,7 +42,8 @@ class Evaluator:
         self._connection = duckdb.connect()
         self._connection.execute(
             "SET TimeZone = 'UTC'; SET python_enable_replacements = false; SET enable_progress_bar = false;"
-            " SET threads = 1"
+            " SET threads = 1;"
+            " PRAGMA disable_optimizer"  # a batch of a few messages is computed sooner than a plan is optimized
         )
         self._queries = {tail.name: (tail, query(tail)) for tail in tails}
 
@@ -86,14 +87,15 @@ def query(of: Tail) -> str:
     values = "".join(f", {sql} AS {identifier(column.name)}" for column, sql in measures)
     known = " AND ".join(f"{name} IS NOT NULL" for name in dict.fromkeys((*own, time)))
     stored = "".join(f", {state.stored(column)}" for column, _ in measures)
+    # subqueries in each other: without the optimizer, common table expressions are stored one after the other
+    bronze = f"SELECT * FROM {ROWS} WHERE {_passes(of.bronze)}"
+    silver = f"SELECT {position}, {cells} FROM ({bronze})"
+    kept = f"SELECT * FROM ({silver}) WHERE {_passes(of.silver)} AND {known}"
+    instant = f"CAST({time} AS TIMESTAMPTZ) AS {EVENT_TIMESTAMP.name}"
+    gold = f"SELECT {position}, {', '.join(own)}, {instant}{values} FROM ({kept})"
     return (
-        f"WITH bronze AS (SELECT * FROM {ROWS} WHERE {_passes(of.bronze)}),"
-        f" silver AS (SELECT {position}, {cells} FROM bronze),"
-        f" kept AS (SELECT * FROM silver WHERE {_passes(of.silver)} AND {known}),"
-        f" gold AS (SELECT {position}, {', '.join(own)}, CAST({time} AS TIMESTAMPTZ) AS {EVENT_TIMESTAMP.name}{values}"
-        f" FROM kept)"
-        f" SELECT {position}, epoch_us({EVENT_TIMESTAMP.name}) AS {AT}, {state.identity(of.event_key)} AS {ID},"
-        f" {', '.join(keys)}{stored} FROM gold WHERE {_passes(of.gold)}"
+        f"SELECT {position}, epoch_us({EVENT_TIMESTAMP.name}) AS {AT}, {state.identity(of.event_key)} AS {ID},"
+        f" {', '.join(keys)}{stored} FROM ({gold}) WHERE {_passes(of.gold)}"
     )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from features.online.generation import OnlineStoreDamagedError
@@ -33,13 +34,19 @@ def path() -> Path:
 
 
 class SqliteTailStore:
-    """The file below `MILLRACE_HOME`."""
+    """The file below `MILLRACE_HOME`. The connection stays open: the last one that closes writes the log back, which
+    takes longer than a transaction.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._file = _File()
 
     def positions(self, tail: str) -> dict[int, Position]:
         """From the table `positions`; empty without a file."""
         if not path().exists():
             return {}
-        with _connected() as connection:
+        with self._connected() as connection:
             return _positions(connection, tail)
 
     def advance(self, steps: Sequence[Advance]) -> None:
@@ -93,7 +100,7 @@ class SqliteTailStore:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         path().parent.mkdir(parents=True, exist_ok=True)
-        with _connected() as connection:
+        with self._connected() as connection:
             connection.execute("BEGIN IMMEDIATE")
             for statement in TABLES:
                 connection.execute(statement)
@@ -105,19 +112,26 @@ class SqliteTailStore:
                 raise
             connection.execute("COMMIT")
 
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, _translate_damage():
+            try:
+                yield self._file.connection() or self._file.create()
+            except sqlite3.Error:
+                self._file.close()
+                raise
+
 
 class SqliteTailReader:
     """Reads tails over a connection of its own, opened when the file exists."""
 
     def __init__(self) -> None:
-        self._path = str(path())
-        self._connection: sqlite3.Connection | None = None
-        self._file: int | None = None
+        self._file = _File()
 
     def rows(self, tail: str, keys: Sequence[bytes]) -> TailRows | None:
         """The entries of each key; None where there is no such tail."""
         with _translate_damage():
-            connection = self._open()
+            connection = self._file.connection()
             if connection is None:
                 return None
             try:
@@ -135,19 +149,40 @@ class SqliteTailReader:
                 entries[key].append(Entry(partition, offset, payload))
             return TailRows(identities, [entries[key] for key in keys])
 
-    def _open(self) -> sqlite3.Connection | None:
-        """The connection; another one after the file was deleted."""
-        file: int | None = None
+
+class _File:
+    """A connection to the file, and another one after the file was deleted."""
+
+    _connection: sqlite3.Connection | None = None
+    _inode: int | None = None
+
+    def __init__(self) -> None:
+        self._path = str(path())
+
+    def __del__(self) -> None:
+        self.close()
+
+    def connection(self) -> sqlite3.Connection | None:
+        """None while there is no file."""
+        inode: int | None = None
         with suppress(FileNotFoundError):
-            file = os.stat(self._path).st_ino  # noqa: PTH116 (a third of the time of Path.stat)
-        if file != self._file and self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        self._file = file
-        if self._connection is None and file is not None:
-            self._connection = _connect(self._path)
-            self._connection.execute("PRAGMA query_only=ON")
+            inode = os.stat(self._path).st_ino  # noqa: PTH116 (a third of the time of Path.stat)
+        if inode != self._inode:
+            self.close()
+        if self._connection is None and inode is not None:
+            self._connection, self._inode = _connect(self._path), inode
         return self._connection
+
+    def create(self) -> sqlite3.Connection:
+        """A connection that makes the file."""
+        _connect(self._path).close()
+        return self.connection() or _connect(self._path)
+
+    def close(self) -> None:
+        """Another connection is made for the next block."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._inode = None
 
 
 def remove_file() -> None:
@@ -177,12 +212,6 @@ def _positions(connection: sqlite3.Connection, tail: str) -> dict[int, Position]
             return {}
         raise
     return {partition: Position(*others) for partition, *others in rows}
-
-
-@contextmanager
-def _connected() -> Iterator[sqlite3.Connection]:
-    with _translate_damage(), closing(_connect(str(path()))) as connection:
-        yield connection
 
 
 def _connect(name: str) -> sqlite3.Connection:
