@@ -26,6 +26,7 @@ from contracts.model import Table
 from etl.sources import messages
 from etl.sources.group import GroupReader
 from etl.sources.kafka import StreamError, UnreachableError
+from etl.sources.landing import Rejected
 from etl.sources.messages import Message
 from features.online import backends, generation
 from features.online.generation import InUse, OnlineBackend, OnlineStoreError, in_use
@@ -96,6 +97,8 @@ class FeatureWorker:
         self._evaluators = {topic: Evaluator(members) for topic, members in self._tails.items()}
         self._positions: dict[tuple[str, int], Position] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._rejected: dict[str, Rejected] = {}
+        """By topic, the last message that was none of its table's rows."""
         self._reported = self._checked = time.monotonic()
         self._generation: str | None = None
 
@@ -191,7 +194,9 @@ class FeatureWorker:
         ]
         self._advance(steps)
         self._counts[topic, "read"] += len(received)
-        self._counts[topic, "rejected"] += rejected
+        self._counts[topic, "rejected"] += len(rejected)
+        if rejected:
+            self._rejected[topic] = rejected[-1]
 
     def _advance(self, steps: Sequence[Advance]) -> None:
         self._store.advance(steps)
@@ -209,7 +214,8 @@ class FeatureWorker:
         for topic in self._tails:
             read, rejected = self._counts[topic, "read"], self._counts[topic, "rejected"]
             if read:
-                bad = f", {rejected:,} unreadable" if rejected else ""
+                last = self._rejected.get(topic)
+                bad = f", {rejected:,} unreadable, as {last.file}: {last.reasons[0]}" if rejected and last else ""
                 self._say(f"{topic}: {read:,} messages in {seconds:.0f} s{bad}")
         self._counts.clear()
         self._reported = time.monotonic()
@@ -266,8 +272,8 @@ def group() -> str:
     return f"{prefix}-features-{project.current().name}-{hashlib.sha256(store.encode()).hexdigest()[:8]}"
 
 
-def bronze_rows(table: Table, received: Sequence[Message]) -> tuple[pa.Table, int]:
-    """Messages as rows of the bronze table, without those that are none, and the number of these."""
+def bronze_rows(table: Table, received: Sequence[Message]) -> tuple[pa.Table, list[Rejected]]:
+    """Messages as rows of the bronze table, without those that are none, and those."""
     import pyarrow as pa
 
     now = datetime.now(UTC)
@@ -283,7 +289,7 @@ def bronze_rows(table: Table, received: Sequence[Message]) -> tuple[pa.Table, in
     }
     for column in (*AUDIT_COLUMNS, *STREAM_COLUMNS):
         rows = rows.append_column(column.name, pa.array(added[column.name], arrow_type(column.type)))
-    return rows, len(decoded.rejected)
+    return rows, decoded.rejected
 
 
 class _State:

@@ -406,7 +406,7 @@ def _silver_type(column: FileColumn) -> str:
 def _silver_column(column: FileColumn) -> str:
     options = [", required=True"] if not column.nulls else []
     if _type(column) in ("LONG", "DOUBLE") and column.low is not None and column.low >= 0:
-        options.append(f", minimum={0 if column.low == 0 or _type(column) == 'DOUBLE' else 1}")
+        options.append(", minimum=0")
     # Ranges of numbers and times only: texts may be personal data.
     seen = (
         f"{column.distinct:,} different" if _type(column) in ("STRING", "BOOLEAN") else f"{column.low} to {column.high}"

@@ -73,7 +73,7 @@ def test_a_proposal_has_types_keys_time_and_ranges_of_the_file(tmp_path: Path) -
     silver = files["contracts/silver/orders.py"]
     assert 'key=("order_id",),' in silver
     assert 'Column("total", MONEY, "Total", required=True, minimum=0),  # 3.99 to 12.5' in silver
-    assert 'Column("items", LONG, "Items", required=True, minimum=1),  # 1 to 2' in silver
+    assert 'Column("items", LONG, "Items", required=True, minimum=0),  # 1 to 2' in silver
     assert 'Column("note", STRING, "Note"),  # 1 different' in silver
 
 
@@ -95,7 +95,7 @@ def test_a_parquet_file_serves_as_well(tmp_path: Path) -> None:
     path = tmp_path / "sums.parquet"
     duckdb.sql(f"COPY (SELECT 1::UTINYINT AS n, DATE '2024-05-01' AS day, 1.5::DECIMAL(9, 3) AS amount) TO '{path}'")
     silver = scaffold.propose("silver", "sums", path)[Path("contracts/silver/sums.py")]
-    assert 'Column("n", LONG, "N", required=True, minimum=1)' in silver
+    assert 'Column("n", LONG, "N", required=True, minimum=0)' in silver
     assert 'time_column="day"' in silver
     assert 'Column("amount", MONEY' in silver
 
@@ -116,7 +116,7 @@ def test_headers_that_are_words_of_sql_get_names_of_their_own(tmp_path: Path) ->
     bronze, silver, _ = files.values()
     assert 'Column("order_", LONG, "Order", required=True, source="order")' in bronze
     assert 'Column("group_", STRING, "Group", required=True, source="Group")' in bronze
-    assert 'Column("order_", LONG, "Order", required=True, minimum=1)' in silver
+    assert 'Column("order_", LONG, "Order", required=True, minimum=0)' in silver
     assert 'Column("date", DATE' in silver
     made = scaffold.init(tmp_path / "sql_shop")
     scaffold.write(made, files)
