@@ -425,7 +425,8 @@ def translate_errors(name: str, retry: str = "run the interval again") -> Iterat
 def _origin(name: str, error: Exception, message: str) -> tuple[str, str]:
     """Reason and remedy of an error that nothing explains: the line of the project that raised it.
 
-    The engine evaluates a transform's rows after the transform has returned. The table's transform is named then.
+    The engine evaluates a transform's rows after the transform has returned. The table's transform is named then, or
+    its contract if it has none.
     """
     reason = f"{type(error).__name__}: {message}"
     if match := MISSING_COLUMN.search(str(error)):
@@ -440,6 +441,9 @@ def _origin(name: str, error: Exception, message: str) -> tuple[str, str]:
         file = project.current().file(f"transforms.{table.layer}.{table.name}")
         if file.exists():
             return reason, f"It was raised as the rows of {file} were computed. Correct that"
+        contract = project.current().file(f"contracts.{table.layer}.{table.name}")
+        if type(error).__module__.startswith("pyspark.errors") and contract.exists():
+            return reason, f"It was raised as the expressions of {contract} were computed. Correct those"
     return reason, f"{frames[-1].filename}:{frames[-1].lineno} raised it. Correct that"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pyspark.errors import ArithmeticException
 
 from contracts import project
 from millrace import pipeline, scaffold
@@ -50,3 +51,11 @@ def test_an_error_without_a_transform_names_the_line_that_raised_it(transform: P
         pipeline.translate_errors(name),
     ):
         raise KeyError("station")
+
+
+def test_an_expression_of_a_contract_that_fails_names_the_contract(transform: Path) -> None:
+    """As `where="100 / seconds"` does where a row has 0."""
+    contract = transform.parents[2] / "contracts" / "gold" / "customer_orders.py"
+    with pytest.raises(RunError) as raised, pipeline.translate_errors("gold.customer_orders"):
+        raise ArithmeticException("Divide by zero error")
+    assert f"It was raised as the expressions of {contract} were computed. Correct those, then" in str(raised.value)
