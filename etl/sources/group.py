@@ -93,16 +93,17 @@ class GroupReader:
         from confluent_kafka import KafkaError
 
         received: dict[str, list[Message]] = defaultdict(list)
+        ends: dict[tuple[str, int], int] = {}
         self._has_restarted = False
         self._is_new = False
         for message in self._consumer.consume(most, seconds):
+            key = (message.topic() or "", message.partition() or 0)
             if failure := message.error():
                 if failure.code() == KafkaError._PARTITION_EOF:
-                    self._ends[message.topic() or "", message.partition() or 0] = message.offset() or 0
+                    ends[key] = message.offset() or 0
                 else:
                     self._raise_or_note(failure, message.topic())
                 continue
-            key = (message.topic() or "", message.partition() or 0)
             if key in self._assigned:  # it may have been fetched before its partition went to another member
                 received[key[0]].append(Message(key[1], message.offset() or 0, message.value()))
         if self._failure:
@@ -112,8 +113,10 @@ class GroupReader:
         if time.monotonic() - self._checked >= IDENTITY_SECONDS:
             self._checked = time.monotonic()
             self._look_for_other_topics()
-        if self._is_new and received:  # some may be from before the assignment, and some from after it: read all again
+        if self._is_new and (received or ends):  # some may be from before the assignment, some from after: read again
             self._restart()
+        if not self._has_restarted:
+            self._ends |= ends
         return {} if self._has_restarted else received
 
     def ends(self, topic: str) -> dict[int, int]:

@@ -165,6 +165,7 @@ def test_workers_that_begin_a_tail_at_the_same_time(shop: Shop) -> None:
 @pytest.mark.slow
 def test_a_rollback_while_a_worker_begins_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tail begins again where the older release ends, not where the one does that is still online."""
+    monkeypatch.setattr(feature_worker, "CHECK_SECONDS", 0.0)  # at each step, so before `behind` is asked
     shop.send(*morning(shop, 30))
     work(shop.stream)
     shop.stream.catch_up()
