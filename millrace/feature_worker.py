@@ -37,7 +37,7 @@ from features.streaming.tails import Tail
 from lake import settings
 from lake.publishing import arrow_type
 from lake.topics import UNKNOWN
-from millrace import health
+from millrace import health, memory
 from millrace.contract_files import ContractChangedError, ContractFiles, start_again
 from millrace.output import print_line
 
@@ -232,6 +232,7 @@ def run() -> int:
     health.serve(probe, settings.health_port())
     try:
         worker = FeatureWorker(tails_to_feed(), print_line, ContractFiles().ensure_unchanged)
+        memory.collect_rarely()
         _wait_for_generation(ended, state)
         pause = 1.0
         while not ended.is_set():

@@ -28,7 +28,7 @@ from etl.sources.offsets import Start
 from lake import delta, publishing, settings
 from lake.delta import STREAM_RUNS
 from lake.publishing import SchemaError
-from millrace import errors, health, maintenance, pipeline
+from millrace import errors, health, maintenance, memory, pipeline
 from millrace.contract_files import ContractChangedError, ContractFiles, start_again
 from millrace.output import print_line
 
@@ -117,6 +117,7 @@ def run(on_cluster: Callable[[Reader, Callable[[str], None], Callable[[], None]]
     try:
         ensure_schemas(streamed)
         warm_up(streamed)
+        memory.collect_rarely()
         make = on_cluster if _reads_on_cluster() else LakeWriter
         writer = make(Reader(streamed), print_line, contracts.ensure_unchanged)
         probe = health.Probe(writer.health)

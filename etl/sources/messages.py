@@ -7,11 +7,15 @@ stops the others.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from types import NoneType
 from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
 
 from contracts.model import BOOLEAN, DATE, STRING, TIMESTAMP, Column, Table
 from etl.sources import landing
@@ -58,6 +62,12 @@ class _Number(str):
     __slots__ = ()
 
 
+_decode_quickly = msgspec.json.Decoder(dict[str, Any], float_hook=_Number).decode
+NEGATIVE_ZERO = re.compile(rb"[\s:]-0[\s,}]")
+"""Integers lose how they are written: -0 would be 0, and no negative double."""
+FLAT = frozenset((str, int, _Number, bool, NoneType))
+
+
 def ends(batch: Sequence[Message]) -> dict[int, int]:
     """The next offset of each partition after a batch."""
     following: dict[int, int] = {}
@@ -79,9 +89,10 @@ def decode(table: Table, messages: Sequence[Message], day: date) -> Decoded:
     rejected: list[Rejected] = []
     kept: list[Message] = []
     rows: list[list[str | None]] = []
+    kinds = [(column.source_name, _kinds(column)) for column in columns]
     for message in messages:
         try:
-            rows.append(_cells(message.value, columns))
+            rows.append(_flat_cells(message.value, kinds) or _cells(message.value, columns))
             kept.append(message)
         except MessageError as error:
             rejected.append(reject(table, message, day, (str(error),)))
@@ -115,6 +126,38 @@ def _cells(value: bytes | None, columns: Sequence[Column]) -> list[str | None]:
         raise MessageError("it has no value, and a table of rows has no use for a deletion")
     row = parse(value)
     return [_cell(row.get(column.source_name), column) for column in columns]
+
+
+def _flat_cells(value: bytes | None, columns: Sequence[tuple[str, frozenset[type]]]) -> list[str | None] | None:
+    """What `_cells` returns, in a quarter of its time; None where that cannot be told, or the message is no row.
+
+    `columns` have the names and the kinds of JSON that they take.
+    """
+    if value is None or b"\\" in value:
+        return None
+    try:
+        row = _decode_quickly(value)
+    except (ValueError, RecursionError):
+        return None
+    found = [*map(type, row.values())]
+    has_names_once = value.count(b'"') == 2 * (len(found) + found.count(str))
+    is_exact = not (0 in row.values() and NEGATIVE_ZERO.search(value))
+    if not (has_names_once and is_exact and FLAT.issuperset(found)):
+        return None
+    cells: list[str | None] = []
+    for name, kinds in columns:
+        cell = row.get(name)
+        kind = type(cell)
+        if kind not in kinds:
+            return None
+        cells.append(str(cell).lower() if kind is int or kind is bool else cell)
+    return cells
+
+
+def _kinds(column: Column) -> frozenset[type]:
+    """The kinds of JSON that `_cell` takes in a column."""
+    takes_numbers = column.type not in (STRING, BOOLEAN, DATE, TIMESTAMP)
+    return frozenset((NoneType, str, *((int, _Number) if takes_numbers else ()), *((bool,) * (column.type == BOOLEAN))))
 
 
 def parse(value: bytes) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -46,11 +46,21 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Block).decode
 
 
-def pack(events: Sequence[Sequence[Any]], columns: Sequence[Column]) -> bytes:
-    """A Block of events (instant, identity, offset, cells...)."""
-    at, ids, offsets, *cells = zip(*events, strict=True)
-    own = [_cells(values, column) for values, column in zip(cells, columns, strict=True)]
-    return _encode(Block(_bytes(at), _bytes(ids), _bytes(offsets), own))
+def pack(events: Sequence[Sequence[Any]], columns: Sequence[Column], counts: Sequence[int]) -> list[bytes]:
+    """Blocks of events (instant, identity, offset, cells...): one of the first `counts[0]`, one of the next, and so on.
+
+    There is at least one event, and one in each block.
+    """
+    ends = [*accumulate(counts)]
+    spans = [*map(slice, [0, *ends], ends)]
+    numbers = [slice(8 * span.start, 8 * span.stop) for span in spans]
+    times, identities, messages, *cells = zip(*events, strict=True)
+    own = [_cells(values, column, spans, numbers) for values, column in zip(cells, columns, strict=True)]
+    at, ids, offsets = _bytes(times), _bytes(identities), _bytes(messages)
+    return [
+        _encode(Block(at[span], ids[span], offsets[span], [parts[number] for parts in own]))
+        for number, span in enumerate(numbers)
+    ]
 
 
 def recent(
@@ -130,15 +140,22 @@ def merge(state: State, tail: Recent) -> Merged:
     )
 
 
-def _cells(values: Sequence[Any], column: Column) -> Cells:
-    has_missing = None in values
-    valid = bytes(value is not None for value in values) if has_missing else None
+def _cells(values: Sequence[Any], column: Column, spans: Sequence[slice], numbers: Sequence[slice]) -> list[Cells]:
+    """The cells of each span; `numbers` are the spans in bytes."""
+    valid: list[bytes | None] = [None] * len(spans)
+    if None in values:
+        flags = bytes(value is not None for value in values)
+        valid = [None if all(part := flags[span]) else part for span in spans]
+        values = [("" if column.type == STRING else 0) if value is None else value for value in values]
     if column.type == STRING:
-        return Cells(b"", [value or "" for value in values] if has_missing else [*values], valid)
-    filled = [0 if value is None else value for value in values] if has_missing else values
+        return [Cells(b"", [*values[span]], part) for span, part in zip(spans, valid, strict=True)]
     if column.type == DOUBLE:
-        return Cells(array("d", filled).tobytes(), None, valid)
-    return Cells(_bytes(filled), None, valid, max(filled) >= LARGE or min(filled) <= -LARGE)
+        filled = array("d", values).tobytes()
+        return [Cells(filled[span], None, part) for span, part in zip(numbers, valid, strict=True)]
+    filled, wide = _bytes(values), [False] * len(spans)
+    if max(values) >= LARGE or min(values) <= -LARGE:
+        wide = [max(values[span]) >= LARGE or min(values[span]) <= -LARGE for span in spans]
+    return [Cells(filled[n], None, part, is_wide) for n, part, is_wide in zip(numbers, valid, wide, strict=True)]
 
 
 def _bytes(numbers: Sequence[int]) -> bytes:

@@ -18,6 +18,8 @@ from features.streaming.tail_store import Advance, Entry, Position, TailRows, en
 from lake import settings
 
 BUSY_SECONDS = 10.0
+WRITER_CACHE_KIB = 64 * 1024
+"""Most memory for pages of the file: a batch changes pages all over it."""
 LARGEST_PIECE = 500
 """Keys that one statement looks up."""
 TABLES = (
@@ -101,6 +103,7 @@ class SqliteTailStore:
     def _writing(self) -> Iterator[sqlite3.Connection]:
         path().parent.mkdir(parents=True, exist_ok=True)
         with self._connected() as connection:
+            connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
             connection.execute("BEGIN IMMEDIATE")
             for statement in TABLES:
                 connection.execute(statement)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from contracts.columns import AUDIT_COLUMNS, STREAM_COLUMNS
 from contracts.model import BOOLEAN, DATE, DOUBLE, LONG, STRING, TIMESTAMP, Column, Layer, Table, Topic, decimal
@@ -116,6 +118,59 @@ def test_a_monstrous_message_is_rejected(value: bytes, reason: str) -> None:
     [bad] = decoded.rejected
     assert bad.reasons[0].startswith(reason)
     json.loads(bad.row)
+
+
+NUMBERS = st.one_of(
+    st.integers().map(str),
+    st.floats().map(str),
+    st.decimals().map(str),
+    st.from_regex(r"-?[0-9]{1,3}(\.[0-9]{0,3})?([eE][+-]?[0-9]{0,3})?", fullmatch=True),
+)
+TEXTS = st.one_of(st.text(max_size=3).map(json.dumps), st.text(max_size=3).map(lambda text: f'"{text}"'))
+VALUES = st.one_of(
+    st.sampled_from(["true", "false", "null", "NaN", "[]", "[1]", '{"text": 1}', '["text", "text"]', '"2031-01-01"']),
+    NUMBERS,
+    TEXTS,
+)
+FIELDS = st.one_of(
+    st.tuples(st.sampled_from([*NAMES, "more"]).map(json.dumps), st.sampled_from([":", ": ", " :\n"]), VALUES).map(
+        "".join
+    ),
+    st.text(max_size=4),
+)
+OBJECTS = st.builds(
+    lambda fields, start, end, torn: f"{start}{{{', '.join(fields)}}}{end}".encode("utf-8", "surrogatepass")[torn:],
+    st.lists(FIELDS, max_size=4),
+    st.sampled_from(["", " ", "\ufeff", "\x0c"]),
+    st.sampled_from(["", "\n", "}", ","]),
+    st.sampled_from([0, 0, 0, 1]),
+)
+
+
+@settings(max_examples=1000)
+@given(st.one_of(OBJECTS, st.binary(max_size=20)))
+@example(b'{"real": -0, "more": 0}')
+@example(b'{"real": -0.0, "whole": 10, "money": 1e2}')
+@example(b'{"whole": 1, "whole": 2}')
+@example(b'{"more": {"a": 1}, "whole": 2, "whole": 3, "a": "b"}')
+@example(b'{"more": [{"a": 1, "a": 2}], "whole": 2}')
+@example(b'{"text": "\xed\xa0\x80"}')
+@example(b'{"text": "\x7f\x1f"}')
+@example(b'{"text": "\\u0000"}')
+@example(b'{"flag": true, "whole": 99999999999999999999, "text": "\xc3\xa4"}')
+def test_the_quick_reader_says_what_the_other_says_or_nothing(value: bytes) -> None:
+    columns = [column for column in TABLE.columns if column.name in NAMES]
+    quickly = messages._flat_cells(value, [(column.source_name, messages._kinds(column)) for column in columns])
+    if quickly is not None:
+        assert quickly == messages._cells(value, columns)
+
+
+def test_common_messages_are_read_quickly() -> None:
+    columns = [column for column in TABLE.columns if column.name in NAMES]
+    kinds = [(column.source_name, messages._kinds(column)) for column in columns]
+    value = '{"whole": 7, "real": 1.50, "money": 0, "flag": true, "day": "2031-01-01", "text": "ä", "more": null}'
+    cells = ["7", "1.50", "0", "true", "2031-01-01", None, None, "ä"]
+    assert messages._flat_cells(value.encode(), kinds) == [*cells[:3], None, *cells[3:]]
 
 
 def test_poison_here_and_there_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,22 @@ def counted(state: list[Event], messages: list[tuple[int, int, Event]], since: d
     return sorted(((event[0], *event[2:]) for event in counts.values()), key=repr)
 
 
+def block(rows: list[Any]) -> bytes:
+    """All rows in one Block."""
+    return tail.pack(rows, COLUMNS, [len(rows)])[0]
+
+
+@given(st.lists(st.lists(events.map(lambda event: (*event[:2], 7, *event[2:])), min_size=1, max_size=4), min_size=1))
+def test_entities_are_packed_together_as_alone(members: list[list[Any]]) -> None:
+    together = tail.pack([row for rows in members for row in rows], COLUMNS, [len(rows) for rows in members])
+    assert together == [block(rows) for rows in members]
+
+
+def test_events_without_cells_are_packed() -> None:
+    blocks = tail.pack([(5, 1, 0), (6, 2, 1)], (), [1, 1])
+    assert tail.recent([(0, 1, packed) for packed in blocks], {}, None, (), ALL).at.tolist() == [5, 6]
+
+
 @given(
     st.lists(events, max_size=5, unique_by=lambda event: event[1]),
     st.lists(st.tuples(st.integers(0, 1), st.integers(1, 3), st.lists(events, min_size=1, max_size=4)), max_size=4),
@@ -76,7 +92,7 @@ def test_each_identity_counts_once(state: list[Event], batches: list[Any], since
             offsets[partition] += skipped
             rows.append((event[0], event[1], offsets[partition], *event[2:]))
             messages.append((partition, offsets[partition], event))
-        entries.append((partition, offsets[partition], tail.pack(rows, COLUMNS)))
+        entries.append((partition, offsets[partition], block(rows)))
     recent = tail.recent(entries, since, None, COLUMNS, ALL)
     assert [*recent.at] == sorted(recent.at)
     merged = tail.merge(packed_state(state), recent)
@@ -85,7 +101,7 @@ def test_each_identity_counts_once(state: list[Event], batches: list[Any], since
 
 
 def test_columns_that_are_not_needed_are_not_read() -> None:
-    entries = [(0, 1, tail.pack([(5, 1, 0, 7, "a", 1.5), (3, 2, 1, 8, "b", 2.5)], COLUMNS))]
+    entries = [(0, 1, block([(5, 1, 0, 7, "a", 1.5), (3, 2, 1, 8, "b", 2.5)]))]
     recent = tail.recent(entries, {}, None, COLUMNS, {0})
     assert [*recent.at] == [3, 5]
     assert np.frombuffer(recent.columns[0].numbers, np.int64).tolist() == [8, 7]
@@ -94,13 +110,13 @@ def test_columns_that_are_not_needed_are_not_read() -> None:
 
 @pytest.mark.parametrize("values", [[tail.LARGE], [-tail.LARGE, 1]])
 def test_cells_whose_sum_may_exceed_64_bits_say_so(values: list[int]) -> None:
-    block = tail.pack([(n, n, n, value, "", 0.0) for n, value in enumerate(values)], COLUMNS)
-    assert tail.recent([(0, 9, block)], {}, None, COLUMNS, ALL).columns[0].wide
-    small = tail.pack([(0, 0, 0, 3, "", 0.0)], COLUMNS)
+    large = block([(n, n, n, value, "", 0.0) for n, value in enumerate(values)])
+    assert tail.recent([(0, 9, large)], {}, None, COLUMNS, ALL).columns[0].wide
+    small = block([(0, 0, 0, 3, "", 0.0)])
     assert not tail.recent([(0, 9, small)], {}, None, COLUMNS, ALL).columns[0].wide
 
 
 def test_events_from_an_offset_on_are_left_out() -> None:
-    entries = [(p, 9, tail.pack([(5, p, 3, 1, "", 0.0), (6, p + 9, 9, 2, "", 0.0)], COLUMNS)) for p in (0, 1)]
+    entries = [(p, 9, block([(5, p, 3, 1, "", 0.0), (6, p + 9, 9, 2, "", 0.0)])) for p in (0, 1)]
     recent = tail.recent(entries, {0: 4}, {0: 10, 1: 9}, COLUMNS, ALL)
     assert sorted(zip(recent.at.tolist(), recent.ids.tolist(), strict=True)) == [(5, 1), (6, 9)]
