@@ -56,8 +56,9 @@ FITTING = {
 """Contract's type -> the types of PostgreSQL whose values it can have. Text is anything but bytes."""
 SESSION = """
 SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL extra_float_digits = 1;
-SET LOCAL client_encoding = 'UTF8'; SET LOCAL statement_timeout = 0
+SET LOCAL client_encoding = 'UTF8'; SET LOCAL statement_timeout = 0; SET LOCAL row_security = off
 """
+"""Without row security a policy that would hide rows is an error: hidden rows would be taken for deleted ones."""
 COLUMNS = """
 SELECT a.attname, coalesce(b.typname, t.typname), format_type(a.atttypid, a.atttypmod)
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type b ON b.oid = nullif(t.typbasetype, 0)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from types import NoneType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -30,8 +30,7 @@ SHOWN = 5
 """Names of fields in a reason."""
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """A message: its place in the topic, and its value."""
 
     partition: int

@@ -54,8 +54,9 @@ class SqliteTailStore:
     def advance(self, steps: Sequence[Advance]) -> None:
         """In one transaction."""
         with self._writing() as connection:
+            positions = {tail: _positions(connection, tail) for tail in {step.tail for step in steps}}
             for step in steps:
-                stored, reached = _positions(connection, step.tail).get(step.partition), step.reached
+                stored, reached = positions[step.tail].get(step.partition), step.reached
                 ensure_expected(step, stored)
                 if step.clears:
                     connection.execute(
@@ -66,6 +67,7 @@ class SqliteTailStore:
                     "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?, ?)",
                     (step.tail, step.partition, reached.identity, kept, reached.next_offset),
                 )
+                positions[step.tail][step.partition] = Position(reached.identity, kept, reached.next_offset)
                 connection.executemany(
                     "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)",
                     [(step.tail, key, step.partition, offset, payload) for key, offset, payload in step.entries],

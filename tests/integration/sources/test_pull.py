@@ -305,6 +305,21 @@ def test_a_table_that_may_not_be_read_is_refused(depot: Depot, monkeypatch: pyte
         pipeline.pull("bronze.parcels")
 
 
+def test_a_table_whose_rows_are_hidden_from_the_user_is_refused(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
+    depot.execute(
+        "DROP ROLE IF EXISTS clerk; CREATE ROLE clerk LOGIN PASSWORD 'clerk'; GRANT SELECT ON parcels TO clerk;"
+        " ALTER TABLE parcels ENABLE ROW LEVEL SECURITY;"
+        " CREATE POLICY ann ON parcels FOR SELECT TO clerk USING (customer = 'ann')"
+    )
+    monkeypatch.setenv("MILLRACE_SOURCE_DEPOT", depot.url.replace("millrace:opensesame", "clerk:clerk"))
+    try:
+        with pytest.raises(PullError, match=r"cannot be read \(query would be affected by row-level security policy"):
+            pipeline.pull("bronze.parcels")
+    finally:
+        depot.execute("DROP POLICY ann ON parcels; ALTER TABLE parcels DISABLE ROW LEVEL SECURITY")
+        depot.execute("REVOKE ALL ON parcels FROM clerk")
+
+
 def test_cells_that_do_not_fit_reject_their_row(depot: Depot) -> None:
     depot.execute(
         "INSERT INTO parcels VALUES (1, 'ann', '0044-03-15 BC'), (2, 'ann', 'infinity'), (3, 'ann', '99999-01-01'),"
