@@ -24,20 +24,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from bench.stream import CONTRACT, PARTITIONS, _cpu, _iso
+from bench.stream import CONTRACT, PARTITIONS, SILVER, _cpu, _iso, _millrace, _write
 
-SILVER = """
-from datetime import timedelta
-from contracts.model import LONG, MONEY, STRING, TIMESTAMP, Column, Layer, Table
-purchases = Table(
-    layer=Layer.SILVER, name="purchases", doc="Purchases", grain="one row per purchase", owner="bench",
-    freshness=timedelta(days=1), inputs=("bronze.purchases",), key=("purchase",), time_column="bought_at",
-    columns=(
-        Column("purchase", LONG, "Purchase", required=True), Column("customer", STRING, "Customer", required=True),
-        Column("amount", MONEY, "Amount", required=True), Column("bought_at", TIMESTAMP, "When", required=True),
-    ),
-)
-"""
 GOLD = """
 from contracts.aggregations import At, Count, Distinct, Latest, Sum, days, feature_table, hours, minutes
 from contracts.model import STRING, Column
@@ -93,8 +81,10 @@ def _row(name: str, latencies: list[float], cost: str = "") -> str:
 
 
 @contextmanager
-def _project(brokers: str, online: str) -> Iterator[str]:
-    """A project whose view is online. Yields the topic of its table."""
+def _project(brokers: str, online: str, events: int = 1) -> Iterator[str]:
+    """A project whose view is online, with so many purchases of the customer `c0` yesterday. Yields the topic of its
+    table.
+    """
     from confluent_kafka.admin import AdminClient
     from confluent_kafka.cimpl import NewTopic
 
@@ -117,22 +107,14 @@ def _project(brokers: str, online: str) -> Iterator[str]:
         _write(root / "services.py", SERVICES)
         day = datetime.now(UTC).date() - timedelta(days=1)
         landed = Path(folder) / "home" / "landing" / "purchases" / f"{day}" / "purchases.csv"
-        _write(landed, f"purchase,customer,amount,bought_at\n-1,c0,1.5,{day}T10:00:00Z\n")
+        midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        bought = (midnight + n * timedelta(days=1) / events for n in range(events))
+        rows = "".join(f"{-1 - n},c0,{n % 100 / 4},{_iso(at.timestamp())}\n" for n, at in enumerate(bought))
+        _write(landed, f"purchase,customer,amount,bought_at\n{rows}")
         _millrace("run", "--start", f"{day}", "--end", f"{day + timedelta(days=1)}")
         _millrace("serve")
         yield topic
     admin.delete_topics([topic])[topic].result(30)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def _millrace(*arguments: str) -> None:
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "millrace", *arguments], check=True, stdout=subprocess.DEVNULL
-    )
 
 
 @contextmanager

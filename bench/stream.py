@@ -1,8 +1,8 @@
 """Time messages from Kafka to bronze: `python -m bench.stream --kafka host:port`.
 
 Produces at a steady rate to a topic of its own, which it deletes afterwards, while a lake writer runs in another
-process, and looks every 50 ms which messages the table has. Then the time to catch up with a million messages. Uses a
-home of its own.
+process, and looks every 50 ms which messages the table has. Then the time to catch up with a million messages, and to
+make a silver table of them, against the same million in a file. Uses a home of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 CONTRACT = """
@@ -32,6 +34,18 @@ purchases = Table(
         Column("purchase", LONG, "Purchase", required=True), Column("customer", STRING, "Customer", required=True),
         Column("amount", DOUBLE, "Amount", required=True), Column("bought_at", TIMESTAMP, "When", required=True),
         *AUDIT_COLUMNS, *STREAM_COLUMNS,
+    ),
+)
+"""
+SILVER = """
+from datetime import timedelta
+from contracts.model import LONG, MONEY, STRING, TIMESTAMP, Column, Layer, Table
+purchases = Table(
+    layer=Layer.SILVER, name="purchases", doc="Purchases", grain="one row per purchase", owner="bench",
+    freshness=timedelta(days=1), inputs=("bronze.purchases",), key=("purchase",), time_column="bought_at",
+    columns=(
+        Column("purchase", LONG, "Purchase", required=True), Column("customer", STRING, "Customer", required=True),
+        Column("amount", MONEY, "Amount", required=True), Column("bought_at", TIMESTAMP, "When", required=True),
     ),
 )
 """
@@ -59,8 +73,14 @@ def main() -> int:
             seconds = time.monotonic() - started
             print(
                 f"\ncatching up with {options.backlog:,} messages: {seconds:.0f} s,"
-                f" {options.backlog / _cpu(writer.pid):,.0f} messages per CPU second"
+                f" {options.backlog / (cpu := _cpu(writer.pid)):,.0f} messages per CPU second"
             )
+        wall, silver = _run()
+        print(f"by stream: {cpu:.1f} s of CPU to bronze, {silver:.1f} s ({wall:.1f} s of wall) for a run to silver")
+    with _topic(options.kafka):
+        _land(options.backlog)
+        wall, both = _run()
+        print(f"by file: {both:.1f} s of CPU ({wall:.1f} s of wall) for a run to bronze and silver")
     return 0
 
 
@@ -74,9 +94,9 @@ def _topic(brokers: str) -> Iterator[str]:
     admin.create_topics([NewTopic(name, PARTITIONS, 1)])[name].result(30)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / f"bench_{uuid.uuid4().hex[:8]}"
-        (root / "contracts" / "bronze").mkdir(parents=True)
-        (root / "millrace.toml").write_text(f'name = "{root.name}"\n')
-        (root / "contracts" / "bronze" / "purchases.py").write_text(CONTRACT.format(topic=name))
+        _write(root / "millrace.toml", f'name = "{root.name}"\n')
+        _write(root / "contracts" / "bronze" / "purchases.py", CONTRACT.format(topic=name))
+        _write(root / "contracts" / "silver" / "purchases.py", SILVER)
         os.environ |= {
             "MILLRACE_PROJECT": str(root),
             "MILLRACE_HOME": f"{folder}/home",
@@ -85,6 +105,35 @@ def _topic(brokers: str) -> Iterator[str]:
         }
         yield name
     admin.delete_topics([name])[name].result(30)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _millrace(*arguments: str) -> None:
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "millrace", *arguments], check=True, stdout=subprocess.DEVNULL
+    )
+
+
+def _run() -> tuple[float, float]:
+    """Seconds of wall and of CPU that a run over yesterday and today takes."""
+    today = datetime.now(UTC).date()
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    _millrace("run", "--start", f"{today - timedelta(days=1)}", "--end", f"{today + timedelta(days=1)}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.monotonic() - started, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _land(count: int) -> None:
+    """The messages of `_produce` as a CSV file."""
+    at = time.time()
+    rows = "".join(f"{n},c{n % 997},{n % 100 / 4},{_iso(at)}\n" for n in range(count))
+    day = f"{datetime.now(UTC):%Y-%m-%d}"
+    path = Path(os.environ["MILLRACE_HOME"]) / "landing" / "purchases" / day / "purchases.csv"
+    _write(path, f"purchase,customer,amount,bought_at\n{rows}")
 
 
 @contextmanager
