@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--kafka", required=True, help="brokers, host:port")
     parser.add_argument("--messages", type=int, default=20)
     options = parser.parse_args()
-    rng, seconds, states = Random(1), [], []  # noqa: S311 (no secret)
+    rng, seconds, states = Random(1), [], []
     with _topic(options.kafka) as topic:
         os.environ |= {
             "MILLRACE_EVENTS": "on",
