@@ -77,6 +77,9 @@ format: $(VENV) ## Fix and format the code
 bench: $(VENV) ## Time the main job against a hand-written DuckDB script
 	@$(RUN) bench
 
+bench-streams: $(VENV) ## The benchmarks of streams, on a Kafka, a Redis and a PostgreSQL of their own; see docs/benchmarks.md
+	@$(RUN) bench.streams
+
 scale: $(VENV) ## Time the main job over 1, 4 and 16 years, and one more day after each; needs an idle machine
 	@$(RUN) bench.scale
 
@@ -127,4 +130,4 @@ $(VENV): requirements.txt scripts/venv.sh scripts/millrace scripts/health.py
 	@PYTHON=$(PYTHON) bash scripts/venv.sh
 	@touch $@
 
-.PHONY: help install images compose compose-down docker-down demo stream up down status sample test test-slow test-compose unit chaos chaos-stream check format bench scale parity gpu-plan gpu lock relock sbom release-notes push-images
+.PHONY: help install images compose compose-down docker-down demo stream up down status sample test test-slow test-compose unit chaos chaos-stream check format bench bench-streams scale parity gpu-plan gpu lock relock sbom release-notes push-images
