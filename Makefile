@@ -49,7 +49,7 @@ test: $(VENV) ## Lint, types, then the tests: unit, integration, end to end (SLO
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest $(if $(SLOW),,-m "not slow") -n $(WORKERS) --maxprocesses 4
 
-test-slow: $(VENV) ## The tests that `make test` leaves out: scenarios of half a minute or more
+test-slow: $(VENV) ## The tests that `make test` leaves out: scenarios of a quarter of a minute or more
 	@$(BIN)/python -m pytest -m slow -n $(WORKERS) --maxprocesses 4
 
 test-compose: $(VENV) ## Inject faults into the containers that `make images` built (MARK=essential: each kind once)

@@ -71,6 +71,7 @@ def keep() -> None:
         )
 
 
+@pytest.mark.slow
 def test_killed_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MILLRACE_LAKE", raising=False)
     done = subprocess.run(

@@ -179,6 +179,7 @@ print(json.dumps([online, offline], default=str))
 """
 
 
+@pytest.mark.slow
 def test_features_are_served_from_it_by_the_commands_and_by_feast(
     cinema: Cinema, home: Path, store: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ from tests.spark import running, share_jars
 from tests.unit.lake.processes import at_once
 
 
+@pytest.mark.slow
 def test_tables_accounts_and_quarantine_are_the_same(
     cinema: Cinema, home: Path, spark_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

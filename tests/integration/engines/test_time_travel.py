@@ -77,6 +77,7 @@ def ids_where_enforced(version: int) -> list[int]:
 
 
 @pytest.mark.parametrize("former", [False, True])
+@pytest.mark.slow
 def test_a_pinned_version_is_read_two_years_later(engine: str, monkeypatch: pytest.MonkeyPatch, former: bool) -> None:
     """After a replacement, checkpoints, a compaction and a vacuum at once; also where former code made the table, which
     set the log's retention only.

@@ -99,6 +99,7 @@ def test_on_the_same_machine(
     check_all(old, control)
 
 
+@pytest.mark.slow
 def test_moved_to_postgresql_and_redis(
     old: Path,
     postgres: Postgres,

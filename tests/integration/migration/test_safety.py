@@ -100,6 +100,7 @@ def test_metadata_of_airflow_that_cannot_be_asked(home: Path, monkeypatch: pytes
     assert "opensesame" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_metadata_of_airflow_is_made(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "airflow").mkdir()
     (home / "airflow" / "airflow.cfg").touch()

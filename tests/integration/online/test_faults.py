@@ -157,6 +157,7 @@ def loaders() -> Iterator[subprocess.Popen[str]]:
         process.stdin.close()
 
 
+@pytest.mark.slow
 def test_a_loader_that_is_killed_leaves_the_former_generation_and_nothing_else(
     there: OnlineBackend, served: Any, cinema: Lake, loaders: subprocess.Popen[str]
 ) -> None:

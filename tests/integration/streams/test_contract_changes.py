@@ -59,6 +59,7 @@ def wait_for(stream: Stream, rows: int, log: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_running_writer_starts_again_with_the_changed_contract(
     stream: Stream, contract: Path, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_small_files_are_compacted_and_rows_stay(stream: Stream, monkeypatch: py
     assert len(stream.rows()) == 7
 
 
+@pytest.mark.slow
 def test_old_commits_and_replaced_files_are_deleted_and_offsets_stay(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
