@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from functools import reduce
@@ -109,6 +110,22 @@ def remember(qualified: str, table: DeltaTable) -> None:
     newest = _newest_commit(path)
     if newest and newest.name == f"{table.version():020}.json":
         _opened[str(path)] = (newest.mark, table)
+
+
+def checkpoint_older(qualified: str, version: int) -> None:
+    """Write a checkpoint of a version that has none and is older than the newest one, which Sail cannot read otherwise:
+    0.7.2 then looks for no checkpoint before it, and ends with "Missing commit file". Best effort: Spark needs none.
+    """
+    from deltalake.exceptions import DeltaError
+
+    log = settings.table_path(qualified) / "_delta_log"
+    with suppress(DeltaError, OSError, ValueError, TypeError, KeyError):
+        hint = storage.read(log / "_last_checkpoint")
+        if hint is None or json.loads(hint)["version"] <= version:
+            return
+        table = None if storage.read(log / f"{version:020}.checkpoint.parquet") else open_table(qualified, version)
+        if table is not None:
+            table.create_checkpoint()
 
 
 def open_to_write(qualified: str) -> DeltaTable | None:

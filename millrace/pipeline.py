@@ -50,6 +50,7 @@ class RunError(RuntimeError):
     """
 
 
+BUILD_ROUNDS = 3
 RELEASE_ROUNDS = 5
 """How often a release brings outdated tables up to date before it gives up."""
 LONGEST_WAIT = 30.0
@@ -239,10 +240,23 @@ def run_table(name: str, interval: Interval, run_id: str, parent: Parent | None 
     table = catalog.table(name)
     with translate_errors(name):
         landed = arrivals.landed(table, interval) if table.layer == Layer.BRONZE else {}
-        report = _build(table, interval, lambda: plan(table, interval), stage, run_id, parent)
+        report = _build_current(lambda: _build(table, interval, lambda: plan(table, interval), stage, run_id, parent))
         if landed:
             arrivals.record(table, landed)
         return report
+
+
+def _build_current(build: Callable[[], TableReport]) -> TableReport:
+    """Build a table, once more where others, such as the lake writer, wrote a checkpoint of an input after the plan:
+    Sail cannot read the planned version then (see `delta.checkpoint_older`).
+    """
+    for _ in range(BUILD_ROUNDS - 1):
+        try:
+            return build()
+        except Exception as error:
+            if "Missing commit file" not in str(error):
+                raise
+    return build()
 
 
 def _build(
@@ -614,20 +628,23 @@ def make_release(interval: Interval, run_id: str, parent: Parent | None = None) 
     versions.
 
     If another run has published a table in the meantime, the tables built from it are rebuilt first, so that no release
-    mixes two states. ReleaseBusyError if other runs keep publishing.
+    mixes two states. Bronze tables are in no release, and a stream may go on all the time: what comes to them after the
+    first rebuild waits for the next release. ReleaseBusyError if other runs keep publishing.
     """
     from lake.publishing import locked
 
     with translate_errors("release"), locked("release"):
-        for _ in range(RELEASE_ROUNDS):
+        for attempt in range(RELEASE_ROUNDS):
             plans = [
                 _planned(table, interval) for layer in (Layer.SILVER, Layer.GOLD) for table in catalog.tables(layer)
             ]
-            outdated = [planned.table for planned in plans if not planned.nothing_to_do]
-            if not outdated and _are_consistent(plans):
-                return _pin(plans, interval)
-            for table in outdated:
-                run_table(table.qualified, interval, run_id, parent)
+            versions = {planned.table.qualified: planned.base or 0 for planned in plans}
+            unfinished = [planned for planned in plans if not planned.nothing_to_do]
+            outdated = [planned for planned in unfinished if not attempt or not _lacks_bronze_only(planned, versions)]
+            if not outdated and _are_consistent(plans, versions):
+                return _pin(versions, interval)
+            for planned in outdated or unfinished:
+                run_table(planned.table.qualified, interval, run_id, parent)
     raise ReleaseBusyError(
         "other runs keep publishing tables while this one tries to make a release. Run the interval again when they"
         " have ended"
@@ -644,17 +661,27 @@ def _planned(table: Table, interval: Interval) -> Plan:
     return planned
 
 
-def _are_consistent(plans: list[Plan]) -> bool:
-    """Whether every table was planned against the versions of the others that are about to be pinned."""
-    versions = {planned.table.qualified: planned.base for planned in plans}
-    return all(versions.get(name, version) == version for planned in plans for name, version in planned.inputs.items())
+def _lacks_bronze_only(planned: Plan, versions: dict[str, int]) -> bool:
+    """Whether a table is that of the `versions` about to be pinned, and of an older version of a bronze table."""
+    last = planned.last
+    if last is None or (last.code, last.ids, last.horizon) != (planned.code, planned.ids, planned.horizon):
+        return False
+    return all(last.inputs.get(name) == versions[name] for name in planned.inputs if name in versions)
 
 
-def _pin(plans: list[Plan], interval: Interval) -> release.Release:
+def _are_consistent(plans: list[Plan], versions: dict[str, int]) -> bool:
+    """Whether every table is built from the versions of the others that are about to be pinned, and those from the same
+    bronze table from one version of it.
+    """
+    read = {**versions}
+    built = (planned.inputs if planned.nothing_to_do or not planned.last else planned.last.inputs for planned in plans)
+    return all(read.setdefault(name, version) == version for inputs in built for name, version in inputs.items())
+
+
+def _pin(versions: dict[str, int], interval: Interval) -> release.Release:
     from lake import delta
 
     horizons = [str(interval.end), *([release.read().horizon] if release.numbers() else [])]
-    versions = {planned.table.qualified: planned.base or 0 for planned in plans}
     return release.write(versions, max(horizons), {name: delta.id_of(name) for name in sorted(versions)})
 
 

@@ -17,7 +17,7 @@ from feast import FeatureView
 
 from features import queries
 from features.source import GoldTable
-from lake import settings
+from lake import delta, settings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -51,6 +51,7 @@ def opener(name: str | None) -> Callable[[], SparkSession]:
 
 def read(session: SparkSession, qualified: str, version: int) -> DataFrame:
     """A table of the lake at that version, as the engine reads it."""
+    delta.checkpoint_older(qualified, version)  # the session may be one of Sail
     return session.read.format("delta").option("versionAsOf", version).load(str(settings.table_path(qualified)))
 
 

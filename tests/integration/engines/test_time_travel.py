@@ -18,6 +18,7 @@ from etl import table_reader
 from etl.commits import committer
 from etl.engine import session
 from features import registry, training
+from features.offline import spark_join
 from lake import delta, publishing, settings
 from lake.commits import Committer
 from lake.commits.delta_rs import DeltaRs
@@ -108,6 +109,16 @@ def test_a_pinned_version_is_read_two_years_later(engine: str, monkeypatch: pyte
     assert (settings.table_path(NAME) / "_delta_log" / f"{0:020}.json").exists(), (
         "a checkpoint must not take the log's beginning away"
     )
+
+
+def test_versions_before_the_newest_checkpoint_are_read(engine: str) -> None:
+    """Sail finds no checkpoint before the one that `_last_checkpoint` names."""
+    pinned = [append(DeltaRs(), number) for number in range(2 * publishing.CHECKPOINT_EVERY)]
+    assert [*(settings.table_path(NAME) / "_delta_log").glob("*.checkpoint.parquet")]
+    for number, version in enumerate(pinned):
+        assert ids(version) == [*range(number + 1)]
+        rows = spark_join.read(session(), NAME, version)
+        assert rows.count() == number + 1
 
 
 def test_a_training_set_and_a_release_are_read_two_years_later(

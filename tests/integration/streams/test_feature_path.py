@@ -12,12 +12,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from contracts.report import TableReport
+from etl import stage, table_reader
+from etl.planning import Plan
 from etl.sources.group import GroupReader
+from etl.stage import Staged
 from features import registry
 from features.online import backends
 from features.online.consistency import NothingToCompareError
 from features.streaming import tails
-from lake import release, settings
+from lake import delta, publishing, release, settings
 from millrace import cli, feature_worker, pipeline
 from millrace.feature_worker import FeatureWorker
 from tests.integration.streams.conftest import Row, Stream
@@ -214,6 +218,55 @@ def test_releases_take_over_and_roll_back_while_messages_come(shop: Shop) -> Non
         work(shop.stream)
         assert release.read(number).number == backends.metadata().release
         assert shop.wrong(*shop.instants()) == []
+
+
+def test_a_release_is_made_while_messages_reach_bronze_all_the_time(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_table, built = pipeline.run_table, []
+
+    def run_and_go_on(name: str, *arguments: Any) -> TableReport:
+        report = run_table(name, *arguments)
+        built.append(name)
+        shop.send(*shop.rounds(datetime(2021, 1, 3, tzinfo=UTC), 3, minutes=600))
+        shop.stream.catch_up()
+        return report
+
+    monkeypatch.setattr(pipeline, "run_table", run_and_go_on)
+    shop.send(*shop.rounds(datetime(2021, 1, 3, tzinfo=UTC), 20, minutes=600))
+    shop.stream.catch_up()
+    publish("2021-01-01", "2021-01-04", "second")
+    assert built.count("silver.plays") == 2
+    work(shop.stream)
+    assert shop.wrong(*shop.instants()) == []
+
+
+def test_a_run_reads_its_version_though_the_lake_writer_writes_a_checkpoint(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which Sail cannot read then, so the table is planned again."""
+    stage_table, planned = stage.stage, []
+
+    def stage_later(plan: Plan) -> Staged:
+        if plan.table.qualified == "silver.plays":
+            planned.append(plan.inputs["bronze.plays"])
+        if planned and plan.table.qualified == "silver.plays" and len(planned) == 1:
+            version = delta.version_of("bronze.plays")
+            assert version is not None
+            for _ in range(version, version + 2 * publishing.CHECKPOINT_EVERY):
+                shop.send(*shop.rounds(datetime(2021, 1, 3, tzinfo=UTC), 1, minutes=600))
+                shop.stream.catch_up()
+        return stage_table(plan)
+
+    monkeypatch.setattr(stage, "stage", stage_later)
+    monkeypatch.setattr(delta, "checkpoint_older", lambda *_: None)  # as if the checkpoint came right after it looked
+    monkeypatch.setattr(table_reader, "FEW_FILES", 0)
+    shop.send(*shop.rounds(datetime(2021, 1, 3, tzinfo=UTC), 20, minutes=600))
+    shop.stream.catch_up()
+    publish("2021-01-01", "2021-01-04", "second")
+    assert len({*planned}) == 2
+    work(shop.stream)
+    assert shop.wrong(*shop.instants()) == []
 
 
 def test_a_row_that_a_release_would_quarantine_does_not_count(shop: Shop) -> None:
