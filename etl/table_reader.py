@@ -44,7 +44,7 @@ def read(qualified: str, version: int, within: Within = ANYWHERE) -> DataFrame:
         return engine.session().read.schema(selected.columns).parquet(*map(str, links))
     if selected and links is not None:
         return engine.empty(selected.columns)
-    if settings.engine() == "sail":
+    if engine.describe()[0] == "sail":
         delta.checkpoint_older(qualified, version)
     return (
         engine.session().read.format("delta").option("versionAsOf", version).load(str(settings.table_path(qualified)))
