@@ -241,6 +241,7 @@ def test_a_release_is_made_while_messages_reach_bronze_all_the_time(
     assert shop.wrong(*shop.instants()) == []
 
 
+@pytest.mark.slow
 def test_a_run_reads_its_version_though_the_lake_writer_writes_a_checkpoint(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
