@@ -119,10 +119,10 @@ def _millrace(*arguments: str) -> None:
 
 
 def _run() -> tuple[float, float]:
-    """Seconds of wall and of CPU that a run over yesterday and today takes."""
+    """Seconds of wall and of CPU that a run over today takes."""
     today = datetime.now(UTC).date()
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    _millrace("run", "--start", f"{today - timedelta(days=1)}", "--end", f"{today + timedelta(days=1)}")
+    _millrace("run", "--start", f"{today}", "--end", f"{today + timedelta(days=1)}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.monotonic() - started, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
