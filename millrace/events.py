@@ -50,6 +50,7 @@ class ArrivalTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look, and look again. What comes during a run starts the next one."""
         watcher = await asyncio.to_thread(_watcher, self.settle)
+        await self._is_active()  # the first answer takes Airflow seconds; not when something has come
         problem = ""
         while True:
             news, pause = None, LONGEST_PAUSE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 import threading
@@ -116,3 +117,12 @@ def test_the_triggerer_imports_nothing_heavy_before_it_looks() -> None:
         [sys.executable, "-W", "ignore", "-c", code], cwd=settings.CHECKOUT, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_airflow_is_asked_before_anything_comes_because_its_first_answer_takes_seconds(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(home / "landing")
+    with Triggerer(monkeypatch) as triggerer:
+        patience.until(lambda: triggerer.asked, "it did not ask for runs in work")
+        assert triggerer.events == []
